@@ -1,0 +1,68 @@
+"""Verbs and `--help`. A command's module is imported only when its verb is given, and imports what is
+heavy (torch, transformers, deepspeed) only when it runs, so that every `--help` is instant."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from gpt2dist import __version__
+from gpt2dist.errors import UserError
+
+VERBS = {
+    "tokenizer": "train a tokenizer on a corpus, or import GPT-2's vocabulary files",
+    "preprocess": "turn a corpus into a dataset directory of memory-mapped token shards",
+    "inspect": "show what a dataset directory holds; verify it; decode one window",
+    "validate": "check a run configuration and print the plan that it resolves to",
+    "train": "train a model: alone, or under torchrun, deepspeed or srun",
+    "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset",
+    "generate": "sample text from a model",
+}
+
+EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT = 0, 1, 2
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """Builds the parser of the program, with the options of one verb filled in.
+
+    Args:
+        verb: The verb whose module is to be imported; None leaves all verbs as names with a help line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="gpt2dist",
+        description="Distributed pretraining of GPT-2-family models, from raw text to perplexity.",
+        epilog="`gpt2dist VERB --help` explains a verb. "
+        "Exit codes: 0 done, 2 the input is wrong (one message says what and the way out), 1 a failure.",
+    )
+    parser.add_argument("--version", action="version", version=f"gpt2dist {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        subparser = verbs.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == verb:
+            command = importlib.import_module(f"gpt2dist.commands.{name}")
+            command.configure(subparser)
+            subparser.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in arguments if word in VERBS), None)
+    args = build_parser(verb).parse_args(arguments)
+    try:
+        return int(args.run(args) or EXIT_DONE)
+    except UserError as error:
+        print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    except BrokenPipeError:  # `gpt2dist inspect … | head` is no failure
+        sys.stderr.close()
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        print(f"gpt2dist {args.verb}: interrupted", file=sys.stderr)
+        return EXIT_FAILURE

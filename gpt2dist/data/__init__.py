@@ -1,0 +1,1 @@
+"""Corpus → shards → windows → batches. Rank and world size are plain integers here."""

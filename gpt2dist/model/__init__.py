@@ -1,0 +1,1 @@
+"""GPT-2: its shapes, its construction, its loss and its cost."""

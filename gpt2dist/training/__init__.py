@@ -1,0 +1,1 @@
+"""The trainer: optimizer, schedule, DeepSpeed engine, checkpoints and the loop."""
