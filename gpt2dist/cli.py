@@ -1,5 +1,8 @@
-"""Verbs and `--help`. A command's module is imported only when its verb is given, and imports what is
-heavy (torch, transformers, deepspeed) only when it runs, so that every `--help` is instant."""
+"""Verbs and `--help`.
+
+A command's module is imported only when its verb is given, and imports what is heavy (torch, transformers,
+deepspeed) only when it runs, so that every `--help` is instant.
+"""
 
 import argparse
 import importlib

@@ -1,8 +1,8 @@
 """Cursor → batches, prefetched in the background.
 
-Sample s of a run is window P(s mod n) of epoch s div n, where P is the keyed permutation of (seed, epoch). A
-global batch is the next G samples; micro-batch j of rank r takes the slots (jW + r)·m … of it. So the whole state
-of the data is one integer, `consumed_samples`, and means the same at any world size.
+Sample s of a run is window P(s mod n) of epoch s div n, where P is the keyed permutation of (seed, epoch).
+A global batch is the next G samples; micro-batch j of rank r takes the slots (jW + r)·m … of it. So the whole
+state of the data is one integer, `consumed_samples`, and it means the same at any world size.
 """
 
 import queue

@@ -1,8 +1,8 @@
 """The data order as a function: a keyed permutation of range(n) that is computed, not stored.
 
 A Feistel network on the grid Z_a × Z_b with a·b ≥ n; indices that fall outside range(n) walk on along their
-cycle until they come back inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Rounds and
-key schedule are written out here and carry a version, since NumPy's random streams may change.
+cycle until they come back inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Rounds
+and key schedule are written out here and carry a version, since NumPy's random streams may change.
 """
 
 import hashlib

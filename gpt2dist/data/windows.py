@@ -1,9 +1,9 @@
 """Overlapping windows over a token stream, and the targets that each window owns.
 
-Window w reads the tokens [wS, wS + L) and predicts the positions wS + 1 … wS + L. Overlap gives context; so that
-each position is still counted once, it belongs to the first window that predicts it: window 0 owns its L targets,
-every later one the last S. The last window is right-aligned and owns only what no window before it had. All of it
-is arithmetic on w, so it survives any shuffling.
+Window w reads the tokens [wS, wS + L) and predicts the positions wS + 1 … wS + L. Overlap gives context; so
+that each position is still counted once, it belongs to the first window that predicts it: window 0 owns its L
+targets, every later one the last S. The last window is right-aligned and owns only what no window before it
+had. All of it is arithmetic on w, so it survives any shuffling.
 """
 
 import numpy as np

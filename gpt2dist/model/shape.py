@@ -1,4 +1,4 @@
-"""GPT-2's sizes and how many parameters they make. Free of torch: a configuration is checked in an instant."""
+"""GPT-2's sizes and how many parameters they make. Free of torch, so that `validate` is instant."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,63 @@
+"""The configuration that DeepSpeed is given: a pure function of ours, free of torch and deepspeed."""
+
+from typing import Any
+
+from gpt2dist.config import Config
+
+
+def deepspeed_config(config: Config, accumulation: int) -> dict[str, Any]:
+    """Builds DeepSpeed's configuration.
+
+    Args:
+        config: The run.
+        accumulation: Micro-batches per optimizer step and rank.
+
+    Returns:
+        DeepSpeed's keys, with `zero.deepspeed` merged in last. Written to the run directory as deepspeed.json.
+    """
+    stage, precision = config.zero.stage, config.precision
+    out: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        # At stage 0 DeepSpeed reports no gradient norm: there the engine clips with torch.
+        "gradient_clipping": config.optimizer.clip_grad_norm if stage > 0 else 0.0,
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        # Its own log line every N steps would repeat ours.
+        "steps_per_print": 1_000_000_000,
+    }
+    if precision == "bf16":
+        out["bf16"] = {"enabled": True}
+        # Sums of many bf16 gradients lose the small ones.
+        out["data_types"] = {"grad_accum_dtype": "fp32"}
+    elif precision == "fp16":
+        out["fp16"] = {"enabled": True, "initial_scale_power": 16, "loss_scale_window": 1000}
+    elif precision == "autocast_bf16":
+        out["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return _merge(out, config.zero.deepspeed)
+
+
+def conflicts(config: Config) -> list[str]:
+    """Dotted keys of `zero.deepspeed` that our own keys set already."""
+    raw = config.zero.deepspeed
+    bare = config.model_copy(update={"zero": config.zero.model_copy(update={"deepspeed": {}})})
+    ours = deepspeed_config(bare, accumulation=1)
+    # Keys that other sections of ours own, whether or not this run sets them.
+    owned = {"train_batch_size", "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types"}
+    return sorted(set(_leaves(raw)) & set(_leaves(ours)) | {key for key in raw if key in owned})
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    out: list[str] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        out += _leaves(value, name + ".") if isinstance(value, dict) and value else [name]
+    return out
+
+
+def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in more.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merge(out[key], value) if both else value
+    return out
