@@ -304,11 +304,7 @@ def _drop(raw: Any, location: tuple[int | str, ...]) -> None:
         node = node[part]  # type: ignore[index]
     while steps:
         container, part = steps.pop()
-        if (
-            isinstance(container, dict)
-            and part in container
-            and not any(isinstance(c, list) for c, _ in steps)
-        ):
+        if isinstance(container, dict) and part in container and not any(isinstance(c, list) for c, _ in steps):
             del container[part]
             return
 
@@ -323,9 +319,7 @@ def _explain(error: Any) -> Problem:
         return Problem(key, "is required here and missing; add it")
     if kind == "literal_error":
         return Problem(key, f"{error['input']!r} is not one of {context['expected']}")
-    message = (
-        error["msg"].removeprefix("Input ").replace("a valid integer", "an integer").replace("valid ", "")
-    )
+    message = error["msg"].removeprefix("Input ").replace("a valid integer", "an integer").replace("valid ", "")
     if kind in ("model_type", "model_attributes_type"):
         message = f"should be a section with keys ({', '.join(_fields_at(location))})"
     return Problem(key, f"{message}, not {error['input']!r}")
