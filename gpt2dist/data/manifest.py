@@ -1,0 +1,182 @@
+"""A dataset directory: what `manifest.json` says about its shards. Standard library only: it loads at once."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.errors import UserError
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One shard: two files, `name`.bin and `name`.idx."""
+
+    name: str
+    """Such as "train-00000"."""
+    split: str
+    """"train" or "val"."""
+    tokens: int
+    """End-of-text tokens included."""
+    documents: int
+    bytes: int
+    """UTF-8 bytes of the documents' text."""
+    words: int
+    """Whitespace-separated words of the documents' text."""
+    sha256: dict[str, str]
+    """Hexadecimal, under "bin" and "idx"."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the shards of a split."""
+
+    tokens: int
+    documents: int
+    bytes: int
+    words: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset directory holds and where it came from."""
+
+    tokenizer_fingerprint: str
+    vocab_size: int
+    end_of_text_id: int
+    dtype: str
+    """NumPy's name of the tokens' dtype."""
+    options: dict[str, Any]
+    """The options of `preprocess` that shape the shards."""
+    sources: dict[str, Any]
+    """"files", "bytes" and "listing_sha256", the hash of sources.jsonl, which names every file."""
+    shards: tuple[ShardRecord, ...]
+    """In the order of the stream: train-00000, train-00001, …, val-00000, …"""
+    rejected: int
+    """Documents that could not be read: rejected.jsonl names each."""
+    repaired: int
+    """Documents in which broken UTF-8 was replaced by U+FFFD."""
+    empty: int
+    """Empty documents, which are left out."""
+    format_version: int = FORMAT_VERSION
+    directory: Path = field(default=Path(), compare=False)
+    """Where it was loaded from or saved to."""
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> "Manifest":
+        """Reads `directory`/manifest.json.
+
+        Raises:
+            UserError: There is no such directory, no manifest in it, or a manifest that cannot be used.
+        """
+        directory = Path(directory)
+        path = directory / FILE_NAME
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such directory; `gpt2dist preprocess` makes a dataset directory")
+        if not path.is_file():
+            raise UserError(
+                f"{directory}: not a dataset directory, it has no {FILE_NAME}; `gpt2dist preprocess` makes one"
+            )
+        try:
+            content = json.loads(path.read_bytes())
+            if not isinstance(content, dict):
+                raise TypeError("it holds no JSON object")
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: malformed ({error}); {_AGAIN}") from None
+        if content.get("format_version") != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format version {content.get('format_version')!r}; this gpt2dist reads version "
+                f"{FORMAT_VERSION}: use the gpt2dist that wrote it, or preprocess the corpus again"
+            )
+        return cls._parse(content, path)
+
+    @classmethod
+    def _parse(cls, content: dict[str, Any], path: Path) -> "Manifest":
+        names = [item.name for item in fields(cls) if item.name != "directory"]
+        try:
+            values = {name: content[name] for name in names}
+            values["shards"] = tuple(ShardRecord(**record) for record in content["shards"])
+            manifest = cls(**values, directory=path.parent)
+            fingerprint = manifest.fingerprint
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: malformed ({type(error).__name__}: {error}); {_AGAIN}") from None
+        if content.get("fingerprint") != fingerprint:
+            raise UserError(f"{path}: was changed after it was written (its fingerprint differs); {_AGAIN}")
+        return manifest
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes `directory`/manifest.json, durable and at once (by rename)."""
+        content = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "directory"}
+        content["shards"] = [asdict(record) for record in self.shards]
+        content["totals"] = {split: asdict(self.totals(split)) for split in self.splits}
+        content["fingerprint"] = self.fingerprint
+        write_durably(Path(directory) / FILE_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        object.__setattr__(self, "directory", Path(directory))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the tokenizer's fingerprint and the shards' names and hashes, in order."""
+        shards = [[record.name, record.sha256["bin"], record.sha256["idx"]] for record in self.shards]
+        return hashlib.sha256(json.dumps([self.tokenizer_fingerprint, shards]).encode()).hexdigest()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have tokens, in the order of the shards."""
+        return tuple(dict.fromkeys(record.split for record in self.shards))
+
+    def shards_of(self, split: str) -> tuple[ShardRecord, ...]:
+        """The shards of a split, in the order of its stream.
+
+        Raises:
+            UserError: The split does not exist or is empty.
+        """
+        found = tuple(record for record in self.shards if record.split == split)
+        if not found:
+            way_out = "; `gpt2dist preprocess --val-fraction 0.01` sets documents aside" if split == "val" else ""
+            raise UserError(
+                f"{self.directory}: no split {split!r}; it has {', '.join(self.splits) or 'none'}{way_out}"
+            )
+        return found
+
+    def totals(self, split: str) -> Totals:
+        """Sums over the shards of `split`.
+
+        Raises:
+            UserError: The split does not exist or is empty.
+        """
+        return _sum(self.shards_of(split))
+
+
+def _sum(records: Iterable[ShardRecord]) -> Totals:
+    records = tuple(records)
+    return Totals(*(sum(getattr(record, item.name) for record in records) for item in fields(Totals)))
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Writes a small file so that after a crash it is there whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_AGAIN = "copy the dataset again, or preprocess the corpus again"
