@@ -1,0 +1,117 @@
+"""transformers' GPT-2, built to a shape and initialised as OpenAI did.
+
+The vocabulary is padded in memory for speed; the padding rows are zero, never reach the loss, so their gradient
+is exactly zero, and are cut off in checkpoints.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt2dist.model.loss import counted, token_nll
+from gpt2dist.model.shape import Shape
+
+INIT_STD = 0.02
+
+
+def huggingface_config(shape: Shape, end_of_text_id: int, dropout: float = 0.0) -> GPT2Config:
+    """The model's config.json.
+
+    `gelu_pytorch_tanh` is the same function as GPT-2's `gelu_new` in one fused kernel.
+    """
+    return GPT2Config(
+        vocab_size=shape.vocab_size,
+        n_positions=shape.context_length,
+        n_embd=shape.n_embd,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        activation_function="gelu_pytorch_tanh",
+        bos_token_id=end_of_text_id,
+        eos_token_id=end_of_text_id,
+    )
+
+
+class LanguageModel(nn.Module):
+    """A GPT-2 that maps tokens to logits over the unpadded vocabulary, or to the summed loss of a micro-batch.
+
+    Args:
+        shape: The shape; its padded vocabulary is what is allocated.
+        end_of_text_id: Begins and ends texts.
+        dropout: Probability, in all three places of GPT-2.
+        attention: transformers' attention implementation: "sdpa" or "eager".
+        activation_checkpointing: Recomputes each block's activations in the backward pass.
+        seed: Of the initialisation.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        end_of_text_id: int,
+        dropout: float = 0.0,
+        attention: str = "sdpa",
+        activation_checkpointing: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.vocab_size = shape.vocab_size
+        config = huggingface_config(shape, end_of_text_id, dropout)
+        config.vocab_size = shape.padded_vocab_size
+        config.use_cache = False
+        self.gpt2 = GPT2LMHeadModel._from_config(config, attn_implementation=attention)
+        initialize(self.gpt2, shape, seed)
+        if activation_checkpointing:
+            self.gpt2.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits [B, L, V] of the tokens [B, L] (any integer dtype), without the padding columns."""
+        return self.gpt2(input_ids=tokens.long()).logits[..., : self.vocab_size]
+
+    def forward(self, tokens: Tensor, counted_from: Tensor | None = None, counted_to: Tensor | None = None) -> Tensor:
+        """Σ nll of a micro-batch, or its logits.
+
+        Args:
+            tokens: [B, L + 1]: inputs and, shifted by one, targets; without bounds [B, L] inputs.
+            counted_from: [B] int64, first target in the loss; None asks for logits.
+            counted_to: [B] int64, behind the last target in the loss.
+
+        Returns:
+            Scalar fp32 Σ nll over the counted targets, or logits [B, L, V].
+        """
+        if counted_from is None or counted_to is None:
+            return self.logits(tokens)
+        # Widened here, on the device: what travels is as narrow as the shards.
+        targets = tokens[:, 1:].long()
+        nll = token_nll(self.logits(tokens[:, :-1]), targets)
+        return (nll * counted(targets, counted_from, counted_to)).sum()
+
+
+def named_parameters(model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters under their Hugging Face names; the tied output layer is the embedding and appears once."""
+    return model.gpt2.named_parameters()
+
+
+@torch.no_grad()
+def initialize(model: GPT2LMHeadModel, shape: Shape, seed: int) -> None:
+    """Initialises as GPT-2: N(0, 0.02), residual projections scaled by 1/√(2·n_layer), zero biases, unit norms.
+
+    Radford et al. 2019, section 2.3. Drawn parameter by parameter from one generator and without the padding
+    rows, so that a seed gives the same model whatever the padding or the version of transformers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    residual_std = INIT_STD / math.sqrt(2 * shape.n_layer)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif ".ln_" in name:
+            parameter.fill_(1.0)
+        else:
+            std = residual_std if name.endswith("c_proj.weight") else INIT_STD
+            rows = shape.vocab_size if name.endswith("wte.weight") else parameter.shape[0]
+            parameter[:rows].normal_(0.0, std, generator=generator)
+            parameter[rows:].zero_()

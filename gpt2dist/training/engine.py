@@ -1,0 +1,165 @@
+"""DeepSpeed behind four verbs: train a step, run the model, read and write the whole state.
+
+DeepSpeed partitions, communicates and casts. The schedule, the normalisation of the loss, clipping at stage 0
+and everything that is saved are ours.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+from gpt2dist.config import Config
+from gpt2dist.data.loader import MicroBatch, StepBatch
+from gpt2dist.distributed import World
+from gpt2dist.errors import UserError
+from gpt2dist.model.gpt2 import LanguageModel, named_parameters
+from gpt2dist.training.optimizer import build_optimizer
+from gpt2dist.training.zero import PartitionedState
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step did.
+
+    Attributes:
+        nll: fp64 scalar on the device: this rank's Σ nll over its counted targets. Reading it synchronises.
+        grad_norm: Global norm of the gradient before clipping, a scalar tensor or number.
+        skipped: Whether the update was left out because a gradient was not finite (fp16 overflow).
+    """
+
+    nll: Tensor
+    grad_norm: Tensor | float
+    skipped: bool
+
+
+class Engine:
+    """A model under DeepSpeed.
+
+    Args:
+        model: The model, on any device.
+        config: The run.
+        deepspeed_config: From `deepspeed_config`.
+        world: This rank.
+
+    Raises:
+        UserError: The device cannot compute in the precision that the run asks for.
+    """
+
+    def __init__(self, model: LanguageModel, config: Config, deepspeed_config: dict[str, Any], world: World):
+        _check_precision(config.precision, world.device)
+        self.world = world
+        self.config = config
+        optimizer = build_optimizer(model.to(world.device), config.optimizer)
+        with _quiet_start(world):
+            self._engine, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+            )
+        self._clip = config.optimizer.clip_grad_norm
+        self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
+
+    def train_step(self, batch: StepBatch, lr: float) -> StepResult:
+        """Accumulates the gradients of a global batch and updates the parameters once.
+
+        The loss is Σ nll over all counted targets of the global batch / their number N: each micro-batch
+        contributes its sum × world_size / N, since DeepSpeed averages gradients over the ranks.
+        """
+        self._engine.train()
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        nll = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        grad_norm: Tensor | float | None = None
+        for micro_batch in batch.micro_batches:
+            loss = self._engine(*self._to_device(micro_batch))
+            nll += loss.detach()
+            self._engine.backward(loss * (self.world.size / batch.targets), scale_wrt_gas=False)
+            if not self._engine.zero_optimization() and self._engine.is_gradient_accumulation_boundary():
+                grad_norm = self._clip_whole()
+            self._engine.step()
+        if grad_norm is None:
+            grad_norm = self._engine.get_global_grad_norm()
+        return StepResult(nll, grad_norm, skipped=not self._engine.was_step_applied())
+
+    @torch.no_grad()
+    def run(self, micro_batch: MicroBatch) -> Tensor:
+        """Logits [m, L, V] of a micro-batch's inputs, without dropout. Collective at stage 3."""
+        return self.logits(torch.from_numpy(micro_batch.tokens[:, :-1]))
+
+    @torch.no_grad()
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
+        self._engine.eval()
+        out = self._engine(tokens.to(self.world.device))
+        self._engine.train()
+        return out
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied with in fp16; 1 elsewhere."""
+        return float(getattr(self._engine.optimizer, "loss_scale", 1.0)) if self._scaler() else 1.0
+
+    def scaler_state(self) -> dict[str, float]:
+        """The dynamic loss scaler as plain numbers; empty where there is none."""
+        scaler = self._scaler()
+        return {name: getattr(scaler, name) for name in _SCALER_FIELDS} if scaler else {}
+
+    def load_scaler_state(self, state: dict[str, float]) -> None:
+        """Restores what `scaler_state` returned."""
+        scaler = self._scaler()
+        if scaler:
+            for name, value in state.items():
+                setattr(scaler, name, value)
+
+    def _scaler(self) -> Any:
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        return scaler if getattr(scaler, "dynamic", False) else None
+
+    def _clip_whole(self) -> Tensor:
+        """Clips where every rank holds the whole gradient (stage 0), and returns its norm before."""
+        limit = self._clip or float("inf")
+        return torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
+
+    def _to_device(self, micro_batch: MicroBatch) -> list[Tensor]:
+        arrays: list[NDArray[Any]] = [micro_batch.tokens, micro_batch.counted_from, micro_batch.counted_to]
+        return [torch.from_numpy(np.ascontiguousarray(a)).to(self.world.device) for a in arrays]
+
+
+_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    """Refuses what the device cannot do; what DeepSpeed gets wrong was refused by the preflight."""
+    if precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise UserError(
+            f"precision: fp16 is not supported on this device ({device.type}); set precision to bf16 or fp32"
+        )
+    if precision in ("bf16", "autocast_bf16") and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("precision: this GPU has no bf16; set precision to fp16 or fp32")
+
+
+@contextlib.contextmanager
+def _quiet_start(world: World) -> Iterator[None]:
+    """Starts DeepSpeed without compiling what a run does not need and without its log on standard output."""
+    # A shared-memory collective that is compiled at first use (half a minute) for CPU ranks only; gloo serves.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
+        os.environ.setdefault(name, str(value))  # without a launcher DeepSpeed would look for MPI
+    logger = logging.getLogger("DeepSpeed")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)  # it writes to standard output; rank logs still get what is said
+    logger.propagate = True
+    warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed over gloo, once per collective
+    yield

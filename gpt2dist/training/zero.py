@@ -1,0 +1,118 @@
+"""Whole fp32 parameters and Adam moments in and out of DeepSpeed's partitions.
+
+The only module that touches private attributes of DeepSpeed (0.19.8, pinned); each is exercised by a test at
+every stage and precision. Everything here is collective: all ranks call it, in the same order.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor, nn
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class PartitionedState:
+    """The optimizer state of a DeepSpeed engine, seen as whole tensors by parameter.
+
+    Args:
+        engine: What `deepspeed.initialize` returned, with a torch AdamW inside.
+        parameters: Parameters by name, in one order on all ranks.
+    """
+
+    def __init__(self, engine: Any, parameters: Iterator[tuple[str, nn.Parameter]]):
+        self.parameters = dict(parameters)
+        self._zero = engine.optimizer if engine.zero_optimization() else None
+        self._adam: torch.optim.AdamW = self._zero.optimizer if self._zero else engine.optimizer
+
+    def shape_of(self, name: str) -> torch.Size:
+        """The whole shape of a parameter, which stage 3 hides behind an empty tensor."""
+        parameter = self.parameters[name]
+        return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+    @property
+    def updates(self) -> int:
+        """Updates that AdamW has applied: its `step`, which corrects the bias of the moments."""
+        state = self._adam.state.get(self._flat()[0], {})
+        return int(state["step"]) if "step" in state else 0
+
+    def gather(self, name: str) -> dict[str, Tensor]:
+        """A parameter and its moments: `param`, `exp_avg`, `exp_avg_sq`, each whole and fp32, on every rank."""
+        parameter = self.parameters[name]
+        if self._zero is None:
+            state = self._adam.state[parameter]
+            return {"param": parameter.detach(), **{key: state[key] for key in MOMENTS}}
+        out = {"param": safe_get_full_fp32_param(parameter)}
+        for key in MOMENTS:
+            out[key] = safe_get_full_optimizer_state(parameter, key)
+        return {key: value.detach().view(self.shape_of(name)) for key, value in out.items()}
+
+    def scatter(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Sets a parameter and its moments from whole fp32 tensors. Call `refresh` after the last one."""
+        parameter = self.parameters[name]
+        tensors = {key: value.to(parameter.device) for key, value in tensors.items()}
+        if self._zero is None:
+            parameter.data.copy_(tensors["param"])
+            for key in MOMENTS:
+                self._adam.state[parameter][key].copy_(tensors[key])
+            return
+        safe_set_full_fp32_param(parameter, tensors["param"])
+        for key in MOMENTS:
+            safe_set_full_optimizer_state(parameter, tensors[key], key)
+
+    def materialise(self, updates: int) -> None:
+        """Makes the moments exist, as AdamW would in its first step, and sets its count of updates.
+
+        A step with zero gradients would do it too, but would apply weight decay.
+        """
+        for flat in self._flat():
+            state = self._adam.state[flat]
+            for key in MOMENTS:
+                state.setdefault(key, torch.zeros_like(flat.data))
+            # One tensor each: AdamW counts up in place, and a shared one would count once per group.
+            state["step"] = torch.tensor(float(updates))
+        self.link()
+
+    def link(self) -> None:
+        """Connects every parameter with its slice of the moments.
+
+        DeepSpeed does so itself in its first step, but before the moments of all groups exist.
+        """
+        if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
+            self._zero._hp_optimizer_states_linked = False
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Brings the working copies of the weights in line with the fp32 ones that `scatter` set."""
+        zero = self._zero
+        if zero is None:
+            return
+        if hasattr(zero, "update_lp_params"):  # stages 1 and 2
+            zero.update_lp_params()
+            return
+        for group in range(len(zero.fp32_partitioned_groups_flat)):
+            zero._reassign_or_swap_out_partitioned_parameters(group)
+        if zero.persistent_parameters:  # small ones that stage 3 keeps whole
+            zero.persistent_parameters[0].partition(zero.persistent_parameters)
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+    def _flat(self) -> list[Tensor]:
+        """The tensors that AdamW's state is keyed by."""
+        if self._zero is None:
+            return list(self.parameters.values())
+        for name in (
+            "fp32_partitioned_groups_flat",  # stage 3
+            "fp32_groups_flat_partition",  # stage 1 in bf16 with fp32 accumulation
+            "single_partition_of_fp32_groups",  # stages 1 and 2
+        ):
+            if hasattr(self._zero, name):
+                return list(getattr(self._zero, name))
+        raise RuntimeError(f"DeepSpeed's {type(self._zero).__name__} keeps its weights where nobody knows")
