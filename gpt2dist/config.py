@@ -6,8 +6,8 @@ on, so that the checks that span several keys (`preflight.py`) still see everyth
 
 import dataclasses
 import difflib
+import itertools
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gpt2dist import strict_yaml
 from gpt2dist.errors import UserError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -173,10 +174,18 @@ class Problem:
     Attributes:
         key: Dotted key, such as `optimizer.lr`.
         message: What is wrong and the way out.
+        also: Other keys that it is about. A problem that spans keys is not told where one of them is wrong by
+            itself: it would follow from the default that took the wrong value's place.
     """
 
     key: str
     message: str
+    also: tuple[str, ...] = ()
+
+    def follows_from(self, other: "Problem") -> bool:
+        """Whether the two share a key, or one is about a key inside the other's."""
+        mine, theirs = ([f"{key}." for key in (p.key, *p.also)] for p in (self, other))
+        return any(m.startswith(t) or t.startswith(m) for m in mine for t in theirs)
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, list[Problem]]:
@@ -184,7 +193,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, list[Proble
 
     Args:
         path: A YAML file.
-        overrides: Words `section.key=value`, where value is YAML.
+        overrides: Words `section.key=value`, where value is YAML; `data.train.0.path=…` reaches into a list.
 
     Returns:
         The configuration, with defaults in place of what is wrong, and all that is wrong with it.
@@ -211,129 +220,127 @@ def raise_problems(problems: Iterable[Problem], where: str) -> None:
         raise UserError(f"{where}: {count} in the configuration{lines}")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for a misspelt word, or the list of what is known."""
-    options = list(known)
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(options)}"
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 6e-4 is a number (YAML 1.2) and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_FLOAT = r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+.0123456789"))
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        raw = strict_yaml.parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a YAML run file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text; give the path of a YAML run file") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise UserError(
-            f"{path}: must hold sections ({', '.join(Config.model_fields)}), not a {type(raw).__name__}"
-        )
+        raise UserError(f"{path}: must hold sections ({', '.join(Config.model_fields)}), not {_brief(raw)}")
     return raw
 
 
 def _override(raw: dict[str, Any], word: str) -> list[Problem]:
-    """Writes one `section.key=value` into `raw`; values inside lists are not addressed."""
+    """Writes one `section.key=value` into `raw`."""
     key, equals, text = word.partition("=")
     if not equals or not key:
         return [Problem(word, "not an override; write section.key=value")]
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return [Problem(key, f"{text!r} is not valid YAML; quote it")]
-    target = raw
+        value = strict_yaml.parse(text)
+    except ValueError as error:
+        return [Problem(key, f"{_brief(text)} is not valid YAML ({error}); quote it")]
+    node: Any = raw
     *sections, last = key.split(".")
-    for name in sections:
-        if not isinstance(target.get(name), dict):
-            target[name] = {}
-        target = target[name]
-    target[last] = value
+    for depth, name in enumerate([*sections, last]):
+        if isinstance(node, list):
+            if not name.isdecimal() or int(name) >= len(node):
+                place, count = ".".join(sections[:depth]), len(node)
+                return [Problem(key, f"{place} is a list of {count}: name an item by its number, from 0")]
+            step: Any = int(name)
+        else:
+            step = name
+            node.setdefault(step, {})
+        if depth == len(sections):
+            node[step] = value
+        elif not isinstance(node[step], dict | list):
+            node[step] = {}
+        node = node[step]
     return []
 
 
 def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
     """Validates `raw`, dropping each wrong key after noting it, until what remains is right."""
     problems: list[Problem] = []
-    raw = json.loads(json.dumps(raw, default=str))
-    for section, value in list(raw.items()):  # `optimizer:` with nothing under it means the defaults
-        if value is None and section in Config.model_fields:
-            del raw[section]
     while True:
         try:
             # JSON mode: strict about types, yet lists become tuples and text becomes paths.
             return Config.model_validate_json(json.dumps(raw)), problems
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                problems.append(_explain(error))
+                if not _means_default(error):
+                    problems.append(_explain(error))
                 _drop(raw, error["loc"])
 
 
-def _drop(raw: Any, location: tuple[int | str, ...]) -> None:
-    """Removes what `location` names; a wrong or missing item takes its list with it."""
-    steps: list[tuple[Any, int | str]] = []
-    node = raw
-    for part in location:
-        steps.append((node, part))
-        if not isinstance(node, dict | list) or (isinstance(node, dict) and part not in node):
-            break
-        node = node[part]  # type: ignore[index]
-    while steps:
-        container, part = steps.pop()
-        if isinstance(container, dict) and part in container and not any(isinstance(c, list) for c, _ in steps):
-            del container[part]
-            return
+def _means_default(error: Any) -> bool:
+    """Whether the error is a known key with nothing behind it, as in `optimizer:` or `lr: null`."""
+    in_list = any(isinstance(part, int) for part in error["loc"])
+    return error["input"] is None and error["type"] != "extra_forbidden" and not in_list
+
+
+def _drop(raw: dict[str, Any], location: tuple[int | str, ...]) -> None:
+    """Removes the key that `location` lies in; a wrong or missing item takes its whole list with it."""
+    *sections, last = itertools.takewhile(lambda part: isinstance(part, str), location)
+    node: Any = raw
+    for name in sections:
+        node = node.get(name, {})  # gone already if another item of the same list was wrong
+    node.pop(last, None)
+
+
+_WORDS = {"Input ": "", "a valid array": "a list", "a valid integer": "an integer", "an object": "a mapping"}
+"""From JSON's words in pydantic's messages to those of YAML's users."""
 
 
 def _explain(error: Any) -> Problem:
     location, kind, context = error["loc"], error["type"], error.get("ctx", {})
-    key = ".".join(str(part) for part in location)
+    key, given = ".".join(map(str, location)), _brief(error["input"])
     if kind == "extra_forbidden":
-        known = _fields_at(location[:-1])
-        return Problem(key, f"unknown key; {nearest(str(location[-1]), known)}")
+        return _unknown(location)
     if kind == "missing":
         return Problem(key, "is required here and missing; add it")
     if kind == "literal_error":
-        return Problem(key, f"{error['input']!r} is not one of {context['expected']}")
-    message = error["msg"].removeprefix("Input ").replace("a valid integer", "an integer").replace("valid ", "")
-    if kind in ("model_type", "model_attributes_type"):
-        message = f"should be a section with keys ({', '.join(_fields_at(location))})"
-    return Problem(key, f"{message}, not {error['input']!r}")
+        return Problem(key, f"{given} is not one of {context['expected']}")
+    if kind == "model_type":
+        return Problem(key, f"should be a section with keys ({', '.join(_fields_at(location))}), not {given}")
+    if kind == "too_long":
+        return Problem(key, f"should be a list of {context['max_length']}, not {given}")
+    if kind == "string_pattern_mismatch":
+        return Problem(key, f"should be made of letters, digits, '.', '_' and '-', not {given}")
+    message = error["msg"]
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    scalar = not isinstance(error["input"], dict | list | None)
+    quote = "; quote it if it is meant as text" if kind == "string_type" and scalar else ""
+    return Problem(key, f"{message.replace('valid ', '')}, not {given}{quote}")
+
+
+def _unknown(location: tuple[int | str, ...]) -> Problem:
+    *section, name = map(str, location)
+    known = _fields_at(location[:-1])
+    homes = [f"{place}.{name}" for place in Config.model_fields if name in _fields_at((place,))]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    meant = [".".join([*section, close[0]])] if close else homes
+    way_out = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(known)}"
+    return Problem(".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known in the section at `location`."""
+    """The keys that are known in the section at `location`; none where it is no section."""
     model: Any = Config
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        arguments = getattr(annotation, "__args__", ())
-        model = next(
-            (a for a in (annotation, *arguments) if isinstance(a, type) and issubclass(a, BaseModel)), model
-        )
-    return list(model.model_fields)
+    for name in location:
+        if isinstance(name, str):
+            annotation = model.model_fields[name].annotation
+            found = (annotation, *getattr(annotation, "__args__", ()))
+            model = next((a for a in found if isinstance(a, type) and issubclass(a, Section)), None)
+    return list(model.model_fields) if model else []
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -3,7 +3,7 @@
 Free of torch, so that `validate` answers in an instant on a laptop for a run that is meant for a cluster.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,21 @@ from gpt2dist.errors import UserError
 from gpt2dist.model.flops import flops_per_token
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
 from gpt2dist.training.deepspeed_config import conflicts
+
+BYTES_PER_PARAMETER = 12
+"""In a checkpoint: the weight and AdamW's two moments, all fp32."""
+
+OWNERS = {
+    "train_batch_size": "batch.global_batch_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_batch_size",
+    "gradient_accumulation_steps": "batch.global_batch_size",
+    "gradient_clipping": "optimizer.clip_grad_norm",
+    "zero_optimization": "zero.stage",
+    "optimizer": "the optimizer section",
+    "scheduler": "the schedule section",
+    **dict.fromkeys(("bf16", "fp16", "torch_autocast", "data_types"), "precision"),
+}
+"""Which key of ours a DeepSpeed key is made from."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ class Plan:
         windows: Windows per epoch.
         targets_per_epoch: Targets in the loss per epoch; each counts as often as it is trained on.
         total_steps: Optimizer steps of the whole run.
+        global_batch_size: Windows per optimizer step.
     """
 
     world_size: int
@@ -77,6 +93,11 @@ class Plan:
         tokens = self.total_steps * self.global_batch_size * self.sequence_length
         return float(tokens) * flops_per_token(self.shape, self.sequence_length)
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of one checkpoint: the fp32 weights and optimizer state."""
+        return BYTES_PER_PARAMETER * self.shape.parameters
+
 
 def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, Plan]:
     """Reads, checks and plans a run.
@@ -89,20 +110,12 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
     Raises:
         UserError: Lists every mistake with its key and the way out.
     """
-    config, problems = read(path, overrides)
-    wrong = [problem.key for problem in problems]
+    config, wrong = read(path, overrides)
     check = _Check(config, world_size)
-    for problem in check.problems():
-        # A key that was wrong by itself now holds a default: what follows from that would only mislead.
-        if not any(_overlap(problem.key, key) for key in wrong):
-            problems.append(problem)
-    raise_problems(problems, str(path))
+    # A key that was wrong by itself now holds a default: what follows from that would only mislead.
+    telling = [p for p in check.problems() if not any(p.follows_from(cause) for cause in wrong)]
+    raise_problems(wrong + telling, str(path))
     return config, check.plan()
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether two dotted keys are equal or one lies inside the other."""
-    return (one + ".").startswith(other + ".") or (other + ".").startswith(one + ".")
 
 
 class _Check:
@@ -136,13 +149,7 @@ class _Check:
         config, dataset = self.config, self.dataset
         assert dataset is not None
         batch = config.batch
-        tokens = dataset.totals("train").tokens
-        windows = Windows(tokens, self.sequence_length, self.stride)
-        every = config.data.loss_on == "all"
-        targets = len(windows) * self.sequence_length if every else windows.targets
-        per_step = targets / len(windows) * batch.global_batch_size
-        total_tokens = config.schedule.total_tokens
-        steps = -(-total_tokens // int(per_step)) if total_tokens else config.schedule.total_steps
+        windows, targets = self._epoch(dataset)
         return Plan(
             world_size=self.world_size,
             accumulation=batch.global_batch_size // (batch.micro_batch_size * self.world_size),
@@ -152,11 +159,24 @@ class _Check:
             sequence_length=self.sequence_length,
             stride=self.stride,
             evaluation_stride=self.evaluation_stride,
-            windows=len(windows),
+            windows=windows,
             targets_per_epoch=targets,
-            total_steps=steps or 0,
+            total_steps=self._total_steps(dataset),
             global_batch_size=batch.global_batch_size,
         )
+
+    def _epoch(self, dataset: Manifest) -> tuple[int, int]:
+        """Windows, and targets in the loss, of one pass over the dataset."""
+        windows = Windows(dataset.totals("train").tokens, self.sequence_length, self.stride)
+        every = self.config.data.loss_on == "all"
+        return len(windows), len(windows) * self.sequence_length if every else windows.targets
+
+    def _total_steps(self, dataset: Manifest) -> int:
+        schedule, batch = self.config.schedule, self.config.batch
+        if schedule.total_tokens:  # rounded up, in whole numbers
+            windows, targets = self._epoch(dataset)
+            return -(-schedule.total_tokens * windows // (targets * batch.global_batch_size))
+        return schedule.total_steps or 0
 
     def _sizes(self) -> tuple[int | None, int | None, int | None]:
         model = self.config.model
@@ -172,26 +192,36 @@ class _Check:
         n_layer, n_head, n_embd = self._sizes()
         for key, value in (("n_layer", n_layer), ("n_head", n_head), ("n_embd", n_embd)):
             if value is None:
-                yield Problem(f"model.{key}", f"missing; set it, or model.preset to one of {', '.join(PRESETS)}")
+                ways = f"missing; set it, or model.preset to {_or(PRESETS)}"
+                yield Problem(f"model.{key}", ways, also=("model.preset",))
         if n_head and n_embd and n_embd % n_head:
-            fitting = [h for h in range(1, n_embd + 1) if n_embd % h == 0]
-            close = sorted(sorted(fitting, key=lambda h: abs(h - n_head))[:3])
-            yield Problem("model.n_head", f"{n_head} does not divide n_embd {n_embd}; {_or(close)} would")
+            close = sorted(_divisors(n_embd), key=lambda heads: abs(heads - n_head))[:3]
+            yield Problem(
+                "model.n_head",
+                f"{n_head} does not divide n_embd {n_embd}; {_or(sorted(close))} would",
+                also=("model.n_embd", "model.preset"),
+            )
 
     def _lengths(self) -> Iterator[Problem]:
-        length = self.sequence_length
+        data, length = self.config.data, self.sequence_length
+        model = ("model.context_length", "model.preset")
         if not length:
-            yield Problem("data.sequence_length", "missing; set it (tokens per window)")
+            yield Problem("data.sequence_length", "missing; set it (tokens per window)", also=model)
             return
         if length > self.context_length:
             yield Problem(
                 "data.sequence_length",
                 f"{length} is more than the {self.context_length} positions of the model; "
                 "lower it, or raise model.context_length",
+                also=model,
             )
-        for key, stride in (("data.stride", self.stride), ("evaluation.stride", self.evaluation_stride)):
-            if stride > length:
-                yield Problem(key, f"{stride} would skip tokens; it must be at most sequence_length {length}")
+        for key, stride in (("data.stride", data.stride), ("evaluation.stride", self.config.evaluation.stride)):
+            if stride and stride > length:
+                yield Problem(
+                    key,
+                    f"{stride} would skip tokens; it must be at most data.sequence_length {length}",
+                    also=("data.sequence_length", *model),
+                )
 
     def _datasets(self) -> Iterator[Problem]:
         train = self.config.data.train
@@ -203,13 +233,17 @@ class _Check:
             )
         elif isinstance(loaded := _load(train[0].path), str):
             yield Problem("data.train.0.path", loaded)
-        elif not any(shard.split == "train" for shard in loaded.shards):
-            yield Problem("data.train.0.path", f"{train[0].path} has no train split")
-        elif self.sequence_length and loaded.totals("train").tokens <= self.sequence_length:
+        elif "train" not in loaded.splits:
+            yield Problem(
+                "data.train.0.path",
+                f"{train[0].path} has no train split; preprocess the corpus with a smaller --val-fraction",
+            )
+        elif loaded.totals("train").tokens <= self.sequence_length:
             yield Problem(
                 "data.train.0.path",
                 f"{train[0].path} has {loaded.totals('train').tokens} training tokens, fewer than one window of "
                 f"{self.sequence_length} + 1; give it more text or lower data.sequence_length",
+                also=("data.sequence_length", "model.context_length", "model.preset"),
             )
         else:
             self.dataset = loaded
@@ -226,58 +260,64 @@ class _Check:
             if isinstance(loaded, str):
                 yield Problem(f"{key}.path", loaded)
                 continue
-            splits = {shard.split for shard in loaded.shards}
-            split = "val" if "val" in splits else "train"
-            if self.dataset and split == "train" and loaded.fingerprint == self.dataset.fingerprint:
-                yield Problem(
-                    f"{key}.path",
-                    f"{entry.path} has no val split and is what the run trains on; "
-                    "preprocess it with --val-fraction, or name another dataset",
-                )
-            elif self.dataset and loaded.tokenizer_fingerprint != self.dataset.tokenizer_fingerprint:
-                yield Problem(
-                    f"{key}.path",
-                    f"{entry.path} was made with another tokenizer than {self.dataset.directory}; "
-                    "preprocess both with the same one",
-                )
+            split = "val" if "val" in loaded.splits else "train"
+            if wrong := self._unfit_to_validate(loaded, split):
+                yield Problem(f"{key}.path", f"{entry.path} {wrong}")
             else:
                 self.validation.append(ValidationSet(entry.name, loaded, split))
         if self.config.evaluation.every_steps and not self.config.data.validation:
             yield Problem(
                 "evaluation.every_steps",
-                "there is nothing to evaluate on; name a dataset under data.validation",
+                "there is nothing to evaluate on; name a dataset under data.validation, or remove it",
+                also=("data.validation",),
             )
+
+    def _unfit_to_validate(self, loaded: Manifest, split: str) -> str:
+        """What makes a split useless for validation, with the way out; empty if nothing does."""
+        if split not in loaded.splits or loaded.totals(split).tokens < 2:
+            return "has no two tokens to score; give it more text"
+        if self.dataset is None:
+            return ""
+        if split == "train" and loaded.fingerprint == self.dataset.fingerprint:
+            return (
+                "has no val split and is what the run trains on; "
+                "preprocess it with --val-fraction, or name another dataset"
+            )
+        if loaded.tokenizer_fingerprint != self.dataset.tokenizer_fingerprint:
+            return f"was made with another tokenizer than {self.dataset.directory}; preprocess both with one"
+        return ""
 
     def _batch(self) -> Iterator[Problem]:
         batch, world = self.config.batch, self.world_size
         per_pass = batch.micro_batch_size * world
         if batch.global_batch_size % per_pass:
             lower = batch.global_batch_size // per_pass * per_pass
-            sizes = [size for size in (lower, lower + per_pass) if size]
-            per_rank = batch.global_batch_size // world if batch.global_batch_size % world == 0 else 0
-            micro = [m for m in range(1, per_rank + 1) if per_rank % m == 0]
-            ways = [f"global_batch_size {_or(sizes)}"]
-            if micro:
-                ways.append(f"micro_batch_size {_or(micro[-8:])}")
+            ways = [f"global_batch_size {_or(size for size in (lower, lower + per_pass) if size)}"]
+            if batch.global_batch_size % world == 0:
+                ways.append(f"micro_batch_size {_or(_divisors(batch.global_batch_size // world)[-8:])}")
             yield Problem(
                 "batch.global_batch_size",
                 f"{batch.global_batch_size} is not a multiple of micro_batch_size {batch.micro_batch_size} × "
                 f"world size {world} = {per_pass}; would fit: {', or '.join(ways)}",
+                also=("batch.micro_batch_size",),
             )
 
     def _schedule(self) -> Iterator[Problem]:
         schedule = self.config.schedule
-        if (schedule.total_steps is None) == (schedule.total_tokens is None):
-            many = (
-                "both are set; keep one" if schedule.total_steps else "missing; set it, or schedule.total_tokens"
-            )
-            yield Problem("schedule.total_steps", many)
-        elif schedule.total_steps and schedule.warmup_steps >= schedule.total_steps:
-            yield Problem(
-                "schedule.warmup_steps",
-                f"{schedule.warmup_steps} leaves nothing of the {schedule.total_steps} steps after the warmup; "
-                "lower it, or raise schedule.total_steps",
-            )
+        total = ("schedule.total_steps", "schedule.total_tokens")
+        if schedule.total_steps and schedule.total_tokens:
+            yield Problem(total[0], f"{total[1]} is set too; keep one of the two", also=total)
+        elif not schedule.total_steps and not schedule.total_tokens:
+            yield Problem(total[0], f"missing; set it, or {total[1]}", also=total)
+        elif schedule.total_steps or self.dataset:
+            steps = self._total_steps(self.dataset) if self.dataset else schedule.total_steps
+            if steps is not None and schedule.warmup_steps >= steps:
+                yield Problem(
+                    "schedule.warmup_steps",
+                    f"{schedule.warmup_steps} leaves nothing of the {steps} steps for after the warmup; "
+                    f"lower it, or raise {total[0] if schedule.total_steps else total[1]}",
+                    also=total,
+                )
 
     def _precision(self) -> Iterator[Problem]:
         precision, stage = self.config.precision, self.config.zero.stage
@@ -294,26 +334,35 @@ class _Check:
                 "unscaled); set zero.stage to 1, 2 or 3",
             )
         for key in conflicts(self.config):
-            yield Problem(
-                f"zero.deepspeed.{key}",
-                "is set by a key of this configuration; remove it here and use that key",
-            )
+            owner = OWNERS.get(key.split(".")[0], "the keys above zero.deepspeed")
+            yield Problem(f"zero.deepspeed.{key}", f"is made from {owner}; remove it here and set that")
 
     def _monitoring(self) -> Iterator[Problem]:
         samples = self.config.monitoring.samples
         if bool(samples.prompts) != bool(samples.every_steps):
-            missing = "every_steps" if samples.prompts else "prompts"
-            yield Problem(f"monitoring.samples.{missing}", "missing; samples need both prompts and every_steps")
+            keys = ("monitoring.samples.every_steps", "monitoring.samples.prompts")
+            missing = keys[0] if samples.prompts else keys[1]
+            yield Problem(missing, "missing; samples need both prompts and every_steps", also=keys)
 
     def _directories(self) -> Iterator[Problem]:
-        if self.config.output_dir.exists() and not self.config.output_dir.is_dir():
-            yield Problem("run.output_dir", f"{self.config.output_dir} is a file; name a directory")
+        output = self.config.output_dir
+        blocking = [path for path in (output, *output.parents) if _kind(path) == "file"]
+        if blocking:
+            yield Problem("run.output_dir", f"{blocking[0]} is a file; name a directory", also=("run.name",))
         resume = self.config.checkpoint.resume
-        if resume not in ("auto", "never") and not Path(resume, "manifest.json").is_file():
+        if resume not in ("auto", "never") and _kind(Path(resume, "manifest.json")) != "file":
             yield Problem(
                 "checkpoint.resume",
                 f"{resume} is no checkpoint (it has no manifest.json); set auto, never or a checkpoint's path",
             )
+
+
+def _kind(path: Path) -> str:
+    """Whether `path` is a "file" or a "directory"; empty where nothing is, or nothing that may be looked at."""
+    try:
+        return "directory" if path.is_dir() else "file" if path.exists() else ""
+    except OSError:
+        return ""
 
 
 def _load(path: Path) -> Manifest | str:
@@ -322,9 +371,15 @@ def _load(path: Path) -> Manifest | str:
         return Manifest.load(path)
     except UserError as error:
         return str(error)
+    except OSError as error:
+        return f"{path}: {error.strerror}; name a dataset directory"
 
 
-def _or(values: list[int]) -> str:
-    return " or ".join(
-        [", ".join(map(str, values[:-1])), str(values[-1])] if len(values) > 1 else map(str, values)
-    )
+def _divisors(number: int) -> list[int]:
+    """The divisors of `number` that a person may want: up to 1024."""
+    return [d for d in range(1, min(number, 1024) + 1) if number % d == 0]
+
+
+def _or(values: Iterable[object]) -> str:
+    *first, last = map(str, values)
+    return f"{', '.join(first)} or {last}" if first else last
