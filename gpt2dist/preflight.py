@@ -131,7 +131,8 @@ class _Check:
         context = config.model.context_length or (PRESET_CONTEXT_LENGTH if preset else sequence_length)
         self.context_length = context or 0
         self.sequence_length = sequence_length or self.context_length
-        self.stride = config.data.stride or max(1, self.sequence_length // 2)
+        # A stride that is too large is told of; the checks after that one need a possible one.
+        self.stride = min(config.data.stride or max(1, self.sequence_length // 2), self.sequence_length)
         self.evaluation_stride = config.evaluation.stride or self.stride
 
     def problems(self) -> Iterator[Problem]:
@@ -309,14 +310,14 @@ class _Check:
             yield Problem(total[0], f"{total[1]} is set too; keep one of the two", also=total)
         elif not schedule.total_steps and not schedule.total_tokens:
             yield Problem(total[0], f"missing; set it, or {total[1]}", also=total)
-        elif schedule.total_steps or self.dataset:
+        elif schedule.total_steps or (self.dataset and self.sequence_length):
             steps = self._total_steps(self.dataset) if self.dataset else schedule.total_steps
             if steps is not None and schedule.warmup_steps >= steps:
                 yield Problem(
                     "schedule.warmup_steps",
                     f"{schedule.warmup_steps} leaves nothing of the {steps} steps for after the warmup; "
                     f"lower it, or raise {total[0] if schedule.total_steps else total[1]}",
-                    also=total,
+                    also=total if schedule.total_steps else (*total, "batch", "data", "model"),
                 )
 
     def _precision(self) -> Iterator[Problem]:
