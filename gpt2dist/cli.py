@@ -6,11 +6,12 @@ deepspeed) only when it runs, so that every `--help` is instant.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from gpt2dist import __version__
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
 
 VERBS = {
     "tokenizer": "train a tokenizer on a corpus, or import GPT-2's vocabulary files",
@@ -57,12 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
-    args = build_parser(verb).parse_args(arguments)
+    parser = build_parser(verb)
+    args, rest = parser.parse_known_args(arguments)
+    # argparse takes overrides in one piece only; people also write them behind an option.
+    if any(word.startswith("-") or not hasattr(args, "overrides") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
     try:
         return int(args.run(args) or EXIT_DONE)
-    except UserError as error:
-        print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
-        return EXIT_WRONG_INPUT
+    except (UserError, RunError) as error:
+        if os.environ.get("RANK", "0") == "0":  # all ranks find the same mistake; one tells it
+            print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
+        return EXIT_WRONG_INPUT if isinstance(error, UserError) else EXIT_FAILURE
     except BrokenPipeError:  # `gpt2dist inspect … | head` is no failure
         sys.stderr.close()
         return EXIT_DONE

@@ -137,6 +137,7 @@ class Loader:
     def __next__(self) -> StepBatch:
         item = self._ready.get()
         if isinstance(item, BaseException):
+            self._ready.put(item)  # the thread has ended: asking again must not wait for ever
             raise item
         return item
 

@@ -38,13 +38,19 @@ def deepspeed_config(config: Config, accumulation: int) -> dict[str, Any]:
 
 
 def conflicts(config: Config) -> list[str]:
-    """Dotted keys of `zero.deepspeed` that our own keys set already."""
+    """Dotted keys of `zero.deepspeed` that our own keys set already, or that would replace what they set."""
     raw = config.zero.deepspeed
     bare = config.model_copy(update={"zero": config.zero.model_copy(update={"deepspeed": {}})})
     ours = deepspeed_config(bare, accumulation=1)
     # Keys that other sections of ours own, whether or not this run sets them.
     owned = {"train_batch_size", "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types"}
-    return sorted(set(_leaves(raw)) & set(_leaves(ours)) | {key for key in raw if key in owned})
+    set_twice = {
+        theirs
+        for theirs in _leaves(raw)
+        for mine in _leaves(ours)
+        if theirs == mine or theirs.startswith(mine + ".") or mine.startswith(theirs + ".")
+    }
+    return sorted(set_twice | {key for key in raw if key in owned})
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
