@@ -1,4 +1,4 @@
-"""The one exception that means "the user's input is wrong"."""
+"""The two exceptions whose message is all that a user needs; anything else is a bug and shows its traceback."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The message names the file, line or key, says what is wrong with it, and the way out.
     """
+
+
+class RunError(Exception):
+    """The input was right and the work failed all the same, for a reason that the message explains; exit code 1."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from gpt2dist.data.loader import MicroBatcher
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.windows import Windows
-from gpt2dist.model.loss import counted, token_nll
+from gpt2dist.model.loss import counted_mask, token_nll
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp of the loss; infinite where that overflows."""
+        """Exponential of the loss; infinite where that overflows."""
         return _exp(self.loss)
 
     @property
@@ -54,7 +54,7 @@ class Score:
 
     @property
     def word_perplexity(self) -> float:
-        """exp of the negative log-likelihood per word of the original text."""
+        """Exponential of the negative log-likelihood per word of the original text."""
         return _exp(self.nll_sum / self.words) if self.words else math.nan
 
 
@@ -114,9 +114,9 @@ def window_nll(logits: Callable[[Tensor], Tensor], batcher: MicroBatcher, indice
     inputs = torch.from_numpy(np.ascontiguousarray(micro_batch.tokens[:, :-1]))
     out = logits(inputs)
     targets = torch.from_numpy(micro_batch.tokens[:, 1:].astype(np.int64)).to(out.device)
-    mask = counted(
+    mask = counted_mask(
         targets,
         torch.from_numpy(micro_batch.counted_from).to(out.device),
         torch.from_numpy(micro_batch.counted_to).to(out.device),
     )
-    return (token_nll(out, targets).double() * mask).sum(dim=1).cpu()
+    return token_nll(out, targets).double().masked_fill(~mask, 0.0).sum(dim=1).cpu()

@@ -6,12 +6,13 @@ is exactly zero, and are cut off in checkpoints.
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.model.loss import counted, token_nll
+from gpt2dist.model.loss import counted_mask, token_nll
 from gpt2dist.model.shape import Shape
 
 INIT_STD = 0.02
@@ -35,6 +36,15 @@ def huggingface_config(shape: Shape, end_of_text_id: int, dropout: float = 0.0) 
         bos_token_id=end_of_text_id,
         eos_token_id=end_of_text_id,
     )
+
+
+def write_huggingface_config(directory: Path, shape: Shape, end_of_text_id: int, dropout: float) -> None:
+    """Writes config.json and generation_config.json for `from_pretrained`."""
+    config = huggingface_config(shape, end_of_text_id, dropout)
+    config.architectures = ["GPT2LMHeadModel"]
+    config.dtype = "float32"
+    config.save_pretrained(directory)
+    GenerationConfig(bos_token_id=end_of_text_id, eos_token_id=end_of_text_id).save_pretrained(directory)
 
 
 class LanguageModel(nn.Module):
@@ -72,7 +82,9 @@ class LanguageModel(nn.Module):
         """Logits [B, L, V] of the tokens [B, L] (any integer dtype), without the padding columns."""
         return self.gpt2(input_ids=tokens.long()).logits[..., : self.vocab_size]
 
-    def forward(self, tokens: Tensor, counted_from: Tensor | None = None, counted_to: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, counted_from: Tensor | None = None, counted_to: Tensor | None = None
+    ) -> Tensor:
         """Σ nll of a micro-batch, or its logits.
 
         Args:
@@ -88,7 +100,7 @@ class LanguageModel(nn.Module):
         # Widened here, on the device: what travels is as narrow as the shards.
         targets = tokens[:, 1:].long()
         nll = token_nll(self.logits(tokens[:, :-1]), targets)
-        return (nll * counted(targets, counted_from, counted_to)).sum()
+        return nll.masked_fill(~counted_mask(targets, counted_from, counted_to), 0.0).sum()
 
 
 def named_parameters(model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:

@@ -19,7 +19,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return flat.view(targets.shape)
 
 
-def counted(targets: Tensor, counted_from: Tensor, counted_to: Tensor) -> Tensor:
+def counted_mask(targets: Tensor, counted_from: Tensor, counted_to: Tensor) -> Tensor:
     """Which targets are in the loss: [B, L] bool, true from `counted_from` [B] up to `counted_to` [B]."""
     place = torch.arange(targets.shape[1], device=targets.device)
     return (place >= counted_from[:, None]) & (place < counted_to[:, None])

@@ -5,7 +5,6 @@ first drops the lines beyond its checkpoint, so that no step appears twice.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Protocol
 
@@ -78,5 +77,5 @@ def _cut(path: Path, step: int) -> tuple[bool, list[dict[str, Value]]]:
         return False, kept
     partial = path.with_suffix(".tmp")
     partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
     return True, kept

@@ -7,9 +7,9 @@
       trainer_state.json                                        step, cursor, scaler, fingerprints, probe loss
       manifest.json                                             size and sha256 of every file above
 
-Parameters are dealt to the ranks by size; each rank gathers all in turn, keeps and writes its own. A checkpoint is
-written under a temporary name and committed by a rename; without a valid manifest a directory is not a checkpoint.
-No file is a pickle.
+Parameters are dealt to the ranks by size; each rank gathers all in turn, keeps and writes its own. A checkpoint
+is written under a temporary name and committed by a rename; without a valid manifest a directory is not a
+checkpoint. No file is a pickle.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2dist.distributed import World
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
 
 FORMAT_VERSION = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -118,7 +118,7 @@ class CheckpointStore:
             The directory of the checkpoint.
 
         Raises:
-            RuntimeError: A rank could not write; the checkpoints before are untouched.
+            RunError: A rank could not write; the checkpoints before are untouched.
         """
         final = self.directory / f"step-{trainer.step:08d}"
         partial = final.with_suffix(".tmp")
@@ -139,7 +139,7 @@ class CheckpointStore:
         if errors:
             if self.world.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise RuntimeError(f"checkpoint {final.name} could not be written: {'; '.join(errors)}")
+            raise RunError(f"checkpoint {final.name} could not be written: {'; '.join(errors)}")
         if self.world.is_main:
             self._commit(partial, final, {name: record for part, _ in reports for name, record in part.items()})
             self._prune()
@@ -151,7 +151,7 @@ class CheckpointStore:
         found: Path | None = None
         passed_over: list[str] = []
         if self.world.is_main:
-            for path in sorted(self.directory.glob("step-*[0-9]"), reverse=True):
+            for path in reversed(self._finished()):
                 try:
                     verify(path)
                     found = path
@@ -233,8 +233,12 @@ class CheckpointStore:
         pointer.replace(self.directory / "latest")
         _fsync(self.directory)
 
+    def _finished(self) -> list[Path]:
+        """Directories that were renamed into place, oldest first."""
+        return sorted(path for path in self.directory.glob("step-*") if path.suffix != ".tmp")
+
     def _prune(self) -> None:
-        for path in sorted(self.directory.glob("step-*[0-9]"))[: -self.keep_last]:
+        for path in self._finished()[: -self.keep_last]:
             shutil.rmtree(path, ignore_errors=True)
 
     def _saved_shape(self, name: str, state: WholeState) -> torch.Size:

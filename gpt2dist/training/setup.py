@@ -1,0 +1,150 @@
+"""The composition of a run: reads like a list of its parts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt2dist.config import Config
+from gpt2dist.data.loader import MicroBatcher
+from gpt2dist.data.stream import TokenStream
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.data.windows import Windows
+from gpt2dist.distributed import World
+from gpt2dist.errors import UserError
+from gpt2dist.model.flops import flops_per_token, peak_flops
+from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
+from gpt2dist.monitoring.environment import describe
+from gpt2dist.monitoring.logs import logger, open_rank_log
+from gpt2dist.monitoring.meter import Meter
+from gpt2dist.monitoring.metrics import Metrics
+from gpt2dist.monitoring.tensorboard import TensorBoard
+from gpt2dist.preflight import Plan
+from gpt2dist.training.checkpoint import CheckpointStore, require_valid
+from gpt2dist.training.deepspeed_config import deepspeed_config
+from gpt2dist.training.engine import Engine
+from gpt2dist.training.trainer import Trainer
+
+
+def train(config: Config, plan: Plan, world: World) -> None:
+    """Trains a run to its last step, from its newest checkpoint if it has one. Collective.
+
+    Args:
+        config: The run.
+        plan: What it implies at this world size.
+        world: This rank.
+    """
+    output = config.output_dir
+    open_rank_log(output / "logs", world.rank)
+    tokenizer = Tokenizer.load(plan.dataset.directory)
+    settings = deepspeed_config(config, plan.accumulation)
+    stream = TokenStream.open(plan.dataset, "train")
+    trainer = Trainer(
+        config,
+        plan,
+        world,
+        Engine(build_model(config, plan), config, settings, world),
+        MicroBatcher(stream, Windows(len(stream), plan.sequence_length, plan.stride), config.data.loss_on),
+        tokenizer,
+        checkpoint_store(config, plan, world, tokenizer),
+        Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(world)),
+    )
+    start = starting_point(config, trainer.store)
+    if world.is_main:
+        write_run_files(output, config, plan, settings)
+    if start:
+        trainer.resume(start)
+        logger.info("resumed from %s", start)
+    if trainer.step >= trainer.last_step:
+        logger.info("%s: all %d steps are done", output, trainer.last_step)
+        return
+    logger.info("%s", summary(config, plan, world))
+    metrics = open_metrics(config, trainer.step) if world.is_main else None
+    try:
+        trainer.fit(metrics)
+    finally:
+        if metrics:
+            metrics.close()
+
+
+def build_model(config: Config, plan: Plan) -> LanguageModel:
+    """The model, initialised from the seed of the run: the same on every rank."""
+    return LanguageModel(
+        plan.shape,
+        plan.dataset.end_of_text_id,
+        dropout=config.model.dropout,
+        attention=config.model.attention,
+        activation_checkpointing=config.model.activation_checkpointing,
+        seed=config.run.seed,
+    )
+
+
+def checkpoint_store(config: Config, plan: Plan, world: World, tokenizer: Tokenizer) -> CheckpointStore:
+    """The run's checkpoints."""
+
+    def write_model_files(directory: Path) -> None:
+        write_huggingface_config(directory, plan.shape, plan.dataset.end_of_text_id, config.model.dropout)
+        tokenizer.save(directory)
+
+    directory = config.output_dir / "checkpoints"
+    return CheckpointStore(
+        directory, world, config.checkpoint.keep_last, plan.shape.vocab_size, write_model_files
+    )
+
+
+def starting_point(config: Config, store: CheckpointStore) -> Path | None:
+    """The checkpoint to go on from, by `checkpoint.resume`; None starts anew. Collective.
+
+    Raises:
+        UserError: The named one is not whole, or a fresh run would write over an old one's checkpoints.
+    """
+    resume = config.checkpoint.resume
+    if resume not in ("auto", "never"):
+        return require_valid(Path(resume))
+    newest, passed_over = store.newest()
+    for reason in passed_over:
+        logger.warning("passed over checkpoint %s", reason)
+    if resume == "never" and newest:
+        raise UserError(
+            f"checkpoint.resume: never, but {store.directory} holds checkpoints ({newest.name}); "
+            "set run.output_dir to a new directory, or resume to auto"
+        )
+    if passed_over and not newest:
+        raise UserError(
+            f"no checkpoint in {store.directory} is whole; move that directory away to start anew, "
+            "or name one with checkpoint.resume"
+        )
+    return newest
+
+
+def open_metrics(config: Config, step: int) -> Metrics:
+    """The run's metrics.jsonl and its TensorBoard mirror, cut back to `step`."""
+    output = config.output_dir
+    (output / "eval").mkdir(exist_ok=True)
+    mirrors = [TensorBoard(output / "tensorboard")] if config.monitoring.tensorboard else []
+    return Metrics(output / "metrics.jsonl", step, mirrors)
+
+
+def write_run_files(output: Path, config: Config, plan: Plan, settings: dict[str, Any]) -> None:
+    """Records what is about to run: config.yaml, deepspeed.json, environment.json."""
+    (output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    (output / "deepspeed.json").write_text(json.dumps(settings, indent=1) + "\n")
+    facts = describe() | {"world_size": plan.world_size, "dataset": plan.dataset.fingerprint}
+    (output / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def device_peak_flops(world: World) -> float | None:
+    """FLOP/s that this rank's device could do; None where it is not known."""
+    return peak_flops(torch.cuda.get_device_name(world.device)) if world.device.type == "cuda" else None
+
+
+def summary(config: Config, plan: Plan, world: World) -> str:
+    """The run in two lines."""
+    batch = config.batch
+    return (
+        f"{config.run.name}: {plan.shape.parameters:,} parameters, {plan.total_steps:,} steps of "
+        f"{batch.global_batch_size} windows ({batch.micro_batch_size} × {plan.accumulation} accumulated × "
+        f"{world.size} ranks) of {plan.sequence_length} tokens, stride {plan.stride}, {plan.epochs:.2f} epochs\n"
+        f"ZeRO stage {config.zero.stage}, {config.precision}, on {world.device.type}; writing {config.output_dir}"
+    )

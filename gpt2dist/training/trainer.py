@@ -1,0 +1,292 @@
+"""The training loop, and what happens around a step: logging, validation, samples, checkpoints."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpt2dist.config import Config
+from gpt2dist.data.loader import Loader, MicroBatcher, SampleOrder, StepBatch
+from gpt2dist.data.stream import TokenStream
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.data.windows import Windows
+from gpt2dist.distributed import World
+from gpt2dist.errors import RunError, UserError
+from gpt2dist.evaluation.perplexity import Score, score, window_nll
+from gpt2dist.generation import Sampling, generate
+from gpt2dist.monitoring.logs import logger
+from gpt2dist.monitoring.meter import Meter
+from gpt2dist.monitoring.metrics import Metrics, Value
+from gpt2dist.monitoring.progress import Progress
+from gpt2dist.preflight import Plan, ValidationSet
+from gpt2dist.training.checkpoint import CheckpointStore, TrainerState, read_trainer_state
+from gpt2dist.training.engine import Engine, StepResult
+from gpt2dist.training.schedule import learning_rate
+
+PROBE_TOLERANCE = {"fp32": 1e-4}
+"""Relative change of the probe loss that a load may show; a rounding of weights to 16 bits shows more."""
+PROBE_TOLERANCE_16_BIT = 2e-2
+
+
+class Trainer:
+    """Trains a model by a plan.
+
+    Args:
+        config: The run.
+        plan: What it implies.
+        world: This rank.
+        engine: The model under DeepSpeed.
+        batcher: Windows of the training set.
+        tokenizer: Turns prompts into tokens and samples into text.
+        store: The checkpoints of the run.
+        meter: Measures the steps.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        world: World,
+        engine: Engine,
+        batcher: MicroBatcher,
+        tokenizer: Tokenizer,
+        store: CheckpointStore,
+        meter: Meter,
+    ):
+        self.config = config
+        self.plan = plan
+        self.world = world
+        self.engine = engine
+        self.batcher = batcher
+        self.tokenizer = tokenizer
+        self.store = store
+        self.meter = meter
+        self.step = 0  # optimizer steps done
+        self.consumed_samples = 0  # windows
+        self.consumed_tokens = 0  # targets
+        self.skipped_steps = 0
+        self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
+
+    def fit(self, metrics: Metrics | None) -> None:
+        """Trains from where the run stands to its last step.
+
+        Args:
+            metrics: Where rank 0 records; None on the others.
+        """
+        self.metrics = metrics
+        every = self.config
+        loader = self._loader()
+        try:
+            with Progress("train", self.last_step, "step", initial=self.step, enabled=self.world.is_main) as bar:
+                self.bar = bar
+                while self.step < self.last_step:
+                    with self.meter.waiting():
+                        batch = next(loader)
+                    result = self._train_step(batch)
+                    if self._due(every.monitoring.log_every_steps):
+                        self._log(result)
+                    with self.meter.paused():
+                        if self._due(every.evaluation.every_steps, last=self.plan.total_steps):
+                            self._evaluate()
+                        if self._due(every.monitoring.samples.every_steps, last=None):
+                            self._sample()
+                        if self._due(every.checkpoint.every_steps):
+                            self._save()
+                    bar.advance()
+        finally:
+            loader.close()
+
+    def resume(self, path: Path) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            UserError: The run is about other data, or other windows, than the checkpoint.
+            RunError: The loaded model does not reproduce the loss that was stored.
+        """
+        self._check_same_run(path, read_trainer_state(path))
+        state = self.store.load(path, self.engine.state)
+        self.engine.load_scaler_state(state.loss_scaler)
+        self.step = state.step
+        self.consumed_samples = state.consumed_samples
+        self.consumed_tokens = state.consumed_tokens
+        self.skipped_steps = state.step - state.updates
+        self._check_probe(path, state)
+
+    def _train_step(self, batch: StepBatch) -> StepResult:
+        # Every draw of a step is a function of (seed, step, rank): a resumed run draws the same.
+        seeds = (self.config.run.seed, self.step, self.world.rank)
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        result = self.engine.train_step(batch, self._lr(self.step))
+        self.step += 1
+        self.consumed_samples += self.plan.global_batch_size
+        self.consumed_tokens += batch.targets
+        self.skipped_steps += result.skipped
+        self.meter.add(result.nll, batch.targets, self.plan.global_batch_size * self.plan.sequence_length)
+        return result
+
+    def _log(self, result: StepResult) -> None:
+        measured = self.meter.take()
+        values: dict[str, Value] = {
+            **measured,
+            "train/lr": self._lr(self.step - 1),
+            "train/grad_norm": float(result.grad_norm),
+            "train/loss_scale": self.engine.loss_scale,
+            "train/skipped_steps": self.skipped_steps,
+            "train/epoch": self.consumed_samples / self.plan.windows,
+            "progress/tokens": self.consumed_tokens,
+        }
+        self._record(values)
+        loss, rate = float(measured["train/loss"]), float(measured["throughput/tokens_per_second"])
+        self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
+                "schedule.warmup_steps, and start again from a checkpoint with checkpoint.resume"
+            )
+
+    def _evaluate(self) -> None:
+        results = {entry.name: self._score(entry) for entry in self.plan.validation}
+        for name, result in results.items():
+            values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
+            self._record({f"eval/{name}/{key}": value for key, value in values.items()})
+            self.bar.say(
+                f"step {self.step}: {name} loss {result.loss:.4f}, perplexity {result.perplexity:.3f}, "
+                f"{result.bits_per_byte:.4f} bits per byte"
+            )
+        if self.world.is_main and results:
+            report = {name: _as_json(result) for name, result in results.items()}
+            path = self.config.output_dir / "eval" / f"step-{self.step:08d}.json"
+            path.write_text(json.dumps(report, indent=1) + "\n")
+
+    def _score(self, entry: ValidationSet) -> Score:
+        stream = TokenStream.open(entry.dataset, entry.split)
+        windows = Windows(len(stream), self.plan.sequence_length, self.plan.evaluation_stride)
+        nll, targets = score(
+            self.engine.logits,
+            stream,
+            windows,
+            self.config.evaluation.batch_size,
+            self.world.rank,
+            self.world.size,
+            self.world.sum,
+        )
+        totals = entry.dataset.totals(entry.split)
+        return Score(nll, targets, totals.bytes, totals.words, len(windows))
+
+    def _sample(self) -> None:
+        samples = self.config.monitoring.samples
+        how = Sampling(max_new_tokens=samples.max_new_tokens, top_k=50, seed=self.config.run.seed)
+        for number, prompt in enumerate(samples.prompts):
+            (new,) = generate(
+                self.engine.logits,
+                self.tokenizer.encode(prompt).tolist(),
+                how,
+                self.tokenizer.end_of_text_id,
+                self.plan.shape.context_length,
+                run_on=True,
+            )
+            self._record({f"samples/{number}": prompt + self.tokenizer.decode(new)})
+
+    def _save(self) -> None:
+        path = self.store.save(
+            self.engine.state,
+            TrainerState(
+                step=self.step,
+                consumed_samples=self.consumed_samples,
+                consumed_tokens=self.consumed_tokens,
+                updates=self.engine.state.updates,
+                lr=self._lr(self.step - 1),
+                loss_scaler=self.engine.scaler_state(),
+                probe_loss=self._probe(),
+                dataset=self.plan.dataset.fingerprint,
+                tokenizer=self.plan.dataset.tokenizer_fingerprint,
+                order=self._order(),
+                world_size=self.world.size,
+                zero_stage=self.config.zero.stage,
+                precision=self.config.precision,
+            ),
+        )
+        self.bar.say(f"step {self.step}: saved {path}")
+
+    def _probe(self) -> float:
+        """Mean loss of the first windows of the training set; the same on every rank. Collective."""
+        count = min(len(self.batcher.windows), self.config.batch.micro_batch_size)
+        indices = np.arange(count)
+        targets = int(self.batcher.windows.owned(indices).sum())
+        batcher = MicroBatcher(self.batcher.stream, self.batcher.windows, "new")
+        return window_nll(self.engine.logits, batcher, indices).sum().item() / targets
+
+    def _check_probe(self, path: Path, state: TrainerState) -> None:
+        loss = self._probe()
+        allowed = PROBE_TOLERANCE.get(self.config.precision, PROBE_TOLERANCE_16_BIT)
+        if state.precision != self.config.precision:
+            allowed = PROBE_TOLERANCE_16_BIT
+        if not abs(loss - state.probe_loss) <= allowed * state.probe_loss:
+            raise RunError(
+                f"{path} was loaded, yet its model gives a loss of {loss:.6f} on the probe where {state.probe_loss:.6f} "
+                "was stored: do not train on; resume from an older checkpoint"
+            )
+
+    def _check_same_run(self, path: Path, state: TrainerState) -> None:
+        dataset = self.plan.dataset
+        if state.tokenizer != dataset.tokenizer_fingerprint:
+            raise UserError(
+                f"data.train: {dataset.directory} was made with another tokenizer than the data that {path} was "
+                "trained on; give that dataset back, or start a new run in another run.output_dir"
+            )
+        if state.dataset != dataset.fingerprint:
+            raise UserError(
+                f"data.train: {dataset.directory} is not the dataset that {path} was trained on (fingerprint "
+                f"{dataset.fingerprint[:12]}, was {state.dataset[:12]}); give that one back, or start a new run in "
+                "another run.output_dir"
+            )
+        changed = [key for key, value in self._order().items() if state.order.get(key) != value]
+        if changed:
+            listed = ", ".join(f"{key} (was {state.order.get(key)})" for key in changed)
+            raise UserError(
+                f"{listed}: changed since {path}, which would change the order of the data; set it back, or start "
+                "a new run in another run.output_dir"
+            )
+
+    def _order(self) -> dict[str, Any]:
+        """The keys that decide which window is which sample."""
+        return {
+            "run.seed": self.config.run.seed,
+            "data.sequence_length": self.plan.sequence_length,
+            "data.stride": self.plan.stride,
+            "data.loss_on": self.config.data.loss_on,
+        }
+
+    def _loader(self) -> Loader:
+        batch = self.config.batch
+        return Loader(
+            self.batcher,
+            SampleOrder(self.plan.windows, self.config.run.seed),
+            batch.global_batch_size,
+            batch.micro_batch_size,
+            self.world.rank,
+            self.world.size,
+            self.consumed_samples,
+        )
+
+    def _lr(self, step: int) -> float:
+        return learning_rate(self.config.schedule, self.config.optimizer.lr, self.plan.total_steps, step)
+
+    def _due(self, every: int | None, last: int | None = -1) -> bool:
+        """Whether something happens after this step: every so many, and at the last one."""
+        if self.step == (self.last_step if last == -1 else last):
+            return True
+        return every is not None and self.step % every == 0
+
+    def _record(self, values: dict[str, Value]) -> None:
+        if self.metrics:
+            self.metrics.write(self.step, time.time(), values)
+
+
+def _as_json(result: Score) -> dict[str, Any]:
+    measures = ("nll_sum", "targets", "loss", "perplexity", "bits_per_byte", "bytes", "word_perplexity", "words")
+    return {key: getattr(result, key) for key in measures}
