@@ -7,11 +7,13 @@ is exactly zero, and are cut off in checkpoints.
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
+from gpt2dist.errors import UserError
 from gpt2dist.model.loss import counted_mask, token_nll
 from gpt2dist.model.shape import Shape
 
@@ -127,3 +129,44 @@ def initialize(model: GPT2LMHeadModel, shape: Shape, seed: int) -> None:
             rows = shape.vocab_size if name.endswith("wte.weight") else parameter.shape[0]
             parameter[:rows].normal_(0.0, std, generator=generator)
             parameter[rows:].zero_()
+
+
+def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
+    """A model for evaluation and generation, in fp32 and without dropout.
+
+    Raises:
+        UserError: Its files cannot be read as a GPT-2.
+    """
+    try:
+        model = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="sdpa", dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
+    return model.to(device).eval()
+
+
+class IncrementalLogits:
+    """Logits for generation: remembers keys and values while a text grows by one token at a time.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: GPT2LMHeadModel):
+        self._model = model
+        self._cache: Any = None
+        self._length = 0
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits [B, 1, V] of the last of the tokens [B, L]."""
+        grown = self._cache is not None and tokens.shape[1] == self._length + 1
+        inputs = tokens[:, -1:] if grown else tokens
+        out = self._model(
+            input_ids=inputs.to(self._model.device),
+            past_key_values=self._cache if grown else None,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._cache, self._length = out.past_key_values, tokens.shape[1]
+        return out.logits

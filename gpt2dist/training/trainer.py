@@ -18,7 +18,6 @@ from gpt2dist.distributed import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.evaluation.perplexity import Score, score, window_nll
 from gpt2dist.generation import Sampling, generate
-from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.metrics import Metrics, Value
 from gpt2dist.monitoring.progress import Progress
@@ -227,8 +226,8 @@ class Trainer:
             allowed = PROBE_TOLERANCE_16_BIT
         if not abs(loss - state.probe_loss) <= allowed * state.probe_loss:
             raise RunError(
-                f"{path} was loaded, yet its model gives a loss of {loss:.6f} on the probe where {state.probe_loss:.6f} "
-                "was stored: do not train on; resume from an older checkpoint"
+                f"{path} was loaded, yet its model gives a loss of {loss:.6f} on the probe where "
+                f"{state.probe_loss:.6f} was stored: do not train on; resume from an older checkpoint"
             )
 
     def _check_same_run(self, path: Path, state: TrainerState) -> None:
@@ -240,16 +239,16 @@ class Trainer:
             )
         if state.dataset != dataset.fingerprint:
             raise UserError(
-                f"data.train: {dataset.directory} is not the dataset that {path} was trained on (fingerprint "
-                f"{dataset.fingerprint[:12]}, was {state.dataset[:12]}); give that one back, or start a new run in "
-                "another run.output_dir"
+                f"data.train: {dataset.directory} is not the dataset that {path} was trained on "
+                f"(fingerprint {dataset.fingerprint[:12]}, was {state.dataset[:12]}); give that one back, or start "
+                "a new run in another run.output_dir"
             )
         changed = [key for key, value in self._order().items() if state.order.get(key) != value]
         if changed:
             listed = ", ".join(f"{key} (was {state.order.get(key)})" for key in changed)
             raise UserError(
-                f"{listed}: changed since {path}, which would change the order of the data; set it back, or start "
-                "a new run in another run.output_dir"
+                f"{listed}: changed since {path}, which would change the order of the data; set it back, or "
+                "start a new run in another run.output_dir"
             )
 
     def _order(self) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""From what a user calls a model to its directory: a checkpoint, a run, an exported directory or a hub name."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from gpt2dist.errors import UserError
+
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def locate(name: str) -> Path:
+    """Finds the Hugging Face model directory that a user means.
+
+    Args:
+        name: A directory with config.json, a run directory (its latest checkpoint), or a name on the hub.
+
+    Raises:
+        UserError: There is no such model, or it is no GPT-2.
+    """
+    path = Path(name)
+    if (path / "checkpoints").is_dir():
+        path = _latest(path / "checkpoints")
+    elif not path.exists():
+        path = _download(name)
+    config = path / "config.json"
+    if not config.is_file():
+        raise UserError(
+            f"{name}: no model there (no config.json and no checkpoints); give a checkpoint, a run directory, "
+            "an exported model or a hub name"
+        )
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if kind != "gpt2":
+        raise UserError(f"{name}: its model_type is {kind!r}; gpt2dist reads gpt2 models")
+    return path
+
+
+def fingerprint(path: Path) -> str:
+    """Sha256 over the weights of a model directory; a checkpoint's manifest spares reading them."""
+    manifest = path / "manifest.json"
+    known = json.loads(manifest.read_text())["files"] if manifest.is_file() else {}
+    digest = hashlib.sha256()
+    files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)})
+    for file in files:
+        if file.name.startswith("optimizer-"):
+            continue
+        digest.update(
+            f"{file.name}:{known[file.name]['sha256'] if file.name in known else _sha256(file)}\n".encode()
+        )
+    return digest.hexdigest()
+
+
+def _latest(checkpoints: Path) -> Path:
+    pointer = checkpoints / "latest"
+    if not pointer.is_file():
+        raise UserError(f"{checkpoints.parent}: the run has no checkpoint yet; name a model that is finished")
+    return checkpoints / pointer.read_text().strip()
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = [
+            "config.json",
+            "generation_config.json",
+            "*.safetensors",
+            "tokenizer*",
+            "vocab.json",
+            "merges.txt",
+        ]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub's errors share no base class
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name}: no such directory, and not to be had from the hub ({reason})") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
