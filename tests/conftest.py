@@ -1,13 +1,18 @@
 """Fixtures for all tests. The parent of forked ranks must not start threads: one torch thread, set first."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import numpy as np
 import pytest
+
+from gpt2dist.data.manifest import Manifest, ShardRecord
+from gpt2dist.data.shards import ShardWriter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -31,3 +36,38 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
+    """Makes dataset directories of counting tokens: `make_dataset(train=[5000, 300], val=[90])`."""
+
+    def make(
+        name: str = "dataset", vocab_size: int = 50257, tokenizer: str = "a" * 64, **splits: list[int]
+    ) -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        records = []
+        for split, sizes in splits.items():
+            ids = np.arange(sum(sizes)) % vocab_size
+            for number, tokens in enumerate(np.split(ids, np.cumsum(sizes)[:-1])):
+                shard = f"{split}-{number:05}"
+                with ShardWriter(directory / shard, np.uint16) as writer:
+                    writer.add(tokens, np.array([len(tokens)]))
+                record = ShardRecord(shard, split, len(tokens), 1, 4 * len(tokens), len(tokens), writer.sha256)
+                records.append(record)
+        Manifest(
+            tokenizer_fingerprint=tokenizer,
+            vocab_size=vocab_size,
+            end_of_text_id=vocab_size - 1,
+            dtype="uint16",
+            options={},
+            sources={},
+            shards=tuple(records),
+            rejected=0,
+            repaired=0,
+            empty=0,
+        ).save(directory)
+        return directory
+
+    return make

@@ -1,12 +1,14 @@
 """What a token costs, and what a device could do: the two halves of model FLOPs utilisation."""
 
+import re
+
 from gpt2dist.model.shape import Shape
 
 FORMULA = "PaLM appendix B: 6 N + 12 L H Q T per token, without a causal discount or recomputation"
 
 PEAK_BF16_TFLOPS = {
-    # Dense bf16 (fp16 for V100 and T4), from the vendors' data sheets. Longer names first: "H100 PCIe"
-    # would otherwise be taken for the SXM part.
+    # Dense bf16 (fp16 for V100 and T4), from the vendors' data sheets. The first name that stands in a device's
+    # name counts: "H100 PCIe" comes before the SXM part.
     "H100 PCIe": 756,
     "H100": 989,
     "H200": 989,
@@ -36,7 +38,9 @@ def flops_per_token(shape: Shape, sequence_length: int) -> int:
 
 def peak_flops(device_name: str) -> float | None:
     """Peak dense bf16 FLOP/s of a GPU by its name; None where it is not known (never a guess)."""
+    if re.search(r"\b(Laptop|NVL)\b", device_name):  # slower parts that share their name with another
+        return None
     for name, tflops in PEAK_BF16_TFLOPS.items():
-        if name in device_name:
+        if re.search(rf"\b{name}\b", device_name):  # as a word: an L40 is no L4
             return tflops * 1e12
     return None
