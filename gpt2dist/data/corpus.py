@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ class Document:
     path: str
     line: int
     """1-based within the piece: see `line_in_file`."""
-    repaired: bool
+    size: int
+    """Bytes that it takes in the file."""
+    repaired: bool = False
     """Whether broken UTF-8 or lone surrogates in it were replaced by U+FFFD."""
 
 
@@ -66,6 +69,8 @@ class Rejected:
     path: str
     line: int
     """1-based within the piece: see `line_in_file`."""
+    size: int
+    """Bytes that it takes in the file."""
     reason: str
 
 
@@ -126,14 +131,20 @@ def read(piece: Piece, text_field: str = "text") -> Iterator[Document | Rejected
 
 def line_in_file(piece: Piece, line: int) -> int:
     """The 1-based number in its file of a line of a piece; reads the file up to the piece."""
-    before, left = 0, piece.start
-    with open(piece.path, "rb") as file:
+    return line + _lines_before(piece.path, piece.start)
+
+
+@lru_cache(maxsize=16)
+def _lines_before(path: str, start: int) -> int:
+    """Lines of a file that start before byte `start`."""
+    if start == 0:
+        return 0
+    count, left, block = 0, start, b""
+    with open(path, "rb") as file:
         while left > 0 and (block := file.read(min(left, 1 << 22))):
-            before += block.count(b"\n")
+            count += block.count(b"\n")
             left -= len(block)
-            ends_line = block.endswith(b"\n")
-    # A line that straddles the start belongs to the piece before and ends within this one's range.
-    return line + before + (1 if piece.start and not ends_line else 0)
+    return count + (not block.endswith(b"\n"))
 
 
 def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path]) -> list[Path]:
@@ -190,13 +201,15 @@ def _source(path: Path) -> SourceFile:
 def _read_text(piece: Piece) -> Document | Rejected:
     with open(piece.path, "rb") as file:
         data = file.read()
+    size = len(data)
     if b"\0" in data[:8192]:  # as git tells binary files; UTF-16 and UTF-32 have zero bytes too
-        return Rejected(piece.path, 1, "binary, or text in another encoding than UTF-8 (it has zero bytes)")
+        reason = "binary, or text in another encoding than UTF-8 (it has zero bytes)"
+        return Rejected(piece.path, 1, size, reason)
     data = data.removeprefix(_UTF8_MARK)
     try:
-        return Document(data.decode("utf-8"), piece.path, 1, repaired=False)
+        return Document(data.decode("utf-8"), piece.path, 1, size)
     except UnicodeDecodeError:
-        return Document(data.decode("utf-8", errors="replace"), piece.path, 1, repaired=True)
+        return Document(data.decode("utf-8", errors="replace"), piece.path, 1, size, repaired=True)
 
 
 def _lines(piece: Piece) -> Iterator[bytes]:
@@ -227,12 +240,13 @@ def _read_line(path: str, number: int, line: bytes, text_field: str) -> Document
         try:
             content = json.loads(decoded)
         except (ValueError, RecursionError) as error:
-            return Rejected(path, number, f"not JSON: {error}")
+            return Rejected(path, number, len(line), f"not JSON: {error}")
     text, reason = _field(content, text_field)
     if text is None:
-        return Rejected(path, number, reason)
+        return Rejected(path, number, len(line), reason)
     mended = _SURROGATE.sub(REPLACEMENT, text)
-    return Document(mended, path, number, repaired=mended != text or (broken and REPLACEMENT in text))
+    repaired = mended != text or (broken and REPLACEMENT in text)
+    return Document(mended, path, number, len(line), repaired)
 
 
 def _field(content: Any, name: str) -> tuple[str | None, str]:

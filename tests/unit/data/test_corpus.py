@@ -54,13 +54,13 @@ def test_discover_refuses(tmp_path, name, message):
 def test_text_file_is_one_document_byte_for_byte(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\r\ntwo\rthree\n\n")
-    assert list(read(whole(path, "text"))) == [Document("one\r\ntwo\rthree\n\n", str(path), 1, False)]
+    assert list(read(whole(path, "text"))) == [Document("one\r\ntwo\rthree\n\n", str(path), 1, 18)]
 
 
 def test_text_in_broken_utf8_is_repaired_and_binaries_are_rejected(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"caf\xe9!")
-    assert list(read(whole(path, "text"))) == [Document("caf\ufffd!", str(path), 1, True)]
+    assert list(read(whole(path, "text"))) == [Document("caf\ufffd!", str(path), 1, 5, repaired=True)]
     path.write_bytes("text".encode("utf-16"))
     (rejected,) = read(whole(path, "text"))
     assert isinstance(rejected, Rejected) and "another encoding than UTF-8" in rejected.reason

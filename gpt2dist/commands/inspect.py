@@ -1,0 +1,180 @@
+"""`gpt2dist inspect`: what a dataset directory holds."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from gpt2dist.data.manifest import Manifest, verify
+from gpt2dist.errors import UserError
+
+EPILOG = """\
+examples:
+  gpt2dist inspect dataset/                      sizes, options, where it came from
+  gpt2dist inspect dataset/ --verify             read all shards again and compare their hashes
+  gpt2dist inspect dataset/ --document 7         the text of the eighth document of train
+  gpt2dist inspect dataset/ --window 3 --sequence-length 1024 --stride 512 --split val
+                                                 the text of a window, and which of it is trained or scored there
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.epilog = EPILOG
+    parser.add_argument("dataset", metavar="DATASET", help="directory that `gpt2dist preprocess` made")
+    parser.add_argument("--verify", action="store_true", help="read every shard and compare hashes and counts")
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as one JSON object on standard output"
+    )
+    parser.add_argument("--split", default="train", help="where --document and --window look (default: train)")
+    parser.add_argument("--document", type=int, metavar="I", help="show document I of the split, counted from 0")
+    parser.add_argument("--window", type=int, metavar="I", help="show window I of the split, counted from 0")
+    parser.add_argument("--sequence-length", type=int, metavar="L", help="tokens in a window")
+    parser.add_argument(
+        "--stride", type=int, metavar="S", help="tokens from window to window (default: L, no overlap)"
+    )
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Shows what was asked for."""
+    if args.window is not None and args.sequence_length is None:
+        raise UserError("--window needs --sequence-length, and --stride where windows overlap")
+    manifest = Manifest.load(args.dataset)
+    result = summary(manifest)
+    if not args.json:
+        print(describe(manifest))
+    if args.verify:
+        _verify(manifest)
+        result["verified"] = True
+        if not args.json:
+            print("  verified: every shard is as it was written")
+    if args.document is not None:
+        result["document"] = show_document(manifest, args.split, args.document)
+        if not args.json:
+            print(f"\ndocument {args.document} of {args.split}: {result['document']['tokens']} tokens")
+            print(result["document"]["text"])
+    if args.window is not None:
+        window = show_window(manifest, args.split, args.window, args.sequence_length, args.stride)
+        result["window"] = window
+        if not args.json:
+            print(f"\n{describe_window(window)}")
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False))
+    return None
+
+
+def summary(manifest: Manifest) -> dict:
+    """What `--json` says of a dataset."""
+    content = asdict(manifest)
+    content["directory"] = str(manifest.directory)
+    content["fingerprint"] = manifest.fingerprint
+    content["totals"] = {split: asdict(manifest.totals(split)) for split in manifest.splits}
+    return content
+
+
+def describe(manifest: Manifest) -> str:
+    """The dataset in a few lines for people."""
+    lines = [str(manifest.directory)]
+    row = "  {:<8}{:>12}{:>18}{:>18}{:>13}{:>16}{:>8}".format
+    lines.append(row("split", "documents", "tokens", "bytes", "bytes/token", "words", "shards"))
+    for split in manifest.splits:
+        totals = manifest.totals(split)
+        counts = [f"{totals.documents:,}", f"{totals.tokens:,}", f"{totals.bytes:,}"]
+        ratio = f"{totals.bytes / totals.tokens:.2f}"
+        lines.append(row(split, *counts, ratio, f"{totals.words:,}", len(manifest.shards_of(split))))
+    left_out = f" (see {manifest.directory / 'rejected.jsonl'})" if manifest.rejected else ""
+    options = ", ".join(f"{name} {value}" for name, value in manifest.options.items())
+    lines += [
+        f"  documents rejected {manifest.rejected:,}{left_out}, repaired {manifest.repaired:,}, "
+        f"empty {manifest.empty:,}",
+        f"  vocabulary {manifest.vocab_size:,} as {manifest.dtype}, end-of-text {manifest.end_of_text_id}, "
+        f"tokenizer {manifest.tokenizer_fingerprint[:12]}",
+        f"  from {manifest.sources['files']:,} files of {manifest.sources['bytes']:,} bytes; {options}",
+        f"  fingerprint {manifest.fingerprint[:12]}",
+    ]
+    return "\n".join(lines)
+
+
+def show_document(manifest: Manifest, split: str, number: int) -> dict:
+    """Document `number` of a split.
+
+    Raises:
+        UserError: The split has no such document.
+    """
+    from gpt2dist.data.shards import Shard
+    from gpt2dist.data.tokenizer import Tokenizer
+
+    documents = manifest.totals(split).documents
+    if not 0 <= number < documents:
+        raise UserError(f"--document {number}: {split} has the documents 0 … {documents - 1}")
+    left = number
+    for record in manifest.shards_of(split):
+        if left < record.documents:
+            break
+        left -= record.documents
+    tokens = Shard(manifest.directory / record.name).document(left)
+    text = Tokenizer.load(manifest.directory).decode(tokens)
+    return {"split": split, "index": number, "shard": record.name, "tokens": len(tokens), "text": text}
+
+
+def show_window(manifest: Manifest, split: str, number: int, length: int, stride: int | None) -> dict:
+    """Window `number` of a split, its text parted where the targets that it owns begin.
+
+    Raises:
+        UserError: The split has no such window, or length and stride do not fit.
+    """
+    import numpy as np
+
+    from gpt2dist.data.stream import TokenStream
+    from gpt2dist.data.tokenizer import Tokenizer
+    from gpt2dist.data.windows import Windows
+
+    stride = length if stride is None else stride
+    stream = TokenStream.open(manifest, split)
+    if not 1 <= stride <= length:
+        raise UserError(f"--stride {stride}: must be between 1 and --sequence-length {length}")
+    if length >= len(stream):
+        raise UserError(f"--sequence-length {length}: {split} has {len(stream)} tokens; take less than that")
+    windows = Windows(tokens=len(stream), sequence_length=length, stride=stride)
+    if not 0 <= number < len(windows):
+        raise UserError(
+            f"--window {number}: {split} has the windows 0 … {len(windows) - 1} of that length and stride"
+        )
+    index = np.array([number])
+    start, owned_from = int(windows.starts(index)[0]), int(windows.owned_from(index)[0])
+    tokens = stream.read(np.array([start]), length + 1)[0]  # the inputs, and the last target
+    tokenizer = Tokenizer.load(manifest.directory)
+    return {
+        "split": split,
+        "index": number,
+        "windows": len(windows),
+        "start": start,
+        "sequence_length": length,
+        "stride": stride,
+        "owned_from": owned_from,
+        "context": tokenizer.decode(tokens[: owned_from + 1]),
+        "owned": tokenizer.decode(tokens[owned_from + 1 :]),
+    }
+
+
+def describe_window(window: dict) -> str:
+    """A window for people."""
+    start, length, owned_from = window["start"], window["sequence_length"], window["owned_from"]
+    return (
+        f"window {window['index']} of {window['windows']:,} of {window['split']}: reads the tokens {start:,} … "
+        f"{start + length - 1:,}, owns the targets {start + owned_from + 1:,} … {start + length:,}\n"
+        f"--- context ({owned_from + 1} tokens) ---\n{window['context']}\n"
+        f"--- owned ({length - owned_from} tokens) ---\n{window['owned']}"
+    )
+
+
+def _verify(manifest: Manifest) -> None:
+    from gpt2dist.monitoring.progress import Progress
+
+    files = [
+        manifest.directory / f"{record.name}.{kind}" for record in manifest.shards for kind in ("bin", "idx")
+    ]
+    total = sum(path.stat().st_size for path in files if path.is_file())
+    with Progress("verify", total, "B", scale=True) as progress:
+        verify(manifest, progress.advance)
+    sys.stderr.flush()

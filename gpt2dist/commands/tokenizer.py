@@ -1,0 +1,171 @@
+"""`gpt2dist tokenizer train` and `gpt2dist tokenizer import`."""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2dist.commands.preprocess import add_corpus_arguments, suffixes
+from gpt2dist.errors import UserError
+
+if TYPE_CHECKING:
+    from gpt2dist.data.corpus import SourceFile
+    from gpt2dist.data.tokenizer import Tokenizer
+
+TRAIN_EPILOG = """\
+An INPUT is a file, a directory (searched recursively) or a quoted glob such as 'books/**/*.txt'. DIR then loads
+with AutoTokenizer too. Run again with the same inputs, the command does nothing.
+
+examples:
+  gpt2dist tokenizer train corpus/ --vocab-size 8192 --output tokenizer/
+  gpt2dist tokenizer train shakespeare.txt --kind char --output tokenizer/
+"""
+
+IMPORT_EPILOG = """\
+example:
+  gpt2dist tokenizer import --vocab encoder.json --merges vocab.bpe --output gpt2-tokenizer/
+"""
+
+RECORD_NAME = "tokenizer_origin.json"
+"""What a tokenizer was made from, so that the same command knows it again."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the two actions and their options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    formatter = argparse.RawDescriptionHelpFormatter
+    summary = "train byte-level BPE, or a token per character, on a corpus"
+    train = actions.add_parser(
+        "train",
+        help=summary,
+        description=f"{summary.capitalize()}.",
+        epilog=TRAIN_EPILOG,
+        formatter_class=formatter,
+    )
+    add_corpus_arguments(train)
+    train.add_argument(
+        "--vocab-size",
+        type=int,
+        metavar="N",
+        help="entries, end-of-text included; at least 257 (for bpe, required)",
+    )
+    train.add_argument(
+        "--kind",
+        choices=("bpe", "char"),
+        default="bpe",
+        help="byte-level BPE as GPT-2's, or a token per character",
+    )
+    train.add_argument("--output", required=True, metavar="DIR", help="directory to make")
+    summary = "import GPT-2's vocabulary files"
+    importer = actions.add_parser(
+        "import", help=summary, description=f"{summary}.", epilog=IMPORT_EPILOG, formatter_class=formatter
+    )
+    importer.add_argument(
+        "--vocab", required=True, metavar="FILE", help="encoder.json (or vocab.json): token → id"
+    )
+    importer.add_argument("--merges", required=True, metavar="FILE", help="vocab.bpe (or merges.txt)")
+    importer.add_argument("--output", required=True, metavar="DIR", help="directory to make")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Makes the tokenizer, unless it is there."""
+    make, origin = _prepare_training(args) if args.action == "train" else _prepare_import(args)
+    output = Path(args.output)
+    if _is_there(output, origin):
+        _say(f"{output} was made from the same inputs with the same options: nothing to do")
+        return None
+    tokenizer = make()
+    tokenizer.save(output)
+    (output / RECORD_NAME).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    wanted = getattr(args, "vocab_size", None)
+    if wanted and tokenizer.vocab_size < wanted:
+        _say(f"the corpus is too small for {wanted} entries; it gave {tokenizer.vocab_size}")
+    _say(
+        f"{output}: {tokenizer.vocab_size:,} entries, end-of-text {tokenizer.end_of_text!r} is "
+        f"{tokenizer.end_of_text_id}, fingerprint {tokenizer.fingerprint[:12]}"
+    )
+    return None
+
+
+def _prepare_training(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"], dict]:
+    """What trains the tokenizer, and what it is trained from."""
+    if args.kind == "bpe" and args.vocab_size is None:
+        raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text or 50257 as GPT-2")
+    if args.kind == "char" and args.vocab_size is not None:
+        raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
+    from gpt2dist.data.corpus import discover
+    from gpt2dist.data.tokenizer import train_bpe, train_char
+
+    sources = discover(args.inputs, suffixes(args), exclude=(Path(args.output),))
+
+    def make() -> "Tokenizer":
+        # On a terminal the library draws its own bars, which also cover the merges.
+        own_bars = args.kind == "bpe" and sys.stderr.isatty()
+        texts = _texts(sources, args.text_field, not own_bars)
+        return train_char(texts) if args.kind == "char" else train_bpe(texts, args.vocab_size, own_bars)
+
+    files = "".join(f"{source.path} {source.size} {source.modified}\n" for source in sources)
+    origin = {
+        "action": "train",
+        "kind": args.kind,
+        "vocab_size": args.vocab_size,
+        "text_field": args.text_field,
+        "files": len(sources),
+        "files_sha256": hashlib.sha256(files.encode("utf-8", "surrogateescape")).hexdigest(),
+    }
+    return make, origin
+
+
+def _prepare_import(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"], dict]:
+    from gpt2dist.data.tokenizer import import_gpt2
+
+    hashes = {}
+    for name in ("vocab", "merges"):
+        path = Path(getattr(args, name))
+        if not path.is_file():
+            raise UserError(f"--{name} {path}: no such file")
+        hashes[f"{name}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return lambda: import_gpt2(args.vocab, args.merges), {"action": "import", **hashes}
+
+
+def _is_there(output: Path, origin: dict) -> bool:
+    """Whether this very tokenizer lies in `output`; another one there is refused."""
+    if not (output / "tokenizer.json").exists():
+        return False
+    record = output / RECORD_NAME
+    there = json.loads(record.read_bytes()) if record.is_file() else {}
+    if there == origin:
+        return True
+    different = [name for name in origin if there.get(name) != origin[name]]
+    raise UserError(
+        f"{output}: holds another tokenizer ({', '.join(different)} differ); "
+        "choose another --output, or remove this one to make it anew"
+    )
+
+
+def _texts(sources: list["SourceFile"], text_field: str, show: bool) -> Iterator[str]:
+    """The texts of a corpus, with progress over its bytes."""
+    from gpt2dist.data.corpus import Rejected, cut, read
+    from gpt2dist.monitoring.progress import Progress
+
+    documents, first = 0, None
+    with Progress("read", sum(source.size for source in sources), "B", scale=True, enabled=show) as progress:
+        for source in sources:
+            for piece in cut(source, max(source.size, 1)):
+                for item in read(piece, text_field):
+                    if isinstance(item, Rejected):
+                        first = first or item
+                    else:
+                        documents += 1
+                        yield item.text
+                    progress.advance(item.size)
+    if documents == 0:
+        why = f"; the first: {first.path}:{first.line}: {first.reason}" if first else ""
+        raise UserError(f"not one document of the corpus can be read{why}")
+
+
+def _say(text: str) -> None:
+    print(f"gpt2dist tokenizer: {text}", file=sys.stderr)

@@ -1,0 +1,360 @@
+"""The whole way from corpus to dataset directory, its independence of workers and interruptions, its refusals."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt2dist.data import prepare as prepare_module
+from gpt2dist.data import tasks as tasks_module
+from gpt2dist.data.manifest import Manifest, verify
+from gpt2dist.data.prepare import WorkerDiedError, prepare
+from gpt2dist.data.shards import Shard
+from gpt2dist.data.tasks import Job, TaskRunner, plan_tasks
+from gpt2dist.data.tokenizer import END_OF_TEXT, Tokenizer, import_gpt2, train_bpe, train_char
+from gpt2dist.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    train_bpe(["the quick brown fox jumps over the lazy dog " * 5], 280).save(directory)
+    return directory
+
+
+@pytest.fixture
+def small_tasks(monkeypatch):
+    """Many tasks from a small corpus; reaches tasks planned in this process, which is where they are planned."""
+    monkeypatch.setattr(tasks_module, "MIN_TASK_BYTES", 2000)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    directory = tmp_path / "corpus"
+    directory.mkdir()
+    lines = [json.dumps({"text": f"document {i} é " + "word " * (i % 40)}) for i in range(300)]
+    (directory / "a.jsonl").write_text("\n".join(lines) + "\n" + lines[0] + "\n")
+    for i in range(20):
+        (directory / f"text{i:02d}.txt").write_text(f"A text file, number {i}.\r\n" * (i + 1))
+    return directory
+
+
+def job(corpus, tokenizer, output, **options):
+    return Job(inputs=(str(corpus),), tokenizer=str(tokenizer), output=Path(output), **options)
+
+
+def content(directory):
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def documents(manifest, split):
+    tokenizer = Tokenizer.load(manifest.directory)
+    shards = [Shard(manifest.directory / record.name) for record in manifest.shards_of(split)]
+    return [tokenizer.decode(shard.document(i)) for shard in shards for i in range(shard.documents)]
+
+
+def test_every_document_comes_back_in_order(tmp_path, corpus, tokenizer):
+    manifest = prepare(job(corpus, tokenizer, tmp_path / "out"))
+    expected = [json.loads(line)["text"] for line in (corpus / "a.jsonl").read_text().splitlines()]
+    expected += [path.read_bytes().decode() for path in sorted(corpus.glob("*.txt"))]
+    assert documents(manifest, "train") == [text + END_OF_TEXT for text in expected]
+    totals = manifest.totals("train")
+    assert totals.documents == 321
+    assert totals.bytes == sum(len(text.encode()) for text in expected)
+    assert totals.words == sum(len(text.split()) for text in expected)
+    assert totals.tokens == sum(len(Shard(tmp_path / "out" / shard.name)) for shard in manifest.shards)
+    assert manifest == Manifest.load(tmp_path / "out")
+    assert sorted(content(tmp_path / "out")) == [
+        "manifest.json",
+        "rejected.jsonl",
+        "sources.jsonl",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "train-00000.bin",
+        "train-00000.idx",
+    ]
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_split_is_by_the_hash_of_the_content(tmp_path, corpus, tokenizer):
+    manifest = prepare(job(corpus, tokenizer, tmp_path / "out", val_fraction=0.3))
+    for split, wanted in (("train", False), ("val", True)):
+        for text in documents(manifest, split):
+            digest = hashlib.sha256(text.removesuffix(END_OF_TEXT).encode()).digest()
+            assert (int.from_bytes(digest[:8], "big") / 2**64 < 0.3) is wanted
+    train, val = documents(manifest, "train"), documents(manifest, "val")
+    assert not set(train) & set(val)
+    assert len(train) + len(val) == 321 and 60 < len(val) < 130
+    equal = [text for text in train + val if text.startswith("document 0 ")]
+    assert len(equal) == 2  # both copies, on one side
+
+
+def test_workers_and_interruptions_change_no_byte(tmp_path, corpus, tokenizer, small_tasks, monkeypatch):
+    options = {"val_fraction": 0.2, "shard_tokens": 400}
+    one = prepare(job(corpus, tokenizer, tmp_path / "one", **options))
+    assert len(one.shards) > 10
+    assert all(shard.tokens <= 400 or shard.documents == 1 for shard in one.shards)
+
+    prepare(job(corpus, tokenizer, tmp_path / "two", workers=2, **options))
+
+    runs = []
+    run = TaskRunner.run
+
+    def interrupted(self, task):
+        runs.append(task.number)
+        if len(runs) == 4:
+            (self._job.build / "tasks" / "00003").mkdir()
+            (self._job.build / "tasks" / "00003" / "train-00000.bin").write_bytes(b"half")
+            raise KeyboardInterrupt
+        run(self, task)
+
+    monkeypatch.setattr(TaskRunner, "run", interrupted)
+    resumed = job(corpus, tokenizer, tmp_path / "resumed", **options)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(resumed)
+    assert not (tmp_path / "resumed").exists()
+    (tmp_path / "resumed.partial" / "tasks" / "00001" / "train-00000.bin").write_bytes(b"")  # and a damaged one
+    said = []
+    prepare(resumed, say=said.append)
+    assert runs[:6] == [0, 1, 2, 3, 1, 3]
+    assert said == [f"goes on where it stopped: 2 of {len(set(runs))} parts are done"]
+
+    assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "resumed")
+
+
+def test_interrupted_while_files_get_their_names(tmp_path, corpus, tokenizer, small_tasks, monkeypatch):
+    prepare(job(corpus, tokenizer, tmp_path / "one"))
+    move, moves = prepare_module._move, []
+
+    def interrupted(source, target):
+        move(source, target)
+        moves.append(target)
+        if len(moves) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "_move", interrupted)
+    two = job(corpus, tokenizer, tmp_path / "two")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(two)
+    prepare(two)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_killed_and_run_again(tmp_path):
+    """A real process with real workers, killed with SIGKILL in the middle; its orphans end by themselves."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    word = " " + "".join(chr(97 + i * i % 26) for i in range(99))  # one token, so that megabytes take no time
+    train_bpe([word * 50], 360).save(tmp_path / "tokenizer")
+    for i in range(10):
+        (corpus / f"{i}.txt").write_text(f"{i}" + word * 41_000)  # two do not fit into one task
+    arguments = [
+        "preprocess",
+        str(corpus),
+        "--tokenizer",
+        str(tmp_path / "tokenizer"),
+        "--workers",
+        "2",
+        "--output",
+    ]
+    program = [sys.executable, "-m", "gpt2dist", *arguments]
+    process = subprocess.Popen([*program, str(tmp_path / "killed")], stderr=subprocess.PIPE)
+    tasks = tmp_path / "killed.partial" / "tasks"
+    deadline = time.monotonic() + 60
+    while not list(tasks.glob("*/done.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()  # ends when the last worker has closed standard error
+    assert not (tmp_path / "killed").exists()
+    again = subprocess.run([*program, str(tmp_path / "killed")], capture_output=True, text=True, check=True)
+    assert "goes on where it stopped" in again.stderr
+    prepare(job(corpus, tmp_path / "tokenizer", tmp_path / "whole"))
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def die(task):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_dead_worker_is_a_clear_failure(tmp_path, corpus, tokenizer, small_tasks, monkeypatch):
+    monkeypatch.setattr(prepare_module, "_run_task", die)
+    with pytest.raises(WorkerDiedError, match="run the same command again to go on"):
+        prepare(job(corpus, tokenizer, tmp_path / "out", workers=2))
+
+
+def test_tasks_depend_on_the_files_alone(corpus, small_tasks):
+    sources = prepare_module.discover([str(corpus)])
+    tasks = plan_tasks(sources)
+    assert [task.number for task in tasks] == list(range(len(tasks))) and len(tasks) > 5
+    assert sum(task.size for task in tasks) == sum(source.size for source in sources)
+
+
+def test_run_again_has_nothing_to_do(tmp_path, corpus, tokenizer):
+    first = prepare(job(corpus, tokenizer, tmp_path / "out"))
+    before = content(tmp_path / "out")
+    said = []
+    assert prepare(job(corpus, tokenizer, tmp_path / "out", workers=2), say=said.append) == first
+    assert "nothing to do" in said[0] and content(tmp_path / "out") == before
+
+
+def test_output_within_the_corpus_is_not_read(tmp_path, corpus, tokenizer):
+    first = prepare(job(corpus, tokenizer, corpus / "out"))
+    assert prepare(job(corpus, tokenizer, corpus / "out")) == first
+
+
+def test_output_that_holds_something_else_is_left_alone(tmp_path, corpus, tokenizer):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match=r"out: exists and is not a dataset directory; choose another --output"):
+        prepare(job(corpus, tokenizer, output))
+    shutil.rmtree(output)
+    output.mkdir()  # an empty one is fine
+    prepare(job(corpus, tokenizer, output))
+    with pytest.raises(UserError, match=r"out: holds another dataset: --val-fraction 0\.0 there, 0\.5 here"):
+        prepare(job(corpus, tokenizer, output, val_fraction=0.5))
+    (corpus / "new.txt").write_text("x")
+    with pytest.raises(UserError, match=r"another corpus \(1 new: .*new\.txt …\)"):
+        prepare(job(corpus, tokenizer, output))
+
+
+def test_unfinished_work_of_another_job_is_left_alone(tmp_path, corpus, tokenizer, monkeypatch):
+    monkeypatch.setattr(TaskRunner, "run", lambda self, task: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(job(corpus, tokenizer, tmp_path / "out"))
+    train_bpe(["x"], 257).save(tmp_path / "other")
+    with pytest.raises(UserError, match=r"unfinished work of another job: another tokenizer. Remove it \(rm -r "):
+        prepare(job(corpus, tmp_path / "other", tmp_path / "out"))
+    stranger = tmp_path / "stranger.partial"
+    stranger.mkdir()
+    (stranger / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="exists and is not the work of gpt2dist"):
+        prepare(job(corpus, tokenizer, tmp_path / "stranger"))
+
+
+def test_two_at_once_in_one_place(tmp_path, corpus, tokenizer, monkeypatch):
+    def second(self, task):
+        prepare(job(corpus, tokenizer, tmp_path / "out"))
+
+    monkeypatch.setattr(TaskRunner, "run", second)
+    with pytest.raises(UserError, match="another gpt2dist preprocess is at work here"):
+        prepare(job(corpus, tokenizer, tmp_path / "out"))
+
+
+def test_corpus_that_changes_under_way(tmp_path, corpus, tokenizer, monkeypatch):
+    run = TaskRunner.run
+
+    def change(self, task):
+        run(self, task)
+        (corpus / "text00.txt").write_text("changed")
+
+    monkeypatch.setattr(TaskRunner, "run", change)
+    with pytest.raises(UserError, match=r"the corpus changed while it was read; .*rm -r .*out\.partial"):
+        prepare(job(corpus, tokenizer, tmp_path / "out"))
+
+
+def test_rejected_repaired_and_empty(tmp_path, tokenizer, small_tasks):
+    path = tmp_path / "a.jsonl"
+    good = b'{"text": "fine, fine, fine, fine, fine"}\n'
+    path.write_bytes(good * 200 + b"{broken\n" + good * 200 + b'{"text": ""}\n{"text": "caf\xe9"}\n{"text": 1}\n')
+    manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.01))
+    assert (manifest.rejected, manifest.repaired, manifest.empty) == (2, 1, 1)
+    assert manifest.totals("train").documents == 401
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(line["file"], line["line"]) for line in lines] == [(str(path), 201), (str(path), 404)]
+    assert lines[0]["reason"].startswith("not JSON") and lines[1]["reason"] == "field 'text' is int, not a string"
+
+
+def test_too_many_rejected(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n' * 20 + '{"content": "x"}\n' * 5)
+    with pytest.raises(UserError) as caught:
+        prepare(job(path, tokenizer, tmp_path / "out"))
+    message = str(caught.value)
+    assert "5 of 25 documents cannot be read, more than --max-bad-fraction 0.001 allows" in message
+    for line in (21, 22, 23):
+        assert f"{path}:{line}: no field 'text'; its fields are 'content'" in message
+    assert "--text-field" in message and ":24:" not in message
+    manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
+    assert (manifest.rejected, manifest.totals("train").documents) == (5, 20)
+
+
+def test_wrong_text_field_fails_after_the_first_part(tmp_path, tokenizer, small_tasks, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"content": "some text of a document"}\n' * 2000)
+    runs, run = [], TaskRunner.run
+    monkeypatch.setattr(TaskRunner, "run", lambda self, task: (runs.append(task), run(self, task)))
+    with pytest.raises(UserError, match="cannot be read"):
+        prepare(job(path, tokenizer, tmp_path / "out"))
+    assert len(runs) < len(plan_tasks(prepare_module.discover([str(path)]))) / 2
+
+
+def test_character_that_the_tokenizer_lacks_rejects_the_document(tmp_path, small_tasks):
+    train_char(["abc "]).save(tmp_path / "char")
+    for number, text in enumerate(["abc", "a d c", "cab"]):
+        (tmp_path / f"{number}.txt").write_text(text)
+    manifest = prepare(job(f"{tmp_path}/*.txt", tmp_path / "char", tmp_path / "out", max_bad_fraction=0.5))
+    assert documents(manifest, "train") == ["abc" + END_OF_TEXT, "cab" + END_OF_TEXT]
+    (line,) = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["file"].endswith("1.txt")
+    assert json.loads(line)["reason"] == "'d' (U+0064) is not in the character-level tokenizer"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"val_fraction": 1.0}, r"--val-fraction 1\.0: must be at least 0 and below 1"),
+        ({"val_fraction": -0.1}, r"--val-fraction -0\.1"),
+        ({"max_bad_fraction": 2.0}, r"--max-bad-fraction 2\.0: must be between 0 and 1"),
+        ({"workers": 0}, "--workers 0: must be at least 1"),
+        ({"shard_tokens": 0}, "--shard-tokens 0: must be at least 1"),
+    ],
+)
+def test_options_out_of_range(tmp_path, corpus, tokenizer, options, message):
+    with pytest.raises(UserError, match=message):
+        prepare(job(corpus, tokenizer, tmp_path / "out", **options))
+
+
+def test_nothing_to_train_on(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("a text")
+    with pytest.raises(UserError, match=r"no documents to train on; all 1 fell into val: lower --val-fraction"):
+        prepare(job(tmp_path / "a.txt", tokenizer, tmp_path / "out", val_fraction=0.9999))
+    (tmp_path / "b.txt").write_text("")
+    with pytest.raises(UserError, match="no documents to train on; the corpus has only empty"):
+        prepare(job(tmp_path / "b.txt", tokenizer, tmp_path / "empty"))
+
+
+def test_verify_names_the_damaged_files(tmp_path, corpus, tokenizer, small_tasks):
+    manifest = prepare(job(corpus, tokenizer, tmp_path / "out"))
+    verify(manifest)
+    path = tmp_path / "out" / "train-00001.bin"
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+    (tmp_path / "out" / "train-00002.idx").unlink()
+    with pytest.raises(
+        UserError, match=r"train-00001\.bin: its content differs[^\n]*\n.*train-00002\.idx: missing$"
+    ):
+        verify(manifest)
+
+
+def test_wikitext_as_one_document_is_287644_tokens_and_end_of_text(tmp_path, shared_data):
+    import_gpt2(shared_data / "encoder.json", shared_data / "vocab.bpe").save(tmp_path / "gpt2")
+    lines = (shared_data / "wikitext2.test.raw").read_bytes().decode().splitlines(keepends=True)
+    # As everybody's GPT-2 evaluation joins it: Hugging Face has a row per line, an empty one for a blank line.
+    joined = "\n\n".join(line if line.strip() else "" for line in lines)
+    source = tmp_path / "wikitext.txt"
+    source.write_bytes(joined.encode())
+    manifest = prepare(job(source, tmp_path / "gpt2", tmp_path / "out"))
+    shard = Shard(tmp_path / "out" / "train-00000")
+    assert manifest.totals("train").tokens == len(shard) == 287_644 + 1
+    assert shard.tokens[-1] == 50256 and manifest.dtype == "uint16"
+    assert manifest.totals("train").bytes == source.stat().st_size
