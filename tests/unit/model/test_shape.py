@@ -66,8 +66,17 @@ def test_peak_of_known_devices(device, tflops):
 
 @pytest.mark.parametrize(
     "device",
-    ["cpu", "", "NVIDIA L40", "NVIDIA T400 4GB", "NVIDIA RTX A4000", "NVIDIA RTX A1000", "NVIDIA GH200 480GB"]
-    + ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 NVL"],
+    [
+        "cpu",
+        "",
+        "NVIDIA L40",
+        "NVIDIA T400 4GB",
+        "NVIDIA RTX A4000",
+        "NVIDIA RTX A1000",
+        "NVIDIA GH200 480GB",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA H100 NVL",
+    ],
 )
 def test_peak_is_never_guessed(device):
     assert peak_flops(device) is None
