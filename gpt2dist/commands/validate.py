@@ -146,7 +146,7 @@ def _data(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
             f"{plan.windows:,} per epoch, {plan.sequence_length:,} tokens each, one every {plan.stride:,}",
         ),
         ("loss on", f"{config.data.loss_on}: {counted[config.data.loss_on]}"),
-        ("passes", f"{plan.epochs:.3g} epochs; each token is trained on {plan.times_seen:.3g} times"),
+        ("passes", f"{_amount(plan.epochs)} epochs; each token is trained on {_amount(plan.times_seen)} times"),
     ]
 
 
@@ -216,6 +216,10 @@ def _validation(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _amount(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _bytes(number: float) -> str:
