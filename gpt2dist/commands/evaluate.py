@@ -156,8 +156,8 @@ def _report(result: dict[str, Any], args: argparse.Namespace) -> None:
         "bits per byte": f"{result['bits_per_byte']:.5f}",
         "loss": f"{result['loss']:.6f} nats per token",
         "Σ nll": f"{result['nll_sum']!r} nats",
-        "targets": f"{result['targets']:,} in {result['windows']:,} windows of {result['sequence_length']} tokens, "
-        f"stride {result['stride']}, prefix {result['prefix']}",
+        "targets": f"{result['targets']:,} in {result['windows']:,} windows of {result['sequence_length']} "
+        f"tokens, stride {result['stride']}, prefix {result['prefix']}",
         "text": f"{result['bytes']:,} bytes, {result['words']:,} words ({result['split']} of {args.data})",
         "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {result['world_size']} process(es)",
     }

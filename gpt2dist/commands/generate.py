@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     sys.stdout.flush()
 
 
-def _sampling(args: argparse.Namespace):  # noqa: ANN202 - Sampling, which is imported late
+def _sampling(args: argparse.Namespace):
     from gpt2dist.errors import UserError
 
     bounds = {

@@ -1,5 +1,7 @@
 """Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
+import contextlib
+import io
 import sys
 import time
 from typing import Any
@@ -8,6 +10,9 @@ from tqdm import tqdm
 
 PLAIN_LINE_SECONDS = 10.0
 """Least time between two plain lines, so that the log of a week-long job stays readable."""
+
+
+PLAIN_FORMAT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class Progress:
@@ -38,13 +43,12 @@ class Progress:
             unit=unit,
             initial=initial,
             unit_scale=scale,
-            dynamic_ncols=True,
-            file=sys.stderr,
+            dynamic_ncols=not self._plain,
+            mininterval=0.2,
             disable=not enabled,
-            # Without a terminal the bar only computes: its text is printed as plain lines below.
-            gui=False,
-            bar_format=None,
-            mininterval=float("inf") if self._plain else 0.2,
+            # Without a terminal tqdm only keeps the count and the time; its text is printed below, line by line.
+            file=io.StringIO() if self._plain else sys.stderr,
+            bar_format=PLAIN_FORMAT if self._plain else None,
         )
         self._details: dict[str, str] = {}
         self._last_line = time.monotonic()
@@ -72,17 +76,16 @@ class Progress:
         """Prints a line of text without tearing the bar."""
         if self._bar.disable:
             return
-        with tqdm.external_write_mode(file=sys.stderr):
+        with contextlib.nullcontext() if self._plain else tqdm.external_write_mode(file=sys.stderr):
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Shows the final state and ends the display."""
         if self._plain and not self._bar.disable:
             self._print_line()
-            self._bar.disable = True  # keeps tqdm from drawing its bar at close
         self._bar.close()
 
     def _print_line(self) -> None:
         self._bar.set_postfix(self._details, refresh=False)
-        print(self._bar, file=sys.stderr, flush=True)
+        print(str(self._bar).strip(), file=sys.stderr, flush=True)
         self._last_line = time.monotonic()

@@ -17,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import deepspeed
-    from deepspeed.accelerator import get_accelerator
+if not torch.cuda.is_available():
+    # DeepSpeed would find that out itself, with a warning. Never set where there is a GPU: it would be left out.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+from deepspeed.accelerator import get_accelerator
 
 from gpt2dist.config import Config
 from gpt2dist.data.loader import MicroBatch, StepBatch

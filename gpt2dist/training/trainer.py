@@ -240,8 +240,8 @@ class Trainer:
         if state.dataset != dataset.fingerprint:
             raise UserError(
                 f"data.train: {dataset.directory} is not the dataset that {path} was trained on "
-                f"(fingerprint {dataset.fingerprint[:12]}, was {state.dataset[:12]}); give that one back, or start "
-                "a new run in another run.output_dir"
+                f"(fingerprint {dataset.fingerprint[:12]}, was {state.dataset[:12]}); give that one back, or "
+                "start a new run in another run.output_dir"
             )
         changed = [key for key, value in self._order().items() if state.order.get(key) != value]
         if changed:
