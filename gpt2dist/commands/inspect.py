@@ -40,26 +40,23 @@ def run(args: argparse.Namespace) -> int | None:
     if args.window is not None and args.sequence_length is None:
         raise UserError("--window needs --sequence-length, and --stride where windows overlap")
     manifest = Manifest.load(args.dataset)
-    result = summary(manifest)
-    if not args.json:
-        print(describe(manifest))
+    result, texts = summary(manifest), [describe(manifest)]
     if args.verify:
         _verify(manifest)
         result["verified"] = True
-        if not args.json:
-            print("  verified: every shard is as it was written")
+        texts.append("  verified: every shard is as it was written")
     if args.document is not None:
-        result["document"] = show_document(manifest, args.split, args.document)
-        if not args.json:
-            print(f"\ndocument {args.document} of {args.split}: {result['document']['tokens']} tokens")
-            print(result["document"]["text"])
+        result["document"] = document = show_document(manifest, args.split, args.document)
+        texts.append(
+            f"\ndocument {args.document} of {args.split}, {document['tokens']} tokens:\n{document['text']}"
+        )
     if args.window is not None:
-        window = show_window(manifest, args.split, args.window, args.sequence_length, args.stride)
-        result["window"] = window
-        if not args.json:
-            print(f"\n{describe_window(window)}")
+        result["window"] = show_window(manifest, args.split, args.window, args.sequence_length, args.stride)
+        texts.append(f"\n{describe_window(result['window'])}")
     if args.json:
         print(json.dumps(result, ensure_ascii=False))
+    else:
+        print("\n".join(texts), file=sys.stderr)
     return None
 
 
@@ -177,4 +174,3 @@ def _verify(manifest: Manifest) -> None:
     total = sum(path.stat().st_size for path in files if path.is_file())
     with Progress("verify", total, "B", scale=True) as progress:
         verify(manifest, progress.advance)
-    sys.stderr.flush()
