@@ -29,6 +29,7 @@ OWNERS = {
     **dict.fromkeys(("bf16", "fp16", "torch_autocast", "data_types"), "precision"),
 }
 """Which key of ours a DeepSpeed key is made from."""
+OURS = "is set by gpt2dist itself; remove it here"
 
 
 @dataclass(frozen=True)
@@ -335,8 +336,9 @@ class _Check:
                 "unscaled); set zero.stage to 1, 2 or 3",
             )
         for key in conflicts(self.config):
-            owner = OWNERS.get(key.split(".")[0], "the keys above zero.deepspeed")
-            yield Problem(f"zero.deepspeed.{key}", f"is made from {owner}; remove it here and set that")
+            owner = OWNERS.get(key.split(".")[0])
+            way_out = f"is made from {owner}; remove it here and set that" if owner else OURS
+            yield Problem(f"zero.deepspeed.{key}", way_out)
 
     def _monitoring(self) -> Iterator[Problem]:
         samples = self.config.monitoring.samples

@@ -5,7 +5,6 @@ import pytest
 from gpt2dist.config import Config, Problem, raise_problems, read
 from gpt2dist.errors import UserError
 
-
 OPTIMIZER_KEYS = "lr, betas, eps, weight_decay, clip_grad_norm"
 
 
