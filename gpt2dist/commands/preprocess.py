@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int | None:
     print(describe(manifest), file=sys.stderr)
     if display.worked:
         seconds = time.monotonic() - start
-        rate = f"{display.worked / seconds / 1e6:.1f} MB/s, {job.workers} workers"
+        rate = f"{display.worked / seconds / 1e6:.1f} MB/s with {job.workers} worker{'s' * (job.workers > 1)}"
         print(f"  read {display.worked / 1e6:,.1f} MB in {seconds:.1f} s ({rate})", file=sys.stderr)
     return None
 

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train = actions.add_parser(
         "train",
         help=summary,
-        description=f"{summary.capitalize()}.",
+        description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=TRAIN_EPILOG,
         formatter_class=formatter,
     )
@@ -61,7 +61,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--output", required=True, metavar="DIR", help="directory to make")
     summary = "import GPT-2's vocabulary files"
     importer = actions.add_parser(
-        "import", help=summary, description=f"{summary}.", epilog=IMPORT_EPILOG, formatter_class=formatter
+        "import",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=IMPORT_EPILOG,
+        formatter_class=formatter,
     )
     importer.add_argument(
         "--vocab", required=True, metavar="FILE", help="encoder.json (or vocab.json): token → id"

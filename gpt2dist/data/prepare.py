@@ -93,7 +93,7 @@ def prepare(
     if (finished := _finished(job, plan, listing)) is not None:
         say(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return finished
-    with _open_build(job, plan, listing):
+    with _open_build(job, plan, listing), _nothing_kept_of_nothing(job):
         tokenizer.save(job.build / "tokenizer")
         tasks = plan_tasks(sources)
         if not _dataset(job).exists():
@@ -163,6 +163,20 @@ def _open_build(job: Job, plan: dict[str, Any], listing: str) -> Iterator[None]:
             write_durably(job.build / "sources.jsonl", listing)
             write_durably(path, json.dumps(plan))
         yield
+
+
+class _NothingReadable(UserError):
+    """Not one document could be read."""
+
+
+@contextmanager
+def _nothing_kept_of_nothing(job: Job) -> Iterator[None]:
+    """Lets a job that read no document leave nothing behind, so that the mended command just runs."""
+    try:
+        yield
+    except _NothingReadable:
+        shutil.rmtree(job.build)
+        raise
 
 
 def _differences(directory: Path, there: dict[str, Any], here: dict[str, Any], listing: str) -> list[str]:
@@ -329,7 +343,7 @@ def _check_first_yield(job: Job, tasks: list[Task], counts: Counts, total: int) 
     """Fails early where not one document could be read so far, as with a wrong --text-field."""
     enough = max(job.max_bad_fraction, 1 / 64) * total
     if counts.rejected and not counts.documents and counts.bytes > enough and job.max_bad_fraction < 1:
-        raise UserError(_too_many(job, tasks, counts.rejected, counts.rejected))
+        raise _too_many(job, tasks, counts.rejected, counts.rejected)
 
 
 def _check_yield(job: Job, tasks: list[Task]) -> None:
@@ -338,7 +352,7 @@ def _check_yield(job: Job, tasks: list[Task]) -> None:
     rejected = sum(result.rejected for result in results)
     seen = rejected + sum(result.documents + result.empty for result in results)
     if rejected > job.max_bad_fraction * seen:
-        raise UserError(_too_many(job, tasks, rejected, seen))
+        raise _too_many(job, tasks, rejected, seen)
     if not any(record.split == "train" for result in results for record in result.shards):
         documents = sum(result.documents for result in results)
         way_out = (
@@ -349,18 +363,22 @@ def _check_yield(job: Job, tasks: list[Task]) -> None:
         raise UserError(f"no documents to train on; {way_out} (and rm -r {job.build})")
 
 
-def _too_many(job: Job, tasks: list[Task], rejected: int, seen: int) -> str:
+def _too_many(job: Job, tasks: list[Task], rejected: int, seen: int) -> UserError:
     examples: list[dict[str, Any]] = []
     for task in tasks:
         if len(examples) < 3 and load_result(job, task):
             with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
                 examples += [json.loads(line) for line in islice(file, 3 - len(examples))]
     shown = "".join(f"\n  {item['file']}:{item['line']}: {item['reason']}" for item in examples)
-    return (
-        f"{rejected} of {seen} documents cannot be read, more than --max-bad-fraction {job.max_bad_fraction} "
+    problem = (
+        f"{rejected:,} of {seen:,} documents cannot be read, more than --max-bad-fraction {job.max_bad_fraction} "
         f"allows. The first:{shown}\n"
-        f"Mend them; or name the field with --text-field, after rm -r {job.build}; "
-        "or leave them out with a larger --max-bad-fraction, which goes on from here"
+    )
+    if rejected == seen:
+        return _NothingReadable(f"{problem}Name the field of the text with --text-field, or check the inputs")
+    return UserError(
+        f"{problem}Leave them out with a larger --max-bad-fraction, which goes on from here; or mend them, "
+        f"remove the unfinished work (rm -r {job.build}) and run the command again"
     )
 
 

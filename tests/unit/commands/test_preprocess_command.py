@@ -66,7 +66,7 @@ def test_preprocess_says_what_it_made(gpt2dist, dataset, corpus):
         "bytes/token",
         "words",
         "rejected 0",
-        "MB/s, 1 workers",
+        "MB/s with 1 worker",
     ):
         assert part in dataset
     again = ("--suffix", ".py", "--tokenizer", "tok", "--val-fraction", 0.2, "--output", "data")

@@ -54,7 +54,7 @@ def test_discover_refuses(tmp_path, name, message):
 def test_text_file_is_one_document_byte_for_byte(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\r\ntwo\rthree\n\n")
-    assert list(read(whole(path, "text"))) == [Document("one\r\ntwo\rthree\n\n", str(path), 1, 18)]
+    assert list(read(whole(path, "text"))) == [Document("one\r\ntwo\rthree\n\n", str(path), 1, 16)]
 
 
 def test_text_in_broken_utf8_is_repaired_and_binaries_are_rejected(tmp_path):

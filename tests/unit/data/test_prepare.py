@@ -180,6 +180,21 @@ def test_killed_and_run_again(tmp_path):
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
+def test_ctrl_c_stops_all_workers_and_keeps_what_is_done(tmp_path):
+    train_bpe(["some words"], 257).save(tmp_path / "tokenizer")
+    (tmp_path / "b.jsonl").write_text((json.dumps({"text": "some words " * 20}) + "\n") * 100_000)
+    program = [sys.executable, "-m", "gpt2dist", "preprocess", str(tmp_path / "b.jsonl"), "--workers", "2"]
+    program += ["--tokenizer", str(tmp_path / "tokenizer"), "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list((tmp_path / "out.partial" / "tasks").glob("*/*.bin.*.tmp")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted; run the same command again to go on" in error and "Traceback" not in error
+
+
 def die(task):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -282,7 +297,7 @@ def test_too_many_rejected(tmp_path, tokenizer):
     assert "5 of 25 documents cannot be read, more than --max-bad-fraction 0.001 allows" in message
     for line in (21, 22, 23):
         assert f"{path}:{line}: no field 'text'; its fields are 'content'" in message
-    assert "--text-field" in message and ":24:" not in message
+    assert "larger --max-bad-fraction" in message and ":24:" not in message
     manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
     assert (manifest.rejected, manifest.totals("train").documents) == (5, 20)
 
@@ -293,7 +308,8 @@ def test_wrong_text_field_fails_after_the_first_part(tmp_path, tokenizer, small_
     runs, run = [], TaskRunner.run
     monkeypatch.setattr(TaskRunner, "run", lambda self, task: (runs.append(task), run(self, task)))
     with pytest.raises(UserError, match="cannot be read"):
-        prepare(job(path, tokenizer, tmp_path / "out"))
+        prepare(job(path, tokenizer, tmp_path / "out", workers=1))
+    assert not (tmp_path / "out.partial").exists()  # so that the mended command just runs
     assert len(runs) < len(plan_tasks(prepare_module.discover([str(path)]))) / 2
 
 
