@@ -125,9 +125,8 @@ def render(sections: Table) -> str:
 
 def _model(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
     shape = plan.shape
-    sizes = (
-        f"{shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, context of {shape.context_length:,}"
-    )
+    blocks = f"{_count(shape.n_layer, 'layer')}, {_count(shape.n_head, 'head')}, {shape.n_embd:,} wide"
+    sizes = f"{blocks}, context of {_count(shape.context_length, 'token')}"
     return [
         ("shape", f"{sizes} ({config.model.preset})" if config.model.preset else sizes),
         ("parameters", f"{shape.parameters:,}"),

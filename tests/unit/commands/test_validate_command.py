@@ -1,0 +1,151 @@
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gpt2dist.commands import validate
+from gpt2dist.config import read
+from gpt2dist.errors import UserError
+
+RUN = """
+run: {{name: trial, stop_after_steps: 1}}
+model: {{preset: gpt2-124m}}
+data:
+  train: [{{path: {dataset}}}]
+  validation: [{{name: held-out, path: {dataset}}}]
+  stride: 1024
+  loss_on: new
+batch: {{global_batch_size: 16, micro_batch_size: 2}}
+optimizer: {{lr: 1e-3}}
+schedule: {{total_steps: 100, warmup_steps: 10, kind: linear, min_lr_ratio: 0}}
+checkpoint: {{every_steps: 50, keep_last: 3}}
+evaluation: {{every_steps: 25, stride: 512}}
+zero: {{stage: 2}}
+precision: bf16
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path, make_dataset) -> Path:
+    path = tmp_path / "trial.yaml"
+    path.write_text(RUN.format(dataset=make_dataset(train=[20_000, 481], val=[3000])))
+    return path
+
+
+def validate_with(*words: str) -> None:
+    parser = argparse.ArgumentParser()
+    validate.configure(parser)
+    validate.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
+    validate_with(run_file, "--world-size", "4")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    # 20,480 targets in 20 disjoint windows; 100 steps of 16 are 80 epochs
+    head, *lines = captured.err.splitlines()
+    assert head == f"{run_file}: right, for 4 ranks"
+    # The columns are two spaces or more apart.
+    assert [re.split(" {2,}", line) for line in lines] == [
+        ["model", "shape", "12 layers, 12 heads, 768 wide, context of 1,024 tokens (gpt2-124m)"],
+        ["", "parameters", "124,439,808"],
+        ["", "vocabulary", "50,257, padded to 50,304 in memory"],
+        ["data", "dataset", f"{tmp_path / 'dataset'}"],
+        ["", "size", "20,481 tokens, 2 documents"],
+        ["", "windows", "20 per epoch, 1,024 tokens each, one every 1,024"],
+        ["", "loss on", "new: targets that no earlier window had"],
+        ["", "passes", "80 epochs; each token is trained on 80 times"],
+        ["batch", "windows", "16 per step = 2 micro × 2 accumulation × 4 world"],
+        ["", "targets", "16,384 per step"],
+        ["schedule", "steps", "100, of which 10 warmup, then linear"],
+        ["", "lr at step 0", "0.0001"],
+        ["", "lr at step 9", "0.001"],
+        ["", "lr at step 50", "0.000544"],
+        ["", "lr at step 99", "0"],
+        ["", "leaves early", "after 1 step"],
+        ["compute", "precision", "bf16"],
+        ["", "ZeRO", "stage 2"],
+        # 100 × 16 × 1024 tokens × (6 × 123,653,376 + 113,246,208)
+        ["", "FLOPs", "1.4e+15 in all"],
+        ["", "PaLM appendix B: 6 N + 12 L H Q T per token, without a causal discount or recomputation"],
+        ["checkpoints", "directory", "runs/trial/checkpoints"],
+        ["", "written", "every 50 steps and at the end"],
+        ["", "size", "1.49 GB each; the newest 3 kept: 4.48 GB"],
+        ["validation", "scored", "every 25 steps and at the end, with one window every 512 tokens"],
+        ["", "eval/held-out", f"{tmp_path / 'dataset'}, split val: 3,000 tokens, 1 document"],
+    ]
+
+
+def test_columns_are_aligned():
+    sections = {"model": [("shape", "tiny"), ("parameters", "9")], "longer name": [("", "more")]}
+    assert validate.render(sections).splitlines() == [
+        "model        shape       tiny",
+        "             parameters  9",
+        "longer name              more",
+    ]
+
+
+def test_programs_read_the_plan_on_standard_output(run_file, tmp_path, capsys):
+    validate_with(run_file, "--world-size", "4", "--json")
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    result = json.loads(captured.out)
+    assert set(result) == {"config", "plan"}
+    plan = result["plan"]
+    expected = {
+        "world_size": 4,
+        "accumulation": 2,
+        "parameters": 124_439_808,
+        "padded_vocab_size": 50_304,
+        "tokens": 20_481,
+        "documents": 2,
+        "windows": 20,
+        "targets_per_epoch": 20_480,
+        "targets_per_step": 16_384.0,
+        "total_steps": 100,
+        "epochs": 80.0,
+        "times_seen": 80.0,
+        "evaluation_stride": 512,
+        "total_flops": 1_638_400.0 * (6 * 123_653_376 + 113_246_208),
+        "checkpoint_bytes": 12 * 124_439_808,
+        "checkpoints_kept": 3,
+    }
+    assert {key: plan[key] for key in expected} == expected
+    assert plan["learning_rates"] == pytest.approx({"0": 1e-4, "9": 1e-3, "50": 1e-3 * 49 / 90, "99": 0})
+    dataset = str(tmp_path / "dataset")
+    assert plan["validation"] == [
+        {"name": "held-out", "dataset": dataset, "split": "val", "tokens": 3000, "documents": 1}
+    ]
+
+
+def test_the_configuration_in_json_is_one_that_validates(run_file, tmp_path, capsys):
+    validate_with(run_file, "optimizer.lr=5e-4", "--json")
+    again = tmp_path / "trial.json.yaml"
+    again.write_text(json.dumps(json.loads(capsys.readouterr().out)["config"]))
+    assert read(again) == read(run_file, ["optimizer.lr=5e-4"])
+
+
+def test_a_run_with_little_in_it(tmp_path, make_dataset, capsys):
+    path = tmp_path / "small.yaml"
+    path.write_text(f"data: {{train: [{{path: {make_dataset(train=[9])}}}]}}\nschedule: {{total_steps: 1}}")
+    validate_with(path, "model={n_layer: 1, n_head: 1, n_embd: 1, context_length: 8}", "run.output_dir=out")
+    text = re.sub(" {2,}", "  ", capsys.readouterr().err)
+    assert "right, for 1 rank\n" in text
+    assert "1 layer, 1 head, 1 wide, context of 8 tokens\n" in text
+    assert "size  9 tokens, 1 document\n" in text
+    assert "written  at the end\n" in text
+    assert "size  604 kB each" in text  # 12 × (50,257 + 8 + 25 + 2)
+    assert text.endswith("validation  sets  none\n")
+
+
+def test_many_passes_are_written_out(run_file, capsys):
+    validate_with(run_file, "schedule.total_steps=1e6")
+    assert "800,000 epochs; each token is trained on 800,000 times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("world_size", ["0", "-2"])
+def test_a_world_without_ranks_is_refused(run_file, world_size):
+    with pytest.raises(UserError, match=f"--world-size {world_size}: must be at least 1"):
+        validate_with(run_file, "--world-size", world_size)

@@ -1,0 +1,125 @@
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+
+from gpt2dist import __version__, cli
+from gpt2dist.errors import UserError
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "numpy",
+    "datasets",
+    "tokenizers",
+    "pydantic",
+    "yaml",
+    "tensorboard",
+)
+
+
+def gpt2dist(*words: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *flags, "-m", "gpt2dist", *words], capture_output=True, text=True)
+
+
+def imported(importtime: str) -> set[str]:
+    """The top-level packages in what `python -X importtime` printed."""
+    return {name.split(".")[0] for name in re.findall(r"^import time:.*\| +(\S+)$", importtime, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("words", [(), *((verb,) for verb in cli.VERBS)], ids=" ".join)
+def test_help_is_there_and_imports_nothing_heavy(words):
+    done = gpt2dist(*words, "--help", flags=("-X", "importtime"))
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: gpt2dist {' '.join(words)}".rstrip())
+    assert "gpt2dist" in imported(done.stderr)
+    assert imported(done.stderr) & set(HEAVY) == set()
+
+
+def test_validate_imports_no_torch(tmp_path):
+    (tmp_path / "run.yaml").write_text("run: {name: x}")
+    done = gpt2dist("validate", str(tmp_path / "run.yaml"), flags=("-X", "importtime"))
+    assert done.returncode == 2
+    assert "yaml" in imported(done.stderr)
+    assert imported(done.stderr) & {"torch", "transformers", "deepspeed", "datasets", "tokenizers"} == set()
+
+
+def test_every_verb_is_listed_with_what_it_does():
+    text = gpt2dist("--help").stdout
+    for verb, summary in cli.VERBS.items():
+        assert re.search(rf"^ +{verb}\s+{re.escape(summary.split()[0])}", text, re.MULTILINE)
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--version"])
+    assert (exit_.value.code, capsys.readouterr().out) == (0, f"gpt2dist {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: VERB"),
+        (["trane"], "invalid choice: 'trane'"),
+        (["validate"], "the following arguments are required: CONFIG"),
+        (["validate", "run.yaml", "--wrold-size", "2"], "unrecognized arguments: --wrold-size"),
+        (["inspect", "a", "b"], "unrecognized arguments: b"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(words, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(words)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_wrong_input_is_one_message_without_a_traceback(tmp_path):
+    missing = tmp_path / "none.yaml"
+    done = gpt2dist("validate", str(missing))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"gpt2dist validate: {missing}: No such file or directory; give the path of a YAML run file\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [(None, 0), (0, 0), (1, 1), (UserError("lr: wrong"), 2), (KeyboardInterrupt(), 1), (BrokenPipeError(), 0)],
+)
+def test_exit_codes(monkeypatch, result, code):
+    def run(args):
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    monkeypatch.setattr("gpt2dist.commands.validate.run", run)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # a broken pipe closes it
+    assert cli.main(["validate", "run.yaml"]) == code
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    def run(args):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("gpt2dist.commands.validate.run", run)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["validate", "run.yaml"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run.yaml", "a.b=1", "c.d=2", "--world-size", "3"],
+        ["run.yaml", "--world-size", "3", "a.b=1", "c.d=2"],
+        ["run.yaml", "a.b=1", "--world-size", "3", "c.d=2"],
+        ["--world-size", "3", "run.yaml", "a.b=1", "c.d=2"],
+    ],
+)
+def test_overrides_may_stand_before_and_behind_options(monkeypatch, words):
+    seen = []
+    monkeypatch.setattr("gpt2dist.commands.validate.run", seen.append)
+    assert cli.main(["validate", *words]) == 0
+    assert (str(seen[0].config), seen[0].overrides, seen[0].world_size) == ("run.yaml", ["a.b=1", "c.d=2"], 3)
