@@ -71,3 +71,24 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
         return directory
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset directory of made-up sentences: about 10,000 training tokens, 300 ids, a val split."""
+    import random
+
+    from gpt2dist.data.prepare import prepare
+    from gpt2dist.data.tasks import Job
+    from gpt2dist.data.tokenizer import train_bpe
+
+    home = tmp_path_factory.mktemp("tiny")
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijkl", k=draw.randint(2, 7))) for _ in range(60)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(20, 120))) + "." for _ in range(150)]
+    (home / "corpus").mkdir()
+    for number, text in enumerate(texts):
+        (home / "corpus" / f"{number:03d}.txt").write_text(text)
+    train_bpe(texts, 300).save(home / "tokenizer")
+    prepare(Job((str(home / "corpus"),), str(home / "tokenizer"), home / "dataset", val_fraction=0.1))
+    return home / "dataset"

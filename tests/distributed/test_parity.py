@@ -1,0 +1,149 @@
+"""The loss of every step equals plain PyTorch's, at every ZeRO stage, world size and accumulation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from ranks import run_ranks
+from runs import metrics, train, write_run
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt2dist.data.loader import SampleOrder
+from gpt2dist.data.manifest import Manifest
+from gpt2dist.data.stream import TokenStream
+from gpt2dist.model.gpt2 import LanguageModel
+from gpt2dist.model.shape import Shape
+
+LENGTH, STRIDE, GLOBAL, STEPS, WARMUP, LR, SEED = 32, 12, 8, 20, 5, 2e-3, 1337
+
+
+def plain_pytorch(dataset):
+    """One process, the whole batch, no gpt2dist in the loop: windows, loss, schedule and clipping by hand.
+
+    Only the initial weights and the order of the windows are taken from gpt2dist.
+    """
+    manifest = Manifest.load(dataset)
+    stream = TokenStream.open(manifest, "train")
+    tokens = torch.from_numpy(stream.read(np.array([0]), len(stream))[0].astype(np.int64))
+    targets = len(tokens) - 1
+    windows = 1 + math.ceil((targets - LENGTH) / STRIDE)
+    order = SampleOrder(windows, SEED)(np.arange(STEPS * GLOBAL)).tolist()
+
+    shape = Shape(2, 4, 32, LENGTH, manifest.vocab_size)
+    start = LanguageModel(shape, manifest.end_of_text_id, seed=SEED).gpt2.state_dict()
+    config = GPT2Config(
+        vocab_size=manifest.vocab_size,
+        n_positions=LENGTH,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    model = GPT2LMHeadModel(config)
+    for name, parameter in model.state_dict().items():
+        parameter.copy_(start[name][: len(parameter)])
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+
+    losses, norms = [], []
+    for step in range(STEPS):
+        inputs, labels = [], []
+        for window in order[step * GLOBAL : (step + 1) * GLOBAL]:
+            begin = min(window * STRIDE, targets - LENGTH)
+            seen_to = 0 if window == 0 else (window - 1) * STRIDE + LENGTH
+            places = torch.arange(begin + 1, begin + LENGTH + 1)
+            inputs.append(tokens[begin : begin + LENGTH])
+            labels.append(tokens[places].where(places > seen_to, torch.tensor(-100)))
+        inputs, labels = torch.stack(inputs), torch.stack(labels)
+        if step < WARMUP:
+            rate = LR * (step + 1) / WARMUP
+        else:
+            done = (step + 1 - WARMUP) / (STEPS - WARMUP)
+            rate = LR * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
+        for group in adam.param_groups:
+            group["lr"] = rate
+        loss = F.cross_entropy(model(inputs).logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+        adam.step()
+        adam.zero_grad()
+        losses.append(loss.item())
+    return losses, norms
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_dataset):
+    return run_ranks(plain_pytorch, 1, tiny_dataset)[0]
+
+
+def differences(run, reference):
+    losses, norms = reference
+    ours = metrics(run, "train/loss"), metrics(run, "train/grad_norm")
+    assert len(ours[0]) == STEPS
+    return [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in zip(ours, reference, strict=True)]
+
+
+def test_the_reference_learns_and_is_clipped(reference):
+    losses, norms = reference
+    assert losses[-1] < losses[0] - 0.5
+    assert max(norms) > 1.0
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_fp32_equals_plain_pytorch(tiny_dataset, tmp_path, reference, world_size, stage, accumulation):
+    config = write_run(tmp_path, tiny_dataset)
+    micro = GLOBAL // accumulation // world_size
+    run = train(config, f"zero.stage={stage}", f"batch.micro_batch_size={micro}", world_size=world_size)
+    loss, norm = differences(run, reference)
+    assert loss < 1e-5
+    assert norm < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage"),
+    [("bf16", 1), ("bf16", 2), ("bf16", 3)] + [("autocast_bf16", stage) for stage in range(4)],
+)
+def test_bf16_stays_close_to_plain_pytorch(tiny_dataset, tmp_path, reference, precision, stage):
+    config = write_run(tmp_path, tiny_dataset)
+    run = train(
+        config, f"precision={precision}", f"zero.stage={stage}", "batch.micro_batch_size=2", world_size=2
+    )
+    loss, _ = differences(run, reference)
+    assert loss < 1e-2
+
+
+def train_in_fp16(config, overrides):
+    """CPUs without fp16 matrix units can run it all the same; DeepSpeed only has to be told."""
+    from deepspeed.accelerator import get_accelerator
+    from runs import train_here
+
+    type(get_accelerator()).is_fp16_supported = lambda self: True
+    train_here(config, overrides)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_fp16_stays_close_to_plain_pytorch(tiny_dataset, tmp_path, reference, stage):
+    config = write_run(tmp_path, tiny_dataset)
+    overrides = ["precision=fp16", f"zero.stage={stage}", "batch.micro_batch_size=2"]
+    run_ranks(train_in_fp16, 2, config, overrides)
+    loss, _ = differences(tmp_path / "run", reference)
+    assert loss < 1e-2
+    assert metrics(tmp_path / "run", "train/loss_scale")[-1] == 2**16
+    assert metrics(tmp_path / "run", "train/skipped_steps")[-1] == 0
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_clipping_off_reports_the_norm_and_leaves_the_gradient(tiny_dataset, tmp_path, reference, stage):
+    config = write_run(tmp_path, tiny_dataset)
+    run = train(config, f"zero.stage={stage}", "batch.micro_batch_size=4", "optimizer.clip_grad_norm=0")
+    norms = metrics(run, "train/grad_norm")
+    assert norms[0] == pytest.approx(reference[1][0], rel=1e-4)  # the same gradient …
+    assert metrics(run, "train/loss")[5] != pytest.approx(reference[0][5], abs=1e-6)  # … another update

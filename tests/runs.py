@@ -1,0 +1,53 @@
+"""Small training runs for tests, through the same code as `gpt2dist train`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ranks import run_ranks
+
+from gpt2dist.preflight import resolve
+
+SMALL_RUN = {
+    "model": {"n_layer": 2, "n_head": 4, "n_embd": 32, "context_length": 32},
+    "data": {"sequence_length": 32, "stride": 12, "loss_on": "new"},
+    "batch": {"global_batch_size": 8, "micro_batch_size": 1},
+    "optimizer": {"lr": 2e-3},
+    "schedule": {"kind": "cosine", "warmup_steps": 5, "total_steps": 20},
+    "monitoring": {"log_every_steps": 1, "tensorboard": False},
+}
+
+
+def write_run(directory: Path, dataset: Path, validation: bool = False) -> Path:
+    """Writes the configuration of a small run."""
+    config: dict[str, Any] = json.loads(json.dumps(SMALL_RUN))
+    config["data"]["train"] = [{"path": str(dataset)}]
+    if validation:
+        config["data"]["validation"] = [{"name": "val", "path": str(dataset)}]
+    config["run"] = {"output_dir": str(directory / "run")}
+    path = directory / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def train_here(config_path: Path, overrides: list[str]) -> None:
+    """What `gpt2dist train` does on one rank."""
+    from gpt2dist import distributed
+    from gpt2dist.training.setup import train
+
+    config, plan = resolve(config_path, overrides, distributed.launched_world_size())
+    train(config, plan, distributed.join())
+
+
+def train(config_path: Path, *overrides: str, world_size: int = 1) -> Path:
+    """Trains on forked ranks and returns the run directory."""
+    run_ranks(train_here, world_size, config_path, list(overrides))
+    config, _ = resolve(config_path, list(overrides), world_size)
+    return config.output_dir
+
+
+def metrics(run: Path, tag: str) -> list[float]:
+    """The values of a tag in metrics.jsonl, in the order of the lines."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line[tag] for line in lines if tag in line]
