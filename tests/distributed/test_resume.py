@@ -1,0 +1,176 @@
+"""N steps, a stop, and N more are the same run as 2N steps; whatever else happens meanwhile changes nothing."""
+
+import hashlib
+import json
+
+import pytest
+from ranks import RankFailedError, run_ranks
+from runs import metrics, train, write_run
+
+EXACT = [(precision, stage) for precision in ("fp32", "bf16", "autocast_bf16") for stage in range(4)]
+EXACT.remove(("bf16", 0))  # refused: see test_preflight
+
+
+def weights(run, step):
+    """Hashes of all weights and moments of a checkpoint."""
+    files = json.loads((run / f"checkpoints/step-{step:08d}/manifest.json").read_text())["files"]
+    return {name: record["sha256"] for name, record in files.items() if name.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize(("precision", "stage"), EXACT)
+def test_resume_is_bitwise(tiny_dataset, tmp_path, precision, stage):
+    config = write_run(tmp_path, tiny_dataset)
+    common = [f"precision={precision}", f"zero.stage={stage}", "batch.micro_batch_size=2", "model.dropout=0.1"]
+    whole = train(config, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
+    parts = f"run.output_dir={tmp_path}/parts"
+    train(config, *common, parts, "run.stop_after_steps=9", world_size=2)
+    halves = train(config, *common, parts, world_size=2)
+    assert metrics(halves, "train/loss") == metrics(whole, "train/loss")
+    assert metrics(halves, "train/grad_norm") == metrics(whole, "train/grad_norm")
+    assert weights(halves, 20) == weights(whole, 20)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((2, 2), (1, 3)), ((1, 0), (2, 1)), ((2, 3), (2, 0))],  # (world size, stage)
+)
+def test_resume_at_another_world_size_and_stage(tiny_dataset, tmp_path, first, second):
+    config = write_run(tmp_path, tiny_dataset)
+    whole = train(config, f"run.output_dir={tmp_path}/whole", "zero.stage=1", "batch.micro_batch_size=4")
+    parts = [f"run.output_dir={tmp_path}/parts", "batch.micro_batch_size=4"]
+    train(config, *parts, "run.stop_after_steps=9", f"zero.stage={first[1]}", world_size=first[0])
+    halves = train(config, *parts, f"zero.stage={second[1]}", world_size=second[0])
+    assert metrics(halves, "train/loss") == pytest.approx(metrics(whole, "train/loss"), abs=1e-5)
+
+
+def test_a_crash_after_the_checkpoint_leaves_no_step_twice(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    whole = train(config, f"run.output_dir={tmp_path}/whole")
+    crashed = train(config, "checkpoint.every_steps=6", "run.stop_after_steps=13", "monitoring.tensorboard=true")
+    newest = crashed / "checkpoints/step-00000013"  # what a crash at step 13 would not have left
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    resumed = train(config, "monitoring.tensorboard=true")
+    steps = [int(step) for step in metrics(resumed, "step")]
+    assert steps == list(range(1, 21))
+    assert metrics(resumed, "train/loss") == metrics(whole, "train/loss")
+
+
+def test_evaluation_samples_logging_and_saving_change_nothing(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset, validation=True)
+    common = ["model.dropout=0.1", "zero.stage=3", "batch.micro_batch_size=4"]
+    quiet = train(config, *common, f"run.output_dir={tmp_path}/quiet", "data.validation=[]", world_size=2)
+    busy = train(
+        config,
+        *common,
+        f"run.output_dir={tmp_path}/busy",
+        "evaluation.every_steps=3",
+        "checkpoint.every_steps=4",
+        "monitoring.samples={prompts: [abc, de], every_steps: 2, max_new_tokens: 5}",
+        world_size=2,
+    )
+    assert metrics(busy, "train/loss") == metrics(quiet, "train/loss")
+    assert weights(busy, 20) == weights(quiet, 20)
+    assert len(metrics(busy, "eval/val/loss")) == 7  # steps 3, 6, … 18 and the last
+    assert len(metrics(busy, "samples/1")) == 10
+    assert metrics(busy, "samples/0")[0].startswith("abc")
+
+
+def test_training_stops_at_the_last_step_and_starting_again_does_nothing(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    run = train(config)
+    before = hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
+    train(config)
+    assert hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest() == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_its_reason(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    whole = train(config, f"run.output_dir={tmp_path}/whole")
+    run = train(config, "checkpoint.every_steps=5", "run.stop_after_steps=10")
+    damaged = run / "checkpoints/step-00000010/optimizer-00001-of-00001.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    train(config)
+    assert metrics(run, "train/loss") == metrics(whole, "train/loss")
+    log = (run / "logs/rank-00000.log").read_text()
+    assert "step-00000010: optimizer-00001-of-00001.safetensors was changed" in log
+    assert "resumed from" in log and "step-00000005" in log
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.stride=16", "data.stride (was 12): changed since"),
+        ("run.seed=5", "run.seed (was 1337): changed since"),
+        ("data.loss_on=all", "data.loss_on (was new): changed since"),
+        ("checkpoint.resume=never", "holds checkpoints (step-00000003); set run.output_dir to a new directory"),
+    ],
+)
+def test_a_resume_as_another_run_is_refused(tiny_dataset, tmp_path, override, message):
+    config = write_run(tmp_path, tiny_dataset)
+    train(config, "run.stop_after_steps=3")
+    with pytest.raises(RankFailedError) as refusal:
+        train(config, override)
+    assert "UserError" in str(refusal.value)
+    assert message in str(refusal.value)
+
+
+def test_a_changed_dataset_is_refused_by_name(tiny_dataset, tmp_path):
+    from gpt2dist.data.prepare import prepare
+    from gpt2dist.data.tasks import Job
+
+    config = write_run(tmp_path, tiny_dataset)
+    train(config, "run.stop_after_steps=3")
+    corpus = tiny_dataset.parent / "corpus"
+    other = tmp_path / "other"
+    prepare(Job((str(corpus),), str(tiny_dataset), other, val_fraction=0.2))
+    with pytest.raises(RankFailedError, match=f"{other} is not the dataset that .*step-00000003 was trained on"):
+        train(config, f"data.train=[{{path: {other}}}]")
+
+
+def load_with_wrong_weights(config, overrides):
+    """A load that goes wrong in silence: the weights stay as initialised."""
+    from runs import train_here
+
+    from gpt2dist.training.zero import PartitionedState
+
+    PartitionedState.scatter = lambda self, name, tensors: None
+    train_here(config, overrides)
+
+
+def test_a_load_that_goes_wrong_in_silence_is_noticed_by_the_probe(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    train(config, "run.stop_after_steps=10")
+    with pytest.raises(RankFailedError, match="on the probe where .* was stored: do not train on"):
+        run_ranks(load_with_wrong_weights, 1, config, [])
+
+
+def save_without_space(config, overrides):
+    """Rank 1 finds the disk full at its second save."""
+    import os
+
+    from runs import train_here
+
+    from gpt2dist.training import checkpoint
+
+    save_file = checkpoint.save_file
+
+    def full(tensors, path, metadata):
+        if os.environ["RANK"] == "1" and "step-00000010" in str(path):
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, metadata)
+
+    checkpoint.save_file = full
+    train_here(config, overrides)
+
+
+def test_a_rank_that_cannot_write_is_named_and_the_checkpoint_before_stays(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    with pytest.raises(RankFailedError, match="step-00000010 could not be written: rank 1: OSError: .*No space left"):
+        run_ranks(save_without_space, 2, config, ["checkpoint.every_steps=5"])
+    checkpoints = tmp_path / "run/checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step-00000005"]
+    assert (checkpoints / "latest").read_text() == "step-00000005\n"
