@@ -192,6 +192,10 @@ class _Check:
 
     def _model(self) -> Iterator[Problem]:
         n_layer, n_head, n_embd = self._sizes()
+        if not (n_layer or n_head or n_embd):
+            ways = f"missing; set it to {_or(PRESETS)}, or set model.n_layer, n_head and n_embd"
+            yield Problem("model.preset", ways)
+            return
         for key, value in (("n_layer", n_layer), ("n_head", n_head), ("n_embd", n_embd)):
             if value is None:
                 ways = f"missing; set it, or model.preset to {_or(PRESETS)}"

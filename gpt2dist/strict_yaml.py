@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             name = (key.tag, str(key.value))
-            if name in seen and key.tag != _MERGE:
+            if name in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
                 )
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         return int(number) if whole else number
 
 
-_MERGE, _FLOAT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:float"
+_FLOAT = "tag:yaml.org,2002:float"
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":value"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

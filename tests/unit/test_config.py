@@ -304,6 +304,7 @@ def test_problems_that_share_a_key_follow_from_each_other(one, other, follows):
         ("a: 1\n\tb: 2", "not valid YAML: line 2: found character '\\\\t'"),
         ("run: {}\nrun: {}", "not valid YAML: line 2: the key 'run' is given twice"),
         ("optimizer:\n  lr: 1\n  eps: 1\n  lr: 2", "not valid YAML: line 4: the key 'lr' is given twice"),
+        ("a: &a {}\nb: {<<: *a, <<: *a}", "not valid YAML: line 2: the key '<<' is given twice"),
         ("a: &a [*a]", "not valid YAML: nested too deeply, or an alias inside its own anchor"),
         ("a: &a {b: *a}", "not valid YAML: nested too deeply, or an alias inside its own anchor"),
         ("a: " + "[" * 60 + "]" * 60, "not valid YAML: nested too deeply"),

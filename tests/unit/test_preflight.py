@@ -120,6 +120,11 @@ def test_stages_and_precisions_that_work_together(run_file, stage, precision):
             ["model.n_layer="],
             "model.n_layer: missing; set it, or model.preset to gpt2-124m, gpt2-355m, gpt2-774m or gpt2-1558m",
         ),
+        (
+            ["model={context_length: 64}"],
+            "model.preset: missing; set it to gpt2-124m, gpt2-355m, gpt2-774m or gpt2-1558m, "
+            "or set model.n_layer, n_head and n_embd",
+        ),
         (["model.n_head=5"], "model.n_head: 5 does not divide n_embd 32; 2, 4 or 8 would"),
         (["model.n_embd=1"], "model.n_head: 4 does not divide n_embd 1; 1 would"),
         (
