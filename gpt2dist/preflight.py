@@ -339,6 +339,12 @@ class _Check:
                 "fp16 at ZeRO stage 0 is silently wrong in DeepSpeed (the loss is not scaled, the gradient is "
                 "unscaled); set zero.stage to 1, 2 or 3",
             )
+        if stage == 3 and precision == "autocast_bf16":
+            yield Problem(
+                "precision",
+                "autocast_bf16 at ZeRO stage 3 rounds some of the fp32 weights on their way in DeepSpeed, and differently "
+                "after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
+            )
         for key in conflicts(self.config):
             owner = OWNERS.get(key.split(".")[0])
             way_out = f"is made from {owner}; remove it here and set that" if owner else OURS

@@ -43,7 +43,9 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     pipes, processes = [], []
     for rank in range(world_size):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(function, args, rank, world_size, port, sender), daemon=True)
+        process = context.Process(
+            target=_rank, args=(function, args, rank, world_size, port, sender), daemon=True
+        )
         process.start()
         sender.close()
         pipes.append(receiver)
@@ -77,7 +79,9 @@ def _collect(pipes: list[Any], deadline: float) -> list[Any]:
     return [results[rank] for rank in range(len(pipes))]
 
 
-def _rank(function: Callable[..., Any], args: tuple[Any, ...], rank: int, size: int, port: int, sender: Any) -> None:
+def _rank(
+    function: Callable[..., Any], args: tuple[Any, ...], rank: int, size: int, port: int, sender: Any
+) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -96,11 +96,6 @@ class Engine:
         return StepResult(nll, grad_norm, skipped=not self._engine.was_step_applied())
 
     @torch.no_grad()
-    def run(self, micro_batch: MicroBatch) -> Tensor:
-        """Logits [m, L, V] of a micro-batch's inputs, without dropout. Collective at stage 3."""
-        return self.logits(torch.from_numpy(micro_batch.tokens[:, :-1]))
-
-    @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
         self._engine.eval()

@@ -100,9 +100,9 @@ class PartitionedState:
             return
         for group in range(len(zero.fp32_partitioned_groups_flat)):
             zero._reassign_or_swap_out_partitioned_parameters(group)
-        if zero.persistent_parameters:  # small ones that stage 3 keeps whole
-            zero.persistent_parameters[0].partition(zero.persistent_parameters)
-            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+        # As after a step of its own: small parameters, which stage 3 keeps whole, are gathered anew.
+        zero._partition_all_parameters()
+        zero.checkpoint_event_epilogue()
 
     def _flat(self) -> list[Tensor]:
         """The tensors that AdamW's state is keyed by."""

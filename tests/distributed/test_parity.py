@@ -109,13 +109,11 @@ def test_fp32_equals_plain_pytorch(tiny_dataset, tmp_path, reference, world_size
 
 @pytest.mark.parametrize(
     ("precision", "stage"),
-    [("bf16", 1), ("bf16", 2), ("bf16", 3)] + [("autocast_bf16", stage) for stage in range(4)],
+    [("bf16", 1), ("bf16", 2), ("bf16", 3)] + [("autocast_bf16", stage) for stage in range(3)],
 )
 def test_bf16_stays_close_to_plain_pytorch(tiny_dataset, tmp_path, reference, precision, stage):
     config = write_run(tmp_path, tiny_dataset)
-    run = train(
-        config, f"precision={precision}", f"zero.stage={stage}", "batch.micro_batch_size=2", world_size=2
-    )
+    run = train(config, f"precision={precision}", f"zero.stage={stage}", "batch.micro_batch_size=2", world_size=2)
     loss, _ = differences(run, reference)
     assert loss < 1e-2
 

@@ -190,6 +190,11 @@ def test_stages_and_precisions_that_work_together(run_file, stage, precision):
             "or raise schedule.total_tokens",
         ),
         (
+            ["zero.stage=3", "precision=autocast_bf16"],
+            "precision: autocast_bf16 at ZeRO stage 3 rounds some of the fp32 weights on their way in DeepSpeed, "
+            "and differently after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
+        ),
+        (
             ["zero.stage=0", "precision=bf16"],
             "precision: bf16 at ZeRO stage 0 is silently wrong in DeepSpeed (an extra optimizer step "
             "at the start); "
