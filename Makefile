@@ -1,0 +1,41 @@
+# Everything starts here; nothing needs to be installed before but Python 3.11+, git, make and a C compiler.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help quickstart test check format clean
+
+help:
+	@echo "make quickstart [INPUT=\"files\"]   the whole pipeline on real text, in minutes"
+	@echo "make test                         all tests"
+	@echo "make check                        formatting, lint, types and tests"
+	@echo "make clean                        removes what quickstart made (data/, runs/), keeps .venv"
+
+# The pinned set of packages; made anew when it changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "gpt2dist needs Python 3.11 or later; name one with: make PYTHON=python3.12 …"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: $(READY)
+	@launch/quickstart.sh $(INPUT)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf data runs

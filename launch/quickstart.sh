@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The whole pipeline on real text: corpus → tokenizer → shards → training → checkpoint → perplexity → text.
+# `make quickstart` runs it, and each command can be run by hand. Run again, it does what is left to do.
+#
+#   launch/quickstart.sh [FILE | DIRECTORY | GLOB …]      default: the standard library of this Python
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+say() { printf '\n\033[1m── %s\033[0m\n' "$*" >&2; }
+
+# What there is to compute with: all GPUs, or two processes that share the cores of the CPU.
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+processes=$((gpus > 0 ? gpus : 2))
+cores=$(nproc)
+export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
+launch() { torchrun --standalone --nproc-per-node "$processes" -m gpt2dist "$@"; }
+
+# bf16 where the device computes in it, fp32 elsewhere.
+precision=fp32
+if [ "$gpus" -gt 0 ]; then
+  precision=$(python -c 'import torch; print("bf16" if torch.cuda.is_bf16_supported() else "fp32")')
+elif grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then
+  precision=autocast_bf16
+fi
+
+say "1/6 corpus"
+python tools/make_corpus.py data/quickstart.jsonl "$@"
+
+say "2/6 tokenizer: byte-level BPE"
+gpt2dist tokenizer train data/quickstart.jsonl --vocab-size 2048 --output data/quickstart-tokenizer
+
+say "3/6 token shards, 5 % of the documents held out"
+gpt2dist preprocess data/quickstart.jsonl --tokenizer data/quickstart-tokenizer --val-fraction 0.05 \
+  --output data/quickstart
+
+say "4/6 training on $processes processes with ZeRO"
+launch train configs/quickstart.yaml precision=$precision batch.global_batch_size=$((4 * processes))
+
+say "5/6 perplexity of the held-out documents, on $processes processes"
+launch evaluate runs/quickstart --data data/quickstart --prefix end-of-text --output runs/quickstart/evaluation.json
+
+say "6/6 a sample"
+gpt2dist generate runs/quickstart --prompt "def main(" --max-new-tokens 160 --temperature 0.7 --seed 1 \
+  > runs/quickstart/sample.txt
+
+say "Done"
+python tools/quickstart_report.py runs/quickstart data/quickstart runs/quickstart/evaluation.json \
+  runs/quickstart/sample.txt

@@ -1,0 +1,86 @@
+"""Collects a corpus into one JSON-lines file: the standard library of this Python, or what is named.
+
+    python tools/make_corpus.py data/quickstart.jsonl                       the standard library, without its tests
+    python tools/make_corpus.py data/quickstart.jsonl books/ notes.txt      these files, directories or globs
+
+Does nothing when the file is there and was made from the same sources.
+"""
+
+import argparse
+import json
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt2dist.data.corpus import Document, Piece, discover, read
+from gpt2dist.errors import UserError
+
+SUFFIXES = (".py", ".txt", ".rst", ".md", ".jsonl", ".ndjson")
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+FEW_DOCUMENTS = 100
+PIECE_CHARACTERS = 8192
+
+
+def main() -> int:
+    """Writes the corpus."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("inputs", nargs="*", metavar="INPUT")
+    args = parser.parse_args()
+    origin = args.output.with_suffix(".origin.json")
+    try:
+        sources = named_sources(args.inputs) if args.inputs else standard_library()
+    except UserError as error:
+        print(f"make_corpus: {error}", file=sys.stderr)
+        return 2
+    listing = json.dumps([[str(path), path.stat().st_size] for path in sources])
+    if args.output.is_file() and origin.is_file() and origin.read_text() == listing:
+        print(f"{args.output}: there already", file=sys.stderr)
+        return 0
+    documents = list(texts(sources))
+    if len(documents) < FEW_DOCUMENTS:
+        # Whole documents are held out for validation: a few long ones could not be divided.
+        documents = [piece for document in documents for piece in cut(document)]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
+    origin.write_text(listing)
+    size = sum(len(text.encode()) for text in documents)
+    print(f"{args.output}: {len(documents):,} documents, {size / 1e6:.1f} MB of text", file=sys.stderr)
+    return 0
+
+
+def standard_library() -> list[Path]:
+    """Source and documentation text of the standard library (the manual's topics are in pydoc_data)."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = (path for path in root.rglob("*") if path.suffix in (".py", ".txt", ".rst"))
+    return sorted(path for path in files if path.is_file() and not LEFT_OUT & set(path.relative_to(root).parts))
+
+
+def named_sources(inputs: list[str]) -> list[Path]:
+    """What the user named."""
+    return [source.path for source in discover(inputs, SUFFIXES)]
+
+
+def texts(sources: list[Path]) -> Iterator[str]:
+    """Their documents; what cannot be read is left out."""
+    for source in discover([str(path) for path in sources], SUFFIXES):
+        for item in read(Piece(source.path, source.kind, 0, source.size), "text"):
+            if isinstance(item, Document) and item.text.strip():
+                yield item.text
+
+
+def cut(text: str) -> Iterator[str]:
+    """Cuts a text at line ends into pieces of about PIECE_CHARACTERS."""
+    piece: list[str] = []
+    for line in text.splitlines(keepends=True):
+        piece.append(line)
+        if sum(map(len, piece)) >= PIECE_CHARACTERS:
+            yield "".join(piece)
+            piece = []
+    if piece:
+        yield "".join(piece)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
