@@ -59,7 +59,7 @@ def standard_library() -> list[Path]:
 
 def named_sources(inputs: list[str]) -> list[Path]:
     """What the user named."""
-    return [source.path for source in discover(inputs, SUFFIXES)]
+    return [Path(source.path) for source in discover(inputs, SUFFIXES)]
 
 
 def texts(sources: list[Path]) -> Iterator[str]:
