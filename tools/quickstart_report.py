@@ -1,6 +1,6 @@
 """The table at the end of the quickstart: the model beside two compressors, on the same held-out text.
 
-    python tools/quickstart_report.py RUN DATASET EVALUATION.json SAMPLE.txt
+python tools/quickstart_report.py RUN DATASET EVALUATION.json SAMPLE.txt
 """
 
 import gzip
@@ -40,12 +40,22 @@ def main() -> None:
         "xz -9": 8 * len(lzma.compress(text, preset=9)) / len(text),
         "gzip -9": 8 * len(gzip.compress(text, 9)) / len(text),
     }
-    rates = [float(line["throughput/tokens_per_second"]) for line in read(run / "metrics.jsonl") if "train/loss" in line]
+    rates = [
+        float(line["throughput/tokens_per_second"])
+        for line in read(run / "metrics.jsonl")
+        if "train/loss" in line
+    ]
     checkpoint = run / "checkpoints" / (run / "checkpoints/latest").read_text().strip()
     trained = manifest.totals("train")
     rows = [
-        ("trained on", f"{trained.documents:,} documents, {trained.bytes / 1e6:.1f} MB, {trained.tokens:,} tokens"),
-        ("held out", f"{manifest.totals('val').documents:,} documents, {len(text) / 1e6:.2f} MB, never trained on"),
+        (
+            "trained on",
+            f"{trained.documents:,} documents, {trained.bytes / 1e6:.1f} MB, {trained.tokens:,} tokens",
+        ),
+        (
+            "held out",
+            f"{manifest.totals('val').documents:,} documents, {len(text) / 1e6:.2f} MB, never trained on",
+        ),
         ("perplexity", f"{result['perplexity']:.2f} per token, {result['word_perplexity']:,.0f} per word"),
         ("bits per byte", ",  ".join(f"{name} {value:.3f}" for name, value in bits.items())),
         ("verdict", verdict(bits)),

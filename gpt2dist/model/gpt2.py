@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
@@ -137,6 +138,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     Raises:
         UserError: Its files cannot be read as a GPT-2.
     """
+    transformers.utils.logging.disable_progress_bar()  # its bar would only flash between ours
     try:
         model = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="sdpa", dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:

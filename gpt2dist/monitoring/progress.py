@@ -51,6 +51,7 @@ class Progress:
             bar_format=PLAIN_FORMAT if self._plain else None,
         )
         self._details: dict[str, str] = {}
+        self._shown = initial - 1  # the count of the last plain line
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -81,11 +82,11 @@ class Progress:
 
     def close(self) -> None:
         """Shows the final state and ends the display."""
-        if self._plain and not self._bar.disable:
+        if self._plain and not self._bar.disable and self._bar.n != self._shown:
             self._print_line()
         self._bar.close()
 
     def _print_line(self) -> None:
         self._bar.set_postfix(self._details, refresh=False)
         print(str(self._bar).strip(), file=sys.stderr, flush=True)
-        self._last_line = time.monotonic()
+        self._shown, self._last_line = self._bar.n, time.monotonic()
