@@ -39,6 +39,8 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         "Exit codes: 0 done, 2 the input is wrong (one message says what and the way out), 1 a failure.",
     )
     parser.add_argument("--version", action="version", version=f"gpt2dist {__version__}")
+    # The deepspeed launcher puts this before the verb; the environment says the same.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, summary in VERBS.items():
         subparser = verbs.add_parser(

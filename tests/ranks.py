@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-import gpt2dist.training.engine  # noqa: F401 - imported here, once, for all forks
+import gpt2dist.training.engine  # imported here, once, for all forks
 import gpt2dist.training.setup  # noqa: F401
 
 torch.set_num_threads(1)
@@ -39,7 +39,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
         RankFailedError: The first rank that raised, with its traceback, or which ranks hung or died.
     """
     context = multiprocessing.get_context("fork")
-    port = _free_port()
+    port = free_port()
     pipes, processes = [], []
     for rank in range(world_size):
         receiver, sender = context.Pipe(duplex=False)
@@ -104,7 +104,7 @@ def _rank(
     os._exit(0)  # threads of the libraries must not keep the rank alive
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

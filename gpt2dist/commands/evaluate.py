@@ -28,7 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="windows; default: %(default)s")
     parser.add_argument("--output", type=Path, metavar="F.json", help="write the result there as JSON too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS)
     parser.epilog = """\
 Every token of the split is scored exactly once, by the first window that predicts it. For one batch size the
 result is the same to the last bit at any number of processes (with the same threads per process).

@@ -11,8 +11,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="keys to change, values in YAML"
     )
-    # The deepspeed launcher appends this to every command; the environment says the same.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS)
     parser.epilog = """\
 examples:
   gpt2dist train configs/gpt2-124m.yaml                                        one process

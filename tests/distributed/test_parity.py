@@ -83,7 +83,6 @@ def reference(tiny_dataset):
 
 
 def differences(run, reference):
-    losses, norms = reference
     ours = metrics(run, "train/loss"), metrics(run, "train/grad_norm")
     assert len(ours[0]) == STEPS
     return [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in zip(ours, reference, strict=True)]

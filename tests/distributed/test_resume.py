@@ -128,7 +128,7 @@ def test_a_changed_dataset_is_refused_by_name(tiny_dataset, tmp_path):
     corpus = tiny_dataset.parent / "corpus"
     other = tmp_path / "other"
     prepare(Job((str(corpus),), str(tiny_dataset), other, val_fraction=0.2))
-    with pytest.raises(RankFailedError, match=f"{other} is not the dataset that .*step-00000003 was trained on"):
+    with pytest.raises(RankFailedError, match=rf"{other} is not the dataset that .*step-00000003 was trained on"):
         train(config, f"data.train=[{{path: {other}}}]")
 
 
@@ -171,7 +171,7 @@ def save_without_space(config, overrides):
 def test_a_rank_that_cannot_write_is_named_and_the_checkpoint_before_stays(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset)
     with pytest.raises(
-        RankFailedError, match="step-00000010 could not be written: rank 1: OSError: .*No space left"
+        RankFailedError, match=r"step-00000010 could not be written: rank 1: OSError: .*No space left"
     ):
         run_ranks(save_without_space, 2, config, ["checkpoint.every_steps=5"])
     checkpoints = tmp_path / "run/checkpoints"
