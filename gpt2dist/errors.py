@@ -9,4 +9,4 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """The input was right and the work failed all the same, for a reason that the message explains; exit code 1."""
+    """The input was right and the work failed all the same, for a reason that the message gives; exit code 1."""

@@ -342,8 +342,8 @@ class _Check:
         if stage == 3 and precision == "autocast_bf16":
             yield Problem(
                 "precision",
-                "autocast_bf16 at ZeRO stage 3 rounds some of the fp32 weights on their way in DeepSpeed, and differently "
-                "after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
+                "autocast_bf16 at ZeRO stage 3 rounds some of the fp32 weights on their way in DeepSpeed, "
+                "and differently after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
             )
         for key in conflicts(self.config):
             owner = OWNERS.get(key.split(".")[0])

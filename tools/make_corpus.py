@@ -1,7 +1,7 @@
 """Collects a corpus into one JSON-lines file: the standard library of this Python, or what is named.
 
-    python tools/make_corpus.py data/quickstart.jsonl                       the standard library, without its tests
-    python tools/make_corpus.py data/quickstart.jsonl books/ notes.txt      these files, directories or globs
+    python tools/make_corpus.py data/quickstart.jsonl                       the standard library
+    python tools/make_corpus.py data/quickstart.jsonl books/ notes.txt      files, directories, globs
 
 Does nothing when the file is there and was made from the same sources.
 """
