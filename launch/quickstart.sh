@@ -40,7 +40,8 @@ say "5/6 perplexity of the held-out documents, on $processes processes"
 launch evaluate runs/quickstart --data data/quickstart --prefix end-of-text --output runs/quickstart/evaluation.json
 
 say "6/6 a sample"
-gpt2dist generate runs/quickstart --prompt "def main(" --max-new-tokens 160 --temperature 0.7 --seed 1 \
+gpt2dist generate runs/quickstart --prompt "def main(" --max-new-tokens 120 --temperature 0.8 \
+  --repetition-penalty 1.1 --seed 1 \
   > runs/quickstart/sample.txt
 
 say "Done"
