@@ -1,0 +1,67 @@
+import json
+
+from gpt2dist.monitoring.metrics import Metrics, read
+
+
+class Recorder:
+    """A mirror that remembers what it was told."""
+
+    def __init__(self):
+        self.lines, self.closed = [], False
+
+    def write(self, line):
+        self.lines.append(line)
+
+    def rebuild(self, lines):
+        self.lines = list(lines)
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_line_is_an_object_with_step_time_and_tags(tmp_path):
+    mirror = Recorder()
+    metrics = Metrics(tmp_path / "m.jsonl", 0, [mirror])
+    metrics.write(3, 12.34567, {"train/loss": 2.5, "samples/0": "ü\n"})
+    metrics.close()
+    (line,) = (tmp_path / "m.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 3, "time": 12.346, "train/loss": 2.5, "samples/0": "ü\n"}
+    assert mirror.lines == [json.loads(line)]
+    assert mirror.closed
+
+
+def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint_and_mirrors_follow(tmp_path):
+    path = tmp_path / "m.jsonl"
+    before = Metrics(path, 0, [])
+    for step in range(1, 6):
+        before.write(step, 0, {"train/loss": float(step)})
+    before.close()
+    mirror = Recorder()
+    after = Metrics(path, 3, [mirror])
+    after.write(4, 1, {"train/loss": 40.0})
+    after.close()
+    assert [(line["step"], line["train/loss"]) for line in read(path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+        (4, 40.0),
+    ]
+    assert mirror.lines == read(path)
+
+
+def test_mirrors_are_left_alone_when_nothing_is_dropped(tmp_path):
+    path = tmp_path / "m.jsonl"
+    before = Metrics(path, 0, [])
+    before.write(1, 0, {"a": 1})
+    before.close()
+    mirror = Recorder()
+    Metrics(path, 1, [mirror]).close()
+    assert mirror.lines == []
+
+
+def test_a_line_that_a_crash_tore_off_is_left_out(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1, "a": 2}\n{"step": 2, "a"')
+    assert read(path) == [{"step": 1, "a": 2}]
+    Metrics(path, 1, []).close()
+    assert path.read_text() == '{"step": 1, "a": 2}\n'
