@@ -79,7 +79,9 @@ class LanguageModel(nn.Module):
         self.gpt2 = GPT2LMHeadModel._from_config(config, attn_implementation=attention)
         initialize(self.gpt2, shape, seed)
         if activation_checkpointing:
-            self.gpt2.gradient_checkpointing_enable({"use_reentrant": False})
+            # The newer name of two; transformers 6 drops the older one.
+            enable = getattr(self.gpt2, "activation_checkpointing_enable", None)
+            (enable or self.gpt2.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits [B, L, V] of the tokens [B, L] (any integer dtype), without the padding columns."""

@@ -73,9 +73,11 @@ def _cut(path: Path, step: int) -> tuple[bool, list[dict[str, Value]]]:
     """Drops the lines beyond `step` from the file; says whether there were any, and what stays."""
     lines = read(path)
     kept = [line for line in lines if int(line["step"]) <= step]
-    if len(kept) == len(lines):
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    torn = text != "" and not text.endswith("\n")  # the next line would be glued to it
+    if len(kept) == len(lines) and not torn:
         return False, kept
     partial = path.with_suffix(".tmp")
     partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
     partial.replace(path)
-    return True, kept
+    return len(kept) < len(lines), kept

@@ -32,6 +32,7 @@ from gpt2dist.errors import RunError, UserError
 FORMAT_VERSION = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
 EMBEDDING = "transformer.wte.weight"
+_SAME_MODEL = "give the model section of the run that wrote it"
 
 
 class WholeState(Protocol):
@@ -122,28 +123,9 @@ class CheckpointStore:
         """
         final = self.directory / f"step-{trainer.step:08d}"
         partial = final.with_suffix(".tmp")
-        if self.world.is_main:
-            shutil.rmtree(partial, ignore_errors=True)  # left by an attempt that was killed
-            partial.mkdir(parents=True)
-        self.world.barrier()
-        files, error = {}, ""
-        try:
-            files = self._write_part(partial, state)
-            if self.world.is_main:
-                files |= self._write_rest(partial, state, trainer)
-        except Exception as problem:
-            # The other ranks must hear of it, or they would wait for this one at the barrier.
-            error = f"rank {self.world.rank}: {type(problem).__name__}: {problem}"
-        reports = self.world.gather((files, error))
-        errors = [text for _, text in reports if text]
-        if errors:
-            if self.world.is_main:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(f"checkpoint {final.name} could not be written: {'; '.join(errors)}")
-        if self.world.is_main:
-            self._commit(partial, final, {name: record for part, _ in reports for name, record in part.items()})
-            self._prune()
-        self.world.barrier()
+        self._all_or_none(partial, lambda: self._make_empty(partial))
+        files = self._all_or_none(partial, lambda: self._write(partial, state, trainer))
+        self._all_or_none(partial, lambda: self._commit(partial, final, files))
         return final
 
     def newest(self) -> tuple[Path | None, list[str]]:
@@ -166,11 +148,50 @@ class CheckpointStore:
         state.materialise(trainer.updates)
         weights = _TensorFiles(sorted(path.glob("model-*.safetensors")))
         moments = _TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
+        unknown = sorted(set(weights) - set(state.parameters))
+        if unknown:
+            raise UserError(f"the checkpoint has a tensor {unknown[0]}, which the model has not; {_SAME_MODEL}")
         for name in state.parameters:
             tensors = {"param": weights.read(name)} | {key: moments.read(f"{key}.{name}") for key in MOMENTS}
-            state.scatter(name, {key: _pad(value, state.shape_of(name)) for key, value in tensors.items()})
+            state.scatter(name, {key: self._padded(name, value, state) for key, value in tensors.items()})
         state.refresh()
         return trainer
+
+    def _all_or_none(self, partial: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Does this rank's share of a step of saving, and waits for the others. Collective.
+
+        Returns:
+            What the ranks returned, in one.
+
+        Raises:
+            RunError: A rank failed. All raise, or the others would wait for that one for ever.
+        """
+        done, error = {}, ""
+        try:
+            done = work()
+        except Exception as problem:
+            error = f"rank {self.world.rank}: {type(problem).__name__}: {problem}"
+        reports = self.world.gather((done, error))
+        errors = [text for _, text in reports if text]
+        if errors:
+            if self.world.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise RunError(f"checkpoint {partial.stem} could not be written: {'; '.join(errors)}")
+        return {name: record for part, _ in reports for name, record in part.items()}
+
+    def _make_empty(self, partial: Path) -> dict[str, Any]:
+        """Makes the directory that is written into."""
+        if self.world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)  # left by an attempt that was killed
+            partial.mkdir(parents=True)
+        return {}
+
+    def _write(self, partial: Path, state: WholeState, trainer: TrainerState) -> dict[str, Any]:
+        """Writes all that this rank has to write; returns size and hash by file name."""
+        files = self._write_part(partial, state)
+        if self.world.is_main:
+            files |= self._write_rest(partial, state, trainer)
+        return files
 
     def _write_part(self, partial: Path, state: WholeState) -> dict[str, Any]:
         """Writes this rank's parameters and moments."""
@@ -194,7 +215,6 @@ class CheckpointStore:
 
     def _write_rest(self, partial: Path, state: WholeState, trainer: TrainerState) -> dict[str, Any]:
         """Writes what there is once: configuration, tokenizer, index and trainer state."""
-        before = set(partial.iterdir())
         self._write_model_files(partial)
         shapes = {name: self._saved_shape(name, state) for name in state.parameters}
         parts = deal({name: state.shape_of(name).numel() for name in state.parameters}, self.world.size)
@@ -208,14 +228,14 @@ class CheckpointStore:
         }
         _write_json(partial / "model.safetensors.index.json", index)
         _write_json(partial / "trainer_state.json", dataclasses.asdict(trainer))
-        # Other ranks write here at the same time: only what is neither theirs nor known before is ours.
-        ours = [
-            p for p in partial.iterdir() if p not in before and not p.name.startswith(("model-", "optimizer-"))
-        ]
+        # Other ranks write their parts here at the same time, and seal them themselves.
+        ours = [path for path in partial.iterdir() if not path.name.startswith(("model-", "optimizer-"))]
         return {path.name: _seal(path) for path in ours}
 
-    def _commit(self, partial: Path, final: Path, files: dict[str, Any]) -> None:
-        """Makes a written checkpoint valid: manifest, rename, then the pointer to the newest."""
+    def _commit(self, partial: Path, final: Path, files: dict[str, Any]) -> dict[str, Any]:
+        """Makes a written checkpoint valid: manifest, rename, then the pointer to the newest. Rank 0 does it."""
+        if not self.world.is_main:
+            return {}
         for name, record in files.items():
             size = (partial / name).stat().st_size
             if size != record["bytes"]:
@@ -223,7 +243,8 @@ class CheckpointStore:
         _write_json(
             partial / "manifest.json", {"format_version": FORMAT_VERSION, "files": dict(sorted(files.items()))}
         )
-        if final.exists():  # only an invalid one can be in the way: a valid one would have been resumed from
+        _fsync(partial)
+        if final.exists():  # invalid, or of the future of an older checkpoint that the run was resumed from
             shutil.rmtree(final)
         partial.rename(final)
         _fsync(self.directory)
@@ -232,22 +253,40 @@ class CheckpointStore:
         _fsync(pointer)
         pointer.replace(self.directory / "latest")
         _fsync(self.directory)
+        self._prune(final)
+        return {}
 
     def _finished(self) -> list[Path]:
         """Directories that were renamed into place, oldest first."""
         return sorted(path for path in self.directory.glob("step-*") if path.suffix != ".tmp")
 
-    def _prune(self) -> None:
-        for path in self._finished()[: -self.keep_last]:
+    def _prune(self, saved: Path) -> None:
+        """Removes old checkpoints. Those beyond the saved one are of another past: they neither go nor count."""
+        past = [path for path in self._finished() if path.name <= saved.name]
+        for path in past[: -self.keep_last]:
             shutil.rmtree(path, ignore_errors=True)
 
     def _saved_shape(self, name: str, state: WholeState) -> torch.Size:
         shape = state.shape_of(name)
-        return torch.Size((self.vocab_size, *shape[1:])) if name == EMBEDDING else shape
+        return torch.Size((min(self.vocab_size, shape[0]), *shape[1:])) if name == EMBEDDING else shape
 
     def _unpadded(self, name: str, tensor: Tensor) -> Tensor:
         tensor = tensor[: self.vocab_size] if name == EMBEDDING else tensor
         return tensor.to("cpu", torch.float32, copy=True).contiguous()
+
+    def _padded(self, name: str, tensor: Tensor, state: WholeState) -> Tensor:
+        """Appends the zero rows of the embedding's padding, which is not saved."""
+        expected, shape = self._saved_shape(name, state), state.shape_of(name)
+        if tensor.shape != expected:
+            raise UserError(
+                f"the checkpoint holds {name} of shape {list(tensor.shape)} where the model has "
+                f"{list(expected)}; {_SAME_MODEL}"
+            )
+        if shape == expected:
+            return tensor
+        out = torch.zeros(shape, dtype=tensor.dtype)
+        out[: len(tensor)] = tensor
+        return out
 
 
 def deal(sizes: dict[str, int], ranks: int) -> list[set[str]]:
@@ -273,11 +312,13 @@ def verify(path: Path) -> None:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        files = dict(manifest["files"])
         version = manifest["format_version"]
+        files = {
+            name: {key: record[key] for key in ("bytes", "sha256")} for name, record in manifest["files"].items()
+        }
     except FileNotFoundError:
         raise InvalidCheckpointError("has no manifest.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidCheckpointError(f"its manifest.json cannot be read ({error})") from error
     if version != FORMAT_VERSION:
         raise InvalidCheckpointError(f"has format version {version}; this program reads {FORMAT_VERSION}")
@@ -287,10 +328,15 @@ def verify(path: Path) -> None:
         file = path / name
         if file.is_symlink() or not file.is_file():
             raise InvalidCheckpointError(f"{name} is missing")
-        if file.stat().st_size != record["bytes"]:
-            raise InvalidCheckpointError(f"{name} has {file.stat().st_size} bytes instead of {record['bytes']}")
-        if sha256_of(file) != record["sha256"]:
-            raise InvalidCheckpointError(f"{name} was changed after it was written (sha256 differs)")
+        try:
+            if file.stat().st_size != record["bytes"]:
+                raise InvalidCheckpointError(
+                    f"{name} has {file.stat().st_size} bytes instead of {record['bytes']}"
+                )
+            if sha256_of(file) != record["sha256"]:
+                raise InvalidCheckpointError(f"{name} was changed after it was written (sha256 differs)")
+        except OSError as error:
+            raise InvalidCheckpointError(f"{name} cannot be read ({error})") from error
 
 
 def read_trainer_state(path: Path) -> TrainerState:
@@ -333,20 +379,6 @@ class _TensorFiles:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
-
-
-def _pad(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Appends zero rows up to `shape`."""
-    if tensor.shape == shape:
-        return tensor
-    if tensor.shape[1:] != shape[1:] or tensor.shape[0] > shape[0]:
-        raise UserError(
-            f"the checkpoint holds a tensor of shape {list(tensor.shape)} where the model has {list(shape)}; "
-            "give the model section of the run that wrote it"
-        )
-    out = torch.zeros(shape, dtype=tensor.dtype)
-    out[: tensor.shape[0]] = tensor
-    return out
 
 
 def _seal(path: Path) -> dict[str, Any]:

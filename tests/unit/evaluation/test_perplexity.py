@@ -78,7 +78,7 @@ def test_batch_sizes_agree(model):
 
 @pytest.mark.parametrize("stride", [LENGTH, LENGTH // 2, LENGTH // 4])
 def test_the_strided_recipe_of_transformers_documentation_gives_the_same_sum(model, stride):
-    """Its loop; with the labels shifted inside, a window of T + 1 ids has T targets, of which the last are new."""
+    """Its loop; labels are shifted inside, so T + 1 ids have T targets, of which the last are new."""
     ids = torch.from_numpy(TOKENS[: LENGTH + 1 + 8 * stride].astype(np.int64))[None]
     total, previous_end = 0.0, 1
     for begin in range(0, ids.shape[1] - LENGTH, stride):

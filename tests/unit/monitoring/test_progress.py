@@ -47,6 +47,8 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
             bar.advance(4, loss="1.0")
             bar.say("saved it")
         terminal.flush()
-        shown = os.read(reader, 65536).decode()
+        shown = ""
+        while "4/4" not in shown or "saved it" not in shown:  # a terminal hands out what it has, piece by piece
+            shown += os.read(reader, 65536).decode()
     os.close(reader)
-    assert "train: 100%|" in shown and "4/4" in shown and "saved it" in shown
+    assert "train: 100%|" in shown

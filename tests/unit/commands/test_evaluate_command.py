@@ -1,0 +1,161 @@
+import json
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt2dist import distributed
+from gpt2dist.cli import main
+from gpt2dist.data.manifest import Manifest
+from gpt2dist.data.tokenizer import Tokenizer, train_char
+
+KEYS = {
+    *("nll_sum", "targets", "loss", "perplexity", "bits_per_byte", "bytes", "word_perplexity", "words"),
+    *("sequence_length", "stride", "prefix", "windows", "batch_size", "world_size", "model", "data", "tokenizer"),
+    *("seconds", "tokens_per_second", "split"),
+}
+
+
+@pytest.fixture(scope="module")
+def model_directory(tiny_dataset, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=300, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=299, eos_token_id=299
+        )
+    ).save_pretrained(directory)
+    Tokenizer.load(tiny_dataset).save(directory)
+    return directory
+
+
+@pytest.fixture
+def evaluate(model_directory, tiny_dataset, capsys):
+    def call(*options, model=model_directory, data=tiny_dataset):
+        try:
+            code = main(["evaluate", str(model), "--data", str(data), *options])
+        finally:
+            distributed.leave()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_json_has_the_keys_of_the_contract(evaluate, tiny_dataset):
+    code, out, err = evaluate("--json")
+    result = json.loads(out)
+    totals = Manifest.load(tiny_dataset).totals("val")
+    assert code == 0
+    assert set(result) == KEYS
+    assert (result["targets"], result["bytes"], result["words"]) == (
+        totals.tokens - 1,
+        totals.bytes,
+        totals.words,
+    )
+    assert (result["sequence_length"], result["stride"], result["split"]) == (32, 16, "val")
+    assert 250 < result["perplexity"] < 350  # an untrained model: about its vocabulary
+    assert "evaluate: 100%" in err
+
+
+def test_the_table_goes_to_standard_error_and_the_file_holds_the_same(evaluate, tmp_path):
+    code, out, err = evaluate("--prefix", "end-of-text", "--output", str(tmp_path / "deep/result.json"))
+    assert (code, out) == (0, "")
+    result = json.loads((tmp_path / "deep/result.json").read_text())
+    assert set(result) == KEYS
+    assert f"{result['perplexity']:.4f} per token" in err
+    assert str(tmp_path / "deep/result.json") in err
+
+
+def test_a_prefix_adds_one_target_and_the_split_is_chosen(evaluate):
+    plain = json.loads(evaluate("--json", "--split", "train")[1])
+    more = json.loads(evaluate("--json", "--split", "train", "--prefix", "end-of-text")[1])
+    assert more["targets"] == plain["targets"] + 1
+    assert plain["split"] == "train"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--sequence-length", "33"], "--sequence-length 33 is not between 1 and the 32 positions of the model"),
+        (["--stride", "40"], "--stride 40 is not between 1 and the sequence length 32"),
+        (["--split", "dev"], "dev"),
+    ],
+)
+def test_wrong_options(evaluate, options, message):
+    code, _, err = evaluate(*options)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_directory_that_is_no_dataset(evaluate, tmp_path):
+    code, _, err = evaluate(data=tmp_path)
+    assert code == 2 and "manifest.json" in err
+
+
+def test_a_directory_that_is_no_model(evaluate, tmp_path):
+    code, _, err = evaluate(model=tmp_path)
+    assert code == 2 and "no model there" in err
+
+
+def test_a_model_with_another_tokenizer(evaluate, model_directory, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in model_directory.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    train_char(["abc"]).save(other)
+    code, _, err = evaluate(model=other)
+    assert code == 2
+    assert "was made with another tokenizer" in err and f"--tokenizer {other}" in err
+
+
+def test_a_model_whose_weights_cannot_be_read(evaluate, model_directory, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in model_directory.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "model.safetensors").unlink()
+    code, _, err = evaluate(model=broken)
+    assert code == 2
+    assert "its model cannot be loaded" in err
+
+
+# generate, on the same model
+
+
+@pytest.fixture
+def generate(model_directory, capsys):
+    def call(*options):
+        code = main(["generate", str(model_directory), *options])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_text_goes_to_standard_output_and_a_seed_repeats_it(generate):
+    options = ("--prompt", "abc", "--max-new-tokens", "8", "--num-samples", "2", "--seed", "5")
+    code, out, _ = generate(*options)
+    assert code == 0
+    first, second = out.split("\n" + "-" * 80 + "\n")
+    assert first.startswith("abc") and second.startswith("abc") and first != second.rstrip("\n")
+    assert generate(*options)[1] == out
+    assert generate(*options[:-1], "6")[1] != out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1"),
+        (["--temperature", "-1"], "--temperature must be 0 (greedy) or more"),
+        (["--top-k", "-1"], "--top-k must be 0 (all) or more"),
+        (["--top-p", "0"], "--top-p must lie above 0 and be at most 1"),
+        (["--repetition-penalty", "0"], "--repetition-penalty must be more than 0"),
+        (["--num-samples", "0"], "--num-samples must be at least 1"),
+        (["--top-p", "2", "--top-k", "-2"], "--top-k must be 0 (all) or more; --top-p must lie"),
+    ],
+)
+def test_wrong_sampling_options_are_told_together(generate, options, message):
+    code, out, err = generate(*options)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from gpt2dist.errors import UserError
+from gpt2dist.model.locate import fingerprint, locate
+
+
+def make_model(path, weights=b"w", model_type="gpt2"):
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (path / "model-00001-of-00001.safetensors").write_bytes(weights)
+    return path
+
+
+def test_a_model_directory_is_itself(tmp_path):
+    assert locate(str(make_model(tmp_path / "m"))) == tmp_path / "m"
+
+
+def test_a_run_is_its_latest_checkpoint(tmp_path):
+    make_model(tmp_path / "checkpoints/step-00000010")
+    newest = make_model(tmp_path / "checkpoints/step-00000020")
+    (tmp_path / "checkpoints/latest").write_text("step-00000020\n")
+    assert locate(str(tmp_path)) == newest
+
+
+def test_a_run_without_a_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="the run has no checkpoint yet"):
+        locate(str(tmp_path))
+
+
+def test_a_directory_without_a_model(tmp_path):
+    with pytest.raises(UserError, match=r"no model there .* give a checkpoint, a run directory"):
+        locate(str(tmp_path))
+
+
+def test_another_kind_of_model(tmp_path):
+    with pytest.raises(UserError, match="its model_type is 'llama'; gpt2dist reads gpt2 models"):
+        locate(str(make_model(tmp_path / "m", model_type="llama")))
+
+
+def test_a_name_that_is_neither_here_nor_on_the_hub():
+    with pytest.raises(UserError, match="nobody/nothing: no such directory, and not to be had from the hub"):
+        locate("nobody/nothing")
+
+
+def test_the_fingerprint_is_about_the_weights(tmp_path):
+    one, same = make_model(tmp_path / "a"), make_model(tmp_path / "b")
+    (same / "optimizer-00001-of-00001.safetensors").write_bytes(b"moments")
+    (same / "tokenizer.json").write_text("{}")
+    assert fingerprint(one) == fingerprint(same) != fingerprint(make_model(tmp_path / "c", weights=b"v"))
+
+
+def test_a_checkpoints_manifest_spares_reading_the_weights(tmp_path):
+    model = make_model(tmp_path / "a")
+    before = fingerprint(model)
+    import hashlib
+
+    record = {"bytes": 1, "sha256": hashlib.sha256(b"w").hexdigest()}
+    (model / "manifest.json").write_text(json.dumps({"files": {"model-00001-of-00001.safetensors": record}}))
+    (model / "model-00001-of-00001.safetensors").write_bytes(b"never read")
+    assert fingerprint(model) == before

@@ -1,0 +1,219 @@
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gpt2dist.distributed import World
+from gpt2dist.errors import RunError, UserError
+from gpt2dist.training import checkpoint
+from gpt2dist.training.checkpoint import (
+    EMBEDDING,
+    CheckpointStore,
+    InvalidCheckpointError,
+    TrainerState,
+    deal,
+    require_valid,
+    verify,
+)
+
+VOCAB = 5
+
+
+class Memory:
+    """A whole state that lies in memory: an embedding of 8 rows, 3 of them padding, and a vector."""
+
+    def __init__(self, fill=0.0, rows=8):
+        shapes = {EMBEDDING: (rows, 2), "transformer.ln_f.weight": (3,)}
+        self.parameters = {
+            name: {key: torch.full(shape, fill) for key in ("param", "exp_avg", "exp_avg_sq")}
+            for name, shape in shapes.items()
+        }
+        self.updates = None
+
+    def shape_of(self, name):
+        return self.parameters[name]["param"].shape
+
+    def gather(self, name):
+        return self.parameters[name]
+
+    def scatter(self, name, tensors):
+        self.parameters[name] = tensors
+
+    def materialise(self, updates):
+        self.updates = updates
+
+    def link(self):
+        pass
+
+    def refresh(self):
+        pass
+
+
+def trainer_state(step):
+    return TrainerState(
+        step, step * 8, step * 99, step - 1, 0.5, {"cur_scale": 8.0}, 2.5, "d", "t", {}, 1, 2, "fp32"
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    def write_model_files(directory):
+        (directory / "config.json").write_text("{}")
+
+    return CheckpointStore(
+        tmp_path / "checkpoints", World(0, 0, 1, torch.device("cpu")), 2, VOCAB, write_model_files
+    )
+
+
+@pytest.fixture
+def saved(store):
+    return store.save(Memory(1.0), trainer_state(10))
+
+
+def test_parameters_are_dealt_by_size_and_always_alike():
+    sizes = {"a": 100, "b": 60, "c": 50, "d": 40, "e": 10}
+    parts = deal(sizes, 2)
+    assert parts == deal(dict(reversed(sizes.items())), 2)
+    assert sorted(name for part in parts for name in part) == sorted(sizes)
+    assert [sum(sizes[name] for name in part) for part in parts] == [140, 120]
+
+
+def test_more_ranks_than_parameters_leave_no_empty_part():
+    assert deal({"a": 1, "b": 2}, 5) == [{"b"}, {"a"}]
+
+
+def test_the_layout(saved):
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "config.json",
+        "manifest.json",
+        "model-00001-of-00001.safetensors",
+        "model.safetensors.index.json",
+        "optimizer-00001-of-00001.safetensors",
+        "trainer_state.json",
+    ]
+    assert (saved.parent / "latest").read_text() == "step-00000010\n"
+    index = json.loads((saved / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == {EMBEDDING, "transformer.ln_f.weight"}
+    assert index["metadata"]["total_size"] == 4 * (VOCAB * 2 + 3)
+
+
+def test_padding_is_cut_off_and_weights_are_fp32(saved):
+    weights = load_file(saved / "model-00001-of-00001.safetensors")
+    moments = load_file(saved / "optimizer-00001-of-00001.safetensors")
+    assert weights[EMBEDDING].shape == moments[f"exp_avg_sq.{EMBEDDING}"].shape == (VOCAB, 2)
+    assert all(tensor.dtype == torch.float32 for tensor in (weights | moments).values())
+
+
+def test_no_file_is_a_pickle(saved):
+    for path in saved.iterdir():
+        with path.open("rb") as file, pytest.raises(Exception):  # noqa: B017 - which one depends on the bytes
+            pickle.load(file)
+
+
+def test_a_load_gives_all_back_into_another_padding(store, saved):
+    memory = Memory(7.0, rows=11)
+    state = store.load(saved, memory)
+    assert state == trainer_state(10)
+    assert memory.updates == 9
+    for tensor in memory.parameters[EMBEDDING].values():
+        assert torch.equal(tensor[:VOCAB], torch.ones(VOCAB, 2))
+        assert torch.equal(tensor[VOCAB:], torch.zeros(11 - VOCAB, 2))
+    assert torch.equal(memory.parameters["transformer.ln_f.weight"]["exp_avg"], torch.ones(3))
+
+
+def test_a_model_of_another_shape_is_refused(store, saved):
+    narrow = Memory(rows=3)
+    with pytest.raises(UserError, match=r"shape \[5, 2\] where the model has \[3, 2\]; give the model section"):
+        store.load(saved, narrow)
+    other = Memory()
+    other.parameters["transformer.h.0.ln_1.weight"] = other.parameters["transformer.ln_f.weight"]
+    with pytest.raises(UserError, match=r"no tensor transformer\.h\.0\.ln_1\.weight; was it saved by a model of"):
+        store.load(saved, other)
+
+
+def test_only_the_newest_stay(store):
+    for step in (10, 20, 30):
+        store.save(Memory(), trainer_state(step))
+    assert sorted(path.name for path in store.directory.iterdir()) == ["latest", "step-00000020", "step-00000030"]
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_in_nobodys_way(store, saved):
+    leftover = store.directory / "step-00000020.tmp"
+    leftover.mkdir()
+    (leftover / "junk").write_text("x")
+    assert store.newest() == (saved, [])
+    path = store.save(Memory(), trainer_state(20))
+    assert not (path / "junk").exists() and not leftover.exists()
+    assert store.newest() == (path, [])
+
+
+def test_a_full_disk_costs_the_new_checkpoint_only(store, saved, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match=r"step-00000020 could not be written: rank 0: OSError: .*No space left"):
+        store.save(Memory(), trainer_state(20))
+    assert sorted(path.name for path in store.directory.iterdir()) == ["latest", "step-00000010"]
+    assert store.newest() == (saved, [])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite_manifest(path, change):
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def link_elsewhere(path):
+    copy = path.parent / "elsewhere"
+    shutil.move(path / "config.json", copy)
+    (path / "config.json").symlink_to(copy)
+
+
+DAMAGE = {
+    "has no manifest.json": lambda path: (path / "manifest.json").unlink(),
+    "its manifest.json cannot be read": lambda path: (path / "manifest.json").write_text("{"),
+    "has format version 99; this program reads 1": lambda path: rewrite_manifest(
+        path, lambda m: m.update(format_version=99)
+    ),
+    "config.json is missing": lambda path: (path / "config.json").unlink(),
+    "config.json is missing ": link_elsewhere,
+    "config.json has 5 bytes instead of 2": lambda path: (path / "config.json").write_text("{   }"),
+    "optimizer-00001-of-00001.safetensors was changed after it was written": lambda path: flip(
+        path / "optimizer-00001-of-00001.safetensors"
+    ),
+    "its manifest names '../x', which is not a file of its own": lambda path: rewrite_manifest(
+        path, lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": ""}})
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", list(DAMAGE))
+def test_damage_is_noticed_named_and_passed_over(store, saved, reason):
+    newer = store.save(Memory(), trainer_state(20))
+    verify(newer)
+    DAMAGE[reason](newer)
+    with pytest.raises(InvalidCheckpointError) as found:
+        verify(newer)
+    assert reason.strip() in str(found.value)
+    path, passed_over = store.newest()
+    assert path == saved
+    assert len(passed_over) == 1 and passed_over[0].startswith(f"step-00000020: {reason.strip()}")
+
+
+def test_a_named_checkpoint_must_be_whole(saved):
+    assert require_valid(saved) == saved
+    (saved / "manifest.json").unlink()
+    with pytest.raises(
+        UserError, match=r"checkpoint\.resume: .*step-00000010 is not a whole checkpoint: has no man"
+    ):
+        require_valid(saved)

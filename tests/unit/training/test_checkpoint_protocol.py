@@ -1,0 +1,218 @@
+"""Saving with several ranks, failures on the way, and what else may lie in the directory."""
+
+import errno
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel
+
+from gpt2dist.distributed import World
+from gpt2dist.errors import RunError, UserError
+from gpt2dist.model.gpt2 import LanguageModel, named_parameters, write_huggingface_config
+from gpt2dist.model.shape import Shape
+from gpt2dist.training import checkpoint
+from gpt2dist.training.checkpoint import CheckpointStore, InvalidCheckpointError, TrainerState, verify
+
+SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=50)
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ThreadWorld(World):
+    """A rank that is a thread."""
+
+    board: dict = field(default_factory=dict)
+    meet: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+
+    def gather(self, value):
+        self.board[self.rank] = value
+        self.meet.wait(10)
+        values = [self.board[rank] for rank in range(self.size)]
+        self.meet.wait(10)
+        return values
+
+
+class ModelState:
+    """The whole state of a model on one process; its moments are multiples of the weights."""
+
+    def __init__(self, shape=SHAPE, seed=0):
+        self.model = LanguageModel(shape, end_of_text_id=0, seed=seed)
+        self.parameters = dict(named_parameters(self.model))
+        self.loaded = {}
+
+    def shape_of(self, name):
+        return self.parameters[name].shape
+
+    def gather(self, name):
+        whole = self.parameters[name].detach()
+        return {"param": whole, "exp_avg": 2 * whole, "exp_avg_sq": 3 * whole}
+
+    def scatter(self, name, tensors):
+        self.loaded[name] = tensors
+
+    def materialise(self, updates):
+        pass
+
+    def link(self):
+        pass
+
+    def refresh(self):
+        pass
+
+
+def trainer_state(step):
+    return TrainerState(step, 0, 0, step, 0.1, {}, 1.0, "d", "t", {}, 1, 0, "fp32")
+
+
+def store_of(directory, world, keep_last=2):
+    return CheckpointStore(
+        directory, world, keep_last, SHAPE.vocab_size, lambda path: write_huggingface_config(path, SHAPE, 0, 0.0)
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    return store_of(tmp_path, World(0, 0, 1, CPU))
+
+
+def save_on_ranks(directory, ranks, step):
+    """Saves with one thread per rank; returns what each rank returned or raised."""
+    board, meet = {}, threading.Barrier(ranks)
+
+    def save(rank):
+        store = store_of(directory, ThreadWorld(rank, rank, ranks, CPU, board, meet))
+        try:
+            return store.save(ModelState(), trainer_state(step))
+        except RunError as error:
+            return error
+
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(save, range(ranks)))
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_transformers_reads_a_checkpoint_of_any_number_of_ranks(tmp_path, ranks):
+    path = save_on_ranks(tmp_path, ranks, 7)[0]
+    verify(path)
+    assert len(list(path.glob("model-*.safetensors"))) == len(list(path.glob("optimizer-*.safetensors"))) == ranks
+    model = GPT2LMHeadModel.from_pretrained(path)
+    state = ModelState()
+    assert model.dtype == torch.float32
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, state.parameters[name][: len(parameter)])
+    assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_each_tensor_is_in_one_file_the_one_that_the_index_names(tmp_path):
+    path = save_on_ranks(tmp_path, 3, 7)[0]
+    index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
+    found = [(name, file.name) for file in path.glob("model-*.safetensors") for name in load_file(file)]
+    assert sorted(found) == sorted(index.items())
+
+
+def test_what_was_saved_by_three_ranks_loads_on_one(tmp_path, store):
+    path = save_on_ranks(tmp_path, 3, 7)[0]
+    state, expected = ModelState(seed=1), ModelState()
+    assert store.load(path, state) == trainer_state(7)
+    for name in expected.parameters:
+        for key, tensor in expected.gather(name).items():
+            assert torch.equal(state.loaded[name][key], tensor)
+
+
+def test_a_rank_that_cannot_write_stops_all_of_them(tmp_path, monkeypatch):
+    original = checkpoint.save_file
+    monkeypatch.setattr(
+        checkpoint, "save_file", lambda t, path, **more: (full_disk if "2-of" in path.name else original)(t, path)
+    )
+    outcomes = save_on_ranks(tmp_path, 3, 7)
+    assert [str(error) for error in outcomes] == [
+        "checkpoint step-00000007 could not be written: rank 1: OSError: [Errno 28] No space left on device"
+    ] * 3
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("function", ["_write_json", "_fsync", "_seal"])
+def test_no_failure_of_rank_0_makes_the_others_wait(tmp_path, monkeypatch, function):
+    monkeypatch.setattr(checkpoint, function, full_disk)
+    assert all("rank 0: OSError" in str(error) for error in save_on_ranks(tmp_path, 2, 7))
+    assert names(tmp_path) == []
+
+
+def test_a_directory_that_cannot_be_made_stops_all_of_them(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file in the way")
+    outcomes = save_on_ranks(tmp_path / "checkpoints", 2, 7)
+    assert all("rank 0: NotADirectoryError" in str(error) for error in outcomes)
+
+
+def test_a_failed_commit_leaves_the_older_checkpoint_in_force(store, monkeypatch):
+    older = store.save(ModelState(), trainer_state(10))
+    monkeypatch.setattr(checkpoint.Path, "rename", full_disk)
+    with pytest.raises(RunError, match="No space left"):
+        store.save(ModelState(), trainer_state(20))
+    assert names(store.directory) == ["latest", "step-00000010"]
+    assert store.newest() == (older, [])
+
+
+def test_a_save_after_a_return_to_an_older_checkpoint_is_not_pruned_for_it(store):
+    for step in (10, 20, 30, 40):
+        store.save(ModelState(), trainer_state(step))
+    saved = store.save(ModelState(), trainer_state(15))  # resumed from somewhere before 15
+    verify(saved)
+    assert (store.directory / "latest").read_text() == "step-00000015\n"
+    assert names(store.directory) == ["latest", "step-00000015", "step-00000030", "step-00000040"]
+
+
+def test_a_checkpoint_in_the_way_of_its_successor_is_replaced(store):
+    (store.save(ModelState(), trainer_state(10)) / "trainer_state.json").write_text("damaged")
+    again = store.save(ModelState(), trainer_state(10))
+    verify(again)
+    assert store.newest() == (again, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context_length": 16}, r"transformer\.wpe\.weight of shape \[8, 16\] where the model has \[16, 16\]"),
+        ({"n_layer": 1}, r"has a tensor transformer\.h\.1\.attn\.c_attn\.bias, which the model has not"),
+        ({"n_layer": 3}, r"no tensor transformer\.h\.2\.ln_1\.weight"),
+    ],
+)
+def test_a_model_section_that_changed_is_refused(store, change, message):
+    path = store.save(ModelState(), trainer_state(10))
+    other = Shape(**{**SHAPE.__dict__, **change})
+    with pytest.raises(UserError, match=message):
+        store.load(path, ModelState(other))
+
+
+def test_a_file_that_the_disk_no_longer_gives_back_is_damage(store, monkeypatch):
+    path = store.save(ModelState(), trainer_state(10))
+
+    def unreadable(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "sha256_of", unreadable)
+    with pytest.raises(InvalidCheckpointError, match=r"cannot be read \(.*Input/output error"):
+        verify(path)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["[]", '{"format_version": 1, "files": ["a"]}', '{"format_version": 1, "files": {"a": {}}}', "\xff"],
+)
+def test_a_manifest_of_another_make_is_damage(tmp_path, manifest):
+    (tmp_path / "manifest.json").write_bytes(manifest.encode("latin-1"))
+    with pytest.raises(InvalidCheckpointError, match=r"its manifest\.json cannot be read"):
+        verify(tmp_path)
