@@ -1,6 +1,8 @@
 import os
 import pty
+import select
 import sys
+import termios
 
 from gpt2dist.monitoring.progress import Progress
 
@@ -41,6 +43,7 @@ def test_other_ranks_show_nothing(capsys):
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch):
     reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 100))
     with os.fdopen(writer, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         with Progress("train", 4, "step") as bar:
@@ -48,7 +51,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
             bar.say("saved it")
         terminal.flush()
         shown = ""
-        while "4/4" not in shown or "saved it" not in shown:  # a terminal hands out what it has, piece by piece
+        while select.select([reader], [], [], 0.5)[0]:  # a terminal hands out what it has piece by piece
             shown += os.read(reader, 65536).decode()
     os.close(reader)
-    assert "train: 100%|" in shown
+    assert "train: 100%|" in shown and "4/4" in shown and "saved it" in shown
