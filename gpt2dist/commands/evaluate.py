@@ -46,8 +46,10 @@ def run(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise UserError("--batch-size must be at least 1")
     dataset = Manifest.load(args.data)
-    split = args.split or ("val" if "val" in dataset.splits else dataset.splits[0])
+    split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
     dataset.shards_of(split)  # refuses an unknown split before anything is loaded
+    if args.output:
+        _make_room(args.output)
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -125,12 +127,12 @@ def _windows(args: argparse.Namespace, tokens: int, context_length: int) -> Any:
     from gpt2dist.data.windows import Windows
     from gpt2dist.errors import UserError
 
-    length = args.sequence_length or context_length
+    length = context_length if args.sequence_length is None else args.sequence_length
     if not 1 <= length <= context_length:
         raise UserError(
             f"--sequence-length {length} is not between 1 and the {context_length} positions of the model"
         )
-    stride = args.stride or max(1, length // 2)
+    stride = max(1, length // 2) if args.stride is None else args.stride
     if not 1 <= stride <= length:
         raise UserError(f"--stride {stride} is not between 1 and the sequence length {length}")
     tokens += args.prefix == "end-of-text"
@@ -139,12 +141,23 @@ def _windows(args: argparse.Namespace, tokens: int, context_length: int) -> Any:
     return Windows(tokens, length, stride)
 
 
+def _make_room(output: Path) -> None:
+    """Refuses before the work what could not be written after it."""
+    from gpt2dist.errors import UserError
+
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {output.parent} cannot be made ({error.strerror})") from None
+    if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise UserError(f"--output: {output} cannot be written; name a file")
+
+
 def _report(result: dict[str, Any], args: argparse.Namespace) -> None:
     import orjson
 
     text = orjson.dumps(result, option=orjson.OPT_INDENT_2).decode()
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(text + "\n")
     if args.json:
         print(text)

@@ -72,6 +72,7 @@ def _sampling(args: argparse.Namespace):
         "--top-k": (args.top_k >= 0, "must be 0 (all) or more"),
         "--top-p": (0 < args.top_p <= 1, "must lie above 0 and be at most 1"),
         "--repetition-penalty": (args.repetition_penalty > 0, "must be more than 0"),
+        "--seed": (0 <= args.seed < 2**63, "must be 0 or more, and less than 2⁶³"),
         "--num-samples": (args.num_samples >= 1, "must be at least 1"),
     }
     wrong = [f"{option} {message}" for option, (right, message) in bounds.items() if not right]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
@@ -142,10 +143,15 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     """
     transformers.utils.logging.disable_progress_bar()  # its bar would only flash between ours
     try:
-        model = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="sdpa", dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        model, found = GPT2LMHeadModel.from_pretrained(
+            directory, attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
+    if found["missing_keys"]:  # transformers would go on with random numbers there
+        reason = f"no {min(found['missing_keys'])} in its files"
+        raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")
     return model.to(device).eval()
 
 
@@ -159,12 +165,12 @@ class IncrementalLogits:
     def __init__(self, model: GPT2LMHeadModel):
         self._model = model
         self._cache: Any = None
-        self._length = 0
+        self._seen = torch.empty(0, 0, dtype=torch.long)
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits [B, 1, V] of the last of the tokens [B, L]."""
-        grown = self._cache is not None and tokens.shape[1] == self._length + 1
+        grown = self._cache is not None and torch.equal(tokens[:, :-1], self._seen)
         inputs = tokens[:, -1:] if grown else tokens
         out = self._model(
             input_ids=inputs.to(self._model.device),
@@ -172,5 +178,5 @@ class IncrementalLogits:
             use_cache=True,
             logits_to_keep=1,
         )
-        self._cache, self._length = out.past_key_values, tokens.shape[1]
+        self._cache, self._seen = out.past_key_values, tokens
         return out.logits

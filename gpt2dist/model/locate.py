@@ -29,7 +29,10 @@ def locate(name: str) -> Path:
             f"{name}: no model there (no config.json and no checkpoints); give a checkpoint, a run directory, "
             "an exported model or a hub name"
         )
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    try:
+        kind = json.loads(config.read_bytes()).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{config}: not the config.json of a model ({error}); give another model") from None
     if kind != "gpt2":
         raise UserError(f"{name}: its model_type is {kind!r}; gpt2dist reads gpt2 models")
     return path
@@ -38,7 +41,7 @@ def locate(name: str) -> Path:
 def fingerprint(path: Path) -> str:
     """Sha256 over the weights of a model directory; a checkpoint's manifest spares reading them."""
     manifest = path / "manifest.json"
-    known = json.loads(manifest.read_text())["files"] if manifest.is_file() else {}
+    known = json.loads(manifest.read_bytes()).get("files", {}) if manifest.is_file() else {}
     digest = hashlib.sha256()
     files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)})
     for file in files:
@@ -54,7 +57,10 @@ def _latest(checkpoints: Path) -> Path:
     pointer = checkpoints / "latest"
     if not pointer.is_file():
         raise UserError(f"{checkpoints.parent}: the run has no checkpoint yet; name a model that is finished")
-    return checkpoints / pointer.read_text().strip()
+    newest = checkpoints / pointer.read_text().strip()
+    if not newest.is_dir():
+        raise UserError(f"{newest}: gone, though `latest` names it; give one of the other checkpoints")
+    return newest
 
 
 def _download(name: str) -> Path:

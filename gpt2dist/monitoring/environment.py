@@ -36,11 +36,14 @@ def describe() -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     """The commit of the working tree that gpt2dist runs from; None when it is installed as a package."""
-    package = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
     try:
-        found = subprocess.run(
-            ["git", "-C", package, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        git("ls-files", "--error-unmatch", here.name)  # a virtual environment may lie in another repository
+        return git("rev-parse", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()

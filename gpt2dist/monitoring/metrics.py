@@ -1,14 +1,17 @@
 """metrics.jsonl, the record of a run, and its mirror in TensorBoard.
 
-One object per line: `step` (optimizer steps done), `time` (seconds since 1970) and tags as keys. A resumed run
-first drops the lines beyond its checkpoint, so that no step appears twice.
+One object per line: `step` (optimizer steps done), `time` (seconds since 1970) and tags as keys. JSON has no
+infinity and no NaN: they are null. A resumed run first drops the lines beyond its checkpoint, so that no step
+appears twice.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Protocol
 
-Value = float | int | str
+Value = float | int | str | None
+"""None stands for a number that was not finite, when it is read back."""
 
 
 class Mirror(Protocol):
@@ -44,7 +47,7 @@ class Metrics:
     def write(self, step: int, time: float, values: dict[str, Value]) -> None:
         """Appends one line."""
         line: dict[str, Value] = {"step": step, "time": round(time, 3), **values}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.write(_text(line))
         self._file.flush()
         for mirror in self._mirrors:
             mirror.write(line)
@@ -61,7 +64,9 @@ def read(path: Path) -> list[dict[str, Value]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    # Not splitlines, which also ends lines at characters that a sample may hold; bytes, since a tear can go
+    # through a character.
+    for text in path.read_bytes().split(b"\n"):
         try:
             lines.append(json.loads(text))
         except ValueError:
@@ -73,11 +78,19 @@ def _cut(path: Path, step: int) -> tuple[bool, list[dict[str, Value]]]:
     """Drops the lines beyond `step` from the file; says whether there were any, and what stays."""
     lines = read(path)
     kept = [line for line in lines if int(line["step"]) <= step]
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    torn = text != "" and not text.endswith("\n")  # the next line would be glued to it
+    content = path.read_bytes() if path.exists() else b""
+    torn = content != b"" and not content.endswith(b"\n")  # the next line would be glued to it
     if len(kept) == len(lines) and not torn:
         return False, kept
     partial = path.with_suffix(".tmp")
-    partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
+    partial.write_text("".join(map(_text, kept)), encoding="utf-8")
     partial.replace(path)
     return len(kept) < len(lines), kept
+
+
+def _text(line: dict[str, Value]) -> str:
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in line.items()
+    }
+    return json.dumps(finite, ensure_ascii=False) + "\n"

@@ -34,7 +34,7 @@ class TensorBoard:
         step, time = int(line["step"]), float(line["time"])
         self._tokens = int(line.get("progress/tokens", self._tokens))
         for tag, value in line.items():
-            if tag in ("step", "time"):
+            if tag in ("step", "time") or value is None:
                 continue
             if isinstance(value, str):
                 self._writer.add_text(tag, f"    {value}".replace("\n", "\n    "), step, walltime=time)
@@ -48,7 +48,7 @@ class TensorBoard:
         self._writer.close()
         for old in self._directory.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = self._open()
+        self._writer, self._tokens = self._open(), 0
         for line in lines:
             self.write(line)
 

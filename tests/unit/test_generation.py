@@ -67,6 +67,13 @@ def test_remembering_keys_and_values_changes_nothing_even_beyond_the_context(mod
     assert continued(model, how, logits=IncrementalLogits(model), num_samples=2, run_on=True) == plain
 
 
+def test_what_is_remembered_of_one_text_is_not_taken_for_the_beginning_of_another(model):
+    remembering = IncrementalLogits(model)
+    remembering(torch.tensor([[1, 2, 3]]))
+    other = torch.tensor([[4, 5, 6, 7]])
+    assert torch.equal(remembering(other)[:, -1], whole(model)(other)[:, -1])
+
+
 def test_a_seed_gives_one_text_and_samples_differ(model):
     how = Sampling(max_new_tokens=12, temperature=1.5, seed=4)
     assert continued(model, how, num_samples=3) == continued(model, how, num_samples=3)

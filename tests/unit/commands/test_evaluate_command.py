@@ -1,7 +1,9 @@
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist import distributed
@@ -78,6 +80,10 @@ def test_a_prefix_adds_one_target_and_the_split_is_chosen(evaluate):
     [
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--sequence-length", "33"], "--sequence-length 33 is not between 1 and the 32 positions of the model"),
+        (["--sequence-length", "0"], "--sequence-length 0 is not between 1 and the 32 positions of the model"),
+        (["--stride", "0"], "--stride 0 is not between 1 and the sequence length 32"),
+        (["--output", "/"], "--output: / cannot be written; name a file"),
+        (["--output", "/dev/null/result.json"], "--output: /dev/null cannot be made (File exists)"),
         (["--stride", "40"], "--stride 40 is not between 1 and the sequence length 32"),
         (["--split", "dev"], "dev"),
     ],
@@ -121,6 +127,24 @@ def test_a_model_whose_weights_cannot_be_read(evaluate, model_directory, tmp_pat
     assert "its model cannot be loaded" in err
 
 
+def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(evaluate, model_directory, tmp_path):
+    partial = shutil.copytree(model_directory, tmp_path / "partial")
+    weights = load_file(partial / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    code, _, err = evaluate(model=partial)
+    assert code == 2
+    assert "its model cannot be loaded (no transformer.h.1.mlp.c_fc.weight in its files)" in err
+
+
+def test_a_model_whose_file_was_cut_off(evaluate, model_directory, tmp_path):
+    short = shutil.copytree(model_directory, tmp_path / "short")
+    (short / "model.safetensors").write_bytes((short / "model.safetensors").read_bytes()[:1000])
+    code, _, err = evaluate(model=short)
+    assert code == 2
+    assert "its model cannot be loaded" in err
+
+
 # generate, on the same model
 
 
@@ -151,6 +175,7 @@ def test_text_goes_to_standard_output_and_a_seed_repeats_it(generate):
         (["--top-k", "-1"], "--top-k must be 0 (all) or more"),
         (["--top-p", "0"], "--top-p must lie above 0 and be at most 1"),
         (["--repetition-penalty", "0"], "--repetition-penalty must be more than 0"),
+        (["--seed", "-1"], "--seed must be 0 or more, and less than 2⁶³"),
         (["--num-samples", "0"], "--num-samples must be at least 1"),
         (["--top-p", "2", "--top-k", "-2"], "--top-k must be 0 (all) or more; --top-p must lie"),
     ],

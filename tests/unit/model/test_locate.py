@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -55,9 +56,28 @@ def test_the_fingerprint_is_about_the_weights(tmp_path):
 def test_a_checkpoints_manifest_spares_reading_the_weights(tmp_path):
     model = make_model(tmp_path / "a")
     before = fingerprint(model)
-    import hashlib
-
     record = {"bytes": 1, "sha256": hashlib.sha256(b"w").hexdigest()}
     (model / "manifest.json").write_text(json.dumps({"files": {"model-00001-of-00001.safetensors": record}}))
     (model / "model-00001-of-00001.safetensors").write_bytes(b"never read")
     assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", b"\xff"])
+def test_a_config_that_is_none(tmp_path, content):
+    config = make_model(tmp_path / "m") / "config.json"
+    config.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"config\.json: not the config\.json of a model"):
+        locate(str(tmp_path / "m"))
+
+
+def test_a_latest_checkpoint_that_is_gone(tmp_path):
+    make_model(tmp_path / "checkpoints/step-00000010")
+    (tmp_path / "checkpoints/latest").write_text("step-00000020\n")
+    with pytest.raises(UserError, match="step-00000020: gone, though `latest` names it; give one of the other"):
+        locate(str(tmp_path))
+
+
+def test_a_manifest_of_another_program_is_not_asked(tmp_path):
+    model, other = make_model(tmp_path / "a"), make_model(tmp_path / "b")
+    (other / "manifest.json").write_text('{"name": "an exported web page"}')
+    assert fingerprint(model) == fingerprint(other)

@@ -65,3 +65,32 @@ def test_a_line_that_a_crash_tore_off_is_left_out(tmp_path):
     assert read(path) == [{"step": 1, "a": 2}]
     Metrics(path, 1, []).close()
     assert path.read_text() == '{"step": 1, "a": 2}\n'
+
+
+def test_a_tear_through_a_character_is_a_tear_too(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes('{"step": 1, "a": 2}\n{"step": 2, "samples/0": "ü'.encode()[:-1])
+    metrics = Metrics(path, 1, [])
+    metrics.write(2, 0.0, {"a": 3})
+    metrics.close()
+    assert [line["a"] for line in read(path)] == [2, 3]
+
+
+def test_a_sample_with_characters_that_end_lines_elsewhere_survives_a_resume(tmp_path):
+    path, text = tmp_path / "m.jsonl", "a\u2028b\x85c\x1cd\r\ne"
+    before = Metrics(path, 0, [])
+    before.write(1, 0.0, {"samples/0": text})
+    before.write(2, 0.0, {"a": 1})
+    before.close()
+    Metrics(path, 1, []).close()
+    assert [line["samples/0"] for line in read(path)] == [text]
+
+
+def test_every_line_is_json_also_when_training_diverges(tmp_path):
+    mirror = Recorder()
+    metrics = Metrics(tmp_path / "m.jsonl", 0, [mirror])
+    metrics.write(1, 0.0, {"train/loss": float("nan"), "train/grad_norm": float("inf"), "train/lr": 0.5})
+    metrics.close()
+    line = json.loads((tmp_path / "m.jsonl").read_text(), parse_constant=lambda name: f"{name} is no JSON")
+    assert (line["train/loss"], line["train/grad_norm"], line["train/lr"]) == (None, None, 0.5)
+    assert mirror.lines[0]["train/grad_norm"] == float("inf")  # TensorBoard can show it

@@ -58,3 +58,10 @@ def test_rebuilding_drops_later_points_and_keeps_earlier_ones_on_both_axes(tmp_p
     board.close()
     assert points(tmp_path, "train/loss") == [(10, 10.0), (20, 21.0)]
     assert points(tmp_path, "train/loss_vs_tokens") == [(10_000, 10.0), (20_000, 21.0)]
+
+
+def test_a_number_that_was_not_finite_is_left_out_when_it_is_read_back(tmp_path):
+    board = TensorBoard(tmp_path)
+    board.rebuild([line(10, None), line(20, 2.0)])
+    board.close()
+    assert points(tmp_path, "train/loss") == [(20, 2.0)]
