@@ -69,7 +69,7 @@ def _evaluate(args: argparse.Namespace, dataset: Any, split: str, world: Any) ->
     from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.errors import UserError
     from gpt2dist.evaluation.perplexity import Score, score
-    from gpt2dist.model.gpt2 import load_pretrained
+    from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary
     from gpt2dist.model.locate import fingerprint, locate
     from gpt2dist.monitoring.progress import Progress
 
@@ -81,6 +81,7 @@ def _evaluate(args: argparse.Namespace, dataset: Any, split: str, world: Any) ->
             f"preprocess the text again with --tokenizer {args.model}"
         )
     model = load_pretrained(directory, world.device)
+    require_vocabulary(model, tokenizer.vocab_size, directory)
     windows = _windows(args, dataset.totals(split).tokens, model.config.n_positions)
     prefix = dataset.end_of_text_id if args.prefix == "end-of-text" else None
     stream = TokenStream.open(dataset, split, prefix)

@@ -42,15 +42,17 @@ def run(args: argparse.Namespace) -> None:
 
     from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.generation import generate
-    from gpt2dist.model.gpt2 import IncrementalLogits, load_pretrained
+    from gpt2dist.model.gpt2 import IncrementalLogits, load_pretrained, require_vocabulary
     from gpt2dist.model.locate import locate
 
     directory = locate(args.model)
     tokenizer = Tokenizer.load(directory)
     model = load_pretrained(directory, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    require_vocabulary(model, tokenizer.vocab_size, directory)
+    prompt = args.prompt.encode(errors="replace").decode()  # bytes of the command line that were no UTF-8
     samples = generate(
         IncrementalLogits(model),
-        tokenizer.encode(args.prompt).tolist(),
+        tokenizer.encode(prompt).tolist(),
         how,
         tokenizer.end_of_text_id,
         model.config.n_positions,
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     for number, tokens in enumerate(samples):
         if number:
             print("-" * 80)
-        print(args.prompt + tokenizer.decode(tokens))
+        print(prompt + tokenizer.decode(tokens))
     sys.stdout.flush()
 
 

@@ -155,6 +155,19 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     return model.to(device).eval()
 
 
+def require_vocabulary(model: GPT2LMHeadModel, vocab_size: int, directory: Path) -> None:
+    """Refuses a model that does not know all ids of the tokenizer beside it.
+
+    Raises:
+        UserError: It knows fewer.
+    """
+    if model.config.vocab_size < vocab_size:
+        raise UserError(
+            f"{directory}: its model knows {model.config.vocab_size} tokens, its tokenizer has {vocab_size}; "
+            "put the tokenizer there that the model was trained with"
+        )
+
+
 class IncrementalLogits:
     """Logits for generation: remembers keys and values while a text grows by one token at a time.
 

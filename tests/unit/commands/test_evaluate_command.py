@@ -137,6 +137,18 @@ def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(eval
     assert "its model cannot be loaded (no transformer.h.1.mlp.c_fc.weight in its files)" in err
 
 
+def test_a_model_that_is_smaller_than_its_tokenizer(evaluate, model_directory, tmp_path, capsys):
+    small = shutil.copytree(model_directory, tmp_path / "small")
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=299, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    ).save_pretrained(small)
+    message = "its model knows 299 tokens, its tokenizer has 300; put the tokenizer there"
+    code, _, err = evaluate(model=small)
+    assert code == 2 and message in err
+    assert main(["generate", str(small)]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_model_whose_file_was_cut_off(evaluate, model_directory, tmp_path):
     short = shutil.copytree(model_directory, tmp_path / "short")
     (short / "model.safetensors").write_bytes((short / "model.safetensors").read_bytes()[:1000])
@@ -165,6 +177,12 @@ def test_text_goes_to_standard_output_and_a_seed_repeats_it(generate):
     assert first.startswith("abc") and second.startswith("abc") and first != second.rstrip("\n")
     assert generate(*options)[1] == out
     assert generate(*options[:-1], "6")[1] != out
+
+
+def test_a_prompt_that_is_no_utf8_is_repaired(generate):
+    code, out, _ = generate("--prompt", "caf\udce9", "--max-new-tokens", "1")
+    assert code == 0
+    assert out.startswith("caf?")
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,16 @@ def test_initialisation_is_gpt2s():
             assert abs(drawn.mean().item()) < 5 * expected / math.sqrt(drawn.numel()), name
 
 
-def test_a_seed_gives_one_model_and_padding_does_not_enter():
+def test_a_seed_gives_one_model_and_padding_does_not_enter(monkeypatch):
     one, again, other = (LanguageModel(SHAPE, 0, seed=seed) for seed in (1, 1, 2))
     for (_, a), (_, b) in zip(named_parameters(one), named_parameters(again), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(one.gpt2.transformer.wpe.weight, other.gpt2.transformer.wpe.weight)
+    monkeypatch.setattr("gpt2dist.model.shape.VOCAB_MULTIPLE", 64 * 3)
+    wider = LanguageModel(SHAPE, 0, seed=1)
+    assert wider.gpt2.transformer.wte.weight.shape == (192, 32)
+    for (_, a), (_, b) in zip(named_parameters(one), named_parameters(wider), strict=True):
+        assert torch.equal(a, b[: len(a)])
     embedding = one.gpt2.transformer.wte.weight
     assert embedding.shape == (128, 32)
     assert torch.all(embedding[100:] == 0) and torch.all(embedding[:100].abs().sum(1) > 0)
