@@ -123,8 +123,8 @@ class CheckpointStore:
         """
         final = self.directory / f"step-{trainer.step:08d}"
         partial = final.with_suffix(".tmp")
-        self._all_or_none(partial, lambda: self._make_empty(partial))
-        files = self._all_or_none(partial, lambda: self._write(partial, state, trainer))
+        files = self._all_or_none(partial, lambda: self._begin(partial, state, trainer))
+        files |= self._all_or_none(partial, lambda: self._write_part(partial, state))
         self._all_or_none(partial, lambda: self._commit(partial, final, files))
         return final
 
@@ -179,19 +179,26 @@ class CheckpointStore:
             raise RunError(f"checkpoint {partial.stem} could not be written: {'; '.join(errors)}")
         return {name: record for part, _ in reports for name, record in part.items()}
 
-    def _make_empty(self, partial: Path) -> dict[str, Any]:
-        """Makes the directory that is written into."""
-        if self.world.is_main:
-            shutil.rmtree(partial, ignore_errors=True)  # left by an attempt that was killed
-            partial.mkdir(parents=True)
-        return {}
-
-    def _write(self, partial: Path, state: WholeState, trainer: TrainerState) -> dict[str, Any]:
-        """Writes all that this rank has to write; returns size and hash by file name."""
-        files = self._write_part(partial, state)
-        if self.world.is_main:
-            files |= self._write_rest(partial, state, trainer)
-        return files
+    def _begin(self, partial: Path, state: WholeState, trainer: TrainerState) -> dict[str, Any]:
+        """Makes the directory with what there is once: configuration, tokenizer, index and trainer state."""
+        if not self.world.is_main:
+            return {}
+        shutil.rmtree(partial, ignore_errors=True)  # left by an attempt that was killed
+        partial.mkdir(parents=True)
+        self._write_model_files(partial)
+        shapes = {name: self._saved_shape(name, state) for name in state.parameters}
+        parts = deal({name: state.shape_of(name).numel() for name in state.parameters}, self.world.size)
+        index = {
+            "metadata": {"total_size": sum(4 * shape.numel() for shape in shapes.values())},
+            "weight_map": {
+                name: f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+                for number, names in enumerate(parts, 1)
+                for name in sorted(names)
+            },
+        }
+        _write_json(partial / "model.safetensors.index.json", index)
+        _write_json(partial / "trainer_state.json", dataclasses.asdict(trainer))
+        return {path.name: _seal(path) for path in sorted(partial.iterdir())}
 
     def _write_part(self, partial: Path, state: WholeState) -> dict[str, Any]:
         """Writes this rank's parameters and moments."""
@@ -212,25 +219,6 @@ class CheckpointStore:
         for kind, tensors in (("model", weights), ("optimizer", moments)):
             save_file(tensors, partial / f"{kind}-{suffix}", metadata={"format": "pt"})
         return {f"{kind}-{suffix}": _seal(partial / f"{kind}-{suffix}") for kind in ("model", "optimizer")}
-
-    def _write_rest(self, partial: Path, state: WholeState, trainer: TrainerState) -> dict[str, Any]:
-        """Writes what there is once: configuration, tokenizer, index and trainer state."""
-        self._write_model_files(partial)
-        shapes = {name: self._saved_shape(name, state) for name in state.parameters}
-        parts = deal({name: state.shape_of(name).numel() for name in state.parameters}, self.world.size)
-        index = {
-            "metadata": {"total_size": sum(4 * shape.numel() for shape in shapes.values())},
-            "weight_map": {
-                name: f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-                for number, names in enumerate(parts, 1)
-                for name in sorted(names)
-            },
-        }
-        _write_json(partial / "model.safetensors.index.json", index)
-        _write_json(partial / "trainer_state.json", dataclasses.asdict(trainer))
-        # Other ranks write their parts here at the same time, and seal them themselves.
-        ours = [path for path in partial.iterdir() if not path.name.startswith(("model-", "optimizer-"))]
-        return {path.name: _seal(path) for path in ours}
 
     def _commit(self, partial: Path, final: Path, files: dict[str, Any]) -> dict[str, Any]:
         """Makes a written checkpoint valid: manifest, rename, then the pointer to the newest. Rank 0 does it."""
