@@ -1,0 +1,77 @@
+"""What a run refuses or gives up on after the preflight, in one message each."""
+
+import pytest
+import torch
+from ranks import RankFailedError, run_ranks
+from runs import train, write_run
+
+from gpt2dist import distributed
+from gpt2dist.errors import UserError
+from gpt2dist.training import engine
+
+
+def test_a_diverged_run_stops_and_says_so(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    with pytest.raises(
+        RankFailedError, match=r"RunError: the loss is (nan|inf) at step \d+: training has diverged; lower"
+    ):
+        train(config, "optimizer.lr=1e30", "optimizer.clip_grad_norm=0")
+
+
+def train_without_fp16(config, overrides):
+    from deepspeed.accelerator import get_accelerator
+    from runs import train_here
+
+    type(get_accelerator()).is_fp16_supported = lambda self: False
+    train_here(config, overrides)
+
+
+def test_fp16_where_the_device_has_none(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    with pytest.raises(
+        RankFailedError, match=r"UserError: precision: fp16 is not supported on this device \(cpu\); set"
+    ):
+        run_ranks(train_without_fp16, 1, config, ["precision=fp16"])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "autocast_bf16"])
+def test_bf16_on_a_gpu_without_it(monkeypatch, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    with pytest.raises(UserError, match=r"precision: this GPU has no bf16; set precision to fp16 or fp32"):
+        engine._check_precision(precision, torch.device("cuda"))
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(
+        UserError, match=r"local rank 2 has no GPU: this host has 2; start at most one process per GPU"
+    ):
+        distributed.join()
+
+
+def test_checkpoints_none_of_which_is_whole_are_not_trained_over(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    run = train(config, "run.stop_after_steps=3")
+    (run / "checkpoints/step-00000003/manifest.json").unlink()
+    with pytest.raises(
+        RankFailedError, match=r"UserError: no checkpoint in .*checkpoints is whole; move that directory"
+    ):
+        train(config)
+
+
+def test_a_tokenizer_that_changed_is_refused(tiny_dataset, tmp_path):
+    from gpt2dist.data.prepare import prepare
+    from gpt2dist.data.tasks import Job
+    from gpt2dist.data.tokenizer import train_bpe
+
+    config = write_run(tmp_path, tiny_dataset)
+    train(config, "run.stop_after_steps=3")
+    corpus = tiny_dataset.parent / "corpus"
+    train_bpe([path.read_text() for path in sorted(corpus.iterdir())], 290).save(tmp_path / "tokenizer")
+    prepare(Job((str(corpus),), str(tmp_path / "tokenizer"), tmp_path / "other"))
+    with pytest.raises(
+        RankFailedError, match=r"other was made with another tokenizer than the data that .*step-00000003"
+    ):
+        train(config, f"data.train=[{{path: {tmp_path}/other}}]")
