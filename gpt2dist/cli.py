@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from gpt2dist import __version__
-from gpt2dist.errors import RunError, UserError
+from gpt2dist.errors import RankUserError, RunError, UserError
 
 VERBS = {
     "tokenizer": "train a tokenizer on a corpus, or import GPT-2's vocabulary files",
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
-        if os.environ.get("RANK", "0") == "0":  # all ranks find the same mistake; one tells it
+        # All ranks find the same mistake; one tells it.
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, RankUserError):
             print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
         return EXIT_WRONG_INPUT if isinstance(error, UserError) else EXIT_FAILURE
     except BrokenPipeError:  # `gpt2dist inspect … | head` is no failure

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RankUserError
 
 TIMEOUT = timedelta(minutes=10)
 """After this long in a collective a rank gives the others up."""
@@ -34,10 +34,6 @@ class World:
     def is_main(self) -> bool:
         """Whether this is rank 0, which speaks and writes for all."""
         return self.rank == 0
-
-    def barrier(self) -> None:
-        """Waits for all ranks."""
-        self.sum(torch.zeros((), device=self.device))
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds a tensor over the ranks, in place."""
@@ -74,14 +70,14 @@ def join(timeout: timedelta = TIMEOUT) -> World:
     NCCL on GPUs with gloo beside it for Python objects, gloo alone on CPUs.
 
     Raises:
-        UserError: More ranks than GPUs on this host.
+        RankUserError: More ranks than GPUs on this host.
     """
     rank, size = launched_rank(), launched_world_size()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
-            raise UserError(
+            raise RankUserError(
                 f"local rank {local_rank} has no GPU: this host has {torch.cuda.device_count()}; "
                 "start at most one process per GPU"
             )

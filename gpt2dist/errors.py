@@ -1,4 +1,4 @@
-"""The two exceptions whose message is all that a user needs; anything else is a bug and shows its traceback."""
+"""The exceptions whose message is all that a user needs; anything else is a bug and shows its traceback."""
 
 
 class UserError(Exception):
@@ -6,6 +6,10 @@ class UserError(Exception):
 
     The message names the file, line or key, says what is wrong with it, and the way out.
     """
+
+
+class RankUserError(UserError):
+    """Wrong input that only this rank can see, so that this rank tells it; else rank 0 speaks for all."""
 
 
 class RunError(Exception):

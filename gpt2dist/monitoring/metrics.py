@@ -38,9 +38,9 @@ class Metrics:
 
     def __init__(self, path: Path, step: int, mirrors: list[Mirror]):
         self._mirrors = mirrors
-        dropped, kept = _cut(path, step)
-        if dropped:
-            for mirror in mirrors:
+        if path.exists():
+            kept = _cut(path, step)
+            for mirror in mirrors:  # they may lack lines that were not flushed, or have some that are dropped now
                 mirror.rebuild(kept)
         self._file = path.open("a", encoding="utf-8")
 
@@ -74,18 +74,18 @@ def read(path: Path) -> list[dict[str, Value]]:
     return lines
 
 
-def _cut(path: Path, step: int) -> tuple[bool, list[dict[str, Value]]]:
-    """Drops the lines beyond `step` from the file; says whether there were any, and what stays."""
+def _cut(path: Path, step: int) -> list[dict[str, Value]]:
+    """Drops the lines beyond `step` from the file and returns what stays."""
     lines = read(path)
     kept = [line for line in lines if int(line["step"]) <= step]
-    content = path.read_bytes() if path.exists() else b""
+    content = path.read_bytes()
     torn = content != b"" and not content.endswith(b"\n")  # the next line would be glued to it
     if len(kept) == len(lines) and not torn:
-        return False, kept
+        return kept
     partial = path.with_suffix(".tmp")
     partial.write_text("".join(map(_text, kept)), encoding="utf-8")
     partial.replace(path)
-    return len(kept) < len(lines), kept
+    return kept
 
 
 def _text(line: dict[str, Value]) -> str:

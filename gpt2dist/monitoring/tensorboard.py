@@ -32,10 +32,12 @@ class TensorBoard:
     def write(self, line: dict[str, Value]) -> None:
         """Writes one line."""
         step, time = int(line["step"]), float(line["time"])
-        self._tokens = int(line.get("progress/tokens", self._tokens))
+        before, self._tokens = self._tokens, int(line.get("progress/tokens", self._tokens))
         for tag, value in line.items():
             if tag in ("step", "time") or value is None:
                 continue
+            if tag == "progress/tokens" and self._tokens == before:
+                continue  # each line of a step may tell it; one point is enough
             if isinstance(value, str):
                 self._writer.add_text(tag, f"    {value}".replace("\n", "\n    "), step, walltime=time)
                 continue

@@ -4,11 +4,9 @@ DeepSpeed partitions, communicates and casts. The schedule, the normalisation of
 and everything that is saved are ours.
 """
 
-import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +64,10 @@ class Engine:
         self.world = world
         self.config = config
         optimizer = build_optimizer(model.to(world.device), config.optimizer)
-        with _quiet_start(world):
-            self._engine, *_ = deepspeed.initialize(
-                model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
-            )
+        _quiet_start(world)
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+        )
         self._clip = config.optimizer.clip_grad_norm
         self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
 
@@ -106,7 +104,7 @@ class Engine:
     @property
     def loss_scale(self) -> float:
         """What the loss is multiplied with in fp16; 1 elsewhere."""
-        return float(getattr(self._engine.optimizer, "loss_scale", 1.0)) if self._scaler() else 1.0
+        return float(self._engine.optimizer.loss_scale) if self.config.precision == "fp16" else 1.0
 
     def scaler_state(self) -> dict[str, float]:
         """The dynamic loss scaler as plain numbers; empty where there is none."""
@@ -147,9 +145,8 @@ def _check_precision(precision: str, device: torch.device) -> None:
         raise UserError("precision: this GPU has no bf16; set precision to fp16 or fp32")
 
 
-@contextlib.contextmanager
-def _quiet_start(world: World) -> Iterator[None]:
-    """Starts DeepSpeed without compiling what a run does not need and without its log on standard output."""
+def _quiet_start(world: World) -> None:
+    """Lets DeepSpeed start without compiling what a run does not need and without its log on standard output."""
     # A shared-memory collective that is compiled at first use (half a minute) for CPU ranks only; gloo serves.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
@@ -159,4 +156,3 @@ def _quiet_start(world: World) -> Iterator[None]:
         logger.removeHandler(handler)  # it writes to standard output; rank logs still get what is said
     logger.propagate = True
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed over gloo, once per collective
-    yield

@@ -51,11 +51,11 @@ def train(config: Config, plan: Plan, world: World) -> None:
         Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(world)),
     )
     start = starting_point(config, trainer.store)
-    if world.is_main:
-        write_run_files(output, config, plan, settings)
     if start:
         trainer.resume(start)
         logger.info("resumed from %s", start)
+    if world.is_main:
+        write_run_files(output, config, plan, settings)
     if trainer.step >= trainer.last_step:
         logger.info("%s: all %d steps are done", output, trainer.last_step)
         return
@@ -100,9 +100,15 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
         UserError: The named one is not whole, or a fresh run would write over an old one's checkpoints.
     """
     resume = config.checkpoint.resume
-    if resume not in ("auto", "never"):
-        return require_valid(Path(resume))
     newest, passed_over = store.newest()
+    if resume not in ("auto", "never"):
+        named = require_valid(Path(resume))
+        if newest and newest.resolve() != named.resolve() and newest.name > named.name:
+            raise UserError(
+                f"checkpoint.resume: {store.directory} holds a newer checkpoint ({newest.name}), which the next "
+                "start would go on from; move it away, or set run.output_dir to a new directory"
+            )
+        return named
     for reason in passed_over:
         logger.warning("passed over checkpoint %s", reason)
     if resume == "never" and newest:

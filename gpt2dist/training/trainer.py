@@ -64,6 +64,8 @@ class Trainer:
         self.tokenizer = tokenizer
         self.store = store
         self.meter = meter
+        # Now, since a character that the tokenizer does not know is better told before the first step.
+        self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]
         self.step = 0  # optimizer steps done
         self.consumed_samples = 0  # windows
         self.consumed_tokens = 0  # targets
@@ -86,14 +88,15 @@ class Trainer:
                     with self.meter.waiting():
                         batch = next(loader)
                     result = self._train_step(batch)
-                    if self._due(every.monitoring.log_every_steps):
+                    ending = self.step == self.last_step
+                    if ending or self._due(every.monitoring.log_every_steps):
                         self._log(result)
                     with self.meter.paused():
-                        if self._due(every.evaluation.every_steps, last=self.plan.total_steps):
+                        if self.step == self.plan.total_steps or self._due(every.evaluation.every_steps):
                             self._evaluate()
-                        if self._due(every.monitoring.samples.every_steps, last=None):
+                        if self._due(every.monitoring.samples.every_steps):
                             self._sample()
-                        if self._due(every.checkpoint.every_steps):
+                        if ending or self._due(every.checkpoint.every_steps):
                             self._save()
                     bar.advance()
         finally:
@@ -141,17 +144,21 @@ class Trainer:
         self._record(values)
         loss, rate = float(measured["train/loss"]), float(measured["throughput/tokens_per_second"])
         self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
+        self._check_finite(loss)
+
+    def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise RunError(
                 f"the loss is {loss} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
-                "schedule.warmup_steps, and start again from a checkpoint with checkpoint.resume"
+                "schedule.warmup_steps, and start again: the run goes on from its newest checkpoint"
             )
 
     def _evaluate(self) -> None:
         results = {entry.name: self._score(entry) for entry in self.plan.validation}
         for name, result in results.items():
             values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
-            self._record({f"eval/{name}/{key}": value for key, value in values.items()})
+            tagged: dict[str, Value] = {f"eval/{name}/{key}": value for key, value in values.items()}
+            self._record(tagged | {"progress/tokens": self.consumed_tokens})
             self.bar.say(
                 f"step {self.step}: {name} loss {result.loss:.4f}, perplexity {result.perplexity:.3f}, "
                 f"{result.bits_per_byte:.4f} bits per byte"
@@ -176,13 +183,19 @@ class Trainer:
         totals = entry.dataset.totals(entry.split)
         return Score(nll, targets, totals.bytes, totals.words, len(windows))
 
+    def _encode(self, prompt: str) -> list[int]:
+        try:
+            return self.tokenizer.encode(prompt).tolist()
+        except UserError as error:
+            raise UserError(f"monitoring.samples.prompts: {error}") from error
+
     def _sample(self) -> None:
         samples = self.config.monitoring.samples
         how = Sampling(max_new_tokens=samples.max_new_tokens, top_k=50, seed=self.config.run.seed)
-        for number, prompt in enumerate(samples.prompts):
+        for number, (prompt, tokens) in enumerate(zip(samples.prompts, self.prompts, strict=True)):
             (new,) = generate(
                 self.engine.logits,
-                self.tokenizer.encode(prompt).tolist(),
+                tokens,
                 how,
                 self.tokenizer.end_of_text_id,
                 self.plan.shape.context_length,
@@ -191,6 +204,8 @@ class Trainer:
             self._record({f"samples/{number}": prompt + self.tokenizer.decode(new)})
 
     def _save(self) -> None:
+        probe_loss = self._probe()
+        self._check_finite(probe_loss)  # before weights that are lost push out those that are not
         path = self.store.save(
             self.engine.state,
             TrainerState(
@@ -200,7 +215,7 @@ class Trainer:
                 updates=self.engine.state.updates,
                 lr=self._lr(self.step - 1),
                 loss_scaler=self.engine.scaler_state(),
-                probe_loss=self._probe(),
+                probe_loss=probe_loss,
                 dataset=self.plan.dataset.fingerprint,
                 tokenizer=self.plan.dataset.tokenizer_fingerprint,
                 order=self._order(),
@@ -275,10 +290,8 @@ class Trainer:
     def _lr(self, step: int) -> float:
         return learning_rate(self.config.schedule, self.config.optimizer.lr, self.plan.total_steps, step)
 
-    def _due(self, every: int | None, last: int | None = -1) -> bool:
-        """Whether something happens after this step: every so many, and at the last one."""
-        if self.step == (self.last_step if last == -1 else last):
-            return True
+    def _due(self, every: int | None) -> bool:
+        """Whether what happens every so many steps happens after this one."""
         return every is not None and self.step % every == 0
 
     def _record(self, values: dict[str, Value]) -> None:

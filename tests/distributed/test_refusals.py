@@ -6,7 +6,7 @@ from ranks import RankFailedError, run_ranks
 from runs import train, write_run
 
 from gpt2dist import distributed
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RankUserError, UserError
 from gpt2dist.training import engine
 
 
@@ -46,7 +46,7 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(
-        UserError, match=r"local rank 2 has no GPU: this host has 2; start at most one process per GPU"
+        RankUserError, match=r"local rank 2 has no GPU: this host has 2; start at most one process per GPU"
     ):
         distributed.join()
 
@@ -75,3 +75,43 @@ def test_a_tokenizer_that_changed_is_refused(tiny_dataset, tmp_path):
         RankFailedError, match=r"other was made with another tokenizer than the data that .*step-00000003"
     ):
         train(config, f"data.train=[{{path: {tmp_path}/other}}]")
+
+
+def test_lost_weights_are_not_saved_over_good_ones(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    run = train(config, "run.stop_after_steps=2")
+    options = ["monitoring.log_every_steps=100", "checkpoint.every_steps=1", "checkpoint.keep_last=1"]
+    with pytest.raises(
+        RankFailedError, match=r"RunError: the loss is (nan|inf) at step \d+: training has diverged"
+    ):
+        train(config, *options, "optimizer.lr=1e30", "optimizer.clip_grad_norm=0")
+    whole = [path.name for path in (run / "checkpoints").glob("step-*")]
+    assert len(whole) == 1 and not whole[0].endswith(".tmp")
+
+
+def test_an_older_checkpoint_is_not_resumed_beside_a_newer_one(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    run = train(config, "checkpoint.every_steps=2", "run.stop_after_steps=4")
+    older = run / "checkpoints/step-00000002"
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(
+        RankFailedError, match=r"UserError: checkpoint.resume: .* holds a newer checkpoint \(step-00000004\)"
+    ):
+        train(config, f"checkpoint.resume={older}")
+    assert (run / "config.yaml").read_text() == before
+    elsewhere = train(config, f"checkpoint.resume={older}", f"run.output_dir={tmp_path}/elsewhere")
+    assert (elsewhere / "checkpoints/latest").read_text() == "step-00000020\n"
+
+
+def test_a_prompt_with_an_unknown_character_is_told_before_the_first_step(tmp_path):
+    from gpt2dist.data.prepare import prepare
+    from gpt2dist.data.tasks import Job
+    from gpt2dist.data.tokenizer import train_char
+
+    (tmp_path / "text.txt").write_text("abcd " * 200)
+    train_char(["abcd "]).save(tmp_path / "tokenizer")
+    prepare(Job((str(tmp_path / "text.txt"),), str(tmp_path / "tokenizer"), tmp_path / "data"))
+    config = write_run(tmp_path, tmp_path / "data")
+    with pytest.raises(RankFailedError, match=r"UserError: monitoring\.samples\.prompts: .*'é'"):
+        train(config, "monitoring.samples={prompts: [é], every_steps: 5}")
+    assert not (tmp_path / "run/metrics.jsonl").exists()

@@ -123,3 +123,20 @@ def test_overrides_may_stand_before_and_behind_options(monkeypatch, words):
     monkeypatch.setattr("gpt2dist.commands.validate.run", seen.append)
     assert cli.main(["validate", *words]) == 0
     assert (str(seen[0].config), seen[0].overrides, seen[0].world_size) == ("run.yaml", ["a.b=1", "c.d=2"], 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "told"),
+    [("UserError", "0", True), ("UserError", "1", False), ("RankUserError", "1", True), ("RunError", "1", False)],
+)
+def test_one_rank_tells_what_all_find_and_each_what_it_alone_sees(monkeypatch, capsys, kind, rank, told):
+    import gpt2dist.commands.validate
+    from gpt2dist import cli, errors
+
+    def fail(args):
+        raise getattr(errors, kind)("the reason")
+
+    monkeypatch.setattr(gpt2dist.commands.validate, "run", fail)
+    monkeypatch.setenv("RANK", rank)
+    assert cli.main(["validate", "x.yaml"]) == (1 if kind == "RunError" else 2)
+    assert ("the reason" in capsys.readouterr().err) == told
