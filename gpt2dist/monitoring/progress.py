@@ -25,6 +25,7 @@ class Progress:
         initial: Amount that was done before, by an interrupted run.
         scale: Whether large amounts are shown with k, M, G.
         enabled: False shows nothing (ranks other than 0).
+        leave: Whether the final state stays to be seen; False for a part of other work.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Progress:
         initial: int = 0,
         scale: bool = False,
         enabled: bool = True,
+        leave: bool = True,
     ):
         self._plain = enabled and not sys.stderr.isatty()
         self._bar = tqdm(
@@ -46,6 +48,7 @@ class Progress:
             dynamic_ncols=not self._plain,
             mininterval=0.2,
             disable=not enabled,
+            leave=leave,
             # Without a terminal tqdm only keeps the count and the time; its text is printed below, line by line.
             file=io.StringIO() if self._plain else sys.stderr,
             bar_format=PLAIN_FORMAT if self._plain else None,
@@ -82,7 +85,7 @@ class Progress:
 
     def close(self) -> None:
         """Shows the final state and ends the display."""
-        if self._plain and not self._bar.disable and self._bar.n != self._shown:
+        if self._plain and self._bar.leave and not self._bar.disable and self._bar.n != self._shown:
             self._print_line()
         self._bar.close()
 

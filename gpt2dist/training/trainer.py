@@ -171,15 +171,20 @@ class Trainer:
     def _score(self, entry: ValidationSet) -> Score:
         stream = TokenStream.open(entry.dataset, entry.split)
         windows = Windows(len(stream), self.plan.sequence_length, self.plan.evaluation_stride)
-        nll, targets = score(
-            self.engine.logits,
-            stream,
-            windows,
-            self.config.evaluation.batch_size,
-            self.world.rank,
-            self.world.size,
-            self.world.sum,
+        shown = Progress(
+            f"evaluate {entry.name}", windows.targets, "token", 0, True, self.world.is_main, leave=False
         )
+        with shown as bar:
+            nll, targets = score(
+                self.engine.logits,
+                stream,
+                windows,
+                self.config.evaluation.batch_size,
+                self.world.rank,
+                self.world.size,
+                self.world.sum,
+                bar.advance,
+            )
         totals = entry.dataset.totals(entry.split)
         return Score(nll, targets, totals.bytes, totals.words, len(windows))
 

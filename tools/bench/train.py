@@ -49,8 +49,8 @@ def main() -> None:
         ours(2), bare(2)  # warm up
         ratios = []
         for number in range(args.rounds):
-            tokens = GLOBAL_BATCH * args.length * args.steps
-            rates = [tokens / timed(steps, args.steps) for steps in (ours, bare)]
+            amount = GLOBAL_BATCH * args.length * args.steps
+            rates = [amount / timed(steps, args.steps) for steps in (ours, bare)]
             ratios.append(rates[0] / rates[1])
             print(f"round {number + 1}: gpt2dist {rates[0]:,.0f}, bare loop {rates[1]:,.0f} tokens per second")
     print(

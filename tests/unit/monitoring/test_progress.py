@@ -55,3 +55,9 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
             shown += os.read(reader, 65536).decode()
     os.close(reader)
     assert "train: 100%|" in shown and "4/4" in shown and "saved it" in shown
+
+
+def test_a_part_of_other_work_leaves_nothing_behind(capsys):
+    with Progress("evaluate", 3, "token", leave=False) as bar:
+        bar.advance(3)
+    assert capsys.readouterr().err == ""
