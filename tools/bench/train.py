@@ -55,7 +55,8 @@ def main() -> None:
             print(f"round {number + 1}: gpt2dist {rates[0]:,.0f}, bare loop {rates[1]:,.0f} tokens per second")
     print(
         f"gpt2dist / bare loop = {statistics.median(ratios):.3f} "
-        f"(median of {args.rounds}; {min(ratios):.3f} to {max(ratios):.3f}), stage {args.stage}, {world.device.type}"
+        f"(median of {args.rounds}; {min(ratios):.3f} to {max(ratios):.3f}), "
+        f"stage {args.stage}, {world.device.type}"
     )
     distributed.leave()
 
