@@ -3,9 +3,13 @@
 # `make quickstart` runs it, and each command can be run by hand. Run again, it does what is left to do.
 #
 #   launch/quickstart.sh [FILE | DIRECTORY | GLOB …]      default: the standard library of this Python
+#   PROMPT="Once upon" launch/quickstart.sh 'books/*.txt'   what the sample continues (default: "def main(")
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
+# Your own text gets a name of its own, so that several runs do not get into each other's way.
+name=quickstart
+[ $# -eq 0 ] || name=quickstart-$(printf '%s\n' "$@" | cksum | cut -d' ' -f1)
 say() { printf '\n\033[1m── %s\033[0m\n' "$*" >&2; }
 
 # What there is to compute with: all GPUs, or two processes that share the cores of the CPU.
@@ -24,26 +28,25 @@ elif grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then
 fi
 
 say "1/6 corpus"
-python tools/make_corpus.py data/quickstart.jsonl "$@"
+python tools/make_corpus.py "data/$name.jsonl" "$@"
 
 say "2/6 tokenizer: byte-level BPE"
-gpt2dist tokenizer train data/quickstart.jsonl --vocab-size 2048 --output data/quickstart-tokenizer
+gpt2dist tokenizer train "data/$name.jsonl" --vocab-size 2048 --output "data/$name-tokenizer"
 
 say "3/6 token shards, 5 % of the documents held out"
-gpt2dist preprocess data/quickstart.jsonl --tokenizer data/quickstart-tokenizer --val-fraction 0.05 \
-  --output data/quickstart
+gpt2dist preprocess "data/$name.jsonl" --tokenizer "data/$name-tokenizer" --val-fraction 0.05 --output "data/$name"
 
 say "4/6 training on $processes processes with ZeRO"
-launch train configs/quickstart.yaml precision=$precision batch.global_batch_size=$((4 * processes))
+launch train configs/quickstart.yaml "run.name=$name" "run.output_dir=runs/$name" precision=$precision \
+  "data.train=[{path: data/$name}]" "data.validation=[{name: held-out, path: data/$name}]" \
+  batch.global_batch_size=$((4 * processes))
 
 say "5/6 perplexity of the held-out documents, on $processes processes"
-launch evaluate runs/quickstart --data data/quickstart --prefix end-of-text --output runs/quickstart/evaluation.json
+launch evaluate "runs/$name" --data "data/$name" --prefix end-of-text --output "runs/$name/evaluation.json"
 
 say "6/6 a sample"
-gpt2dist generate runs/quickstart --prompt "def main(" --max-new-tokens 120 --temperature 0.8 \
-  --repetition-penalty 1.1 --seed 1 \
-  > runs/quickstart/sample.txt
+gpt2dist generate "runs/$name" --prompt "${PROMPT:-def main(}" --max-new-tokens 120 --temperature 0.8 \
+  --repetition-penalty 1.1 --seed 1 > "runs/$name/sample.txt"
 
 say "Done"
-python tools/quickstart_report.py runs/quickstart data/quickstart runs/quickstart/evaluation.json \
-  runs/quickstart/sample.txt
+python tools/quickstart_report.py "runs/$name" "data/$name" "runs/$name/evaluation.json" "runs/$name/sample.txt"

@@ -19,7 +19,8 @@ from gpt2dist.errors import UserError
 SUFFIXES = (".py", ".txt", ".rst", ".md", ".jsonl", ".ndjson")
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 FEW_DOCUMENTS = 100
-PIECE_CHARACTERS = 8192
+PIECES = 200
+LONGEST_PIECE = 8192  # characters
 
 
 def main() -> int:
@@ -41,7 +42,8 @@ def main() -> int:
     documents = list(texts(sources))
     if len(documents) < FEW_DOCUMENTS:
         # Whole documents are held out for validation: a few long ones could not be divided.
-        documents = [piece for document in documents for piece in cut(document)]
+        size = min(LONGEST_PIECE, sum(map(len, documents)) // PIECES)
+        documents = [piece for document in documents for piece in cut(document, size)]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     origin.write_text(listing)
@@ -70,12 +72,12 @@ def texts(sources: list[Path]) -> Iterator[str]:
                 yield item.text
 
 
-def cut(text: str) -> Iterator[str]:
-    """Cuts a text at line ends into pieces of about PIECE_CHARACTERS."""
+def cut(text: str, size: int) -> Iterator[str]:
+    """Cuts a text at line ends into pieces of at least `size` characters."""
     piece: list[str] = []
     for line in text.splitlines(keepends=True):
         piece.append(line)
-        if sum(map(len, piece)) >= PIECE_CHARACTERS:
+        if sum(map(len, piece)) >= size:
             yield "".join(piece)
             piece = []
     if piece:
