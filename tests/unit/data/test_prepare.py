@@ -185,7 +185,14 @@ def test_ctrl_c_stops_all_workers_and_keeps_what_is_done(tmp_path):
     (tmp_path / "b.jsonl").write_text((json.dumps({"text": "some words " * 20}) + "\n") * 100_000)
     program = [sys.executable, "-m", "gpt2dist", "preprocess", str(tmp_path / "b.jsonl"), "--workers", "2"]
     program += ["--tokenizer", str(tmp_path / "tokenizer"), "--output", str(tmp_path / "out")]
-    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        program,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests that were started in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list((tmp_path / "out.partial" / "tasks").glob("*/*.bin.*.tmp")):
         assert process.poll() is None
         time.sleep(0.02)
