@@ -95,7 +95,7 @@ def make_encoder(name: str, tokenizer: Tokenizer, memory: int = 1 << 30) -> Enco
 
 
 def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str, str]:
-    """Finds the fastest encoder that agrees with the reference on samples of a corpus, and on texts made to be hard.
+    """Finds the fastest encoder that agrees with the reference on samples of a corpus, and on hard texts.
 
     Args:
         tokenizer: The tokenizer.

@@ -120,7 +120,7 @@ class ShardWriter:
         self.documents += lengths.size
 
     def add_document(self, parts: Iterable[np.ndarray]) -> None:
-        """Appends one document that comes in parts, in the writer's dtype; together at most MAX_DOCUMENT_TOKENS."""
+        """Appends one document, of at most MAX_DOCUMENT_TOKENS, that comes in parts."""
         length = 0
         for part in parts:
             self._bin.write(np.ascontiguousarray(part, dtype=self.dtype.newbyteorder("<")).data.cast("B"))

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def remove_duplicates(job: Job, tasks: list[Task]) -> None:
     flags = np.memmap(_flags_path(job), np.bool_, "r")
     calls = [
         (job, task, first)
-        for task, first, last in zip(tasks, firsts, firsts[1:], strict=False)
+        for task, (first, last) in zip(tasks, pairwise(firsts), strict=True)
         if flags[first:last].any() and not (unique_folder(job, task) / MARKER).exists()
     ]
     with closing(run_all(job, remove_from_task, calls, lambda: None)) as done:

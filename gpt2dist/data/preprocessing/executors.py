@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.2
 
 def run_all(
     job: Job, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], on_poll: Callable[[], None]
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Calls a function with each of some arguments, in any order, wherever the job says.
 
     Args:
@@ -44,8 +44,8 @@ def run_all(
                     yield future.result()
         except BrokenProcessPool:
             raise RunError(
-                "a worker process died, most likely killed for memory. What is done is kept: run the same command "
-                "again to go on, with fewer --workers if memory is short"
+                "a worker process died, most likely killed for memory. What is done is kept: run the same "
+                "command again to go on, with fewer --workers if memory is short"
             ) from None
         finally:
             if pending:
@@ -53,7 +53,7 @@ def run_all(
                 for future in pending:
                     future.cancel()
                 wait(pending)
-                job.stop.unlink()
+                job.stop.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -95,8 +95,8 @@ def _dask(address: str) -> Iterator[Executor]:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise UserError(
-            f"--scheduler {address}: no Dask scheduler answers there ({type(error).__name__}: {error}); start one "
-            "with `dask scheduler` and its workers with `dask worker ADDRESS --nthreads 1`"
+            f"--scheduler {address}: no Dask scheduler answers there ({type(error).__name__}: {error}); start "
+            "one with `dask scheduler` and its workers with `dask worker ADDRESS --nthreads 1`"
         ) from error
     with client:
         try:

@@ -8,7 +8,7 @@ their final names in the order of the tasks. So neither the number of workers no
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -36,8 +36,8 @@ from gpt2dist.data.shards import token_dtype
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
 
-SAMPLE_PIECES, SAMPLE_BYTES = 32, 1 << 14
-"""How many places of the corpus the encoder is proved on, and how much is read at each."""
+SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 14
+"""How many places of the corpus the encoder is proved at, and how much is taken there at most."""
 
 OnProgress = Callable[[Counts, int], None]
 Say = Callable[[str], None]
@@ -47,114 +47,94 @@ def prepare(
     job: Job,
     on_progress: OnProgress = lambda counts, total: None,
     say: Say = lambda text: None,
-    part: tuple[int, int] | None = None,
     finish: bool = False,
-) -> Manifest | None:
+) -> Manifest:
     """Makes the dataset directory of a job, or goes on where an interrupted run of it stopped.
 
     Args:
         job: What to do.
         on_progress: Called now and then with the work done so far and the bytes of the whole corpus.
         say: Called with what is worth a line.
-        part: (i, n): do the i-th of n parts of the tasks and leave it at that; several processes can be at parts
-            of one job at once.
-        finish: Only put together what such parts have done.
+        finish: Only put together what `prepare_part` has done.
 
     Returns:
-        The manifest of the finished dataset, which lies in `job.output`; None after a part.
+        The manifest of the finished dataset, which lies in `job.output`.
 
     Raises:
         UserError: The job's options, corpus, tokenizer or output cannot be used; the message says which.
         RunError: The work could not go on; the same job can be run again and continues.
     """
-    job.check()
-    load_normalizer(job.normalizer)
-    tokenizer = Tokenizer.load(job.tokenizer)
-    sources = _discover(job)
-    identity = Identity.of(job, tokenizer, sources)
+    tokenizer, sources, identity = _look(job)
     if (manifest := finished(job, identity)) is not None:
         say(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return manifest
-    job = replace(job, tokenizer_fingerprint=tokenizer.fingerprint, driver=uuid.uuid4().hex)
-    with open_build(job, identity, tokenizer, shared=part is not None), _nothing_kept_of_nothing(job):
+    with open_build(job, identity, tokenizer, shared=False), _nothing_kept_of_nothing(job):
         tasks = plan_tasks(sources)
         if not dataset_folder(job).exists():
-            mine = tasks[part[0] :: part[1]] if part else tasks
-            todo = _todo(job, mine, tokenizer)
-            if finish and todo:
-                raise UserError(_missing_parts(job, todo))
-            if todo:
-                job = _with_encoder(job, tokenizer, todo, say)
-                _Drive(job, tasks, on_progress, say).run(mine, todo)
-            if part:
-                return None
-            if _discover(job) != sources:
-                raise UserError(
-                    f"the corpus changed while it was read; remove the unfinished work (rm -r {job.build}) "
-                    "and run the command again when the files are at rest"
-                )
+            drive = _Drive(job, tokenizer, tasks, on_progress, say)
+            if finish:
+                drive.require_all()
+            drive.run(tasks)
+            _check_unchanged(job, sources)
             _check_yield(job, tasks)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         return assemble(job, tokenizer, tasks, identity)
 
 
+def prepare_part(
+    job: Job,
+    index: int,
+    count: int,
+    on_progress: OnProgress = lambda counts, total: None,
+    say: Say = lambda text: None,
+) -> None:
+    """Does the tasks index, index + count, index + 2·count … of a job, and leaves it at that.
+
+    Any number of processes, on any hosts that see the same files, can do parts of one job at once; then
+    `prepare(job, finish=True)` puts the dataset together.
+
+    Args:
+        job: What to do.
+        index: 0 ≤ index < count.
+        count: The number of parts.
+        on_progress: As of `prepare`, but for the tasks of this part.
+        say: As of `prepare`.
+
+    Raises:
+        UserError: As of `prepare`.
+        RunError: As of `prepare`.
+    """
+    tokenizer, sources, identity = _look(job)
+    if finished(job, identity) is not None:
+        say(f"{job.output} was prepared from this corpus with these options: nothing to do")
+        return
+    with open_build(job, identity, tokenizer, shared=True):
+        tasks = plan_tasks(sources)
+        if not dataset_folder(job).exists():
+            _Drive(job, tokenizer, tasks, on_progress, say).run(tasks[index::count])
+            _check_unchanged(job, sources)
+
+
+def _look(job: Job) -> tuple[Tokenizer, list[Source], Identity]:
+    """Checks and finds what a job needs."""
+    job.check()
+    load_normalizer(job.normalizer)
+    tokenizer = Tokenizer.load(job.tokenizer)
+    sources = _discover(job)
+    return tokenizer, sources, Identity.of(job, tokenizer, sources)
+
+
 def _discover(job: Job) -> list[Source]:
     return discover(job.inputs, job.suffixes, exclude=(job.output, job.build), format=job.format)
 
 
-def _todo(job: Job, tasks: Iterable[Task], tokenizer: Tokenizer) -> list[Task]:
-    """The tasks that are not done, or whose files are not whole."""
-    itemsize = token_dtype(tokenizer.vocab_size).itemsize
-
-    def is_done(task: Task) -> bool:
-        result, folder = load_result(task_folder(job, task)), task_folder(job, task)
-        return result is not None and all(
-            is_intact(record, folder / record.name, itemsize) for record in result.shards
+def _check_unchanged(job: Job, sources: list[Source]) -> None:
+    if _discover(job) != sources:
+        raise UserError(
+            f"the corpus changed while it was read; remove the unfinished work (rm -r {job.build}) "
+            "and run the command again when the files are at rest"
         )
-
-    todo = [task for task in tasks if not is_done(task)]
-    for task in todo:  # a damaged one is no longer taken for done
-        (task_folder(job, task) / MARKER).unlink(missing_ok=True)
-    return todo
-
-
-def _missing_parts(job: Job, todo: list[Task]) -> str:
-    listed = ", ".join(str(task.number) for task in todo[:10]) + (", …" if len(todo) > 10 else "")
-    return (
-        f"{job.build}: {len(todo)} tasks are not done ({listed}); with --task-count N, part I has the tasks I, I + N, "
-        "I + 2N …: run those parts again, then --finish. Without --finish this process would do them itself"
-    )
-
-
-# --- The encoder ------------------------------------------------------------------------------------------
-
-
-def _with_encoder(job: Job, tokenizer: Tokenizer, tasks: list[Task], say: Say) -> Job:
-    """Chooses the encoder by what it does with samples of this corpus."""
-    samples = list(_samples(job, tasks))
-    name, why_not = choose_encoder(tokenizer, samples)
-    if why_not:
-        say(f"WARNING: {why_not}. Going on with tokenizers, some fifty times slower")
-    elif name == FAST:
-        size = sum(map(len, samples))
-        say(f"{name} agrees with tokenizers on {len(samples)} samples of the corpus ({size:,} bytes)")
-    return replace(job, encoder=name)
-
-
-def _samples(job: Job, tasks: list[Task]) -> Iterator[bytes]:
-    """The beginnings of documents at places all over the tasks."""
-    pieces = [piece for task in tasks for piece in task.pieces]
-    for number in np.unique(np.linspace(0, len(pieces) - 1, SAMPLE_PIECES).astype(int)):
-        room = SAMPLE_BYTES
-        for item in islice(read(pieces[number], job.reading), 64):
-            if isinstance(item, Document | LongDocument):
-                text = item.text if isinstance(item, Document) else next(iter(item.parts), b"")
-                text = text[:room].decode(errors="ignore").encode()
-                room -= len(text)
-                yield text
-            if room <= 0 or isinstance(item, LongDocument):
-                break
 
 
 # --- The tasks --------------------------------------------------------------------------------------------
@@ -163,20 +143,26 @@ def _samples(job: Job, tasks: list[Task]) -> Iterator[bytes]:
 class _Drive:
     """Has tasks done, and tells how far they are."""
 
-    def __init__(self, job: Job, tasks: list[Task], on_progress: OnProgress, say: Say):
-        self._job, self._tasks, self._on_progress, self._say = job, tasks, on_progress, say
-        self._total = sum(task.size for task in tasks)
+    def __init__(self, job: Job, tokenizer: Tokenizer, tasks: list[Task], on_progress: OnProgress, say: Say):
+        self._job = replace(job, tokenizer_fingerprint=tokenizer.fingerprint, driver=uuid.uuid4().hex)
+        self._tokenizer, self._tasks, self._on_progress, self._say = tokenizer, tasks, on_progress, say
+        self._total = 0
         self._finished = Counts()
         self._peak = 0
 
-    def run(self, mine: list[Task], todo: list[Task]) -> None:
-        """Runs the tasks that are to be done, each once, in any order."""
+    def run(self, tasks: list[Task]) -> None:
+        """Does those of the tasks that are not done yet, each once, in any order."""
+        todo = self._todo(tasks)
+        if not todo:
+            return
         left = {task.number for task in todo}
-        for task in mine:
+        for task in tasks:
             if task.number not in left:
                 self._count(task)
-        if len(todo) < len(mine):
-            self._say(f"goes on where it stopped: {len(mine) - len(todo)} of {len(mine)} parts are done")
+        self._total = sum(task.size for task in tasks)
+        if len(todo) < len(tasks):
+            self._say(f"goes on where it stopped: {len(tasks) - len(todo)} of {len(tasks)} parts are done")
+        self._job = replace(self._job, encoder=self._encoder(todo))
         self._poll()
         calls = [(self._job, task) for task in todo]
         with closing(run_all(self._job, _run_and_name, calls, self._poll)) as results:
@@ -185,7 +171,47 @@ class _Drive:
                 self._count(task)
                 self._check_first_yield()
         self._poll()
-        self._say(f"a worker took {self._peak / 2**20:,.0f} MiB of memory at most")
+        self._say(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
+
+    def require_all(self) -> None:
+        """Refuses to go on without tasks that other processes should have done.
+
+        Raises:
+            UserError: Some are not done.
+        """
+        todo = self._todo(self._tasks)
+        if todo:
+            listed = ", ".join(str(task.number) for task in todo[:10]) + (", …" if len(todo) > 10 else "")
+            raise UserError(
+                f"{self._job.build}: {len(todo)} of {len(self._tasks)} tasks are not done ({listed}). With "
+                "--task-count N, index I has the tasks I, I + N, I + 2N …: run those again, then --finish; or "
+                "leave --finish out, and this process does them"
+            )
+
+    def _todo(self, tasks: list[Task]) -> list[Task]:
+        """The tasks that are not done, or whose files are not whole."""
+        todo = [task for task in tasks if not self._is_done(task)]
+        for task in todo:
+            (task_folder(self._job, task) / MARKER).unlink(missing_ok=True)  # so that a worker does it
+        return todo
+
+    def _is_done(self, task: Task) -> bool:
+        folder = task_folder(self._job, task)
+        result, itemsize = load_result(folder), token_dtype(self._tokenizer.vocab_size).itemsize
+        return result is not None and all(
+            is_intact(record, folder / record.name, itemsize) for record in result.shards
+        )
+
+    def _encoder(self, tasks: list[Task]) -> str:
+        """Chooses the encoder by what it does with samples of the corpus."""
+        samples = list(_samples(self._job, tasks))
+        name, why_not = choose_encoder(self._tokenizer, samples)
+        if why_not:
+            self._say(f"WARNING: {why_not}; going on with tokenizers, which is some fifty times slower")
+        elif name == FAST:
+            size = sum(map(len, samples))
+            self._say(f"{name} agrees with tokenizers on {len(samples)} samples of the corpus, {size:,} bytes")
+        return name
 
     def _count(self, task: Task) -> None:
         result = load_result(task_folder(self._job, task))
@@ -207,6 +233,21 @@ class _Drive:
 
 def _run_and_name(job: Job, task: Task) -> tuple[Task, int]:
     return task, run_task(job, task)
+
+
+def _samples(job: Job, tasks: list[Task]) -> Iterator[bytes]:
+    """The beginnings of documents at places all over the tasks."""
+    pieces = [piece for task in tasks for piece in task.pieces]
+    for number in np.unique(np.linspace(0, len(pieces) - 1, SAMPLE_PIECES).astype(int)):
+        room = SAMPLE_BYTES
+        for item in islice(read(pieces[number], job.reading), SAMPLE_DOCUMENTS):
+            if isinstance(item, Document | LongDocument):
+                text = item.text if isinstance(item, Document) else next(item.parts, b"")
+                text = text[:room].decode(errors="ignore").encode()
+                room -= len(text)
+                yield text
+            if room <= 0 or isinstance(item, LongDocument):
+                break
 
 
 # --- Whether there is enough ------------------------------------------------------------------------------

@@ -54,9 +54,15 @@ class Block:
         """The documents from `first` up to `last`, without copying."""
         begin = int(self.lengths[:first].sum())
         end = begin + int(self.lengths[first:last].sum())
-        digests = None if self.digests is None else self.digests[first:last]
-        columns = (column[first:last] for column in (self.lengths, self.sizes, self.words, self.origins))
-        return Block(self.tokens[begin:end], *columns, digests)
+        rows = slice(first, last)
+        return Block(
+            self.tokens[begin:end],
+            self.lengths[rows],
+            self.sizes[rows],
+            self.words[rows],
+            self.origins[rows],
+            None if self.digests is None else self.digests[rows],
+        )
 
 
 class SplitWriter:

@@ -12,7 +12,7 @@ OUTPUT.partial/plan.json          what the job is: a rerun with the same plan go
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Job:
     """What the inputs are, where their names do not tell."""
     suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
     """What to take from directories."""
-    reading: Reading = Reading()
+    reading: Reading = field(default_factory=Reading)
     """How documents are read."""
     val_fraction: float = 0.0
     """Share of the documents that go to the split "val", in [0, 1)."""

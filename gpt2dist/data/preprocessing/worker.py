@@ -6,10 +6,13 @@ import os
 import resource
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -275,11 +278,11 @@ class _Work:
         heads = np.ascontiguousarray(block.digests).view(">u8")[::2]
         is_val = heads / 2**64 < self._job.val_fraction
         borders = [0, *(np.flatnonzero(is_val[1:] != is_val[:-1]) + 1).tolist(), len(block)]
-        for first, last in zip(borders, borders[1:], strict=False):
+        for first, last in pairwise(borders):
             yield int(is_val[first]), first, last
 
     def _write_long(self, document: LongDocument) -> None:
-        """Tokenises a document in stretches, by way of a file: its hash, and so its split, is known at the end."""
+        """Tokenises a document in stretches, into a file: its hash, and so its split, is known at the end."""
         spill = self._folder / "long.tmp"
         try:
             with open(spill, "wb") as file:
@@ -293,6 +296,8 @@ class _Work:
                 self._add_long(document, facts, spill)
         except (BadDocument, UncuttableError) as error:
             self._reject(document.line, document.offset, str(error))
+            with suppress(BadDocument):
+                deque(document.parts, maxlen=0)  # the next document begins behind them
         finally:
             spill.unlink(missing_ok=True)
         self._report(self._counts)
