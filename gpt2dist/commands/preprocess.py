@@ -27,14 +27,14 @@ An interrupted job goes on when the same command is run again. Its result does n
 
 examples:
   gpt2dist preprocess corpus/ --tokenizer tokenizer/ --output dataset/ --val-fraction 0.01
-  gpt2dist preprocess 'dumps/*.jsonl.zst' --text-field meta.text --tokenizer openai-community/gpt2 --output dataset/
+  gpt2dist preprocess 'dumps/*.jsonl.zst' --text-field meta.text --tokenizer gpt2 --output dataset/
   gpt2dist preprocess src/ --suffix .py --suffix .rst --tokenizer tokenizer/ --output dataset/
   zcat dump.gz | gpt2dist preprocess - --format jsonl --tokenizer tokenizer/ --output dataset/
 
 on a cluster, all hosts seeing the same files:
-  gpt2dist preprocess … --scheduler tcp://host:8786       on the workers of a Dask scheduler (dask worker --nthreads 1)
+  gpt2dist preprocess … --scheduler tcp://host:8786    on the workers of a Dask scheduler (--nthreads 1)
   sbatch --array=0-99 … gpt2dist preprocess … --task-index $SLURM_ARRAY_TASK_ID --task-count 100
-  gpt2dist preprocess … --finish                          the same options, when all parts are done
+  gpt2dist preprocess … --finish                       the same options, when all parts are done
 """
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -139,7 +139,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
         "--document-separator",
         type=_unescaped,
         metavar="TEXT",
-        help=r"what stands between the documents of a text file, such as '\n\n\n' (default: a file is a document)",
+        help=r"what stands between the documents of a text file, such as '\n\n\n' (default: the file is one)",
     )
     group.add_argument(
         "--format",

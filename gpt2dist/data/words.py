@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+REDUCEAT_LENGTH = 1 << 10
+"""Mean length of texts, in bytes, from which on a call for each is faster than reduceat for all."""
+
 
 def count_words(texts: Sequence[bytes]) -> NDArray[np.int64]:
     """Words in each text.
@@ -19,8 +22,12 @@ def count_words(texts: Sequence[bytes]) -> NDArray[np.int64]:
     # The spaces between texts keep their words apart, and give each text at least one byte, as reduceat needs.
     space = _is_space(b" %b " % b" ".join(texts))
     begins = (space[:-1] & ~space[1:]).view(np.uint8)
-    starts = np.cumsum(lengths + 1) - (lengths + 1)
-    return np.add.reduceat(begins, starts, dtype=np.int64) if len(texts) else lengths
+    ends = np.cumsum(lengths + 1)
+    starts = ends - (lengths + 1)
+    if begins.size < REDUCEAT_LENGTH * len(texts):
+        return np.add.reduceat(begins, starts, dtype=np.int64)
+    counts = [np.count_nonzero(begins[start:end]) for start, end in zip(starts, ends, strict=True)]
+    return np.array(counts, np.int64)
 
 
 class WordCounter:
