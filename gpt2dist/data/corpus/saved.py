@@ -35,7 +35,7 @@ def saved_source(directory: Path) -> Source:
         size = sum((directory / file["filename"]).stat().st_size for file in state["_data_files"])
         return Source(str(directory), "datasets", "", size, state["_fingerprint"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{directory}: damaged, or not a saved dataset ({error!r}); save it anew") from None
+        raise _damaged(str(directory), error) from None
 
 
 def cut_saved(source: Source, size: int) -> list[Piece]:
@@ -68,4 +68,11 @@ def read_saved(piece: Piece, reading: Reading) -> Items:
 def _load(path: str) -> Any:
     import datasets
 
-    return datasets.load_from_disk(path)
+    try:
+        return datasets.load_from_disk(path)
+    except (OSError, ValueError, KeyError) as error:  # Arrow's are ValueError
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    return UserError(f"{path}: damaged, or not a saved dataset ({error!r}); save it anew")
