@@ -3,6 +3,7 @@
 from gpt2dist.data.corpus.discovery import discover
 from gpt2dist.data.corpus.naming import DEFAULT_SUFFIXES, FORMATS
 from gpt2dist.data.corpus.reading import cut, read
+from gpt2dist.data.corpus.spooling import spool
 from gpt2dist.data.corpus.types import (
     LONG_BYTES,
     BadDocument,
@@ -32,4 +33,5 @@ __all__ = [
     "cut",
     "discover",
     "read",
+    "spool",
 ]

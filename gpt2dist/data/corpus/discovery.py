@@ -5,7 +5,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gpt2dist.data.corpus.naming import DEFAULT_SUFFIXES, format_of
+from gpt2dist.data.corpus.naming import DEFAULT_SUFFIXES, format_of, no_file_in_directory
+from gpt2dist.data.corpus.remote import find_remote
+from gpt2dist.data.corpus.saved import is_saved, saved_source
+from gpt2dist.data.corpus.storage import is_url
 from gpt2dist.data.corpus.types import Source
 from gpt2dist.errors import UserError
 
@@ -20,7 +23,8 @@ def discover(
 
     Args:
         inputs: Files (any suffix), directories (searched recursively for `suffixes`; hidden names are skipped)
-            and globs (`**` for any depth).
+            and globs (`**` for any depth), here or behind URLs; directories that `save_to_disk` of the library
+            `datasets` made; "datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]".
         suffixes: Taken from directories, with their dot; upper and lower case are the same.
         exclude: Directories that are not looked into, such as the output.
         format: What all files are; None: what their names say.
@@ -33,14 +37,27 @@ def discover(
     """
     wanted = tuple(suffix.lower() for suffix in suffixes)
     barred = {_absolute(path) for path in exclude}
-    paths = {_absolute(path) for name in inputs for path in _expand(name, wanted, barred)}
-    return [_source(path, format) for path in sorted(paths, key=str)]
+    found: dict[str, Source] = {}
+    for name in inputs:
+        found |= {source.path: source for source in _expand(name, wanted, barred, format)}
+    return [found[path] for path in sorted(found)]
 
 
-def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path]) -> list[Path]:
-    """The files that one input names."""
+def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path], format: str | None) -> list[Source]:
+    """The sources that one input names."""
+    if name.startswith("datasets:"):
+        from gpt2dist.data.corpus.hub import hub_source
+
+        return [hub_source(name)]
+    if is_url(name):
+        return find_remote(name, suffixes, format)
+    return [_source(_absolute(path), format) for path in _local(name, suffixes, barred)]
+
+
+def _local(name: str, suffixes: tuple[str, ...], barred: set[Path]) -> list[Path]:
+    """The files and saved datasets that one input names."""
     path = Path(name)
-    if path.is_dir():
+    if path.is_dir() and not is_saved(path):
         found = list(_walk(_absolute(path), suffixes, barred))
         if not found:
             raise UserError(no_file_in_directory(name, suffixes))
@@ -50,27 +67,24 @@ def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path]) -> list[Pat
     if not glob.has_magic(name):
         raise UserError(f"{name}: no such file or directory")
     found = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207, `name` can be absolute
-    found = [match for match in found if match.is_file()]
+    found = [match for match in found if match.is_file() or is_saved(match)]
     if not found:
         raise UserError(f"{name}: this pattern matches no file")
     return found
 
 
-def no_file_in_directory(name: str, suffixes: tuple[str, ...]) -> str:
-    """Why a directory gives nothing."""
-    wanted = "a suffix that is read" if suffixes == DEFAULT_SUFFIXES else " ".join(suffixes)
-    return (
-        f"{name}: no file in this directory ends in {wanted}; "
-        "--suffix .xyz takes others, a glob such as 'DIR/**/*.xyz' takes all that it matches"
-    )
-
-
 def _walk(directory: Path, suffixes: tuple[str, ...], barred: set[Path]) -> Iterator[Path]:
+    """The files with such a suffix, and the saved datasets, which count as .arrow."""
+
     def fail(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be listed ({error.strerror})")
 
     for root, folders, files in os.walk(directory, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".") and Path(root, name) not in barred]
+        below = [Path(root, name) for name in folders if not name.startswith(".")]
+        saved = [path for path in below if path not in barred and is_saved(path)]
+        folders[:] = [path.name for path in below if path not in barred and path not in saved]
+        if ".arrow" in suffixes:
+            yield from saved
         for name in files:
             path = Path(root, name)
             if not name.startswith(".") and name.lower().endswith(suffixes) and path.is_file():
@@ -83,6 +97,8 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _source(path: Path, given: str | None) -> Source:
+    if path.is_dir():
+        return saved_source(path)
     format, compression = format_of(str(path), given)
     try:
         status = path.stat()

@@ -1,10 +1,12 @@
 """The text in an object of JSON or a row of a dataset, at a dotted name."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from gpt2dist.data.corpus.types import BadDocument
 from gpt2dist.data.corpus.utf8 import REPLACEMENT
+from gpt2dist.errors import UserError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -35,6 +37,14 @@ def no_field(name: str, there: list[str]) -> str:
 def no_string(name: str, kind: str) -> str:
     """Why a document is bad whose text is something else."""
     return f"field {name!r} is {kind}, not a string"
+
+
+def no_column(path: str, name: str, there: Sequence[str]) -> UserError:
+    """For a table that has no column with the text at all."""
+    names = ", ".join(map(repr, there[:10])) or "none"
+    return UserError(
+        f"{path}: no column {name!r}; its columns are {names}: --text-field takes the one with the text"
+    )
 
 
 def mend(text: str) -> tuple[bytes, bool]:

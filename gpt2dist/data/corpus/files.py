@@ -7,7 +7,7 @@ import zlib
 from types import TracebackType
 from typing import Any
 
-from gpt2dist.errors import UserError
+from gpt2dist.data.corpus.storage import damaged, open_file
 
 BLOCK_BYTES = 1 << 20
 """What is read at once."""
@@ -24,7 +24,7 @@ class Stream:
 
     def __init__(self, path: str, compression: str = "", start: int = 0):
         self._path, self._compression = path, compression
-        self._stored: Any = open(path, "rb", buffering=0)  # noqa: SIM115, closed by __exit__
+        self._stored = open_file(path)
         self._stored.seek(start)
         self._file = _decompressed(self._stored, compression) if compression else self._stored
         self._read = start
@@ -41,9 +41,7 @@ class Stream:
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if not self._compression or getattr(error, "errno", None) is not None:
                 raise
-            raise UserError(
-                f"{self._path}: damaged, or not .{self._compression} ({error}); get it anew, or leave it out"
-            ) from None
+            raise damaged(self._path, f".{self._compression}", error) from None
         self._read += len(block)
         return block
 
@@ -70,6 +68,6 @@ def _decompressed(stored: Any, compression: str) -> Any:
         return lzma.LZMAFile(stored)
     if compression == "bz2":
         return bz2.BZ2File(stored)
-    import pyarrow  # notices a frame that is cut off, which the package zstandard takes for an end
+    import pyarrow  # notices a frame that is cut off, which the package zstandard takes for the end
 
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, mode="r"), "zstd")

@@ -1,7 +1,7 @@
 """JSON lines too long to be held: the text is found and unescaped while the line goes by.
 
-What is JSON and what is not is as in `jsonl.parse`, but for one thing: of a key that occurs twice JSON takes the last
-value, which is known too late here, so a line with the text's key twice is a bad document.
+What is JSON and what is not is as in `jsonl.parse`, but for one thing: of a key that occurs twice that takes the
+last value, which is known too late here, so that a line with the text's key twice is a bad document.
 """
 
 import json
@@ -52,7 +52,7 @@ def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, Non
 def _find(
     scan: "_Scanner", wanted: dict[str, list[str]], text_field: str, there: list[str]
 ) -> Generator[bytes, None, bool | None]:
-    """The text in the object that comes next, at one of the `wanted` keys and below it at the keys in its list."""
+    """The text in the object that comes next, at a key of `wanted` and below it at the keys listed there."""
     repaired, found = None, ""
     for key in scan.members():
         if len(there) < 10:

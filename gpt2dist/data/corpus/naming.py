@@ -45,6 +45,15 @@ DEFAULT_SUFFIXES = (
 """What is taken from a directory where no suffixes are named."""
 
 
+def no_file_in_directory(name: str, suffixes: tuple[str, ...]) -> str:
+    """Why a directory gives nothing."""
+    wanted = "a suffix that is read" if suffixes == DEFAULT_SUFFIXES else " ".join(suffixes)
+    return (
+        f"{name}: no file in this directory ends in {wanted}; "
+        "--suffix .xyz takes others, a glob such as 'DIR/**/*.xyz' takes all that it matches"
+    )
+
+
 def format_of(path: str, given: str | None = None) -> tuple[str, str]:
     """Format and compression of a file, by its name; text where that says nothing.
 

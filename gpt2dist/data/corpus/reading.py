@@ -1,22 +1,23 @@
 """Cuts sources into pieces and reads those, whatever their format."""
 
-from gpt2dist.data.corpus.jsonl import read_jsonl
-from gpt2dist.data.corpus.text import read_text
-from gpt2dist.data.corpus.types import Items, Piece, Reading, Source
-from gpt2dist.errors import UserError
+from collections.abc import Callable
 
-_READERS = {"text": read_text, "jsonl": read_jsonl}
+from gpt2dist.data.corpus.storage import unreadable
+from gpt2dist.data.corpus.types import Items, Piece, Reading, Source
 
 
 def cut(source: Source, size: int) -> list[Piece]:
     """Cuts a source into pieces of about `size` bytes where its format can be cut, else into one.
 
     The pieces depend on `size` and the source alone. An empty source has none.
+
+    Raises:
+        UserError: The source cannot be read.
     """
-    step = size if source.format == "jsonl" and not source.compression else max(source.size, 1)
-    bounds = [(start, min(start + step, source.size)) for start in range(0, source.size, step)]
-    path = source.spool or source.path
-    return [Piece(path, source.format, source.compression, start, end, end - start) for start, end in bounds]
+    try:
+        return _cutter(source, size)(source, size)
+    except OSError as error:
+        raise unreadable(source.path, error) from error
 
 
 def read(piece: Piece, reading: Reading) -> Items:
@@ -30,8 +31,67 @@ def read(piece: Piece, reading: Reading) -> Items:
         UserError: The source cannot be read.
     """
     try:
-        return (yield from _READERS[piece.format](piece, reading))
+        return (yield from _reader(piece)(piece, reading))
     except OSError as error:
-        raise UserError(
-            f"{piece.path}: cannot be read ({error.strerror or error}); the job can be run again to go on"
-        ) from error
+        raise unreadable(piece.path, error) from error
+
+
+def _cutter(source: Source, size: int) -> Callable[[Source, int], list[Piece]]:
+    """What cuts a source; a file that is one piece anyhow is not looked into."""
+    match source.format:
+        case "datasets" if source.path.startswith("datasets:"):
+            from gpt2dist.data.corpus.hub import cut_hub
+
+            return cut_hub
+        case "datasets":
+            from gpt2dist.data.corpus.saved import cut_saved
+
+            return cut_saved
+        case "parquet" if source.size > size:
+            from gpt2dist.data.corpus.columns import cut_parquet
+
+            return cut_parquet
+        case "arrow" if source.size > size:
+            from gpt2dist.data.corpus.columns import cut_arrow
+
+            return cut_arrow
+    return _cut_bytes
+
+
+def _cut_bytes(source: Source, size: int) -> list[Piece]:
+    step = size if source.format == "jsonl" and not source.compression else max(source.size, 1)
+    bounds = [(start, min(start + step, source.size)) for start in range(0, source.size, step)]
+    kind = (source.location, source.format, source.compression)
+    return [Piece(*kind, start, end, end - start) for start, end in bounds]
+
+
+def _reader(piece: Piece) -> Callable[[Piece, Reading], Items]:
+    """What reads a piece; imported only where it is needed, since pyarrow and datasets take their time."""
+    match piece.format:
+        case "jsonl":
+            from gpt2dist.data.corpus.jsonl import read_jsonl
+
+            return read_jsonl
+        case "csv" | "tsv":
+            from gpt2dist.data.corpus.delimited import read_delimited
+
+            return read_delimited
+        case "parquet":
+            from gpt2dist.data.corpus.columns import read_parquet
+
+            return read_parquet
+        case "arrow":
+            from gpt2dist.data.corpus.columns import read_arrow
+
+            return read_arrow
+        case "datasets" if piece.path.startswith("datasets:"):
+            from gpt2dist.data.corpus.hub import read_hub
+
+            return read_hub
+        case "datasets":
+            from gpt2dist.data.corpus.saved import read_saved
+
+            return read_saved
+    from gpt2dist.data.corpus.text import read_text
+
+    return read_text

@@ -61,7 +61,7 @@ class Records:
             block = self._stream.read()
 
     def take(self) -> int:
-        """Skips what is left of the last record; returns the stored bytes from the end of the last `take` to there."""
+        """Skips what is left of the last record; returns the stored bytes since the last `take`."""
         self._skip()
         before, self._accounted = self._accounted, max(self._accounted, self._stream.stored(self._next))
         return self._accounted - before

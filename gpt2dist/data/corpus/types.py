@@ -27,6 +27,11 @@ class Source:
     spool: str = ""
     """The file that standard input was written to; "" for all others."""
 
+    @property
+    def location(self) -> str:
+        """What is opened to read it."""
+        return self.spool or self.path
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -79,9 +84,9 @@ class LongDocument:
     Attributes:
         line: As of `Document`.
         offset: As of `Document`.
-        parts: UTF-8 in pieces of a few MiB at most, in order, each valid by itself; to be consumed before the next
-            document is asked for, since only then are they read. Raises `BadDocument` when the text, or what
-            follows it in its line, cannot be read: then the parts given so far are to be dropped.
+        parts: UTF-8 in pieces of a few MiB at most, in order, each valid by itself; to be consumed before the
+            next document is asked for, which skips them. Raises `BadDocument` when the text, or what follows it
+            in its line, cannot be read: then the parts given so far are to be dropped.
         size: As of `Document`; set when the parts have ended, also by `BadDocument`.
         repaired: As of `Document`; set when the parts have ended.
     """
