@@ -161,7 +161,7 @@ def test_stretches_of_real_text(gpt2, shared_data):
 
 def test_a_text_without_a_border_is_refused(small, monkeypatch):
     monkeypatch.setattr(encoder_module, "MAX_STRETCH", 1 << 20)
-    with pytest.raises(UncuttableError, match="1 MiB of it have no place to cut them at"):
+    with pytest.raises(UncuttableError, match="a stretch of 1,048,576 bytes has no place to cut it at"):
         list(cut_long_text([b"a" * 600_000] * 3, small))
     # where characters are tokens, all places are good
     char = train_char(["a"])
