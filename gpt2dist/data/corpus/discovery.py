@@ -2,6 +2,7 @@
 
 import glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def discover(
     suffixes: Sequence[str] = DEFAULT_SUFFIXES,
     exclude: Sequence[Path] = (),
     format: str | None = None,
+    standard_input: Source | None = None,
 ) -> list[Source]:
     """Finds the sources of a corpus.
 
@@ -28,6 +30,7 @@ def discover(
         suffixes: Taken from directories, with their dot; upper and lower case are the same.
         exclude: Directories that are not looked into, such as the output.
         format: What all files are; None: what their names say.
+        standard_input: What the input "-" stands for: see `spool`.
 
     Returns:
         The sources, each once, sorted by path.
@@ -39,7 +42,12 @@ def discover(
     barred = {_absolute(path) for path in exclude}
     found: dict[str, Source] = {}
     for name in inputs:
-        found |= {source.path: source for source in _expand(name, wanted, barred, format)}
+        if name == "-":
+            if standard_input is None:
+                raise UserError("-: standard input is not taken here; put it into a file first")
+            found[name] = standard_input
+        else:
+            found |= {source.path: source for source in _expand(name, wanted, barred, format)}
     return [found[path] for path in sorted(found)]
 
 
@@ -104,4 +112,6 @@ def _source(path: Path, given: str | None) -> Source:
         status = path.stat()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: a pipe or device, which can be read only once; give it as standard input (-)")
     return Source(str(path), format, compression, status.st_size, str(status.st_mtime_ns))

@@ -1,6 +1,9 @@
+import io
+import os
+
 import pytest
 
-from gpt2dist.data.corpus import discover
+from gpt2dist.data.corpus import discover, spool
 from gpt2dist.errors import UserError
 
 
@@ -104,3 +107,16 @@ def test_discover_refuses(tmp_path, name, message):
 def test_a_directory_without_the_suffixes_asked_for(tmp_path):
     with pytest.raises(UserError, match=r"no file in this directory ends in \.py \.c; "):
         discover([str(tmp_path)], suffixes=(".py", ".c"))
+
+
+def test_standard_input_is_what_the_caller_says(tmp_path):
+    spooled = spool(io.BytesIO(b"x"), tmp_path / "stdin")
+    assert discover(["-"], standard_input=spooled) == [spooled]
+    with pytest.raises(UserError, match="-: standard input is not taken here; put it into a file first"):
+        discover(["-"])
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe: a pipe or device, .* give it as standard input \(-\)"):
+        discover([str(tmp_path / "pipe")])
