@@ -13,11 +13,11 @@ from typing import Any
 from gpt2dist.data.corpus.cells import document, spread
 from gpt2dist.data.corpus.columns import cut_units
 from gpt2dist.data.corpus.fields import find_text, no_column
+from gpt2dist.data.corpus.naming import HUB_PREFIX
 from gpt2dist.data.corpus.storage import filesystem, reaching
 from gpt2dist.data.corpus.types import BadDocument, Items, Piece, Reading, Rejected, Source
 from gpt2dist.errors import UserError
 
-PREFIX = "datasets:"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -37,7 +37,7 @@ class HubDataset:
         Raises:
             UserError: It is not of the form.
         """
-        name, *options = text.removeprefix(PREFIX).split(",")
+        name, *options = text.removeprefix(HUB_PREFIX).split(",")
         revision = None
         if "@" in name and not Path(name).is_dir():
             name, _, revision = name.partition("@")
@@ -51,7 +51,7 @@ class HubDataset:
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
         config = f",config={self.config}" if self.config else ""
-        return f"{PREFIX}{self.name}{revision}{config},split={self.split}"
+        return f"{HUB_PREFIX}{self.name}{revision}{config},split={self.split}"
 
 
 def hub_source(text: str) -> Source:

@@ -37,6 +37,7 @@ def test_discover_takes_files_directories_and_globs_once_and_sorted(tmp_path):
         ("a.JSONL.GZ", "jsonl", "gz"),
         ("a.ndjson.bz2", "jsonl", "bz2"),
         ("a.gz", "text", "gz"),
+        ("c4-train.json.gz", "jsonl", "gz"),
         ("a.csv.xz", "csv", "xz"),
         ("a.tsv", "tsv", ""),
         ("a.Parquet", "parquet", ""),
@@ -50,8 +51,8 @@ def test_the_name_of_a_file_says_its_format_and_compression(tmp_path, name, form
 
 
 def test_a_format_that_is_given_goes_before_the_name(tmp_path):
-    (tmp_path / "dump.json.gz").write_text("x")
-    (source,) = discover([str(tmp_path / "dump.json.gz")], format="jsonl")
+    (tmp_path / "dump.gz").write_text("x")
+    (source,) = discover([str(tmp_path / "dump.gz")], format="jsonl")
     assert (source.format, source.compression) == ("jsonl", "gz")
 
 
