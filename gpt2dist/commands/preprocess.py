@@ -270,7 +270,7 @@ class Display:
         """Shows the work done so far."""
         if self._progress is None:
             self._before = counts.bytes
-            self._progress = Progress("preprocess", total, "B", initial=counts.bytes, scale=True)
+            self._progress = Progress("preprocess", total or None, "B", initial=counts.bytes, scale=True)
         details = {"documents": f"{counts.documents:,}", "tokens": f"{counts.tokens:,}"}
         if counts.rejected:
             details["rejected"] = f"{counts.rejected:,}"

@@ -156,7 +156,7 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
             why = (
                 "" if tokenizer.cuts_as_gpt2 else " for this tokenizer, which does not cut words as GPT-2's does"
             )
-            raise UncuttableError(f"{MAX_STRETCH >> 20} MiB of it have no place to cut them at{why}")
+            raise UncuttableError(f"a stretch of {MAX_STRETCH:,} bytes has no place to cut it at{why}")
     if size:
         yield b"".join(held)
 

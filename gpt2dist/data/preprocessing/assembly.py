@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from gpt2dist.data.corpus import Piece
 from gpt2dist.data.manifest import Manifest, ShardRecord, sync_directory, write_durably, write_lines_durably
 from gpt2dist.data.origins import PIECES_NAME
 from gpt2dist.data.preprocessing.build import Identity
 from gpt2dist.data.preprocessing.tasks import (
     SHARD_SUFFIXES,
     SPLITS,
+    STANDARD_INPUT,
     Job,
     Task,
     TaskResult,
@@ -49,7 +51,7 @@ def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identi
     if broken:
         raise UserError(f"{target / broken[0]}: damaged; rm -r {job.build} and run the command again")
     first_lines = _first_lines(tasks, results)
-    write_lines_durably(target / PIECES_NAME, _piece_lines(tasks, first_lines))
+    write_lines_durably(target / PIECES_NAME, _piece_lines(job, tasks, first_lines))
     write_lines_durably(target / "rejected.jsonl", _rejection_lines(job, tasks, first_lines))
     write_durably(target / "sources.jsonl", identity.listing)
     tokenizer.save(target)
@@ -107,10 +109,15 @@ def _first_lines(tasks: list[Task], results: list[TaskResult]) -> list[int]:
     return first_lines
 
 
-def _piece_lines(tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
+def _piece_lines(job: Job, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
     pieces = (piece for task in tasks for piece in task.pieces)
     for piece, first_line in zip(pieces, first_lines, strict=True):
-        yield json.dumps({"path": piece.path, "format": piece.format, "first_line": first_line})
+        yield json.dumps({"path": _path(job, piece), "format": piece.format, "first_line": first_line})
+
+
+def _path(job: Job, piece: Piece) -> str:
+    """The path of a piece as the user knows it: what was read from standard input lies in a file that goes."""
+    return STANDARD_INPUT if piece.path.startswith(str(job.build)) else piece.path
 
 
 def _rejection_lines(job: Job, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
@@ -120,7 +127,7 @@ def _rejection_lines(job: Job, tasks: list[Task], first_lines: list[int]) -> Ite
                 number = item["piece"]
                 yield json.dumps(
                     {
-                        "file": task.pieces[number - task.first_piece].path,
+                        "file": _path(job, task.pieces[number - task.first_piece]),
                         "line": first_lines[number] + item["line"],
                         "offset": item["offset"],
                         "reason": item["reason"],

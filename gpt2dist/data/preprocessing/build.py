@@ -123,8 +123,9 @@ def open_build(job: Job, identity: Identity, tokenizer: Tokenizer, shared: bool)
 
 
 def _start(job: Job, identity: Identity) -> None:
-    ours = ("lock", "stdin", "running", "sources.jsonl", "plan.json")
-    if any(item.name not in ours and item.suffix != ".tmp" for item in job.build.iterdir()):
+    ours = ("lock", "sources.jsonl")
+    others = [item for item in job.build.iterdir() if item.name not in ours and item.suffix != ".tmp"]
+    if not all(item.name.startswith("stdin-") for item in others):
         raise UserError(f"{job.build}: exists and is not the work of gpt2dist; choose another --output")
     write_durably(job.build / "sources.jsonl", identity.listing)
     write_durably(job.build / "plan.json", json.dumps(_versioned(identity)))

@@ -7,15 +7,17 @@ their final names in the order of the tasks. So neither the number of workers no
 
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.data.corpus import Document, LongDocument, Source, discover, read
+from gpt2dist.data.corpus import Document, LongDocument, Source, discover, read, spool
 from gpt2dist.data.encoder import FAST, choose_encoder
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.assembly import assemble, dataset_folder, load_results
@@ -24,6 +26,7 @@ from gpt2dist.data.preprocessing.build import Identity, finished, open_build
 from gpt2dist.data.preprocessing.duplicates import remove_duplicates
 from gpt2dist.data.preprocessing.executors import run_all
 from gpt2dist.data.preprocessing.tasks import (
+    STANDARD_INPUT,
     Job,
     Task,
     is_intact,
@@ -67,6 +70,7 @@ def prepare(
     tokenizer, sources, identity = _look(job)
     if (manifest := finished(job, identity)) is not None:
         say(f"{job.output} was prepared from this corpus with these options: nothing to do")
+        _forget_spool(job, sources)
         return manifest
     with open_build(job, identity, tokenizer, shared=False), _nothing_kept_of_nothing(job):
         tasks = plan_tasks(sources)
@@ -105,6 +109,8 @@ def prepare_part(
         UserError: As of `prepare`.
         RunError: As of `prepare`.
     """
+    if STANDARD_INPUT in job.inputs:
+        raise UserError("--task-index: not with standard input, which only one process can read; name files")
     tokenizer, sources, identity = _look(job)
     if finished(job, identity) is not None:
         say(f"{job.output} was prepared from this corpus with these options: nothing to do")
@@ -126,11 +132,29 @@ def _look(job: Job) -> tuple[Tokenizer, list[Source], Identity]:
 
 
 def _discover(job: Job) -> list[Source]:
-    return discover(job.inputs, job.suffixes, exclude=(job.output, job.build), format=job.format)
+    if STANDARD_INPUT not in job.inputs:
+        return discover(job.inputs, job.suffixes, exclude=(job.output, job.build), format=job.format)
+    if len(job.inputs) > 1:
+        raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
+    # Named by its content, so that other input on another day does not replace what unfinished work needs.
+    job.build.mkdir(parents=True, exist_ok=True)
+    source = spool(sys.stdin.buffer, job.build / f"stdin-{uuid.uuid4().hex[:12]}.tmp", job.format or "jsonl")
+    path = job.build / f"stdin-{source.version[:16]}"
+    Path(source.spool).replace(path)
+    return [replace(source, spool=str(path))]
+
+
+def _forget_spool(job: Job, sources: list[Source]) -> None:
+    """Removes what was read from standard input and is not needed."""
+    for source in sources:
+        if source.spool:
+            Path(source.spool).unlink()
+            if not any(job.build.iterdir()):
+                job.build.rmdir()
 
 
 def _check_unchanged(job: Job, sources: list[Source]) -> None:
-    if _discover(job) != sources:
+    if STANDARD_INPUT not in job.inputs and _discover(job) != sources:
         raise UserError(
             f"the corpus changed while it was read; remove the unfinished work (rm -r {job.build}) "
             "and run the command again when the files are at rest"

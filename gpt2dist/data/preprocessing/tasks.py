@@ -27,6 +27,7 @@ from gpt2dist.errors import UserError
 PLAN_VERSION = 2
 """Changes when the same job would be cut or written in another way."""
 
+STANDARD_INPUT = "-"
 SPLITS = ("train", "val")
 SHARD_SUFFIXES = (".bin", ".idx", ORIGINS_SUFFIX)
 TASKS = 256
@@ -151,7 +152,7 @@ def plan_tasks(sources: Iterable[Source]) -> list[Task]:
     room = 0
     for source in sources:
         for piece in cut(source, target):
-            if not groups or piece.size > room:
+            if not groups or piece.size > room or not piece.size:  # a size that nobody knows may be any
                 groups.append([])
                 room = target
             groups[-1].append(piece)

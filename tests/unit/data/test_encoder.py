@@ -1,0 +1,187 @@
+"""The fast encoder against `tokenizers`, its fallback, and the places where a long text may be cut."""
+
+import random
+import sys
+
+import numpy as np
+import pytest
+
+from gpt2dist.data import encoder as encoder_module
+from gpt2dist.data.encoder import (
+    FAST,
+    HARD_TEXTS,
+    REFERENCE,
+    FastEncoder,
+    ReferenceEncoder,
+    UncuttableError,
+    choose_encoder,
+    cut_long_text,
+    resident_bytes,
+)
+from gpt2dist.data.tokenizer import Tokenizer, import_gpt2, train_bpe, train_char
+
+WORDS = [
+    "the ",
+    "it's",
+    "I'd",
+    "'",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "42",
+    "½",
+    "é",
+    "e\u0301",
+    "日本",
+    "。",
+    "😀",
+    "—",
+    "x_1",
+]
+WORDS += [
+    "<|endoftext|>",
+    "\u00a0",
+    "\u3000",
+    "\u2028",
+    "\x1c",
+    "Ⅷ",
+    "!?",
+    "'s",
+    "'LL",
+    "ß",
+    "안녕",
+    "ก็",
+    "\ufeff",
+]
+
+
+def random_texts(count, length, seed=0):
+    draw = random.Random(seed)
+    return ["".join(draw.choices(WORDS, k=draw.randint(0, length))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return train_bpe(random_texts(300, 60, seed=1), 400)
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared_data):
+    return import_gpt2(shared_data / "encoder.json", shared_data / "vocab.bpe")
+
+
+def assert_equal(tokenizer, texts):
+    texts = [text.encode() for text in texts]
+    (ids, lengths), (expected, expected_lengths) = (
+        encoder.encode_batch(texts) for encoder in (FastEncoder(tokenizer), ReferenceEncoder(tokenizer))
+    )
+    assert ids.dtype == expected.dtype == np.uint32
+    assert np.array_equal(lengths, expected_lengths) and np.array_equal(ids, expected)
+
+
+def test_fast_equals_reference(small):
+    assert_equal(small, [])
+    assert_equal(small, ["", "", "a", ""])
+    assert_equal(small, [text.decode() for text in HARD_TEXTS])
+    assert_equal(small, random_texts(500, 60))
+
+
+def test_fast_equals_reference_with_gpt2s_vocabulary(gpt2):
+    assert_equal(gpt2, random_texts(2000, 60))
+    assert gpt2.end_of_text_id not in FastEncoder(gpt2).encode_batch([b"a <|endoftext|> b"])[0]
+
+
+def test_fast_equals_reference_on_every_character(gpt2):
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    assert_equal(gpt2, [f"a{character}b {character}" for character in characters[::7]])
+
+
+def test_fast_is_chosen_where_it_agrees(small):
+    assert choose_encoder(small, [b"some text", "日本".encode()]) == (FAST, "")
+
+
+def test_characters_are_left_to_the_reference():
+    assert choose_encoder(train_char(["abc"]), [b"abc"]) == (REFERENCE, "")
+
+
+def test_a_fast_encoder_that_disagrees_is_not_taken(small, monkeypatch):
+    right = FastEncoder.encode_batch
+
+    def wrong(self, texts):
+        ids, lengths = right(self, texts)
+        ids = ids.copy()
+        ids[np.cumsum(lengths)[-1] - 1] += 1
+        return ids, lengths
+
+    monkeypatch.setattr(FastEncoder, "encode_batch", wrong)
+    name, why = choose_encoder(small, [b"a sample", b"the last one"])
+    assert name == REFERENCE and why.endswith("does not agree with the reference on the text 'the last one'")
+
+
+def test_a_fast_encoder_that_fails_is_not_taken(small, monkeypatch):
+    def fail(self):
+        raise ValueError("unknown pre-tokenizer")
+
+    monkeypatch.setattr(FastEncoder, "_load", fail)
+    name, why = choose_encoder(small, [])
+    assert name == REFERENCE and "cannot take this tokenizer (ValueError: unknown pre-tokenizer)" in why
+
+
+def test_the_fast_encoder_is_made_anew_when_it_has_grown(small, monkeypatch):
+    encoder = FastEncoder(small, memory=1)
+    loads, load = [], FastEncoder._load
+    monkeypatch.setattr(FastEncoder, "_load", lambda self: loads.append(1) or load(self))
+    first = encoder.encode_batch([b"one two"])
+    again = encoder.encode_batch([b"one two"])
+    assert len(loads) == 2 and np.array_equal(first[0], again[0])
+    assert resident_bytes() > 10_000_000
+
+
+@pytest.mark.parametrize("part_size", [1, 3, 17, 64])
+def test_stretches_give_the_tokens_of_the_whole(small, part_size):
+    reference = ReferenceEncoder(small)
+    for text in random_texts(150, 80, seed=part_size):
+        parts = [text[at : at + part_size].encode() for at in range(0, len(text), part_size)]
+        stretches = list(cut_long_text(parts, small))
+        assert b"".join(stretches) == text.encode()
+        if stretches:
+            ids, _ = reference.encode_batch(stretches)
+            assert np.array_equal(ids, reference.encode_batch([text.encode()])[0]), text
+
+
+def test_stretches_of_real_text(gpt2, shared_data):
+    text = (shared_data / "wikitext2.test.raw").read_bytes().decode()[:400_000]
+    parts = [text[at : at + 5000].encode() for at in range(0, len(text), 5000)]
+    stretches = list(cut_long_text(parts, gpt2))
+    assert len(stretches) > 1
+    ids, _ = FastEncoder(gpt2).encode_batch(stretches)
+    assert np.array_equal(ids, gpt2.encode(text))
+
+
+def test_a_text_without_a_border_is_refused(small, monkeypatch):
+    monkeypatch.setattr(encoder_module, "MAX_STRETCH", 1 << 20)
+    with pytest.raises(UncuttableError, match="a stretch of 1,048,576 bytes has no place to cut it at"):
+        list(cut_long_text([b"a" * 600_000] * 3, small))
+    # where characters are tokens, all places are good
+    char = train_char(["a"])
+    assert list(cut_long_text([b"a" * 600_000] * 3, char)) == [b"a" * 600_000] * 3
+
+
+def test_a_tokenizer_with_other_words_is_not_cut(small, monkeypatch, tmp_path):
+    import json
+
+    content = json.loads(small.to_json())
+    content["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": r"\p{L}+\n*|[\s\S]"}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        ],
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    other = Tokenizer.load(tmp_path)
+    assert other.is_byte_level and not other.cuts_as_gpt2
+    monkeypatch.setattr(encoder_module, "MAX_STRETCH", 10)
+    with pytest.raises(UncuttableError, match="which does not cut words as GPT-2's does"):
+        list(cut_long_text([b"a b c d e f"], other))
