@@ -4,11 +4,13 @@ import argparse
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2dist.commands.preprocess import add_corpus_arguments, suffixes
+from gpt2dist.commands.preprocess import add_corpus_arguments, reading, suffixes
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
     from gpt2dist.data.tokenizer import Tokenizer
 
 TRAIN_EPILOG = """\
-An INPUT is a file, a directory (searched recursively) or a quoted glob such as 'books/**/*.txt'. DIR then loads
-with AutoTokenizer too. Run again with the same inputs, the command does nothing.
+An INPUT is anything that `gpt2dist preprocess` takes. DIR then loads with AutoTokenizer too. Run again with the
+same inputs, the command does nothing.
 
 examples:
   gpt2dist tokenizer train corpus/ --vocab-size 8192 --output tokenizer/
@@ -76,12 +78,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Makes the tokenizer, unless it is there."""
-    make, origin = _prepare_training(args) if args.action == "train" else _prepare_import(args)
     output = Path(args.output)
-    if _is_there(output, origin):
-        _say(f"{output} was made from the same inputs with the same options: nothing to do")
-        return None
-    tokenizer = make()
+    with tempfile.TemporaryDirectory(prefix="gpt2dist-") as scratch:
+        training = args.action == "train"
+        make, origin = _prepare_training(args, Path(scratch)) if training else _prepare_import(args)
+        if _is_there(output, origin):
+            _say(f"{output} was made from the same inputs with the same options: nothing to do")
+            return None
+        tokenizer = make()
     tokenizer.save(output)
     (output / RECORD_NAME).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     wanted = getattr(args, "vocab_size", None)
@@ -94,21 +98,25 @@ def run(args: argparse.Namespace) -> int | None:
     return None
 
 
-def _prepare_training(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"], dict]:
-    """What trains the tokenizer, and what it is trained from."""
+def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable[[], "Tokenizer"], dict]:
+    """What trains the tokenizer, and what it is trained from; standard input is put into `scratch`."""
     if args.kind == "bpe" and args.vocab_size is None:
         raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text or 50257 as GPT-2")
     if args.kind == "char" and args.vocab_size is not None:
         raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
-    from gpt2dist.data.corpus import Reading, discover
+    from gpt2dist.data.corpus import discover, spool
     from gpt2dist.data.tokenizer import train_bpe, train_char
 
-    sources = discover(args.inputs, suffixes(args), exclude=(Path(args.output),))
+    how = reading(args)
+    spooled = None
+    if "-" in args.inputs:
+        spooled = spool(sys.stdin.buffer, scratch / "input", args.format or "text")
+    sources = discover(args.inputs, suffixes(args), (Path(args.output),), args.format, spooled)
 
     def make() -> "Tokenizer":
         # On a terminal the library draws its own bars, which also cover the merges.
         own_bars = args.kind == "bpe" and sys.stderr.isatty()
-        texts = _texts(sources, Reading(args.text_field), not own_bars)
+        texts = _texts(sources, how, not own_bars)
         return train_char(texts) if args.kind == "char" else train_bpe(texts, args.vocab_size, own_bars)
 
     files = "".join(f"{source.path} {source.size} {source.version}\n" for source in sources)
@@ -116,7 +124,7 @@ def _prepare_training(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer
         "action": "train",
         "kind": args.kind,
         "vocab_size": args.vocab_size,
-        "text_field": args.text_field,
+        **asdict(how),
         "files": len(sources),
         "files_sha256": hashlib.sha256(files.encode("utf-8", "surrogateescape")).hexdigest(),
     }

@@ -39,8 +39,8 @@ def cut_parquet(source: Source, size: int) -> list[Piece]:
 
 def cut_arrow(source: Source, size: int) -> list[Piece]:
     """Cuts an Arrow file between record batches; a stream has no list of them and stays whole."""
-    with _arrow(source.location) as (reader, _):
-        return cut_units(source, size, [1] * getattr(reader, "num_record_batches", 1))
+    with _arrow(source.location) as stored:
+        return cut_units(source, size, [1] * getattr(_reader(stored), "num_record_batches", 1))
 
 
 def read_parquet(piece: Piece, reading: Reading) -> Items:
@@ -52,12 +52,10 @@ def read_parquet(piece: Piece, reading: Reading) -> Items:
         rows = sum(group.num_rows for group in groups)
         leaf = [file.schema.column(i).path for i in range(len(file.schema))].index(reading.text_field)
         bytes_there = sum(group.column(leaf).total_uncompressed_size for group in groups)
-        batches = file.iter_batches(
-            rows_at_once(bytes_there, rows), list(numbers), [reading.text_field], use_threads=False
-        )
+        batch_size = rows_at_once(bytes_there, rows)
         sizes, before = spread(piece.size, rows), 0
-        for batch in batches:
-            yield from column.rows(batch.column(0), before, sizes)
+        for batch in file.iter_batches(batch_size, list(numbers), [reading.text_field], use_threads=False):
+            yield from column.rows(batch.column(column.name), before, sizes)
             before += batch.num_rows
         return rows
 
@@ -65,8 +63,10 @@ def read_parquet(piece: Piece, reading: Reading) -> Items:
 def read_arrow(piece: Piece, reading: Reading) -> Items:
     """Reads the rows of some record batches of a file, or all of a stream."""
     rows = 0
-    with _arrow(piece.path) as (reader, stored):
-        column = TextColumn(reader.schema, reading.text_field, piece.path)
+    with _arrow(piece.path) as stored:
+        schema = _reader(stored).schema
+        column = TextColumn(schema, reading.text_field, piece.path)
+        reader = _reader(stored, included_fields=[schema.names.index(column.name)], use_threads=False)
         if isinstance(reader, pa.RecordBatchFileReader):
             numbers = range(piece.start, min(piece.end, reader.num_record_batches))
             batches = zip(map(reader.get_batch, numbers), spread(piece.size, len(numbers)), strict=True)
@@ -160,14 +160,19 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 @contextmanager
-def _arrow(path: str) -> Iterator[tuple[Any, pa.NativeFile]]:
-    """The reader of a file or stream, and the stored bytes under it."""
+def _arrow(path: str) -> Iterator[pa.NativeFile]:
     with _checked(path, "Arrow"):
         stored = pa.PythonFile(open_file(path), mode="r") if is_url(path) else pa.memory_map(path)
         with stored:
-            is_file = stored.read(6) == b"ARROW1"
-            stored.seek(0)
-            yield pa.ipc.open_file(stored) if is_file else pa.ipc.open_stream(stored), stored
+            yield stored
+
+
+def _reader(stored: pa.NativeFile, **options: Any) -> Any:
+    """Of a file or a stream."""
+    stored.seek(0)
+    is_file = stored.read(6) == b"ARROW1"
+    stored.seek(0)
+    return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(stored, options=pa.ipc.IpcReadOptions(**options))
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Tables in text: comma-separated and tab-separated values, with the names of the columns in the first row."""
 
 import csv
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 
 from gpt2dist.data.corpus import types
@@ -9,7 +11,7 @@ from gpt2dist.data.corpus.fields import no_column
 from gpt2dist.data.corpus.files import Stream
 from gpt2dist.data.corpus.longrows import UNCLOSED, cell_parts, wrong_number
 from gpt2dist.data.corpus.records import Records
-from gpt2dist.data.corpus.types import Document, Item, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.data.corpus.types import BadDocument, Document, Item, Items, LongDocument, Piece, Reading, Rejected
 from gpt2dist.data.corpus.utf8 import repair, repair_parts
 from gpt2dist.errors import UserError
 
@@ -51,7 +53,10 @@ class _Table:
                 row = next(self._reader, None)
             except _LongRow:
                 self.count += 1
-                yield self._long_row()
+                document = self._long_row()
+                yield document
+                with suppress(BadDocument):
+                    deque(document.parts, maxlen=0)  # the next row begins behind them
                 continue
             except csv.Error as error:
                 self.count += 1

@@ -2,10 +2,11 @@
 
 import glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gpt2dist.data.corpus.naming import DEFAULT_SUFFIXES, format_of, no_file_in_directory
+from gpt2dist.data.corpus.naming import DEFAULT_SUFFIXES, HUB_PREFIX, format_of, no_file_in_directory
 from gpt2dist.data.corpus.remote import find_remote
 from gpt2dist.data.corpus.saved import is_saved, saved_source
 from gpt2dist.data.corpus.storage import is_url
@@ -18,6 +19,7 @@ def discover(
     suffixes: Sequence[str] = DEFAULT_SUFFIXES,
     exclude: Sequence[Path] = (),
     format: str | None = None,
+    standard_input: Source | None = None,
 ) -> list[Source]:
     """Finds the sources of a corpus.
 
@@ -28,6 +30,7 @@ def discover(
         suffixes: Taken from directories, with their dot; upper and lower case are the same.
         exclude: Directories that are not looked into, such as the output.
         format: What all files are; None: what their names say.
+        standard_input: What the input "-" stands for: see `spool`.
 
     Returns:
         The sources, each once, sorted by path.
@@ -39,13 +42,18 @@ def discover(
     barred = {_absolute(path) for path in exclude}
     found: dict[str, Source] = {}
     for name in inputs:
-        found |= {source.path: source for source in _expand(name, wanted, barred, format)}
+        if name == "-":
+            if standard_input is None:
+                raise UserError("-: standard input is not taken here; put it into a file first")
+            found[name] = standard_input
+        else:
+            found |= {source.path: source for source in _expand(name, wanted, barred, format)}
     return [found[path] for path in sorted(found)]
 
 
 def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path], format: str | None) -> list[Source]:
     """The sources that one input names."""
-    if name.startswith("datasets:"):
+    if name.startswith(HUB_PREFIX):
         from gpt2dist.data.corpus.hub import hub_source
 
         return [hub_source(name)]
@@ -104,4 +112,6 @@ def _source(path: Path, given: str | None) -> Source:
         status = path.stat()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: a pipe or device, which can be read only once; give it as standard input (-)")
     return Source(str(path), format, compression, status.st_size, str(status.st_mtime_ns))

@@ -10,13 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.data.corpus.cells import document
+from gpt2dist.data.corpus.cells import document, spread
 from gpt2dist.data.corpus.columns import cut_units
 from gpt2dist.data.corpus.fields import find_text, no_column
+from gpt2dist.data.corpus.naming import HUB_PREFIX
+from gpt2dist.data.corpus.storage import filesystem, reaching
 from gpt2dist.data.corpus.types import BadDocument, Items, Piece, Reading, Rejected, Source
 from gpt2dist.errors import UserError
 
-PREFIX = "datasets:"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -36,7 +37,7 @@ class HubDataset:
         Raises:
             UserError: It is not of the form.
         """
-        name, *options = text.removeprefix(PREFIX).split(",")
+        name, *options = text.removeprefix(HUB_PREFIX).split(",")
         revision = None
         if "@" in name and not Path(name).is_dir():
             name, _, revision = name.partition("@")
@@ -50,7 +51,7 @@ class HubDataset:
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
         config = f",config={self.config}" if self.config else ""
-        return f"{PREFIX}{self.name}{revision}{config},split={self.split}"
+        return f"{HUB_PREFIX}{self.name}{revision}{config},split={self.split}"
 
 
 def hub_source(text: str) -> Source:
@@ -69,9 +70,8 @@ def hub_source(text: str) -> Source:
     files = (builder.config.data_files or {}).get(wanted.split)
     origin = list(files.origin_metadata) if files is not None else []
     version = hashlib.sha256(repr((builder.hash, builder.config.name, origin)).encode()).hexdigest()[:16]
-    split = (builder.info.splits or {}).get(wanted.split)
     pinned = replace(wanted, revision=wanted.revision or _commit(origin))
-    return Source(str(pinned), "datasets", "", getattr(split, "num_bytes", None) or 0, version)
+    return Source(str(pinned), "datasets", "", sum(map(_size, files or ())), version)
 
 
 def cut_hub(source: Source, size: int) -> list[Piece]:
@@ -83,19 +83,21 @@ def cut_hub(source: Source, size: int) -> list[Piece]:
 
 
 def read_hub(piece: Piece, reading: Reading) -> Items:
-    """Reads the rows of some shards; each accounts for the bytes of its text."""
+    """Reads the rows of some shards; how many a shard has is not known, so its first row accounts for it all."""
     dataset = _load(piece.path)
     line, name = 0, reading.text_field
-    for shard in range(piece.start, piece.end):
+    shards = range(piece.start, piece.end)
+    for shard, size in zip(shards, spread(piece.size, len(shards)), strict=True):
         for row in dataset.shard(dataset.num_shards, shard):
             line += 1
             if line == 1 and not {name, name.split(".")[0]} & set(row):
                 raise no_column(piece.path, name, list(row))
             try:
                 text = find_text(row, name).encode()  # Arrow's strings have no lone surrogates
-                yield document(text, line, len(text))
+                yield document(text, line, size)
             except BadDocument as error:
-                yield Rejected(line, -1, 0, str(error))
+                yield Rejected(line, -1, size, str(error))
+            size = 0
     return line
 
 
@@ -109,6 +111,13 @@ def _load(text: str) -> Any:
         return datasets.load_dataset(wanted.name, wanted.config, **options)
     except Exception as error:  # as above
         raise _failure(wanted, error) from error
+
+
+def _size(file: str) -> int:
+    """The bytes of a file of a dataset; 0 where nobody says."""
+    system, path = filesystem(file)
+    with reaching(file):
+        return system.size(path) or 0
 
 
 def _commit(origin: list[tuple[str, ...]]) -> str | None:

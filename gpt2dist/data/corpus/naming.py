@@ -7,6 +7,9 @@ PLAIN_FORMATS = ("text", "jsonl", "csv", "tsv")
 """Formats that can be compressed as a whole."""
 FORMATS = (*PLAIN_FORMATS, "parquet", "arrow")
 
+HUB_PREFIX = "datasets:"
+"""What the names of datasets on the Hugging Face hub begin with here."""
+
 _SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -16,20 +19,11 @@ _SUFFIXES = {
     ".arrow": "arrow",
 }
 _TEXT_SUFFIXES = (".txt", ".md", ".rst")
+_JSON = ".json"
+"""Lines of JSON as a rule, but in a directory with text of what is no text: taken by name only."""
 _UNREADABLE = (
-    ".zip",
-    ".tar",
-    ".tgz",
-    ".7z",
-    ".rar",
-    ".lz4",
-    ".z",
-    ".pdf",
-    ".docx",
-    ".xlsx",
-    ".feather",
-    ".orc",
-    ".avro",
+    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".z"),
+    *(".pdf", ".docx", ".xlsx", ".feather", ".orc", ".avro"),
 )
 
 DEFAULT_SUFFIXES = (
@@ -70,7 +64,7 @@ def format_of(path: str, given: str | None = None) -> tuple[str, str]:
     if given is None and stem.endswith(_UNREADABLE):
         suffix = next(suffix for suffix in _UNREADABLE if stem.endswith(suffix))
         raise UserError(f"{path}: {suffix} files are not read; unpack or convert it to text or JSON lines first")
-    found = (kind for suffix, kind in _SUFFIXES.items() if stem.endswith(suffix))
+    found = (kind for suffix, kind in {**_SUFFIXES, _JSON: "jsonl"}.items() if stem.endswith(suffix))
     format = given or next(found, "text")
     if compression and format not in PLAIN_FORMATS:
         raise UserError(f"{path}: {format} files are compressed within; unpack the .{compression} first")

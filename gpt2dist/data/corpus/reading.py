@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from gpt2dist.data.corpus.naming import HUB_PREFIX
 from gpt2dist.data.corpus.storage import unreadable
 from gpt2dist.data.corpus.types import Items, Piece, Reading, Source
 
@@ -39,7 +40,7 @@ def read(piece: Piece, reading: Reading) -> Items:
 def _cutter(source: Source, size: int) -> Callable[[Source, int], list[Piece]]:
     """What cuts a source; a file that is one piece anyhow is not looked into."""
     match source.format:
-        case "datasets" if source.path.startswith("datasets:"):
+        case "datasets" if source.path.startswith(HUB_PREFIX):
             from gpt2dist.data.corpus.hub import cut_hub
 
             return cut_hub
@@ -84,7 +85,7 @@ def _reader(piece: Piece) -> Callable[[Piece, Reading], Items]:
             from gpt2dist.data.corpus.columns import read_arrow
 
             return read_arrow
-        case "datasets" if piece.path.startswith("datasets:"):
+        case "datasets" if piece.path.startswith(HUB_PREFIX):
             from gpt2dist.data.corpus.hub import read_hub
 
             return read_hub

@@ -10,15 +10,8 @@ from gpt2dist.errors import UserError
 
 _MAGIC = re.compile(r"[*?\[]")
 _VERSIONS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "checksum",
-    "blob_id",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "created",
+    *("ETag", "etag", "md5Hash", "checksum", "blob_id"),
+    *("mtime", "LastModified", "last_modified", "created"),
 )
 """Where the file systems say that a file has changed."""
 

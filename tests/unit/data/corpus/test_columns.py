@@ -73,6 +73,13 @@ def test_fields_in_struct_columns(tmp_path, read_corpus, name):
 
 
 @pytest.mark.parametrize("name", WRITERS)
+def test_a_column_of_the_very_name_goes_before_a_field(tmp_path, read_corpus, name):
+    table = pa.table({"a": [{"b": "field"}], "a.b": ["column"]})
+    WRITERS[name](table, tmp_path / name, 1)
+    assert [document.text for document in read_corpus(tmp_path / name, text_field="a.b")] == ["column"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
 def test_broken_utf8_is_repaired(tmp_path, read_corpus, name):
     WRITERS[name](pa.table({"text": pa.array([b"caf\xe9", b"good"])}), tmp_path / name, 2)
     seen = read_corpus(tmp_path / name)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gpt2dist.data.corpus import files, types
+from gpt2dist.data.corpus import LongDocument, Reading, cut, discover, files, read, types
 from gpt2dist.errors import UserError
 
 
@@ -107,3 +107,13 @@ def test_long_rows_read_as_the_module_csv_does(tmp_path, read_corpus, monkeypatc
         ]
         long += sum(document.long for document in parts)
     assert long > 100
+
+
+def test_a_long_row_that_nobody_reads_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(types, "LONG_BYTES", 20)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 10)
+    path = tmp_path / "a.csv"
+    path.write_text('id,text\n1,"' + "a line of it\n" * 10 + '"\n2,short\n')
+    (source,) = discover([str(path)])
+    long, short = read(cut(source, 100)[0], Reading())
+    assert isinstance(long, LongDocument) and long.size > 100 and short.text == b"short"

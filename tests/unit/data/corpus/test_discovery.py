@@ -1,6 +1,9 @@
+import io
+import os
+
 import pytest
 
-from gpt2dist.data.corpus import discover
+from gpt2dist.data.corpus import discover, spool
 from gpt2dist.errors import UserError
 
 
@@ -34,6 +37,7 @@ def test_discover_takes_files_directories_and_globs_once_and_sorted(tmp_path):
         ("a.JSONL.GZ", "jsonl", "gz"),
         ("a.ndjson.bz2", "jsonl", "bz2"),
         ("a.gz", "text", "gz"),
+        ("c4-train.json.gz", "jsonl", "gz"),
         ("a.csv.xz", "csv", "xz"),
         ("a.tsv", "tsv", ""),
         ("a.Parquet", "parquet", ""),
@@ -47,8 +51,8 @@ def test_the_name_of_a_file_says_its_format_and_compression(tmp_path, name, form
 
 
 def test_a_format_that_is_given_goes_before_the_name(tmp_path):
-    (tmp_path / "dump.json.gz").write_text("x")
-    (source,) = discover([str(tmp_path / "dump.json.gz")], format="jsonl")
+    (tmp_path / "dump.gz").write_text("x")
+    (source,) = discover([str(tmp_path / "dump.gz")], format="jsonl")
     assert (source.format, source.compression) == ("jsonl", "gz")
 
 
@@ -104,3 +108,16 @@ def test_discover_refuses(tmp_path, name, message):
 def test_a_directory_without_the_suffixes_asked_for(tmp_path):
     with pytest.raises(UserError, match=r"no file in this directory ends in \.py \.c; "):
         discover([str(tmp_path)], suffixes=(".py", ".c"))
+
+
+def test_standard_input_is_what_the_caller_says(tmp_path):
+    spooled = spool(io.BytesIO(b"x"), tmp_path / "stdin")
+    assert discover(["-"], standard_input=spooled) == [spooled]
+    with pytest.raises(UserError, match="-: standard input is not taken here; put it into a file first"):
+        discover(["-"])
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe: a pipe or device, .* give it as standard input \(-\)"):
+        discover([str(tmp_path / "pipe")])

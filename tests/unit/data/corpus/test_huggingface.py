@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -94,7 +95,12 @@ def test_a_streamed_dataset(folder, read_corpus):
     upper = read_corpus(f"datasets:{folder}", text_field="meta.text")
     assert [document.text for document in upper] == [text.upper() for text in TEXTS]
     (source,) = discover([f"datasets:{folder}"])
-    assert source.path == f"datasets:{folder},split=train" and len(cut(source, 1 << 40)) == 4
+    assert source.path == f"datasets:{folder},split=train"
+    assert source.size == sum(path.stat().st_size for path in folder.glob("train-*"))
+    assert sum(document.size for document in seen) == source.size
+    assert len(cut(source, 1 << 40)) == 1 and len(cut(source, 1)) == 4
+    assert [document.text for document in read_corpus(f"datasets:{folder}", 1)] == TEXTS
+    assert len(cut(replace(source, size=0), 1 << 40)) == 4  # where the hub does not say
     held_out, rejected = read_corpus(f"datasets:{folder},split=validation")
     assert held_out.text == "held out"
     assert (rejected.line, rejected.reason) == (2, "field 'text' is NoneType, not a string")

@@ -2,6 +2,8 @@ import gzip
 import hashlib
 import io
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gpt2dist.data.corpus import Reading, cut, read, spool
@@ -16,6 +18,15 @@ def test_standard_input_is_read_from_the_file_that_it_was_put_in(tmp_path, compr
     assert source.version == hashlib.sha256(data).hexdigest()
     texts = [item.text for piece in cut(source, 100) for item in read(piece, Reading())]
     assert texts == [b"line %d" % i for i in range(100)]
+
+
+def test_a_table_from_standard_input_is_cut_too(tmp_path):
+    stored = io.BytesIO()
+    pq.write_table(pa.table({"text": [f"row {i}" for i in range(100)]}), stored, row_group_size=10)
+    source = spool(io.BytesIO(stored.getvalue()), tmp_path / "stdin", "parquet")
+    pieces = cut(source, 100)
+    texts = [item.text for piece in pieces for item in read(piece, Reading())]
+    assert len(pieces) == 10 and texts == [b"row %d" % i for i in range(100)]
 
 
 def test_what_looks_compressed_in_a_format_of_its_own_is_left_alone(tmp_path):

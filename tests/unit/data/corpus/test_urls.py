@@ -1,9 +1,13 @@
+import bz2
+import gzip
 import json
+import lzma
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
 
 from gpt2dist.data.corpus import Piece, discover, files
@@ -59,7 +63,18 @@ def test_what_is_read_is_as_from_this_machine(base, tmp_path, read_corpus, monke
     write(base + "/a.parquet", (tmp_path / "local.parquet").read_bytes())
     write(base + "/a.arrow", (tmp_path / "local.arrow").read_bytes())
     write(base + "/a.txt", "|".join(texts).encode())
-    for name in ("a.jsonl", "a.parquet", "a.arrow", "a.txt"):
+    write(base + "/a.csv", b"text\n" + "\n".join(texts).encode())
+    packed = {"gz": gzip.compress, "zst": zstandard.compress, "xz": lzma.compress, "bz2": bz2.compress}
+    for suffix, compress in packed.items():
+        write(f"{base}/a.jsonl.{suffix}", compress(lines))
+    for name in (
+        "a.jsonl",
+        "a.parquet",
+        "a.arrow",
+        "a.txt",
+        "a.csv",
+        *(f"a.jsonl.{suffix}" for suffix in packed),
+    ):
         for size in (100, 1 << 40):
             seen = read_corpus(f"{base}/{name}", size, document_separator="|")
             assert [document.text for document in seen] == texts
