@@ -64,9 +64,6 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
             options={},
             sources={},
             shards=tuple(records),
-            rejected=0,
-            repaired=0,
-            empty=0,
         ).save(directory)
         return directory
 

@@ -79,11 +79,11 @@ def describe(manifest: Manifest) -> str:
         counts = [f"{totals.documents:,}", f"{totals.tokens:,}", f"{totals.bytes:,}"]
         ratio = f"{totals.bytes / totals.tokens:.2f}"
         lines.append(row(split, *counts, ratio, f"{totals.words:,}", len(manifest.shards_of(split))))
-    left_out = f" (see {manifest.directory / 'rejected.jsonl'})" if manifest.rejected else ""
+    reasons = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in manifest.left_out.items() if count]
+    rejections = f" (see {manifest.directory / 'rejected.jsonl'})" if manifest.left_out.get("rejected") else ""
     options = ", ".join(f"{name} {value}" for name, value in manifest.options.items())
     lines += [
-        f"  documents rejected {manifest.rejected:,}{left_out}, repaired {manifest.repaired:,}, "
-        f"empty {manifest.empty:,}",
+        f"  documents left out: {', '.join(reasons) or 'none'}{rejections}; repaired {manifest.repaired:,}",
         f"  vocabulary {manifest.vocab_size:,} as {manifest.dtype}, end-of-text {manifest.end_of_text_id}, "
         f"tokenizer {manifest.tokenizer_fingerprint[:12]}",
         f"  from {manifest.sources['files']:,} files of {manifest.sources['bytes']:,} bytes; {options}",

@@ -59,12 +59,11 @@ class Manifest:
     """"files", "bytes" and "listing_sha256", the hash of sources.jsonl, which names every file."""
     shards: tuple[ShardRecord, ...]
     """In the order of the stream: train-00000, train-00001, …, val-00000, …"""
-    rejected: int
-    """Documents that could not be read: rejected.jsonl names each."""
-    repaired: int
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Documents of the corpus that are not in the shards, by reason: "rejected" (unreadable; rejected.jsonl names
+    each), "empty", "duplicate", "too_short", "too_long"."""
+    repaired: int = 0
     """Documents in which broken UTF-8 was replaced by U+FFFD."""
-    empty: int
-    """Empty documents, which are left out."""
     format_version: int = FORMAT_VERSION
     directory: Path = field(default=Path(), compare=False)
     """Where it was loaded from or saved to."""

@@ -420,9 +420,11 @@ def _assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], plan: dict[str,
         end_of_text_id=tokenizer.end_of_text_id,
         dtype=dtype.name,
         shards=tuple(records),
-        rejected=sum(result.rejected for result in results),
+        left_out={
+            "rejected": sum(result.rejected for result in results),
+            "empty": sum(result.empty for result in results),
+        },
         repaired=sum(result.repaired for result in results),
-        empty=sum(result.empty for result in results),
     )
     manifest.save(target)
     job.output.parent.mkdir(parents=True, exist_ok=True)

@@ -21,9 +21,6 @@ def manifest(*names):
         options={"val_fraction": 0.1},
         sources={"files": 1, "bytes": 99},
         shards=tuple(record(name) for name in names),
-        rejected=0,
-        repaired=0,
-        empty=0,
     )
 
 

@@ -288,7 +288,8 @@ def test_rejected_repaired_and_empty(tmp_path, tokenizer, small_tasks):
     good = b'{"text": "fine, fine, fine, fine, fine"}\n'
     path.write_bytes(good * 200 + b"{broken\n" + good * 200 + b'{"text": ""}\n{"text": "caf\xe9"}\n{"text": 1}\n')
     manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.01))
-    assert (manifest.rejected, manifest.repaired, manifest.empty) == (2, 1, 1)
+    assert manifest.left_out == {"rejected": 2, "empty": 1}
+    assert manifest.repaired == 1
     assert manifest.totals("train").documents == 401
     lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert [(line["file"], line["line"]) for line in lines] == [(str(path), 201), (str(path), 404)]
@@ -306,7 +307,7 @@ def test_too_many_rejected(tmp_path, tokenizer):
         assert f"{path}:{line}: no field 'text'; its fields are 'content'" in message
     assert "larger --max-bad-fraction" in message and ":24:" not in message
     manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
-    assert (manifest.rejected, manifest.totals("train").documents) == (5, 20)
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (5, 20)
 
 
 def test_wrong_text_field_fails_after_the_first_part(tmp_path, tokenizer, small_tasks, monkeypatch):
