@@ -102,21 +102,29 @@ class TokenStream:
         offsets = starts - self._begins[parts]
         if len(starts) and (parts == parts[0]).all() and offsets.max() + length <= self._lengths[parts[0]]:
             return sliding_window_view(self._part(int(parts[0])), length)[offsets]
-        # A gather per shard would pay only where each has many rows: from 4 shards on, row by row is as fast.
-        rows = np.empty((len(starts), length), self.dtype)
-        for row, part, offset in zip(rows, parts.tolist(), offsets.tolist(), strict=True):
-            self._copy(part, offset, row)
-        return rows
+        # A gather per shard would pay only where each has many rows: from 4 shards on, slices are as fast.
+        pieces: list[NDArray[np.integer]] = [np.empty(0, self.dtype)]
+        for part, offset in zip(parts.tolist(), offsets.tolist(), strict=True):
+            pieces.append(self._tokens(part, offset, length))
+            missing = length - len(pieces[-1])
+            if missing:
+                pieces += self._beyond(part, missing)
+        return np.concatenate(pieces).reshape(-1, length)
 
-    def _copy(self, part: int, offset: int, row: NDArray[np.integer]) -> None:
-        """Fills a row with the tokens from an offset in a part on, and with zeros beyond the last part."""
-        while part < len(self._parts):
-            piece = self._part(part)[offset : offset + len(row)]
-            row[: len(piece)] = piece
-            if len(piece) == len(row):
-                return
-            row, offset, part = row[len(piece) :], 0, part + 1
-        row[:] = 0
+    def _beyond(self, part: int, length: int) -> list[NDArray[np.integer]]:
+        """The first `length` tokens behind a part, from as many parts as they lie in; zeros behind the last."""
+        pieces = []
+        while length and part + 1 < len(self._parts):
+            part += 1
+            pieces.append(self._tokens(part, 0, length))
+            length -= len(pieces[-1])
+        return [*pieces, np.zeros(length, self.dtype)]
+
+    def _tokens(self, part: int, offset: int, length: int) -> NDArray[np.integer]:
+        """At most `length` tokens of a part; none where there is no such part."""
+        if part == len(self._parts):
+            return np.zeros(0, self.dtype)
+        return self._part(part)[offset : offset + length]
 
     def _part(self, part: int) -> NDArray[np.integer]:
         tokens = self._opened.get(part)

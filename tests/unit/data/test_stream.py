@@ -116,7 +116,7 @@ def test_a_trillion_tokens_in_ten_thousand_shards(tmp_path, opened):
         with open(tmp_path / f"train-{place // size:05}.bin", "r+b") as file:
             file.seek(2 * (place % size))
             file.write(value.to_bytes(2, "little"))
-    manifest = Manifest("t", 50257, 50256, "uint16", {}, {}, records, 0, 0, 0, directory=tmp_path)
+    manifest = Manifest("t", 50257, 50256, "uint16", {}, {}, records, directory=tmp_path)
 
     check_files(manifest, "train")
     tracemalloc.start()
