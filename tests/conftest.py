@@ -75,8 +75,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset directory of made-up sentences: about 10,000 training tokens, 300 ids, a val split."""
     import random
 
-    from gpt2dist.data.prepare import prepare
-    from gpt2dist.data.tasks import Job
+    from gpt2dist.data.preprocessing import Job, prepare
     from gpt2dist.data.tokenizer import train_bpe
 
     home = tmp_path_factory.mktemp("tiny")

@@ -9,7 +9,7 @@ generation          nothing of ours
 monitoring          distributed
 model, distributed  errors
 config              errors
-data                errors, and of others numpy, tokenizers and orjson: no torch, no process group
+data                errors, and of others what DATA_LIBRARIES names: no torch, no process group
 """
 
 import ast
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 
-DATA_LIBRARIES = {"numpy", "tokenizers", "orjson"}
+DATA_LIBRARIES = {"numpy", "tokenizers", "orjson", "pyarrow", "fsspec", "datasets"}
 KNOW_DEEPSPEED = {"gpt2dist.training.engine", "gpt2dist.training.zero"}
 LIGHT = (
     *(

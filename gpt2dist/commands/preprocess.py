@@ -1,29 +1,43 @@
 """`gpt2dist preprocess`: corpus → dataset directory."""
 
 import argparse
+import json
 import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import Progress
 
 if TYPE_CHECKING:
-    from gpt2dist.data.tasks import Counts
+    from gpt2dist.data.corpus import Reading
+    from gpt2dist.data.preprocessing import Job
+    from gpt2dist.data.preprocessing.attempts import Counts
 
 EPILOG = """\
-An INPUT is a file, a directory (searched recursively) or a quoted glob such as 'books/**/*.txt'. In .jsonl and
-.ndjson files each line is a document, a JSON object with the text in --text-field; every other file is one
-document, in UTF-8. Each document ends with the tokenizer's end-of-text token.
+An INPUT is a file, a directory (searched recursively), a quoted glob such as 'books/**/*.txt', a URL (s3://, gs://,
+hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or `-` for standard
+input. Text, JSON lines, CSV, Parquet, Arrow; text, JSON lines and CSV also as .gz .zst .xz .bz2. Each line or row
+is a document, with its text in --text-field; every other file is one document, in UTF-8, unless
+--document-separator cuts it. Each document ends with the tokenizer's end-of-text token.
 
-An interrupted job goes on when the same command is run again. Its result does not depend on --workers.
+An interrupted job goes on when the same command is run again. Its result does not depend on who did which part.
 
 examples:
   gpt2dist preprocess corpus/ --tokenizer tokenizer/ --output dataset/ --val-fraction 0.01
-  gpt2dist preprocess 'dumps/*.jsonl' --text-field meta.text --tokenizer openai-community/gpt2 --output dataset/
+  gpt2dist preprocess 'dumps/*.jsonl.zst' --text-field meta.text --tokenizer gpt2 --output dataset/
   gpt2dist preprocess src/ --suffix .py --suffix .rst --tokenizer tokenizer/ --output dataset/
+  zcat dump.gz | gpt2dist preprocess - --format jsonl --tokenizer tokenizer/ --output dataset/
+
+on a cluster, all hosts seeing the same files:
+  gpt2dist preprocess … --scheduler tcp://host:8786    on the workers of a Dask scheduler (--nthreads 1)
+  sbatch --array=0-99 … gpt2dist preprocess … --task-index $SLURM_ARRAY_TASK_ID --task-count 100
+  gpt2dist preprocess … --finish                       the same options, when all parts are done
 """
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,16 +59,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='share of the documents that goes to the split "val", by a hash of the text (default 0: none)',
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="worker processes (default: the CPU cores that may be used)"
-    )
-    parser.add_argument(
         "--shard-tokens",
         type=int,
         default=1 << 30,
         metavar="N",
         help="most tokens in a shard (default 2^30, a file of 2 GiB); a document is never split",
     )
-    parser.add_argument(
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    _add_filters(parser.add_argument_group("which documents stay"))
+    _add_resources(parser.add_argument_group("who does the work"))
+
+
+def _add_filters(group: Any) -> None:
+    group.add_argument("--deduplicate", action="store_true", help="keep the first of documents with equal text")
+    group.add_argument("--min-chars", type=int, default=0, metavar="N", help="leave out shorter documents")
+    group.add_argument("--max-chars", type=int, metavar="N", help="leave out longer documents")
+    group.add_argument(
+        "--normalizer",
+        metavar="MODULE:FUNCTION",
+        help="Python function, text to text, that each document goes through first",
+    )
+    group.add_argument(
+        "--on-bad-text",
+        choices=("replace", "fail"),
+        default="replace",
+        help="what is not Unicode becomes U+FFFD and is counted, or stops the job (default: replace)",
+    )
+    group.add_argument(
         "--max-bad-fraction",
         type=float,
         default=0.001,
@@ -64,21 +95,67 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_resources(group: Any) -> None:
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="worker processes (default: the CPU cores that may be used)"
+    )
+    group.add_argument(
+        "--memory-per-worker",
+        type=_size,
+        default=1 << 30,
+        metavar="SIZE",
+        help="memory that a worker may take, such as 2G (default 1G)",
+    )
+    group.add_argument("--scheduler", metavar="ADDRESS", help="do the work on a Dask cluster: tcp://host:port")
+    group.add_argument("--task-index", type=int, metavar="I", help="do only part I of --task-count, from 0")
+    group.add_argument("--task-count", type=int, metavar="N", help="into how many parts the work is divided")
+    group.add_argument("--finish", action="store_true", help="put together what all parts have done")
+
+
+def _size(text: str) -> int:
+    """Bytes, from a number with K, M, G or T."""
+    number, unit = text.strip().upper().removesuffix("B").removesuffix("I"), ""
+    if number and number[-1] in UNITS:
+        number, unit = number[:-1], number[-1]
+    try:
+        return int(float(number) * UNITS[unit])
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write such as 512M or 2G") from None
+
+
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which documents are read: the same for `preprocess` and `tokenizer train`."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, directory or quoted glob")
     parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="file, directory, quoted glob, URL, …: see below"
+    )
+    group = parser.add_argument_group("how the corpus is read")
+    group.add_argument(
         "--text-field",
         default="text",
         metavar="NAME",
-        help="key of the text in JSON lines; dots lead into nested objects (default: text)",
+        help="key or column of the text; dots lead into nested objects (default: text)",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--document-separator",
+        type=_unescaped,
+        metavar="TEXT",
+        help=r"what stands between the documents of a text file, such as '\n\n\n' (default: the file is one)",
+    )
+    group.add_argument(
+        "--format",
+        choices=("text", "jsonl", "csv", "tsv", "parquet", "arrow"),
+        help="what the inputs are, where their names do not say it",
+    )
+    group.add_argument(
         "--suffix",
         action="append",
         metavar=".EXT",
-        help="take files with this suffix from directories, instead of .txt .md .rst .jsonl .ndjson; repeatable",
+        help="take files with this suffix from directories, instead of those that are known; repeatable",
     )
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
 
 
 def suffixes(args: argparse.Namespace) -> tuple[str, ...]:
@@ -89,39 +166,87 @@ def suffixes(args: argparse.Namespace) -> tuple[str, ...]:
     return named or DEFAULT_SUFFIXES
 
 
+def reading(args: argparse.Namespace) -> "Reading":
+    """How documents are read."""
+    from gpt2dist.data.corpus import Reading
+
+    if args.document_separator == "":
+        raise UserError("--document-separator: is empty; leave it out to take each file as one document")
+    return Reading(text_field=args.text_field, document_separator=args.document_separator)
+
+
 def run(args: argparse.Namespace) -> int | None:
     """Prepares the dataset and prints what it holds."""
     # Set before the first use, or a single worker would take all cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from gpt2dist.commands.inspect import describe
-    from gpt2dist.data.prepare import WorkerDiedError, prepare
-    from gpt2dist.data.tasks import Job
+    from gpt2dist.commands.inspect import describe, summary
+    from gpt2dist.data.preprocessing import prepare, prepare_part
 
-    job = Job(
-        inputs=tuple(args.inputs),
-        tokenizer=args.tokenizer,
-        output=Path(args.output),
-        text_field=args.text_field,
-        val_fraction=args.val_fraction,
-        workers=usable_cores() if args.workers is None else args.workers,
-        shard_tokens=args.shard_tokens,
-        max_bad_fraction=args.max_bad_fraction,
-        suffixes=suffixes(args),
-    )
+    part = _part(args)
+    job = _job(args)
     start = time.monotonic()
     with Display() as display:
         try:
-            manifest = prepare(job, display.update, display.say)
-        except (WorkerDiedError, KeyboardInterrupt) as error:
+            if part:
+                prepare_part(job, *part, display.update, display.say)
+                return None
+            manifest = prepare(job, display.update, display.say, finish=args.finish)
+        except KeyboardInterrupt:
             display.close()
-            display.say(str(error) or f"interrupted; run the same command again to go on ({job.build} is kept)")
+            display.say(f"interrupted; run the same command again to go on ({job.build} is kept)")
             return 1
     print(describe(manifest), file=sys.stderr)
     if display.worked:
         seconds = time.monotonic() - start
-        rate = f"{display.worked / seconds / 1e6:.1f} MB/s with {job.workers} worker{'s' * (job.workers > 1)}"
+        rate = f"{display.worked / seconds / 1e6:.1f} MB/s with {_workers(job)}"
         print(f"  read {display.worked / 1e6:,.1f} MB in {seconds:.1f} s ({rate})", file=sys.stderr)
+    if args.json:
+        print(json.dumps(summary(manifest), ensure_ascii=False))
     return None
+
+
+def _job(args: argparse.Namespace) -> "Job":
+    from gpt2dist.data.preprocessing import Job
+
+    return Job(
+        inputs=tuple(args.inputs),
+        tokenizer=args.tokenizer,
+        output=Path(args.output).absolute() if args.scheduler else Path(args.output),
+        format=args.format,
+        suffixes=suffixes(args),
+        reading=reading(args),
+        val_fraction=args.val_fraction,
+        shard_tokens=args.shard_tokens,
+        min_chars=args.min_chars,
+        max_chars=args.max_chars,
+        normalizer=args.normalizer,
+        deduplicate=args.deduplicate,
+        on_bad_text=args.on_bad_text,
+        max_bad_fraction=args.max_bad_fraction,
+        workers=usable_cores() if args.workers is None else args.workers,
+        scheduler=args.scheduler,
+        memory_per_worker=args.memory_per_worker,
+    )
+
+
+def _part(args: argparse.Namespace) -> tuple[int, int] | None:
+    """Which part of the work this process does; None for all of it."""
+    index, count = args.task_index, args.task_count
+    if index is None and count is None:
+        return None
+    if index is None or count is None:
+        raise UserError("--task-index and --task-count go together: which part, and of how many")
+    if args.finish:
+        raise UserError("--finish: comes after the parts, without --task-index and --task-count")
+    if not 0 <= index < count:
+        raise UserError(f"--task-index {index}: must be at least 0 and below --task-count {count}")
+    return index, count
+
+
+def _workers(job: "Job") -> str:
+    if job.scheduler:
+        return f"the workers of {job.scheduler}"
+    return f"{job.workers} worker{'s' * (job.workers > 1)}"
 
 
 def usable_cores() -> int:
@@ -149,7 +274,8 @@ class Display:
         details = {"documents": f"{counts.documents:,}", "tokens": f"{counts.tokens:,}"}
         if counts.rejected:
             details["rejected"] = f"{counts.rejected:,}"
-        worked = counts.bytes - self._before
+        # A task that ends between two looks is counted twice or not at all for a moment.
+        worked = max(counts.bytes - self._before, self.worked)
         self._progress.advance(worked - self.worked, **details)
         self.worked = worked
 

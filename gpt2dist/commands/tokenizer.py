@@ -12,7 +12,7 @@ from gpt2dist.commands.preprocess import add_corpus_arguments, suffixes
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:
-    from gpt2dist.data.corpus import SourceFile
+    from gpt2dist.data.corpus import Reading, Source
     from gpt2dist.data.tokenizer import Tokenizer
 
 TRAIN_EPILOG = """\
@@ -100,7 +100,7 @@ def _prepare_training(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer
         raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text or 50257 as GPT-2")
     if args.kind == "char" and args.vocab_size is not None:
         raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
-    from gpt2dist.data.corpus import discover
+    from gpt2dist.data.corpus import Reading, discover
     from gpt2dist.data.tokenizer import train_bpe, train_char
 
     sources = discover(args.inputs, suffixes(args), exclude=(Path(args.output),))
@@ -108,10 +108,10 @@ def _prepare_training(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer
     def make() -> "Tokenizer":
         # On a terminal the library draws its own bars, which also cover the merges.
         own_bars = args.kind == "bpe" and sys.stderr.isatty()
-        texts = _texts(sources, args.text_field, not own_bars)
+        texts = _texts(sources, Reading(args.text_field), not own_bars)
         return train_char(texts) if args.kind == "char" else train_bpe(texts, args.vocab_size, own_bars)
 
-    files = "".join(f"{source.path} {source.size} {source.modified}\n" for source in sources)
+    files = "".join(f"{source.path} {source.size} {source.version}\n" for source in sources)
     origin = {
         "action": "train",
         "kind": args.kind,
@@ -150,25 +150,25 @@ def _is_there(output: Path, origin: dict) -> bool:
     )
 
 
-def _texts(sources: list["SourceFile"], text_field: str, show: bool) -> Iterator[str]:
-    """The texts of a corpus, with progress over its bytes."""
-    from gpt2dist.data.corpus import Rejected, cut, read
+def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[str]:
+    """The texts of a corpus, long ones in parts, with progress over its bytes."""
+    from gpt2dist.data.corpus import BadDocument, Document, Rejected, cut, read
     from gpt2dist.monitoring.progress import Progress
 
-    documents, first = 0, None
+    documents, first = 0, ""
     with Progress("read", sum(source.size for source in sources), "B", scale=True, enabled=show) as progress:
-        for source in sources:
-            for piece in cut(source, max(source.size, 1)):
-                for item in read(piece, text_field):
+        for piece in (piece for source in sources for piece in cut(source, max(source.size, 1))):
+            for item in read(piece, reading):
+                try:
                     if isinstance(item, Rejected):
-                        first = first or item
-                    else:
-                        documents += 1
-                        yield item.text
-                    progress.advance(item.size)
+                        raise BadDocument(item.reason)
+                    yield from map(bytes.decode, [item.text] if isinstance(item, Document) else item.parts)
+                    documents += 1
+                except BadDocument as error:
+                    first = first or f"; the first: {piece.path}:{item.line}: {error}"
+                progress.advance(item.size)
     if documents == 0:
-        why = f"; the first: {first.path}:{first.line}: {first.reason}" if first else ""
-        raise UserError(f"not one document of the corpus can be read{why}")
+        raise UserError(f"not one document of the corpus can be read{first}")
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -208,9 +209,15 @@ def _compare(path: Path, expected: str, on_bytes: Callable[[int], None]) -> str:
 
 def write_durably(path: Path, text: str) -> None:
     """Writes a small file so that after a crash it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    write_lines_durably(path, [text], end="")
+
+
+def write_lines_durably(path: Path, lines: Iterable[str], end: str = "\n") -> None:
+    """Writes lines one by one, so that after a crash the file is there whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+        for line in lines:
+            file.write(line + end)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -15,5 +15,5 @@ SUFFIX = ".origins"
 PIECES_NAME = "pieces.jsonl"
 
 ORIGIN = np.dtype([("piece", "<u4"), ("line", "<i8"), ("offset", "<i8")])
-"""`piece` counts the lines of pieces.jsonl from 0, `line` the lines of the piece from 1; `offset` is the first byte
-of the document in the (decompressed) file, −1 where the format has none."""
+"""`piece` counts the lines of pieces.jsonl from 0, `line` the lines of the piece from 1; `offset` is the first
+byte of the document in the (decompressed) file, −1 where the format has none."""

@@ -8,6 +8,7 @@ tokens, i64[S] byte offsets in the `.bin`, i64[D] document boundaries as sequenc
 import hashlib
 import os
 import struct
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,10 @@ DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.
 
 UINT16_VOCABULARY = 65500
 """Below this vocabulary Megatron infers uint16, at it and above int32; it has no uint32."""
+
+
+MAX_DOCUMENT_TOKENS = np.iinfo(np.int32).max
+"""The index holds lengths as int32."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -105,7 +110,7 @@ class ShardWriter:
         limits = np.iinfo(self.dtype)
         if int(lengths.sum()) != tokens.size or (lengths.size and lengths.min() < 1):
             raise ValueError(f"lengths (sum {lengths.sum()}) do not fit {tokens.size} tokens, or one is < 1")
-        if lengths.size and lengths.max() > np.iinfo(np.int32).max:
+        if lengths.size and lengths.max() > MAX_DOCUMENT_TOKENS:
             raise ValueError("a document of more than 2^31 - 1 tokens does not fit the format")
         if tokens.size and (tokens.min() < limits.min or tokens.max() > limits.max):
             raise ValueError(f"token ids {tokens.min()}…{tokens.max()} do not fit {self.dtype}")
@@ -113,6 +118,16 @@ class ShardWriter:
         self._lengths.append(lengths)
         self.tokens += tokens.size
         self.documents += lengths.size
+
+    def add_document(self, parts: Iterable[np.ndarray]) -> None:
+        """Appends one document, of at most MAX_DOCUMENT_TOKENS, that comes in parts."""
+        length = 0
+        for part in parts:
+            self._bin.write(np.ascontiguousarray(part, dtype=self.dtype.newbyteorder("<")).data.cast("B"))
+            length += part.size
+        self._lengths.append(np.array([length]))
+        self.tokens += length
+        self.documents += 1
 
     def close(self) -> None:
         """Writes the index and makes both files durable under their names, the `.idx` last."""

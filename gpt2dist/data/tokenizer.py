@@ -45,6 +45,8 @@ class Tokenizer:
     Attributes:
         end_of_text: Content of the end-of-text token.
         end_of_text_id: Its id.
+        is_byte_level: Whether it is byte-level BPE, which takes any text.
+        cuts_as_gpt2: Whether it is, with GPT-2's rule of what a word is.
         vocab_size: Number of ids, end-of-text included; ids are 0 … vocab_size − 1.
 
     Raises:
@@ -58,6 +60,8 @@ class Tokenizer:
         self._backend = backend
         self._origin = origin
         self._characters = _check_lossless(backend, origin)
+        self.is_byte_level = self._characters is None
+        self.cuts_as_gpt2 = self.is_byte_level and _cuts_as_gpt2(backend)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.end_of_text = end_of_text
         if end_of_text not in vocabulary:
@@ -96,8 +100,12 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hexadecimal) of tokenizer.json with sorted keys, so that its formatting does not matter."""
-        content = json.loads(self._backend.to_str())
+        content = json.loads(self.to_json())
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The content of tokenizer.json."""
+        return self._backend.to_str()
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of one text, uint32 [tokens], without end-of-text.
@@ -264,6 +272,12 @@ def _check_lossless(backend: tokenizers.Tokenizer, origin: str) -> frozenset[str
         f"{origin}: neither byte-level BPE nor character-level, so it may change or lose text; "
         "make one with `gpt2dist tokenizer train` or `gpt2dist tokenizer import`"
     )
+
+
+def _cuts_as_gpt2(backend: tokenizers.Tokenizer) -> bool:
+    """Whether the pre-tokenizer of a byte-level BPE is GPT-2's and nothing else."""
+    rule = json.loads(backend.to_str())["pre_tokenizer"]
+    return rule["type"] == "ByteLevel" and rule.get("use_regex", True) and not rule["add_prefix_space"]
 
 
 def _mentions(node: Any, kind: str) -> bool:

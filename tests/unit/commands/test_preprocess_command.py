@@ -9,8 +9,9 @@ import pytest
 
 from gpt2dist import cli
 from gpt2dist.commands import preprocess as preprocess_command
-from gpt2dist.data import prepare as prepare_module
+from gpt2dist.data.preprocessing import driver
 from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.errors import RunError
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_preprocess_says_what_it_made(gpt2dist, dataset, corpus):
         "val",
         "bytes/token",
         "words",
-        "rejected 0",
+        "left out: none",
         "MB/s with 1 worker",
     ):
         assert part in dataset
@@ -180,15 +181,15 @@ def test_preprocess_interrupted_and_worker_died(gpt2dist, dataset, corpus, monke
     arguments = ("preprocess", f"{corpus}/*.py", "--tokenizer", "tok", "--workers", 1, "--output", "other")
 
     def fail(error):
-        def raise_error(self, task):
+        def raise_error(job, task):
             raise error
 
-        monkeypatch.setattr(prepare_module.TaskRunner, "run", raise_error)
+        monkeypatch.setattr(driver, "run_task", raise_error)
 
     fail(KeyboardInterrupt())
     code, _, err = gpt2dist(*arguments)
     assert code == 1 and "interrupted; run the same command again to go on (other.partial is kept)" in err
-    fail(prepare_module.WorkerDiedError("a worker process died"))
+    fail(RunError("a worker process died"))
     code, _, err = gpt2dist(*arguments)
     assert code == 1 and "a worker process died" in err and "Traceback" not in err
 

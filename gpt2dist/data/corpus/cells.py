@@ -1,0 +1,26 @@
+"""Texts that libraries give whole."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from gpt2dist.data.corpus import files, types
+from gpt2dist.data.corpus.types import Document, LongDocument
+from gpt2dist.data.corpus.utf8 import repair, repair_parts
+
+
+def document(text: bytes | memoryview, line: int, size: int) -> Document | LongDocument:
+    """The document of a cell, whose bytes may be broken UTF-8."""
+    if len(text) > types.LONG_BYTES:
+        return LongDocument(line, -1, repair_parts(_chunks(text)), partial(int, size))
+    whole, repaired = repair(bytes(text))
+    return Document(whole, line, -1, size, repaired)
+
+
+def spread(size: int, count: int) -> Iterator[int]:
+    """`count` numbers, equal but for rounding, that add up to `size`."""
+    return (size * (number + 1) // count - size * number // count for number in range(count))
+
+
+def _chunks(text: bytes | memoryview) -> Iterator[bytes]:
+    step = files.BLOCK_BYTES
+    return (bytes(text[start : start + step]) for start in range(0, len(text), step))

@@ -1,0 +1,192 @@
+"""Tables in columns: parquet and Arrow files.
+
+pyarrow always reads a cell whole; a long one is at least handed on in parts. A record batch of an Arrow file is
+read whole too, unless it lies uncompressed on this machine: then it is mapped.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, pairwise, repeat
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gpt2dist.data.corpus import files
+from gpt2dist.data.corpus.cells import document, spread
+from gpt2dist.data.corpus.fields import no_column, no_string
+from gpt2dist.data.corpus.storage import damaged, is_url, open_file
+from gpt2dist.data.corpus.types import Item, Items, Piece, Reading, Rejected, Source
+from gpt2dist.errors import UserError
+
+BATCH_BYTES, MOST_ROWS = 4 << 20, 512
+"""What is read at once, about."""
+
+TEXT_TYPES = (
+    *(pa.string(), pa.large_string(), pa.string_view()),
+    *(pa.binary(), pa.large_binary(), pa.binary_view()),  # what some programs write for text
+)
+
+
+def cut_parquet(source: Source, size: int) -> list[Piece]:
+    """Cuts a parquet file between row groups."""
+    with _parquet(source.location) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    return cut_units(source, size, [sum(_column_bytes(group)) for group in groups])
+
+
+def cut_arrow(source: Source, size: int) -> list[Piece]:
+    """Cuts an Arrow file between record batches; a stream has no list of them and stays whole."""
+    with _arrow(source.location) as (reader, _):
+        return cut_units(source, size, [1] * getattr(reader, "num_record_batches", 1))
+
+
+def read_parquet(piece: Piece, reading: Reading) -> Items:
+    """Reads the rows of some row groups."""
+    with _parquet(piece.path) as file:
+        column = TextColumn(file.schema_arrow, reading.text_field, piece.path)
+        numbers = range(piece.start, min(piece.end, file.num_row_groups))
+        groups = [file.metadata.row_group(number) for number in numbers]
+        rows = sum(group.num_rows for group in groups)
+        leaf = [file.schema.column(i).path for i in range(len(file.schema))].index(reading.text_field)
+        bytes_there = sum(group.column(leaf).total_uncompressed_size for group in groups)
+        batches = file.iter_batches(
+            rows_at_once(bytes_there, rows), list(numbers), [reading.text_field], use_threads=False
+        )
+        sizes, before = spread(piece.size, rows), 0
+        for batch in batches:
+            yield from column.rows(batch.column(0), before, sizes)
+            before += batch.num_rows
+        return rows
+
+
+def read_arrow(piece: Piece, reading: Reading) -> Items:
+    """Reads the rows of some record batches of a file, or all of a stream."""
+    rows = 0
+    with _arrow(piece.path) as (reader, stored):
+        column = TextColumn(reader.schema, reading.text_field, piece.path)
+        if isinstance(reader, pa.RecordBatchFileReader):
+            numbers = range(piece.start, min(piece.end, reader.num_record_batches))
+            batches = zip(map(reader.get_batch, numbers), spread(piece.size, len(numbers)), strict=True)
+        else:
+            batches = zip(reader, _progress(stored), strict=False)
+        for batch, size in batches:
+            yield from column.rows(batch.column(column.name), rows, spread(size, batch.num_rows))
+            rows += batch.num_rows
+    return rows
+
+
+class TextColumn:
+    """The column of a table that holds the text, or a field in it.
+
+    Args:
+        schema: Of the table.
+        name: Of the column; dots lead into struct columns, but a column of that very name goes first.
+        path: What messages call the table.
+
+    Attributes:
+        name: The column that the text is in or below.
+
+    Raises:
+        UserError: There is no such column, or it holds no text.
+    """
+
+    def __init__(self, schema: pa.Schema, name: str, path: str):
+        self.name, *self._fields = [name] if name in schema.names else name.split(".")
+        self._reason = no_string(name, "null")
+        fields = schema
+        for key in (self.name, *self._fields):
+            names = getattr(fields, "names", ())
+            if key not in names:
+                raise no_column(path, name, schema.names)
+            fields = fields.field(names.index(key)).type
+        kind = fields.value_type if pa.types.is_dictionary(fields) else fields
+        if kind not in TEXT_TYPES:
+            raise UserError(f"{path}: column {name!r} is {kind}, not text; --text-field takes another one")
+
+    def rows(self, array: pa.Array, before: int, sizes: Iterator[int]) -> Iterator[Item]:
+        """The documents in the rows of the column.
+
+        Args:
+            array: [rows].
+            before: Rows of the piece before these.
+            sizes: What each row accounts for; only as many are taken as there are rows.
+        """
+        if self._fields:
+            array = pc.struct_field(array, self._fields)
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        array = array.cast(pa.large_binary())  # shares the bytes of strings
+        if len(array) == 0:
+            return
+        _, offsets, data = array.buffers()
+        bounds = np.frombuffer(offsets, np.int64, len(array) + 1, 8 * array.offset).tolist()
+        view = memoryview(data or b"")
+        valid = array.is_valid().to_pylist() if array.null_count else repeat(True)
+        rows = zip(pairwise(bounds), valid, sizes, strict=False)
+        for line, ((start, end), there, size) in enumerate(rows, before + 1):
+            yield document(view[start:end], line, size) if there else Rejected(line, -1, size, self._reason)
+
+
+def rows_at_once(size: int, rows: int) -> int:
+    """How many rows to read at once of `rows` that take `size` bytes."""
+    return max(1, min(MOST_ROWS, BATCH_BYTES * rows // max(size, 1)))
+
+
+def cut_units(source: Source, size: int, weights: Sequence[int]) -> list[Piece]:
+    """Cuts a source between its units, whose sizes are as `weights`."""
+    total = sum(weights)
+    if total == 0:
+        return [Piece(source.location, source.format, source.compression, 0, source.size, source.size)]
+    starts = [source.size * before // total for before in accumulate(weights, initial=0)]
+    bounds = [0]
+    for unit in range(1, len(weights)):
+        if starts[unit + 1] - starts[bounds[-1]] > size:
+            bounds.append(unit)
+    bounds.append(len(weights))
+    return [
+        Piece(source.location, source.format, source.compression, start, end, starts[end] - starts[start])
+        for start, end in pairwise(bounds)
+    ]
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[pq.ParquetFile]:
+    with open_file(path) as stored, _checked(path, "parquet"):
+        # A buffer, for else a column is read whole; with pre_buffer a row group.
+        yield pq.ParquetFile(stored, buffer_size=files.BLOCK_BYTES, pre_buffer=False)
+
+
+@contextmanager
+def _arrow(path: str) -> Iterator[tuple[Any, pa.NativeFile]]:
+    """The reader of a file or stream, and the stored bytes under it."""
+    with _checked(path, "Arrow"):
+        stored = pa.PythonFile(open_file(path), mode="r") if is_url(path) else pa.memory_map(path)
+        with stored:
+            is_file = stored.read(6) == b"ARROW1"
+            stored.seek(0)
+            yield pa.ipc.open_file(stored) if is_file else pa.ipc.open_stream(stored), stored
+
+
+@contextmanager
+def _checked(path: str, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise damaged(path, kind, error) from None
+
+
+def _column_bytes(group: Any) -> Iterator[int]:
+    return (group.column(number).total_compressed_size for number in range(group.num_columns))
+
+
+def _progress(stored: pa.NativeFile) -> Iterator[int]:
+    """The bytes read since it was last asked."""
+    before = 0
+    while True:
+        before, taken = stored.tell(), stored.tell() - before
+        yield taken

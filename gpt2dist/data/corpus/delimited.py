@@ -1,0 +1,138 @@
+"""Tables in text: comma-separated and tab-separated values, with the names of the columns in the first row."""
+
+import csv
+from collections.abc import Iterator
+from itertools import chain
+
+from gpt2dist.data.corpus import types
+from gpt2dist.data.corpus.fields import no_column
+from gpt2dist.data.corpus.files import Stream
+from gpt2dist.data.corpus.longrows import UNCLOSED, cell_parts, wrong_number
+from gpt2dist.data.corpus.records import Records
+from gpt2dist.data.corpus.types import Document, Item, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.data.corpus.utf8 import repair, repair_parts
+from gpt2dist.errors import UserError
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+
+def read_delimited(piece: Piece, reading: Reading) -> Items:
+    """Reads the rows of a file; blank lines are none, and the names of the columns are not counted."""
+    # The limit holds for the whole process; rows of LONG_BYTES are read elsewhere.
+    csv.field_size_limit(max(csv.field_size_limit(), 4 * types.LONG_BYTES))
+    with Stream(piece.path, piece.compression) as stream:
+        table = _Table(piece, reading, stream)
+        yield from table.rows()
+        return table.count
+
+
+class _Table:
+    """A table in text.
+
+    The module csv takes str: latin-1, which has a character for each byte, carries the bytes through it.
+    """
+
+    def __init__(self, piece: Piece, reading: Reading, stream: Stream):
+        self.count = 0
+        self._delimiter = DELIMITERS[piece.format]
+        self._records = Records(stream, b"\n")
+        self._lines = _Lines(self._records)
+        self._reader = csv.reader(self._lines, delimiter=self._delimiter)
+        header = self._header(piece)
+        if reading.text_field not in header:
+            raise no_column(piece.path, reading.text_field, header)
+        self._column, self._cells = header.index(reading.text_field), len(header)
+
+    def rows(self) -> Iterator[Item]:
+        """The documents."""
+        while True:
+            self._lines.begin()
+            try:
+                row = next(self._reader, None)
+            except _LongRow:
+                self.count += 1
+                yield self._long_row()
+                continue
+            except csv.Error as error:
+                self.count += 1
+                yield self._rejected(f"not {self._delimiter!r}-separated: {error}")
+                continue
+            if row is None:
+                return
+            if row:
+                self.count += 1
+                yield self._row(row)
+
+    def _header(self, piece: Piece) -> list[str]:
+        try:
+            names = next((row for row in self._reader if row), [])
+        except (_LongRow, csv.Error):
+            names = ["\0"]
+        if any("\0" in name for name in names):
+            raise UserError(
+                f"{piece.path}: its first row names no columns: it is binary, or text in another encoding than "
+                "UTF-8; convert it, or leave it out"
+            )
+        return [name.encode("latin-1").decode("utf-8", errors="replace") for name in names]
+
+    def _row(self, row: list[str]) -> Item:
+        if self._lines.ended:
+            return self._rejected(UNCLOSED)
+        if len(row) != self._cells:
+            return self._rejected(wrong_number(len(row), self._cells))
+        text, repaired = repair(row[self._column].encode("latin-1"))
+        return Document(text, self.count, self._lines.offset, self._records.take(), repaired)
+
+    def _rejected(self, reason: str) -> Rejected:
+        return Rejected(self.count, self._lines.offset, self._records.take(), reason)
+
+    def _long_row(self) -> LongDocument:
+        lines = self._lines
+        cell = cell_parts(lines.rest(), self._column, self._cells, self._delimiter.encode())
+        return LongDocument(self.count, lines.offset, repair_parts(cell), self._records.take)
+
+
+class _LongRow(Exception):
+    """A row is longer than `LONG_BYTES`."""
+
+
+class _Lines:
+    """The lines of a file for csv.reader, which asks for those of one row at a time.
+
+    Attributes:
+        offset: Where the row starts.
+        ended: Whether the file ended within the row.
+    """
+
+    def __init__(self, records: Records):
+        self._records, self._source = records, iter(records)
+        self.begin()
+
+    def begin(self) -> None:
+        """A new row starts."""
+        self.offset, self.ended = -1, False
+        self._size = 0
+        self._row: list[bytes | Iterator[bytes]] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._source, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        if not self._row:
+            self.offset = self._records.offset
+        self._row.append(line)
+        if not isinstance(line, bytes):
+            raise _LongRow
+        self._size += len(line)
+        if self._size > types.LONG_BYTES:
+            raise _LongRow
+        return line.decode("latin-1") + "\n"
+
+    def rest(self) -> Iterator[Iterator[bytes]]:
+        """The lines that csv.reader got of this row and those that follow, each in chunks."""
+        for line in chain(self._row, self._source):
+            yield iter((line,)) if isinstance(line, bytes) else line

@@ -1,0 +1,107 @@
+"""Which sources a corpus has, in an order that depends on nothing else."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gpt2dist.data.corpus.naming import DEFAULT_SUFFIXES, format_of, no_file_in_directory
+from gpt2dist.data.corpus.remote import find_remote
+from gpt2dist.data.corpus.saved import is_saved, saved_source
+from gpt2dist.data.corpus.storage import is_url
+from gpt2dist.data.corpus.types import Source
+from gpt2dist.errors import UserError
+
+
+def discover(
+    inputs: Sequence[str],
+    suffixes: Sequence[str] = DEFAULT_SUFFIXES,
+    exclude: Sequence[Path] = (),
+    format: str | None = None,
+) -> list[Source]:
+    """Finds the sources of a corpus.
+
+    Args:
+        inputs: Files (any suffix), directories (searched recursively for `suffixes`; hidden names are skipped)
+            and globs (`**` for any depth), here or behind URLs; directories that `save_to_disk` of the library
+            `datasets` made; "datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]".
+        suffixes: Taken from directories, with their dot; upper and lower case are the same.
+        exclude: Directories that are not looked into, such as the output.
+        format: What all files are; None: what their names say.
+
+    Returns:
+        The sources, each once, sorted by path.
+
+    Raises:
+        UserError: An input does not exist or gives no file, or a file is of a kind that is not read.
+    """
+    wanted = tuple(suffix.lower() for suffix in suffixes)
+    barred = {_absolute(path) for path in exclude}
+    found: dict[str, Source] = {}
+    for name in inputs:
+        found |= {source.path: source for source in _expand(name, wanted, barred, format)}
+    return [found[path] for path in sorted(found)]
+
+
+def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path], format: str | None) -> list[Source]:
+    """The sources that one input names."""
+    if name.startswith("datasets:"):
+        from gpt2dist.data.corpus.hub import hub_source
+
+        return [hub_source(name)]
+    if is_url(name):
+        return find_remote(name, suffixes, format)
+    return [_source(_absolute(path), format) for path in _local(name, suffixes, barred)]
+
+
+def _local(name: str, suffixes: tuple[str, ...], barred: set[Path]) -> list[Path]:
+    """The files and saved datasets that one input names."""
+    path = Path(name)
+    if path.is_dir() and not is_saved(path):
+        found = list(_walk(_absolute(path), suffixes, barred))
+        if not found:
+            raise UserError(no_file_in_directory(name, suffixes))
+        return found
+    if path.exists():
+        return [path]
+    if not glob.has_magic(name):
+        raise UserError(f"{name}: no such file or directory")
+    found = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207, `name` can be absolute
+    found = [match for match in found if match.is_file() or is_saved(match)]
+    if not found:
+        raise UserError(f"{name}: this pattern matches no file")
+    return found
+
+
+def _walk(directory: Path, suffixes: tuple[str, ...], barred: set[Path]) -> Iterator[Path]:
+    """The files with such a suffix, and the saved datasets, which count as .arrow."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    for root, folders, files in os.walk(directory, onerror=fail):
+        below = [Path(root, name) for name in folders if not name.startswith(".")]
+        saved = [path for path in below if path not in barred and is_saved(path)]
+        folders[:] = [path.name for path in below if path not in barred and path not in saved]
+        if ".arrow" in suffixes:
+            yield from saved
+        for name in files:
+            path = Path(root, name)
+            if not name.startswith(".") and name.lower().endswith(suffixes) and path.is_file():
+                yield path
+
+
+def _absolute(path: str | Path) -> Path:
+    """Without "..", but with symbolic links as they are: the name that was given says what a file is."""
+    return Path(os.path.normpath(Path(path).absolute()))
+
+
+def _source(path: Path, given: str | None) -> Source:
+    if path.is_dir():
+        return saved_source(path)
+    format, compression = format_of(str(path), given)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return Source(str(path), format, compression, status.st_size, str(status.st_mtime_ns))

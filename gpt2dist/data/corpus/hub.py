@@ -1,0 +1,124 @@
+"""Datasets by their name on the Hugging Face hub, streamed; also folders that `datasets.load_dataset` knows.
+
+datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.data.corpus.cells import document
+from gpt2dist.data.corpus.columns import cut_units
+from gpt2dist.data.corpus.fields import find_text, no_column
+from gpt2dist.data.corpus.types import BadDocument, Items, Piece, Reading, Rejected, Source
+from gpt2dist.errors import UserError
+
+PREFIX = "datasets:"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """What a name that begins with "datasets:" says."""
+
+    name: str
+    revision: str | None = None
+    config: str | None = None
+    split: str = "train"
+
+    @classmethod
+    def parse(cls, text: str) -> "HubDataset":
+        """Reads such a name.
+
+        Raises:
+            UserError: It is not of the form.
+        """
+        name, *options = text.removeprefix(PREFIX).split(",")
+        revision = None
+        if "@" in name and not Path(name).is_dir():
+            name, _, revision = name.partition("@")
+        chosen = dict(option.partition("=")[::2] for option in options)
+        if not name or not {"config", "split"} >= set(chosen) or "" in chosen.values():
+            raise UserError(f"{text}: not of the form datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]")
+        if Path(name).is_dir():
+            name = str(Path(name).absolute())
+        return cls(name, revision, **chosen)
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        config = f",config={self.config}" if self.config else ""
+        return f"{PREFIX}{self.name}{revision}{config},split={self.split}"
+
+
+def hub_source(text: str) -> Source:
+    """The source of a name; one on the hub without a revision gets today's, so that a job stays with it.
+
+    Raises:
+        UserError: There is no such dataset, or it cannot be reached.
+    """
+    import datasets
+
+    wanted = HubDataset.parse(text)
+    try:
+        builder = datasets.load_dataset_builder(wanted.name, wanted.config, revision=wanted.revision)
+    except Exception as error:  # whatever the hub, its client and the reader of the format come up with
+        raise _failure(wanted, error) from error
+    files = (builder.config.data_files or {}).get(wanted.split)
+    origin = list(files.origin_metadata) if files is not None else []
+    version = hashlib.sha256(repr((builder.hash, builder.config.name, origin)).encode()).hexdigest()[:16]
+    split = (builder.info.splits or {}).get(wanted.split)
+    pinned = replace(wanted, revision=wanted.revision or _commit(origin))
+    return Source(str(pinned), "datasets", "", getattr(split, "num_bytes", None) or 0, version)
+
+
+def cut_hub(source: Source, size: int) -> list[Piece]:
+    """Cuts a dataset between its shards, the files that it lies in; where its size is not known, between all."""
+    shards = _load(source.path).num_shards
+    if source.size == 0:
+        return [Piece(source.path, "datasets", "", shard, shard + 1, 0) for shard in range(shards)]
+    return cut_units(source, size, [1] * shards)
+
+
+def read_hub(piece: Piece, reading: Reading) -> Items:
+    """Reads the rows of some shards; each accounts for the bytes of its text."""
+    dataset = _load(piece.path)
+    line, name = 0, reading.text_field
+    for shard in range(piece.start, piece.end):
+        for row in dataset.shard(dataset.num_shards, shard):
+            line += 1
+            if line == 1 and not {name, name.split(".")[0]} & set(row):
+                raise no_column(piece.path, name, list(row))
+            try:
+                text = find_text(row, name).encode()  # Arrow's strings have no lone surrogates
+                yield document(text, line, len(text))
+            except BadDocument as error:
+                yield Rejected(line, -1, 0, str(error))
+    return line
+
+
+@lru_cache(maxsize=4)
+def _load(text: str) -> Any:
+    import datasets
+
+    wanted = HubDataset.parse(text)
+    options = {"split": wanted.split, "revision": wanted.revision, "streaming": True}
+    try:
+        return datasets.load_dataset(wanted.name, wanted.config, **options)
+    except Exception as error:  # as above
+        raise _failure(wanted, error) from error
+
+
+def _commit(origin: list[tuple[str, ...]]) -> str | None:
+    """The commit that files on the hub are of; None for files that lie elsewhere."""
+    commits = {entry[1] for entry in origin if len(entry) == 2 and _COMMIT.fullmatch(entry[1])}
+    return commits.pop() if len(commits) == 1 else None
+
+
+def _failure(wanted: HubDataset, error: Exception) -> UserError:
+    return UserError(
+        f"{wanted}: cannot be loaded ({error}); the name is that of a dataset on the Hugging Face hub, or of a "
+        "directory, and config= and split= say which part of it"
+    )

@@ -1,0 +1,50 @@
+"""JSON lines: each line is a document, a JSON object with the text at some key."""
+
+import json
+import sys
+
+import orjson
+
+from gpt2dist.data.corpus.fields import find_text, mend
+from gpt2dist.data.corpus.files import Stream
+from gpt2dist.data.corpus.longlines import text_parts
+from gpt2dist.data.corpus.records import Records
+from gpt2dist.data.corpus.types import BadDocument, Document, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.data.corpus.utf8 import REPLACEMENT
+
+
+def read_jsonl(piece: Piece, reading: Reading) -> Items:
+    """Reads the lines that start in the piece; a blank one is no document."""
+    with Stream(piece.path, piece.compression, max(piece.start - 1, 0)) as stream:
+        records = Records(stream, b"\n", piece.start, sys.maxsize if piece.compression else piece.end)
+        for line in records:
+            if not isinstance(line, bytes):
+                parts = text_parts(line, reading.text_field)
+                yield LongDocument(records.count, records.offset, parts, records.take)
+            elif line and not line.isspace():
+                try:
+                    text, repaired = parse(line, reading.text_field)
+                    yield Document(text, records.count, records.offset, records.take(), repaired)
+                except BadDocument as error:
+                    yield Rejected(records.count, records.offset, records.take(), str(error))
+        return records.count
+
+
+def parse(line: bytes, text_field: str) -> tuple[bytes, bool]:
+    """The text of a line in UTF-8, and whether it was repaired.
+
+    Raises:
+        BadDocument: The line is not JSON, or has no text at that field.
+    """
+    try:
+        return find_text(orjson.loads(line), text_field).encode(), False
+    except orjson.JSONDecodeError:
+        # orjson refuses what is legal or can be mended: lone surrogates as \\ud800, and broken UTF-8.
+        decoded = line.decode("utf-8", errors="replace")
+    try:
+        content = json.loads(decoded)
+    except (ValueError, RecursionError) as error:
+        raise BadDocument(f"not JSON: {error}") from None
+    text, repaired = mend(find_text(content, text_field))
+    broken = REPLACEMENT.encode() in text and decoded.encode() != line
+    return text, repaired or broken

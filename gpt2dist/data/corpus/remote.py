@@ -1,0 +1,63 @@
+"""Which files of a corpus lie behind a URL."""
+
+import re
+from typing import Any
+
+from gpt2dist.data.corpus.naming import format_of, no_file_in_directory
+from gpt2dist.data.corpus.storage import filesystem, reaching
+from gpt2dist.data.corpus.types import Source
+from gpt2dist.errors import UserError
+
+_MAGIC = re.compile(r"[*?\[]")
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "checksum",
+    "blob_id",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "created",
+)
+"""Where the file systems say that a file has changed."""
+
+
+def find_remote(url: str, suffixes: tuple[str, ...], given: str | None) -> list[Source]:
+    """The files that a URL names: one, those of a directory, or those that a glob matches.
+
+    Raises:
+        UserError: It names none, or cannot be reached.
+    """
+    system, path = filesystem(url)
+    with reaching(url, "listed"):
+        if system.isfile(path):
+            found = {path: system.info(path)}
+        elif system.isdir(path):
+            found = _visible(system.find(path, detail=True), path)
+            found = {name: info for name, info in found.items() if name.lower().endswith(suffixes)}
+            if not found:
+                raise UserError(no_file_in_directory(url, suffixes))
+        elif _MAGIC.search(path):
+            directory = _MAGIC.split(path)[0].rpartition("/")[0]
+            found = _visible(system.glob(path, detail=True), directory)
+            found = {name: info for name, info in found.items() if info["type"] == "file"}
+            if not found:
+                raise UserError(f"{url}: this pattern matches no file")
+        else:
+            raise UserError(f"{url}: no such file or directory")
+    return [_source(system.unstrip_protocol(name), info, given) for name, info in found.items()]
+
+
+def _visible(found: dict[str, Any], directory: str) -> dict[str, Any]:
+    """Without the hidden ones below the directory."""
+    return {name: info for name, info in found.items() if "/." not in name.removeprefix(directory.rstrip("/"))}
+
+
+def _source(url: str, info: dict[str, Any], given: str | None) -> Source:
+    name = url.partition("?")[0] if url.startswith("http") else url
+    format, compression = format_of(name, given)
+    if info["size"] is None:
+        raise UserError(f"{url}: the server does not say how long this file is; download it first")
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    return Source(url, format, compression, info["size"], version)

@@ -1,0 +1,78 @@
+"""Datasets of the library `datasets` in a directory, as its `save_to_disk` makes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.data.corpus.cells import spread
+from gpt2dist.data.corpus.types import Items, Piece, Reading, Source
+from gpt2dist.errors import UserError
+
+
+def is_saved(directory: Path) -> bool:
+    """Whether a directory is such a dataset, or has one for each of several splits."""
+    if (directory / "dataset_dict.json").is_file():
+        return True
+    return (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file()
+
+
+def saved_source(directory: Path) -> Source:
+    """The dataset in a directory; of several splits "train".
+
+    Raises:
+        UserError: It cannot be read, or has no such split.
+    """
+    try:
+        if (directory / "dataset_dict.json").is_file():
+            splits = json.loads((directory / "dataset_dict.json").read_bytes())["splits"]
+            if "train" not in splits:
+                one = directory / (splits[0] if splits else "SPLIT")
+                raise UserError(
+                    f"{directory}: has no split 'train' but {', '.join(splits)}; name one, such as {one}"
+                )
+            directory = directory / "train"
+        state = json.loads((directory / "state.json").read_bytes())
+        size = sum((directory / file["filename"]).stat().st_size for file in state["_data_files"])
+        return Source(str(directory), "datasets", "", size, state["_fingerprint"])
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(str(directory), error) from None
+
+
+def cut_saved(source: Source, size: int) -> list[Piece]:
+    """Cuts a dataset between rows."""
+    rows = len(_load(source.path))
+    count = max(1, min(rows, source.size // max(size, 1)))
+    starts = [rows * number // count for number in range(count + 1)]
+    return [
+        Piece(source.path, source.format, "", starts[number], starts[number + 1], share)
+        for number, share in enumerate(spread(source.size, count))
+    ]
+
+
+def read_saved(piece: Piece, reading: Reading) -> Items:
+    """Reads some rows, in the order that the dataset has them in."""
+    from gpt2dist.data.corpus.columns import TextColumn, rows_at_once
+
+    dataset = _load(piece.path)
+    column = TextColumn(dataset.features.arrow_schema, reading.text_field, piece.path)
+    table = dataset.select_columns([column.name]).with_format("arrow")
+    rows = piece.end - piece.start
+    sizes, step = spread(piece.size, rows), rows_at_once(piece.size, rows)
+    for start in range(piece.start, piece.end, step):
+        for chunk in table[start : min(start + step, piece.end)].column(column.name).chunks:
+            yield from column.rows(chunk, start - piece.start, sizes)
+            start += len(chunk)
+    return rows
+
+
+def _load(path: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_from_disk(path)
+    except (OSError, ValueError, KeyError) as error:  # Arrow's are ValueError
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    return UserError(f"{path}: damaged, or not a saved dataset ({error!r}); save it anew")

@@ -1,0 +1,36 @@
+"""Standard input, put into a file: it can be read once only, and a job may need to go on."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from gpt2dist.data.corpus import files
+from gpt2dist.data.corpus.naming import PLAIN_FORMATS
+from gpt2dist.data.corpus.types import Source
+
+_MARKS = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ\0": "xz", b"BZh": "bz2"}
+
+
+def spool(stream: BinaryIO, path: Path, format: str = "text") -> Source:
+    """Copies standard input into a file; what it is compressed with is seen from its first bytes.
+
+    Args:
+        stream: Standard input.
+        path: The file to make.
+        format: What it holds.
+
+    Returns:
+        A source with the path "-", whose version is the sha256 of the bytes.
+    """
+    digest, head = hashlib.sha256(), b""
+    with open(path, "wb") as file:
+        while block := stream.read(files.BLOCK_BYTES):
+            head = head or block[:8]
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    plain = format in PLAIN_FORMATS
+    compression = next((kind for mark, kind in _MARKS.items() if plain and head.startswith(mark)), "")
+    return Source("-", format, compression, path.stat().st_size, digest.hexdigest(), str(path))

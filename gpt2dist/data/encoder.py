@@ -1,0 +1,209 @@
+"""Text → token ids by the gigabyte: a fast encoder, the proof that it agrees with the reference, and safe cuts.
+
+The reference is `tokenizers`, which defines what a tokenizer.json means. gigatoken computes the same some hundred
+times faster; because it is young, it is compared with the reference on every corpus before it is trusted with it.
+"""
+
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2dist.data.tokenizer import Tokenizer
+
+FAST, REFERENCE = "gigatoken", "tokenizers"
+
+MAX_STRETCH = 8 << 20
+"""Most bytes of a long text that are held while no place to cut is found."""
+
+
+class Encoder(Protocol):
+    """Encodes batches of texts; says nothing about end-of-text."""
+
+    def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Encodes texts.
+
+        Args:
+            texts: Valid UTF-8.
+
+        Returns:
+            The ids of all texts one after the other, uint32 [tokens], and int64 [texts], the tokens in each.
+        """
+
+
+class ReferenceEncoder:
+    """`tokenizers`.
+
+    Args:
+        tokenizer: The tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+
+    def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """See `Encoder`."""
+        return self._tokenizer.encode_batch([text.decode() for text in texts])
+
+
+class FastEncoder:
+    """gigatoken, on the calling thread.
+
+    It remembers every word that it has met, without a bound: a gigabyte after a hundred megabytes of random
+    words. So it is made anew when the process has grown too large, which takes a tenth of a second.
+
+    Args:
+        tokenizer: A byte-level BPE tokenizer.
+        memory: Bytes of memory that the process may take.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, memory: int = 1 << 30):
+        content = json.loads(tokenizer.to_json())
+        # It would turn special tokens that are written out in a text into the tokens themselves.
+        content["added_tokens"] = []
+        self._content = json.dumps(content)
+        # Its table doubles when it is full, and is there twice meanwhile.
+        self._limit = memory // 2
+        self._backend = self._load()
+
+    def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """See `Encoder`."""
+        import awkward
+
+        if not texts:
+            return np.zeros(0, np.uint32), np.zeros(0, np.int64)
+        encoded = self._backend.encode_batch(list(texts), parallel=False)
+        ids, lengths = np.asarray(awkward.flatten(encoded)), np.asarray(awkward.num(encoded))
+        if resident_bytes() > self._limit:
+            self._backend = None  # before the next one is there
+            self._backend = self._load()
+        return ids.astype(np.uint32, copy=False), lengths.astype(np.int64, copy=False)
+
+    def _load(self) -> Any:
+        from gigatoken.gigatoken_rs import load_hf_json
+
+        return load_hf_json(self._content)
+
+
+def make_encoder(name: str, tokenizer: Tokenizer, memory: int = 1 << 30) -> Encoder:
+    """The encoder with that name, as `choose_encoder` gave it."""
+    return FastEncoder(tokenizer, memory) if name == FAST else ReferenceEncoder(tokenizer)
+
+
+def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str, str]:
+    """Finds the fastest encoder that agrees with the reference on samples of a corpus, and on hard texts.
+
+    Args:
+        tokenizer: The tokenizer.
+        samples: Texts of the corpus.
+
+    Returns:
+        Its name, and why the fast one is not taken; nothing where it is, or where none is to be expected.
+    """
+    if not tokenizer.is_byte_level:
+        return REFERENCE, ""
+    texts = [*HARD_TEXTS, *samples]
+    try:
+        ids, lengths = FastEncoder(tokenizer).encode_batch(texts)
+    except Exception as error:  # whatever it is, the reference can do without
+        return REFERENCE, f"the fast encoder cannot take this tokenizer ({type(error).__name__}: {error})"
+    expected, expected_lengths = ReferenceEncoder(tokenizer).encode_batch(texts)
+    if np.array_equal(ids, expected) and np.array_equal(lengths, expected_lengths):
+        return FAST, ""
+    ends, expected_ends = np.cumsum(lengths), np.cumsum(expected_lengths)
+    for text, end, length, expected_end, expected_length in zip(
+        texts, ends, lengths, expected_ends, expected_lengths, strict=True
+    ):
+        there = expected[expected_end - expected_length : expected_end]
+        if not np.array_equal(ids[end - length : end], there):
+            shown = text.decode()[:60]
+            return REFERENCE, f"the fast encoder does not agree with the reference on the text {shown!r}"
+    raise AssertionError("they differ as a whole, and in no text")
+
+
+def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[bytes]:
+    """Cuts a long text so that its stretches, encoded apart, give the tokens of the whole.
+
+    GPT-2's pre-tokenizer never lets a token span the border between a letter and what is no letter, or between
+    what is no space and a space; it looks ahead only after spaces and behind nowhere. So at such a border the
+    left side and the right side do not know of each other. Where single characters are tokens, any place will do.
+
+    Args:
+        parts: The text, as valid UTF-8.
+        tokenizer: Whose tokens are meant.
+
+    Yields:
+        The same text in other parts, each valid UTF-8.
+
+    Raises:
+        UncuttableError: No border in `MAX_STRETCH` bytes, or none that is known for this tokenizer.
+    """
+    held: list[bytes] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        place = _last_border(part) if tokenizer.cuts_as_gpt2 else len(part) * (not tokenizer.is_byte_level)
+        if place:
+            held[-1] = part[:place]
+            yield b"".join(held)
+            held, size = [part[place:]], len(part) - place
+        elif size > MAX_STRETCH:
+            why = (
+                "" if tokenizer.cuts_as_gpt2 else " for this tokenizer, which does not cut words as GPT-2's does"
+            )
+            raise UncuttableError(f"{MAX_STRETCH >> 20} MiB of it have no place to cut them at{why}")
+    if size:
+        yield b"".join(held)
+
+
+class UncuttableError(ValueError):
+    """A text that is too long to be encoded whole cannot be cut."""
+
+
+def _last_border(part: bytes) -> int:
+    """The byte offset of the last border in the end of a part; 0 where there is none."""
+    tail = part[-_TAIL:].decode(errors="ignore")  # which may begin within a character
+    for place in range(len(tail) - 1, 0, -1):
+        before, after = tail[place - 1], tail[place]
+        word_ends = unicodedata.category(before)[0] == "L" and unicodedata.category(after)[0] in "PS"
+        if word_ends or (after in " \t\r\n" and not before.isspace()):
+            return len(part) - len(tail[place:].encode())
+    return 0
+
+
+_TAIL = 1 << 16
+
+HARD_TEXTS = tuple(
+    text.encode()
+    for text in (
+        "",
+        " ",
+        "<|endoftext|>",
+        "a<|endoftext|> b",
+        "it's we'll I'd you've 'S 'LL ' s 'x''re'",
+        "  two   three    four \n\n \n\t\t x\r\n\r\n",
+        "trailing   ",
+        "0123 4.5e-6 ½ Ⅷ ٣٤ 一二 x1y2",
+        "é e\u0301 ß ﬁ İ ı ǅ ʰ ª",
+        "日本語 한국어 ไทย עברית العربية हिन्दी 😀👩‍👩‍👧 🇩🇪",
+        "\u00a0nbsp\u3000wide\u2028line\u200bzero\ufeffmark\x85next\x1cfile",
+        "\x00\x01\x7f \ufffd\ufffe\U0010ffff \ue000",
+        "def f(x):\n    return {**x, 'a': [1, 2]}  # comment\n",
+        "https://example.org/a?b=c&d=%20#e --- === ___ ``` $$$ ::",
+        "a" * 300 + " " * 300 + "!" * 300,
+    )
+)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use now; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

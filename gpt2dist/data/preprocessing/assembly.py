@@ -1,0 +1,128 @@
+"""The end of preprocessing: what the tasks have made becomes a dataset directory."""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from gpt2dist.data.manifest import Manifest, ShardRecord, sync_directory, write_durably, write_lines_durably
+from gpt2dist.data.origins import PIECES_NAME
+from gpt2dist.data.preprocessing.build import Identity
+from gpt2dist.data.preprocessing.tasks import (
+    SHARD_SUFFIXES,
+    SPLITS,
+    Job,
+    Task,
+    TaskResult,
+    final_folder,
+    is_intact,
+    load_result,
+    shard_name,
+    task_folder,
+)
+from gpt2dist.data.shards import token_dtype
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.errors import UserError
+
+
+def load_results(job: Job, tasks: list[Task]) -> list[TaskResult]:
+    """The results of tasks that are all done, duplicates removed or not yet."""
+    results = [load_result(final_folder(job, task)) for task in tasks]
+    assert all(results), "a task without a marker"
+    return [result for result in results if result is not None]
+
+
+def dataset_folder(job: Job) -> Path:
+    """Where the dataset comes together."""
+    return job.build / "dataset"
+
+
+def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identity) -> Manifest:
+    """Gives all files their final names and places; can be interrupted and repeated."""
+    target, results = dataset_folder(job), load_results(job, tasks)
+    target.mkdir(exist_ok=True)
+    records = _collect_shards(job, tasks, results)
+    dtype = token_dtype(tokenizer.vocab_size)
+    broken = [record.name for record in records if not is_intact(record, target / record.name, dtype.itemsize)]
+    if broken:
+        raise UserError(f"{target / broken[0]}: damaged; rm -r {job.build} and run the command again")
+    first_lines = _first_lines(tasks, results)
+    write_lines_durably(target / PIECES_NAME, _piece_lines(tasks, first_lines))
+    write_lines_durably(target / "rejected.jsonl", _rejection_lines(job, tasks, first_lines))
+    write_durably(target / "sources.jsonl", identity.listing)
+    tokenizer.save(target)
+    left_out: dict[str, int] = defaultdict(int)
+    for result in results:
+        for reason, count in result.left_out.items():
+            left_out[reason] += count
+    manifest = Manifest(
+        **identity.plan,
+        vocab_size=tokenizer.vocab_size,
+        end_of_text_id=tokenizer.end_of_text_id,
+        dtype=dtype.name,
+        shards=tuple(records),
+        left_out=dict(left_out),
+        repaired=sum(result.repaired for result in results),
+    )
+    manifest.save(target)
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    target.replace(job.output)
+    sync_directory(job.output.parent)
+    shutil.rmtree(job.build)
+    return Manifest.load(job.output)
+
+
+def _collect_shards(job: Job, tasks: list[Task], results: list[TaskResult]) -> list[ShardRecord]:
+    records = []
+    for split in SPLITS:
+        number = 0
+        for task, result in zip(tasks, results, strict=True):
+            for record in result.shards:
+                if record.split == split:
+                    name = shard_name(split, number)
+                    _move(final_folder(job, task) / record.name, dataset_folder(job) / name)
+                    records.append(replace(record, name=name))
+                    number += 1
+    return records
+
+
+def _move(source: Path, target: Path) -> None:
+    """Renames the files of a shard; those that a run before has renamed are left."""
+    for suffix in SHARD_SUFFIXES:
+        path = source.with_name(source.name + suffix)
+        if path.exists():
+            path.replace(target.with_name(target.name + suffix))
+
+
+def _first_lines(tasks: list[Task], results: list[TaskResult]) -> list[int]:
+    """For each piece, the lines of its file that come before it."""
+    before: dict[str, int] = defaultdict(int)
+    first_lines = []
+    for task, result in zip(tasks, results, strict=True):
+        for piece, lines in zip(task.pieces, result.lines, strict=True):
+            first_lines.append(before[piece.path])
+            before[piece.path] += lines
+    return first_lines
+
+
+def _piece_lines(tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
+    pieces = (piece for task in tasks for piece in task.pieces)
+    for piece, first_line in zip(pieces, first_lines, strict=True):
+        yield json.dumps({"path": piece.path, "format": piece.format, "first_line": first_line})
+
+
+def _rejection_lines(job: Job, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
+    for task in tasks:
+        with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
+            for item in map(json.loads, file):
+                number = item["piece"]
+                yield json.dumps(
+                    {
+                        "file": task.pieces[number - task.first_piece].path,
+                        "line": first_lines[number] + item["line"],
+                        "offset": item["offset"],
+                        "reason": item["reason"],
+                    }
+                )

@@ -1,0 +1,193 @@
+"""The documents of one split on their way into shards of a bounded size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2dist.data.manifest import ShardRecord
+from gpt2dist.data.origins import SUFFIX as ORIGINS_SUFFIX
+from gpt2dist.data.preprocessing.tasks import shard_name
+from gpt2dist.data.shards import HashingFile, ShardWriter
+
+MAX_SHARD_DOCUMENTS = 1 << 23
+"""Bounds what a writer holds of a shard's index: 64 MiB."""
+
+SPILL_BLOCK = 1 << 20
+"""Tokens of a long document that are held at once."""
+
+DIGEST = np.dtype("S16")
+"""The first bytes of a document's sha256, which stand for its content."""
+
+FACTS = np.dtype([("digest", DIGEST), ("bytes", "<i8"), ("words", "<i8")])
+"""What the removal of duplicates must know of a document."""
+
+FACTS_SUFFIX = ".facts"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some documents, tokenised.
+
+    Attributes:
+        tokens: [tokens], the documents one after the other.
+        lengths: int64 [documents], tokens in each.
+        sizes: int64 [documents], UTF-8 bytes in each.
+        words: int64 [documents], words in each.
+        origins: ORIGIN [documents].
+        digests: DIGEST [documents]; None where nothing depends on them.
+    """
+
+    tokens: NDArray[np.integer]
+    lengths: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    words: NDArray[np.int64]
+    origins: NDArray[np.void]
+    digests: NDArray[np.bytes_] | None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def part(self, first: int, last: int) -> "Block":
+        """The documents from `first` up to `last`, without copying."""
+        begin = int(self.lengths[:first].sum())
+        end = begin + int(self.lengths[first:last].sum())
+        rows = slice(first, last)
+        return Block(
+            self.tokens[begin:end],
+            self.lengths[rows],
+            self.sizes[rows],
+            self.words[rows],
+            self.origins[rows],
+            None if self.digests is None else self.digests[rows],
+        )
+
+
+class SplitWriter:
+    """Writes the documents of one split of one task into shards.
+
+    Args:
+        folder: Where to.
+        split: Its name, which the shards' names begin with.
+        dtype: Of the tokens.
+        shard_tokens: Most tokens in a shard; only a single document can be longer.
+        keep_facts: Whether the `FACTS` of its documents are written beside each shard.
+    """
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int, keep_facts: bool):
+        self._folder, self._split, self._dtype = folder, split, dtype
+        self._shard_tokens, self._keep_facts = shard_tokens, keep_facts
+        self._records: list[ShardRecord] = []
+        self._shard: OpenShard | None = None
+
+    def add(self, block: Block) -> None:
+        """Appends documents."""
+        while len(block):
+            shard = self._open()
+            room = int(np.searchsorted(np.cumsum(block.lengths), self._shard_tokens - shard.tokens, side="right"))
+            count = min(room, MAX_SHARD_DOCUMENTS - shard.documents)
+            if count == 0 and shard.documents:
+                self._finish()
+                continue
+            count = max(count, 1)
+            shard.add(block.part(0, count))
+            block = block.part(count, len(block))
+
+    def add_long(self, facts: Block, spill: Path) -> None:
+        """Appends one document whose tokens lie in a file, which is not read as a whole.
+
+        Args:
+            facts: The document, without its tokens.
+            spill: Its tokens.
+        """
+        shard = self._open()
+        full = shard.tokens + int(facts.lengths[0]) > self._shard_tokens
+        if shard.documents and (full or shard.documents >= MAX_SHARD_DOCUMENTS):
+            self._finish()
+            shard = self._open()
+        shard.add_long(facts, _blocks(spill, self._dtype))
+
+    def close(self) -> list[ShardRecord]:
+        """Completes the last shard and returns the records of all."""
+        self._finish()
+        return self._records
+
+    def _open(self) -> "OpenShard":
+        if self._shard is None:
+            prefix = self._folder / shard_name(self._split, len(self._records))
+            self._shard = OpenShard(prefix, self._dtype, self._keep_facts)
+        return self._shard
+
+    def _finish(self) -> None:
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            self._records.append(shard.close(self._split))
+
+
+class OpenShard:
+    """A shard that is being written, with what lies beside it.
+
+    Args:
+        prefix: Path without suffix.
+        dtype: Of the tokens.
+        keep_facts: Whether `FACTS` are written too.
+    """
+
+    def __init__(self, prefix: Path, dtype: np.dtype, keep_facts: bool):
+        self._prefix = prefix
+        self._shard = ShardWriter(prefix, dtype)
+        self._origins = HashingFile(prefix.with_name(prefix.name + ORIGINS_SUFFIX))
+        self._facts = HashingFile(prefix.with_name(prefix.name + FACTS_SUFFIX)) if keep_facts else None
+        self._bytes = self._words = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens so far."""
+        return self._shard.tokens
+
+    @property
+    def documents(self) -> int:
+        """Documents so far."""
+        return self._shard.documents
+
+    def add(self, block: Block) -> None:
+        """Appends documents."""
+        self._shard.add(block.tokens, block.lengths)
+        self._note(block)
+
+    def add_long(self, facts: Block, tokens: Iterator[NDArray[np.integer]]) -> None:
+        """Appends one document, of which the block has all but the tokens."""
+        self._shard.add_document(tokens)
+        self._note(facts)
+
+    def _note(self, block: Block) -> None:
+        self._origins.write(block.origins.tobytes())
+        if self._facts:
+            facts = np.empty(len(block), FACTS)
+            facts["digest"], facts["bytes"], facts["words"] = block.digests, block.sizes, block.words
+            self._facts.write(facts.tobytes())
+        self._bytes += int(block.sizes.sum())
+        self._words += int(block.words.sum())
+
+    def close(self, split: str) -> ShardRecord:
+        """Completes the shard; `split` is what its record says."""
+        self._shard.close()
+        if self._facts:
+            self._facts.commit()
+        return ShardRecord(
+            name=self._prefix.name,
+            split=split,
+            tokens=self.tokens,
+            documents=self.documents,
+            bytes=self._bytes,
+            words=self._words,
+            sha256=self._shard.sha256 | {"origins": self._origins.commit()},
+        )
+
+
+def _blocks(path: Path, dtype: np.dtype) -> Iterator[NDArray[np.integer]]:
+    with open(path, "rb") as file:
+        while (block := np.fromfile(file, dtype, SPILL_BLOCK)).size:
+            yield block

@@ -1,0 +1,384 @@
+"""One task of preprocessing: a part of the corpus, read, tokenised and written to shards by one worker."""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from functools import lru_cache
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2dist.data.corpus import BadDocument, Document, LongDocument, Piece, Rejected, read
+from gpt2dist.data.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
+from gpt2dist.data.manifest import write_durably
+from gpt2dist.data.origins import ORIGIN
+from gpt2dist.data.preprocessing.attempts import MARKER, Counts, ProgressFile, attempt
+from gpt2dist.data.preprocessing.splits import DIGEST, Block, SplitWriter
+from gpt2dist.data.preprocessing.tasks import SPLITS, Job, Task, task_folder
+from gpt2dist.data.shards import MAX_DOCUMENT_TOKENS, token_dtype
+from gpt2dist.data.tokenizer import Tokenizer, describe_characters
+from gpt2dist.data.words import WordCounter, count_words
+from gpt2dist.errors import UserError
+
+BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096
+"""What is tokenised at once."""
+
+
+class StoppedError(Exception):
+    """The driver has given up, and the task was left."""
+
+
+def run_task(job: Job, task: Task) -> int:
+    """Does a task, unless it is done. Several workers may try at once: one of them wins.
+
+    Args:
+        job: The job; its `build` directory holds the tokenizer.
+        task: The task.
+
+    Returns:
+        The peak memory of this process, in bytes.
+
+    Raises:
+        UserError: A file of the corpus cannot be read, or a text is bad and `on_bad_text` is "fail".
+        RunError: The files cannot be written.
+        StoppedError: The driver has given up.
+    """
+    final = task_folder(job, task)
+    if not (final / MARKER).exists():
+        with attempt(final, job.running) as folder:
+            _do(job, task, folder)
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def load_normalizer(name: str | None) -> Callable[[str], str] | None:
+    """The function that "module:function" names.
+
+    Raises:
+        UserError: There is no such function.
+    """
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"--normalizer {name}: cannot be found ({error}); write module:function, such as mytools:clean"
+        ) from error
+    return found
+
+
+def _do(job: Job, task: Task, folder: Path) -> None:
+    progress = ProgressFile(folder)
+
+    def report(counts: Counts) -> None:
+        progress.write(counts)
+        if job.stop.exists():
+            raise StoppedError
+
+    try:
+        result = _Work(job, task, folder, report).run()
+    finally:
+        progress.close()
+    write_durably(folder / MARKER, json.dumps(result))
+
+
+class _Tools:
+    """What a worker needs for every task of a job, and keeps between them."""
+
+    def __init__(self, job: Job):
+        self.tokenizer = Tokenizer.load(job.build / "tokenizer")
+        self.encoder: Encoder = make_encoder(job.encoder, self.tokenizer, job.memory_per_worker)
+        self.normalize = load_normalizer(job.normalizer)
+
+
+@lru_cache(maxsize=1)
+def _tools(job: Job, thread: int) -> _Tools:
+    return _Tools(job)
+
+
+class _Work:
+    """The work on one task.
+
+    Args:
+        job: The job.
+        task: The task.
+        folder: Where to write.
+        report: Called after each batch with the work done so far.
+    """
+
+    def __init__(self, job: Job, task: Task, folder: Path, report: Callable[[Counts], None]):
+        self._job, self._task, self._folder, self._report = job, task, folder, report
+        tools = _tools(job, threading.get_ident())
+        self._tokenizer, self._encoder, self._normalize = tools.tokenizer, tools.encoder, tools.normalize
+        self._dtype = token_dtype(self._tokenizer.vocab_size)
+        self._writers = [
+            SplitWriter(folder, split, self._dtype, job.shard_tokens, job.deduplicate) for split in SPLITS
+        ]
+        self._counts = Counts()
+        self._left_out = dict.fromkeys(("rejected", "empty", "too_short", "too_long"), 0)
+        self._repaired = 0
+        self._lines: list[int] = []
+
+    def run(self) -> dict[str, Any]:
+        """Reads, tokenises and writes everything; returns what done.json says."""
+        with open(self._folder / "rejected.jsonl", "w", encoding="utf-8") as self._rejections:
+            for number, piece in enumerate(self._task.pieces, start=self._task.first_piece):
+                self._number, self._piece = number, piece
+                for batch in self._batches():
+                    self._write(batch)
+                    self._report(self._counts)
+            self._rejections.flush()
+            os.fsync(self._rejections.fileno())
+        return {
+            "shards": [asdict(record) for writer in self._writers for record in writer.close()],
+            "left_out": self._left_out,
+            "repaired": self._repaired,
+            "lines": self._lines,
+        }
+
+    def _batches(self) -> Iterator["_Batch"]:
+        """The documents of a piece that are kept, some at a time; long ones are written on the way."""
+        batch = _Batch()
+        for item in self._items():
+            if isinstance(item, Document):
+                text = self._kept(item)
+                if text:
+                    batch.add(text, item.line, item.offset)
+            elif isinstance(item, LongDocument):
+                yield batch  # what came before it
+                batch = _Batch()
+                self._write_long(item)
+            else:
+                self._reject(item.line, item.offset, item.reason)
+            self._counts.bytes += item.size
+            if batch.size >= BATCH_BYTES or len(batch.texts) >= BATCH_DOCUMENTS:
+                yield batch
+                batch = _Batch()
+        yield batch
+
+    def _items(self) -> Generator[Document | LongDocument | Rejected, None, None]:
+        self._lines.append((yield from read(self._piece, self._job.reading)))
+
+    # --- What is left out ---------------------------------------------------------------------------------
+
+    def _kept(self, document: Document) -> bytes:
+        """The text of a document as it is to be tokenised; empty where it is left out, which is counted."""
+        if document.repaired:
+            self._repair(document)
+        text = self._normalized(document) if self._normalize else document.text
+        reason = self._unwanted(text)
+        if reason:
+            self._left_out[reason] += 1
+            return b""
+        if not self._tokenizer.is_byte_level:
+            unknown = self._tokenizer.unknown_characters(text.decode())
+            if unknown:
+                self._reject(document.line, document.offset, _not_known(unknown))
+                return b""
+        return text
+
+    def _unwanted(self, text: bytes) -> str:
+        if not text:
+            return "empty"
+        by_length = self._job.min_chars or self._job.max_chars is not None
+        return self._wrong_length(len(text.decode())) if by_length else ""
+
+    def _wrong_length(self, characters: int) -> str:
+        if characters < self._job.min_chars:
+            return "too_short"
+        return "too_long" if self._job.max_chars is not None and characters > self._job.max_chars else ""
+
+    def _repair(self, document: Document | LongDocument) -> None:
+        if self._job.on_bad_text == "fail":
+            raise UserError(
+                f"{self._place(document)}: text that is not Unicode (broken UTF-8, or half of a surrogate pair); "
+                "mend it, or let --on-bad-text replace put U+FFFD there"
+            )
+        self._repaired += 1
+
+    def _normalized(self, document: Document) -> bytes:
+        assert self._normalize is not None
+        try:
+            return self._normalize(document.text.decode()).encode()
+        except Exception as error:  # it is the user's function
+            raise UserError(
+                f"--normalizer {self._job.normalizer}: failed at {self._place(document)} "
+                f"({type(error).__name__}: {error}); it must turn any text into text"
+            ) from error
+
+    def _reject(self, line: int, offset: int, reason: str) -> None:
+        record = {"piece": self._number, "line": line, "offset": offset, "reason": reason}
+        self._rejections.write(json.dumps(record) + "\n")
+        self._left_out["rejected"] += 1
+        self._counts.rejected += 1
+
+    def _place(self, document: Document | LongDocument) -> str:
+        return place(self._piece, document.line, document.offset)
+
+    # --- What is written ----------------------------------------------------------------------------------
+
+    def _write(self, batch: "_Batch") -> None:
+        """Tokenises documents, ends each with end-of-text and gives it to its split."""
+        if not batch.texts:
+            return
+        ids, lengths = self._encoder.encode_batch(batch.texts)
+        lengths = lengths + 1
+        last = np.cumsum(lengths) - 1
+        tokens = np.empty(ids.size + lengths.size, dtype=self._dtype)
+        is_text = np.ones(tokens.size, dtype=bool)
+        is_text[last] = False
+        tokens[is_text] = ids
+        tokens[last] = self._tokenizer.end_of_text_id
+        self._add(
+            Block(
+                tokens,
+                lengths,
+                sizes=np.fromiter(map(len, batch.texts), np.int64, lengths.size),
+                words=count_words(batch.texts),
+                origins=batch.origins(self._number),
+                digests=self._digests(sha256(text).digest() for text in batch.texts),
+            )
+        )
+
+    def _digests(self, hashes: Iterator[bytes]) -> NDArray[np.bytes_] | None:
+        if not (self._job.deduplicate or self._job.val_fraction):
+            return None
+        return np.array([digest[: DIGEST.itemsize] for digest in hashes], DIGEST)
+
+    def _add(self, block: Block) -> None:
+        for split, first, last in self._runs(block):
+            self._writers[split].add(block.part(first, last))
+        self._counts.tokens += block.tokens.size
+        self._counts.documents += len(block)
+
+    def _runs(self, block: Block) -> Iterator[tuple[int, int, int]]:
+        """Stretches of documents that go to the same split: its number, the first, behind the last."""
+        if block.digests is None:
+            yield 0, 0, len(block)
+            return
+        # By the content alone, so that equal documents are always on the same side.
+        heads = np.ascontiguousarray(block.digests).view(">u8")[::2]
+        is_val = heads / 2**64 < self._job.val_fraction
+        borders = [0, *(np.flatnonzero(is_val[1:] != is_val[:-1]) + 1).tolist(), len(block)]
+        for first, last in pairwise(borders):
+            yield int(is_val[first]), first, last
+
+    def _write_long(self, document: LongDocument) -> None:
+        """Tokenises a document in stretches, into a file: its hash, and so its split, is known at the end."""
+        spill = self._folder / "long.tmp"
+        try:
+            with open(spill, "wb") as file:
+                facts = self._spill(document, file.write)
+            if document.repaired:
+                self._repair(document)
+            reason = self._wrong_length(facts.characters) if facts.bytes else "empty"
+            if reason:
+                self._left_out[reason] += 1
+            else:
+                self._add_long(document, facts, spill)
+        except (BadDocument, UncuttableError) as error:
+            self._reject(document.line, document.offset, str(error))
+            with suppress(BadDocument):
+                deque(document.parts, maxlen=0)  # the next document begins behind them
+        finally:
+            spill.unlink(missing_ok=True)
+        self._report(self._counts)
+
+    def _spill(self, document: LongDocument, write: Callable[[memoryview], int]) -> "_LongFacts":
+        if self._normalize:
+            raise UncuttableError("too long for a normalizer, which is given whole documents")
+        facts = _LongFacts()
+        for part in cut_long_text(document.parts, self._tokenizer):
+            text = part.decode()
+            unknown = self._tokenizer.unknown_characters(text)
+            if unknown:
+                raise UncuttableError(_not_known(unknown))
+            ids, _ = self._encoder.encode_batch([part])
+            write(ids.astype(self._dtype).data)
+            facts.add(part, len(text), ids.size)
+            self._report(self._counts)
+        if facts.tokens >= MAX_DOCUMENT_TOKENS:
+            raise UncuttableError(f"{facts.tokens:,} tokens are more than a shard can index as one document")
+        write(np.array([self._tokenizer.end_of_text_id], self._dtype).data)
+        return facts
+
+    def _add_long(self, document: LongDocument, facts: "_LongFacts", spill: Path) -> None:
+        block = Block(
+            np.zeros(0, self._dtype),
+            lengths=np.array([facts.tokens + 1]),
+            sizes=np.array([facts.bytes]),
+            words=np.array([facts.words.total]),
+            origins=np.array([(self._number, document.line, document.offset)], ORIGIN),
+            digests=self._digests(iter([facts.hash.digest()])),
+        )
+        ((split, _, _),) = self._runs(block)
+        self._writers[split].add_long(block, spill)
+        self._counts.tokens += facts.tokens + 1
+        self._counts.documents += 1
+
+
+class _Batch:
+    """Documents that are tokenised together."""
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []
+        self.size = 0
+        self._lines: list[int] = []
+        self._offsets: list[int] = []
+
+    def add(self, text: bytes, line: int, offset: int) -> None:
+        self.texts.append(text)
+        self.size += len(text)
+        self._lines.append(line)
+        self._offsets.append(offset)
+
+    def origins(self, piece: int) -> NDArray[np.void]:
+        """Where the documents come from: ORIGIN [documents]."""
+        out = np.empty(len(self.texts), ORIGIN)
+        out["piece"], out["line"], out["offset"] = piece, self._lines, self._offsets
+        return out
+
+
+class _LongFacts:
+    """What is counted of a long document on the way."""
+
+    def __init__(self) -> None:
+        self.hash = sha256()
+        self.words = WordCounter()
+        self.bytes = self.characters = self.tokens = 0
+
+    def add(self, part: bytes, characters: int, tokens: int) -> None:
+        self.hash.update(part)
+        self.words.add(part)
+        self.bytes += len(part)
+        self.characters += characters
+        self.tokens += tokens
+
+
+def place(piece: Piece, line: int, offset: int) -> str:
+    """Names the place of a document, as exactly as one who has read only this piece can."""
+    if piece.start == 0:
+        return f"{piece.path}:{line}"
+    return f"{piece.path}, byte {offset}" if offset >= 0 else f"{piece.path}, row {line} after part {piece.start}"
+
+
+def _not_known(characters: list[str]) -> str:
+    return f"{describe_characters(characters)} not in the character-level tokenizer"

@@ -1,0 +1,160 @@
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gpt2dist.data.corpus import Piece, Reading, cut, discover, read, types
+from gpt2dist.errors import UserError
+
+TEXTS = ["plain", "", "é€😀", "x" * 1000, "two\nlines", *(f"text {i}" for i in range(45))]
+
+
+def write_file(table, path, rows):
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows)
+
+
+def write_stream(table, path, rows):
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows)
+
+
+WRITERS = {
+    "a.parquet": lambda table, path, rows: pq.write_table(table, path, row_group_size=rows),
+    "a.arrow": write_file,
+    "stream.arrow": write_stream,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("size", [1, 1000, 5000, 1 << 40])
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_pieces_give_every_row_once_whatever_the_cut(tmp_path, read_corpus, name, size, rows):
+    table = pa.table({"id": range(50), "text": TEXTS, "other": TEXTS})
+    WRITERS[name](table, tmp_path / name, rows)
+    seen = read_corpus(tmp_path / name, size)
+    assert [(document.text, document.line) for document in seen] == list(zip(TEXTS, range(1, 51), strict=True))
+    assert {document.offset for document in seen} == {-1}
+    stored = (tmp_path / name).stat().st_size
+    assert sum(document.size for document in seen) in (stored, stored - 8)  # the mark at the end of a stream
+    pieces = cut(discover([str(tmp_path / name)])[0], size)
+    assert (len(pieces) > 1) == (rows < 50 and size < stored and name != "stream.arrow")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int32(), pa.string())],
+    ids=str,
+)
+def test_all_ways_to_store_text(tmp_path, read_corpus, name, kind):
+    texts = pa.array(["é", None, "", "again", "again"])
+    array = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
+    WRITERS[name](pa.table({"text": array}), tmp_path / name, 2)
+    seen = read_corpus(tmp_path / name)
+    assert [document.text for document in seen] == ["é", None, "", "again", "again"]
+    assert (seen[1].line, seen[1].reason) == (2, "field 'text' is null, not a string")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_fields_in_struct_columns(tmp_path, read_corpus, name):
+    rows = [
+        {"meta": {"inner": {"text": "deep"}}},
+        {"meta": None},
+        {"meta": {"inner": None}},
+        {"meta": {"inner": {}}},
+    ]
+    table = pa.Table.from_pylist(rows).append_column("a.b", pa.array(["dotted"] * 4))
+    WRITERS[name](table, tmp_path / name, 3)
+    seen = read_corpus(tmp_path / name, text_field="meta.inner.text")
+    assert [document.text for document in seen] == ["deep", None, None, None]
+    assert [document.text for document in read_corpus(tmp_path / name, text_field="a.b")] == ["dotted"] * 4
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_broken_utf8_is_repaired(tmp_path, read_corpus, name):
+    WRITERS[name](pa.table({"text": pa.array([b"caf\xe9", b"good"])}), tmp_path / name, 2)
+    seen = read_corpus(tmp_path / name)
+    assert [(document.text, document.repaired) for document in seen] == [("caf\ufffd", True), ("good", False)]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "field, message",
+    [
+        (
+            "text",
+            r"no column 'text'; its columns are 'id', 'meta', 'list': --text-field takes the one with the text",
+        ),
+        ("meta.text", "no column 'meta.text'; its columns are"),
+        ("id", "column 'id' is int64, not text; --text-field takes another one"),
+        ("id.text", "no column 'id.text'"),
+        ("list", "column 'list' is list<.*>, not text"),
+    ],
+)
+def test_a_table_without_the_column_is_refused(tmp_path, read_corpus, name, field, message):
+    table = pa.table({"id": [1], "meta": [{"content": "x"}], "list": [["x"]]})
+    WRITERS[name](table, tmp_path / name, 1)
+    with pytest.raises(UserError, match=message):
+        read_corpus(tmp_path / name, text_field=field)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("size", [1, 1 << 40])
+def test_damaged_files_are_named(tmp_path, read_corpus, name, size):
+    path = tmp_path / name
+    WRITERS[name](pa.table({"text": [str(i) * 50 for i in range(1000)]}), path, 100)
+    whole = path.read_bytes()
+    for data in (whole[: len(whole) // 2], b"no table at all", whole[:8]):
+        path.write_bytes(data)
+        with pytest.raises(
+            UserError, match=rf"{name}: damaged, or not (parquet|Arrow) \(.*get it anew, or leave it"
+        ):
+            read_corpus(path, size)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_went_away(tmp_path, read_piece, name):
+    (tmp_path / name).write_bytes(b"x" * 100)
+    (source,) = discover([str(tmp_path / name)])
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(.*No such file"):
+        read_piece(Piece(source.path, source.format, "", 0, 1, 1))
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(.*No such file"):
+        cut(source, 10)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_tables_without_rows(tmp_path, read_corpus, name):
+    WRITERS[name](pa.table({"text": pa.array([], pa.string())}), tmp_path / name, 1)
+    assert read_corpus(tmp_path / name) == read_corpus(tmp_path / name, size=1) == []
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_long_cell_comes_in_parts(tmp_path, read_corpus, name, monkeypatch):
+    monkeypatch.setattr(types, "LONG_BYTES", 1 << 20)
+    text = "é€😀x" * (1 << 18)
+    WRITERS[name](pa.table({"text": ["short", text, "short"]}), tmp_path / name, 3)
+    seen = read_corpus(tmp_path / name)
+    assert [document.text for document in seen] == ["short", text, "short"]
+    assert [document.long for document in seen] == [False, True, False]
+
+
+def test_only_the_column_with_the_text_is_read_of_a_parquet_file_and_a_little_at_a_time(tmp_path):
+    text = "word " * 2000
+    table = pa.table(
+        {"text": [f"{i} {text}" for i in range(4000)], "other": [f"{text} {i}" for i in range(4000)]}
+    )
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, compression="none")
+    assert (tmp_path / "a.parquet").stat().st_size > 75e6
+    del table
+    (piece,) = cut(discover([str(tmp_path / "a.parquet")])[0], 1 << 40)
+    pool = pa.default_memory_pool()
+    before, peak = pool.bytes_allocated(), 0
+    tracemalloc.start()
+    for document in read(piece, Reading()):
+        peak = max(peak, pool.bytes_allocated() - before)
+        assert len(document.text) > 10_000
+    assert peak + tracemalloc.get_traced_memory()[1] < 3 * types.LONG_BYTES
+    tracemalloc.stop()

@@ -1,0 +1,140 @@
+import json
+
+import datasets
+import pytest
+
+from gpt2dist.data.corpus import cut, discover
+from gpt2dist.data.corpus.hub import HubDataset
+from gpt2dist.errors import UserError
+
+TEXTS = [f"text {i} é" for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def quiet(tmp_path, monkeypatch):
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def table():
+    return datasets.Dataset.from_dict({"text": TEXTS, "meta": [{"text": text.upper()} for text in TEXTS]})
+
+
+@pytest.mark.parametrize("size", [1, 500, 1 << 40])
+def test_a_saved_dataset(tmp_path, read_corpus, table, size):
+    table.save_to_disk(tmp_path / "saved", num_shards=3)
+    seen = read_corpus(tmp_path / "saved", size)
+    assert [(document.text, document.line) for document in seen] == list(zip(TEXTS, range(1, 41), strict=True))
+    (source,) = discover([str(tmp_path / "saved")])
+    assert (source.format, source.path) == ("datasets", str(tmp_path / "saved"))
+    assert sum(document.size for document in seen) == source.size > 1000
+    assert len(cut(source, size)) == {1: 40, 500: source.size // 500, 1 << 40: 1}[size]
+    upper = read_corpus(tmp_path / "saved", size, text_field="meta.text")
+    assert [document.text for document in upper] == [text.upper() for text in TEXTS]
+
+
+def test_the_rows_that_a_saved_dataset_selects(tmp_path, read_corpus, table):
+    table.select([7, 3, 5]).save_to_disk(tmp_path / "saved")
+    assert [document.text for document in read_corpus(tmp_path / "saved", 1)] == [TEXTS[i] for i in (7, 3, 5)]
+
+
+def test_the_splits_of_saved_datasets(tmp_path, read_corpus, table):
+    part = table.select(range(5))
+    datasets.DatasetDict(train=table, validation=part).save_to_disk(tmp_path / "saved")
+    assert [document.text for document in read_corpus(tmp_path / "saved")] == TEXTS
+    assert [document.text for document in read_corpus(tmp_path / "saved" / "validation")] == TEXTS[:5]
+    datasets.DatasetDict(test=part, validation=part).save_to_disk(tmp_path / "others")
+    with pytest.raises(
+        UserError, match=r"others: has no split 'train' but test, validation; name one, such as .*/test"
+    ):
+        discover([str(tmp_path / "others")])
+
+
+def test_saved_datasets_in_a_directory_are_no_arrow_files(tmp_path, table):
+    table.save_to_disk(tmp_path / "corpus" / "saved")
+    (tmp_path / "corpus" / "a.txt").write_text("x")
+    sources = discover([str(tmp_path / "corpus")])
+    assert [(source.format, source.path.rsplit("/", 1)[1]) for source in sources] == [
+        ("text", "a.txt"),
+        ("datasets", "saved"),
+    ]
+    assert discover([str(tmp_path / "corpus" / "sav*")]) == sources[1:]
+    assert len(discover([str(tmp_path / "corpus")], suffixes=(".txt",))) == 1
+
+
+def test_a_damaged_saved_dataset(tmp_path, table, read_corpus):
+    table.save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "data-00000-of-00001.arrow").write_bytes(b"x" * 100)
+    with pytest.raises(UserError, match=r"saved: damaged, or not a saved dataset \(.*save it anew"):
+        read_corpus(tmp_path / "saved")
+    (tmp_path / "saved" / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(UserError, match=r"saved: damaged, or not a saved dataset \(.*save it anew"):
+        discover([str(tmp_path / "saved")])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A directory that `load_dataset` takes: 4 files, so 4 shards."""
+    (tmp_path / "folder").mkdir()
+    for shard in range(4):
+        rows = [{"text": text, "meta": {"text": text.upper()}} for text in TEXTS[shard * 10 : shard * 10 + 10]]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "folder" / f"train-{shard}.jsonl").write_text(lines)
+    (tmp_path / "folder" / "validation.jsonl").write_text(
+        '{"text": "held out", "meta": null}\n{"text": null, "meta": null}\n'
+    )
+    return tmp_path / "folder"
+
+
+def test_a_streamed_dataset(folder, read_corpus):
+    seen = read_corpus(f"datasets:{folder}")
+    assert [document.text for document in seen] == TEXTS
+    assert [document.line for document in seen] == list(range(1, 41))
+    upper = read_corpus(f"datasets:{folder}", text_field="meta.text")
+    assert [document.text for document in upper] == [text.upper() for text in TEXTS]
+    (source,) = discover([f"datasets:{folder}"])
+    assert source.path == f"datasets:{folder},split=train" and len(cut(source, 1 << 40)) == 4
+    held_out, rejected = read_corpus(f"datasets:{folder},split=validation")
+    assert held_out.text == "held out"
+    assert (rejected.line, rejected.reason) == (2, "field 'text' is NoneType, not a string")
+
+
+def test_the_version_of_a_streamed_dataset_changes_with_its_files(folder):
+    before = discover([f"datasets:{folder}"])
+    assert discover([f"datasets:{folder}"]) == before
+    (folder / "train-0.jsonl").write_text('{"text": "other"}\n')
+    assert discover([f"datasets:{folder}"])[0].version != before[0].version
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (",split=nope", r"split=nope: cannot be loaded \(.*nope"),
+        (",config=nope", r"config=nope,split=train: cannot be loaded \(.*nope"),
+        ("/missing", r"missing,split=train: cannot be loaded \("),
+        (",text=x", r"not of the form datasets:NAME\[@REVISION\]\[,config=CONFIG\]\[,split=SPLIT\]"),
+        (",split", "not of the form"),
+    ],
+)
+def test_datasets_that_cannot_be_loaded(folder, read_corpus, options, message):
+    with pytest.raises(UserError, match=message):
+        read_corpus(f"datasets:{folder}{options}")
+
+
+def test_a_streamed_dataset_without_the_column(folder, read_corpus):
+    with pytest.raises(UserError, match=r"no column 'content'; its columns are 'text', 'meta': --text-field"):
+        read_corpus(f"datasets:{folder}", text_field="content")
+
+
+@pytest.mark.parametrize(
+    "text, parsed",
+    [
+        ("datasets:user/name", HubDataset("user/name")),
+        ("datasets:name@v1.0,config=en,split=test", HubDataset("name", "v1.0", "en", "test")),
+        ("datasets:user/name,split=validation", HubDataset("user/name", split="validation")),
+    ],
+)
+def test_names_of_datasets(text, parsed):
+    assert HubDataset.parse(text) == parsed
+    assert HubDataset.parse(str(parsed)) == parsed

@@ -1,0 +1,153 @@
+import json
+import random
+
+import pytest
+
+from gpt2dist.data.corpus import BadDocument
+from gpt2dist.data.corpus.jsonl import parse
+from gpt2dist.data.corpus.longlines import text_parts
+
+
+def scan(line, field, size):
+    """The text of a line that comes in chunks of `size` bytes, or None where it is bad; and whether repaired."""
+    chunks = (line[start : start + size] for start in range(0, len(line), size))
+    parts, text = text_parts(chunks, field), b""
+    try:
+        while True:
+            part = next(parts)
+            part.decode()  # valid by itself
+            text += part
+    except StopIteration as end:
+        return text, end.value
+    except BadDocument:
+        return None
+
+
+def expected(line, field):
+    try:
+        return parse(line, field)
+    except BadDocument:
+        return None
+
+
+class Maker:
+    """Makes random lines of JSON, in all ways that it can be written."""
+
+    STRINGS = (
+        "",
+        "x",
+        'quote " and \\',
+        "é€😀",
+        "\n\t\b",
+        "\ud800",
+        "\udc00\ud83d",
+        "😀",
+        "\\ud83d",
+        "\ufffd",
+        "a.b",
+    )
+    SCALARS = ("0", "-1", "1.5e+10", "1E5", "true", "false", "null", "NaN", "-Infinity")
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+
+    def line(self):
+        content = b"{" + self.member("text") + b"}"
+        if self.random.random() < 0.6:  # spoil it
+            at = self.random.randrange(len(content))
+            junk = self.random.choice(
+                [b"", b'"', b"\\", b",", b"}", b"\xe9", b"\xf0\x9f", b"\x00", b"1", b"\\u12", b"\\ud83d"]
+            )
+            content = content[:at] + junk + content[at + self.random.randrange(3) :]
+        return content
+
+    def member(self, field):
+        pairs = [self.string(f"key{i}") + b":" + self.value(2) for i in range(self.random.randrange(3))]
+        nested = b"{" + self.space() + self.pair("b") + b"}"
+        kinds = [
+            self.pair(field),
+            self.string("a") + self.space() + b":" + nested,
+            self.string("a") + b":" + self.value(1),
+        ]
+        pairs.insert(self.random.randrange(len(pairs) + 1), self.random.choice(kinds))
+        return b",".join(self.space() + pair + self.space() for pair in pairs)
+
+    def pair(self, key):
+        value = self.string() if self.random.random() < 0.9 else self.value(1)
+        return self.string(key) + self.space() + b":" + self.space() + value
+
+    def value(self, depth):
+        kind = self.random.randrange(4 if depth else 2)
+        if kind == 0:
+            return self.random.choice(self.SCALARS).encode()
+        if kind == 1:
+            return self.string()
+        values = [self.value(depth - 1) for _ in range(self.random.randrange(3))]
+        if kind == 2:
+            return b"[" + self.space() + (self.space() + b",").join(values) + b"]"
+        return b"{" + b",".join(self.string(f"{i}") + b":" + value for i, value in enumerate(values)) + b"}"
+
+    def string(self, text=None):
+        if text is None:
+            text = "".join(self.random.choices(self.STRINGS, k=self.random.randrange(6)))
+        if self.random.random() < 0.4:
+            return json.dumps(text).encode()
+        if self.random.random() < 0.4:
+            return b'"%b"' % b"".join(
+                b"\\u%04x" % ord(character) for character in text if ord(character) < 1 << 16
+            )
+        return json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+    def space(self):
+        return self.random.choice([b"", b"", b" ", b"\t\r\n "])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_line_in_chunks_reads_as_in_one_go(seed):
+    maker, good = Maker(seed), 0
+    for _ in range(400):
+        line = maker.line()
+        for field in ("text", "a.b"):
+            want = expected(line, field)
+            good += want is not None
+            for size in (1, 2, 3, 5, 11, 1 << 20):
+                got = scan(line, field, size)
+                if got != want and want is not None and got is not None:
+                    # Whole lines count as repaired where any of it is broken and the text has U+FFFD.
+                    assert got[0] == want[0] and "\ufffd" in want[0].decode() and want[1], (line, field, size)
+                else:
+                    assert got == want, (line, field, size)
+    assert good > 100
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ('["text"]', "not a JSON object but list"),
+        ("17", "not a JSON object but a number"),
+        ('{"content": "x", "id": 1}', "no field 'text'; its fields are 'content', 'id'"),
+        ('{"text": 7}', "field 'text' is a number, not a string"),
+        ('{"text": {"a": 1}}', "field 'text' is dict, not a string"),
+        ('{"text": "a", "text": "b"}', "field 'text' is there twice"),
+        ('{"text": "a"} {', "not JSON: more after the object at byte 14 of the line"),
+        ('{"text": "a', "not JSON: a string that is cut off or holds what must be escaped at byte 11"),
+        ('{"text": "a\tb"}', "not JSON: a string that is cut off or holds what must be escaped at byte 11"),
+        ('{"text": "a\\qb"}', "not JSON: a string that is cut off or holds what must be escaped at byte 11"),
+        ('{"a": [1 2], "text": ""}', "not JSON: no ] at byte 9"),
+        ('{"a": 01, "text": ""}', "not JSON: no value at byte 6"),
+        ('{"a" 1, "text": ""}', "not JSON: no : at byte 5"),
+        ('{"a": ' + "[" * 2000, "not JSON: nesting too deep at byte 1031"),
+        ('{"a": ' + "1" * 2_000_000, "not JSON: a number too long at byte 6"),
+        ('{"' + "k" * 2_000_000, "not JSON: a key too long"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_bad_long_lines_say_why(line, reason):
+    with pytest.raises(BadDocument) as error:
+        list(text_parts(iter([line.encode()]), "text"))
+    assert str(error.value).startswith(reason)
+
+
+def test_a_long_line_with_a_nested_and_a_dotted_field_is_refused():
+    with pytest.raises(BadDocument, match=r"field 'a\.b' is there twice"):
+        list(text_parts(iter([b'{"a.b": "x", "a": {"b": "y"}}']), "a.b"))

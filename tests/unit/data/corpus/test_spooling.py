@@ -1,0 +1,23 @@
+import gzip
+import hashlib
+import io
+
+import pytest
+
+from gpt2dist.data.corpus import Reading, cut, read, spool
+
+
+@pytest.mark.parametrize("compression", ["", "gz"])
+def test_standard_input_is_read_from_the_file_that_it_was_put_in(tmp_path, compression):
+    lines = b"".join(b'{"text": "line %d"}\n' % i for i in range(100))
+    data = gzip.compress(lines) if compression else lines
+    source = spool(io.BytesIO(data), tmp_path / "stdin", "jsonl")
+    assert (source.path, source.format, source.compression, source.size) == ("-", "jsonl", compression, len(data))
+    assert source.version == hashlib.sha256(data).hexdigest()
+    texts = [item.text for piece in cut(source, 100) for item in read(piece, Reading())]
+    assert texts == [b"line %d" % i for i in range(100)]
+
+
+def test_what_looks_compressed_in_a_format_of_its_own_is_left_alone(tmp_path):
+    assert spool(io.BytesIO(b"BZh"), tmp_path / "stdin", "parquet").compression == ""
+    assert spool(io.BytesIO(b""), tmp_path / "stdin").size == 0
