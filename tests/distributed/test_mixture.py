@@ -16,8 +16,7 @@ STEPS, GLOBAL = 20, 8
 @pytest.fixture(scope="module")
 def second_dataset(tiny_dataset, tmp_path_factory):
     """Other sentences under the tokenizer of the tiny dataset: a quarter of its size."""
-    from gpt2dist.data.prepare import prepare
-    from gpt2dist.data.tasks import Job
+    from gpt2dist.data.preprocessing import Job, prepare
 
     home = tmp_path_factory.mktemp("second")
     texts = sorted((tiny_dataset.parent / "corpus").iterdir())[::4]
