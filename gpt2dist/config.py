@@ -57,6 +57,9 @@ class TrainingDataset(Section):
     """A dataset directory whose `train` split is trained on."""
 
     path: Path
+    weight: float | None = Field(
+        None, gt=0
+    )  # samples, in proportion to the other weights; one dataset needs none
 
 
 class ValidationDataset(Section):

@@ -3,20 +3,19 @@
 Free of torch, so that `validate` answers in an instant on a laptop for a run that is meant for a cluster.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from gpt2dist.config import Config, Problem, raise_problems, read
+from gpt2dist.config import Config, Problem, TrainingDataset, raise_problems, read
 from gpt2dist.data.manifest import Manifest
+from gpt2dist.data.mixture import MOST_TURNS, Mixture, rounded, whole_shares
+from gpt2dist.data.stream import check_files
 from gpt2dist.data.windows import Windows
 from gpt2dist.errors import UserError
-from gpt2dist.model.flops import flops_per_token
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
+from gpt2dist.plan import Plan, TrainingSet, ValidationSet, targets_per_sample
 from gpt2dist.training.deepspeed_config import conflicts
-
-BYTES_PER_PARAMETER = 12
-"""In a checkpoint: the weight and AdamW's two moments, all fp32."""
 
 OWNERS = {
     "train_batch_size": "batch.global_batch_size",
@@ -30,74 +29,6 @@ OWNERS = {
 }
 """Which key of ours a DeepSpeed key is made from."""
 OURS = "is set by gpt2dist itself; remove it here"
-
-
-@dataclass(frozen=True)
-class ValidationSet:
-    """A dataset split to score during training."""
-
-    name: str
-    dataset: Manifest
-    split: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a configuration implies at a world size.
-
-    Attributes:
-        world_size: Ranks.
-        accumulation: Micro-batches per optimizer step and rank.
-        shape: The model.
-        dataset: The dataset that is trained on (its `train` split).
-        validation: The splits that are scored during training.
-        sequence_length: Tokens per window.
-        stride: Tokens from window to window, in training.
-        evaluation_stride: The same in validation.
-        windows: Windows per epoch.
-        targets_per_epoch: Targets in the loss per epoch; each counts as often as it is trained on.
-        total_steps: Optimizer steps of the whole run.
-        global_batch_size: Windows per optimizer step.
-    """
-
-    world_size: int
-    accumulation: int
-    shape: Shape
-    dataset: Manifest
-    validation: tuple[ValidationSet, ...]
-    sequence_length: int
-    stride: int
-    evaluation_stride: int
-    windows: int
-    targets_per_epoch: int
-    total_steps: int
-    global_batch_size: int
-
-    @property
-    def targets_per_step(self) -> float:
-        """Targets in the loss of a step, on average."""
-        return self.targets_per_epoch / self.windows * self.global_batch_size
-
-    @property
-    def epochs(self) -> float:
-        """Passes over all windows."""
-        return self.total_steps * self.global_batch_size / self.windows
-
-    @property
-    def times_seen(self) -> float:
-        """How often each token is trained on; overlap counts when `loss_on` is "all"."""
-        return self.epochs * self.targets_per_epoch / (self.dataset.totals("train").tokens - 1)
-
-    @property
-    def total_flops(self) -> float:
-        """Floating-point operations of the whole run; windows are computed whole, whatever is in the loss."""
-        tokens = self.total_steps * self.global_batch_size * self.sequence_length
-        return float(tokens) * flops_per_token(self.shape, self.sequence_length)
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """Size of one checkpoint: the fp32 weights and optimizer state."""
-        return BYTES_PER_PARAMETER * self.shape.parameters
 
 
 def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, Plan]:
@@ -125,7 +56,7 @@ class _Check:
     def __init__(self, config: Config, world_size: int):
         self.config = config
         self.world_size = world_size
-        self.dataset: Manifest | None = None
+        self.datasets: tuple[TrainingSet, ...] = ()  # none until all are right
         self.validation: list[ValidationSet] = []
         preset = config.model.preset
         sequence_length = config.data.sequence_length
@@ -139,7 +70,8 @@ class _Check:
     def problems(self) -> Iterator[Problem]:
         yield from self._model()
         yield from self._lengths()
-        yield from self._datasets()
+        yield from self._training_sets()
+        yield from self._validation_sets()
         yield from self._batch()
         yield from self._schedule()
         yield from self._precision()
@@ -148,36 +80,28 @@ class _Check:
 
     def plan(self) -> Plan:
         """The plan of a configuration without problems."""
-        config, dataset = self.config, self.dataset
-        assert dataset is not None
-        batch = config.batch
-        windows, targets = self._epoch(dataset)
+        batch, datasets = self.config.batch, self.datasets
+        windows, shares = [len(each.windows) for each in datasets], [each.share for each in datasets]
         return Plan(
             world_size=self.world_size,
             accumulation=batch.global_batch_size // (batch.micro_batch_size * self.world_size),
-            shape=self._shape(dataset.vocab_size),
-            dataset=dataset,
+            shape=self._shape(datasets[0].dataset.vocab_size),
+            datasets=datasets,
+            mixture=Mixture(windows, shares, self.config.run.seed),
             validation=tuple(self.validation),
             sequence_length=self.sequence_length,
             stride=self.stride,
             evaluation_stride=self.evaluation_stride,
-            windows=windows,
-            targets_per_epoch=targets,
-            total_steps=self._total_steps(dataset),
+            total_steps=self._total_steps(),
             global_batch_size=batch.global_batch_size,
         )
 
-    def _epoch(self, dataset: Manifest) -> tuple[int, int]:
-        """Windows, and targets in the loss, of one pass over the dataset."""
-        windows = Windows(dataset.totals("train").tokens, self.sequence_length, self.stride)
-        every = self.config.data.loss_on == "all"
-        return len(windows), len(windows) * self.sequence_length if every else windows.targets
-
-    def _total_steps(self, dataset: Manifest) -> int:
+    def _total_steps(self) -> int:
         schedule, batch = self.config.schedule, self.config.batch
-        if schedule.total_tokens:  # rounded up, in whole numbers
-            windows, targets = self._epoch(dataset)
-            return -(-schedule.total_tokens * windows // (targets * batch.global_batch_size))
+        if schedule.total_tokens:
+            return math.ceil(
+                schedule.total_tokens / (targets_per_sample(self.datasets) * batch.global_batch_size)
+            )
         return schedule.total_steps or 0
 
     def _sizes(self) -> tuple[int | None, int | None, int | None]:
@@ -229,31 +153,77 @@ class _Check:
                     also=("data.sequence_length", *model),
                 )
 
-    def _datasets(self) -> Iterator[Problem]:
+    def _training_sets(self) -> Iterator[Problem]:
         train = self.config.data.train
-        if len(train) != 1:
-            yield Problem(
-                "data.train",
-                "must name one dataset: `train: [{path: DATASET}]`"
-                + ("; to train on several corpora, give them all to one preprocess" if train else ""),
-            )
-        elif isinstance(loaded := _load(train[0].path), str):
-            yield Problem("data.train.0.path", loaded)
-        elif "train" not in loaded.splits:
-            yield Problem(
-                "data.train.0.path",
-                f"{train[0].path} has no train split; preprocess the corpus with a smaller --val-fraction",
-            )
-        elif loaded.totals("train").tokens <= self.sequence_length:
-            yield Problem(
-                "data.train.0.path",
-                f"{train[0].path} has {loaded.totals('train').tokens} training tokens, fewer than one window of "
+        if not train:
+            yield Problem("data.train", "must name a dataset: `train: [{path: DATASET}]`")
+        right: list[Manifest] = []
+        for number, entry in enumerate(train):
+            loaded = _load(entry.path)
+            if isinstance(loaded, str):
+                yield Problem(f"data.train.{number}.path", loaded)
+            elif wrong := self._unfit_to_train(f"data.train.{number}.path", entry, loaded, right):
+                yield wrong
+            else:
+                right.append(loaded)
+        if train and len(right) == len(train):
+            wrong_weights = list(self._weights(right))
+            yield from wrong_weights
+            if not wrong_weights and self.sequence_length:
+                self.datasets = self._blend(right)
+
+    def _unfit_to_train(
+        self, key: str, entry: TrainingDataset, loaded: Manifest, others: Sequence[Manifest]
+    ) -> Problem | None:
+        if "train" not in loaded.splits:
+            way_out = "preprocess the corpus with a smaller --val-fraction"
+            return Problem(key, f"{entry.path} has no train split; {way_out}")
+        if loaded.totals("train").tokens <= self.sequence_length:
+            return Problem(
+                key,
+                f"{entry.path} has {loaded.totals('train').tokens} training tokens, fewer than one window of "
                 f"{self.sequence_length} + 1; give it more text or lower data.sequence_length",
                 also=("data.sequence_length", "model.context_length", "model.preset"),
             )
-        else:
-            self.dataset = loaded
-        yield from self._validation_sets()
+        if others and loaded.tokenizer_fingerprint != others[0].tokenizer_fingerprint:
+            way_out = f"made with another tokenizer than {others[0].directory}; preprocess both with one"
+            return Problem(key, f"{entry.path} was {way_out}")
+        for other in others:
+            if loaded.fingerprint == other.fingerprint:
+                way_out = "name it once, with the sum of the weights"
+                return Problem(key, f"{entry.path} is the same data as {other.directory}; {way_out}")
+        return _incomplete(key, loaded, "train")
+
+    def _weights(self, loaded: Sequence[Manifest]) -> Iterator[Problem]:
+        """What is wrong with the weights of several datasets."""
+        weights = [entry.weight for entry in self.config.data.train]
+        given = [weight for weight in weights if weight is not None]
+        if len(given) < len(weights) > 1:
+            by_tokens = rounded([manifest.totals("train").tokens for manifest in loaded])
+            for number, (weight, proposed) in enumerate(zip(weights, by_tokens, strict=True)):
+                if weight is None:
+                    yield Problem(
+                        f"data.train.{number}.weight",
+                        "missing; of several datasets each needs one; its part of all tokens would be "
+                        f"{proposed:g}",
+                    )
+        elif given and sum(whole_shares(given)) > MOST_TURNS:
+            yield Problem(
+                "data.train",
+                f"the weights {_listed(given)} are exact only over more than {MOST_TURNS:,} samples; "
+                f"round them, such as to {_listed(rounded(given))}",
+            )
+
+    def _blend(self, loaded: Sequence[Manifest]) -> tuple[TrainingSet, ...]:
+        names = _short_names([manifest.directory for manifest in loaded])
+        shares = whole_shares([entry.weight or 1.0 for entry in self.config.data.train])
+        blend = []
+        for name, manifest, share in zip(names, loaded, shares, strict=True):
+            windows = Windows(manifest.totals("train").tokens, self.sequence_length, self.stride)
+            every = self.config.data.loss_on == "all"
+            targets = len(windows) * self.sequence_length if every else windows.targets
+            blend.append(TrainingSet(name, manifest, windows, share, targets))
+        return tuple(blend)
 
     def _validation_sets(self) -> Iterator[Problem]:
         names: set[str] = set()
@@ -269,6 +239,8 @@ class _Check:
             split = "val" if "val" in loaded.splits else "train"
             if wrong := self._unfit_to_validate(loaded, split):
                 yield Problem(f"{key}.path", f"{entry.path} {wrong}")
+            elif incomplete := _incomplete(f"{key}.path", loaded, split):
+                yield incomplete
             else:
                 self.validation.append(ValidationSet(entry.name, loaded, split))
         if self.config.evaluation.every_steps and not self.config.data.validation:
@@ -282,15 +254,16 @@ class _Check:
         """What makes a split useless for validation, with the way out; empty if nothing does."""
         if split not in loaded.splits or loaded.totals(split).tokens < 2:
             return "has no two tokens to score; give it more text"
-        if self.dataset is None:
+        if not self.datasets:
             return ""
-        if split == "train" and loaded.fingerprint == self.dataset.fingerprint:
+        if split == "train" and loaded.fingerprint in [each.dataset.fingerprint for each in self.datasets]:
             return (
                 "has no val split and is what the run trains on; "
                 "preprocess it with --val-fraction, or name another dataset"
             )
-        if loaded.tokenizer_fingerprint != self.dataset.tokenizer_fingerprint:
-            return f"was made with another tokenizer than {self.dataset.directory}; preprocess both with one"
+        trained_on = self.datasets[0].dataset
+        if loaded.tokenizer_fingerprint != trained_on.tokenizer_fingerprint:
+            return f"was made with another tokenizer than {trained_on.directory}; preprocess both with one"
         return ""
 
     def _batch(self) -> Iterator[Problem]:
@@ -315,9 +288,9 @@ class _Check:
             yield Problem(total[0], f"{total[1]} is set too; keep one of the two", also=total)
         elif not schedule.total_steps and not schedule.total_tokens:
             yield Problem(total[0], f"missing; set it, or {total[1]}", also=total)
-        elif schedule.total_steps or (self.dataset and self.sequence_length):
-            steps = self._total_steps(self.dataset) if self.dataset else schedule.total_steps
-            if steps is not None and schedule.warmup_steps >= steps:
+        elif schedule.total_steps or self.datasets:
+            steps = self._total_steps()
+            if schedule.warmup_steps >= steps:
                 yield Problem(
                     "schedule.warmup_steps",
                     f"{schedule.warmup_steps} leaves nothing of the {steps} steps for after the warmup; "
@@ -386,6 +359,29 @@ def _load(path: Path) -> Manifest | str:
         return str(error)
     except OSError as error:
         return f"{path}: {error.strerror}; name a dataset directory"
+
+
+def _incomplete(key: str, manifest: Manifest, split: str) -> Problem | None:
+    """Files of a split that are missing or not as large as its manifest says."""
+    try:
+        check_files(manifest, split)
+    except UserError as error:
+        return Problem(key, str(error))
+    return None
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The ends of paths, as long as it takes to tell them apart."""
+    most = max(len(path.parts) for path in paths)
+    for length in range(1, most + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _listed(weights: Iterable[float]) -> str:
+    return ", ".join(f"{weight:.12g}" for weight in weights)
 
 
 def _divisors(number: int) -> list[int]:

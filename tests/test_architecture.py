@@ -1,8 +1,9 @@
 """Who may import whom. A package stands above all that it imports; nothing but the command line knows commands.
 
 commands            may import everything below
-training            config, preflight, data, model, evaluation, generation, monitoring, distributed
-preflight           config, data (manifest, windows), model (shape, flops), training (deepspeed_config)
+training            config, plan, data, model, evaluation, generation, monitoring, distributed
+preflight           plan, config, data (manifest, mixture, stream, windows), model, training (deepspeed_config)
+plan                data (manifest, mixture, windows), model (shape, flops)
 evaluation          data, model
 generation          nothing of ours
 monitoring          distributed
@@ -28,13 +29,14 @@ MAY_IMPORT = {
     "cli": {"errors"},  # and commands, by name, when a verb is given
     "commands": {
         *("cli", "commands", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
-        *("monitoring", "preflight", "training"),
+        *("monitoring", "plan", "preflight", "training"),
     },
     "training": {
         *("config", "data", "distributed", "errors", "evaluation", "generation", "model", "monitoring"),
-        *("preflight", "training"),
+        *("plan", "training"),
     },
-    "preflight": {"config", "data", "errors", "model", "training"},
+    "preflight": {"config", "data", "errors", "model", "plan", "training"},
+    "plan": {"data", "model"},
     "evaluation": {"data", "evaluation", "model"},
     "generation": set(),
     "monitoring": {"distributed", "monitoring"},
@@ -55,9 +57,12 @@ LIGHT = (
         "cli",
         "config",
         "preflight",
+        "plan",
         "errors",
         "strict_yaml",
         "data.manifest",
+        "data.mixture",
+        "data.stream",
         "data.windows",
         "model.shape",
         "model.flops",

@@ -10,7 +10,7 @@ from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # numpy and pydantic would slow --help down
     from gpt2dist.config import Config
-    from gpt2dist.preflight import Plan
+    from gpt2dist.plan import Plan, TrainingSet
 
 EXAMPLES = """\
 examples:
@@ -55,7 +55,6 @@ def as_json(config: "Config", plan: "Plan") -> dict[str, Any]:
     """The resolved configuration and the plan as one JSON object."""
     from gpt2dist.model.flops import FORMULA
 
-    train = plan.dataset.totals("train")
     return {
         "config": config.model_dump(mode="json"),
         "plan": {
@@ -67,19 +66,12 @@ def as_json(config: "Config", plan: "Plan") -> dict[str, Any]:
             "vocab_size": plan.shape.vocab_size,
             "padded_vocab_size": plan.shape.padded_vocab_size,
             "context_length": plan.shape.context_length,
-            "dataset": str(plan.dataset.directory),
-            "dataset_fingerprint": plan.dataset.fingerprint,
-            "tokens": train.tokens,
-            "documents": train.documents,
+            "datasets": [_dataset_as_json(plan, each) for each in plan.datasets],
             "sequence_length": plan.sequence_length,
             "stride": plan.stride,
             "evaluation_stride": plan.evaluation_stride,
-            "windows": plan.windows,
-            "targets_per_epoch": plan.targets_per_epoch,
             "targets_per_step": plan.targets_per_step,
             "total_steps": plan.total_steps,
-            "epochs": plan.epochs,
-            "times_seen": plan.times_seen,
             "learning_rates": _learning_rates(config, plan),
             "total_flops": plan.total_flops,
             "flops_formula": FORMULA,
@@ -96,6 +88,22 @@ def as_json(config: "Config", plan: "Plan") -> dict[str, Any]:
                 for each in plan.validation
             ],
         },
+    }
+
+
+def _dataset_as_json(plan: "Plan", each: "TrainingSet") -> dict[str, Any]:
+    totals = each.dataset.totals("train")
+    return {
+        "name": each.name,
+        "dataset": str(each.dataset.directory),
+        "fingerprint": each.dataset.fingerprint,
+        "part": plan.part(each),
+        "tokens": totals.tokens,
+        "documents": totals.documents,
+        "windows": len(each.windows),
+        "targets_per_epoch": each.targets_per_epoch,
+        "epochs": plan.epochs(each),
+        "times_seen": plan.times_seen(each),
     }
 
 
@@ -135,18 +143,35 @@ def _model(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
 
 
 def _data(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
-    train = plan.dataset.totals("train")
     counted = {"all": "every target of a window", "new": "targets that no earlier window had"}
+    sizes = f"{plan.sequence_length:,} tokens each, one every {plan.stride:,}"
+    loss = ("loss on", f"{config.data.loss_on}: {counted[config.data.loss_on]}")
+    if len(plan.datasets) > 1:
+        return [*(_blended(plan, each) for each in plan.datasets), ("windows", sizes), loss]
+    (one,) = plan.datasets
     return [
-        ("dataset", str(plan.dataset.directory)),
-        ("size", f"{_count(train.tokens, 'token')}, {_count(train.documents, 'document')}"),
-        (
-            "windows",
-            f"{plan.windows:,} per epoch, {plan.sequence_length:,} tokens each, one every {plan.stride:,}",
-        ),
-        ("loss on", f"{config.data.loss_on}: {counted[config.data.loss_on]}"),
-        ("passes", f"{_amount(plan.epochs)} epochs; each token is trained on {_amount(plan.times_seen)} times"),
+        ("dataset", str(one.dataset.directory)),
+        ("size", _size(one)),
+        ("windows", f"{len(one.windows):,} per epoch, {sizes}"),
+        loss,
+        ("passes", _passes(plan, one)),
     ]
+
+
+def _blended(plan: "Plan", each: "TrainingSet") -> tuple[str, str]:
+    part = f"{100 * plan.part(each):.4g} % of the windows"
+    windows = f"{len(each.windows):,} windows per epoch"
+    return each.name, f"{part}; {_size(each)}, {windows}; {_passes(plan, each)}"
+
+
+def _size(each: "TrainingSet") -> str:
+    totals = each.dataset.totals("train")
+    return f"{_count(totals.tokens, 'token')}, {_count(totals.documents, 'document')}"
+
+
+def _passes(plan: "Plan", each: "TrainingSet") -> str:
+    seen = f"each token is trained on {_amount(plan.times_seen(each))} times"
+    return f"{_amount(plan.epochs(each))} epochs; {seen}"
 
 
 def _batch(config: "Config", plan: "Plan") -> list[tuple[str, str]]:

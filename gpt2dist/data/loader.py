@@ -1,21 +1,27 @@
 """Cursor → batches, prefetched in the background.
 
-Sample s of a run is window P(s mod n) of epoch s div n, where P is the keyed permutation of (seed, epoch).
-A global batch is the next G samples; micro-batch j of rank r takes the slots (jW + r)·m … of it. So the whole
-state of the data is one integer, `consumed_samples`, and it means the same at any world size.
+Which window is sample s of a run is computed (`Mixture`). A global batch is the next G samples; micro-batch j of
+rank r takes the slots (jW + r)·m … of it. So the whole state of the data is one integer, `consumed_samples`, and
+it means the same at any world size.
 """
 
 import queue
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.data.shuffle import Permutation
+from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.windows import Windows
+
+T = TypeVar("T")
+"""A micro-batch as it is handed out."""
+DRAWN_TOGETHER = 4096
+"""Samples, about, that are mapped to windows at a time: a permutation costs far less per index in large calls."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class StepBatch:
+class StepBatch(Generic[T]):
     """One rank's part of a global batch.
 
     Attributes:
@@ -42,30 +48,8 @@ class StepBatch:
         targets: Targets in the loss of the whole global batch, over all ranks.
     """
 
-    micro_batches: list[MicroBatch]
+    micro_batches: list[T]
     targets: int
-
-
-class SampleOrder:
-    """Which window is the s-th sample of a run.
-
-    Args:
-        windows: Windows per epoch.
-        seed: Seed of the run.
-    """
-
-    def __init__(self, windows: int, seed: int):
-        self.windows = windows
-        self._seed = seed
-
-    def __call__(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Maps sample numbers (int64, any size) to window numbers."""
-        epochs, places = np.divmod(samples, self.windows)
-        out = np.empty_like(places)
-        for epoch in np.unique(epochs):  # one, or two at the border of an epoch
-            here = epochs == epoch
-            out[here] = Permutation(self.windows, self._seed, int(epoch))(places[here])
-        return out
 
 
 class MicroBatcher:
@@ -82,23 +66,65 @@ class MicroBatcher:
         self.windows = windows
         self._count = windows.predicted if loss_on == "all" else windows.owned
 
-    def counted(self, indices: NDArray[np.int64]) -> int:
-        """Number of targets in the loss of these windows together."""
-        return int(self._count(indices).sum())
+    def counted(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of targets in the loss of each of these windows."""
+        return self._count(indices)
 
     def __call__(self, indices: NDArray[np.int64]) -> MicroBatch:
         """Gathers the windows with these numbers."""
         tokens = self.stream.read(self.windows.starts(indices), self.windows.sequence_length + 1)
         counted_to = self.windows.predicted(indices)
-        return MicroBatch(tokens, counted_to - self._count(indices), counted_to)
+        return MicroBatch(tokens, counted_to - self.counted(indices), counted_to)
 
 
-class Loader:
+class MixtureBatcher:
+    """Makes micro-batches of windows of several streams.
+
+    Args:
+        batchers: One for each dataset, in the order of the mixture.
+    """
+
+    def __init__(self, batchers: Sequence[MicroBatcher]):
+        self.batchers = tuple(batchers)
+
+    def counted(self, datasets: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of targets in the loss of each of these windows."""
+        out = np.empty_like(windows)
+        for dataset, batcher in enumerate(self.batchers):
+            mine = datasets == dataset
+            out[mine] = batcher.counted(windows[mine])
+        return out
+
+    def __call__(self, datasets: NDArray[np.int64], windows: NDArray[np.int64]) -> MicroBatch:
+        """Gathers window `windows[i]` of dataset `datasets[i]` for each i."""
+        places = [np.flatnonzero(datasets == dataset) for dataset in range(len(self.batchers))]
+        parts = [
+            (mine, batcher(windows[mine]))
+            for mine, batcher in zip(places, self.batchers, strict=True)
+            if mine.size
+        ]
+        if len(parts) == 1:
+            return parts[0][1]
+        return MicroBatch(*(_merge(parts, field.name) for field in fields(MicroBatch)))
+
+
+def _merge(parts: list[tuple[NDArray[np.intp], MicroBatch]], name: str) -> NDArray:
+    """One array of a micro-batch from those of its parts, in the widest of their dtypes."""
+    arrays = [getattr(part, name) for _, part in parts]
+    rows = sum(len(array) for array in arrays)
+    out = np.empty((rows, *arrays[0].shape[1:]), np.result_type(*arrays))
+    for (places, _), array in zip(parts, arrays, strict=True):
+        out[places] = array
+    return out
+
+
+class Loader(Generic[T]):
     """An endless iterator over the steps of a run, from a cursor on.
 
     Args:
-        batcher: Makes micro-batches of window numbers.
-        order: Which window is which sample.
+        mixture: Which window is which sample.
+        batcher: Makes micro-batches of windows.
+        stage: Makes of a micro-batch what is handed out, in the background thread.
         global_batch_size: Windows per step, G.
         micro_batch_size: Windows per forward pass and rank, m.
         rank: This rank.
@@ -109,8 +135,9 @@ class Loader:
 
     def __init__(
         self,
-        batcher: MicroBatcher,
-        order: SampleOrder,
+        mixture: Mixture,
+        batcher: MixtureBatcher,
+        stage: Callable[[MicroBatch], T],
         global_batch_size: int,
         micro_batch_size: int,
         rank: int,
@@ -120,21 +147,24 @@ class Loader:
     ):
         if global_batch_size % (micro_batch_size * world_size):
             raise ValueError("micro_batch_size × world_size must divide global_batch_size")
+        self._mixture = mixture
         self._batcher = batcher
-        self._order = order
-        self._shape = (-1, world_size, micro_batch_size)
+        self._stage = stage
+        self._drawn = global_batch_size * max(1, DRAWN_TOGETHER // global_batch_size)
+        accumulation = global_batch_size // (micro_batch_size * world_size)
+        self._shape = (-1, accumulation, world_size, micro_batch_size)
         self._global_batch_size = global_batch_size
         self._rank = rank
         self._cursor = consumed_samples
-        self._ready: queue.Queue[StepBatch | BaseException] = queue.Queue(maxsize=prefetch)
+        self._ready: queue.Queue[StepBatch[T] | BaseException] = queue.Queue(maxsize=prefetch)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="gpt2dist-loader", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[StepBatch]:
+    def __iter__(self) -> Iterator[StepBatch[T]]:
         return self
 
-    def __next__(self) -> StepBatch:
+    def __next__(self) -> StepBatch[T]:
         item = self._ready.get()
         if isinstance(item, BaseException):
             self._ready.put(item)  # the thread has ended: asking again must not wait for ever
@@ -154,13 +184,18 @@ class Loader:
         cursor = self._cursor
         try:
             while not self._stopped.is_set():
-                self._ready.put(self._make(cursor))
-                cursor += self._global_batch_size
+                for batch in self._make(cursor):
+                    self._ready.put(batch)
+                cursor += self._drawn
         except BaseException as error:  # raised again where the batch is asked for
             self._ready.put(error)
 
-    def _make(self, cursor: int) -> StepBatch:
-        samples = np.arange(cursor, cursor + self._global_batch_size, dtype=np.int64)
-        indices = self._order(samples)
-        mine = indices.reshape(self._shape)[:, self._rank]
-        return StepBatch([self._batcher(micro) for micro in mine], self._batcher.counted(indices))
+    def _make(self, cursor: int) -> Iterator[StepBatch[T]]:
+        """The steps whose samples are drawn together."""
+        samples = np.arange(cursor, cursor + self._drawn, dtype=np.int64)
+        datasets, windows = self._mixture(samples)
+        targets = self._batcher.counted(datasets, windows).reshape(-1, self._global_batch_size).sum(axis=1)
+        mine = [numbers.reshape(self._shape)[:, :, self._rank] for numbers in (datasets, windows)]
+        for step, total in enumerate(targets.tolist()):
+            pieces = zip(*(numbers[step] for numbers in mine), strict=True)
+            yield StepBatch([self._stage(self._batcher(*piece)) for piece in pieces], total)

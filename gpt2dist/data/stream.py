@@ -1,35 +1,89 @@
-"""A split of a dataset as one stream of tokens: its shards in order, read across their borders."""
+"""A split of a dataset as one stream of tokens: its shards in order, read across their borders.
 
+What the stream looks like comes from the manifest; a shard is mapped when its first token is read. So opening
+takes no longer and no more memory for 10,000 shards than for one, and positions are int64 throughout.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from gpt2dist.data.manifest import Manifest
+from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.shards import Shard
+from gpt2dist.errors import UserError
+
+_AGAIN = "copy the dataset again, or preprocess the corpus again"
+_MOST_LISTED = 10
+
+
+class Tokens(Protocol):
+    """What a stream is made of: an array, or what `np.asarray` turns into one when it is first read."""
+
+    @property
+    def dtype(self) -> np.dtype: ...  # noqa: D102
+    def __len__(self) -> int: ...
+    def __array__(self) -> NDArray[Any]: ...
+
+
+class LazyShard:
+    """The tokens of a shard, which is opened when they are asked for.
+
+    Args:
+        directory: The dataset directory.
+        record: What the manifest says of the shard.
+        dtype: What it says of the tokens' dtype.
+    """
+
+    def __init__(self, directory: Path, record: ShardRecord, dtype: np.dtype):
+        self._prefix = directory / record.name
+        self._tokens = record.tokens
+        self.dtype = dtype
+
+    def __len__(self) -> int:
+        return self._tokens
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Maps the shard.
+
+        Raises:
+            UserError: It is missing, damaged, or not the one that the manifest describes.
+        """
+        tokens = Shard(self._prefix).tokens
+        if (len(tokens), tokens.dtype) != (len(self), self.dtype):
+            raise UserError(
+                f"{self._prefix}.bin: holds {len(tokens):,} tokens of {tokens.dtype}, the manifest says "
+                f"{len(self):,} of {self.dtype}; {_AGAIN}"
+            )
+        return tokens
 
 
 class TokenStream:
     """The concatenation of token arrays, read without copying it together.
 
     Args:
-        arrays: 1-D arrays of token ids with one dtype, such as memory-mapped shards.
+        parts: 1-D arrays of token ids with one dtype, or shards that become such arrays when they are read.
         prefix: A token id that is put before the stream, or None. It makes the first token a target.
     """
 
-    def __init__(self, arrays: list[NDArray[np.integer]], prefix: int | None = None):
+    def __init__(self, parts: Sequence[Tokens], prefix: int | None = None):
+        self.dtype = parts[0].dtype
         if prefix is not None:
-            arrays = [np.asarray([prefix], dtype=arrays[0].dtype), *arrays]
-        self._arrays = arrays
-        self._ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
-        self.dtype = arrays[0].dtype
+            parts = [np.asarray([prefix], self.dtype), *parts]
+        self._parts = parts
+        self._lengths = np.array([len(part) for part in parts], np.int64)
+        self._ends = np.cumsum(self._lengths)
+        self._begins = np.append(self._ends - self._lengths, self._ends[-1:])  # the last: behind the stream
+        self._opened: dict[int, NDArray[np.integer]] = {}
 
     @classmethod
     def open(cls, manifest: Manifest, split: str, prefix: int | None = None) -> "TokenStream":
-        """Opens the shards of one split of a dataset directory."""
-        directory = Path(manifest.directory)
-        records = manifest.shards_of(split)
-        return cls([Shard(directory / record.name).tokens for record in records], prefix)
+        """The stream of one split of a dataset directory."""
+        directory, dtype = Path(manifest.directory), np.dtype(manifest.dtype)
+        return cls([LazyShard(directory, record, dtype) for record in manifest.shards_of(split)], prefix)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -44,18 +98,68 @@ class TokenStream:
         Returns:
             Array [B, length] in the dtype of the shards. Positions beyond the end of the stream are 0.
         """
-        rows = np.zeros((len(starts), length), self.dtype)
-        for row, start in zip(rows, starts, strict=True):
-            self._copy(int(start), row)
-        return rows
+        parts = np.searchsorted(self._ends, starts, side="right")
+        offsets = starts - self._begins[parts]
+        if len(starts) and (parts == parts[0]).all() and offsets.max() + length <= self._lengths[parts[0]]:
+            return sliding_window_view(self._part(int(parts[0])), length)[offsets]
+        # A gather per shard would pay only where each has many rows: from 4 shards on, slices are as fast.
+        pieces: list[NDArray[np.integer]] = [np.empty(0, self.dtype)]
+        for part, offset in zip(parts.tolist(), offsets.tolist(), strict=True):
+            pieces.append(self._tokens(part, offset, length))
+            missing = length - len(pieces[-1])
+            if missing:
+                pieces += self._beyond(part, missing)
+        return np.concatenate(pieces).reshape(-1, length)
 
-    def _copy(self, start: int, row: NDArray[np.integer]) -> None:
-        filled = 0
-        shard = int(np.searchsorted(self._ends, start, side="right"))
-        while filled < len(row) and shard < len(self._arrays):
-            array = self._arrays[shard]
-            offset = start + filled - (int(self._ends[shard]) - len(array))
-            piece = array[offset : offset + len(row) - filled]
-            row[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            shard += 1
+    def _beyond(self, part: int, length: int) -> list[NDArray[np.integer]]:
+        """The first `length` tokens behind a part, from as many parts as they lie in; zeros behind the last."""
+        pieces = []
+        while length and part + 1 < len(self._parts):
+            part += 1
+            pieces.append(self._tokens(part, 0, length))
+            length -= len(pieces[-1])
+        return [*pieces, np.zeros(length, self.dtype)]
+
+    def _tokens(self, part: int, offset: int, length: int) -> NDArray[np.integer]:
+        """At most `length` tokens of a part; none where there is no such part."""
+        if part == len(self._parts):
+            return np.zeros(0, self.dtype)
+        return self._part(part)[offset : offset + length]
+
+    def _part(self, part: int) -> NDArray[np.integer]:
+        tokens = self._opened.get(part)
+        if tokens is None:
+            tokens = self._opened[part] = np.asarray(self._parts[part])
+        return tokens
+
+
+def check_files(manifest: Manifest, split: str) -> None:
+    """Looks whether the files of a split are there and as large as the manifest says. Opens none.
+
+    Raises:
+        UserError: Names every file that is missing or has another size (ten at most).
+    """
+    directory, item = Path(manifest.directory), np.dtype(manifest.dtype).itemsize
+    wrong = []
+    for record in manifest.shards_of(split):
+        data, index = (directory / f"{record.name}.{kind}" for kind in ("bin", "idx"))
+        expected = record.tokens * item
+        size = _size(data)
+        if size is None:
+            wrong.append(f"{data}: no such file")
+        elif size != expected:
+            wrong.append(f"{data}: has {size:,} bytes, the manifest says {expected:,}")
+        if not _size(index):
+            wrong.append(f"{index}: no such file, or an empty one")
+    if wrong:
+        more = [f"… and {len(wrong) - _MOST_LISTED} more"] if len(wrong) > _MOST_LISTED else []
+        listed = "".join(f"\n    {line}" for line in wrong[:_MOST_LISTED] + more)
+        raise UserError(f"{directory}: its files are not whole; {_AGAIN}{listed}")
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

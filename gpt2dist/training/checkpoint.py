@@ -29,7 +29,7 @@ from torch import Tensor
 from gpt2dist.distributed import World
 from gpt2dist.errors import RunError, UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
 EMBEDDING = "transformer.wte.weight"
 _SAME_MODEL = "give the model section of the run that wrote it"
@@ -60,7 +60,7 @@ class TrainerState:
         lr: Learning rate of the last step.
         loss_scaler: The fp16 loss scaler; empty elsewhere.
         probe_loss: Mean loss of a fixed batch, which a load must reproduce.
-        dataset: Fingerprint of the training dataset.
+        datasets: Of each training dataset its path, fingerprint and share of the samples.
         tokenizer: Fingerprint of the tokenizer.
         order: What the data order and the windows depend on: seed, sequence length, stride, loss_on.
         world_size: Ranks that saved.
@@ -75,7 +75,7 @@ class TrainerState:
     lr: float
     loss_scaler: dict[str, float]
     probe_loss: float
-    dataset: str
+    datasets: list[dict[str, Any]]
     tokenizer: str
     order: dict[str, Any]
     world_size: int

@@ -4,15 +4,13 @@ DeepSpeed partitions, communicates and casts. The schedule, the normalisation of
 and everything that is saved are ours.
 """
 
+import dataclasses
 import logging
 import os
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 if not torch.cuda.is_available():
@@ -31,7 +29,7 @@ from gpt2dist.training.optimizer import build_optimizer
 from gpt2dist.training.zero import PartitionedState
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class StepResult:
     """What an optimizer step did.
 
@@ -71,7 +69,7 @@ class Engine:
         self._clip = config.optimizer.clip_grad_norm
         self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
 
-    def train_step(self, batch: StepBatch, lr: float) -> StepResult:
+    def train_step(self, batch: StepBatch[list[Tensor]], lr: float) -> StepResult:
         """Accumulates the gradients of a global batch and updates the parameters once.
 
         The loss is Σ nll over all counted targets of the global batch / their number N: each micro-batch
@@ -83,7 +81,8 @@ class Engine:
         nll = torch.zeros((), dtype=torch.float64, device=self.world.device)
         grad_norm: Tensor | float | None = None
         for micro_batch in batch.micro_batches:
-            loss = self._engine(*self._to_device(micro_batch))
+            # From pinned memory the copy waits for nothing; elsewhere `non_blocking` means nothing.
+            loss = self._engine(*(part.to(self.world.device, non_blocking=True) for part in micro_batch))
             nll += loss.detach()
             self._engine.backward(loss * (self.world.size / batch.targets), scale_wrt_gas=False)
             if not self._engine.zero_optimization() and self._engine.is_gradient_accumulation_boundary():
@@ -92,6 +91,16 @@ class Engine:
         if grad_norm is None:
             grad_norm = self._engine.get_global_grad_norm()
         return StepResult(nll, grad_norm, skipped=not self._engine.was_step_applied())
+
+    def stage(self, micro_batch: MicroBatch) -> list[Tensor]:
+        """Makes tensors of a micro-batch, in pinned memory where they go to a GPU. Any thread may call it."""
+        tensors = [
+            torch.from_numpy(getattr(micro_batch, field.name)) for field in dataclasses.fields(micro_batch)
+        ]
+        if self.world.device.type != "cuda":
+            return tensors
+        with torch.cuda.device(self.world.device):  # a new thread would begin on the first GPU
+            return [tensor.pin_memory() for tensor in tensors]
 
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
@@ -126,10 +135,6 @@ class Engine:
         """Clips where every rank holds the whole gradient (stage 0), and returns its norm before."""
         limit = self._clip or float("inf")
         return torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
-
-    def _to_device(self, micro_batch: MicroBatch) -> list[Tensor]:
-        arrays: list[NDArray[Any]] = [micro_batch.tokens, micro_batch.counted_from, micro_batch.counted_to]
-        return [torch.from_numpy(np.ascontiguousarray(a)).to(self.world.device) for a in arrays]
 
 
 _SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")

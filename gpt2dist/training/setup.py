@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from gpt2dist.config import Config
-from gpt2dist.data.loader import MicroBatcher
+from gpt2dist.data.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.tokenizer import Tokenizer
-from gpt2dist.data.windows import Windows
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.flops import flops_per_token, peak_flops
@@ -20,7 +19,7 @@ from gpt2dist.monitoring.logs import logger, open_rank_log
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.metrics import Metrics
 from gpt2dist.monitoring.tensorboard import TensorBoard
-from gpt2dist.preflight import Plan
+from gpt2dist.plan import Plan
 from gpt2dist.training.checkpoint import CheckpointStore, require_valid
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
@@ -37,15 +36,14 @@ def train(config: Config, plan: Plan, world: World) -> None:
     """
     output = config.output_dir
     open_rank_log(output / "logs", world.rank)
-    tokenizer = Tokenizer.load(plan.dataset.directory)
+    tokenizer = Tokenizer.load(plan.tokenizer)
     settings = deepspeed_config(config, plan.accumulation)
-    stream = TokenStream.open(plan.dataset, "train")
     trainer = Trainer(
         config,
         plan,
         world,
         Engine(build_model(config, plan), config, settings, world),
-        MicroBatcher(stream, Windows(len(stream), plan.sequence_length, plan.stride), config.data.loss_on),
+        build_batcher(config, plan),
         tokenizer,
         checkpoint_store(config, plan, world, tokenizer),
         Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(world)),
@@ -68,11 +66,21 @@ def train(config: Config, plan: Plan, world: World) -> None:
             metrics.close()
 
 
+def build_batcher(config: Config, plan: Plan) -> MixtureBatcher:
+    """The windows of the training sets."""
+    return MixtureBatcher(
+        [
+            MicroBatcher(TokenStream.open(each.dataset, "train"), each.windows, config.data.loss_on)
+            for each in plan.datasets
+        ]
+    )
+
+
 def build_model(config: Config, plan: Plan) -> LanguageModel:
     """The model, initialised from the seed of the run: the same on every rank."""
     return LanguageModel(
         plan.shape,
-        plan.dataset.end_of_text_id,
+        plan.end_of_text_id,
         dropout=config.model.dropout,
         attention=config.model.attention,
         activation_checkpointing=config.model.activation_checkpointing,
@@ -84,7 +92,7 @@ def checkpoint_store(config: Config, plan: Plan, world: World, tokenizer: Tokeni
     """The run's checkpoints."""
 
     def write_model_files(directory: Path) -> None:
-        write_huggingface_config(directory, plan.shape, plan.dataset.end_of_text_id, config.model.dropout)
+        write_huggingface_config(directory, plan.shape, plan.end_of_text_id, config.model.dropout)
         tokenizer.save(directory)
 
     directory = config.output_dir / "checkpoints"
@@ -136,7 +144,8 @@ def write_run_files(output: Path, config: Config, plan: Plan, settings: dict[str
     """Records what is about to run: config.yaml, deepspeed.json, environment.json."""
     (output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     (output / "deepspeed.json").write_text(json.dumps(settings, indent=1) + "\n")
-    facts = describe() | {"world_size": plan.world_size, "dataset": plan.dataset.fingerprint}
+    datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
+    facts = describe() | {"world_size": plan.world_size, "datasets": datasets}
     (output / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -148,9 +157,12 @@ def device_peak_flops(world: World) -> float | None:
 def summary(config: Config, plan: Plan, world: World) -> str:
     """The run in two lines."""
     batch = config.batch
+    passes = [f"{plan.epochs(each):.2f} epochs" for each in plan.datasets]
+    if len(passes) > 1:
+        passes = [f"{text} of {each.name}" for text, each in zip(passes, plan.datasets, strict=True)]
     return (
         f"{config.run.name}: {plan.shape.parameters:,} parameters, {plan.total_steps:,} steps of "
         f"{batch.global_batch_size} windows ({batch.micro_batch_size} × {plan.accumulation} accumulated × "
-        f"{world.size} ranks) of {plan.sequence_length} tokens, stride {plan.stride}, {plan.epochs:.2f} epochs\n"
+        f"{world.size} ranks) of {plan.sequence_length} tokens, stride {plan.stride}, {', '.join(passes)}\n"
         f"ZeRO stage {config.zero.stage}, {config.precision}, on {world.device.type}; writing {config.output_dir}"
     )

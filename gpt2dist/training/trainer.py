@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gpt2dist.config import Config
-from gpt2dist.data.loader import Loader, MicroBatcher, SampleOrder, StepBatch
+from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher, StepBatch
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.data.windows import Windows
@@ -21,9 +22,10 @@ from gpt2dist.generation import Sampling, generate
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.metrics import Metrics, Value
 from gpt2dist.monitoring.progress import Progress
-from gpt2dist.preflight import Plan, ValidationSet
+from gpt2dist.plan import Plan, ValidationSet
 from gpt2dist.training.checkpoint import CheckpointStore, TrainerState, read_trainer_state
 from gpt2dist.training.engine import Engine, StepResult
+from gpt2dist.training.same_run import data_order, datasets_of, require_same_run
 from gpt2dist.training.schedule import learning_rate
 
 PROBE_TOLERANCE = {"fp32": 1e-4}
@@ -39,7 +41,7 @@ class Trainer:
         plan: What it implies.
         world: This rank.
         engine: The model under DeepSpeed.
-        batcher: Windows of the training set.
+        batcher: Windows of the training sets.
         tokenizer: Turns prompts into tokens and samples into text.
         store: The checkpoints of the run.
         meter: Measures the steps.
@@ -51,7 +53,7 @@ class Trainer:
         plan: Plan,
         world: World,
         engine: Engine,
-        batcher: MicroBatcher,
+        batcher: MixtureBatcher,
         tokenizer: Tokenizer,
         store: CheckpointStore,
         meter: Meter,
@@ -109,7 +111,7 @@ class Trainer:
             UserError: The run is about other data, or other windows, than the checkpoint.
             RunError: The loaded model does not reproduce the loss that was stored.
         """
-        self._check_same_run(path, read_trainer_state(path))
+        require_same_run(path, read_trainer_state(path), self.config, self.plan)
         state = self.store.load(path, self.engine.state)
         self.engine.load_scaler_state(state.loss_scaler)
         self.step = state.step
@@ -118,7 +120,7 @@ class Trainer:
         self.skipped_steps = state.step - state.updates
         self._check_probe(path, state)
 
-    def _train_step(self, batch: StepBatch) -> StepResult:
+    def _train_step(self, batch: StepBatch[list[Tensor]]) -> StepResult:
         # Every draw of a step is a function of (seed, step, rank): a resumed run draws the same.
         seeds = (self.config.run.seed, self.step, self.world.rank)
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
@@ -138,13 +140,20 @@ class Trainer:
             "train/grad_norm": float(result.grad_norm),
             "train/loss_scale": self.engine.loss_scale,
             "train/skipped_steps": self.skipped_steps,
-            "train/epoch": self.consumed_samples / self.plan.windows,
+            **self._epochs(),
             "progress/tokens": self.consumed_tokens,
         }
         self._record(values)
         loss, rate = float(measured["train/loss"]), float(measured["throughput/tokens_per_second"])
         self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
         self._check_finite(loss)
+
+    def _epochs(self) -> dict[str, Value]:
+        """Passes over the training set, or over each of several."""
+        epochs = self.plan.mixture.epochs(self.consumed_samples)
+        if len(epochs) == 1:
+            return {"train/epoch": epochs[0]}
+        return {f"train/epoch/{each.name}": done for each, done in zip(self.plan.datasets, epochs, strict=True)}
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -221,9 +230,9 @@ class Trainer:
                 lr=self._lr(self.step - 1),
                 loss_scaler=self.engine.scaler_state(),
                 probe_loss=probe_loss,
-                dataset=self.plan.dataset.fingerprint,
-                tokenizer=self.plan.dataset.tokenizer_fingerprint,
-                order=self._order(),
+                datasets=datasets_of(self.plan),
+                tokenizer=self.plan.tokenizer_fingerprint,
+                order=data_order(self.config, self.plan),
                 world_size=self.world.size,
                 zero_stage=self.config.zero.stage,
                 precision=self.config.precision,
@@ -232,11 +241,11 @@ class Trainer:
         self.bar.say(f"step {self.step}: saved {path}")
 
     def _probe(self) -> float:
-        """Mean loss of the first windows of the training set; the same on every rank. Collective."""
-        count = min(len(self.batcher.windows), self.config.batch.micro_batch_size)
-        indices = np.arange(count)
-        targets = int(self.batcher.windows.owned(indices).sum())
-        batcher = MicroBatcher(self.batcher.stream, self.batcher.windows, "new")
+        """Mean loss of the first windows of the first training set; the same on every rank. Collective."""
+        first = self.batcher.batchers[0]
+        batcher = MicroBatcher(first.stream, first.windows, "new")
+        indices = np.arange(min(len(first.windows), self.config.batch.micro_batch_size))
+        targets = int(batcher.counted(indices).sum())
         return window_nll(self.engine.logits, batcher, indices).sum().item() / targets
 
     def _check_probe(self, path: Path, state: TrainerState) -> None:
@@ -250,41 +259,12 @@ class Trainer:
                 f"{state.probe_loss:.6f} was stored: do not train on; resume from an older checkpoint"
             )
 
-    def _check_same_run(self, path: Path, state: TrainerState) -> None:
-        dataset = self.plan.dataset
-        if state.tokenizer != dataset.tokenizer_fingerprint:
-            raise UserError(
-                f"data.train: {dataset.directory} was made with another tokenizer than the data that {path} was "
-                "trained on; give that dataset back, or start a new run in another run.output_dir"
-            )
-        if state.dataset != dataset.fingerprint:
-            raise UserError(
-                f"data.train: {dataset.directory} is not the dataset that {path} was trained on "
-                f"(fingerprint {dataset.fingerprint[:12]}, was {state.dataset[:12]}); give that one back, or "
-                "start a new run in another run.output_dir"
-            )
-        changed = [key for key, value in self._order().items() if state.order.get(key) != value]
-        if changed:
-            listed = ", ".join(f"{key} (was {state.order.get(key)})" for key in changed)
-            raise UserError(
-                f"{listed}: changed since {path}, which would change the order of the data; set it back, or "
-                "start a new run in another run.output_dir"
-            )
-
-    def _order(self) -> dict[str, Any]:
-        """The keys that decide which window is which sample."""
-        return {
-            "run.seed": self.config.run.seed,
-            "data.sequence_length": self.plan.sequence_length,
-            "data.stride": self.plan.stride,
-            "data.loss_on": self.config.data.loss_on,
-        }
-
-    def _loader(self) -> Loader:
+    def _loader(self) -> Loader[list[Tensor]]:
         batch = self.config.batch
         return Loader(
+            self.plan.mixture,
             self.batcher,
-            SampleOrder(self.plan.windows, self.config.run.seed),
+            self.engine.stage,
             batch.global_batch_size,
             batch.micro_batch_size,
             self.world.rank,

@@ -10,8 +10,8 @@ from ranks import run_ranks
 from runs import metrics, train, write_run
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.data.loader import SampleOrder
 from gpt2dist.data.manifest import Manifest
+from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.shape import Shape
@@ -29,7 +29,7 @@ def plain_pytorch(dataset):
     tokens = torch.from_numpy(stream.read(np.array([0]), len(stream))[0].astype(np.int64))
     targets = len(tokens) - 1
     windows = 1 + math.ceil((targets - LENGTH) / STRIDE)
-    order = SampleOrder(windows, SEED)(np.arange(STEPS * GLOBAL)).tolist()
+    order = Mixture([windows], [1], SEED)(np.arange(STEPS * GLOBAL))[1].tolist()
 
     shape = Shape(2, 4, 32, LENGTH, manifest.vocab_size)
     start = LanguageModel(shape, manifest.end_of_text_id, seed=SEED).gpt2.state_dict()

@@ -177,8 +177,8 @@ def test_a_configuration_is_frozen():
         ("precision: bf15", "precision: 'bf15' is not one of 'fp32', 'bf16', 'fp16' or 'autocast_bf16'"),
         ("zero: {stage: 4}", "zero.stage: 4 is not one of 0, 1, 2 or 3"),
         ("zero: {deepspeed: [1]}", "zero.deepspeed: should be a mapping, not [1]"),
-        ("data: {train: [a]}", "data.train.0: should be a section with keys (path), not 'a'"),
-        ("data: {train: [null]}", "data.train.0: should be a section with keys (path), not None"),
+        ("data: {train: [a]}", "data.train.0: should be a section with keys (path, weight), not 'a'"),
+        ("data: {train: [null]}", "data.train.0: should be a section with keys (path, weight), not None"),
         ("data: {train: [{}]}", "data.train.0.path: is required here and missing; add it"),
         ("data: {train: a}", "data.train: should be a list, not 'a'"),
         (
@@ -199,7 +199,10 @@ def test_a_configuration_is_frozen():
         ("model: {lr: 1}", "model.lr: unknown key; did you mean optimizer.lr?"),
         ("lr: 1", "lr: unknown key; did you mean optimizer.lr?"),
         ("stride: null", "stride: unknown key; did you mean data.stride or evaluation.stride?"),
-        ("data: {train: [{path: a, weight: 1}]}", "data.train.0.weight: unknown key; known here: path"),
+        (
+            "data: {train: [{path: a, wait: 1}]}",
+            "data.train.0.wait: unknown key; did you mean data.train.0.weight?",
+        ),
         ("1: 2", f"1: unknown key; known here: {', '.join(Config.model_fields)}"),
         ("zero: {'': 2}", "zero.: unknown key; known here: stage, deepspeed"),
     ],

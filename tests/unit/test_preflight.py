@@ -7,7 +7,8 @@ import pytest
 
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
-from gpt2dist.preflight import Plan, resolve
+from gpt2dist.plan import Plan
+from gpt2dist.preflight import resolve
 
 RIGHT = """
 model: {n_layer: 2, n_head: 4, n_embd: 32, context_length: 64}
@@ -31,10 +32,14 @@ def run_file(tmp_path, make_dataset) -> Path:
     return path
 
 
-def mistakes(path: Path, overrides: list[str], world_size: int = 1) -> list[str]:
+def refusal(path: Path, overrides: list[str], world_size: int = 1) -> UserError:
     with pytest.raises(UserError) as raised:
         resolve(path, overrides, world_size)
-    head, *lines = str(raised.value).split("\n  ")
+    return raised.value
+
+
+def mistakes(path: Path, overrides: list[str], world_size: int = 1) -> list[str]:
+    head, *lines = str(refusal(path, overrides, world_size)).split("\n  ")
     assert head == f"{path}: {len(lines)} mistake{'s' if len(lines) > 1 else ''} in the configuration"
     return lines
 
@@ -47,12 +52,14 @@ def test_the_plan_by_hand(run_file):
     assert isinstance(config, Config)
     assert isinstance(plan, Plan)
     # 2,000 targets, the first window has 32 of them, each later one 20 more: 1 + ceil(1968 / 20) windows
-    assert plan.windows == 100
-    assert plan.targets_per_epoch == 100 * 32
+    (training,) = plan.datasets
+    assert (training.name, plan.part(training)) == ("right", 1)
+    assert len(training.windows) == 100
+    assert training.targets_per_epoch == 100 * 32
     assert plan.targets_per_step == 16 * 32
     assert (plan.world_size, plan.global_batch_size, plan.accumulation) == (4, 16, 2)
-    assert (plan.total_steps, plan.epochs) == (100, 16)
-    assert plan.times_seen == pytest.approx(16 * 3200 / 2000)
+    assert (plan.total_steps, plan.epochs(training)) == (100, 16)
+    assert plan.times_seen(training) == pytest.approx(16 * 3200 / 2000)
     assert (plan.sequence_length, plan.stride, plan.evaluation_stride) == (32, 20, 20)
     assert [(each.name, each.split) for each in plan.validation] == [("held-out", "val")]
     parameters = 50257 * 32 + 64 * 32 + 2 * (12 * 32**2 + 13 * 32) + 2 * 32
@@ -64,9 +71,10 @@ def test_the_plan_by_hand(run_file):
 
 def test_the_plan_of_new_targets(run_file):
     _, plan = resolve(run_file, ["data.loss_on=new"], 1)
-    assert plan.targets_per_epoch == 2000
+    (training,) = plan.datasets
+    assert training.targets_per_epoch == 2000
     assert plan.targets_per_step == pytest.approx(16 * 2000 / 100)
-    assert plan.times_seen == pytest.approx(16)
+    assert plan.times_seen(training) == pytest.approx(16)
 
 
 @pytest.mark.parametrize(
@@ -141,12 +149,7 @@ def test_stages_and_precisions_that_work_together(run_file, stage, precision):
             ["evaluation.stride=40"],
             "evaluation.stride: 40 would skip tokens; it must be at most data.sequence_length 32",
         ),
-        (["data.train="], "data.train: must name one dataset: `train: [{path: DATASET}]`"),
-        (
-            ["data.train=[{path: a}, {path: b}]"],
-            "data.train: must name one dataset: `train: [{path: DATASET}]`; to train on several "
-            "corpora, give them all to one preprocess",
-        ),
+        (["data.train="], "data.train: must name a dataset: `train: [{path: DATASET}]`"),
         (
             ["data.train.0.path=none"],
             "data.train.0.path: none: no such directory; `gpt2dist preprocess` makes a dataset directory",
@@ -274,7 +277,7 @@ def test_datasets_that_cannot_be_trained_on(run_file, make_dataset):
         "give it more text or lower data.sequence_length"
     ]
     just_enough = make_dataset("just-enough", train=[33])
-    assert resolve(run_file, [f"data.train.0.path={just_enough}"], 1)[1].windows == 1
+    assert resolve(run_file, [f"data.train.0.path={just_enough}"], 1)[1].mixture.windows == (1,)
 
 
 def test_datasets_that_cannot_be_validated_on(run_file, make_dataset):
@@ -295,6 +298,102 @@ def test_datasets_that_cannot_be_validated_on(run_file, make_dataset):
     assert mistakes(run_file, overrides) == [
         f"data.validation.0.path: {train_only} has no val split and is what the run trains on; "
         "preprocess it with --val-fraction, or name another dataset"
+    ]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_dataset_whose_files_are_not_whole(run_file, make_dataset, split):
+    dataset = make_dataset("torn", train=[500, 70], val=[40])
+    key = "data.train.0.path" if split == "train" else "data.validation.0.path"
+    with open(dataset / f"{split}-00000.bin", "r+b") as file:
+        file.truncate(6)
+    message, detail, *rest = str(refusal(run_file, [f"{key}={dataset}"])).split("\n")[1:]
+    assert message.startswith(f"  {key}: {dataset}: its files are not whole; copy the dataset again")
+    assert detail.startswith(f"    {dataset}/{split}-00000.bin: has 6 bytes, the manifest says ")
+    assert rest == []
+
+
+# Several datasets
+
+
+def blended(*entries: str) -> list[str]:
+    return ["data.validation=", f"data.train=[{', '.join(entries)}]"]
+
+
+def test_the_plan_of_a_blend_by_hand(run_file, make_dataset):
+    other = make_dataset("other", train=[333])
+    entries = f"{{path: {run_file.parent}/right, weight: 0.75}}", f"{{path: {other}, weight: 0.25}}"
+    _, plan = resolve(run_file, [*blended(*entries), "data.loss_on=new"], 1)
+    right, small = plan.datasets
+    assert [each.name for each in plan.datasets] == ["right", "other"]
+    # 332 targets, the first window has 32 of them, each later one 20 more: 1 + 300 / 20 windows
+    assert plan.mixture.windows == (100, 16)
+    assert (right.share, small.share) == plan.mixture.shares == (3, 1)
+    assert (plan.part(right), plan.part(small)) == (0.75, 0.25)
+    assert (plan.epochs(right), plan.epochs(small)) == (0.75 * 16, 0.25 * 1600 / 16)
+    assert plan.times_seen(small) == plan.epochs(small)
+    assert plan.targets_per_step == pytest.approx(16 * (0.75 * 2000 / 100 + 0.25 * 332 / 16))
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(3230, 40), (3231, 41)])
+def test_the_steps_of_a_blend_are_counted_in_whole_numbers(run_file, make_dataset, tokens, steps):
+    # A step is 3 samples of 20 targets on average and 1 of 332 / 16: 80.75 targets.
+    other = make_dataset("other", train=[333])
+    wide = make_dataset("wide", train=[20 * 100 + 1])
+    entries = f"{{path: {wide}, weight: 3}}", f"{{path: {other}, weight: 1}}"
+    overrides = [*blended(*entries), "data.loss_on=new", "schedule.total_steps=", "batch.global_batch_size=4"]
+    _, plan = resolve(run_file, [*overrides, f"schedule.total_tokens={tokens}"], 1)
+    assert plan.total_steps == steps
+
+
+def test_names_are_as_long_as_it_takes(run_file, make_dataset, tmp_path):
+    paths = []
+    for number, parent in enumerate(("a", "b")):
+        (tmp_path / parent).mkdir()
+        paths.append(make_dataset(f"{parent}/dataset", train=[100 + number]))
+    entries = [f"{{path: {path}, weight: 1}}" for path in (*paths, tmp_path / "right")]
+    _, plan = resolve(run_file, blended(*entries), 1)
+    assert [each.name for each in plan.datasets] == ["a/dataset", "b/dataset", f"{tmp_path.name}/right"]
+
+
+def test_blends_that_cannot_be_trained_on(run_file, make_dataset):
+    right = run_file.parent / "right"
+    other, foreign = make_dataset("other", train=[500]), make_dataset("foreign", tokenizer="b" * 64, train=[500])
+    named = f"{{path: {right}, weight: 1}}"
+    for second, *lines in [
+        (
+            f"{{path: {other}}}",
+            "data.train.1.weight: missing; of several datasets each needs one; its part of all tokens would be "
+            "0.1999",
+        ),
+        (
+            f"{{path: {foreign}, weight: 1}}",
+            f"data.train.1.path: {foreign} was made with another tokenizer than {right}; "
+            "preprocess both with one",
+        ),
+        (
+            f"{{path: {right}/../right, weight: 1}}",
+            f"data.train.1.path: {right}/../right is the same data as {right}; "
+            "name it once, with the sum of the weights",
+        ),
+        (
+            f"{{path: {other}, weight: 0.123456789}}",
+            "data.train: the weights 1, 0.123456789 are exact only over more than 100,000 samples; "
+            "round them, such as to 0.8901, 0.1099",
+        ),
+        (
+            f"{{path: {other}, weight: 1e-300}}",
+            "data.train: the weights 1, 1e-300 are exact only over more than 100,000 samples; "
+            "round them, such as to 1, 0.0001",
+        ),
+        (f"{{path: {other}, weight: 0}}", "data.train.1.weight: should be greater than 0, not 0"),
+        (f"{{path: {other}, weight: .inf}}", "data.train.1.weight: should be a finite number, not inf"),
+    ]:
+        assert mistakes(run_file, blended(named, second)) == lines
+    both = [f"{{path: {path}}}" for path in (right, other)]
+    assert [line.split(":")[0] for line in mistakes(run_file, blended(*both))] == [
+        "data.train.0.weight",
+        "data.train.1.weight",
     ]
 
 

@@ -20,7 +20,8 @@ from transformers import GPT2LMHeadModel
 
 from gpt2dist import distributed
 from gpt2dist.config import Config
-from gpt2dist.data.loader import Loader, MicroBatcher, SampleOrder
+from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
+from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.windows import Windows
 from gpt2dist.model.gpt2 import LanguageModel, huggingface_config
@@ -84,8 +85,8 @@ def trainer_steps(shape: Shape, stage: int, world: distributed.World, home: Path
     tokens.tofile(home / "tokens")
     stream = TokenStream([np.asarray(np.memmap(home / "tokens", np.uint16, "r"))])
     windows = Windows(len(stream), shape.context_length, shape.context_length // 2)
-    batcher = MicroBatcher(stream, windows, "all")
-    loader = Loader(batcher, SampleOrder(len(windows), 0), GLOBAL_BATCH, MICRO_BATCH, 0, 1)
+    batcher = MixtureBatcher([MicroBatcher(stream, windows, "all")])
+    loader = Loader(Mixture([len(windows)], [1], 0), batcher, engine.stage, GLOBAL_BATCH, MICRO_BATCH, 0, 1)
 
     def steps(count: int) -> None:
         for _ in range(count):

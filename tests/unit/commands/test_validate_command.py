@@ -99,14 +99,8 @@ def test_programs_read_the_plan_on_standard_output(run_file, tmp_path, capsys):
         "accumulation": 2,
         "parameters": 124_439_808,
         "padded_vocab_size": 50_304,
-        "tokens": 20_481,
-        "documents": 2,
-        "windows": 20,
-        "targets_per_epoch": 20_480,
         "targets_per_step": 16_384.0,
         "total_steps": 100,
-        "epochs": 80.0,
-        "times_seen": 80.0,
         "evaluation_stride": 512,
         "total_flops": 1_638_400.0 * (6 * 123_653_376 + 113_246_208),
         "checkpoint_bytes": 12 * 124_439_808,
@@ -115,6 +109,19 @@ def test_programs_read_the_plan_on_standard_output(run_file, tmp_path, capsys):
     assert {key: plan[key] for key in expected} == expected
     assert plan["learning_rates"] == pytest.approx({"0": 1e-4, "9": 1e-3, "50": 1e-3 * 49 / 90, "99": 0})
     dataset = str(tmp_path / "dataset")
+    (training,) = plan["datasets"]
+    assert len(training.pop("fingerprint")) == 64
+    assert training == {
+        "name": "dataset",
+        "dataset": dataset,
+        "part": 1.0,
+        "tokens": 20_481,
+        "documents": 2,
+        "windows": 20,
+        "targets_per_epoch": 20_480,
+        "epochs": 80.0,
+        "times_seen": 80.0,
+    }
     assert plan["validation"] == [
         {"name": "held-out", "dataset": dataset, "split": "val", "tokens": 3000, "documents": 1}
     ]
@@ -138,6 +145,20 @@ def test_a_run_with_little_in_it(tmp_path, make_dataset, capsys):
     assert "written  at the end\n" in text
     assert "size  604 kB each" in text  # 12 × (50,257 + 8 + 25 + 2)
     assert text.endswith("validation  sets  none\n")
+
+
+def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys):
+    other = make_dataset("other", train=[5121])
+    train = f"data.train=[{{path: {tmp_path / 'dataset'}, weight: 0.7}}, {{path: {other}, weight: 0.3}}]"
+    validate_with(run_file, train)
+    text = re.sub(" {2,}", "  ", capsys.readouterr().err)
+    assert (
+        "data  dataset  70 % of the windows; 20,481 tokens, 2 documents, 20 windows per epoch; "
+        "56 epochs; each token is trained on 56 times\n"
+        "  other  30 % of the windows; 5,121 tokens, 1 document, 5 windows per epoch; "
+        "96 epochs; each token is trained on 96 times\n"
+        "  windows  1,024 tokens each, one every 1,024\n"
+    ) in text
 
 
 def test_many_passes_are_written_out(run_file, capsys):

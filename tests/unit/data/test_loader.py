@@ -1,10 +1,14 @@
 import threading
+from collections.abc import Callable
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import pytest
 
-from gpt2dist.data.loader import Loader, MicroBatcher, SampleOrder, StepBatch
+from gpt2dist.data import loader as loader_module
+from gpt2dist.data.loader import Loader, MicroBatch, MicroBatcher, MixtureBatcher, StepBatch
+from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.windows import Windows
 
@@ -18,10 +22,23 @@ def batcher(loss_on: str = "all", tokens: int = TOKENS, windows: Windows = WINDO
     return MicroBatcher(TokenStream([np.arange(tokens, dtype=np.uint16)]), windows, loss_on)
 
 
+def loader_of(
+    make: MicroBatcher | None = None,
+    rank: int = 0,
+    world: int = 1,
+    micro: int = GLOBAL,
+    cursor: int = 0,
+    stage: Callable[[MicroBatch], Any] = lambda micro_batch: micro_batch,
+    prefetch: int = 2,
+) -> Loader:
+    whole = MixtureBatcher([make or batcher()])
+    return Loader(Mixture([len(WINDOWS)], [1], SEED), whole, stage, GLOBAL, micro, rank, world, cursor, prefetch)
+
+
 def steps(
     count: int, rank: int = 0, world: int = 1, micro: int = GLOBAL, cursor: int = 0, **kind: str
 ) -> list[StepBatch]:
-    loader = Loader(batcher(**kind), SampleOrder(len(WINDOWS), SEED), GLOBAL, micro, rank, world, cursor)
+    loader = loader_of(batcher(**kind), rank, world, micro, cursor)
     try:
         return list(islice(loader, count))
     finally:
@@ -49,21 +66,6 @@ def test_the_ranks_together_train_on_the_global_order(world, micro):
         assert merged == whole[number]
         assert accumulation * micro * world == GLOBAL
         assert len({rank[number].targets for rank in ranks}) == 1
-
-
-def test_each_epoch_is_another_permutation_of_all_windows():
-    order = SampleOrder(len(WINDOWS), SEED)
-    epochs = order(np.arange(5 * len(WINDOWS))).reshape(5, -1)
-    assert all(sorted(epoch) == list(range(len(WINDOWS))) for epoch in epochs)
-    assert len({epoch.tobytes() for epoch in epochs}) == 5
-    assert not np.array_equal(SampleOrder(len(WINDOWS), SEED + 1)(np.arange(20)), epochs[0])
-
-
-def test_a_batch_may_span_epochs_and_more():
-    order = SampleOrder(3, SEED)
-    one_by_one = [int(order(np.array([sample]))[0]) for sample in range(14)]
-    assert order(np.arange(14)).tolist() == one_by_one
-    assert order(np.arange(13, -1, -1)).tolist() == one_by_one[::-1]
 
 
 @pytest.mark.parametrize("done", [1, 2, 5])
@@ -119,13 +121,12 @@ def test_a_short_stream_counts_only_targets_that_exist():
         micro = make(np.array([0]))
         assert micro.tokens.tolist() == [[0, 1, 2, 3, 0, 0, 0, 0, 0]]
         assert (micro.counted_from.tolist(), micro.counted_to.tolist()) == ([0], [3])
-        assert make.counted(np.array([0])) == 3
+        assert make.counted(np.array([0])).tolist() == [3]
 
 
 def test_prefetching_changes_nothing():
-    order = SampleOrder(len(WINDOWS), SEED)
     for prefetch in (1, 7):
-        loader = Loader(batcher(), order, GLOBAL, GLOBAL, 0, 1, prefetch=prefetch)
+        loader = loader_of(prefetch=prefetch)
         assert first_tokens(list(islice(loader, 3))) == first_tokens(steps(3))
         loader.close()
 
@@ -136,7 +137,7 @@ def loader_threads() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_close_ends_the_thread_wherever_it_stands(taken):
-    loader = Loader(batcher(), SampleOrder(len(WINDOWS), SEED), GLOBAL, GLOBAL, 0, 1)
+    loader = loader_of()
     list(islice(loader, taken))
     assert len(loader_threads()) == 1
     loader.close()
@@ -150,7 +151,7 @@ def test_an_error_in_the_background_is_raised_where_the_batch_is_asked_for():
             raise OSError("the disk is gone")
 
     broken = Broken(TokenStream([np.arange(TOKENS)]), WINDOWS, "all")
-    loader = Loader(broken, SampleOrder(len(WINDOWS), SEED), GLOBAL, GLOBAL, 0, 1)
+    loader = loader_of(broken)
     for _ in range(3):  # again and again, never an endless wait
         with pytest.raises(OSError, match="the disk is gone"):
             next(loader)
@@ -160,5 +161,69 @@ def test_an_error_in_the_background_is_raised_where_the_batch_is_asked_for():
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="must divide"):
-        Loader(batcher(), SampleOrder(len(WINDOWS), SEED), 12, 5, 0, 1)
+        loader_of(micro=5)
     assert loader_threads() == []
+
+
+def test_batches_are_staged_in_the_background():
+    def stage(micro_batch: MicroBatch) -> tuple[str, int]:
+        return threading.current_thread().name, len(micro_batch.tokens)
+
+    loader = loader_of(micro=3, stage=stage)
+    assert next(loader).micro_batches == 4 * [("gpt2dist-loader", 3)]
+    loader.close()
+
+
+def test_samples_are_drawn_for_many_steps_and_for_less_than_a_large_one(monkeypatch):
+    expected = first_tokens(steps(9))
+    for drawn in (1, GLOBAL, 4 * GLOBAL + 1):
+        monkeypatch.setattr(loader_module, "DRAWN_TOGETHER", drawn)
+        assert first_tokens(steps(9)) == expected
+
+
+# Several datasets: the tokens of each tell it apart
+
+SIZES, SHARES = (100, 37, 60), (3, 1, 2)
+
+
+def blend(dtypes: tuple[type, ...] = (np.uint16, np.int32, np.uint16)) -> tuple[Mixture, MixtureBatcher]:
+    tokens = [
+        np.arange(size, dtype=dtype) + 1000 * d for d, (size, dtype) in enumerate(zip(SIZES, dtypes, strict=True))
+    ]
+    windows = [Windows(size, LENGTH, STRIDE) for size in SIZES]
+    batchers = [MicroBatcher(TokenStream([part]), w, "new") for part, w in zip(tokens, windows, strict=True)]
+    return Mixture([len(w) for w in windows], SHARES, SEED), MixtureBatcher(batchers)
+
+
+def blended_steps(count: int, rank: int = 0, world: int = 1, micro: int = GLOBAL, cursor: int = 0):
+    loader = Loader(*blend(), lambda micro_batch: micro_batch, GLOBAL, micro, rank, world, cursor)
+    try:
+        return list(islice(loader, count))
+    finally:
+        loader.close()
+
+
+def test_a_blended_batch_holds_the_windows_that_its_datasets_make():
+    mixture, batcher = blend()
+    datasets, windows = mixture(np.arange(40))
+    batch = batcher(datasets, windows)
+    assert batch.tokens.dtype == np.int32  # the widest in it
+    for row, (dataset, window) in enumerate(zip(datasets.tolist(), windows.tolist(), strict=True)):
+        alone = batcher.batchers[dataset](np.array([window]))
+        assert batch.tokens[row].tolist() == alone.tokens[0].tolist()
+        assert batch.tokens[row, 0] // 1000 == dataset
+        assert (batch.counted_from[row], batch.counted_to[row]) == (alone.counted_from[0], alone.counted_to[0])
+    narrow = np.flatnonzero(datasets != 1)
+    assert batcher(datasets[narrow], windows[narrow]).tokens.dtype == np.uint16
+
+
+@pytest.mark.parametrize(("world", "micro"), [(1, 4), (2, 3), (4, 3)])
+def test_a_blend_is_the_same_at_any_world_size_and_from_any_step(world, micro):
+    whole = blended_steps(6)
+    ranks = [blended_steps(4, rank, world, micro, 2 * GLOBAL) for rank in range(world)]
+    for number in range(4):
+        pieces = zip(*(rank[number].micro_batches for rank in ranks), strict=True)
+        merged = np.concatenate([part.tokens for group in pieces for part in group])
+        assert merged.tolist() == whole[2 + number].micro_batches[0].tokens.tolist()
+        assert {rank[number].targets for rank in ranks} == {whole[2 + number].targets}
+        assert sum(len(counted(rank[number])) for rank in ranks) == whole[2 + number].targets

@@ -4,10 +4,18 @@ import math
 import numpy as np
 import pytest
 
+from gpt2dist.data import shuffle
 from gpt2dist.data.shuffle import Permutation
 
-N = 300_001
-SIZES = [*range(1, 301), *(2**k + d for k in range(9, 17) for d in (-1, 0, 1)), 1000, 9999, 90_000, 99_991]
+N = 3_000_001
+SIZES = [
+    *range(1, 301),
+    *(2**k + d for k in range(9, 17) for d in (-1, 0, 1)),
+    *(side**2 + d for side in (*range(18, 41), 99, 181, 256, 300, 317) for d in (-1, 0, 1)),
+    *(side * (side + 1) + d for side in (31, 32, 99, 255, 256) for d in (-1, 0, 1)),
+    99_991,
+]
+LARGE_SIZES = [n + d for n in (2**20, 2**21, 1000**2, 1449**2) for d in (-1, 0, 1)]
 
 
 def whole(n: int, *key: int | str) -> np.ndarray:
@@ -48,6 +56,13 @@ def test_every_index_comes_exactly_once(seed):
         assert np.array_equal(np.sort(whole(n, seed, 0)), np.arange(n)), n
 
 
+@pytest.mark.parametrize("n", LARGE_SIZES)
+def test_every_index_of_a_large_domain_comes_exactly_once(n):
+    seen = np.zeros(n, bool)
+    seen[whole(n, 5, 1)] = True
+    assert seen.all()
+
+
 @pytest.mark.parametrize("n", [1, 2, 10, 1023, 1024, 1_000_003, 2**40, 2**61, 2**62 - 1])
 def test_equals_the_same_arithmetic_in_unbounded_integers(n):
     indices = np.unique(np.array([0, 1, 2, n // 3, n // 2, n - 2, n - 1]) % n)
@@ -73,27 +88,50 @@ def z_of_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1] * math.sqrt(len(x)))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_looks_random(seed):
+def scores(seed: int) -> dict[str, float]:
+    """How far an order is from a random one by many measures, each in standard deviations."""
     out, indices = whole(N, seed, 0), np.arange(N)
-    next_seed, next_epoch = whole(N, seed + 1, 0), whole(N, seed, 1)
-    ascents = np.mean(np.diff(out) > 0)
-    scores = {
+    others = {
+        "next seed": whole(N, seed + 1, 0),
+        "next epoch": whole(N, seed, 1),
+        "one index less": np.append(whole(N - 1, seed, 0), N - 1),
+    }
+    steps = np.diff(out)
+    turns = np.sum((steps[:-1] > 0) != (steps[1:] > 0))
+    bins = 1024
+    steps_seen = np.bincount(np.mod(steps, N) * bins // N, minlength=bins)
+    expected = len(steps) / bins
+    found = {
         "index to value": z_of_correlation(indices, out),
         "successive values": z_of_correlation(out[:-1], out[1:]),
         "values two apart": z_of_correlation(out[:-2], out[2:]),
-        "successive low bits": z_of_correlation(out[:-1] & 1, out[1:] & 1),
-        "low bit of index to low bit": z_of_correlation(indices & 1, out & 1),
         "low three bits": z_of_correlation(indices & 7, out & 7),
-        "seed to next seed": z_of_correlation(out, next_seed),
-        "epoch to next epoch": z_of_correlation(out, next_epoch),
-        # Ascents of a random permutation: half, with a variance of (n + 1) / 12.
-        "ascents": (ascents - 0.5) * math.sqrt(12 * N),
-        # Fixed points and matches between orders: Poisson with mean 1.
-        "fixed points": (np.sum(out == indices) - 1) / 2,
-        "matches with next epoch": (np.sum(out == next_epoch) - 1) / 2,
+        # Of a random permutation half are ascents, with a variance of (n + 1) / 12, and about two thirds turn.
+        "ascents": (np.mean(steps > 0) - 0.5) * math.sqrt(12 * N),
+        "turning points": (turns - 2 * (N - 2) / 3) / math.sqrt((16 * N - 29) / 90),
+        "successive differences": (((steps_seen - expected) ** 2 / expected).sum() - (bins - 1))
+        / math.sqrt(2 * (bins - 1)),
+        "fixed points": (np.sum(out == indices) - 1) / 2,  # Poisson with mean 1
     }
-    assert {name: z for name, z in scores.items() if abs(z) >= 4} == {}
+    for bit in range(6):
+        low, place = out >> bit & 1, indices >> bit & 1
+        found[f"bit {bit} to that of the next value"] = z_of_correlation(low[:-1], low[1:])
+        found[f"bit {bit} of index to that of value"] = z_of_correlation(place, low)
+    for name, other in others.items():
+        found[f"value to {name}"] = z_of_correlation(out, other)
+        found[f"low bit to {name}"] = z_of_correlation(out & 1, other & 1)
+        found[f"matches with {name}"] = (np.sum(out == other) - 1) / 2
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 1, 1337])
+def test_looks_random(seed):
+    assert {name: z for name, z in scores(seed).items() if abs(z) >= 3} == {}
+
+
+def test_the_scores_would_show_an_order_that_is_not_random(monkeypatch):
+    monkeypatch.setattr(shuffle, "ROUNDS", 3)
+    assert max(map(abs, scores(0).values())) > 30
 
 
 @pytest.mark.parametrize("n", [2, 3, 7, 24])

@@ -1,8 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.stream import TokenStream
+from gpt2dist.data import stream as stream_module
+from gpt2dist.data.manifest import Manifest, ShardRecord
+from gpt2dist.data.shards import HEADER, MAGIC
+from gpt2dist.data.stream import TokenStream, check_files
 from gpt2dist.errors import UserError
 
 SHARDS = [np.arange(10, 17), np.arange(17, 18), np.zeros(0, int), np.arange(18, 30)]
@@ -55,3 +59,116 @@ def test_opens_a_split_of_a_dataset_directory(make_dataset):
     assert train.read(np.array([0]), 12).tolist() == [list(range(12))]
     with pytest.raises(UserError, match="no split 'test'"):
         TokenStream.open(manifest, "test")
+
+
+def random_reads(sizes: list[int], count: int, length: int, seed: int = 0) -> None:
+    """Compares reads in many shards with slices of their concatenation."""
+    draw = np.random.default_rng(seed)
+    parts = [draw.integers(1, 60_000, size).astype(np.uint16) for size in sizes]
+    whole = np.concatenate([*parts, np.zeros(length, np.uint16)])
+    starts = draw.integers(0, sum(sizes), count)
+    expected = np.stack([whole[start : start + length] for start in starts])
+    np.testing.assert_array_equal(TokenStream(parts).read(starts, length), expected)
+
+
+def test_batches_in_one_shard_in_several_and_across_many_borders():
+    random_reads([5000], 64, 33)
+    random_reads([5000, 1, 700, 33, 2000], 200, 33)
+    random_reads([3] * 50, 100, 33)
+    random_reads([40], 64, 40)  # most rows reach beyond the end
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The names of the shards in the order in which they are opened."""
+    names: list[str] = []
+    shard = stream_module.Shard
+    monkeypatch.setattr(stream_module, "Shard", lambda prefix: names.append(prefix.name) or shard(prefix))
+    return names
+
+
+def test_shards_are_opened_when_they_are_first_read_and_once(make_dataset, opened):
+    stream = TokenStream.open(Manifest.load(make_dataset(train=[7, 5, 6])), "train")
+    assert (len(stream), opened) == (18, [])
+    for _ in range(2):
+        stream.read(np.array([8, 8]), 3)
+        assert opened == ["train-00001"]
+    stream.read(np.array([10]), 3)
+    assert opened == ["train-00001", "train-00002"]
+
+
+def test_a_trillion_tokens_in_ten_thousand_shards(tmp_path, opened):
+    """Sparse files: what is not written reads as zeros and takes no room."""
+    count, size = 10_000, 120_000_000
+    index = HEADER.pack(MAGIC, 1, 8, 1, 2) + b"".join(
+        np.array(numbers, dtype).tobytes() for numbers, dtype in (([size], "<i4"), ([0], "<i8"), ([0, 1], "<i8"))
+    )
+    records = tuple(
+        ShardRecord(f"train-{number:05}", "train", size, 1, 0, 0, {"bin": "", "idx": ""})
+        for number in range(count)
+    )
+    for record in records:
+        (tmp_path / f"{record.name}.idx").write_bytes(index)
+        with open(tmp_path / f"{record.name}.bin", "wb") as file:
+            file.truncate(2 * size)
+    places = [2**32 - 1, 2**32, 2**40 - 1, 2**40, count * size - 3, 9999 * size - 1, 9999 * size]
+    for value, place in enumerate(places, start=1):
+        with open(tmp_path / f"train-{place // size:05}.bin", "r+b") as file:
+            file.seek(2 * (place % size))
+            file.write(value.to_bytes(2, "little"))
+    manifest = Manifest("t", 50257, 50256, "uint16", {}, {}, records, directory=tmp_path)
+
+    check_files(manifest, "train")
+    tracemalloc.start()
+    stream = TokenStream.open(manifest, "train")
+    memory = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(stream) == count * size > 2**40
+    assert opened == []
+    assert memory / count < 1000  # bytes per shard: nothing grows with tokens or windows
+
+    rows = stream.read(np.array([2**32 - 2, 2**40 - 2, count * size - 4, 9999 * size - 2]), 4)
+    assert rows.tolist() == [[0, 1, 2, 0], [0, 3, 4, 0], [0, 5, 0, 0], [0, 6, 7, 0]]
+    assert len(opened) == 4
+
+
+@pytest.mark.parametrize("kind", ["bin", "idx"])
+def test_a_missing_file_is_named_at_once_and_when_read(make_dataset, kind):
+    manifest = Manifest.load(make_dataset(train=[7, 5], val=[4]))
+    (manifest.directory / f"train-00001.{kind}").unlink()
+    check_files(manifest, "val")
+    with pytest.raises(UserError, match=rf"dataset: its files are not whole; copy .*\n .*00001\.{kind}: no such"):
+        check_files(manifest, "train")
+    stream = TokenStream.open(manifest, "train")
+    stream.read(np.array([0]), 7)
+    with pytest.raises(UserError, match=rf"train-00001\.{kind}: no such file"):
+        stream.read(np.array([0]), 8)
+
+
+def test_a_shard_that_was_cut_short_is_named_at_once_and_when_read(make_dataset):
+    manifest = Manifest.load(make_dataset(train=[7, 5]))
+    with open(manifest.directory / "train-00001.bin", "r+b") as file:
+        file.truncate(8)
+    with pytest.raises(UserError, match=r"00001\.bin: has 8 bytes, the manifest says 10"):
+        check_files(manifest, "train")
+    with pytest.raises(UserError, match=r"00001\.bin: has 8 bytes, its index describes 10"):
+        TokenStream.open(manifest, "train").read(np.array([7]), 2)
+
+
+def test_the_shard_of_another_dataset_is_refused(make_dataset):
+    manifest, other = (Manifest.load(make_dataset(name, train=[size])) for name, size in (("a", 7), ("b", 9)))
+    for kind in ("bin", "idx"):
+        (other.directory / f"train-00000.{kind}").rename(manifest.directory / f"train-00000.{kind}")
+    message = r"a/train-00000\.bin: holds 9 tokens of uint16, the manifest says 7 of uint16; copy the dataset"
+    with pytest.raises(UserError, match=message):
+        TokenStream.open(manifest, "train").read(np.array([0]), 2)
+
+
+def test_ten_damaged_files_are_listed_and_the_others_counted(make_dataset):
+    manifest = Manifest.load(make_dataset(train=[3] * 13))
+    for record in manifest.shards:
+        (manifest.directory / f"{record.name}.bin").write_bytes(b"")
+    with pytest.raises(UserError) as raised:
+        check_files(manifest, "train")
+    assert str(raised.value).count("has 0 bytes, the manifest says 6") == 10
+    assert str(raised.value).endswith("\n    … and 3 more")

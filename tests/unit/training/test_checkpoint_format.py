@@ -54,7 +54,7 @@ class Memory:
 
 def trainer_state(step):
     return TrainerState(
-        step, step * 8, step * 99, step - 1, 0.5, {"cur_scale": 8.0}, 2.5, "d", "t", {}, 1, 2, "fp32"
+        step, step * 8, step * 99, step - 1, 0.5, {"cur_scale": 8.0}, 2.5, [], "t", {}, 1, 2, "fp32"
     )
 
 
@@ -182,7 +182,7 @@ def link_elsewhere(path):
 DAMAGE = {
     "has no manifest.json": lambda path: (path / "manifest.json").unlink(),
     "its manifest.json cannot be read": lambda path: (path / "manifest.json").write_text("{"),
-    "has format version 99; this program reads 1": lambda path: rewrite_manifest(
+    "has format version 99; this program reads 2": lambda path: rewrite_manifest(
         path, lambda m: m.update(format_version=99)
     ),
     "config.json is missing": lambda path: (path / "config.json").unlink(),

@@ -66,7 +66,7 @@ class ModelState:
 
 
 def trainer_state(step):
-    return TrainerState(step, 0, 0, step, 0.1, {}, 1.0, "d", "t", {}, 1, 0, "fp32")
+    return TrainerState(step, 0, 0, step, 0.1, {}, 1.0, [], "t", {}, 1, 0, "fp32")
 
 
 def store_of(directory, world, keep_last=2):
@@ -210,7 +210,7 @@ def test_a_file_that_the_disk_no_longer_gives_back_is_damage(store, monkeypatch)
 
 @pytest.mark.parametrize(
     "manifest",
-    ["[]", '{"format_version": 1, "files": ["a"]}', '{"format_version": 1, "files": {"a": {}}}', "\xff"],
+    ["[]", '{"format_version": 2, "files": ["a"]}', '{"format_version": 2, "files": {"a": {}}}', "\xff"],
 )
 def test_a_manifest_of_another_make_is_damage(tmp_path, manifest):
     (tmp_path / "manifest.json").write_bytes(manifest.encode("latin-1"))

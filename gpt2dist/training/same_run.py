@@ -1,0 +1,88 @@
+"""Whether a run goes on as the run that a checkpoint is of: the same data, in the same order."""
+
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.config import Config
+from gpt2dist.errors import UserError
+from gpt2dist.plan import Plan
+from gpt2dist.training.checkpoint import TrainerState
+
+
+def data_order(config: Config, plan: Plan) -> dict[str, Any]:
+    """The keys that decide, beside the datasets, which window is which sample and what counts in it."""
+    return {
+        "run.seed": config.run.seed,
+        "data.sequence_length": plan.sequence_length,
+        "data.stride": plan.stride,
+        "data.loss_on": config.data.loss_on,
+    }
+
+
+def datasets_of(plan: Plan) -> list[dict[str, Any]]:
+    """What a checkpoint records of the datasets."""
+    return [
+        {"path": str(each.dataset.directory), "fingerprint": each.dataset.fingerprint, "share": each.share}
+        for each in plan.datasets
+    ]
+
+
+def require_same_run(path: Path, state: TrainerState, config: Config, plan: Plan) -> None:
+    """Refuses to go on from the checkpoint at `path` with other data, weights, order or windows.
+
+    Raises:
+        UserError: Names what differs and the way out.
+    """
+    if state.tokenizer != plan.tokenizer_fingerprint:
+        raise UserError(
+            f"data.train: {plan.tokenizer} was made with another tokenizer than the data that {path} was "
+            "trained on; give that dataset back, or start a new run in another run.output_dir"
+        )
+    changes = dataset_changes(state.datasets, datasets_of(plan))
+    if changes:
+        raise UserError(
+            f"data.train: not what {path} was trained on: {'; '.join(changes)}; set it back, or start a new run "
+            "in another run.output_dir"
+        )
+    order = data_order(config, plan)
+    changed = [key for key, value in order.items() if state.order.get(key) != value]
+    if changed:
+        listed = ", ".join(f"{key} (was {state.order.get(key)})" for key in changed)
+        raise UserError(
+            f"{listed}: changed since {path}, which would change the order of the data; set it back, or "
+            "start a new run in another run.output_dir"
+        )
+
+
+def dataset_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    """How the datasets of a run differ from those of a checkpoint; a dataset may have moved elsewhere.
+
+    Args:
+        before: As `datasets_of` gave them for the checkpoint.
+        now: As it gives them for the run.
+    """
+    old = {each["fingerprint"]: each for each in before}
+    new = {each["fingerprint"]: each for each in now}
+    gone = {each["path"]: each for key, each in old.items() if key not in new}
+    changes = []
+    for key, each in new.items():
+        if key in old:
+            continue
+        was = gone.pop(each["path"], None)
+        what = f"has changed (was {_short(was)})" if was else "was not part of it"
+        changes.append(f"{each['path']} (fingerprint {_short(each)}) {what}")
+    changes += [f"{path} (fingerprint {_short(each)}) is missing" for path, each in gone.items()]
+    if changes:
+        return changes  # the weights follow from the datasets
+    if list(old) != list(new):
+        return [f"the datasets stood in another order ({', '.join(each['path'] for each in before)})"]
+    totals = [sum(each["share"] for each in datasets) for datasets in (before, now)]
+    return [
+        f"the weight of {is_['path']} is {is_['share']} of {totals[1]}, was {was['share']} of {totals[0]}"
+        for was, is_ in zip(before, now, strict=True)
+        if is_["share"] * totals[0] != was["share"] * totals[1]
+    ]
+
+
+def _short(dataset: dict[str, Any]) -> str:
+    return dataset["fingerprint"][:12]

@@ -1,0 +1,79 @@
+"""A run on several datasets: the same at any world size, resumed bit by bit, with epochs for each."""
+
+import json
+
+import pytest
+import yaml
+from ranks import RankFailedError
+from runs import metrics, train, write_run
+
+from gpt2dist.data.mixture import Mixture
+from gpt2dist.preflight import resolve
+
+STEPS, GLOBAL = 20, 8
+
+
+@pytest.fixture(scope="module")
+def second_dataset(tiny_dataset, tmp_path_factory):
+    """Other sentences under the tokenizer of the tiny dataset: a quarter of its size."""
+    from gpt2dist.data.preprocessing import Job, prepare
+
+    home = tmp_path_factory.mktemp("second")
+    texts = sorted((tiny_dataset.parent / "corpus").iterdir())[::4]
+    (home / "corpus").mkdir()
+    for path in texts:
+        (home / "corpus" / path.name).write_text(path.read_text()[::-1])
+    prepare(Job((str(home / "corpus"),), str(tiny_dataset), home / "second"))
+    return home / "second"
+
+
+@pytest.fixture
+def run_file(tiny_dataset, second_dataset, tmp_path):
+    path = write_run(tmp_path, tiny_dataset)
+    config = yaml.safe_load(path.read_text())
+    config["data"]["train"] = [
+        {"path": str(tiny_dataset), "weight": 0.4},
+        {"path": str(second_dataset), "weight": 0.6},
+    ]
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_blend_is_the_same_at_any_world_size(run_file, tmp_path):
+    alone = train(run_file, f"run.output_dir={tmp_path}/alone", "batch.micro_batch_size=8")
+    together = train(run_file, f"run.output_dir={tmp_path}/together", "zero.stage=2", world_size=2)
+    assert metrics(together, "train/loss") == pytest.approx(metrics(alone, "train/loss"), abs=1e-5)
+    assert metrics(together, "progress/tokens") == metrics(alone, "progress/tokens")
+    assert metrics(alone, "train/loss")[-1] < metrics(alone, "train/loss")[0] - 0.3
+
+
+def test_a_blend_resumes_bit_by_bit(run_file, tmp_path):
+    common = ["batch.micro_batch_size=2", "model.dropout=0.1"]
+    whole = train(run_file, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
+    parts = f"run.output_dir={tmp_path}/parts"
+    train(run_file, *common, parts, "run.stop_after_steps=9", world_size=2)
+    halves = train(run_file, *common, parts, world_size=2)
+    assert metrics(halves, "train/loss") == metrics(whole, "train/loss")
+    hashes = []
+    for run in (halves, whole):
+        files = json.loads((run / f"checkpoints/step-{STEPS:08d}/manifest.json").read_text())["files"]
+        hashes.append({name: file["sha256"] for name, file in files.items() if name.endswith(".safetensors")})
+    assert hashes[0] == hashes[1]
+
+
+def test_epochs_are_recorded_per_dataset(run_file):
+    run = train(run_file, "batch.micro_batch_size=8")
+    _, plan = resolve(run_file, [], 1)
+    mixture = Mixture([len(each.windows) for each in plan.datasets], (2, 3), 1337)
+    expected = [mixture.epochs(GLOBAL * (step + 1)) for step in range(STEPS)]
+    assert metrics(run, "train/epoch/dataset") == [epochs[0] for epochs in expected]
+    assert metrics(run, "train/epoch/second") == [epochs[1] for epochs in expected]
+    assert metrics(run, "train/epoch") == []
+
+
+def test_a_blend_does_not_go_on_with_other_weights(run_file, second_dataset):
+    train(run_file, "run.stop_after_steps=3")
+    with pytest.raises(
+        RankFailedError, match=rf"UserError: data.train: .*{second_dataset} is 1 of 2, was 3 of 5"
+    ):
+        train(run_file, "data.train.0.weight=0.5", "data.train.1.weight=0.5")

@@ -1,0 +1,121 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from gpt2dist.data.mixture import Mixture, rounded, schedule, whole_shares
+from gpt2dist.data.shuffle import Permutation
+
+SHARES = [(1,), (1, 1), (7, 2, 1), (1, 999), (500, 300, 199), (97, 1, 1, 1), tuple(range(1, 30)), (1,) * 7]
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ((0.7, 0.2, 0.1), (7, 2, 1)),
+        ((7.0, 2.0, 1.0), (7, 2, 1)),
+        ((0.1, 0.3), (1, 3)),  # not what their binary fractions are in the ratio of
+        ((70.0, 20.0), (7, 2)),
+        ((1e-05, 1.0), (1, 100_000)),
+        ((0.333, 0.667), (333, 667)),
+        ((0.25,), (1,)),
+        ((1e308, 1e308), (1, 1)),
+    ],
+)
+def test_weights_are_the_decimals_that_they_are_written_as(weights, expected):
+    assert whole_shares(weights) == expected
+
+
+@pytest.mark.parametrize(
+    "weights", [(123_456_789.0, 1.0), (1e12, 3e11, 77.0), (1 / 3, 1 / 7, 0.1), (5e-324, 1e308)]
+)
+def test_rounded_weights_have_a_short_period_and_about_the_same_ratio(weights):
+    close = rounded(weights)
+    assert sum(whole_shares(close)) < 10_100
+    assert min(close) > 0
+    total = sum(map(Fraction, weights))
+    assert all(abs(a - b / total) <= 1e-4 for a, b in zip(close, map(Fraction, weights), strict=True))
+
+
+@pytest.mark.parametrize("shares", SHARES)
+def test_no_prefix_is_a_whole_sample_off(shares):
+    period = sum(shares)
+    mixture = Mixture([5] * len(shares), shares, seed=0)
+    datasets, _ = mixture(np.arange(3 * period))
+    samples = np.arange(1, 3 * period + 1)
+    for dataset, share in enumerate(shares):
+        among = np.cumsum(datasets == dataset)
+        assert np.abs(among * period - samples * share).max() < period  # in whole numbers
+    for count in (0, 1, period - 1, period, 2 * period + period // 2):
+        assert mixture.counts(count) == np.bincount(datasets[:count], minlength=len(shares)).tolist()
+
+
+def test_the_schedule_never_changes_from_release_to_release():
+    """A change here makes every resumed run see other data: say so in the changelog."""
+    assert schedule((7, 2, 1)).tolist() == [0, 0, 1, 0, 0, 2, 0, 0, 1, 0]
+    assert schedule((3, 5)).tolist() == [1, 0, 1, 0, 1, 1, 0, 1]
+    assert schedule((4,)).tolist() == [0, 0, 0, 0]
+
+
+def by_definition(mixture: Mixture, seed: int, samples: int) -> list[tuple[int, int]]:
+    """Dataset and window of each sample, counted one by one."""
+    turns = schedule(mixture.shares).tolist()
+    drawn = [0] * len(mixture.windows)
+    out = []
+    for sample in range(samples):
+        dataset = turns[sample % len(turns)]
+        epoch, place = divmod(drawn[dataset], mixture.windows[dataset])
+        key = (seed, epoch, dataset) if dataset else (seed, epoch)
+        window = Permutation(mixture.windows[dataset], *key)(np.array([place]))[0]
+        out.append((dataset, int(window)))
+        drawn[dataset] += 1
+    return out
+
+
+def test_each_dataset_goes_through_epochs_of_its_own():
+    mixture = Mixture([11, 40, 3], (7, 2, 1), seed=5)
+    expected = by_definition(mixture, 5, 300)
+    datasets, windows = mixture(np.arange(300))
+    assert list(zip(datasets.tolist(), windows.tolist(), strict=True)) == expected
+    assert mixture.epochs(300) == [210 / 11, 60 / 40, 30 / 3]
+
+
+def test_a_sample_is_computed_from_its_number_alone():
+    mixture = Mixture([11, 40, 3], (7, 2, 1), seed=5)
+    together = np.stack(mixture(np.arange(300)), axis=-1)
+    samples = np.array([299, 0, 17, 150, 17])
+    assert np.stack(mixture(samples), axis=-1).tolist() == together[samples].tolist()
+    one_by_one = [np.stack(mixture(np.array([sample])), axis=-1)[0].tolist() for sample in samples]
+    assert one_by_one == together[samples].tolist()
+    assert mixture(np.arange(12).reshape(3, 4))[1].tolist() == together[:12, 1].reshape(3, 4).tolist()
+
+
+def test_one_dataset_is_in_the_order_of_its_permutation():
+    datasets, windows = Mixture([20], (1,), seed=3)(np.arange(60))
+    assert not datasets.any()
+    for epoch in range(3):
+        expected = Permutation(20, 3, epoch)(np.arange(20))
+        assert windows[20 * epoch : 20 * (epoch + 1)].tolist() == expected.tolist()
+    assert windows[:20].tolist() != windows[20:40].tolist()
+
+
+def test_datasets_of_one_size_are_not_in_the_same_order():
+    mixture = Mixture([50, 50, 50], (1, 1, 1), seed=3)
+    datasets, windows = mixture(np.arange(150))
+    orders = {tuple(windows[datasets == dataset].tolist()) for dataset in range(3)}
+    assert len(orders) == 3
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_numbers_beyond_64_bit_floats_are_exact():
+    shares, windows = (7, 2, 1), (10**12, 10**9, 3)
+    mixture = Mixture(windows, shares, seed=1)
+    period = 2**53 // 10 + 1
+    samples = np.arange(10 * period, 10 * period + 10)
+    datasets, found = mixture(samples)
+    turns = schedule(shares).tolist()
+    for place, (dataset, window) in enumerate(zip(datasets.tolist(), found.tolist(), strict=True)):
+        assert dataset == turns[place]
+        epoch, rest = divmod(period * shares[dataset] + turns[:place].count(dataset), windows[dataset])
+        key = (1, epoch, dataset) if dataset else (1, epoch)
+        assert window == Permutation(windows[dataset], *key)(np.array([rest]))[0]

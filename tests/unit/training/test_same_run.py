@@ -1,0 +1,133 @@
+import pytest
+
+from gpt2dist.errors import UserError
+from gpt2dist.preflight import resolve
+from gpt2dist.training.checkpoint import TrainerState
+from gpt2dist.training.same_run import data_order, dataset_changes, datasets_of, require_same_run
+
+RUN = """
+model: {n_layer: 1, n_head: 1, n_embd: 8, context_length: 8}
+data: {train: [{path: BOOKS, weight: 7}, {path: CODE, weight: 3}]}
+schedule: {total_steps: 9}
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path, make_dataset):
+    books, code = make_dataset("books", train=[100]), make_dataset("code", train=[90])
+    make_dataset("more", train=[80])
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN.replace("BOOKS", str(books)).replace("CODE", str(code)))
+    return path
+
+
+@pytest.fixture
+def state(run_file) -> TrainerState:
+    """What a checkpoint of the run file holds."""
+    config, plan = resolve(run_file, [], 1)
+    return TrainerState(
+        step=3,
+        consumed_samples=24,
+        consumed_tokens=192,
+        updates=3,
+        lr=0.1,
+        loss_scaler={},
+        probe_loss=5.0,
+        datasets=datasets_of(plan),
+        tokenizer=plan.tokenizer_fingerprint,
+        order=data_order(config, plan),
+        world_size=1,
+        zero_stage=1,
+        precision="fp32",
+    )
+
+
+def go_on(run_file, state, *overrides: str) -> None:
+    config, plan = resolve(run_file, list(overrides), 1)
+    require_same_run(run_file.parent / "step-3", state, config, plan)
+
+
+def train(home, **weights: float) -> str:
+    entries = ", ".join(f"{{path: {home / name}, weight: {weight}}}" for name, weight in weights.items())
+    return f"data.train=[{entries}]"
+
+
+def test_the_same_run_goes_on(run_file, state):
+    go_on(run_file, state)
+    go_on(run_file, state, train(run_file.parent, books=0.7, code=0.3), "optimizer.lr=1e-3")
+
+
+def test_datasets_may_move(run_file, state):
+    home = run_file.parent
+    (home / "elsewhere").mkdir()
+    (home / "books").rename(home / "elsewhere/books")
+    go_on(run_file, state, f"data.train.0.path={home}/elsewhere/books")
+
+
+FINGERPRINT = r" \(fingerprint [0-9a-f]{12}\)"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"books": 7, "code": 3, "more": 2}, rf": \S+/more{FINGERPRINT} was not part of it; set it back"),
+        ({"books": 7}, rf": \S+/code{FINGERPRINT} is missing; set it back, or start a new run in another"),
+        (
+            {"books": 7, "more": 3},
+            rf": \S+/more{FINGERPRINT} was not part of it; \S+/code{FINGERPRINT} is missing; set",
+        ),
+        (
+            {"books": 8, "code": 2},
+            r": the weight of \S+/books is 4 of 5, was 7 of 10; the weight of \S+/code is 1 of 5, was 3 of 10;",
+        ),
+        ({"code": 3, "books": 7}, r": the datasets stood in another order \(\S+/books, \S+/code\); set"),
+    ],
+)
+def test_other_datasets_are_refused_by_name(run_file, state, weights, message):
+    with pytest.raises(UserError, match=rf"data.train: not what \S+step-3 was trained on{message}"):
+        go_on(run_file, state, train(run_file.parent, **weights))
+
+
+def test_a_dataset_that_was_made_anew_is_refused_by_name(run_file, state, make_dataset):
+    home = run_file.parent
+    (home / "code").rename(home / "old")
+    make_dataset("code", train=[91])
+    message = rf": \S+/code{FINGERPRINT} has changed \(was [0-9a-f]{{12}}\); set it back"
+    with pytest.raises(UserError, match=message):
+        go_on(run_file, state)
+
+
+def test_another_tokenizer_is_told_as_such(run_file, state, make_dataset):
+    other = make_dataset("other", tokenizer="b" * 64, train=[50])
+    with pytest.raises(
+        UserError, match=r"data.train: \S+/other was made with another tokenizer than the data that"
+    ):
+        go_on(run_file, state, f"data.train=[{{path: {other}}}]")
+
+
+def test_equal_weights_of_two_of_three_stay_equal():
+    def blend(*shares: int) -> list[dict]:
+        return [
+            {"path": name, "fingerprint": name * 12, "share": n} for name, n in zip("abc", shares, strict=True)
+        ]
+
+    assert dataset_changes(blend(2, 2, 1), blend(4, 4, 2)) == []
+    assert dataset_changes(blend(2, 2, 1), blend(1, 1, 3)) == [
+        "the weight of a is 1 of 5, was 2 of 5",
+        "the weight of b is 1 of 5, was 2 of 5",
+        "the weight of c is 3 of 5, was 1 of 5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.seed=5", r"run.seed \(was 1337\): changed since \S+step-3, which would change the order"),
+        ("data.stride=3", r"data.stride \(was 4\): changed"),
+        ("data.sequence_length=7", r"data.sequence_length \(was 8\), data.stride \(was 4\): changed"),
+        ("data.loss_on=new", r"data.loss_on \(was all\): changed"),
+    ],
+)
+def test_another_order_is_refused_with_what_it_was(run_file, state, override, message):
+    with pytest.raises(UserError, match=message):
+        go_on(run_file, state, override)
