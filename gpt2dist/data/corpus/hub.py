@@ -55,7 +55,7 @@ class HubDataset:
 
 
 def hub_source(text: str) -> Source:
-    """The source of a name; on the hub it gets the commit that its revision is today, so that a job stays with it.
+    """The source of a name; on the hub it gets the commit that its revision is today, so that a job keeps to it.
 
     Raises:
         UserError: There is no such dataset, or it cannot be reached.
