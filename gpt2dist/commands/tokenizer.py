@@ -110,7 +110,7 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
     how = reading(args)
     spooled = None
     if "-" in args.inputs:
-        spooled = spool(sys.stdin.buffer, scratch / "input", args.format or "text")
+        spooled = spool(sys.stdin.buffer, scratch / "input", args.format or "jsonl")
     sources = discover(args.inputs, suffixes(args), (Path(args.output),), args.format, spooled)
 
     def make() -> "Tokenizer":

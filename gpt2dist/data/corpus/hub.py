@@ -55,7 +55,7 @@ class HubDataset:
 
 
 def hub_source(text: str) -> Source:
-    """The source of a name; one on the hub without a revision gets today's, so that a job stays with it.
+    """The source of a name; on the hub it gets the commit that its revision is today, so that a job keeps to it.
 
     Raises:
         UserError: There is no such dataset, or it cannot be reached.
@@ -70,7 +70,7 @@ def hub_source(text: str) -> Source:
     files = (builder.config.data_files or {}).get(wanted.split)
     origin = list(files.origin_metadata) if files is not None else []
     version = hashlib.sha256(repr((builder.hash, builder.config.name, origin)).encode()).hexdigest()[:16]
-    pinned = replace(wanted, revision=wanted.revision or _commit(origin))
+    pinned = replace(wanted, revision=_commit(origin) or wanted.revision)
     return Source(str(pinned), "datasets", "", sum(map(_size, files or ())), version)
 
 

@@ -22,8 +22,8 @@ def find_remote(url: str, suffixes: tuple[str, ...], given: str | None) -> list[
     Raises:
         UserError: It names none, or cannot be reached.
     """
-    system, path = filesystem(url)
     with reaching(url, "listed"):
+        system, path = filesystem(url)
         if system.isfile(path):
             found = {path: system.info(path)}
         elif system.isdir(path):

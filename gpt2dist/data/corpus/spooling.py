@@ -12,7 +12,7 @@ from gpt2dist.data.corpus.types import Source
 _MARKS = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ\0": "xz", b"BZh": "bz2"}
 
 
-def spool(stream: BinaryIO, path: Path, format: str = "text") -> Source:
+def spool(stream: BinaryIO, path: Path, format: str) -> Source:
     """Copies standard input into a file; what it is compressed with is seen from its first bytes.
 
     Args:

@@ -111,7 +111,7 @@ def test_a_directory_without_the_suffixes_asked_for(tmp_path):
 
 
 def test_standard_input_is_what_the_caller_says(tmp_path):
-    spooled = spool(io.BytesIO(b"x"), tmp_path / "stdin")
+    spooled = spool(io.BytesIO(b"x"), tmp_path / "stdin", "text")
     assert discover(["-"], standard_input=spooled) == [spooled]
     with pytest.raises(UserError, match="-: standard input is not taken here; put it into a file first"):
         discover(["-"])

@@ -1,7 +1,9 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import datasets
+import fsspec
 import pytest
 
 from gpt2dist.data.corpus import cut, discover
@@ -131,6 +133,20 @@ def test_datasets_that_cannot_be_loaded(folder, read_corpus, options, message):
 def test_a_streamed_dataset_without_the_column(folder, read_corpus):
     with pytest.raises(UserError, match=r"no column 'content'; its columns are 'text', 'meta': --text-field"):
         read_corpus(f"datasets:{folder}", text_field="content")
+
+
+@pytest.mark.parametrize("name", ["datasets:user/name", "datasets:user/name@main"])
+def test_a_name_on_the_hub_is_pinned_to_a_commit(monkeypatch, name):
+    class Files(list):
+        origin_metadata = (("user/name", "0123456789" * 4),) * 2
+
+    config = SimpleNamespace(name="default", data_files={"train": Files(["memory://hub/a", "memory://hub/b"])})
+    builder = SimpleNamespace(hash="x", config=config)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
+    fsspec.filesystem("memory").pipe({"/hub/a": b"12345", "/hub/b": b"678"})
+    (source,) = discover([name])
+    assert source.path == f"datasets:user/name@{'0123456789' * 4},split=train" and source.size == 8
+    fsspec.filesystem("memory").rm("/hub", recursive=True)
 
 
 @pytest.mark.parametrize(

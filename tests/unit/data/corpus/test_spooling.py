@@ -31,4 +31,4 @@ def test_a_table_from_standard_input_is_cut_too(tmp_path):
 
 def test_what_looks_compressed_in_a_format_of_its_own_is_left_alone(tmp_path):
     assert spool(io.BytesIO(b"BZh"), tmp_path / "stdin", "parquet").compression == ""
-    assert spool(io.BytesIO(b""), tmp_path / "stdin").size == 0
+    assert spool(io.BytesIO(b""), tmp_path / "stdin", "text").size == 0
