@@ -50,7 +50,12 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 
-DATA_LIBRARIES = {"numpy", "tokenizers", "orjson", "pyarrow", "fsspec", "datasets"}
+DATA_LIBRARIES = {
+    *("numpy", "orjson"),
+    *("tokenizers", "gigatoken", "awkward"),
+    *("pyarrow", "fsspec", "datasets"),
+    *("distributed",),
+}
 KNOW_DEEPSPEED = {"gpt2dist.training.engine", "gpt2dist.training.zero"}
 LIGHT = (
     *(

@@ -13,7 +13,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt2dist.data.corpus import Document, Piece, discover, read
+from gpt2dist.data.corpus import Document, Reading, cut, discover, read
 from gpt2dist.errors import UserError
 
 SUFFIXES = (".py", ".txt", ".rst", ".md", ".jsonl", ".ndjson")
@@ -43,7 +43,7 @@ def main() -> int:
     if len(documents) < FEW_DOCUMENTS:
         # Whole documents are held out for validation: a few long ones could not be divided.
         size = min(LONGEST_PIECE, sum(map(len, documents)) // PIECES)
-        documents = [piece for document in documents for piece in cut(document, size)]
+        documents = [piece for document in documents for piece in pieces(document, size)]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     origin.write_text(listing)
@@ -67,12 +67,13 @@ def named_sources(inputs: list[str]) -> list[Path]:
 def texts(sources: list[Path]) -> Iterator[str]:
     """Their documents; what cannot be read is left out."""
     for source in discover([str(path) for path in sources], SUFFIXES):
-        for item in read(Piece(source.path, source.kind, 0, source.size), "text"):
-            if isinstance(item, Document) and item.text.strip():
-                yield item.text
+        for piece in cut(source, source.size):
+            for item in read(piece, Reading()):
+                if isinstance(item, Document) and not item.text.isspace() and item.text:
+                    yield item.text.decode()
 
 
-def cut(text: str, size: int) -> Iterator[str]:
+def pieces(text: str, size: int) -> Iterator[str]:
     """Cuts a text at line ends into pieces of at least `size` characters."""
     piece: list[str] = []
     for line in text.splitlines(keepends=True):
