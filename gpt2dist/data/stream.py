@@ -4,6 +4,7 @@ What the stream looks like comes from the manifest; a shard is mapped when its f
 takes no longer and no more memory for 10,000 shards than for one, and positions are int64 throughout.
 """
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,11 +37,13 @@ class LazyShard:
         directory: The dataset directory.
         record: What the manifest says of the shard.
         dtype: What it says of the tokens' dtype.
+        shuffled: Whether reads jump about in it.
     """
 
-    def __init__(self, directory: Path, record: ShardRecord, dtype: np.dtype):
+    def __init__(self, directory: Path, record: ShardRecord, dtype: np.dtype, shuffled: bool):
         self._prefix = directory / record.name
         self._tokens = record.tokens
+        self._shuffled = shuffled
         self.dtype = dtype
 
     def __len__(self) -> int:
@@ -58,7 +61,18 @@ class LazyShard:
                 f"{self._prefix}.bin: holds {len(tokens):,} tokens of {tokens.dtype}, the manifest says "
                 f"{len(self):,} of {self.dtype}; {_AGAIN}"
             )
+        if self._shuffled:
+            _do_not_read_around(tokens)
         return tokens
+
+
+def _do_not_read_around(tokens: NDArray[Any]) -> None:
+    """Keeps the kernel from reading megabytes around each window, of which a shuffled run uses nothing soon."""
+    base: Any = tokens
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_RANDOM)
 
 
 class TokenStream:
@@ -80,10 +94,20 @@ class TokenStream:
         self._opened: dict[int, NDArray[np.integer]] = {}
 
     @classmethod
-    def open(cls, manifest: Manifest, split: str, prefix: int | None = None) -> "TokenStream":
-        """The stream of one split of a dataset directory."""
+    def open(
+        cls, manifest: Manifest, split: str, prefix: int | None = None, shuffled: bool = False
+    ) -> "TokenStream":
+        """The stream of one split of a dataset directory.
+
+        Args:
+            manifest: Of the dataset.
+            split: Such as "train".
+            prefix: As above.
+            shuffled: Whether it will be read in no order, rather than from front to back.
+        """
         directory, dtype = Path(manifest.directory), np.dtype(manifest.dtype)
-        return cls([LazyShard(directory, record, dtype) for record in manifest.shards_of(split)], prefix)
+        shards = [LazyShard(directory, record, dtype, shuffled) for record in manifest.shards_of(split)]
+        return cls(shards, prefix)
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -1,4 +1,6 @@
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +97,17 @@ def test_shards_are_opened_when_they_are_first_read_and_once(make_dataset, opene
         assert opened == ["train-00001"]
     stream.read(np.array([10]), 3)
     assert opened == ["train-00001", "train-00002"]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_kernel_is_told_not_to_read_around_what_is_shuffled(make_dataset, shuffled):
+    manifest = Manifest.load(make_dataset(train=[70]))
+    stream = TokenStream.open(manifest, "train", shuffled=shuffled)
+    assert stream.read(np.array([4]), 3).tolist() == [[4, 5, 6]]
+    mappings = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    (mine,) = [mapping for mapping in mappings if str(manifest.directory / "train-00000.bin") in mapping]
+    (flags,) = re.findall(r"VmFlags: (.*)", mine)
+    assert ("rr" in flags.split()) == shuffled  # MADV_RANDOM
 
 
 def test_a_trillion_tokens_in_ten_thousand_shards(tmp_path, opened):
