@@ -88,9 +88,11 @@ class TokenStream:
         if prefix is not None:
             parts = [np.asarray([prefix], self.dtype), *parts]
         self._parts = parts
-        self._lengths = np.array([len(part) for part in parts], np.int64)
-        self._ends = np.cumsum(self._lengths)
-        self._begins = np.append(self._ends - self._lengths, self._ends[-1:])  # the last: behind the stream
+        lengths = [len(part) for part in parts]
+        self._ends = np.cumsum(lengths, dtype=np.int64)
+        # Both with one more: what lies behind the stream.
+        self._begins = np.append(0, self._ends)
+        self._lengths = np.append(lengths, 0)
         self._opened: dict[int, NDArray[np.integer]] = {}
 
     @classmethod
@@ -124,8 +126,9 @@ class TokenStream:
         """
         parts = np.searchsorted(self._ends, starts, side="right")
         offsets = starts - self._begins[parts]
-        if len(starts) and (parts == parts[0]).all() and offsets.max() + length <= self._lengths[parts[0]]:
-            return sliding_window_view(self._part(int(parts[0])), length)[offsets]
+        first = int(parts[0]) if len(parts) else len(self._parts)
+        if (parts == first).all() and offsets.max(initial=0) + length <= self._lengths[first]:
+            return sliding_window_view(self._part(first), length)[offsets]
         # A gather per shard would pay only where each has many rows: from 4 shards on, slices are as fast.
         pieces: list[NDArray[np.integer]] = [np.empty(0, self.dtype)]
         for part, offset in zip(parts.tolist(), offsets.tolist(), strict=True):

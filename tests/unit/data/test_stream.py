@@ -37,6 +37,8 @@ def test_rows_come_in_the_order_asked_for_and_in_the_shards_dtype():
 def test_beyond_the_end_there_are_zeros():
     rows = TokenStream(shards()).read(np.array([18, 20, 99]), 4)
     assert rows.tolist() == [[28, 29, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert TokenStream(shards()).read(np.array([20, 99]), 2).tolist() == [[0, 0], [0, 0]]
+    assert TokenStream(shards()).read(np.array([], np.int64), 2).shape == (0, 2)
 
 
 def test_a_prefix_shifts_the_stream_by_one():
