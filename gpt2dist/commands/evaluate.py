@@ -40,6 +40,7 @@ examples:
 def run(args: argparse.Namespace) -> None:
     """Evaluates."""
     from gpt2dist.data.manifest import Manifest
+    from gpt2dist.data.stream import check_files
     from gpt2dist.errors import UserError
     from gpt2dist.monitoring.logs import quiet_libraries
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--batch-size must be at least 1")
     dataset = Manifest.load(args.data)
     split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
-    dataset.shards_of(split)  # refuses an unknown split before anything is loaded
+    check_files(dataset, split)  # before anything is loaded; refuses an unknown split too
     if args.output:
         _make_room(args.output)
     quiet_libraries()

@@ -4,6 +4,7 @@ What the stream looks like comes from the manifest; a shard is mapped when its f
 takes no longer and no more memory for 10,000 shards than for one, and positions are int64 throughout.
 """
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,11 +37,13 @@ class LazyShard:
         directory: The dataset directory.
         record: What the manifest says of the shard.
         dtype: What it says of the tokens' dtype.
+        shuffled: Whether reads jump about in it.
     """
 
-    def __init__(self, directory: Path, record: ShardRecord, dtype: np.dtype):
+    def __init__(self, directory: Path, record: ShardRecord, dtype: np.dtype, shuffled: bool):
         self._prefix = directory / record.name
         self._tokens = record.tokens
+        self._shuffled = shuffled
         self.dtype = dtype
 
     def __len__(self) -> int:
@@ -58,7 +61,18 @@ class LazyShard:
                 f"{self._prefix}.bin: holds {len(tokens):,} tokens of {tokens.dtype}, the manifest says "
                 f"{len(self):,} of {self.dtype}; {_AGAIN}"
             )
+        if self._shuffled:
+            _do_not_read_around(tokens)
         return tokens
+
+
+def _do_not_read_around(tokens: NDArray[Any]) -> None:
+    """Keeps the kernel from reading megabytes around each window, of which a shuffled run uses nothing soon."""
+    base: Any = tokens
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_RANDOM)
 
 
 class TokenStream:
@@ -74,16 +88,28 @@ class TokenStream:
         if prefix is not None:
             parts = [np.asarray([prefix], self.dtype), *parts]
         self._parts = parts
-        self._lengths = np.array([len(part) for part in parts], np.int64)
-        self._ends = np.cumsum(self._lengths)
-        self._begins = np.append(self._ends - self._lengths, self._ends[-1:])  # the last: behind the stream
+        lengths = [len(part) for part in parts]
+        self._ends = np.cumsum(lengths, dtype=np.int64)
+        # Both with one more: what lies behind the stream.
+        self._begins = np.append(0, self._ends)
+        self._lengths = np.append(lengths, 0)
         self._opened: dict[int, NDArray[np.integer]] = {}
 
     @classmethod
-    def open(cls, manifest: Manifest, split: str, prefix: int | None = None) -> "TokenStream":
-        """The stream of one split of a dataset directory."""
+    def open(
+        cls, manifest: Manifest, split: str, prefix: int | None = None, shuffled: bool = False
+    ) -> "TokenStream":
+        """The stream of one split of a dataset directory.
+
+        Args:
+            manifest: Of the dataset.
+            split: Such as "train".
+            prefix: As above.
+            shuffled: Whether it will be read in no order, rather than from front to back.
+        """
         directory, dtype = Path(manifest.directory), np.dtype(manifest.dtype)
-        return cls([LazyShard(directory, record, dtype) for record in manifest.shards_of(split)], prefix)
+        shards = [LazyShard(directory, record, dtype, shuffled) for record in manifest.shards_of(split)]
+        return cls(shards, prefix)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -100,8 +126,9 @@ class TokenStream:
         """
         parts = np.searchsorted(self._ends, starts, side="right")
         offsets = starts - self._begins[parts]
-        if len(starts) and (parts == parts[0]).all() and offsets.max() + length <= self._lengths[parts[0]]:
-            return sliding_window_view(self._part(int(parts[0])), length)[offsets]
+        first = int(parts[0]) if len(parts) else len(self._parts)
+        if (parts == first).all() and offsets.max(initial=0) + length <= self._lengths[first]:
+            return sliding_window_view(self._part(first), length)[offsets]
         # A gather per shard would pay only where each has many rows: from 4 shards on, slices are as fast.
         pieces: list[NDArray[np.integer]] = [np.empty(0, self.dtype)]
         for part, offset in zip(parts.tolist(), offsets.tolist(), strict=True):

@@ -70,7 +70,9 @@ def build_batcher(config: Config, plan: Plan) -> MixtureBatcher:
     """The windows of the training sets."""
     return MixtureBatcher(
         [
-            MicroBatcher(TokenStream.open(each.dataset, "train"), each.windows, config.data.loss_on)
+            MicroBatcher(
+                TokenStream.open(each.dataset, "train", shuffled=True), each.windows, config.data.loss_on
+            )
             for each in plan.datasets
         ]
     )

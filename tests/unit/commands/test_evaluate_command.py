@@ -100,6 +100,16 @@ def test_a_directory_that_is_no_dataset(evaluate, tmp_path):
     assert code == 2 and "manifest.json" in err
 
 
+def test_a_dataset_whose_files_are_not_whole(evaluate, tiny_dataset, tmp_path):
+    torn = tmp_path / "torn"
+    shutil.copytree(tiny_dataset, torn)
+    (torn / "val-00000.bin").unlink()
+    code, _, err = evaluate(data=torn)
+    assert code == 2
+    assert f"{torn}: its files are not whole; copy" in err
+    assert f"{torn / 'val-00000.bin'}: no such file" in err
+
+
 def test_a_directory_that_is_no_model(evaluate, tmp_path):
     code, _, err = evaluate(model=tmp_path)
     assert code == 2 and "no model there" in err

@@ -1,4 +1,6 @@
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +37,8 @@ def test_rows_come_in_the_order_asked_for_and_in_the_shards_dtype():
 def test_beyond_the_end_there_are_zeros():
     rows = TokenStream(shards()).read(np.array([18, 20, 99]), 4)
     assert rows.tolist() == [[28, 29, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert TokenStream(shards()).read(np.array([20, 99]), 2).tolist() == [[0, 0], [0, 0]]
+    assert TokenStream(shards()).read(np.array([], np.int64), 2).shape == (0, 2)
 
 
 def test_a_prefix_shifts_the_stream_by_one():
@@ -95,6 +99,17 @@ def test_shards_are_opened_when_they_are_first_read_and_once(make_dataset, opene
         assert opened == ["train-00001"]
     stream.read(np.array([10]), 3)
     assert opened == ["train-00001", "train-00002"]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_kernel_is_told_not_to_read_around_what_is_shuffled(make_dataset, shuffled):
+    manifest = Manifest.load(make_dataset(train=[70]))
+    stream = TokenStream.open(manifest, "train", shuffled=shuffled)
+    assert stream.read(np.array([4]), 3).tolist() == [[4, 5, 6]]
+    mappings = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    (mine,) = [mapping for mapping in mappings if str(manifest.directory / "train-00000.bin") in mapping]
+    (flags,) = re.findall(r"VmFlags: (.*)", mine)
+    assert ("rr" in flags.split()) == shuffled  # MADV_RANDOM
 
 
 def test_a_trillion_tokens_in_ten_thousand_shards(tmp_path, opened):
