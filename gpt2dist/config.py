@@ -77,6 +77,9 @@ class DataSection(Section):
     sequence_length: Positive | None = None  # tokens; default: model.context_length
     stride: Positive | None = None  # tokens from window to window; default: half of sequence_length
     loss_on: Literal["all", "new"] = "all"  # every target of a window, or only those no earlier window had
+    document_boundaries: Literal["pack", "isolate"] = (
+        "pack"  # whether attention crosses end-of-text, or stops there
+    )
 
 
 class BatchSection(Section):

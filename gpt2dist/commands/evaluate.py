@@ -25,6 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="end-of-text makes the first token a target too; default: %(default)s",
     )
+    parser.add_argument(
+        "--document-boundaries",
+        choices=("pack", "isolate"),
+        default="pack",
+        help="isolate: attention and positions begin anew at each end-of-text; default: %(default)s",
+    )
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="windows; default: %(default)s")
     parser.add_argument("--output", type=Path, metavar="F.json", help="write the result there as JSON too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
@@ -70,7 +76,7 @@ def _evaluate(args: argparse.Namespace, dataset: Any, split: str, world: Any) ->
     from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.errors import UserError
     from gpt2dist.evaluation.perplexity import Score, score
-    from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary
+    from gpt2dist.model.gpt2 import load_pretrained, logits, require_vocabulary
     from gpt2dist.model.locate import fingerprint, locate
     from gpt2dist.monitoring.progress import Progress
 
@@ -85,11 +91,12 @@ def _evaluate(args: argparse.Namespace, dataset: Any, split: str, world: Any) ->
     require_vocabulary(model, tokenizer.vocab_size, directory)
     windows = _windows(args, dataset.totals(split).tokens, model.config.n_positions)
     prefix = dataset.end_of_text_id if args.prefix == "end-of-text" else None
+    border = dataset.end_of_text_id if args.document_boundaries == "isolate" else None
     stream = TokenStream.open(dataset, split, prefix)
     began = time.monotonic()
     with Progress("evaluate", windows.targets, "token", scale=True, enabled=world.is_main) as bar:
         nll, targets = score(
-            lambda tokens: model(input_ids=tokens.to(world.device).long(), use_cache=False).logits,
+            lambda tokens: logits(model, tokens.to(world.device), border),
             stream,
             windows,
             args.batch_size,
@@ -113,6 +120,7 @@ def _evaluate(args: argparse.Namespace, dataset: Any, split: str, world: Any) ->
         "sequence_length": windows.sequence_length,
         "stride": windows.stride,
         "prefix": args.prefix,
+        "document_boundaries": args.document_boundaries,
         "windows": result.windows,
         "batch_size": args.batch_size,
         "world_size": world.size,

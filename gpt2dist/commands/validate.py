@@ -146,14 +146,20 @@ def _data(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
     counted = {"all": "every target of a window", "new": "targets that no earlier window had"}
     sizes = f"{plan.sequence_length:,} tokens each, one every {plan.stride:,}"
     loss = ("loss on", f"{config.data.loss_on}: {counted[config.data.loss_on]}")
+    seen = {
+        "pack": "attention crosses end-of-text",
+        "isolate": "attention and positions begin anew at end-of-text",
+    }
+    borders = ("documents", f"{config.data.document_boundaries}: {seen[config.data.document_boundaries]}")
     if len(plan.datasets) > 1:
-        return [*(_blended(plan, each) for each in plan.datasets), ("windows", sizes), loss]
+        return [*(_blended(plan, each) for each in plan.datasets), ("windows", sizes), loss, borders]
     (one,) = plan.datasets
     return [
         ("dataset", str(one.dataset.directory)),
         ("size", _size(one)),
         ("windows", f"{len(one.windows):,} per epoch, {sizes}"),
         loss,
+        borders,
         ("passes", _passes(plan, one)),
     ]
 

@@ -61,6 +61,7 @@ class LanguageModel(nn.Module):
         attention: transformers' attention implementation: "sdpa" or "eager".
         activation_checkpointing: Recomputes each block's activations in the backward pass.
         seed: Of the initialisation.
+        isolate: Whether attention and positions begin anew at each end-of-text token; see `segment_positions`.
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class LanguageModel(nn.Module):
         attention: str = "sdpa",
         activation_checkpointing: bool = False,
         seed: int = 0,
+        isolate: bool = False,
     ):
         super().__init__()
         self.vocab_size = shape.vocab_size
+        self._border = end_of_text_id if isolate else None
         config = huggingface_config(shape, end_of_text_id, dropout)
         config.vocab_size = shape.padded_vocab_size
         config.use_cache = False
@@ -86,7 +89,7 @@ class LanguageModel(nn.Module):
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits [B, L, V] of the tokens [B, L] (any integer dtype), without the padding columns."""
-        return self.gpt2(input_ids=tokens.long()).logits[..., : self.vocab_size]
+        return logits(self.gpt2, tokens, self._border)[..., : self.vocab_size]
 
     def forward(
         self, tokens: Tensor, counted_from: Tensor | None = None, counted_to: Tensor | None = None
@@ -107,6 +110,39 @@ class LanguageModel(nn.Module):
         targets = tokens[:, 1:].long()
         nll = token_nll(self.logits(tokens[:, :-1]), targets)
         return nll.masked_fill(~counted_mask(targets, counted_from, counted_to), 0.0).sum()
+
+
+def logits(model: GPT2LMHeadModel, tokens: Tensor, border: int | None = None) -> Tensor:
+    """Logits [B, L, V] of the tokens [B, L] (any integer dtype).
+
+    Args:
+        model: The model.
+        tokens: The tokens.
+        border: The token at which a document begins that nothing before is seen from; None: all is seen.
+    """
+    tokens = tokens.long()
+    # Where positions begin anew, transformers lets attention begin anew too.
+    positions = None if border is None else segment_positions(tokens, border)
+    return model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+
+
+def segment_positions(tokens: Tensor, border: int) -> Tensor:
+    """Positions that begin anew at each end-of-text token.
+
+    That token is the beginning of the next document rather than the end of the last: it is what the first token
+    of a document is predicted from, as in generation from nothing, and the last token before it predicts it. So
+    all targets of a window count as ever, and each is predicted from its own document alone.
+
+    Args:
+        tokens: [B, L] int64.
+        border: The end-of-text token.
+
+    Returns:
+        [B, L] int64.
+    """
+    place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    begins = torch.where(tokens == border, place, 0).cummax(dim=1).values
+    return place - begins
 
 
 def named_parameters(model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:

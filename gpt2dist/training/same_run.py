@@ -16,6 +16,7 @@ def data_order(config: Config, plan: Plan) -> dict[str, Any]:
         "data.sequence_length": plan.sequence_length,
         "data.stride": plan.stride,
         "data.loss_on": config.data.loss_on,
+        "data.document_boundaries": config.data.document_boundaries,
     }
 
 
@@ -49,7 +50,7 @@ def require_same_run(path: Path, state: TrainerState, config: Config, plan: Plan
     if changed:
         listed = ", ".join(f"{key} (was {state.order.get(key)})" for key in changed)
         raise UserError(
-            f"{listed}: changed since {path}, which would change the order of the data; set it back, or "
+            f"{listed}: changed since {path}, which would change what the model is trained on; set it back, or "
             "start a new run in another run.output_dir"
         )
 

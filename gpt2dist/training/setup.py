@@ -87,6 +87,7 @@ def build_model(config: Config, plan: Plan) -> LanguageModel:
         attention=config.model.attention,
         activation_checkpointing=config.model.activation_checkpointing,
         seed=config.run.seed,
+        isolate=config.data.document_boundaries == "isolate",
     )
 
 

@@ -19,10 +19,11 @@ from gpt2dist.model.shape import Shape
 LENGTH, STRIDE, GLOBAL, STEPS, WARMUP, LR, SEED = 32, 12, 8, 20, 5, 2e-3, 1337
 
 
-def plain_pytorch(dataset):
+def plain_pytorch(dataset, isolate=False):
     """One process, the whole batch, no gpt2dist in the loop: windows, loss, schedule and clipping by hand.
 
-    Only the initial weights and the order of the windows are taken from gpt2dist.
+    Only the initial weights and the order of the windows are taken from gpt2dist. With `isolate` each document
+    of each window is run by itself.
     """
     manifest = Manifest.load(dataset)
     stream = TokenStream.open(manifest, "train")
@@ -68,13 +69,26 @@ def plain_pytorch(dataset):
             rate = LR * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
         for group in adam.param_groups:
             group["lr"] = rate
-        loss = F.cross_entropy(model(inputs).logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        if isolate:
+            apart = [
+                model(part[None]).logits[0] for row in inputs for part in parts(row, manifest.end_of_text_id)
+            ]
+            logits = torch.cat(apart)
+        else:
+            logits = model(inputs).logits.flatten(0, 1)
+        loss = F.cross_entropy(logits, labels.flatten(), ignore_index=-100)
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
         adam.step()
         adam.zero_grad()
         losses.append(loss.item())
     return losses, norms
+
+
+def parts(row, end_of_text):
+    """A window cut before each end-of-text."""
+    borders = [place for place in (row == end_of_text).nonzero().flatten().tolist() if place]
+    return row.tensor_split(borders)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +116,17 @@ def test_fp32_equals_plain_pytorch(tiny_dataset, tmp_path, reference, world_size
     micro = GLOBAL // accumulation // world_size
     run = train(config, f"zero.stage={stage}", f"batch.micro_batch_size={micro}", world_size=world_size)
     loss, norm = differences(run, reference)
+    assert loss < 1e-5
+    assert norm < 1e-4
+
+
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (3, 2)])
+def test_isolated_documents_equal_documents_run_apart(tiny_dataset, tmp_path, reference, stage, world_size):
+    expected = run_ranks(plain_pytorch, 1, tiny_dataset, True)[0]
+    assert abs(expected[0][-1] - reference[0][-1]) > 1e-3  # it makes a difference
+    config = write_run(tmp_path, tiny_dataset)
+    overrides = ["data.document_boundaries=isolate", f"zero.stage={stage}", "batch.micro_batch_size=2"]
+    loss, norm = differences(train(config, *overrides, world_size=world_size), expected)
     assert loss < 1e-5
     assert norm < 1e-4
 

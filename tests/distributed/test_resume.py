@@ -22,6 +22,7 @@ def weights(run, step):
 def test_resume_is_bitwise(tiny_dataset, tmp_path, precision, stage):
     config = write_run(tmp_path, tiny_dataset)
     common = [f"precision={precision}", f"zero.stage={stage}", "batch.micro_batch_size=2", "model.dropout=0.1"]
+    common += ["data.document_boundaries=isolate"] * (stage == 1)
     whole = train(config, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
     parts = f"run.output_dir={tmp_path}/parts"
     train(config, *common, parts, "run.stop_after_steps=9", world_size=2)
@@ -107,6 +108,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(tiny_dataset, tmp_p
         ("data.stride=16", "data.stride (was 12): changed since"),
         ("run.seed=5", "run.seed (was 1337): changed since"),
         ("data.loss_on=all", "data.loss_on (was new): changed since"),
+        ("data.document_boundaries=isolate", "data.document_boundaries (was pack): changed since"),
         ("checkpoint.resume=never", "holds checkpoints (step-00000003); set run.output_dir to a new directory"),
     ],
 )

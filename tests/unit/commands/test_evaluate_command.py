@@ -13,7 +13,18 @@ from gpt2dist.data.tokenizer import Tokenizer, train_char
 
 KEYS = {
     *("nll_sum", "targets", "loss", "perplexity", "bits_per_byte", "bytes", "word_perplexity", "words"),
-    *("sequence_length", "stride", "prefix", "windows", "batch_size", "world_size", "model", "data", "tokenizer"),
+    *(
+        "sequence_length",
+        "stride",
+        "prefix",
+        "document_boundaries",
+        "windows",
+        "batch_size",
+        "world_size",
+        "model",
+        "data",
+        "tokenizer",
+    ),
     *("seconds", "tokens_per_second", "split"),
 }
 
@@ -212,3 +223,10 @@ def test_wrong_sampling_options_are_told_together(generate, options, message):
     code, out, err = generate(*options)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_isolated_documents_are_scored_by_themselves(evaluate):
+    packed = json.loads(evaluate("--json")[1])
+    isolated = json.loads(evaluate("--json", "--document-boundaries", "isolate")[1])
+    assert (packed["document_boundaries"], isolated["document_boundaries"]) == ("pack", "isolate")
+    assert isolated["targets"] == packed["targets"] and isolated["nll_sum"] != packed["nll_sum"]

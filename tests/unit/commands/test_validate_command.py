@@ -56,6 +56,7 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         ["", "size", "20,481 tokens, 2 documents"],
         ["", "windows", "20 per epoch, 1,024 tokens each, one every 1,024"],
         ["", "loss on", "new: targets that no earlier window had"],
+        ["", "documents", "pack: attention crosses end-of-text"],
         ["", "passes", "80 epochs; each token is trained on 80 times"],
         ["batch", "windows", "16 per step = 2 micro × 2 accumulation × 4 world"],
         ["", "targets", "16,384 per step"],
