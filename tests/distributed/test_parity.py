@@ -19,17 +19,16 @@ from gpt2dist.model.shape import Shape
 LENGTH, STRIDE, GLOBAL, STEPS, WARMUP, LR, SEED = 32, 12, 8, 20, 5, 2e-3, 1337
 
 
-def plain_pytorch(dataset):
+def plain_pytorch(datasets, shares):
     """One process, the whole batch, no gpt2dist in the loop: windows, loss, schedule and clipping by hand.
 
     Only the initial weights and the order of the windows are taken from gpt2dist.
     """
-    manifest = Manifest.load(dataset)
-    stream = TokenStream.open(manifest, "train")
-    tokens = torch.from_numpy(stream.read(np.array([0]), len(stream))[0].astype(np.int64))
-    targets = len(tokens) - 1
-    windows = 1 + math.ceil((targets - LENGTH) / STRIDE)
-    order = Mixture([windows], [1], SEED)(np.arange(STEPS * GLOBAL))[1].tolist()
+    manifest = Manifest.load(datasets[0])
+    streams = [TokenStream.open(Manifest.load(dataset), "train") for dataset in datasets]
+    texts = [torch.from_numpy(s.read(np.array([0]), len(s))[0].astype(np.int64)) for s in streams]
+    windows = [1 + math.ceil((len(tokens) - 1 - LENGTH) / STRIDE) for tokens in texts]
+    order = np.stack(Mixture(windows, shares, SEED)(np.arange(STEPS * GLOBAL)), axis=1).tolist()
 
     shape = Shape(2, 4, 32, LENGTH, manifest.vocab_size)
     start = LanguageModel(shape, manifest.end_of_text_id, seed=SEED).gpt2.state_dict()
@@ -54,7 +53,9 @@ def plain_pytorch(dataset):
     losses, norms = [], []
     for step in range(STEPS):
         inputs, labels = [], []
-        for window in order[step * GLOBAL : (step + 1) * GLOBAL]:
+        for dataset, window in order[step * GLOBAL : (step + 1) * GLOBAL]:
+            tokens = texts[dataset]
+            targets = len(tokens) - 1
             begin = min(window * STRIDE, targets - LENGTH)
             seen_to = 0 if window == 0 else (window - 1) * STRIDE + LENGTH
             places = torch.arange(begin + 1, begin + LENGTH + 1)
@@ -79,7 +80,7 @@ def plain_pytorch(dataset):
 
 @pytest.fixture(scope="module")
 def reference(tiny_dataset):
-    return run_ranks(plain_pytorch, 1, tiny_dataset)[0]
+    return run_ranks(plain_pytorch, 1, [tiny_dataset], [1])[0]
 
 
 def differences(run, reference):
@@ -101,6 +102,16 @@ def test_fp32_equals_plain_pytorch(tiny_dataset, tmp_path, reference, world_size
     config = write_run(tmp_path, tiny_dataset)
     micro = GLOBAL // accumulation // world_size
     run = train(config, f"zero.stage={stage}", f"batch.micro_batch_size={micro}", world_size=world_size)
+    loss, norm = differences(run, reference)
+    assert loss < 1e-5
+    assert norm < 1e-4
+
+
+@pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (2, 2)])
+def test_a_blend_equals_plain_pytorch(tiny_dataset, second_dataset, tmp_path, world_size, micro):
+    reference = run_ranks(plain_pytorch, 1, [tiny_dataset, second_dataset], [2, 3])[0]
+    config = write_run(tmp_path, tiny_dataset, blend={tiny_dataset: 0.4, second_dataset: 0.6})
+    run = train(config, f"batch.micro_batch_size={micro}", world_size=world_size)
     loss, norm = differences(run, reference)
     assert loss < 1e-5
     assert norm < 1e-4
