@@ -19,10 +19,14 @@ SMALL_RUN = {
 }
 
 
-def write_run(directory: Path, dataset: Path, validation: bool = False) -> Path:
-    """Writes the configuration of a small run."""
+def write_run(
+    directory: Path, dataset: Path, validation: bool = False, blend: dict[Path, float] | None = None
+) -> Path:
+    """Writes the configuration of a small run on one dataset, or on those of `blend` with their weights."""
     config: dict[str, Any] = json.loads(json.dumps(SMALL_RUN))
     config["data"]["train"] = [{"path": str(dataset)}]
+    if blend:
+        config["data"]["train"] = [{"path": str(path), "weight": weight} for path, weight in blend.items()]
     if validation:
         config["data"]["validation"] = [{"name": "val", "path": str(dataset)}]
     config["run"] = {"output_dir": str(directory / "run")}

@@ -183,9 +183,11 @@ class Loader(Generic[T]):
     def _fill(self) -> None:
         cursor = self._cursor
         try:
-            while not self._stopped.is_set():
+            while True:
                 for batch in self._make(cursor):
                     self._ready.put(batch)
+                    if self._stopped.is_set():
+                        return
                 cursor += self._drawn
         except BaseException as error:  # raised again where the batch is asked for
             self._ready.put(error)

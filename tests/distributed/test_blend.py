@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import yaml
 from ranks import RankFailedError
 from runs import metrics, train, write_run
 
@@ -13,30 +12,9 @@ from gpt2dist.preflight import resolve
 STEPS, GLOBAL = 20, 8
 
 
-@pytest.fixture(scope="module")
-def second_dataset(tiny_dataset, tmp_path_factory):
-    """Other sentences under the tokenizer of the tiny dataset: a quarter of its size."""
-    from gpt2dist.data.preprocessing import Job, prepare
-
-    home = tmp_path_factory.mktemp("second")
-    texts = sorted((tiny_dataset.parent / "corpus").iterdir())[::4]
-    (home / "corpus").mkdir()
-    for path in texts:
-        (home / "corpus" / path.name).write_text(path.read_text()[::-1])
-    prepare(Job((str(home / "corpus"),), str(tiny_dataset), home / "second"))
-    return home / "second"
-
-
 @pytest.fixture
 def run_file(tiny_dataset, second_dataset, tmp_path):
-    path = write_run(tmp_path, tiny_dataset)
-    config = yaml.safe_load(path.read_text())
-    config["data"]["train"] = [
-        {"path": str(tiny_dataset), "weight": 0.4},
-        {"path": str(second_dataset), "weight": 0.6},
-    ]
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return write_run(tmp_path, tiny_dataset, blend={tiny_dataset: 0.4, second_dataset: 0.6})
 
 
 def test_a_blend_is_the_same_at_any_world_size(run_file, tmp_path):

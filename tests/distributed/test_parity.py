@@ -19,18 +19,17 @@ from gpt2dist.model.shape import Shape
 LENGTH, STRIDE, GLOBAL, STEPS, WARMUP, LR, SEED = 32, 12, 8, 20, 5, 2e-3, 1337
 
 
-def plain_pytorch(dataset, isolate=False):
+def plain_pytorch(datasets, shares, isolate=False):
     """One process, the whole batch, no gpt2dist in the loop: windows, loss, schedule and clipping by hand.
 
     Only the initial weights and the order of the windows are taken from gpt2dist. With `isolate` each document
     of each window is run by itself.
     """
-    manifest = Manifest.load(dataset)
-    stream = TokenStream.open(manifest, "train")
-    tokens = torch.from_numpy(stream.read(np.array([0]), len(stream))[0].astype(np.int64))
-    targets = len(tokens) - 1
-    windows = 1 + math.ceil((targets - LENGTH) / STRIDE)
-    order = Mixture([windows], [1], SEED)(np.arange(STEPS * GLOBAL))[1].tolist()
+    manifest = Manifest.load(datasets[0])
+    streams = [TokenStream.open(Manifest.load(dataset), "train") for dataset in datasets]
+    texts = [torch.from_numpy(s.read(np.array([0]), len(s))[0].astype(np.int64)) for s in streams]
+    windows = [1 + math.ceil((len(tokens) - 1 - LENGTH) / STRIDE) for tokens in texts]
+    order = np.stack(Mixture(windows, shares, SEED)(np.arange(STEPS * GLOBAL)), axis=1).tolist()
 
     shape = Shape(2, 4, 32, LENGTH, manifest.vocab_size)
     start = LanguageModel(shape, manifest.end_of_text_id, seed=SEED).gpt2.state_dict()
@@ -55,7 +54,9 @@ def plain_pytorch(dataset, isolate=False):
     losses, norms = [], []
     for step in range(STEPS):
         inputs, labels = [], []
-        for window in order[step * GLOBAL : (step + 1) * GLOBAL]:
+        for dataset, window in order[step * GLOBAL : (step + 1) * GLOBAL]:
+            tokens = texts[dataset]
+            targets = len(tokens) - 1
             begin = min(window * STRIDE, targets - LENGTH)
             seen_to = 0 if window == 0 else (window - 1) * STRIDE + LENGTH
             places = torch.arange(begin + 1, begin + LENGTH + 1)
@@ -93,7 +94,7 @@ def parts(row, end_of_text):
 
 @pytest.fixture(scope="module")
 def reference(tiny_dataset):
-    return run_ranks(plain_pytorch, 1, tiny_dataset)[0]
+    return run_ranks(plain_pytorch, 1, [tiny_dataset], [1])[0]
 
 
 def differences(run, reference):
@@ -122,11 +123,21 @@ def test_fp32_equals_plain_pytorch(tiny_dataset, tmp_path, reference, world_size
 
 @pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (3, 2)])
 def test_isolated_documents_equal_documents_run_apart(tiny_dataset, tmp_path, reference, stage, world_size):
-    expected = run_ranks(plain_pytorch, 1, tiny_dataset, True)[0]
+    expected = run_ranks(plain_pytorch, 1, [tiny_dataset], [1], True)[0]
     assert abs(expected[0][-1] - reference[0][-1]) > 1e-3  # it makes a difference
     config = write_run(tmp_path, tiny_dataset)
     overrides = ["data.document_boundaries=isolate", f"zero.stage={stage}", "batch.micro_batch_size=2"]
     loss, norm = differences(train(config, *overrides, world_size=world_size), expected)
+    assert loss < 1e-5
+    assert norm < 1e-4
+
+
+@pytest.mark.parametrize(("world_size", "micro"), [(1, 8), (2, 2)])
+def test_a_blend_equals_plain_pytorch(tiny_dataset, second_dataset, tmp_path, world_size, micro):
+    reference = run_ranks(plain_pytorch, 1, [tiny_dataset, second_dataset], [2, 3])[0]
+    config = write_run(tmp_path, tiny_dataset, blend={tiny_dataset: 0.4, second_dataset: 0.6})
+    run = train(config, f"batch.micro_batch_size={micro}", world_size=world_size)
+    loss, norm = differences(run, reference)
     assert loss < 1e-5
     assert norm < 1e-4
 

@@ -145,6 +145,14 @@ def test_close_ends_the_thread_wherever_it_stands(taken):
     loader.close()  # again is no error
 
 
+def test_close_does_not_wait_for_the_steps_that_were_drawn_together():
+    made = []
+    loader = loader_of(stage=made.append)
+    next(loader)
+    loader.close()
+    assert len(made) < 10 < loader_module.DRAWN_TOGETHER // GLOBAL
+
+
 def test_an_error_in_the_background_is_raised_where_the_batch_is_asked_for():
     class Broken(MicroBatcher):
         def __call__(self, indices):
