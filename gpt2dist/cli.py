@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a model: alone, or under torchrun, deepspeed or srun",
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset",
     "generate": "sample text from a model",
+    "trace": "list the documents behind a step of a run",
 }
 
 EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT = 0, 1, 2

@@ -122,6 +122,7 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
     """
     import numpy as np
 
+    from gpt2dist.data.origins import StreamDocuments
     from gpt2dist.data.stream import TokenStream
     from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.data.windows import Windows
@@ -149,6 +150,9 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
         "sequence_length": length,
         "stride": stride,
         "owned_from": owned_from,
+        "documents": [
+            asdict(document) for document in StreamDocuments(manifest, split).between(start, start + length + 1)
+        ],
         "context": tokenizer.decode(tokens[: owned_from + 1]),
         "owned": tokenizer.decode(tokens[owned_from + 1 :]),
     }
@@ -157,12 +161,23 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
 def describe_window(window: dict) -> str:
     """A window for people."""
     start, length, owned_from = window["start"], window["sequence_length"], window["owned_from"]
+    documents = "".join(
+        f"  document {document['number']:,}, tokens {document['start']:,} … {document['end'] - 1:,}"
+        f"{_origin(document['origin'])}\n"
+        for document in window["documents"]
+    )
     return (
         f"window {window['index']} of {window['windows']:,} of {window['split']}: reads the tokens {start:,} … "
-        f"{start + length - 1:,}, owns the targets {start + owned_from + 1:,} … {start + length:,}\n"
+        f"{start + length - 1:,}, owns the targets {start + owned_from + 1:,} … {start + length:,}\n{documents}"
         f"--- context ({owned_from + 1} tokens) ---\n{window['context']}\n"
         f"--- owned ({length - owned_from} tokens) ---\n{window['owned']}"
     )
+
+
+def _origin(origin: dict | None) -> str:
+    from gpt2dist.data.origins import Origin
+
+    return f", from {Origin(**origin)}" if origin else ""
 
 
 def _verify(manifest: Manifest) -> None:

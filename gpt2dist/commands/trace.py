@@ -1,0 +1,139 @@
+"""`gpt2dist trace`: the documents behind a step of a run."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2dist.errors import UserError
+
+if TYPE_CHECKING:
+    from gpt2dist.plan import Plan
+
+EPILOG = """\
+Step N is the N-th optimizer step, as in metrics.jsonl and TensorBoard. Which windows it was trained on is
+computed from the configuration, and where their documents came from is in the dataset: no log is needed.
+
+examples:
+  gpt2dist trace runs/gpt2-124m --step 12345
+  gpt2dist trace runs/gpt2-124m --step 12345 --json | jq -r '.windows[].documents[].origin.path' | sort | uniq -c
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.epilog = EPILOG
+    parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("--step", type=int, required=True, metavar="N", help="optimizer step, counted from 1")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the windows of the step and the documents in each."""
+    plan = load_plan(args.run_directory)
+    windows = trace(plan, args.step)
+    if args.json:
+        print(
+            json.dumps(
+                {"run": str(args.run_directory), "step": args.step, "windows": windows}, ensure_ascii=False
+            )
+        )
+        return
+    for window in windows:
+        print("\n".join(describe(window, plan.sequence_length)), file=sys.stderr)
+
+
+def load_plan(run_directory: Path) -> "Plan":
+    """The plan of a run, from what it left in its directory.
+
+    Raises:
+        UserError: It is no run directory, or its datasets are not what they were.
+    """
+    from gpt2dist.preflight import resolve
+
+    configuration, environment = (run_directory / name for name in ("config.yaml", "environment.json"))
+    for path in (configuration, environment):
+        if not path.is_file():
+            raise UserError(
+                f"{run_directory}: not a run directory, it has no {path.name}; `gpt2dist train` makes one"
+            )
+    facts = json.loads(environment.read_bytes())
+    _, plan = resolve(configuration, [], facts["world_size"])
+    for each in plan.datasets:
+        fingerprint = facts["datasets"].get(str(each.dataset.directory))
+        if fingerprint != each.dataset.fingerprint:
+            raise UserError(
+                f"{each.dataset.directory}: is not the dataset that {run_directory} was trained on (fingerprint "
+                f"{each.dataset.fingerprint[:12]}, was {str(fingerprint)[:12]}); put that one back to trace it"
+            )
+    return plan
+
+
+def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
+    """The windows of a step, in the order of the samples.
+
+    Args:
+        plan: Of the run.
+        step: Counted from 1.
+
+    Returns:
+        For each window: `sample`, `rank`, `dataset`, `window`, `start` (stream position of its first token) and
+        `documents`: `number`, `shard`, `origin` (or None), and `begin` and `end`, its tokens in the window.
+
+    Raises:
+        UserError: The run has no such step.
+    """
+    import numpy as np
+
+    from gpt2dist.data.origins import StreamDocuments
+
+    if not 1 <= step <= plan.total_steps:
+        raise UserError(f"--step {step}: the run has the steps 1 … {plan.total_steps}")
+    size = plan.global_batch_size
+    samples = np.arange((step - 1) * size, step * size)
+    datasets, windows = plan.mixture(samples)
+    documents = [StreamDocuments(each.dataset, "train") for each in plan.datasets]
+    per_rank = size // (plan.accumulation * plan.world_size)
+    found = []
+    for slot, (sample, dataset, window) in enumerate(zip(samples, datasets, windows, strict=True)):
+        training_set = plan.datasets[dataset]
+        start = int(training_set.windows.starts(np.array([window]))[0])
+        end = start + plan.sequence_length + 1  # the inputs, and the last target
+        found.append(
+            {
+                "sample": int(sample),
+                "rank": slot // per_rank % plan.world_size,
+                "dataset": str(training_set.dataset.directory),
+                "window": int(window),
+                "start": start,
+                "documents": [
+                    {
+                        "number": document.number,
+                        "shard": document.shard,
+                        "origin": document.origin and asdict(document.origin),
+                        "begin": max(document.start - start, 0),
+                        "end": min(document.end, end) - start,
+                    }
+                    for document in documents[dataset].between(start, end)
+                ],
+            }
+        )
+    return found
+
+
+def describe(window: dict[str, Any], length: int) -> list[str]:
+    """A window for people."""
+    from gpt2dist.data.origins import Origin
+
+    lines = [
+        f"sample {window['sample']:,} (rank {window['rank']}): window {window['window']:,} of "
+        f"{window['dataset']}, tokens {window['start']:,} … {window['start'] + length:,}"
+    ]
+    for document in window["documents"]:
+        origin = document["origin"]
+        where = Origin(**origin) if origin else f"{document['shard']}, of unknown origin"
+        place = f"tokens {document['begin']} … {document['end'] - 1}"
+        lines.append(f"  {place}: document {document['number']:,}, {where}")
+    return lines
