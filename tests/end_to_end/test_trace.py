@@ -81,7 +81,7 @@ def test_the_documents_hold_what_was_trained_on(run):
                     file.seek(origin["offset"])
                     by_offset = json.loads(file.readline())["text"]
                 assert by_line == by_offset
-                text = tokenizer.encode(by_line).tolist() + [tokenizer.end_of_text_id]
+                text = [*tokenizer.encode(by_line).tolist(), tokenizer.end_of_text_id]
                 stretch = row[document["begin"] : document["end"]].tolist()
                 assert any(text[at : at + len(stretch)] == stretch for at in range(len(text)))
                 covered += range(document["begin"], document["end"])
