@@ -98,7 +98,7 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
     Raises:
         UserError: The split has no such document.
     """
-    from gpt2dist.data.shards import Shard
+    from gpt2dist.data.dataset import open_shard
     from gpt2dist.data.tokenizer import Tokenizer
 
     documents = manifest.totals(split).documents
@@ -109,7 +109,7 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
         if left < record.documents:
             break
         left -= record.documents
-    tokens = Shard(manifest.directory / record.name).document(left)
+    tokens = open_shard(manifest, record).document(left)
     text = Tokenizer.load(manifest.directory).decode(tokens)
     return {"split": split, "index": number, "shard": record.name, "tokens": len(tokens), "text": text}
 

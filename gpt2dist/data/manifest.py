@@ -32,7 +32,11 @@ class ShardRecord:
     words: int
     """Whitespace-separated words of the documents' text."""
     sha256: dict[str, str]
-    """Hexadecimal, under "bin" and "idx"."""
+    """Hexadecimal, under "bin", "idx" and "origins", as far as there are such files."""
+    format: str = "megatron"
+    """"megatron", or "nanogpt" or "llmc" of an adopted file."""
+    path: str = ""
+    """Where an adopted shard lies, absolute; empty for one in the dataset directory."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the tokenizer's fingerprint and the shards' names and hashes, in order."""
-        shards = [[record.name, record.sha256["bin"], record.sha256["idx"]] for record in self.shards]
+        shards = [[record.name, record.sha256["bin"], record.sha256.get("idx")] for record in self.shards]
         return hashlib.sha256(json.dumps([self.tokenizer_fingerprint, shards]).encode()).hexdigest()
 
     @property

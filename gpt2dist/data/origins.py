@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from gpt2dist.data.dataset import OpenShard, open_shard
 from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.shards import Shard
 
 SUFFIX = ".origins"
 PIECES_NAME = "pieces.jsonl"
@@ -78,7 +78,8 @@ class StreamDocuments:
         self._records = manifest.shards_of(split)
         self._token_ends = np.cumsum([record.tokens for record in self._records])
         self._document_ends = np.cumsum([record.documents for record in self._records])
-        self._shards: dict[int, Shard] = {}
+        self._manifest = manifest
+        self._shards: dict[int, OpenShard] = {}
 
     def between(self, begin: int, end: int) -> list[StreamDocument]:
         """The documents with a token in [begin, end), in order.
@@ -116,9 +117,9 @@ class StreamDocuments:
             if int(ends[place]) > (int(ends[place - 1]) if place else 0)  # adopted shards can have empty ones
         ]
 
-    def _shard(self, number: int) -> Shard:
+    def _shard(self, number: int) -> OpenShard:
         if number not in self._shards:
-            self._shards[number] = Shard(self._directory / self._records[number].name)
+            self._shards[number] = open_shard(self._manifest, self._records[number])
         return self._shards[number]
 
     def _origin(self, shard: str, place: int) -> Origin | None:

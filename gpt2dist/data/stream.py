@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from gpt2dist.data.dataset import index_file, open_shard, token_file
 from gpt2dist.data.manifest import Manifest, ShardRecord
-from gpt2dist.data.shards import Shard
 from gpt2dist.errors import UserError
 
 _AGAIN = "copy the dataset again, or preprocess the corpus again"
@@ -34,20 +34,17 @@ class LazyShard:
     """The tokens of a shard, which is opened when they are asked for.
 
     Args:
-        directory: The dataset directory.
-        record: What the manifest says of the shard.
-        dtype: What it says of the tokens' dtype.
+        manifest: Of the dataset.
+        record: What it says of the shard.
         shuffled: Whether reads jump about in it.
     """
 
-    def __init__(self, directory: Path, record: ShardRecord, dtype: np.dtype, shuffled: bool):
-        self._prefix = directory / record.name
-        self._tokens = record.tokens
-        self._shuffled = shuffled
-        self.dtype = dtype
+    def __init__(self, manifest: Manifest, record: ShardRecord, shuffled: bool):
+        self._manifest, self._record, self._shuffled = manifest, record, shuffled
+        self.dtype = np.dtype(manifest.dtype)
 
     def __len__(self) -> int:
-        return self._tokens
+        return self._record.tokens
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Maps the shard.
@@ -55,11 +52,11 @@ class LazyShard:
         Raises:
             UserError: It is missing, damaged, or not the one that the manifest describes.
         """
-        tokens = Shard(self._prefix).tokens
+        tokens = open_shard(self._manifest, self._record).tokens
         if (len(tokens), tokens.dtype) != (len(self), self.dtype):
             raise UserError(
-                f"{self._prefix}.bin: holds {len(tokens):,} tokens of {tokens.dtype}, the manifest says "
-                f"{len(self):,} of {self.dtype}; {_AGAIN}"
+                f"{token_file(self._manifest, self._record)[0]}: holds {len(tokens):,} tokens of "
+                f"{tokens.dtype}, the manifest says {len(self):,} of {self.dtype}; {_AGAIN}"
             )
         if self._shuffled:
             _do_not_read_around(tokens)
@@ -107,8 +104,7 @@ class TokenStream:
             prefix: As above.
             shuffled: Whether it will be read in no order, rather than from front to back.
         """
-        directory, dtype = Path(manifest.directory), np.dtype(manifest.dtype)
-        shards = [LazyShard(directory, record, dtype, shuffled) for record in manifest.shards_of(split)]
+        shards = [LazyShard(manifest, record, shuffled) for record in manifest.shards_of(split)]
         return cls(shards, prefix)
 
     def __len__(self) -> int:
@@ -166,22 +162,21 @@ def check_files(manifest: Manifest, split: str) -> None:
     Raises:
         UserError: Names every file that is missing or has another size (ten at most).
     """
-    directory, item = Path(manifest.directory), np.dtype(manifest.dtype).itemsize
     wrong = []
     for record in manifest.shards_of(split):
-        data, index = (directory / f"{record.name}.{kind}" for kind in ("bin", "idx"))
-        expected = record.tokens * item
+        data, expected = token_file(manifest, record)
+        index = index_file(manifest, record)
         size = _size(data)
         if size is None:
             wrong.append(f"{data}: no such file")
         elif size != expected:
             wrong.append(f"{data}: has {size:,} bytes, the manifest says {expected:,}")
-        if not _size(index):
+        if index and not _size(index):
             wrong.append(f"{index}: no such file, or an empty one")
     if wrong:
         more = [f"… and {len(wrong) - _MOST_LISTED} more"] if len(wrong) > _MOST_LISTED else []
         listed = "".join(f"\n    {line}" for line in wrong[:_MOST_LISTED] + more)
-        raise UserError(f"{directory}: its files are not whole; {_AGAIN}{listed}")
+        raise UserError(f"{manifest.directory}: its files are not whole; {_AGAIN}{listed}")
 
 
 def _size(path: Path) -> int | None:

@@ -145,6 +145,18 @@ class Tokenizer:
         """The text of `ids`, end-of-text written out; a byte sequence cut within a character gives U+FFFD."""
         return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of the text that each id stands for; of special tokens those of their names."""
+        names = {number: name for name, number in self._backend.get_vocab(with_added_tokens=True).items()}
+        special = self._backend.get_added_tokens_decoder()
+        byte_of = _byte_of_character() if self.is_byte_level else None
+        return [
+            names[number].encode()
+            if byte_of is None or number in special
+            else bytes(byte_of[character] for character in names[number])
+            for number in range(self.vocab_size)
+        ]
+
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes tokenizer.json and tokenizer_config.json, from which AutoTokenizer makes the same tokenizer."""
         directory = Path(directory)
@@ -272,6 +284,14 @@ def _check_lossless(backend: tokenizers.Tokenizer, origin: str) -> frozenset[str
         f"{origin}: neither byte-level BPE nor character-level, so it may change or lose text; "
         "make one with `gpt2dist tokenizer train` or `gpt2dist tokenizer import`"
     )
+
+
+def _byte_of_character() -> dict[str, int]:
+    """What the characters of a byte-level vocabulary stand for (Radford et al. 2019, `bytes_to_unicode`)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    moved = {chr(0x100 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | moved
 
 
 def _cuts_as_gpt2(backend: tokenizers.Tokenizer) -> bool:

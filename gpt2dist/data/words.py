@@ -46,8 +46,8 @@ class WordCounter:
         (words,) = count_words([part])
         self.total += int(words)
         # A word that goes on across the border was counted on both sides.
-        self.total -= self._within_word and not part[:4].decode(errors="ignore")[0].isspace()
-        self._within_word = not part[-4:].decode(errors="ignore")[-1].isspace()
+        self.total -= self._within_word and not part[:4].decode(errors="ignore")[:1].isspace()
+        self._within_word = not part[-4:].decode(errors="ignore")[-1:].isspace()
 
 
 def _is_space(text: bytes) -> NDArray[np.bool_]:

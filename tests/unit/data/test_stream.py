@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2dist.data import stream as stream_module
+from gpt2dist.data import dataset as dataset_module
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.shards import HEADER, MAGIC
 from gpt2dist.data.stream import TokenStream, check_files
@@ -86,8 +86,8 @@ def test_batches_in_one_shard_in_several_and_across_many_borders():
 def opened(monkeypatch) -> list[str]:
     """The names of the shards in the order in which they are opened."""
     names: list[str] = []
-    shard = stream_module.Shard
-    monkeypatch.setattr(stream_module, "Shard", lambda prefix: names.append(prefix.name) or shard(prefix))
+    shard = dataset_module.Shard
+    monkeypatch.setattr(dataset_module, "Shard", lambda prefix: names.append(prefix.name) or shard(prefix))
     return names
 
 

@@ -1,0 +1,58 @@
+"""`gpt2dist adopt`: token files of Megatron-LM, GPT-NeoX, nanoGPT or llm.c → dataset directory, in place."""
+
+import argparse
+import sys
+from pathlib import Path
+
+EPILOG = """\
+The token files stay where they are; the dataset directory names them, with their hashes and counts. They are read
+once, to check each token against the tokenizer and to count the bytes and words of the text.
+
+  megatron   .bin and .idx of Megatron-LM, Megatron-DeepSpeed and GPT-NeoX
+  nanogpt    .bin without a header, 16 bits a token
+  llmc       .bin with llm.c's header, 16 or 32 bits a token
+
+Files whose name says val (val.bin, fineweb_val_000000.bin) and those behind --val are the split "val".
+
+examples:
+  gpt2dist adopt /data/pile_text_document --format megatron --tokenizer gpt2/ --output data/pile
+  gpt2dist adopt nanoGPT/data/openwebtext --format nanogpt --tokenizer gpt2/ --output data/openwebtext
+  gpt2dist adopt 'fineweb10B/*.bin' --format llmc --tokenizer gpt2/ --output data/fineweb
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.epilog = EPILOG
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="file, directory or quoted glob")
+    parser.add_argument("--format", required=True, choices=("megatron", "nanogpt", "llmc"), help="who wrote them")
+    parser.add_argument(
+        "--tokenizer",
+        required=True,
+        metavar="DIR|NAME",
+        help="the tokenizer that they were made with: a directory, or a name on the Hugging Face hub",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DATASET", help="dataset directory to make")
+    parser.add_argument("--val", nargs="+", default=[], metavar="PATH", help='files for the split "val"')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Adopts the files and prints what they hold."""
+    from gpt2dist.commands.inspect import describe
+    from gpt2dist.data.adopt import Adoption, adopt
+    from gpt2dist.monitoring.progress import Progress
+
+    adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val))
+    progress: list[Progress] = []
+
+    def show(count: int, total: int) -> None:
+        if not progress:
+            progress.append(Progress("adopt", total, "B", scale=True))
+        progress[0].advance(count)
+
+    try:
+        manifest = adopt(adoption, show, lambda text: print(f"gpt2dist adopt: {text}", file=sys.stderr))
+    finally:
+        for bar in progress:
+            bar.close()
+    print(describe(manifest), file=sys.stderr)

@@ -1,0 +1,263 @@
+"""Makes datasets of token files that others have written, which stay where they are.
+
+Each file is read once: it is hashed, every token is checked against the vocabulary, documents are counted, and so
+are the bytes and words of the text that the tokens stand for, which bits per byte and word perplexity need.
+"""
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
+from gpt2dist.data.flat import BLOCK
+from gpt2dist.data.manifest import Manifest, ShardRecord, write_durably
+from gpt2dist.data.token_bytes import TokenBytes
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.data.words import WordCounter
+from gpt2dist.errors import UserError
+
+FORMATS = ("megatron", "nanogpt", "llmc")
+_VAL = re.compile(r"(?:^|[^a-z])(?:val|valid|validation)(?:[^a-z]|$)", re.IGNORECASE)
+_AGAIN = "; remove it, or choose another --output"
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What is to be adopted.
+
+    Attributes:
+        paths: Files, directories and globs; of Megatron's format also the path without `.bin` and `.idx`.
+        format: One of `FORMATS`.
+        tokenizer: A directory with tokenizer.json, or a name on the hub.
+        output: The dataset directory to make.
+        val: Paths, as above, whose tokens are the split "val", whatever their names.
+    """
+
+    paths: tuple[str, ...]
+    format: str
+    tokenizer: str
+    output: Path
+    val: tuple[str, ...] = ()
+
+
+def adopt(
+    adoption: Adoption,
+    on_bytes: Callable[[int, int], None] = lambda count, total: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Manifest:
+    """Makes a dataset directory whose shards are the files of others.
+
+    Args:
+        adoption: What to adopt.
+        on_bytes: Called with the bytes of tokens that were read since the last call, and those there are.
+        say: Called with what is worth a line.
+
+    Returns:
+        The manifest of the dataset.
+
+    Raises:
+        UserError: A file is missing, damaged or of another format, or its tokens are not of this tokenizer.
+    """
+    output = adoption.output
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output}: is there already{_AGAIN}")
+    tokenizer = Tokenizer.load(adoption.tokenizer)
+    files = _find_split(adoption)
+    empty = _manifest(adoption, tokenizer, _common_dtype(adoption, tokenizer, files), ())
+    total = sum(token_file(empty, record)[0].stat().st_size for record in files)
+    records = []
+    for record in files:
+        records.append(_measure(empty, record, tokenizer, lambda count: on_bytes(count, total)))
+        if problem := _unmarked(empty, records[-1]):
+            say(f"WARNING: {problem}")
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(output)
+    listing = "".join(json.dumps(_source(path)) + "\n" for record in records for path in _files(empty, record))
+    write_durably(output / "sources.jsonl", listing)
+    manifest = _manifest(adoption, tokenizer, np.dtype(empty.dtype), records, listing)
+    manifest.save(output)
+    return manifest
+
+
+# --- Which files ------------------------------------------------------------------------------------------
+
+
+def _find_split(adoption: Adoption) -> list[ShardRecord]:
+    """The files, as records without counts: those of train, then those of val."""
+    named = [("val" if _VAL.search(path.name) else "train", path) for path in _expand(adoption, adoption.paths)]
+    named += [("val", path) for path in _expand(adoption, adoption.val)]
+    splits = dict.fromkeys(path for _, path in named)
+    chosen = {path: split for split, path in named}  # --val goes before the name
+    records = []
+    for wanted in ("train", "val"):
+        mine = sorted((path for path in splits if chosen[path] == wanted), key=_natural)
+        records += [
+            ShardRecord(f"{wanted}-{number:05d}", wanted, 0, 0, 0, 0, {}, adoption.format, str(path))
+            for number, path in enumerate(mine)
+        ]
+    return records
+
+
+def _expand(adoption: Adoption, names: Iterable[str]) -> list[Path]:
+    """The shards that paths name: of Megatron's format without suffix, else files."""
+    found: list[Path] = []
+    suffix = ".idx" if adoption.format == "megatron" else ".bin"
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            matches = sorted(path.glob(f"*{suffix}"))
+            if not matches:
+                raise UserError(f"{name}: no {suffix} file in this directory")
+        elif glob.has_magic(name) and not path.exists():
+            matches = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207, can be absolute
+            if not matches:
+                raise UserError(f"{name}: this pattern matches no file")
+        else:
+            matches = [path]
+        found += [_without_suffix(match) if adoption.format == "megatron" else match for match in matches]
+    return [path.absolute() for path in found]
+
+
+def _without_suffix(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in (".bin", ".idx") else path
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts numbers in names by their value: part 10 behind part 9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _files(manifest: Manifest, record: ShardRecord) -> list[Path]:
+    index = index_file(manifest, record)
+    return [token_file(manifest, record)[0], *([index] if index else [])]
+
+
+def _source(path: Path) -> dict:
+    status = path.stat()
+    return {"path": str(path), "size": status.st_size, "version": str(status.st_mtime_ns)}
+
+
+# --- What is in them --------------------------------------------------------------------------------------
+
+
+def _common_dtype(adoption: Adoption, tokenizer: Tokenizer, files: Sequence[ShardRecord]) -> np.dtype:
+    """The dtype of the tokens, which is one in a dataset."""
+    probe = _manifest(adoption, tokenizer, np.dtype(np.uint16), ())
+    dtypes = {record.path: open_shard(probe, record).dtype.newbyteorder("=") for record in files}
+    first, dtype = next(iter(dtypes.items()))
+    for path, other in dtypes.items():
+        if other != dtype:
+            raise UserError(
+                f"{first} has {dtype.name} tokens, {path} has {other.name}: a dataset has tokens of one kind; "
+                "adopt them as two, and train on both"
+            )
+    return dtype
+
+
+def _measure(
+    manifest: Manifest, record: ShardRecord, tokenizer: Tokenizer, on_bytes: Callable[[int], None]
+) -> ShardRecord:
+    """Reads a shard: its hashes, and what it holds."""
+    shard = open_shard(manifest, record)
+    ends = shard.document_ends  # also checks the index
+    hashes = {"bin": hashlib.sha256()}
+    data = token_file(manifest, record)[0]
+    with open(data, "rb") as file:
+        hashes["bin"].update(file.read(data.stat().st_size - shard.tokens.nbytes))  # the header, if there is one
+    index = index_file(manifest, record)
+    if index:
+        hashes["idx"] = hashlib.sha256(index.read_bytes())
+    # Between documents stands a space, so that words end with them.
+    text = TokenBytes(tokenizer, end_of_text=b" ")
+    words, size, held = WordCounter(), 0, b""
+    for start in range(0, len(shard), BLOCK):
+        tokens = shard.tokens[start : start + BLOCK]
+        hashes["bin"].update(tokens.data)
+        _check_vocabulary(data, tokens, start, tokenizer, record)
+        read = held + text.join(tokens)
+        size += len(read) - len(held) - int(np.count_nonzero(tokens == tokenizer.end_of_text_id))
+        whole = _whole_characters(read)
+        held = read[whole:]
+        if whole:
+            words.add(read[:whole])
+        on_bytes(tokens.nbytes)
+    if held:
+        words.add(held)
+    return ShardRecord(
+        name=record.name,
+        split=record.split,
+        tokens=len(shard),
+        documents=len(ends),
+        bytes=size,
+        words=words.total,
+        sha256={kind: found.hexdigest() for kind, found in hashes.items()},
+        format=record.format,
+        path=record.path,
+    )
+
+
+def _check_vocabulary(
+    path: Path, tokens: NDArray[np.integer], start: int, tokenizer: Tokenizer, record: ShardRecord
+) -> None:
+    strange = np.flatnonzero((tokens >= tokenizer.vocab_size) | (tokens < 0))
+    if strange.size:
+        place = start + int(strange[0])
+        raise UserError(
+            f"{path}: token {place:,} is {int(tokens[strange[0]])}, and the tokenizer has {tokenizer.vocab_size} "
+            f"ids; most likely the file was made with another tokenizer, or its format is not {record.format}"
+        )
+
+
+def _whole_characters(data: bytes) -> int:
+    """The length of what ends with a whole character of UTF-8, leaving at most three bytes."""
+    for place in range(len(data) - 1, max(len(data) - 4, -1), -1):
+        byte = data[place]
+        if byte & 0xC0 != 0x80:  # begins a character, of so many bytes
+            width = 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)
+            return place if place + width > len(data) else len(data)
+    return len(data)
+
+
+def _unmarked(manifest: Manifest, record: ShardRecord) -> str:
+    """What is to be said of documents that do not end with end-of-text; nothing where all do."""
+    shard: OpenShard = open_shard(manifest, record)
+    path = token_file(manifest, record)[0]
+    if record.format != "megatron":
+        marks = record.documents - 1
+        return "" if marks else f"{path}: holds no end-of-text (id {manifest.end_of_text_id}): it is one document"
+    ends = shard.document_ends
+    last = shard.tokens[ends[ends > 0] - 1]
+    missing = int(np.count_nonzero(last != manifest.end_of_text_id))
+    if not missing:
+        return ""
+    return (
+        f"{path}: {missing:,} of {last.size:,} documents do not end with end-of-text "
+        f"(id {manifest.end_of_text_id}), so they run together without a mark; Megatron's "
+        "preprocess_data.py puts it there with --append-eod"
+    )
+
+
+def _manifest(
+    adoption: Adoption, tokenizer: Tokenizer, dtype: np.dtype, records: Sequence[ShardRecord], listing: str = ""
+) -> Manifest:
+    lines = [json.loads(line) for line in listing.splitlines()]
+    return Manifest(
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        end_of_text_id=tokenizer.end_of_text_id,
+        dtype=dtype.name,
+        options={"adopted": adoption.format},
+        sources={
+            "files": len(lines),
+            "bytes": sum(line["size"] for line in lines),
+            "listing_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        },
+        shards=tuple(records),
+    )
