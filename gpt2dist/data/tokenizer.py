@@ -59,9 +59,10 @@ class Tokenizer:
         backend.encode_special_tokens = True
         self._backend = backend
         self._origin = origin
-        self._characters = _check_lossless(backend, origin)
+        content = json.loads(backend.to_str())
+        self._characters = _check_lossless(backend, content, origin)
         self.is_byte_level = self._characters is None
-        self.cuts_as_gpt2 = self.is_byte_level and _cuts_as_gpt2(backend)
+        self.cuts_as_gpt2 = self.is_byte_level and _cuts_as_gpt2(content["pre_tokenizer"])
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.end_of_text = end_of_text
         if end_of_text not in vocabulary:
@@ -263,9 +264,8 @@ def _with_end_of_text(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return backend
 
 
-def _check_lossless(backend: tokenizers.Tokenizer, origin: str) -> frozenset[str] | None:
+def _check_lossless(backend: tokenizers.Tokenizer, content: dict[str, Any], origin: str) -> frozenset[str] | None:
     """The alphabet of a character-level tokenizer, None for byte-level BPE; all else loses text: refused."""
-    content = json.loads(backend.to_str())
     vocabulary = backend.get_vocab(with_added_tokens=False)
     if content["normalizer"] is None:
         if content["model"]["type"] == "BPE" and _mentions(content["pre_tokenizer"], "ByteLevel"):
@@ -294,9 +294,8 @@ def _byte_of_character() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | moved
 
 
-def _cuts_as_gpt2(backend: tokenizers.Tokenizer) -> bool:
+def _cuts_as_gpt2(rule: dict[str, Any]) -> bool:
     """Whether the pre-tokenizer of a byte-level BPE is GPT-2's and nothing else."""
-    rule = json.loads(backend.to_str())["pre_tokenizer"]
     return rule["type"] == "ByteLevel" and rule.get("use_regex", True) and not rule["add_prefix_space"]
 
 

@@ -168,11 +168,15 @@ class _Work:
                 self._write_long(item)
             else:
                 self._reject(item.line, item.offset, item.reason)
-            self._counts.bytes += item.size
+            self._count(item.size)
             if batch.size >= BATCH_BYTES or len(batch.texts) >= BATCH_DOCUMENTS:
                 yield batch
                 batch = _Batch()
         yield batch
+
+    def _count(self, size: int) -> None:
+        """Counts bytes as read: a long line reaches beyond its piece, and the rest is the other pieces' work."""
+        self._counts.bytes = min(self._counts.bytes + size, self._task.size or sys.maxsize)
 
     def _items(self) -> Generator[Document | LongDocument | Rejected, None, None]:
         self._lines.append((yield from read(self._piece, self._job.reading)))
