@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist.data.corpus import BadDocument, Document, LongDocument, Piece, Rejected, read
+from gpt2dist.data.corpus.storage import unreadable
 from gpt2dist.data.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
 from gpt2dist.data.manifest import write_durably
 from gpt2dist.data.origins import ORIGIN
@@ -132,6 +133,7 @@ class _Work:
         self._writers = [
             SplitWriter(folder, split, self._dtype, job.shard_tokens, job.deduplicate) for split in SPLITS
         ]
+        self._size = task.size or sys.maxsize  # of some sources nobody knows it
         self._counts = Counts()
         self._left_out = dict.fromkeys(("rejected", "empty", "too_short", "too_long"), 0)
         self._repaired = 0
@@ -140,11 +142,9 @@ class _Work:
     def run(self) -> dict[str, Any]:
         """Reads, tokenises and writes everything; returns what done.json says."""
         with open(self._folder / "rejected.jsonl", "w", encoding="utf-8") as self._rejections:
-            for number, piece in enumerate(self._task.pieces, start=self._task.first_piece):
-                self._number, self._piece = number, piece
-                for batch in self._batches():
-                    self._write(batch)
-                    self._report(self._counts)
+            for batch in self._batches():
+                self._write(batch)
+                self._report(self._counts)
             self._rejections.flush()
             os.fsync(self._rejections.fileno())
         return {
@@ -155,13 +155,13 @@ class _Work:
         }
 
     def _batches(self) -> Iterator["_Batch"]:
-        """The documents of a piece that are kept, some at a time; long ones are written on the way."""
+        """The documents that are kept, some at a time; long ones are written on the way."""
         batch = _Batch()
         for item in self._items():
             if isinstance(item, Document):
                 text = self._kept(item)
                 if text:
-                    batch.add(text, item.line, item.offset)
+                    batch.add(text, self._number, item.line, item.offset)
             elif isinstance(item, LongDocument):
                 yield batch  # what came before it
                 batch = _Batch()
@@ -176,10 +176,12 @@ class _Work:
 
     def _count(self, size: int) -> None:
         """Counts bytes as read: a long line reaches beyond its piece, and the rest is the other pieces' work."""
-        self._counts.bytes = min(self._counts.bytes + size, self._task.size or sys.maxsize)
+        self._counts.bytes = min(self._counts.bytes + size, self._size)
 
     def _items(self) -> Generator[Document | LongDocument | Rejected, None, None]:
-        self._lines.append((yield from read(self._piece, self._job.reading)))
+        for number, piece in enumerate(self._task.pieces, start=self._task.first_piece):
+            self._number, self._piece = number, piece
+            self._lines.append((yield from read(piece, self._job.reading)))
 
     # --- What is left out ---------------------------------------------------------------------------------
 
@@ -257,7 +259,7 @@ class _Work:
                 lengths,
                 sizes=np.fromiter(map(len, batch.texts), np.int64, lengths.size),
                 words=count_words(batch.texts),
-                origins=batch.origins(self._number),
+                origins=np.array(batch.origins, ORIGIN),
                 digests=self._digests(sha256(text).digest() for text in batch.texts),
             )
         )
@@ -310,7 +312,7 @@ class _Work:
         if self._normalize:
             raise UncuttableError("too long for a normalizer, which is given whole documents")
         facts = _LongFacts()
-        for part in cut_long_text(document.parts, self._tokenizer):
+        for part in cut_long_text(self._parts(document), self._tokenizer):
             text = part.decode()
             unknown = self._tokenizer.unknown_characters(text)
             if unknown:
@@ -323,6 +325,12 @@ class _Work:
             raise UncuttableError(f"{facts.tokens:,} tokens are more than a shard can index as one document")
         write(np.array([self._tokenizer.end_of_text_id], self._dtype).data)
         return facts
+
+    def _parts(self, document: LongDocument) -> Iterator[bytes]:
+        try:
+            yield from document.parts
+        except OSError as error:
+            raise unreadable(self._piece.path, error) from error
 
     def _add_long(self, document: LongDocument, facts: "_LongFacts", spill: Path) -> None:
         block = Block(
@@ -344,21 +352,13 @@ class _Batch:
 
     def __init__(self) -> None:
         self.texts: list[bytes] = []
+        self.origins: list[tuple[int, int, int]] = []
         self.size = 0
-        self._lines: list[int] = []
-        self._offsets: list[int] = []
 
-    def add(self, text: bytes, line: int, offset: int) -> None:
+    def add(self, text: bytes, piece: int, line: int, offset: int) -> None:
         self.texts.append(text)
+        self.origins.append((piece, line, offset))
         self.size += len(text)
-        self._lines.append(line)
-        self._offsets.append(offset)
-
-    def origins(self, piece: int) -> NDArray[np.void]:
-        """Where the documents come from: ORIGIN [documents]."""
-        out = np.empty(len(self.texts), ORIGIN)
-        out["piece"], out["line"], out["offset"] = piece, self._lines, self._offsets
-        return out
 
 
 class _LongFacts:
