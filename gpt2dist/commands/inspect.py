@@ -5,13 +5,13 @@ import json
 import sys
 from dataclasses import asdict
 
-from gpt2dist.data.manifest import Manifest, verify
+from gpt2dist.data.manifest import Manifest
 from gpt2dist.errors import UserError
 
 EPILOG = """\
 examples:
   gpt2dist inspect dataset/                      sizes, options, where it came from
-  gpt2dist inspect dataset/ --verify             read all shards again and compare their hashes
+  gpt2dist inspect dataset/ --verify             read everything again, check hashes, counts and format
   gpt2dist inspect dataset/ --document 7         the text of the eighth document of train
   gpt2dist inspect dataset/ --window 3 --sequence-length 1024 --stride 512 --split val
                                                  the text of a window, and which of it is trained or scored there
@@ -22,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.epilog = EPILOG
     parser.add_argument("dataset", metavar="DATASET", help="directory that `gpt2dist preprocess` made")
-    parser.add_argument("--verify", action="store_true", help="read every shard and compare hashes and counts")
+    parser.add_argument(
+        "--verify", action="store_true", help="read everything again and check it against the manifest"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the results as one JSON object on standard output"
     )
@@ -181,11 +183,8 @@ def _origin(origin: dict | None) -> str:
 
 
 def _verify(manifest: Manifest) -> None:
+    from gpt2dist.data.verify import token_bytes, verify
     from gpt2dist.monitoring.progress import Progress
 
-    files = [
-        manifest.directory / f"{record.name}.{kind}" for record in manifest.shards for kind in ("bin", "idx")
-    ]
-    total = sum(path.stat().st_size for path in files if path.is_file())
-    with Progress("verify", total, "B", scale=True) as progress:
+    with Progress("verify", token_bytes(manifest), "B", scale=True) as progress:
         verify(manifest, progress.advance)

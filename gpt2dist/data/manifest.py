@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -161,54 +161,6 @@ class Manifest:
 def _sum(records: Iterable[ShardRecord]) -> Totals:
     records = tuple(records)
     return Totals(*(sum(getattr(record, item.name) for record in records) for item in fields(Totals)))
-
-
-def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None) -> None:
-    """Reads every shard of a dataset again and compares hashes and counts with the manifest.
-
-    Args:
-        manifest: As loaded.
-        on_bytes: Told of the bytes read, block by block.
-
-    Raises:
-        UserError: Names every file that is missing or differs (ten at most).
-    """
-    from gpt2dist.data.shards import Shard
-
-    problems: list[str] = []
-    for record in manifest.shards:
-        prefix = manifest.directory / record.name
-        wrong = [
-            f"{prefix}.{kind}: {problem}"
-            for kind in ("bin", "idx")
-            if (problem := _compare(Path(f"{prefix}.{kind}"), record.sha256[kind], on_bytes))
-        ]
-        if not wrong:
-            try:
-                shard = Shard(prefix)
-                found = (len(shard), shard.document_ends.size)
-                if found != (record.tokens, record.documents):
-                    wrong = [
-                        f"{prefix}: holds {found[0]} tokens in {found[1]} documents, the manifest says otherwise"
-                    ]
-            except UserError as error:
-                wrong = [str(error)]
-        problems += wrong
-    if problems:
-        more = f"\n  … and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise UserError(f"{manifest.directory}: damaged; {_AGAIN}\n  " + "\n  ".join(problems[:10]) + more)
-
-
-def _compare(path: Path, expected: str, on_bytes: Callable[[int], None]) -> str:
-    """What is wrong with a file, or nothing."""
-    if not path.is_file():
-        return "missing"
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            found.update(block)
-            on_bytes(len(block))
-    return "" if found.hexdigest() == expected else "its content differs from what was written (sha256)"
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -1,0 +1,181 @@
+"""Whether a dataset is what its manifest says, and keeps the promises of the format. Everything is read again."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
+from gpt2dist.data.manifest import Manifest, ShardRecord
+from gpt2dist.data.origins import ORIGIN, PIECES_NAME, SUFFIX
+from gpt2dist.data.token_bytes import TokenBytes
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.errors import UserError
+
+BLOCK = 1 << 20
+"""Tokens that are looked at together."""
+MOST_LISTED = 10
+
+
+def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None) -> None:
+    """Reads a dataset again and compares it with its manifest and the rules of the format.
+
+    Hashes and sizes of all files; the index against the tokens; documents, tokens and bytes of text against the
+    manifest; each id against the vocabulary; in datasets that `preprocess` made, end-of-text at the end of each
+    document and nowhere else, the limit on shards, and the listings beside them. Words are not counted again.
+
+    Args:
+        manifest: As loaded.
+        on_bytes: Told of the bytes of tokens that were read.
+
+    Raises:
+        UserError: Names every file that is missing, differs or breaks a rule (ten at most).
+    """
+    problems = [*_tokenizer(manifest)]
+    if not problems:
+        text = TokenBytes(Tokenizer.load(manifest.directory))
+        for record in manifest.shards:
+            problems += _shard(manifest, record, text, on_bytes)
+    problems += _listings(manifest)
+    if problems:
+        more = f"\n  … and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
+        raise UserError(
+            f"{manifest.directory}: damaged; copy the dataset again, or preprocess the corpus again\n  "
+            + "\n  ".join(problems[:MOST_LISTED])
+            + more
+        )
+
+
+def token_bytes(manifest: Manifest) -> int:
+    """The bytes of tokens that `verify` reads."""
+    return sum(token_file(manifest, record)[1] for record in manifest.shards)
+
+
+def _tokenizer(manifest: Manifest) -> Iterator[str]:
+    try:
+        tokenizer = Tokenizer.load(manifest.directory)
+    except UserError as error:
+        yield str(error)
+        return
+    there = tokenizer.fingerprint, tokenizer.vocab_size, tokenizer.end_of_text_id
+    if there != (manifest.tokenizer_fingerprint, manifest.vocab_size, manifest.end_of_text_id):
+        yield f"{manifest.directory / 'tokenizer.json'}: not the tokenizer that the dataset was made with"
+
+
+def _shard(
+    manifest: Manifest, record: ShardRecord, text: TokenBytes, on_bytes: Callable[[int], None]
+) -> Iterator[str]:
+    data, _ = token_file(manifest, record)
+    index = index_file(manifest, record)
+    files = [("bin", data), ("idx", index), ("origins", _origins_file(manifest, record))]
+    missing = [path for kind, path in files if path and kind in record.sha256 and not path.is_file()]
+    if missing:
+        yield from (f"{path}: missing" for path in missing)
+        return
+    for kind, path in files[1:]:
+        if path and kind in record.sha256 and _hash(path) != record.sha256[kind]:
+            yield _differs(path)
+    try:
+        shard = open_shard(manifest, record)
+        ends = shard.document_ends
+    except UserError as error:
+        yield str(error)
+        return
+    if (len(shard), len(ends)) != (record.tokens, record.documents):
+        yield (
+            f"{data}: holds {len(shard):,} tokens in {len(ends):,} documents, the manifest says "
+            f"{record.tokens:,} in {record.documents:,}"
+        )
+    yield from _tokens(manifest, record, shard, text, on_bytes)
+    limit = manifest.options.get("shard_tokens")
+    if limit and len(shard) > limit and len(ends) > 1:
+        yield f"{data}: holds {len(shard):,} tokens in several documents, more than shard_tokens {limit:,}"
+    if "origins" in record.sha256:
+        yield from _origins(manifest, record)
+
+
+def _tokens(
+    manifest: Manifest, record: ShardRecord, shard: OpenShard, text: TokenBytes, on_bytes: Callable[[int], None]
+) -> Iterator[str]:
+    """One pass over the tokens: their hash, range, bytes of text, and where end-of-text is."""
+    path, _ = token_file(manifest, record)
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        found.update(file.read(path.stat().st_size - shard.tokens.nbytes))  # the header, where there is one
+    size, ends, strange, misplaced = 0, shard.document_ends, -1, -1
+    ours = "adopted" not in manifest.options
+    for start in range(0, len(shard), BLOCK):
+        tokens = shard.tokens[start : start + BLOCK]
+        found.update(tokens.data)
+        on_bytes(tokens.nbytes)
+        wrong = np.flatnonzero((tokens >= manifest.vocab_size) | (tokens < 0))
+        if wrong.size:
+            strange = start + int(wrong[0]) if strange < 0 else strange
+            continue
+        size += int(text.lengths[tokens].sum())
+        if ours and misplaced < 0:
+            misplaced = _misplaced(tokens, start, ends, manifest.end_of_text_id)
+    if found.hexdigest() != record.sha256["bin"]:
+        yield _differs(path)
+    if strange >= 0:
+        token = shard.tokens[strange]
+        yield f"{path}: token {strange:,} is {token}, and the vocabulary has {manifest.vocab_size}"
+    elif size != record.bytes:
+        yield f"{path}: its tokens stand for {size:,} bytes of text, the manifest says {record.bytes:,}"
+    if misplaced >= 0:
+        yield f"{path}: at token {misplaced:,} end-of-text and the end of a document do not coincide"
+
+
+def _misplaced(tokens: NDArray[np.integer], start: int, ends: NDArray[np.int64], end_of_text_id: int) -> int:
+    """The first token of a block that is end-of-text within a document, or ends one otherwise; −1 for none."""
+    marks = start + np.flatnonzero(tokens == end_of_text_id)
+    first, last = np.searchsorted(ends, [start + 1, start + len(tokens) + 1])
+    different = np.setxor1d(marks, ends[first:last] - 1, assume_unique=True)
+    return int(different[0]) if different.size else -1
+
+
+def _origins(manifest: Manifest, record: ShardRecord) -> Iterator[str]:
+    path = _origins_file(manifest, record)
+    origins = np.fromfile(path, ORIGIN)
+    pieces = _lines(manifest.directory / PIECES_NAME)
+    if len(origins) != record.documents:
+        yield f"{path}: has the origins of {len(origins):,} documents, the shard has {record.documents:,}"
+    elif len(origins) and (int(origins["piece"].max()) >= pieces or int(origins["line"].min()) < 1):
+        yield f"{path}: names places that {manifest.directory / PIECES_NAME} does not have"
+
+
+def _listings(manifest: Manifest) -> Iterator[str]:
+    sources, rejected = manifest.directory / "sources.jsonl", manifest.directory / "rejected.jsonl"
+    if not sources.is_file():
+        yield f"{sources}: missing"
+    elif _hash(sources) != manifest.sources.get("listing_sha256"):
+        yield _differs(sources)
+    counted = manifest.left_out.get("rejected")
+    if counted is not None and _lines(rejected) != counted:
+        yield f"{rejected}: has {_lines(rejected):,} lines, the manifest says {counted:,}"
+    named = {record.name for record in manifest.shards}
+    for path in sorted(manifest.directory.glob("*.bin")):
+        if path.stem not in named:
+            yield f"{path}: not in the manifest"
+
+
+def _origins_file(manifest: Manifest, record: ShardRecord) -> Path:
+    return manifest.directory / (record.name + SUFFIX)
+
+
+def _lines(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
+
+
+def _differs(path: Path) -> str:
+    return f"{path}: its content differs from what was written (sha256)"
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,192 @@
+"""`inspect --verify` finds each kind of damage, and names the file."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from gpt2dist.data.manifest import Manifest
+from gpt2dist.data.origins import ORIGIN
+from gpt2dist.data.preprocessing import Job, prepare
+from gpt2dist.data.preprocessing import tasks as tasks_module
+from gpt2dist.data.tokenizer import train_bpe
+from gpt2dist.data.verify import token_bytes, verify
+from gpt2dist.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A dataset of several shards, with rejected documents."""
+    home = tmp_path_factory.mktemp("verify")
+    texts = [f"a text with number {number}, é" for number in range(300)]
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    (home / "a.jsonl").write_text("".join(lines[:150]) + "broken\n" + "".join(lines[150:]))
+    train_bpe(texts, 300).save(home / "tokenizer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks_module, "MIN_TASK_BYTES", 3000)
+        job = Job((str(home / "a.jsonl"),), str(home / "tokenizer"), home / "dataset", val_fraction=0.2)
+        prepare(dataclasses.replace(job, max_bad_fraction=0.1, shard_tokens=800))
+    return home / "dataset"
+
+
+@pytest.fixture
+def dataset(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "dataset")
+
+
+def problems(dataset):
+    """What is found, a line each."""
+    with pytest.raises(
+        UserError, match="damaged; copy the dataset again, or preprocess the corpus again"
+    ) as caught:
+        verify(Manifest.load(dataset))
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+def resealed(dataset, number=0, **changes):
+    """Changes the record of a shard, and the fingerprint with it, as one who means it would."""
+    manifest = Manifest.load(dataset)
+    shards = list(manifest.shards)
+    shards[number] = dataclasses.replace(shards[number], **changes)
+    Manifest(
+        **{
+            item.name: getattr(manifest, item.name)
+            for item in dataclasses.fields(Manifest)
+            if item.name not in ("shards", "directory")
+        }
+        | {"shards": tuple(shards)}
+    ).save(dataset)
+
+
+def rewrite(path, place, value, dtype=np.uint16):
+    data = np.fromfile(path, dtype)
+    data[place] = value
+    data.tofile(path)
+
+
+def test_a_whole_one(whole):
+    read = []
+    manifest = Manifest.load(whole)
+    verify(manifest, read.append)
+    assert sum(read) == token_bytes(manifest) == sum(path.stat().st_size for path in whole.glob("*.bin"))
+    assert len(manifest.shards) > 6
+
+
+@pytest.mark.parametrize("block", [1, 7, 100])
+def test_blocks_do_not_matter(whole, block, monkeypatch):
+    monkeypatch.setattr("gpt2dist.data.verify.BLOCK", block)
+    verify(Manifest.load(whole))
+
+
+@pytest.mark.parametrize(
+    "name", ["train-00001.bin", "train-00001.idx", "train-00001.origins", "val-00000.bin", "sources.jsonl"]
+)
+def test_a_flipped_bit(dataset, name):
+    data = bytearray((dataset / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (dataset / name).write_bytes(data)
+    found = problems(dataset)
+    assert any(line.startswith(f"{dataset / name}: its content differs from what was written") for line in found)
+    assert all(str(dataset / name.split(".")[0]) in line for line in found)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".idx", ".origins"])
+def test_a_missing_and_a_truncated_file(dataset, suffix):
+    (dataset / f"train-00000{suffix}").unlink()
+    path = dataset / f"train-00001{suffix}"
+    path.write_bytes(path.read_bytes()[:-4])
+    found = problems(dataset)
+    assert found[0] == f"{dataset / f'train-00000{suffix}'}: missing"
+    assert str(dataset / "train-00001") in found[1]
+
+
+def test_all_problems_are_counted(dataset):
+    for path in [*dataset.glob("*.idx"), *dataset.glob("*.origins")]:
+        path.unlink()
+    found = problems(dataset)
+    assert len(found) == 11 and found[10].startswith("… and ")
+
+
+def test_counts_of_the_manifest(dataset):
+    record = Manifest.load(dataset).shards[0]
+    resealed(dataset, bytes=record.bytes + 1)
+    assert problems(dataset) == [
+        f"{dataset / 'train-00000.bin'}: its tokens stand for {record.bytes:,} bytes of text, the manifest says "
+        f"{record.bytes + 1:,}"
+    ]
+    resealed(dataset, bytes=record.bytes, documents=record.documents + 1)
+    assert "the manifest says" in problems(dataset)[0]
+
+
+def rehash(dataset, number, kind):
+    import hashlib
+
+    record = Manifest.load(dataset).shards[number]
+    found = hashlib.sha256((dataset / f"{record.name}.{kind}").read_bytes()).hexdigest()
+    resealed(dataset, number, sha256=record.sha256 | {kind: found})
+
+
+def test_tokens_that_break_the_rules(dataset):
+    path = dataset / "train-00000.bin"
+    right = np.fromfile(path, np.uint16)
+    rewrite(path, 3, 299)  # end-of-text within a document
+    rehash(dataset, 0, "bin")
+    found = problems(dataset)
+    assert f"{path}: at token 3 end-of-text and the end of a document do not coincide" in found
+    right.tofile(path)
+    (end, *_) = np.flatnonzero(right == 299)
+    rewrite(path, end, 5)  # a document without its end
+    rehash(dataset, 0, "bin")
+    assert f"{path}: at token {end} end-of-text and the end" in "\n".join(problems(dataset))
+    right.tofile(path)
+    rewrite(path, 7, 300)
+    rehash(dataset, 0, "bin")
+    assert f"{path}: token 7 is 300, and the vocabulary has 300" in problems(dataset)
+
+
+def test_two_indices_that_were_swapped(dataset):
+    first, second = dataset / "train-00000.idx", dataset / "train-00001.idx"
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two), second.write_bytes(one)
+    found = "\n".join(problems(dataset))
+    assert f"{first}: its content differs" in found and f"{second}: its content differs" in found
+
+
+def test_the_limit_on_shards(dataset):
+    manifest = Manifest.load(dataset)
+    manifest.options["shard_tokens"] = 100
+    with pytest.raises(
+        UserError, match=r"train-00000\.bin: holds \d+ tokens in several documents, more than shard_"
+    ):
+        verify(manifest)
+
+
+def test_origins_that_lead_nowhere(dataset):
+    path = dataset / "train-00000.origins"
+    origins = np.fromfile(path, ORIGIN)
+    origins["piece"][1] = 10**6
+    origins.tofile(path)
+    rehash(dataset, 0, "origins")
+    assert problems(dataset) == [f"{path}: names places that {dataset / 'pieces.jsonl'} does not have"]
+
+
+def test_what_lies_beside_the_shards(dataset):
+    (dataset / "sources.jsonl").unlink()
+    (dataset / "rejected.jsonl").write_text("")
+    (dataset / "train-99999.bin").write_bytes(b"")
+    assert problems(dataset) == [
+        f"{dataset / 'sources.jsonl'}: missing",
+        f"{dataset / 'rejected.jsonl'}: has 0 lines, the manifest says 1",
+        f"{dataset / 'train-99999.bin'}: not in the manifest",
+    ]
+
+
+def test_another_tokenizer(dataset):
+    train_bpe(["other words"], 290).save(dataset)
+    assert problems(dataset) == [
+        f"{dataset / 'tokenizer.json'}: not the tokenizer that the dataset was made with"
+    ]
+    (dataset / "tokenizer.json").write_text("{")
+    assert "not a tokenizer of the tokenizers library" in problems(dataset)[0]
