@@ -21,7 +21,12 @@ def blocks(readme, kind):
 
 
 def test_every_gpt2dist_command_parses(readme):
-    commands = [line for block in blocks(readme, "bash") for line in block.splitlines() if "gpt2dist" in line]
+    commands = [
+        line
+        for block in blocks(readme, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if "gpt2dist" in line
+    ]
     commands += re.findall(r"`(gpt2dist (?:train|validate) [^`…]*)`", readme)
     verbs = set()
     for command in commands:
