@@ -193,7 +193,7 @@ class _Drive:
             for task, peak in results:
                 self._peak = max(self._peak, peak)
                 self._count(task)
-                self._check_first_yield()
+                self._check_rejections()
         self._poll()
         self._say(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
 
@@ -247,12 +247,12 @@ class _Drive:
         counts.add(self._finished)
         self._on_progress(counts, self._total)
 
-    def _check_first_yield(self) -> None:
-        """Fails early where not one document could be read so far, as with a wrong --text-field."""
-        job, counts = self._job, self._finished
-        enough = max(job.max_bad_fraction, 1 / 64) * self._total
-        if counts.rejected and not counts.documents and counts.bytes > enough and job.max_bad_fraction < 1:
-            raise _too_many(job, self._tasks, counts.rejected, counts.rejected)
+    def _check_rejections(self) -> None:
+        """Stops early where more documents were rejected already than the whole corpus may have."""
+        counts = self._finished
+        seen = counts.documents + counts.rejected
+        if counts.bytes and counts.rejected > self._job.max_bad_fraction * seen * self._total / counts.bytes:
+            raise _too_many(self._job, self._tasks, counts.rejected, seen)
 
 
 def _run_and_name(job: Job, task: Task) -> tuple[Task, int]:

@@ -324,6 +324,17 @@ def test_wrong_text_field_fails_after_the_first_part(tmp_path, tokenizer, small_
     assert len(runs) < len(plan_tasks(discover([str(path)]))) / 2
 
 
+def test_a_bad_corpus_stops_long_before_its_end(tmp_path, tokenizer, small_tasks, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text(('{"text": "some text of a document"}\n' + '{"text": 1}\n') * 2000)
+    runs, run = [], driver.run_task
+    monkeypatch.setattr(driver, "run_task", lambda job, task: (runs.append(task), run(job, task))[1])
+    with pytest.raises(UserError, match=r"of [\d,]+ documents cannot be read, more than --max-bad-fraction 0.1 "):
+        prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.1))
+    assert len(runs) < len(plan_tasks(discover([str(path)]))) / 2
+    prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
+
+
 def test_character_that_the_tokenizer_lacks_rejects_the_document(tmp_path, small_tasks):
     train_char(["abc "]).save(tmp_path / "char")
     for number, text in enumerate(["abc", "a d c", "cab"]):
