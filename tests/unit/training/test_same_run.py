@@ -122,7 +122,7 @@ def test_equal_weights_of_two_of_three_stay_equal():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("run.seed=5", r"run.seed \(was 1337\): changed since \S+step-3, which would change the order"),
+        ("run.seed=5", r"run.seed \(was 1337\): changed since \S+step-3, which would change what"),
         ("data.stride=3", r"data.stride \(was 4\): changed"),
         ("data.sequence_length=7", r"data.sequence_length \(was 8\), data.stride \(was 4\): changed"),
         ("data.loss_on=new", r"data.loss_on \(was all\): changed"),
