@@ -86,3 +86,18 @@ def held_out_by_hash(texts, fraction):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
     return "".join(text for text in texts if share(text) < fraction)
+
+
+def test_the_benchmark_of_the_data_plane_runs(tool, tiny_dataset):
+    sizes = ["--megabytes", 0.3, "--rounds", 1, "--tokens", 2e6, "--documents", 2000]
+    done = tool("bench/data.py", "--tokenizer", tiny_dataset, *sizes)
+    assert done.returncode == 0, done.stderr
+    for part in (
+        "gpt2dist / encoder =",
+        "gpt2dist / gigatoken =",
+        "Megatron-LM  not given, skipped",
+        "by the loader",
+    ):
+        assert part in done.stdout
+    assert "torch DataLoader over np.memmap" in done.stdout and "s to the first batch; no index" in done.stdout
+    assert "the sections are" in tool("bench/data.py", "--tokenizer", tiny_dataset, "nonsense").stderr
