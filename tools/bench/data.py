@@ -124,7 +124,9 @@ def preprocessing(args: argparse.Namespace, home: Path) -> None:
         f"without start-up {steady / alone:.2f}",
     )
     say("gigatoken reading the files", f"{files / 1e6:.1f} MB/s; gpt2dist / gigatoken = {whole / files:.2f}")
-    part = head(corpus, home / "part" / "part.jsonl", args.peer_megabytes * 1e6)
+    # The peers take the words "<|endoftext|>" in a text for the end of it: an injection, and not the same tokens.
+    end = Tokenizer.load(args.tokenizer).end_of_text.encode()
+    part = head(corpus, home / "part" / "part.jsonl", args.peer_megabytes * 1e6, without=end)
     for name, peer in (("Megatron-LM", megatron), ("datatrove", datatrove)):
         rate = peer(args, part, home)
         if rate is None:
@@ -150,12 +152,13 @@ def make_corpus(path: Path, size: float) -> Path:
     return path
 
 
-def head(corpus: Path, path: Path, size: float) -> Path:
-    """The lines that the first `size` bytes begin."""
+def head(corpus: Path, path: Path, size: float, without: bytes = b"\n\n") -> Path:
+    """The first lines that do not hold `without`, `size` bytes or a little more."""
     path.parent.mkdir(exist_ok=True)
     with open(corpus, "rb") as file, open(path, "wb") as out:
         while out.tell() < size and (line := file.readline()):
-            out.write(line)
+            if without not in line:
+                out.write(line)
     return path
 
 
@@ -192,7 +195,7 @@ def _share_barrier(barrier) -> None:
 
 
 def _encode(tokenizer: Path, half: Path) -> float:
-    encoder = FastEncoder(Tokenizer.load(tokenizer))
+    encoder = FastEncoder(Tokenizer.load(tokenizer), memory=1 << 40)
     with open(half, "rb") as file:
         batches = list(_batches(orjson.loads(line)["text"].encode() for line in file))
     encoder.encode_batch([b"begin"])
@@ -252,9 +255,9 @@ def datatrove(args: argparse.Namespace, part: Path, home: Path) -> float | None:
     folder = home / "datatrove-in"
     folder.mkdir()
     halve(part, [folder / "0.jsonl", folder / "1.jsonl"])
-    (home / "datatrove.py").write_text(DATATROVE)
+    (home / "run_datatrove.py").write_text(DATATROVE)
     end = Tokenizer.load(args.tokenizer).end_of_text
-    command = [str(args.datatrove_python), str(home / "datatrove.py"), str(folder)]
+    command = [str(args.datatrove_python), str(home / "run_datatrove.py"), str(folder)]
     command += [str(args.tokenizer / "tokenizer.json"), str(home / "datatrove-out"), end]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return part.stat().st_size / float(
