@@ -67,7 +67,7 @@ class FastEncoder:
         content["added_tokens"] = []
         self._content = json.dumps(content)
         # Its table doubles when it is full, and is there twice meanwhile.
-        self._limit = memory // 2
+        self._limit = memory * 2 // 5
         self._backend = self._load()
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
