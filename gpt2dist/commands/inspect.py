@@ -83,7 +83,7 @@ def describe(manifest: Manifest) -> str:
         lines.append(row(split, *counts, ratio, f"{totals.words:,}", len(manifest.shards_of(split))))
     reasons = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in manifest.left_out.items() if count]
     rejections = f" (see {manifest.directory / 'rejected.jsonl'})" if manifest.left_out.get("rejected") else ""
-    options = ", ".join(f"{name} {value}" for name, value in manifest.options.items())
+    options = ", ".join(f"{name} {value}" for name, value in manifest.options.items() if value)
     lines += [
         f"  documents left out: {', '.join(reasons) or 'none'}{rejections}; repaired {manifest.repaired:,}",
         f"  vocabulary {manifest.vocab_size:,} as {manifest.dtype}, end-of-text {manifest.end_of_text_id}, "

@@ -69,7 +69,7 @@ def peak_memory() -> int:
 
 
 def load_normalizer(name: str | None) -> Callable[[str], str] | None:
-    """The function that "module:function" names.
+    """The function that "module:function" names; the module may lie in the working directory.
 
     Raises:
         UserError: There is no such function.
@@ -77,6 +77,8 @@ def load_normalizer(name: str | None) -> Callable[[str], str] | None:
     if name is None:
         return None
     module, _, function = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:

@@ -101,7 +101,8 @@ def test_normalizer(tmp_path, tokenizer, monkeypatch):
         "def fail(text):\n    return 1 / 0\n"
         "def number(text):\n    return 7\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
     source = write_lines(tmp_path / "a.jsonl", [" a\r\nb ", "  ", "c"])
     manifest = run(source, tokenizer, tmp_path / "out", normalizer="mytools:clean")
     assert documents(manifest) == ["a\nb", "c"] and manifest.left_out["empty"] == 1
