@@ -111,10 +111,9 @@ def open_build(job: Job, identity: Identity, tokenizer: Tokenizer, shared: bool)
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{job.build}: another gpt2dist preprocess is at work here; wait for it") from None
-        if (job.build / "plan.json").is_file():
-            _check_plan(job, identity)
-        else:
-            _start(job, identity)
+        except OSError:
+            pass  # a file system without locks; tasks are safe all the same
+        _start(job, identity)
         if not shared:
             shutil.rmtree(job.running, ignore_errors=True)  # of runs that were killed
         job.running.mkdir(exist_ok=True)
@@ -123,8 +122,13 @@ def open_build(job: Job, identity: Identity, tokenizer: Tokenizer, shared: bool)
 
 
 def _start(job: Job, identity: Identity) -> None:
+    """Writes down what the work here is, or compares it with what is written."""
     ours = ("lock", "sources.jsonl")
     others = [item for item in job.build.iterdir() if item.name not in ours and item.suffix != ".tmp"]
+    # Looked for after the others: whoever makes those has made it before.
+    if (job.build / "plan.json").is_file():
+        _check_plan(job, identity)
+        return
     if not all(item.name.startswith("stdin-") for item in others):
         raise UserError(f"{job.build}: exists and is not the work of gpt2dist; choose another --output")
     write_durably(job.build / "sources.jsonl", identity.listing)
