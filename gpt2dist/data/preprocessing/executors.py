@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gpt2dist.data.preprocessing.tasks import Job
@@ -49,7 +49,8 @@ def run_all(
             ) from None
         finally:
             if pending:
-                job.stop.touch()
+                with suppress(OSError):  # a full disk is what some of this ends for
+                    job.stop.touch()
                 for future in pending:
                     future.cancel()
                 wait(pending)
