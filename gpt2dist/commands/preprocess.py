@@ -280,8 +280,12 @@ class Display:
         self.worked = worked
 
     def say(self, text: str) -> None:
-        """Prints a line."""
-        print(f"gpt2dist preprocess: {text}", file=sys.stderr)
+        """Prints a line, above the bar where there is one."""
+        line = f"gpt2dist preprocess: {text}"
+        if self._progress:
+            self._progress.say(line)
+        else:
+            print(line, file=sys.stderr)
 
     def close(self) -> None:
         """Ends the bar."""
