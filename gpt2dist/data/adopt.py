@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist.data.corpus.utf8 import complete
 from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
 from gpt2dist.data.flat import BLOCK
 from gpt2dist.data.manifest import Manifest, ShardRecord, write_durably
@@ -183,7 +184,7 @@ def _measure(
         _check_vocabulary(data, tokens, start, tokenizer, record)
         read = held + text.join(tokens)
         size += len(read) - len(held) - int(np.count_nonzero(tokens == tokenizer.end_of_text_id))
-        whole = _whole_characters(read)
+        whole = complete(read)
         held = read[whole:]
         if whole:
             words.add(read[:whole])
@@ -213,16 +214,6 @@ def _check_vocabulary(
             f"{path}: token {place:,} is {int(tokens[strange[0]])}, and the tokenizer has {tokenizer.vocab_size} "
             f"ids; most likely the file was made with another tokenizer, or its format is not {record.format}"
         )
-
-
-def _whole_characters(data: bytes) -> int:
-    """The length of what ends with a whole character of UTF-8, leaving at most three bytes."""
-    for place in range(len(data) - 1, max(len(data) - 4, -1), -1):
-        byte = data[place]
-        if byte & 0xC0 != 0x80:  # begins a character, of so many bytes
-            width = 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)
-            return place if place + width > len(data) else len(data)
-    return len(data)
 
 
 def _unmarked(manifest: Manifest, record: ShardRecord) -> str:

@@ -9,7 +9,7 @@ import pytest
 from runs import metrics, train, write_run
 
 from gpt2dist import cli
-from gpt2dist.data.adopt import Adoption, _whole_characters, adopt
+from gpt2dist.data.adopt import Adoption, adopt
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.origins import StreamDocuments
 from gpt2dist.data.preprocessing import Job, prepare
@@ -279,12 +279,6 @@ def test_the_bytes_of_tokens(home):
         with_end = np.append(ids, tokenizer.end_of_text_id)
         assert TokenBytes(tokenizer, b"|").join(with_end) == text.encode() + b"|"
     assert TokenBytes(char).join(np.zeros(0, np.int64)) == b""
-
-
-def test_whole_characters():
-    data = "aé日😀".encode()
-    whole = [_whole_characters(data[:end]) for end in range(len(data) + 1)]
-    assert whole == [0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10]
 
 
 def test_blocks_change_nothing(home, documents, tmp_path, monkeypatch):
