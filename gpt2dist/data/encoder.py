@@ -4,13 +4,13 @@ The reference is `tokenizers`, which defines what a tokenizer.json means. gigato
 times faster; because it is young, it is compared with the reference on every corpus before it is trusted with it.
 """
 
-import json
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from gpt2dist.data.tokenizer import Tokenizer
@@ -62,10 +62,10 @@ class FastEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, memory: int = 1 << 30):
-        content = json.loads(tokenizer.to_json())
+        content = orjson.loads(tokenizer.to_json())
         # It would turn special tokens that are written out in a text into the tokens themselves.
         content["added_tokens"] = []
-        self._content = json.dumps(content)
+        self._content = orjson.dumps(content)
         # Its table doubles when it is full, and is there twice meanwhile.
         self._limit = memory * 2 // 5
         self._backend = self._load()

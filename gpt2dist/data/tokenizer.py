@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
@@ -59,7 +60,7 @@ class Tokenizer:
         backend.encode_special_tokens = True
         self._backend = backend
         self._origin = origin
-        content = json.loads(backend.to_str())
+        content = orjson.loads(backend.to_str())
         self._characters = _check_lossless(backend, content, origin)
         self.is_byte_level = self._characters is None
         self.cuts_as_gpt2 = self.is_byte_level and _cuts_as_gpt2(content["pre_tokenizer"])

@@ -24,7 +24,7 @@ from gpt2dist.data.preprocessing.assembly import assemble, dataset_folder, load_
 from gpt2dist.data.preprocessing.attempts import MARKER, Counts, ProgressFile
 from gpt2dist.data.preprocessing.build import Identity, finished, open_build
 from gpt2dist.data.preprocessing.duplicates import remove_duplicates
-from gpt2dist.data.preprocessing.executors import run_all
+from gpt2dist.data.preprocessing.executors import open_executor, run_all, start_early
 from gpt2dist.data.preprocessing.tasks import (
     STANDARD_INPUT,
     Job,
@@ -34,12 +34,12 @@ from gpt2dist.data.preprocessing.tasks import (
     plan_tasks,
     task_folder,
 )
-from gpt2dist.data.preprocessing.worker import load_normalizer, place, run_task
+from gpt2dist.data.preprocessing.worker import load_normalizer, load_tools, place, run_task
 from gpt2dist.data.shards import token_dtype
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
 
-SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 14
+SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
 """How many places of the corpus the encoder is proved at, and how much is taken there at most."""
 
 OnProgress = Callable[[Counts, int], None]
@@ -125,6 +125,7 @@ def prepare_part(
 def _look(job: Job) -> tuple[Tokenizer, list[Source], Identity]:
     """Checks and finds what a job needs."""
     job.check()
+    start_early(job)
     load_normalizer(job.normalizer)
     tokenizer = Tokenizer.load(job.tokenizer)
     sources = _discover(job)
@@ -186,14 +187,16 @@ class _Drive:
         self._total = sum(task.size for task in tasks)
         if len(todo) < len(tasks):
             self._say(f"goes on where it stopped: {len(tasks) - len(todo)} of {len(tasks)} parts are done")
-        self._job = replace(self._job, encoder=self._encoder(todo))
-        self._poll()
-        calls = [(self._job, task) for task in todo]
-        with closing(run_all(self._job, _run_and_name, calls, self._poll)) as results:
-            for task, peak in results:
-                self._peak = max(self._peak, peak)
-                self._count(task)
-                self._check_rejections()
+        likely = replace(self._job, encoder=FAST)
+        with open_executor(likely, len(todo), load_tools) as executor:  # the workers load what they need …
+            self._job = replace(self._job, encoder=self._encoder(todo))  # … while this is found out
+            self._poll()
+            calls = [(self._job, task) for task in todo]
+            with closing(run_all(executor, self._job, _run_and_name, calls, self._poll)) as results:
+                for task, peak in results:
+                    self._peak = max(self._peak, peak)
+                    self._count(task)
+                    self._check_rejections()
         self._poll()
         self._say(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
 

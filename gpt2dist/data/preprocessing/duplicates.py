@@ -20,7 +20,7 @@ from gpt2dist.data.manifest import ShardRecord, write_durably
 from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.origins import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.data.preprocessing.attempts import MARKER, attempt
-from gpt2dist.data.preprocessing.executors import run_all
+from gpt2dist.data.preprocessing.executors import open_executor, run_all
 from gpt2dist.data.preprocessing.splits import FACTS, FACTS_SUFFIX, Block, OpenShard
 from gpt2dist.data.preprocessing.tasks import Job, Task, TaskResult, load_result, task_folder, unique_folder
 from gpt2dist.data.shards import Shard
@@ -49,7 +49,10 @@ def remove_duplicates(job: Job, tasks: list[Task]) -> None:
         for task, (first, last) in zip(tasks, pairwise(firsts), strict=True)
         if flags[first:last].any() and not (unique_folder(job, task) / MARKER).exists()
     ]
-    with closing(run_all(job, remove_from_task, calls, lambda: None)) as done:
+    with (
+        open_executor(job, len(calls)) as executor,
+        closing(run_all(executor, job, remove_from_task, calls)) as done,
+    ):
         for _ in done:
             pass
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from typing import Any
 
 from gpt2dist.data.preprocessing.tasks import Job
@@ -18,12 +19,17 @@ POLL_SECONDS = 0.2
 
 
 def run_all(
-    job: Job, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], on_poll: Callable[[], None]
+    executor: Executor,
+    job: Job,
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    on_poll: Callable[[], None] = lambda: None,
 ) -> Generator[Any, None, None]:
-    """Calls a function with each of some arguments, in any order, wherever the job says.
+    """Calls a function with each of some arguments, in any order.
 
     Args:
-        job: Its `workers` or `scheduler` say where; its `stop` file is made when this ends early.
+        executor: Where.
+        job: Its `stop` file is made when this ends early.
         function: Of a module's top level.
         calls: The arguments of each call; they can be pickled.
         on_poll: Called now and then meanwhile.
@@ -34,31 +40,37 @@ def run_all(
     Raises:
         RunError: A worker died.
     """
-    with _executor(job, len(calls)) as executor:
-        pending = {executor.submit(function, *arguments) for arguments in calls}
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                on_poll()
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise RunError(
-                "a worker process died, most likely killed for memory. What is done is kept: run the same "
-                "command again to go on, with fewer --workers if memory is short"
-            ) from None
-        finally:
-            if pending:
-                with suppress(OSError):  # a full disk is what some of this ends for
-                    job.stop.touch()
-                for future in pending:
-                    future.cancel()
-                wait(pending)
-                job.stop.unlink(missing_ok=True)
+    pending = {executor.submit(function, *arguments) for arguments in calls}
+    try:
+        while pending:
+            done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            on_poll()
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool:
+        raise RunError(
+            "a worker process died, most likely killed for memory. What is done is kept: run the same "
+            "command again to go on, with fewer --workers if memory is short"
+        ) from None
+    finally:
+        if pending:
+            with suppress(OSError):  # a full disk is what some of this ends for
+                job.stop.touch()
+            for future in pending:
+                future.cancel()
+            wait(pending)
+            job.stop.unlink(missing_ok=True)
 
 
 @contextmanager
-def _executor(job: Job, calls: int) -> Iterator[Executor]:
+def open_executor(job: Job, calls: int, prepare: Callable[[Job], object] = id) -> Iterator[Executor]:
+    """Where the work of a job is done: its processes, its Dask scheduler, or a thread of this process.
+
+    Args:
+        job: Says which.
+        calls: How much there is to do at most: no more processes are started.
+        prepare: Called first in each process, of a module's top level; whether it fails does not matter.
+    """
     if job.scheduler:
         with _dask(job.scheduler) as executor:
             yield executor
@@ -66,16 +78,36 @@ def _executor(job: Job, calls: int) -> Iterator[Executor]:
         with ThreadPoolExecutor(1) as executor:
             yield executor
     else:
-        # Started anew, not forked: libraries with threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(job.workers, calls), context, _start_worker) as executor:
+        # Not forked from here: libraries with threads do not survive that. From a server that has only imported.
+        context = multiprocessing.get_context("forkserver")
+        workers = min(job.workers, calls)
+        with ProcessPoolExecutor(workers, context, _start_worker, (prepare, job)) as executor:
+            for _ in range(workers):
+                executor.submit(_begin)  # starts them all now, while the driver does other things
             yield executor
 
 
-def _start_worker() -> None:
+PRELOAD = ["gpt2dist.data.preprocessing.worker", "gpt2dist.data.corpus.jsonl", "awkward", "gigatoken"]
+"""What most workers need, and what starts no thread."""
+
+
+def start_early(job: Job) -> None:
+    """Has the server that workers are forked from import what they need, while the driver does other things."""
+    if not job.scheduler and job.workers > 1:
+        forkserver.set_forkserver_preload(PRELOAD)
+        forkserver.ensure_running()
+
+
+def _begin() -> None:
+    """Nothing."""
+
+
+def _start_worker(prepare: Callable[[Job], object], job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver decides
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    with suppress(Exception):  # it will be done again where it is needed, and told of
+        prepare(job)
 
 
 def _die_with_parent() -> None:

@@ -117,6 +117,11 @@ def _tools(job: Job, thread: int) -> _Tools:
     return _Tools(job)
 
 
+def load_tools(job: Job) -> _Tools:
+    """What this thread needs for the tasks of a job; kept for the next time."""
+    return _tools(job, threading.get_ident())
+
+
 class _Work:
     """The work on one task.
 
@@ -129,7 +134,7 @@ class _Work:
 
     def __init__(self, job: Job, task: Task, folder: Path, report: Callable[[Counts], None]):
         self._job, self._task, self._folder, self._report = job, task, folder, report
-        tools = _tools(job, threading.get_ident())
+        tools = load_tools(job)
         self._tokenizer, self._encoder, self._normalize = tools.tokenizer, tools.encoder, tools.normalize
         self._dtype = token_dtype(self._tokenizer.vocab_size)
         self._writers = [
