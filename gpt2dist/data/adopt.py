@@ -251,4 +251,5 @@ def _manifest(
             "listing_sha256": hashlib.sha256(listing.encode()).hexdigest(),
         },
         shards=tuple(records),
+        listings={"sources.jsonl": hashlib.sha256(listing.encode()).hexdigest()},
     )

@@ -67,6 +67,9 @@ class Manifest:
     left_out: dict[str, int] = field(default_factory=dict)
     """Documents of the corpus that are not in the shards, by reason: "rejected" (unreadable; rejected.jsonl names
     each), "empty", "duplicate", "too_short", "too_long"."""
+    listings: dict[str, str] = field(default_factory=dict)
+    """sha256 of what lies beside the shards: sources.jsonl and, in our own datasets, pieces.jsonl and
+    rejected.jsonl."""
     repaired: int = 0
     """Documents in which broken UTF-8 was replaced by U+FFFD."""
     format_version: int = FORMAT_VERSION
@@ -178,6 +181,12 @@ def write_lines_durably(path: Path, lines: Iterable[str], end: str = "\n") -> No
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_directory(path.parent)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_directory(directory: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
-from gpt2dist.data.manifest import Manifest, ShardRecord
+from gpt2dist.data.manifest import Manifest, ShardRecord, file_sha256
 from gpt2dist.data.origins import ORIGIN, PIECES_NAME, SUFFIX
 from gpt2dist.data.token_bytes import TokenBytes
 from gpt2dist.data.tokenizer import Tokenizer
@@ -34,10 +34,11 @@ def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: N
         UserError: Names every file that is missing, differs or breaks a rule (ten at most).
     """
     problems = [*_tokenizer(manifest)]
-    if not problems:
-        text = TokenBytes(Tokenizer.load(manifest.directory))
-        for record in manifest.shards:
-            problems += _shard(manifest, record, text, on_bytes)
+    # Without the tokenizer bytes cannot be counted; all else can.
+    text = None if problems else TokenBytes(Tokenizer.load(manifest.directory))
+    pieces = _lines(manifest.directory / PIECES_NAME)
+    for record in manifest.shards:
+        problems += _shard(manifest, record, text, pieces, on_bytes)
     problems += _listings(manifest)
     if problems:
         more = f"\n  … and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
@@ -65,7 +66,7 @@ def _tokenizer(manifest: Manifest) -> Iterator[str]:
 
 
 def _shard(
-    manifest: Manifest, record: ShardRecord, text: TokenBytes, on_bytes: Callable[[int], None]
+    manifest: Manifest, record: ShardRecord, text: TokenBytes | None, pieces: int, on_bytes: Callable[[int], None]
 ) -> Iterator[str]:
     data, _ = token_file(manifest, record)
     index = index_file(manifest, record)
@@ -75,7 +76,7 @@ def _shard(
         yield from (f"{path}: missing" for path in missing)
         return
     for kind, path in files[1:]:
-        if path and kind in record.sha256 and _hash(path) != record.sha256[kind]:
+        if path and kind in record.sha256 and file_sha256(path) != record.sha256[kind]:
             yield _differs(path)
     try:
         shard = open_shard(manifest, record)
@@ -93,11 +94,15 @@ def _shard(
     if limit and len(shard) > limit and len(ends) > 1:
         yield f"{data}: holds {len(shard):,} tokens in several documents, more than shard_tokens {limit:,}"
     if "origins" in record.sha256:
-        yield from _origins(manifest, record)
+        yield from _origins(manifest, record, pieces)
 
 
 def _tokens(
-    manifest: Manifest, record: ShardRecord, shard: OpenShard, text: TokenBytes, on_bytes: Callable[[int], None]
+    manifest: Manifest,
+    record: ShardRecord,
+    shard: OpenShard,
+    text: TokenBytes | None,
+    on_bytes: Callable[[int], None],
 ) -> Iterator[str]:
     """One pass over the tokens: their hash, range, bytes of text, and where end-of-text is."""
     path, _ = token_file(manifest, record)
@@ -114,7 +119,7 @@ def _tokens(
         if wrong.size:
             strange = start + int(wrong[0]) if strange < 0 else strange
             continue
-        size += int(text.lengths[tokens].sum())
+        size += int(text.lengths[tokens].sum()) if text else 0
         if ours and misplaced < 0:
             misplaced = _misplaced(tokens, start, ends, manifest.end_of_text_id)
     if found.hexdigest() != record.sha256["bin"]:
@@ -122,7 +127,7 @@ def _tokens(
     if strange >= 0:
         token = shard.tokens[strange]
         yield f"{path}: token {strange:,} is {token}, and the vocabulary has {manifest.vocab_size}"
-    elif size != record.bytes:
+    elif text and size != record.bytes:
         yield f"{path}: its tokens stand for {size:,} bytes of text, the manifest says {record.bytes:,}"
     if misplaced >= 0:
         yield f"{path}: at token {misplaced:,} end-of-text and the end of a document do not coincide"
@@ -136,28 +141,25 @@ def _misplaced(tokens: NDArray[np.integer], start: int, ends: NDArray[np.int64],
     return int(different[0]) if different.size else -1
 
 
-def _origins(manifest: Manifest, record: ShardRecord) -> Iterator[str]:
+def _origins(manifest: Manifest, record: ShardRecord, pieces: int) -> Iterator[str]:
     path = _origins_file(manifest, record)
-    origins = np.fromfile(path, ORIGIN)
-    pieces = _lines(manifest.directory / PIECES_NAME)
-    if len(origins) != record.documents:
-        yield f"{path}: has the origins of {len(origins):,} documents, the shard has {record.documents:,}"
+    origins, size = np.fromfile(path, ORIGIN), path.stat().st_size
+    if size != record.documents * ORIGIN.itemsize:
+        yield f"{path}: has {size:,} bytes, and its {record.documents:,} documents have {ORIGIN.itemsize} each"
     elif len(origins) and (int(origins["piece"].max()) >= pieces or int(origins["line"].min()) < 1):
         yield f"{path}: names places that {manifest.directory / PIECES_NAME} does not have"
 
 
 def _listings(manifest: Manifest) -> Iterator[str]:
-    sources, rejected = manifest.directory / "sources.jsonl", manifest.directory / "rejected.jsonl"
-    if not sources.is_file():
-        yield f"{sources}: missing"
-    elif _hash(sources) != manifest.sources.get("listing_sha256"):
-        yield _differs(sources)
-    counted = manifest.left_out.get("rejected")
-    if counted is not None and _lines(rejected) != counted:
-        yield f"{rejected}: has {_lines(rejected):,} lines, the manifest says {counted:,}"
+    for name, expected in manifest.listings.items():
+        path = manifest.directory / name
+        if not path.is_file():
+            yield f"{path}: missing"
+        elif file_sha256(path) != expected:
+            yield _differs(path)
     named = {record.name for record in manifest.shards}
-    for path in sorted(manifest.directory.glob("*.bin")):
-        if path.stem not in named:
+    for path in sorted(manifest.directory.iterdir()):
+        if path.suffix in (".bin", ".idx", SUFFIX) and path.stem not in named:
             yield f"{path}: not in the manifest"
 
 
@@ -174,8 +176,3 @@ def _lines(path: Path) -> int:
 
 def _differs(path: Path) -> str:
     return f"{path}: its content differs from what was written (sha256)"
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpt2dist.data.corpus import Piece
-from gpt2dist.data.manifest import Manifest, ShardRecord, sync_directory, write_durably, write_lines_durably
+from gpt2dist.data.manifest import (
+    Manifest,
+    ShardRecord,
+    file_sha256,
+    sync_directory,
+    write_durably,
+    write_lines_durably,
+)
 from gpt2dist.data.origins import PIECES_NAME
 from gpt2dist.data.preprocessing.build import Identity
 from gpt2dist.data.preprocessing.tasks import (
@@ -66,6 +73,7 @@ def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identi
         dtype=dtype.name,
         shards=tuple(records),
         left_out=dict(left_out),
+        listings={name: file_sha256(target / name) for name in (PIECES_NAME, "rejected.jsonl", "sources.jsonl")},
         repaired=sum(result.repaired for result in results),
     )
     manifest.save(target)

@@ -230,3 +230,11 @@ def test_isolated_documents_are_scored_by_themselves(evaluate):
     isolated = json.loads(evaluate("--json", "--document-boundaries", "isolate")[1])
     assert (packed["document_boundaries"], isolated["document_boundaries"]) == ("pack", "isolate")
     assert isolated["targets"] == packed["targets"] and isolated["nll_sum"] != packed["nll_sum"]
+
+
+def test_a_truncated_shard_is_named_before_anything_is_loaded(evaluate, tiny_dataset, tmp_path):
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    path = dataset / "val-00000.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    code, _, err = evaluate(data=dataset)
+    assert code == 2 and f"{path}: has " in err and "the manifest says" in err

@@ -81,7 +81,11 @@ def test_blocks_do_not_matter(whole, block, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["train-00001.bin", "train-00001.idx", "train-00001.origins", "val-00000.bin", "sources.jsonl"]
+    "name",
+    [
+        *("train-00001.bin", "train-00001.idx", "train-00001.origins", "val-00000.bin"),
+        *("sources.jsonl", "pieces.jsonl", "rejected.jsonl"),
+    ],
 )
 def test_a_flipped_bit(dataset, name):
     data = bytearray((dataset / name).read_bytes())
@@ -175,12 +179,20 @@ def test_origins_that_lead_nowhere(dataset):
 def test_what_lies_beside_the_shards(dataset):
     (dataset / "sources.jsonl").unlink()
     (dataset / "rejected.jsonl").write_text("")
-    (dataset / "train-99999.bin").write_bytes(b"")
-    assert problems(dataset) == [
+    for suffix in (".bin", ".idx", ".origins"):
+        (dataset / f"train-99999{suffix}").write_bytes(b"")
+    assert sorted(problems(dataset)) == [
+        f"{dataset / 'rejected.jsonl'}: its content differs from what was written (sha256)",
         f"{dataset / 'sources.jsonl'}: missing",
-        f"{dataset / 'rejected.jsonl'}: has 0 lines, the manifest says 1",
-        f"{dataset / 'train-99999.bin'}: not in the manifest",
+        *(f"{dataset / f'train-99999{suffix}'}: not in the manifest" for suffix in (".bin", ".idx", ".origins")),
     ]
+
+
+def test_origins_that_are_cut_off(dataset):
+    path = dataset / "train-00000.origins"
+    path.write_bytes(path.read_bytes()[:-7])
+    rehash(dataset, 0, "origins")
+    assert f"{path}: has " in problems(dataset)[0] and "documents have 20 each" in problems(dataset)[0]
 
 
 def test_another_tokenizer(dataset):
@@ -189,4 +201,7 @@ def test_another_tokenizer(dataset):
         f"{dataset / 'tokenizer.json'}: not the tokenizer that the dataset was made with"
     ]
     (dataset / "tokenizer.json").write_text("{")
-    assert "not a tokenizer of the tokenizers library" in problems(dataset)[0]
+    (dataset / "train-00001.idx").unlink()
+    found = problems(dataset)
+    assert "not a tokenizer of the tokenizers library" in found[0]
+    assert found[1] == f"{dataset / 'train-00001.idx'}: missing"  # the shards are looked at all the same

@@ -119,10 +119,10 @@ def test_random_unicode_comes_back(tmp_path):
     train_bpe(texts[:300], 400).save(tmp_path / "tokenizer")
     manifest = prepared(tmp_path, texts, tmp_path / "tokenizer")
     assert decoded(manifest) == texts and manifest.repaired == 0
-    for number, text in enumerate(texts[:50]):
+    for number, text in enumerate(texts[:400]):
         (tmp_path / f"{number:04d}.txt").write_text(text, encoding="utf-8", newline="")
     job = Job((f"{tmp_path}/*.txt",), str(tmp_path / "tokenizer"), tmp_path / "files", max_bad_fraction=1)
-    kept = [text.removeprefix("\ufeff") for text in texts[:50] if "\0" not in text]
+    kept = [text.removeprefix("\ufeff") for text in texts[:400] if "\0" not in text]
     assert decoded(prepare(job)) == [text for text in kept if text]
 
 
@@ -140,6 +140,9 @@ def test_the_declaration_of_human_rights_in_all_languages_comes_back(tmp_path, s
                 continue
     assert len(texts) > 200
     import_gpt2(shared_data / "encoder.json", shared_data / "vocab.bpe").save(tmp_path / "gpt2")
+    train_bpe(texts[::20], 1000).save(tmp_path / "small")
+    (tmp_path / "by-small").mkdir()
+    assert decoded(prepared(tmp_path / "by-small", texts, tmp_path / "small")) == texts
     manifest = prepared(tmp_path, texts, tmp_path / "gpt2")
     assert decoded(manifest) == texts
     assert manifest.totals("train").bytes == sum(len(text.encode()) for text in texts)
