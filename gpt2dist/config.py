@@ -57,9 +57,7 @@ class TrainingDataset(Section):
     """A dataset directory whose `train` split is trained on."""
 
     path: Path
-    weight: float | None = Field(
-        None, gt=0
-    )  # samples, in proportion to the other weights; one dataset needs none
+    weight: float | None = Field(None, gt=0)  # share of the samples, against the other weights
 
 
 class ValidationDataset(Section):
@@ -77,9 +75,7 @@ class DataSection(Section):
     sequence_length: Positive | None = None  # tokens; default: model.context_length
     stride: Positive | None = None  # tokens from window to window; default: half of sequence_length
     loss_on: Literal["all", "new"] = "all"  # every target of a window, or only those no earlier window had
-    document_boundaries: Literal["pack", "isolate"] = (
-        "pack"  # whether attention crosses end-of-text, or stops there
-    )
+    document_boundaries: Literal["pack", "isolate"] = "pack"  # isolate: attention stops at end-of-text
 
 
 class BatchSection(Section):

@@ -94,11 +94,10 @@ def _find_split(adoption: Adoption) -> list[ShardRecord]:
     """The files, as records without counts: those of train, then those of val."""
     named = [("val" if _VAL.search(path.name) else "train", path) for path in _expand(adoption, adoption.paths)]
     named += [("val", path) for path in _expand(adoption, adoption.val)]
-    splits = dict.fromkeys(path for _, path in named)
     chosen = {path: split for split, path in named}  # --val goes before the name
     records = []
     for wanted in ("train", "val"):
-        mine = sorted((path for path in splits if chosen[path] == wanted), key=_natural)
+        mine = sorted((path for path, split in chosen.items() if split == wanted), key=_natural)
         records += [
             ShardRecord(f"{wanted}-{number:05d}", wanted, 0, 0, 0, 0, {}, adoption.format, str(path))
             for number, path in enumerate(mine)
@@ -221,8 +220,10 @@ def _unmarked(manifest: Manifest, record: ShardRecord) -> str:
     shard: OpenShard = open_shard(manifest, record)
     path = token_file(manifest, record)[0]
     if record.format != "megatron":
-        marks = record.documents - 1
-        return "" if marks else f"{path}: holds no end-of-text (id {manifest.end_of_text_id}): it is one document"
+        marked = record.documents > 1 or manifest.end_of_text_id in (shard.tokens[0], shard.tokens[-1])
+        return (
+            "" if marked else f"{path}: holds no end-of-text (id {manifest.end_of_text_id}): it is one document"
+        )
     ends = shard.document_ends
     last = shard.tokens[ends[ends > 0] - 1]
     missing = int(np.count_nonzero(last != manifest.end_of_text_id))

@@ -125,7 +125,7 @@ def _piece_lines(job: Job, tasks: list[Task], first_lines: list[int]) -> Iterabl
 
 def _path(job: Job, piece: Piece) -> str:
     """The path of a piece as the user knows it: what was read from standard input lies in a file that goes."""
-    return STANDARD_INPUT if piece.path.startswith(str(job.build)) else piece.path
+    return STANDARD_INPUT if Path(piece.path).parent == job.build else piece.path
 
 
 def _rejection_lines(job: Job, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:

@@ -21,7 +21,7 @@ from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.origins import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.data.preprocessing.attempts import MARKER, attempt
 from gpt2dist.data.preprocessing.executors import open_executor, run_all
-from gpt2dist.data.preprocessing.splits import FACTS, FACTS_SUFFIX, Block, OpenShard
+from gpt2dist.data.preprocessing.splits import DIGEST, FACTS, FACTS_SUFFIX, Block, OpenShard
 from gpt2dist.data.preprocessing.tasks import Job, Task, TaskResult, load_result, task_folder, unique_folder
 from gpt2dist.data.shards import Shard
 
@@ -30,7 +30,7 @@ MAX_BUCKETS = 512
 BUCKET_SHARE = 16
 """A bucket may take this part of a worker's memory, since sorting takes copies of it."""
 
-ENTRY = np.dtype([("digest", "S16"), ("index", "<i8")])
+ENTRY = np.dtype([("digest", DIGEST), ("index", "<i8")])
 
 
 def remove_duplicates(job: Job, tasks: list[Task]) -> None:

@@ -157,6 +157,14 @@ def test_missing_marks_are_told(home, documents, tmp_path):
     assert f"b.bin: holds no end-of-text (id {documents[1]}): it is one document" in said[0]
 
 
+def test_one_document_with_its_mark_needs_no_warning(home, documents, tmp_path):
+    write_nanogpt(tmp_path / "a.bin", documents[0][:1], documents[1])
+    write_llmc(tmp_path / "b.bin", documents[0][:1], documents[1])
+    for name, format in (("a.bin", "nanogpt"), ("b.bin", "llmc")):
+        manifest, said = taken(home, tmp_path / format, tmp_path / name, format=format)
+        assert said == [] and manifest.totals("train").documents == 1
+
+
 def test_training_is_the_same_as_on_our_own_files(home, documents, tmp_path):
     write_nanogpt(tmp_path / "train.bin", *documents)
     taken(home, tmp_path / "out", tmp_path / "train.bin", format="nanogpt")
