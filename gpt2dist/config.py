@@ -1,7 +1,7 @@
 """The run configuration: frozen, typed, read from YAML and `section.key=value`, all mistakes at once.
 
 `read` never stops at the first mistake. It replaces what is wrong by the default, notes a `Problem`, and goes
-on, so that the checks that span several keys (`preflight.py`) still see everything that is right.
+on, so that the checks that span several keys (`preflight`) still see everything that is right.
 """
 
 import dataclasses
