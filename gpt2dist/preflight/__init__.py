@@ -15,7 +15,7 @@ from gpt2dist.preflight.data import training_sets, validation_sets
 from gpt2dist.preflight.deepspeed import check_precision, check_raw_keys
 from gpt2dist.preflight.directories import check_directories
 from gpt2dist.preflight.model import check_lengths, check_model, lengths_of, shape_of
-from gpt2dist.preflight.schedule import check_schedule, total_steps
+from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
 
 
 def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, Plan]:
@@ -61,6 +61,7 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
         sequence_length=lengths.sequence,
         stride=lengths.stride,
         evaluation_stride=lengths.evaluation_stride,
+        warmup_steps=warmup_steps(config, datasets),
         total_steps=total_steps(config, datasets),
         global_batch_size=batch.global_batch_size,
     )
