@@ -65,6 +65,7 @@ LIGHT = (
         "plan",
         "errors",
         "strict_yaml",
+        "data.batch_sizes",
         "data.manifest",
         "data.mixture",
         "data.stream",

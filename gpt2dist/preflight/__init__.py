@@ -10,7 +10,7 @@ from pathlib import Path
 from gpt2dist.config import Config, Problem, raise_problems, read
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.plan import Plan
-from gpt2dist.preflight.batch import check_batch
+from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
 from gpt2dist.preflight.deepspeed import check_precision, check_raw_keys
 from gpt2dist.preflight.directories import check_directories
@@ -48,10 +48,10 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
     # A key that was wrong by itself now holds a default: what follows from that would only mislead.
     telling = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
     raise_problems(wrong + telling, str(path))
-    batch = config.batch
     plan = Plan(
         world_size=world_size,
-        accumulation=batch.global_batch_size // (batch.micro_batch_size * world_size),
+        batch_sizes=batch_sizes(config),
+        micro_batch_size=config.batch.micro_batch_size,
         shape=shape_of(config, lengths, datasets[0].dataset.vocab_size),
         datasets=datasets,
         mixture=Mixture(
@@ -63,7 +63,6 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
         evaluation_stride=lengths.evaluation_stride,
         warmup_steps=warmup_steps(config, datasets),
         total_steps=total_steps(config, datasets),
-        global_batch_size=batch.global_batch_size,
     )
     return config, plan
 

@@ -126,10 +126,10 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
         result = self.engine.train_step(batch, self._lr(self.step))
         self.step += 1
-        self.consumed_samples += self.plan.global_batch_size
+        self.consumed_samples += batch.samples
         self.consumed_tokens += batch.targets
         self.skipped_steps += result.skipped
-        self.meter.add(result.nll, batch.targets, self.plan.global_batch_size * self.plan.sequence_length)
+        self.meter.add(result.nll, batch.targets, batch.samples * self.plan.sequence_length)
         return result
 
     def _log(self, result: StepResult) -> None:
@@ -260,13 +260,12 @@ class Trainer:
             )
 
     def _loader(self) -> Loader[list[Tensor]]:
-        batch = self.config.batch
         return Loader(
             self.plan.mixture,
             self.batcher,
             self.engine.stage,
-            batch.global_batch_size,
-            batch.micro_batch_size,
+            self.plan.batch_sizes,
+            self.plan.micro_batch_size,
             self.world.rank,
             self.world.size,
             self.consumed_samples,

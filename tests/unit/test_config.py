@@ -239,7 +239,7 @@ def test_each_mistake_names_key_and_way_out_and_leaves_the_default(write, text, 
             "data.train.-1.path: data.train is a list of 1: name an item by its number, from 0",
         ),
         ("data.validation.0.path=x", "data.validation: should be a list, not {'0': {'path': 'x'}}"),
-        ("batch..x=3", "batch.: unknown key; known here: global_batch_size, micro_batch_size"),
+        ("batch..x=3", "batch.: unknown key; known here: global_batch_size, micro_batch_size, ramp"),
     ],
 )
 def test_each_wrong_override_is_named(write, override, message):

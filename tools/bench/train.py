@@ -20,6 +20,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt2dist import distributed
 from gpt2dist.config import Config
+from gpt2dist.data.batch_sizes import BatchSizes
 from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
@@ -86,7 +87,9 @@ def trainer_steps(shape: Shape, stage: int, world: distributed.World, home: Path
     stream = TokenStream([np.asarray(np.memmap(home / "tokens", np.uint16, "r"))])
     windows = Windows(len(stream), shape.context_length, shape.context_length // 2)
     batcher = MixtureBatcher([MicroBatcher(stream, windows, "all")])
-    loader = Loader(Mixture([len(windows)], [1], 0), batcher, engine.stage, GLOBAL_BATCH, MICRO_BATCH, 0, 1)
+    loader = Loader(
+        Mixture([len(windows)], [1], 0), batcher, engine.stage, BatchSizes(GLOBAL_BATCH), MICRO_BATCH, 0, 1
+    )
 
     def steps(count: int) -> None:
         for _ in range(count):
