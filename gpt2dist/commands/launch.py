@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,10 +45,9 @@ LOST = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options: all are passed on."""
+    """Declares nothing: all words behind the verb are passed on, as `args.words`."""
     parser.usage = "gpt2dist launch [torchrun options] VERB …"
     parser.epilog = EXAMPLES
-    parser.add_argument("words", nargs=argparse.REMAINDER, help="torchrun's options, then a verb and its own")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +91,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def with_defaults(options: list[str], gpus: int) -> list[str]:
-    """torchrun's options with what they leave open.
+    """Torchrun's options with what they leave open.
 
     Args:
         options: As given.
@@ -174,7 +172,9 @@ def _run_directory(words: list[str]) -> Path | None:
     if words[0] != "train" or not named:
         return None
     with contextlib.suppress(UserError):
-        return read(Path(named[0]), [word for word in words if "=" in word and not word.startswith("-")])[0].output_dir
+        return read(Path(named[0]), [word for word in words if "=" in word and not word.startswith("-")])[
+            0
+        ].output_dir
     return None
 
 

@@ -88,6 +88,7 @@ class Watchdog:
     """
 
     def __init__(self, log: Path, seconds: float):
+        log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("a")
         self._seconds = seconds
         self._armed = 0.0

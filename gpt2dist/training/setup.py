@@ -18,7 +18,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
 from gpt2dist.monitoring.environment import describe
-from gpt2dist.monitoring.logs import logger, open_rank_log
+from gpt2dist.monitoring.logs import logger, rank_log
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.metrics import Metrics
 from gpt2dist.monitoring.tensorboard import TensorBoard
@@ -42,7 +42,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         world: This rank.
     """
     output = config.output_dir
-    log = open_rank_log(output, world.rank)
+    log = rank_log(output, world.rank)
     end_with_launcher()
     with only_job(output, world), StopSignal() as signal, Watchdog(log, config.run.timeout_seconds) as watchdog:
         pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
@@ -64,9 +64,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
             trainer.fit(metrics)
 
 
-def build_trainer(
-    config: Config, plan: Plan, world: World, settings: dict[str, Any], pulse: Pulse
-) -> Trainer:
+def build_trainer(config: Config, plan: Plan, world: World, settings: dict[str, Any], pulse: Pulse) -> Trainer:
     """The trainer and its parts. Collective."""
     tokenizer = Tokenizer.load(plan.tokenizer)
     engine = Engine(build_model(config, plan), config, settings, world)
@@ -164,7 +162,9 @@ def open_metrics(config: Config, trainer: Trainer) -> Iterator[Metrics]:
     output = config.output_dir
     (output / "eval").mkdir(exist_ok=True)
     mirrors = [TensorBoard(output / "tensorboard")] if config.monitoring.tensorboard else []
-    with contextlib.closing(Metrics(output / "metrics.jsonl", trainer.step, trainer.observed, mirrors)) as metrics:
+    with contextlib.closing(
+        Metrics(output / "metrics.jsonl", trainer.step, trainer.observed, mirrors)
+    ) as metrics:
         yield metrics
 
 

@@ -28,6 +28,7 @@ from gpt2dist.training.same_run import data_order, datasets_of, require_same_run
 from gpt2dist.training.schedule import learning_rate
 from gpt2dist.training.stopped import leave_word
 
+
 class Trainer:
     """Trains a model by a plan.
 
@@ -162,6 +163,7 @@ class Trainer:
     def _give_up(self) -> None:
         """Stops a run that no longer learns; its weights are those of the last good step."""
         self._save()
+        self._tell_saved(self.store.finish())
         raise RunError(
             f"{self.skipped_in_a_row} steps in a row were left out, up to step {self.step} (loss or gradient not "
             f"finite, or beyond stability.spike_sigma): training has diverged; everything is saved. Lower "
@@ -254,7 +256,9 @@ class Trainer:
         self._tell_saved(self.store.finish())
         if self.world.is_main:
             leave_word(self.config.output_dir, signal, self.step, self.plan.total_steps)
-        logger.info("stopped by %s at step %d, with everything saved; started again, it goes on", signal, self.step)
+        logger.info(
+            "stopped by %s at step %d, with everything saved; started again, it goes on", signal, self.step
+        )
 
     def _loader(self) -> Loader[list[Tensor]]:
         batch = self.config.batch

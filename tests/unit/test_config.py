@@ -187,9 +187,12 @@ def test_a_configuration_is_frozen():
         ),
         (
             "zero: 3",
-            "zero: should be a section with keys (stage, deepspeed), not 3",
+            "zero: should be a section with keys (stage, offload_optimizer, offload_parameters, deepspeed), not 3",
         ),
-        ("zero: []", "zero: should be a section with keys (stage, deepspeed), not []"),
+        (
+            "zero: []",
+            "zero: should be a section with keys (stage, offload_optimizer, offload_parameters, deepspeed), not []",
+        ),
         ("optimiser: {lr: 1}", "optimiser: unknown key; did you mean optimizer?"),
         ("optimizer: {learning: 1}", f"optimizer.learning: unknown key; known here: {OPTIMIZER_KEYS}"),
         (
@@ -204,7 +207,10 @@ def test_a_configuration_is_frozen():
             "data.train.0.wait: unknown key; did you mean data.train.0.weight?",
         ),
         ("1: 2", f"1: unknown key; known here: {', '.join(Config.model_fields)}"),
-        ("zero: {'': 2}", "zero.: unknown key; known here: stage, deepspeed"),
+        (
+            "zero: {'': 2}",
+            "zero.: unknown key; known here: stage, offload_optimizer, offload_parameters, deepspeed",
+        ),
     ],
 )
 def test_each_mistake_names_key_and_way_out_and_leaves_the_default(write, text, message):

@@ -1,8 +1,8 @@
 import pytest
 
+from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
-from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.training.same_run import data_order, dataset_changes, datasets_of, require_same_run
 
 RUN = """
