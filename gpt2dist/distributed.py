@@ -147,8 +147,8 @@ def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: time
     """A store in which nothing lies from an earlier start of the same job.
 
     torchrun keeps its store when it restarts the ranks, and these would find the addresses of dead ones in it
-    (pytorch issue 135712; its restart count is no help, since hosts count apart). So rank 0 names a session of its
-    own: it repeats what it heard from the others until each has found its own word in that and said so.
+    (pytorch issue 135712; its restart count is no help, since hosts count apart). So rank 0 names a session of
+    its own: it repeats what it heard from the others until each has found its own word in that and said so.
     """
     store, rank, size = next(rendezvous)
     mine, others = uuid.uuid4().hex, range(1, size)

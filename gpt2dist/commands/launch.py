@@ -1,4 +1,4 @@
-"""`gpt2dist launch`: torchrun with the settings that a run wants, and an end that says which rank failed first."""
+"""`gpt2dist launch`: torchrun with the settings that a run wants, and an end that names the culprit."""
 
 import argparse
 import contextlib
@@ -21,8 +21,8 @@ examples:
   gpt2dist launch --nnodes 2 --rdzv-backend c10d --rdzv-endpoint head:29400 train run.yaml
   gpt2dist launch evaluate runs/gpt2-124m --data data/openwebtext
 
-All options before the verb are torchrun's (`torchrun --help`). A failure ends with the rank that failed first, what
-it died of, and its log; wrong input ends with exit code 2, and a stop on request (SIGTERM, SIGUSR1) with 0.
+All options before the verb are torchrun's (`torchrun --help`). A failure ends with the rank that failed first,
+what it died of, and its log; wrong input ends with exit code 2, a stop on request (SIGTERM, SIGUSR1) with 0.
 """
 
 VERBS = ("train", "evaluate", "verify-resume")
@@ -31,7 +31,7 @@ SHUTDOWN_SECONDS = 300
 """What ranks get to save after a signal; torchrun's own 30 seconds are short for a large checkpoint."""
 
 CAUSES = {
-    signal.SIGKILL: "probably out of memory (the kernel's log, dmesg, tells), or killed by a scheduler or by hand",
+    signal.SIGKILL: "probably out of memory (dmesg tells), or killed by a scheduler or by hand",
     signal.SIGBUS: "probably no room in /dev/shm, or a file that became shorter while it was read",
     signal.SIGSEGV: "a crash in native code",
     signal.SIGABRT: "aborted, as NCCL's watchdog does when a collective hangs",

@@ -14,7 +14,7 @@ from gpt2dist.monitoring.logs import logger
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 ECHO_SECONDS = 2.0
-"""A scheduler signals a launcher and its ranks, and the launcher its ranks: within this time that is one signal."""
+"""A scheduler signals a launcher and its ranks, and the launcher its ranks: within this time it is one signal."""
 _PR_SET_PDEATHSIG = 1
 
 

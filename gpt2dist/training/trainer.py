@@ -206,7 +206,7 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        """Saves the run as it stands now; with `checkpoint.asynchronous` the writing goes on behind the training."""
+        """Saves the run as it stands; with `checkpoint.asynchronous` the writing goes on behind the training."""
         self._tell_saved(self.store.finish())
         if self.step == self.saved_step:
             return
@@ -249,7 +249,7 @@ class Trainer:
         return probe_loss(self.engine.logits, self.batcher, self.config.batch.micro_batch_size)
 
     def _leave(self, signal: str) -> None:
-        """Saves everything and leaves word for whoever starts the run again. Gradients of half a step are lost."""
+        """Saves everything and leaves word for whoever starts the run again; half a step is lost."""
         if self.meter.steps:
             self._log()
         self._save()
