@@ -19,7 +19,9 @@ VERBS = {
     "adopt": "make a dataset directory of token files of Megatron-LM, GPT-NeoX, nanoGPT or llm.c, in place",
     "inspect": "show what a dataset directory holds; verify it; decode one window",
     "validate": "check a run configuration and print the plan that it resolves to",
-    "train": "train a model: alone, or under torchrun, deepspeed or srun",
+    "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
+    "launch": "start train or evaluate on several processes, as torchrun does",
+    "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset",
     "generate": "sample text from a model",
     "trace": "list the documents behind a step of a run",
@@ -52,7 +54,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == verb:
-            command = importlib.import_module(f"gpt2dist.commands.{name}")
+            command = importlib.import_module(f"gpt2dist.commands.{name.replace('-', '_')}")
             command.configure(subparser)
             subparser.set_defaults(run=command.run)
     return parser
@@ -63,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
     parser = build_parser(verb)
+    passed_on = _cut_behind(arguments, "launch") if verb == "launch" else []
     args, rest = parser.parse_known_args(arguments)
+    if verb == "launch":
+        args.words = passed_on
     # argparse takes overrides in one piece only; people also write them behind an option.
     if any(word.startswith("-") or not hasattr(args, "overrides") for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -82,3 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"gpt2dist {args.verb}: interrupted", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def _cut_behind(words: list[str], verb: str) -> list[str]:
+    """Cuts off, in place, and returns what stands behind a verb that passes it on; a plea for help stays."""
+    place = words.index(verb) + 1
+    if words[place : place + 1] in (["-h"], ["--help"]):
+        return []
+    behind = words[place:]
+    del words[place:]
+    return behind

@@ -1,6 +1,9 @@
 """The process group: who this rank is, and the few collectives that gpt2dist uses itself."""
 
 import os
+import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -8,10 +11,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gpt2dist.errors import RankUserError
+from gpt2dist.errors import RankUserError, RunError
 
 TIMEOUT = timedelta(minutes=10)
-"""After this long in a collective a rank gives the others up."""
+"""After this long in a collective a rank gives the others up, unless it is told otherwise."""
+
+
+JOIN_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,14 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def all(self, flag: bool) -> bool:
+        """Whether the flag is set on every rank."""
+        if self.size == 1:
+            return flag
+        missing = torch.tensor([0 if flag else 1])
+        dist.all_reduce(missing)
+        return missing.item() == 0
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's small picklable value, in rank order, on every rank."""
         if self.size == 1:
@@ -52,6 +66,41 @@ class World:
     def from_main(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         return self.gather(value)[0]
+
+
+class Agreement:
+    """What any rank wishes, made known to all of them at the same place without waiting for anybody.
+
+    Each poll sends this rank's wishes and returns those of the poll before, by a reduction on the CPU that runs
+    beside the work; so a rank waits only for one that is a whole poll behind.
+
+    Args:
+        world: This rank. Making an agreement is collective.
+    """
+
+    def __init__(self, world: World):
+        # A group of its own: its order is not tied to that of the training's collectives.
+        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._sent: tuple[torch.Tensor, dist.Work] | None = None
+
+    def poll(self, *wishes: bool) -> tuple[bool, ...]:
+        """Returns for each wish whether any rank had it at the poll before; alone, at this one. Collective."""
+        if self._group is None:
+            return wishes
+        known = self.settle() or (False,) * len(wishes)
+        flags = torch.tensor([int(wish) for wish in wishes], dtype=torch.int32)
+        work = dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work
+        self._sent = flags, work
+        return known
+
+    def settle(self) -> tuple[bool, ...]:
+        """Waits for the wishes that are under way and returns them; empty if none are. Collective."""
+        if not self._sent:
+            return ()
+        (flags, work), self._sent = self._sent, None
+        work.wait()
+        return tuple(flags.bool().tolist())
 
 
 def launched_world_size() -> int:
@@ -71,6 +120,7 @@ def join(timeout: timedelta = TIMEOUT) -> World:
 
     Raises:
         RankUserError: More ranks than GPUs on this host.
+        RunError: The other ranks did not come.
     """
     rank, size = launched_rank(), launched_world_size()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -88,8 +138,47 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         if size == 1:  # no address or port is needed to talk to oneself
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         else:
-            dist.init_process_group(backend, timeout=timeout)
+            store = _session_of(dist.rendezvous("env://", rank, size, timeout=timeout), timeout)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     return World(rank, local_rank, size, device)
+
+
+def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: timedelta) -> dist.Store:
+    """A store in which nothing lies from an earlier start of the same job.
+
+    torchrun keeps its store when it restarts the ranks, and these would find the addresses of dead ones in it
+    (pytorch issue 135712; its restart count is no help, since hosts count apart). So rank 0 names a session of
+    its own: it repeats what it heard from the others until each has found its own word in that and said so.
+    """
+    store, rank, size = next(rendezvous)
+    mine, others = uuid.uuid4().hex, range(1, size)
+    session = mine if rank == 0 else ""
+
+    def is_settled() -> bool:
+        nonlocal session
+        if rank == 0:
+            if all(_read(store, f"joined/{other}") == mine for other in others):
+                return True
+            store.set("session", " ".join([mine, *(_read(store, f"here/{other}") for other in others)]))
+            return False
+        heard = _read(store, "session").split(" ")
+        if heard[rank : rank + 1] != [mine]:
+            return False
+        session = heard[0]
+        store.set(f"joined/{rank}", session)
+        return True
+
+    store.set(f"here/{rank}", mine)
+    deadline = time.monotonic() + timeout.total_seconds()
+    while not is_settled():
+        if time.monotonic() > deadline:
+            raise RunError(f"rank {rank} waited {timeout} for the other {size - 1} to start; look at their logs")
+        time.sleep(JOIN_POLL_SECONDS)
+    return dist.PrefixStore(session, store)
+
+
+def _read(store: dist.Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""
 
 
 def leave() -> None:

@@ -1,7 +1,9 @@
 """Who says what where: a rank's whole log goes to its file, the terminal sees what concerns its reader."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 logger = logging.getLogger("gpt2dist")
@@ -13,14 +15,29 @@ def quiet_libraries() -> None:
     logging.captureWarnings(True)
 
 
-def open_rank_log(directory: Path, rank: int) -> None:
-    """Sends everything to logs/rank-N.log, and on rank 0 gpt2dist's own messages to standard error too."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(directory / f"rank-{rank:05d}.log", encoding="utf-8")
+def rank_log(run: Path, rank: int) -> Path:
+    """The log of a rank in a run directory."""
+    return run / "logs" / f"rank-{rank:05d}.log"
+
+
+@contextlib.contextmanager
+def rank_logging(run: Path, rank: int) -> Iterator[None]:
+    """Sends everything to the rank's log, and on rank 0 gpt2dist's own messages to standard error too."""
+    path = rank_log(run, rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(file)
-    logging.getLogger().setLevel(logging.INFO)
+    handlers: list[tuple[logging.Logger, logging.Handler]] = [(logging.getLogger(), file)]
     if rank == 0:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(terminal)
+        handlers.append((logger, terminal))
+    logging.getLogger().setLevel(logging.INFO)
+    for owner, handler in handlers:
+        owner.addHandler(handler)
+    try:
+        yield
+    finally:
+        for owner, handler in handlers:
+            owner.removeHandler(handler)
+            handler.close()
