@@ -88,6 +88,7 @@ def build_model(config: Config, plan: Plan) -> LanguageModel:
         activation_checkpointing=config.model.activation_checkpointing,
         seed=config.run.seed,
         isolate=config.data.document_boundaries == "isolate",
+        loss=config.model.loss,
     )
 
 
