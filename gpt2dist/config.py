@@ -51,6 +51,7 @@ class ModelSection(Section):
     dropout: Fraction = 0.0
     attention: Literal["sdpa", "eager"] = "sdpa"
     activation_checkpointing: bool = False
+    compile: bool = False  # torch.compile of the training pass
     loss: Literal["plain", "chunked", "auto"] = "auto"  # chunked: never holds a micro-batch's logits at once
 
 

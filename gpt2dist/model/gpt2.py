@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.errors import UserError
-from gpt2dist.model.head import Head
+from gpt2dist.model.head import Head, Loss
 from gpt2dist.model.loss import counted_mask
 from gpt2dist.model.shape import Shape
 
@@ -64,6 +64,8 @@ class LanguageModel(nn.Module):
         seed: Of the initialisation.
         isolate: Whether attention and positions begin anew at each end-of-text token; see `segment_positions`.
         loss: How the loss is computed: "plain", "chunked" or "auto"; see `Head`.
+        compile: Compiles the loss and its gradients; logits are computed as written all the same, so that
+            validation, samples and probes are those of the uncompiled model at any length.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class LanguageModel(nn.Module):
         activation_checkpointing: bool = False,
         seed: int = 0,
         isolate: bool = False,
-        loss: str = "auto",
+        loss: Loss = "auto",
+        compile: bool = False,
     ):
         super().__init__()
         self._border = end_of_text_id if isolate else None
@@ -85,6 +88,7 @@ class LanguageModel(nn.Module):
         self.gpt2 = GPT2LMHeadModel._from_config(config, attn_implementation=attention)
         initialize(self.gpt2, shape, seed)
         self.gpt2.lm_head = Head(self.gpt2.lm_head.weight, shape.vocab_size, loss)
+        self._nll_sum = torch.compile(self.nll_sum, dynamic=False) if compile else self.nll_sum
         if activation_checkpointing:
             # The newer name of two; transformers 6 drops the older one.
             enable = getattr(self.gpt2, "activation_checkpointing_enable", None)
@@ -111,10 +115,14 @@ class LanguageModel(nn.Module):
             return self.logits(tokens)
         # Widened here, on the device: what travels is as narrow as the shards.
         inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
+        return self._nll_sum(inputs, targets, counted_mask(targets, counted_from, counted_to))
+
+    def nll_sum(self, inputs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+        """Σ nll over the counted [B, L] of the targets [B, L] int64, from the inputs [B, L] int64."""
         hidden = self.gpt2.transformer(
             input_ids=inputs, position_ids=positions(inputs, self._border), use_cache=False
         ).last_hidden_state
-        return self.gpt2.lm_head(hidden, targets, counted_mask(targets, counted_from, counted_to))
+        return self.gpt2.lm_head(hidden, targets, counted)
 
 
 def logits(model: GPT2LMHeadModel, tokens: Tensor, border: int | None = None) -> Tensor:

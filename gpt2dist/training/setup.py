@@ -89,6 +89,7 @@ def build_model(config: Config, plan: Plan) -> LanguageModel:
         seed=config.run.seed,
         isolate=config.data.document_boundaries == "isolate",
         loss=config.model.loss,
+        compile=config.model.compile,
     )
 
 
