@@ -19,7 +19,9 @@ VERBS = {
     "adopt": "make a dataset directory of token files of Megatron-LM, GPT-NeoX, nanoGPT or llm.c, in place",
     "inspect": "show what a dataset directory holds; verify it; decode one window",
     "validate": "check a run configuration and print the plan that it resolves to",
-    "train": "train a model: alone, or under torchrun, deepspeed or srun",
+    "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
+    "launch": "start train or evaluate on several processes, as torchrun does",
+    "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset",
     "generate": "sample text from a model",
     "trace": "list the documents behind a step of a run",
@@ -52,7 +54,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == verb:
-            command = importlib.import_module(f"gpt2dist.commands.{name}")
+            command = importlib.import_module(f"gpt2dist.commands.{name.replace('-', '_')}")
             command.configure(subparser)
             subparser.set_defaults(run=command.run)
     return parser

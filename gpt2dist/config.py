@@ -38,6 +38,7 @@ class RunSection(Section):
     output_dir: Path | None = None  # default: runs/<name>
     seed: int = Field(1337, ge=0)
     stop_after_steps: Positive | None = None  # optimizer steps of the whole run; the schedule is untouched
+    timeout_seconds: float = Field(600.0, ge=5)  # a rank without progress for so long ends, and with it all others
 
 
 class ModelSection(Section):
@@ -111,6 +112,8 @@ class ZeroSection(Section):
     """DeepSpeed ZeRO: what is partitioned over the ranks (1 optimizer, 2 + gradients, 3 + parameters)."""
 
     stage: Literal[0, 1, 2, 3] = 1
+    offload_optimizer: Literal["none", "cpu"] = "none"  # moments and fp32 weights in host memory; stages 1–3
+    offload_parameters: Literal["none", "cpu"] = "none"  # working weights in host memory; stage 3
     deepspeed: dict[str, Any] = {}  # raw DeepSpeed keys, merged last; a conflict with ours is an error
 
 
@@ -118,7 +121,10 @@ class CheckpointSection(Section):
     """When checkpoints are written and how many stay. The last step is always saved."""
 
     every_steps: Positive | None = None
+    every_minutes: float | None = Field(None, gt=0)  # by the clock of rank 0
     keep_last: Positive = 2
+    keep_every: Positive | None = None  # checkpoints at multiples of so many steps stay for ever
+    asynchronous: bool = True  # training stands still for a copy in host memory, not for the disk
     resume: str = "auto"  # auto | never | path of a checkpoint
 
 
@@ -146,6 +152,13 @@ class MonitoringSection(Section):
     samples: SamplesSection = SamplesSection()
 
 
+class StabilitySection(Section):
+    """Which steps are left out, and when that is too much."""
+
+    max_skipped_steps: Positive = 20  # in a row; then the run stops, with everything saved
+    spike_sigma: float | None = Field(None, gt=0)  # standard deviations of the last 128 losses and gradient norms
+
+
 class Config(Section):
     """A whole run, as its YAML file and overrides say."""
 
@@ -160,6 +173,7 @@ class Config(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     monitoring: MonitoringSection = MonitoringSection()
+    stability: StabilitySection = StabilitySection()
 
     @property
     def output_dir(self) -> Path:

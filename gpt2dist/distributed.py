@@ -11,7 +11,7 @@ import torch.distributed as dist
 from gpt2dist.errors import RankUserError
 
 TIMEOUT = timedelta(minutes=10)
-"""After this long in a collective a rank gives the others up."""
+"""After this long in a collective a rank gives the others up, unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,14 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def all(self, flag: bool) -> bool:
+        """Whether the flag is set on every rank."""
+        if self.size == 1:
+            return flag
+        missing = torch.tensor([0 if flag else 1])
+        dist.all_reduce(missing)
+        return missing.item() == 0
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's small picklable value, in rank order, on every rank."""
         if self.size == 1:
@@ -52,6 +60,41 @@ class World:
     def from_main(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         return self.gather(value)[0]
+
+
+class Agreement:
+    """What any rank wishes, made known to all of them at the same place without waiting for anybody.
+
+    Each poll sends this rank's wishes and returns those of the poll before, by a reduction on the CPU that runs
+    beside the work; so a rank waits only for one that is a whole poll behind.
+
+    Args:
+        world: This rank. Making an agreement is collective.
+    """
+
+    def __init__(self, world: World):
+        # A group of its own: its order is not tied to that of the training's collectives.
+        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._sent: tuple[torch.Tensor, dist.Work] | None = None
+
+    def poll(self, *wishes: bool) -> tuple[bool, ...]:
+        """Returns for each wish whether any rank had it at the poll before; alone, at this one. Collective."""
+        if self._group is None:
+            return wishes
+        known = self.settle() or (False,) * len(wishes)
+        flags = torch.tensor([int(wish) for wish in wishes], dtype=torch.int32)
+        work = dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work
+        self._sent = flags, work
+        return known
+
+    def settle(self) -> tuple[bool, ...]:
+        """Waits for the wishes that are under way and returns them; empty if none are. Collective."""
+        if not self._sent:
+            return ()
+        (flags, work), self._sent = self._sent, None
+        work.wait()
+        return tuple(flags.bool().tolist())
 
 
 def launched_world_size() -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from datetime import timedelta
 from pathlib import Path
 
 
@@ -33,10 +34,11 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     from gpt2dist import distributed
+    from gpt2dist.training.failure import told_by_every_rank
     from gpt2dist.training.setup import train
 
-    world = distributed.join()
-    try:
+    # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.
+    world = distributed.join(timedelta(seconds=config.run.timeout_seconds + 30))
+    with told_by_every_rank(config.output_dir, world):
         train(config, plan, world)
-    finally:
-        distributed.leave()
+    distributed.leave()

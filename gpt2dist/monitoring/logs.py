@@ -13,10 +13,20 @@ def quiet_libraries() -> None:
     logging.captureWarnings(True)
 
 
-def open_rank_log(directory: Path, rank: int) -> None:
-    """Sends everything to logs/rank-N.log, and on rank 0 gpt2dist's own messages to standard error too."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(directory / f"rank-{rank:05d}.log", encoding="utf-8")
+def rank_log(run: Path, rank: int) -> Path:
+    """The log of a rank in a run directory."""
+    return run / "logs" / f"rank-{rank:05d}.log"
+
+
+def open_rank_log(run: Path, rank: int) -> Path:
+    """Sends everything to logs/rank-N.log, and on rank 0 gpt2dist's own messages to standard error too.
+
+    Returns:
+        The log.
+    """
+    path = rank_log(run, rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(file)
     logging.getLogger().setLevel(logging.INFO)
@@ -24,3 +34,4 @@ def open_rank_log(directory: Path, rank: int) -> None:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(terminal)
+    return path

@@ -5,12 +5,28 @@ import math
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gpt2dist.distributed import World
 from gpt2dist.monitoring.metrics import Value
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A step as it is known once the device was read.
+
+    Attributes:
+        loss: Mean loss of the global batch.
+        grad_norm: Norm of its gradient before clipping.
+        skipped: Whether the update was left out.
+    """
+
+    loss: float
+    grad_norm: float
+    skipped: bool
 
 
 class Meter:
@@ -29,23 +45,30 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self._nll = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        self._targets = self._tokens = self._steps = 0
+        self._steps: list[Tensor] = []
+        self._targets: list[int] = []
+        self._tokens = 0
         self._waited = self._paused = 0.0
         self._began = time.monotonic()
 
-    def add(self, nll: Tensor, targets: int, tokens: int) -> None:
+    @property
+    def steps(self) -> int:
+        """Steps since the last `take`."""
+        return len(self._steps)
+
+    def add(self, nll: Tensor, grad_norm: Tensor, skipped: Tensor, targets: int, tokens: int) -> None:
         """Counts one step.
 
         Args:
             nll: This rank's Σ nll, a float64 scalar on the device.
+            grad_norm: Norm of the gradient, the same on all ranks, a float64 scalar on the device.
+            skipped: 1 where the update was left out, likewise.
             targets: Targets in the loss of the global batch.
             tokens: Tokens that the global batch was computed on.
         """
-        self._nll += nll
-        self._targets += targets
+        self._steps.append(torch.stack([nll, grad_norm, skipped]))
+        self._targets.append(targets)
         self._tokens += tokens
-        self._steps += 1
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -61,24 +84,38 @@ class Meter:
         yield
         self._paused += time.monotonic() - began
 
-    def take(self) -> dict[str, Value]:
-        """The values of the interval that ends here. Collective; synchronises with the device once."""
-        loss = self._world.sum(self._nll).item() / self._targets
+    def take(self) -> tuple[dict[str, Value], list[StepRecord]]:
+        """The values of the interval that ends here, and its steps. Collective; reads the device once.
+
+        The loss is that of the steps that were not skipped; NaN if all were.
+        """
+        rows = torch.stack(self._steps)
+        rows[:, 0] = self._world.sum(rows[:, 0].clone())
+        records = [
+            StepRecord(nll / targets, norm, bool(skipped))
+            for (nll, norm, skipped), targets in zip(rows.tolist(), self._targets, strict=True)
+        ]
         seconds = max(1e-9, time.monotonic() - self._began - self._paused)
         rate = self._tokens / seconds
+        loss = self._mean_loss(records)
         values: dict[str, Value] = {
             "train/loss": loss,
-            "train/perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "train/perplexity": math.inf if loss > 700 else math.exp(loss),
             "throughput/tokens_per_second": rate,
-            "time/step": seconds / self._steps,
-            "time/data_wait": self._waited / self._steps,
+            "time/step": seconds / len(records),
+            "time/data_wait": self._waited / len(records),
             "memory/peak_gib": self._peak_memory() / 2**30,
         }
         if self._peak_flops:
             possible = self._peak_flops * self._world.size
             values["throughput/mfu"] = rate * self._flops_per_token / possible
         self._reset()
-        return values
+        return values, records
+
+    def _mean_loss(self, records: list[StepRecord]) -> float:
+        """Mean over the targets of the steps that were not skipped."""
+        kept = [(each.loss * n, n) for each, n in zip(records, self._targets, strict=True) if not each.skipped]
+        return sum(nll for nll, _ in kept) / sum(n for _, n in kept) if kept else math.nan
 
     def _peak_memory(self) -> int:
         """Bytes that the process had at most: on the GPU where there is one, else resident."""

@@ -33,13 +33,14 @@ class Metrics:
     Args:
         path: The file; made if it is not there.
         step: Steps that the run has done; later lines are dropped.
+        observed: Whether evaluation and samples of that step were finished; if not, their lines are dropped too.
         mirrors: Shown the same lines.
     """
 
-    def __init__(self, path: Path, step: int, mirrors: list[Mirror]):
+    def __init__(self, path: Path, step: int, observed: bool, mirrors: list[Mirror]):
         self._mirrors = mirrors
         if path.exists():
-            kept = _cut(path, step)
+            kept = _cut(path, step, observed)
             for mirror in mirrors:  # they may lack lines that were not flushed, or have some that are dropped now
                 mirror.rebuild(kept)
         self._file = path.open("a", encoding="utf-8")
@@ -74,10 +75,14 @@ def read(path: Path) -> list[dict[str, Value]]:
     return lines
 
 
-def _cut(path: Path, step: int) -> list[dict[str, Value]]:
+def _cut(path: Path, step: int, observed: bool) -> list[dict[str, Value]]:
     """Drops the lines beyond `step` from the file and returns what stays."""
     lines = read(path)
-    kept = [line for line in lines if int(line["step"]) <= step]
+    kept = [
+        line
+        for line in lines
+        if int(line["step"]) < step or (int(line["step"]) == step and (observed or "train/loss" in line))
+    ]
     content = path.read_bytes()
     torn = content != b"" and not content.endswith(b"\n")  # the next line would be glued to it
     if len(kept) == len(lines) and not torn:

@@ -23,9 +23,17 @@ def deepspeed_config(config: Config, accumulation: int) -> dict[str, Any]:
         "gradient_clipping": config.optimizer.clip_grad_norm if stage > 0 else 0.0,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
+        # Its own AdamW for the CPU is compiled at the first start; torch's fused one is as fast.
+        "zero_force_ds_cpu_optimizer": False,
         # Its own log line every N steps would repeat ours.
         "steps_per_print": 1_000_000_000,
     }
+    for key, place in (
+        ("offload_optimizer", config.zero.offload_optimizer),
+        ("offload_param", config.zero.offload_parameters),
+    ):
+        if place != "none":
+            out["zero_optimization"][key] = {"device": place, "pin_memory": True}
     if precision == "bf16":
         out["bf16"] = {"enabled": True}
         # Sums of many bf16 gradients lose the small ones.

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,27 @@ from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.training.optimizer import build_optimizer
+from gpt2dist.training.stability import Guard
 from gpt2dist.training.zero import PartitionedState
+
+
+@dataclasses.dataclass
+class _Step:
+    """The step that is being done.
+
+    Attributes:
+        targets: Targets of the global batch.
+        nll: This rank's Σ nll so far.
+        loss: Mean loss of the global batch, where spikes are looked for.
+        grad_norm: Norm of the gradient, where DeepSpeed does not find it.
+        left_out: The verdict.
+    """
+
+    targets: int
+    nll: Tensor
+    loss: Tensor
+    grad_norm: Tensor | None = None
+    left_out: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +56,13 @@ class StepResult:
 
     Attributes:
         nll: fp64 scalar on the device: this rank's Σ nll over its counted targets. Reading it synchronises.
-        grad_norm: Global norm of the gradient before clipping, a scalar tensor or number.
-        skipped: Whether the update was left out because a gradient was not finite (fp16 overflow).
+        grad_norm: fp64 scalar on the device: global norm of the gradient before clipping.
+        skipped: fp64 scalar on the device: 1 where the update was left out, else 0.
     """
 
     nll: Tensor
-    grad_norm: Tensor | float
-    skipped: bool
+    grad_norm: Tensor
+    skipped: Tensor
 
 
 class Engine:
@@ -67,30 +88,69 @@ class Engine:
             model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
         )
         self._clip = config.optimizer.clip_grad_norm
+        self.guard = Guard(config.stability.spike_sigma, world.device)
         self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
+        self.state.materialise(updates=0)  # so that a run can be saved before its first update
+        optimizer.veto = self._veto
 
-    def train_step(self, batch: StepBatch[list[Tensor]], lr: float) -> StepResult:
+    def train_step(
+        self, batch: StepBatch[list[Tensor]], lr: float, before_each: Callable[[], None] = lambda: None
+    ) -> StepResult:
         """Accumulates the gradients of a global batch and updates the parameters once.
 
         The loss is Σ nll over all counted targets of the global batch / their number N: each micro-batch
         contributes its sum × world_size / N, since DeepSpeed averages gradients over the ranks.
+
+        Args:
+            batch: This rank's micro-batches.
+            lr: Learning rate of the update.
+            before_each: Called before each micro-batch. If it raises, no parameter has changed.
         """
         self._engine.train()
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        nll = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        grad_norm: Tensor | float | None = None
-        for micro_batch in batch.micro_batches:
+        zero = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        step = self._step = _Step(batch.targets, nll=zero.clone(), loss=zero)
+        last = len(batch.micro_batches) - 1
+        for number, micro_batch in enumerate(batch.micro_batches):
+            before_each()
+            self._engine.set_gradient_accumulation_boundary(number == last)
             # From pinned memory the copy waits for nothing; elsewhere `non_blocking` means nothing.
             loss = self._engine(*(part.to(self.world.device, non_blocking=True) for part in micro_batch))
-            nll += loss.detach()
+            step.nll += loss.detach()
             self._engine.backward(loss * (self.world.size / batch.targets), scale_wrt_gas=False)
-            if not self._engine.zero_optimization() and self._engine.is_gradient_accumulation_boundary():
-                grad_norm = self._clip_whole()
+            if number == last:
+                self._prepare_verdict(step)
             self._engine.step()
-        if grad_norm is None:
-            grad_norm = self._engine.get_global_grad_norm()
-        return StepResult(nll, grad_norm, skipped=not self._engine.was_step_applied())
+        return self._result(step)
+
+    def _prepare_verdict(self, step: "_Step") -> None:
+        """Finds out of the finished gradient and loss what the verdict needs and DeepSpeed does not tell."""
+        if not self._engine.zero_optimization():
+            step.grad_norm = self._clip_whole()
+        if self.guard.spike_sigma is not None:  # else the norm tells: it is that of all ranks
+            step.loss = self.world.sum(step.nll.clone()) / step.targets
+
+    def _veto(self) -> Tensor:
+        """Judges the step that is being done, once; AdamW asks for every group of parameters."""
+        step = self._step
+        if step.left_out is None:
+            step.left_out = self.guard.judge(step.loss, self._norm(step))
+            if self.config.zero.offload_optimizer != "none":  # AdamW runs on the CPU
+                step.left_out = step.left_out.cpu()
+        return step.left_out
+
+    def _norm(self, step: "_Step") -> Tensor:
+        """Global norm of the gradient: ours at stage 0, else what DeepSpeed found."""
+        norm = self._engine.optimizer._global_grad_norm if step.grad_norm is None else step.grad_norm
+        return torch.as_tensor(norm, dtype=torch.float64, device=self.world.device)
+
+    def _result(self, step: "_Step") -> StepResult:
+        if not self._engine.was_step_applied():  # DeepSpeed left it out before AdamW was asked
+            infinite = torch.full_like(step.nll, float("inf"))
+            return StepResult(step.nll, infinite, torch.ones_like(step.nll))
+        # Ranks without a part of the parameters never ask.
+        return StepResult(step.nll, self._norm(step), self._veto().to(step.nll))
 
     def stage(self, micro_batch: MicroBatch) -> list[Tensor]:
         """Makes tensors of a micro-batch, in pinned memory where they go to a GPU. Any thread may call it."""

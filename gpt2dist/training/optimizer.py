@@ -1,7 +1,10 @@
 """AdamW with weight decay on matrices only."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2dist.config import OptimizerSection
 
@@ -18,10 +21,26 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     ]
 
 
-def build_optimizer(model: nn.Module, section: OptimizerSection) -> torch.optim.AdamW:
-    """Builds the optimizer (Loshchilov and Hutter 2019).
+class VetoedAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter 2019) that leaves an update out where a tensor on the device says so.
 
-    torch's own AdamW rather than DeepSpeed's, which compiles an extension at the first start.
+    Weights, moments and the count of updates stay as they are then, by the means that torch has for gradient
+    scalers: the fused kernel reads `found_inf` itself, so that nobody waits for its value.
+    """
+
+    veto: Callable[[], Tensor] | None = None
+    """Returns an fp32 scalar beside the parameters, 1 to leave the update out. Called by each `step`."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Updates the parameters, or not."""
+        self.found_inf = self.veto() if self.veto else None
+        return super().step(closure)
+
+
+def build_optimizer(model: nn.Module, section: OptimizerSection) -> VetoedAdamW:
+    """Builds the optimizer.
+
+    torch's own fused AdamW rather than DeepSpeed's, which compiles an extension at the first start.
     """
     groups = parameter_groups(model, section.weight_decay)
-    return torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, eps=section.eps)
+    return VetoedAdamW(groups, lr=section.lr, betas=section.betas, eps=section.eps, fused=True)

@@ -6,7 +6,7 @@ from typing import Any
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
 from gpt2dist.plan import Plan
-from gpt2dist.training.checkpoint import TrainerState
+from gpt2dist.checkpoint.state import TrainerState
 
 
 def data_order(config: Config, plan: Plan) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """The composition of a run: reads like a list of its parts."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.data.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.data.stream import TokenStream
@@ -20,9 +23,13 @@ from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.metrics import Metrics
 from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.plan import Plan
-from gpt2dist.training.checkpoint import CheckpointStore, require_valid
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
+from gpt2dist.training.lifeline import StopSignal, Watchdog, end_with_launcher
+from gpt2dist.training.lock import only_job
+from gpt2dist.training.observer import Observer
+from gpt2dist.training.pulse import Pulse
+from gpt2dist.training.stopped import take_back
 from gpt2dist.training.trainer import Trainer
 
 
@@ -35,35 +42,45 @@ def train(config: Config, plan: Plan, world: World) -> None:
         world: This rank.
     """
     output = config.output_dir
-    open_rank_log(output / "logs", world.rank)
+    log = open_rank_log(output, world.rank)
+    end_with_launcher()
+    with only_job(output, world), StopSignal() as signal, Watchdog(log, config.run.timeout_seconds) as watchdog:
+        pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
+        settings = deepspeed_config(config, plan.accumulation)
+        trainer = build_trainer(config, plan, world, settings, pulse)
+        start = starting_point(config, trainer.store)
+        if start:
+            trainer.resume(start)
+            logger.info("resumed from %s", start)
+        if world.is_main:
+            write_run_files(output, config, plan, settings)
+            trainer.store.remove_leftovers()
+            take_back(output)
+        if trainer.step >= trainer.last_step and trainer.observed:
+            logger.info("%s: all %d steps are done", output, trainer.last_step)
+            return
+        logger.info("%s", summary(config, plan, world))
+        with open_metrics(config, trainer) if world.is_main else contextlib.nullcontext() as metrics:
+            trainer.fit(metrics)
+
+
+def build_trainer(
+    config: Config, plan: Plan, world: World, settings: dict[str, Any], pulse: Pulse
+) -> Trainer:
+    """The trainer and its parts. Collective."""
     tokenizer = Tokenizer.load(plan.tokenizer)
-    settings = deepspeed_config(config, plan.accumulation)
-    trainer = Trainer(
+    engine = Engine(build_model(config, plan), config, settings, world)
+    return Trainer(
         config,
         plan,
         world,
-        Engine(build_model(config, plan), config, settings, world),
+        engine,
         build_batcher(config, plan),
-        tokenizer,
+        Observer(config, plan, world, engine, tokenizer),
         checkpoint_store(config, plan, world, tokenizer),
         Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(world)),
+        pulse,
     )
-    start = starting_point(config, trainer.store)
-    if start:
-        trainer.resume(start)
-        logger.info("resumed from %s", start)
-    if world.is_main:
-        write_run_files(output, config, plan, settings)
-    if trainer.step >= trainer.last_step:
-        logger.info("%s: all %d steps are done", output, trainer.last_step)
-        return
-    logger.info("%s", summary(config, plan, world))
-    metrics = open_metrics(config, trainer.step) if world.is_main else None
-    try:
-        trainer.fit(metrics)
-    finally:
-        if metrics:
-            metrics.close()
 
 
 def build_batcher(config: Config, plan: Plan) -> MixtureBatcher:
@@ -100,9 +117,13 @@ def checkpoint_store(config: Config, plan: Plan, world: World, tokenizer: Tokeni
         write_huggingface_config(directory, plan.shape, plan.end_of_text_id, config.model.dropout)
         tokenizer.save(directory)
 
-    directory = config.output_dir / "checkpoints"
     return CheckpointStore(
-        directory, world, config.checkpoint.keep_last, plan.shape.vocab_size, write_model_files
+        config.output_dir / "checkpoints",
+        world,
+        config.checkpoint.keep_last,
+        config.checkpoint.keep_every,
+        plan.shape.vocab_size,
+        write_model_files,
     )
 
 
@@ -115,7 +136,9 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
     resume = config.checkpoint.resume
     newest, passed_over = store.newest()
     if resume not in ("auto", "never"):
-        named = require_valid(Path(resume))
+        named = Path(resume)
+        if fault := store.fault(named):
+            raise UserError(f"checkpoint.resume: {named} is not a whole checkpoint: {fault}; name another")
         if newest and newest.resolve() != named.resolve() and newest.name > named.name:
             raise UserError(
                 f"checkpoint.resume: {store.directory} holds a newer checkpoint ({newest.name}), which the next "
@@ -137,12 +160,14 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
     return newest
 
 
-def open_metrics(config: Config, step: int) -> Metrics:
-    """The run's metrics.jsonl and its TensorBoard mirror, cut back to `step`."""
+@contextlib.contextmanager
+def open_metrics(config: Config, trainer: Trainer) -> Iterator[Metrics]:
+    """The run's metrics.jsonl and its TensorBoard mirror, cut back to where the trainer stands."""
     output = config.output_dir
     (output / "eval").mkdir(exist_ok=True)
     mirrors = [TensorBoard(output / "tensorboard")] if config.monitoring.tensorboard else []
-    return Metrics(output / "metrics.jsonl", step, mirrors)
+    with contextlib.closing(Metrics(output / "metrics.jsonl", trainer.step, trainer.observed, mirrors)) as metrics:
+        yield metrics
 
 
 def write_run_files(output: Path, config: Config, plan: Plan, settings: dict[str, Any]) -> None:

@@ -1,37 +1,32 @@
-"""The training loop, and what happens around a step: logging, validation, samples, checkpoints."""
+"""The training loop, and what happens around a step: logging, observing, saving, stopping."""
 
-import json
+import contextlib
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
-from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher, StepBatch
-from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.tokenizer import Tokenizer
-from gpt2dist.data.windows import Windows
+from gpt2dist.data.loader import Loader, MixtureBatcher, StepBatch
 from gpt2dist.distributed import World
-from gpt2dist.errors import RunError, UserError
-from gpt2dist.evaluation.perplexity import Score, score, window_nll
-from gpt2dist.generation import Sampling, generate
-from gpt2dist.monitoring.meter import Meter
+from gpt2dist.errors import RunError
+from gpt2dist.monitoring.logs import logger
+from gpt2dist.monitoring.meter import Meter, StepRecord
 from gpt2dist.monitoring.metrics import Metrics, Value
 from gpt2dist.monitoring.progress import Progress
-from gpt2dist.plan import Plan, ValidationSet
-from gpt2dist.training.checkpoint import CheckpointStore, TrainerState, read_trainer_state
-from gpt2dist.training.engine import Engine, StepResult
+from gpt2dist.plan import Plan
+from gpt2dist.training.engine import Engine
+from gpt2dist.training.observer import Observer
+from gpt2dist.training.probe import probe_loss, require_equal_probe
+from gpt2dist.training.pulse import Pulse, StopRequestedError
 from gpt2dist.training.same_run import data_order, datasets_of, require_same_run
 from gpt2dist.training.schedule import learning_rate
-
-PROBE_TOLERANCE = {"fp32": 1e-4}
-"""Relative change of the probe loss that a load may show; a rounding of weights to 16 bits shows more."""
-PROBE_TOLERANCE_16_BIT = 2e-2
-
+from gpt2dist.training.stopped import leave_word
 
 class Trainer:
     """Trains a model by a plan.
@@ -42,9 +37,10 @@ class Trainer:
         world: This rank.
         engine: The model under DeepSpeed.
         batcher: Windows of the training sets.
-        tokenizer: Turns prompts into tokens and samples into text.
+        observer: Evaluates and samples.
         store: The checkpoints of the run.
         meter: Measures the steps.
+        pulse: Tells when to stop or to save.
     """
 
     def __init__(
@@ -54,90 +50,93 @@ class Trainer:
         world: World,
         engine: Engine,
         batcher: MixtureBatcher,
-        tokenizer: Tokenizer,
+        observer: Observer,
         store: CheckpointStore,
         meter: Meter,
+        pulse: Pulse,
     ):
         self.config = config
         self.plan = plan
         self.world = world
         self.engine = engine
         self.batcher = batcher
-        self.tokenizer = tokenizer
+        self.observer = observer
         self.store = store
         self.meter = meter
-        # Now, since a character that the tokenizer does not know is better told before the first step.
-        self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]
+        self.pulse = pulse
         self.step = 0  # optimizer steps done
         self.consumed_samples = 0  # windows
         self.consumed_tokens = 0  # targets
         self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+        self.observed = True  # whether what was due to be looked at after this step was
+        self.saved_step = 0
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
 
     def fit(self, metrics: Metrics | None) -> None:
-        """Trains from where the run stands to its last step.
+        """Trains from where the run stands to its last step, or until it is asked to stop.
 
         Args:
             metrics: Where rank 0 records; None on the others.
         """
         self.metrics = metrics
-        every = self.config
-        loader = self._loader()
-        try:
-            with Progress("train", self.last_step, "step", initial=self.step, enabled=self.world.is_main) as bar:
-                self.bar = bar
+        shown = Progress("train", self.last_step, "step", initial=self.step, enabled=self.world.is_main)
+        with shown as self.bar, contextlib.closing(self._loader()) as loader:
+            try:
+                if not self.observed:  # a stop cut it short
+                    self._observe()
                 while self.step < self.last_step:
                     with self.meter.waiting():
                         batch = next(loader)
-                    result = self._train_step(batch)
-                    ending = self.step == self.last_step
-                    if ending or self._due(every.monitoring.log_every_steps):
-                        self._log(result)
+                    self._train_step(batch)
+                    if self.step == self.last_step or self._due(self.config.monitoring.log_every_steps):
+                        self._log()
                     with self.meter.paused():
-                        if self.step == self.plan.total_steps or self._due(every.evaluation.every_steps):
-                            self._evaluate()
-                        if self._due(every.monitoring.samples.every_steps):
-                            self._sample()
-                        if ending or self._due(every.checkpoint.every_steps):
-                            self._save()
-                    bar.advance()
-        finally:
-            loader.close()
+                        self._observe()
+                        self._save_if_due()
+                    self.bar.advance()
+                self._tell_saved(self.store.finish())
+                self.pulse.close()
+            except StopRequestedError as stop:
+                self._leave(str(stop))
 
     def resume(self, path: Path) -> None:
-        """Goes on from a checkpoint.
+        """Goes on from a checkpoint. Collective.
 
         Raises:
             UserError: The run is about other data, or other windows, than the checkpoint.
             RunError: The loaded model does not reproduce the loss that was stored.
         """
-        require_same_run(path, read_trainer_state(path), self.config, self.plan)
+        require_same_run(path, TrainerState.read(path), self.config, self.plan)
         state = self.store.load(path, self.engine.state)
         self.engine.load_scaler_state(state.loss_scaler)
-        self.step = state.step
+        self.engine.guard.load_state(state.history)
+        self.step = self.saved_step = state.step
         self.consumed_samples = state.consumed_samples
         self.consumed_tokens = state.consumed_tokens
         self.skipped_steps = state.step - state.updates
-        self._check_probe(path, state)
+        self.observed = state.observed
+        require_equal_probe(path, state, self.config.precision, self._probe())
 
-    def _train_step(self, batch: StepBatch[list[Tensor]]) -> StepResult:
+    def _train_step(self, batch: StepBatch[list[Tensor]]) -> None:
         # Every draw of a step is a function of (seed, step, rank): a resumed run draws the same.
         seeds = (self.config.run.seed, self.step, self.world.rank)
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        result = self.engine.train_step(batch, self._lr(self.step))
+        result = self.engine.train_step(batch, self._lr(self.step), self.pulse.beat)
         self.step += 1
         self.consumed_samples += self.plan.global_batch_size
         self.consumed_tokens += batch.targets
-        self.skipped_steps += result.skipped
-        self.meter.add(result.nll, batch.targets, self.plan.global_batch_size * self.plan.sequence_length)
-        return result
+        tokens = self.plan.global_batch_size * self.plan.sequence_length
+        self.meter.add(result.nll, result.grad_norm, result.skipped, batch.targets, tokens)
 
-    def _log(self, result: StepResult) -> None:
-        measured = self.meter.take()
+    def _log(self) -> None:
+        """Records the steps since the last time."""
+        measured, steps = self.meter.take()
+        self._note_skipped(steps)
         values: dict[str, Value] = {
             **measured,
             "train/lr": self._lr(self.step - 1),
-            "train/grad_norm": float(result.grad_norm),
+            "train/grad_norm": steps[-1].grad_norm,
             "train/loss_scale": self.engine.loss_scale,
             "train/skipped_steps": self.skipped_steps,
             **self._epochs(),
@@ -146,7 +145,29 @@ class Trainer:
         self._record(values)
         loss, rate = float(measured["train/loss"]), float(measured["throughput/tokens_per_second"])
         self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
-        self._check_finite(loss)
+        if self.skipped_in_a_row > self.config.stability.max_skipped_steps:
+            self._give_up()
+
+    def _note_skipped(self, steps: list[StepRecord]) -> None:
+        """Counts the steps that were left out, and says which."""
+        for number, each in enumerate(steps, self.step - len(steps) + 1):
+            self.skipped_steps += each.skipped
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if each.skipped else 0
+            if each.skipped and self.config.precision != "fp16":  # whose scale is found by overflows
+                self.bar.say(
+                    f"step {number} was left out: loss {each.loss:.4f}, gradient norm {each.grad_norm:.4g}; "
+                    f"its documents: gpt2dist trace {self.config.output_dir} --step {number}"
+                )
+
+    def _give_up(self) -> None:
+        """Stops a run that no longer learns; its weights are those of the last good step."""
+        self._save()
+        raise RunError(
+            f"{self.skipped_in_a_row} steps in a row were left out, up to step {self.step} (loss or gradient not "
+            f"finite, or beyond stability.spike_sigma): training has diverged; everything is saved. Lower "
+            "optimizer.lr or lengthen schedule.warmup_steps, and go on from an older checkpoint with "
+            "checkpoint.resume"
+        )
 
     def _epochs(self) -> dict[str, Value]:
         """Passes over the training set, or over each of several."""
@@ -155,16 +176,19 @@ class Trainer:
             return {"train/epoch": epochs[0]}
         return {f"train/epoch/{each.name}": done for each, done in zip(self.plan.datasets, epochs, strict=True)}
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
-                "schedule.warmup_steps, and start again: the run goes on from its newest checkpoint"
-            )
+    def _observe(self) -> None:
+        """Evaluates and samples, where that is due after this step."""
+        evaluates = self.step == self.plan.total_steps or self._due(self.config.evaluation.every_steps)
+        samples = self._due(self.config.monitoring.samples.every_steps)
+        self.observed = not (evaluates or samples)  # what a checkpoint says that a stop in here leaves
+        if evaluates:
+            self._evaluate()
+        if samples:
+            self._record(self.observer.sample(self.pulse.beat))
+        self.observed = True
 
     def _evaluate(self) -> None:
-        results = {entry.name: self._score(entry) for entry in self.plan.validation}
-        for name, result in results.items():
+        for name, result in self.observer.evaluate(self.step, self.pulse.beat).items():
             values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
             tagged: dict[str, Value] = {f"eval/{name}/{key}": value for key, value in values.items()}
             self._record(tagged | {"progress/tokens": self.consumed_tokens})
@@ -172,92 +196,65 @@ class Trainer:
                 f"step {self.step}: {name} loss {result.loss:.4f}, perplexity {result.perplexity:.3f}, "
                 f"{result.bits_per_byte:.4f} bits per byte"
             )
-        if self.world.is_main and results:
-            report = {name: _as_json(result) for name, result in results.items()}
-            path = self.config.output_dir / "eval" / f"step-{self.step:08d}.json"
-            path.write_text(json.dumps(report, indent=1) + "\n")
 
-    def _score(self, entry: ValidationSet) -> Score:
-        stream = TokenStream.open(entry.dataset, entry.split)
-        windows = Windows(len(stream), self.plan.sequence_length, self.plan.evaluation_stride)
-        shown = Progress(
-            f"evaluate {entry.name}", windows.targets, "token", 0, True, self.world.is_main, leave=False
-        )
-        with shown as bar:
-            nll, targets = score(
-                self.engine.logits,
-                stream,
-                windows,
-                self.config.evaluation.batch_size,
-                self.world.rank,
-                self.world.size,
-                self.world.sum,
-                bar.advance,
-            )
-        totals = entry.dataset.totals(entry.split)
-        return Score(nll, targets, totals.bytes, totals.words, len(windows))
-
-    def _encode(self, prompt: str) -> list[int]:
-        try:
-            return self.tokenizer.encode(prompt).tolist()
-        except UserError as error:
-            raise UserError(f"monitoring.samples.prompts: {error}") from error
-
-    def _sample(self) -> None:
-        samples = self.config.monitoring.samples
-        how = Sampling(max_new_tokens=samples.max_new_tokens, top_k=50, seed=self.config.run.seed)
-        for number, (prompt, tokens) in enumerate(zip(samples.prompts, self.prompts, strict=True)):
-            (new,) = generate(
-                self.engine.logits,
-                tokens,
-                how,
-                self.tokenizer.end_of_text_id,
-                self.plan.shape.context_length,
-                run_on=True,
-            )
-            self._record({f"samples/{number}": prompt + self.tokenizer.decode(new)})
+    def _save_if_due(self) -> None:
+        self._tell_saved(self.store.finish_if_written())
+        ending = self.step == self.last_step
+        if ending or self.pulse.save_due or self._due(self.config.checkpoint.every_steps):
+            self._save()
 
     def _save(self) -> None:
-        probe_loss = self._probe()
-        self._check_finite(probe_loss)  # before weights that are lost push out those that are not
-        path = self.store.save(
-            self.engine.state,
-            TrainerState(
-                step=self.step,
-                consumed_samples=self.consumed_samples,
-                consumed_tokens=self.consumed_tokens,
-                updates=self.engine.state.updates,
-                lr=self._lr(self.step - 1),
-                loss_scaler=self.engine.scaler_state(),
-                probe_loss=probe_loss,
-                datasets=datasets_of(self.plan),
-                tokenizer=self.plan.tokenizer_fingerprint,
-                order=data_order(self.config, self.plan),
-                world_size=self.world.size,
-                zero_stage=self.config.zero.stage,
-                precision=self.config.precision,
-            ),
+        """Saves the run as it stands now; with `checkpoint.asynchronous` the writing goes on behind the training."""
+        self._tell_saved(self.store.finish())
+        if self.step == self.saved_step:
+            return
+        self.store.start(self.engine.state, self._state())
+        self.saved_step = self.step
+        self.pulse.saved()
+        if not self.config.checkpoint.asynchronous:
+            self._tell_saved(self.store.finish())
+
+    def _tell_saved(self, path: Path | None) -> None:
+        if path:
+            self.bar.say(f"saved {path}")
+
+    def _state(self) -> TrainerState:
+        probe = self._probe()
+        if not math.isfinite(probe):  # before weights that are lost push out those that are not
+            raise RunError(
+                f"the loss is {probe} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
+                "schedule.warmup_steps, and start again: the run goes on from its newest checkpoint"
+            )
+        return TrainerState(
+            step=self.step,
+            consumed_samples=self.consumed_samples,
+            consumed_tokens=self.consumed_tokens,
+            updates=self.engine.state.updates,
+            observed=self.observed,
+            lr=self._lr(self.step - 1),
+            loss_scaler=self.engine.scaler_state(),
+            history=self.engine.guard.state(),
+            probe_loss=probe,
+            datasets=datasets_of(self.plan),
+            tokenizer=self.plan.tokenizer_fingerprint,
+            order=data_order(self.config, self.plan),
+            world_size=self.world.size,
+            zero_stage=self.config.zero.stage,
+            precision=self.config.precision,
         )
-        self.bar.say(f"step {self.step}: saved {path}")
 
     def _probe(self) -> float:
-        """Mean loss of the first windows of the first training set; the same on every rank. Collective."""
-        first = self.batcher.batchers[0]
-        batcher = MicroBatcher(first.stream, first.windows, "new")
-        indices = np.arange(min(len(first.windows), self.config.batch.micro_batch_size))
-        targets = int(batcher.counted(indices).sum())
-        return window_nll(self.engine.logits, batcher, indices).sum().item() / targets
+        return probe_loss(self.engine.logits, self.batcher, self.config.batch.micro_batch_size)
 
-    def _check_probe(self, path: Path, state: TrainerState) -> None:
-        loss = self._probe()
-        allowed = PROBE_TOLERANCE.get(self.config.precision, PROBE_TOLERANCE_16_BIT)
-        if state.precision != self.config.precision:
-            allowed = PROBE_TOLERANCE_16_BIT
-        if not abs(loss - state.probe_loss) <= allowed * state.probe_loss:
-            raise RunError(
-                f"{path} was loaded, yet its model gives a loss of {loss:.6f} on the probe where "
-                f"{state.probe_loss:.6f} was stored: do not train on; resume from an older checkpoint"
-            )
+    def _leave(self, signal: str) -> None:
+        """Saves everything and leaves word for whoever starts the run again. Gradients of half a step are lost."""
+        if self.meter.steps:
+            self._log()
+        self._save()
+        self._tell_saved(self.store.finish())
+        if self.world.is_main:
+            leave_word(self.config.output_dir, signal, self.step, self.plan.total_steps)
+        logger.info("stopped by %s at step %d, with everything saved; started again, it goes on", signal, self.step)
 
     def _loader(self) -> Loader[list[Tensor]]:
         batch = self.config.batch
@@ -282,8 +279,3 @@ class Trainer:
     def _record(self, values: dict[str, Value]) -> None:
         if self.metrics:
             self.metrics.write(self.step, time.time(), values)
-
-
-def _as_json(result: Score) -> dict[str, Any]:
-    measures = ("nll_sum", "targets", "loss", "perplexity", "bits_per_byte", "bytes", "word_perplexity", "words")
-    return {key: getattr(result, key) for key in measures}

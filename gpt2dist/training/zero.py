@@ -77,7 +77,7 @@ class PartitionedState:
             for key in MOMENTS:
                 state.setdefault(key, torch.zeros_like(flat.data))
             # One tensor each: AdamW counts up in place, and a shared one would count once per group.
-            state["step"] = torch.tensor(float(updates))
+            state["step"] = torch.tensor(float(updates), device=flat.device)
         self.link()
 
     def link(self) -> None:

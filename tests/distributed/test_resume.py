@@ -158,16 +158,16 @@ def save_without_space(config, overrides):
 
     from runs import train_here
 
-    from gpt2dist.training import checkpoint
+    from gpt2dist.checkpoint import store
 
-    save_file = checkpoint.save_file
+    write_tensors = store.write_tensors
 
-    def full(tensors, path, metadata):
+    def full(path, tensors):
         if os.environ["RANK"] == "1" and "step-00000010" in str(path):
             raise OSError(28, "No space left on device")
-        save_file(tensors, path, metadata)
+        return write_tensors(path, tensors)
 
-    checkpoint.save_file = full
+    store.write_tensors = full
     train_here(config, overrides)
 
 

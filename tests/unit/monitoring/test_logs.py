@@ -20,7 +20,7 @@ def loggers_as_before():
 
 
 def test_the_file_of_a_rank_holds_everything_the_terminal_only_what_is_ours(tmp_path, capsys):
-    open_rank_log(tmp_path / "logs", 0)
+    open_rank_log(tmp_path, 0)
     logger.info("resumed")
     logging.getLogger("somelibrary").info("chatter")
     text = (tmp_path / "logs/rank-00000.log").read_text()
@@ -31,7 +31,7 @@ def test_the_file_of_a_rank_holds_everything_the_terminal_only_what_is_ours(tmp_
 def test_other_ranks_are_silent_and_have_files_of_their_own(tmp_path, capsys):
     open_rank_log(tmp_path, 3)
     logger.warning("slow")
-    assert "WARNING gpt2dist: slow" in (tmp_path / "rank-00003.log").read_text()
+    assert "WARNING gpt2dist: slow" in (tmp_path / "logs/rank-00003.log").read_text()
     assert capsys.readouterr() == ("", "")
 
 

@@ -25,8 +25,8 @@ def clock(monkeypatch):
     return clock
 
 
-def add(meter, nll, targets, tokens):
-    meter.add(torch.tensor(nll, dtype=torch.float64), targets, tokens)
+def add(meter, nll, targets, tokens, norm=1.0, skipped=0.0):
+    meter.add(*(torch.tensor(value, dtype=torch.float64) for value in (nll, norm, skipped)), targets, tokens)
 
 
 def test_the_loss_of_an_interval_is_weighted_by_targets(clock):
@@ -34,7 +34,7 @@ def test_the_loss_of_an_interval_is_weighted_by_targets(clock):
     add(meter, 30.0, 10, 100)
     add(meter, 10.0, 30, 100)
     clock.now += 4
-    values = meter.take()
+    values, _ = meter.take()
     assert values["train/loss"] == 1.0
     assert values["train/perplexity"] == pytest.approx(math.e)
     assert values["throughput/tokens_per_second"] == 50.0
@@ -51,7 +51,7 @@ def test_pauses_do_not_count_and_waiting_is_told_apart(clock):
         clock.now += 60
     clock.now += 1
     add(meter, 1.0, 1, 100)
-    values = meter.take()
+    values, _ = meter.take()
     assert values["time/data_wait"] == 1.0
     assert values["throughput/tokens_per_second"] == 50.0
     assert values["throughput/mfu"] == 50.0 * 10 / 1000
@@ -64,11 +64,29 @@ def test_an_interval_starts_anew(clock):
     meter.take()
     add(meter, 3.0, 1, 8)
     clock.now += 2
-    values = meter.take()
+    values, _ = meter.take()
     assert (values["train/loss"], values["throughput/tokens_per_second"]) == (3.0, 4.0)
 
 
 def test_a_loss_beyond_all_measure_has_infinite_perplexity(clock):
     meter = Meter(WORLD, 1, None)
     add(meter, 1e4, 1, 1)
-    assert meter.take()["train/perplexity"] == math.inf
+    values, _ = meter.take()
+    assert values["train/perplexity"] == math.inf
+
+
+def test_skipped_steps_are_left_out_of_the_loss_and_told(clock):
+    meter = Meter(WORLD, 1, None)
+    add(meter, 8.0, 4, 1, norm=0.5)
+    add(meter, math.nan, 4, 1, norm=math.inf, skipped=1.0)
+    values, steps = meter.take()
+    assert values["train/loss"] == 2.0
+    assert [(each.grad_norm, each.skipped) for each in steps] == [(0.5, False), (math.inf, True)]
+    assert steps[0].loss == 2.0 and math.isnan(steps[1].loss)
+
+
+def test_an_interval_without_an_update_has_no_loss(clock):
+    meter = Meter(WORLD, 1, None)
+    add(meter, 8.0, 4, 1, skipped=1.0)
+    values, _ = meter.take()
+    assert math.isnan(values["train/loss"]) and math.isnan(values["train/perplexity"])

@@ -2,7 +2,7 @@ import pytest
 
 from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
-from gpt2dist.training.checkpoint import TrainerState
+from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.training.same_run import data_order, dataset_changes, datasets_of, require_same_run
 
 RUN = """
@@ -30,8 +30,10 @@ def state(run_file) -> TrainerState:
         consumed_samples=24,
         consumed_tokens=192,
         updates=3,
+        observed=True,
         lr=0.1,
         loss_scaler={},
+        history={},
         probe_loss=5.0,
         datasets=datasets_of(plan),
         tokenizer=plan.tokenizer_fingerprint,

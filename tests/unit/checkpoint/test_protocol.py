@@ -5,18 +5,22 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
+from gpt2dist.checkpoint import manifest
+from gpt2dist.checkpoint import store as store_module
+from gpt2dist.checkpoint.manifest import InvalidCheckpointError, verify
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.distributed import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters, write_huggingface_config
 from gpt2dist.model.shape import Shape
-from gpt2dist.training import checkpoint
-from gpt2dist.training.checkpoint import CheckpointStore, InvalidCheckpointError, TrainerState, verify
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=50)
 CPU = torch.device("cpu")
@@ -28,6 +32,9 @@ class ThreadWorld(World):
 
     board: dict = field(default_factory=dict)
     meet: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+
+    def all(self, flag):
+        return all(self.gather(flag))
 
     def gather(self, value):
         self.board[self.rank] = value
@@ -66,13 +73,14 @@ class ModelState:
 
 
 def trainer_state(step):
-    return TrainerState(step, 0, 0, step, 0.1, {}, 1.0, [], "t", {}, 1, 0, "fp32")
+    return TrainerState(step, 0, 0, step, True, 0.1, {}, {}, 1.0, [], "t", {}, 1, 0, "fp32")
 
 
-def store_of(directory, world, keep_last=2):
-    return CheckpointStore(
-        directory, world, keep_last, SHAPE.vocab_size, lambda path: write_huggingface_config(path, SHAPE, 0, 0.0)
-    )
+def store_of(directory, world, keep_last=2, keep_every=None):
+    def write_model_files(path):
+        write_huggingface_config(path, SHAPE, 0, 0.0)
+
+    return CheckpointStore(directory, world, keep_last, keep_every, SHAPE.vocab_size, write_model_files)
 
 
 @pytest.fixture
@@ -133,20 +141,23 @@ def test_what_was_saved_by_three_ranks_loads_on_one(tmp_path, store):
 
 
 def test_a_rank_that_cannot_write_stops_all_of_them(tmp_path, monkeypatch):
-    original = checkpoint.save_file
+    original = store_module.write_tensors
     monkeypatch.setattr(
-        checkpoint, "save_file", lambda t, path, **more: (full_disk if "2-of" in path.name else original)(t, path)
+        store_module,
+        "write_tensors",
+        lambda path, tensors: (full_disk if "2-of" in path.name else original)(path, tensors),
     )
     outcomes = save_on_ranks(tmp_path, 3, 7)
     assert [str(error) for error in outcomes] == [
-        "checkpoint step-00000007 could not be written: rank 1: OSError: [Errno 28] No space left on device"
+        "checkpoint step-00000007 could not be written: rank 1: OSError: [Errno 28] No space left on device; make "
+        f"room or repair {tmp_path}, and start again: the run goes on from the checkpoint before"
     ] * 3
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("function", ["_write_json", "_fsync", "_seal"])
+@pytest.mark.parametrize("function", ["write_json", "fsync", "seal", "write"])
 def test_no_failure_of_rank_0_makes_the_others_wait(tmp_path, monkeypatch, function):
-    monkeypatch.setattr(checkpoint, function, full_disk)
+    monkeypatch.setattr(manifest, function, full_disk)
     assert all("rank 0: OSError" in str(error) for error in save_on_ranks(tmp_path, 2, 7))
     assert names(tmp_path) == []
 
@@ -159,7 +170,7 @@ def test_a_directory_that_cannot_be_made_stops_all_of_them(tmp_path):
 
 def test_a_failed_commit_leaves_the_older_checkpoint_in_force(store, monkeypatch):
     older = store.save(ModelState(), trainer_state(10))
-    monkeypatch.setattr(checkpoint.Path, "rename", full_disk)
+    monkeypatch.setattr(Path, "rename", full_disk)
     with pytest.raises(RunError, match="No space left"):
         store.save(ModelState(), trainer_state(20))
     assert names(store.directory) == ["latest", "step-00000010"]
@@ -203,14 +214,14 @@ def test_a_file_that_the_disk_no_longer_gives_back_is_damage(store, monkeypatch)
     def unreadable(path):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "sha256_of", unreadable)
+    monkeypatch.setattr(manifest, "sha256_of", unreadable)
     with pytest.raises(InvalidCheckpointError, match=r"cannot be read \(.*Input/output error"):
         verify(path)
 
 
 @pytest.mark.parametrize(
     "manifest",
-    ["[]", '{"format_version": 2, "files": ["a"]}', '{"format_version": 2, "files": {"a": {}}}', "\xff"],
+    ["[]", '{"format_version": 3, "files": ["a"]}', '{"format_version": 3, "files": {"a": {}}}', "\xff"],
 )
 def test_a_manifest_of_another_make_is_damage(tmp_path, manifest):
     (tmp_path / "manifest.json").write_bytes(manifest.encode("latin-1"))

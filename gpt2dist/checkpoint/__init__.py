@@ -1,0 +1,12 @@
+"""Checkpoints: a Hugging Face model directory, the optimizer beside it, and a manifest that makes it valid.
+
+    step-00001000/
+      config.json generation_config.json tokenizer.json …       ready for from_pretrained
+      model-00001-of-00002.safetensors … model.safetensors.index.json    fp32, unpadded vocabulary
+      optimizer-00001-of-00002.safetensors …                    exp_avg and exp_avg_sq of the same parameters
+      trainer_state.json                                        step, cursor, scaler, fingerprints, probe loss
+      manifest.json                                             size and sha256 of every file above
+
+A checkpoint is written under a temporary name and committed by a rename; without a valid manifest a directory is
+not a checkpoint. No file is a pickle.
+"""

@@ -1,0 +1,143 @@
+"""What makes a directory a checkpoint: manifest.json, with the size and the sha256 of every other file.
+
+Free of torch: whoever uses a checkpoint (a resume, an evaluation, an export) checks it here first.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 3
+NAME = "manifest.json"
+
+Records = dict[str, dict[str, Any]]
+"""File name → its `bytes` and `sha256`."""
+
+
+class InvalidCheckpointError(Exception):
+    """A directory is not a whole checkpoint; the message says why."""
+
+
+def write(directory: Path, files: Records) -> None:
+    """Writes the manifest over files that lie in the directory.
+
+    Raises:
+        OSError: A file is not as long as was written, or the manifest cannot be written.
+    """
+    for name, record in files.items():
+        size = (directory / name).stat().st_size
+        if size != record["bytes"]:
+            raise OSError(f"{directory / name} has {size} bytes, {record['bytes']} were written")
+    write_json(directory / NAME, {"format_version": FORMAT_VERSION, "files": dict(sorted(files.items()))})
+
+
+def read(directory: Path) -> Records:
+    """Reads a manifest and compares all but the contents of the files with it: an instant at any size.
+
+    Raises:
+        InvalidCheckpointError: Says what is wrong.
+    """
+    if directory.is_symlink():
+        raise InvalidCheckpointError("is a link, and links are not followed")
+    try:
+        manifest = json.loads((directory / NAME).read_text())
+        version = manifest["format_version"]
+        files = {
+            name: {"bytes": int(record["bytes"]), "sha256": str(record["sha256"])}
+            for name, record in manifest["files"].items()
+        }
+    except FileNotFoundError:
+        raise InvalidCheckpointError(f"has no {NAME}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidCheckpointError(f"its {NAME} cannot be read ({error})") from error
+    if version != FORMAT_VERSION:
+        raise InvalidCheckpointError(f"has format version {version}; this program reads {FORMAT_VERSION}")
+    for name, record in files.items():
+        _check_entry(directory, name, record["bytes"])
+    return files
+
+
+def _check_entry(directory: Path, name: str, size: int) -> None:
+    if Path(name).name != name or name in (".", ".."):
+        raise InvalidCheckpointError(f"its manifest names {name!r}, which is not a file of its own")
+    file = directory / name
+    if file.is_symlink():
+        raise InvalidCheckpointError(f"{name} is a link, and links are not followed")
+    try:
+        there = file.stat().st_size
+    except FileNotFoundError:
+        raise InvalidCheckpointError(f"{name} is missing") from None
+    except OSError as error:
+        raise InvalidCheckpointError(f"{name} cannot be read ({error})") from error
+    if there != size:
+        raise InvalidCheckpointError(f"{name} has {there} bytes instead of {size}")
+
+
+def check_contents(directory: Path, files: Records, names: Iterable[str] | None = None) -> None:
+    """Compares the contents of files with their sha256.
+
+    Args:
+        directory: The checkpoint.
+        files: What `read` returned.
+        names: The files to look at; None means all.
+
+    Raises:
+        InvalidCheckpointError: Names a file that was changed.
+    """
+    for name in files if names is None else names:
+        try:
+            changed = sha256_of(directory / name) != files[name]["sha256"]
+        except OSError as error:
+            raise InvalidCheckpointError(f"{name} cannot be read ({error})") from error
+        if changed:
+            raise InvalidCheckpointError(f"{name} was changed after it was written (sha256 differs)")
+
+
+def verify(directory: Path) -> None:
+    """Checks every file of a checkpoint.
+
+    Raises:
+        InvalidCheckpointError: Says which file is wrong and how.
+    """
+    check_contents(directory, read(directory))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(path: Path) -> dict[str, Any]:
+    """Brings a file to the disk and returns its record."""
+    fsync(path)
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON and brings it to the disk."""
+    path.write_text(json.dumps(value, indent=1) + "\n")
+    fsync(path)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a small file in one piece: readers see the old text or the new one."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text)
+    fsync(partial)
+    partial.replace(path)
+    fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Brings a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

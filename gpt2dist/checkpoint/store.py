@@ -1,0 +1,369 @@
+"""The checkpoints of a run: saved by all ranks behind the training, committed by one rename, checked before use.
+
+Parameters are dealt to the ranks by size. All ranks gather one parameter after the other; each copies those that
+were dealt to it into host memory: the snapshot, for which the training stands still. A thread of each rank then
+writes its part while the training goes on. When all have written, rank 0 writes the manifest and renames the
+directory. Whatever is interrupted in between leaves a directory without a valid name or manifest.
+"""
+
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gpt2dist.checkpoint import manifest
+from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
+from gpt2dist.checkpoint.retention import outdated
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.tensors import TensorFiles, write_tensors
+from gpt2dist.distributed import World
+from gpt2dist.errors import RunError, UserError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+EMBEDDING = "transformer.wte.weight"
+_SAME_MODEL = "give the model section of the run that wrote it"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+class WholeState(Protocol):
+    """What a checkpoint saves and restores: see `PartitionedState`."""
+
+    parameters: dict[str, Any]
+
+    def shape_of(self, name: str) -> torch.Size: ...  # noqa: D102
+    def gather(self, name: str) -> dict[str, Tensor]: ...  # noqa: D102
+    def scatter(self, name: str, tensors: dict[str, Tensor]) -> None: ...  # noqa: D102
+    def materialise(self, updates: int) -> None: ...  # noqa: D102
+    def link(self) -> None: ...  # noqa: D102
+    def refresh(self) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class _Saving:
+    """A checkpoint that is being written: its directory, and what this rank's thread will return."""
+
+    partial: Path
+    step: int
+    written: "Future[Records]"
+
+
+class CheckpointStore:
+    """The checkpoints of a run.
+
+    Args:
+        directory: `RUN/checkpoints`.
+        world: This rank.
+        keep_last: Newest checkpoints that stay.
+        keep_every: Checkpoints at multiples of so many steps stay for ever; None keeps none.
+        vocab_size: Rows of the embedding that are saved; those beyond are padding.
+        write_model_files: Writes config.json, the tokenizer and the like into a directory.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        world: World,
+        keep_last: int,
+        keep_every: int | None,
+        vocab_size: int,
+        write_model_files: Callable[[Path], None],
+    ):
+        self.directory = directory
+        self.world = world
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+        self.vocab_size = vocab_size
+        self._write_model_files = write_model_files
+        self._saving: _Saving | None = None
+        self._snapshot: dict[str, Tensor] = {}  # host memory, used again by the next save
+
+    def save(self, state: WholeState, trainer: TrainerState) -> Path:
+        """Writes a checkpoint and commits it. Collective.
+
+        Returns:
+            The directory of the checkpoint.
+
+        Raises:
+            RunError: A rank could not write; the checkpoints before are untouched.
+        """
+        self.start(state, trainer)
+        path = self.finish()
+        assert path
+        return path
+
+    def start(self, state: WholeState, trainer: TrainerState) -> None:
+        """Takes a snapshot and begins to write it behind the training. Collective.
+
+        The save before is finished first, if it is not.
+
+        Raises:
+            RunError: The save before failed.
+        """
+        self.finish()
+        parts = deal({name: state.shape_of(name).numel() for name in state.parameters}, self.world.size)
+        mine = parts[self.world.rank] if self.world.rank < len(parts) else set()
+        tensors = self._take_snapshot(state, mine)
+        shapes = {name: self._saved_shape(name, state) for name in state.parameters}
+        partial = self.directory / f"{checkpoint_name(trainer.step)}.tmp"
+
+        def write() -> Records:
+            partial.mkdir(parents=True, exist_ok=True)
+            files = self._write_part(partial, tensors, len(parts))
+            if self.world.is_main:
+                files |= self._write_once(partial, trainer, shapes, parts)
+            return files
+
+        self._saving = _Saving(partial, trainer.step, _in_background(write))
+
+    def finish_if_written(self) -> Path | None:
+        """Commits the checkpoint that is being written, if all ranks have written their parts. Collective.
+
+        Returns:
+            Its directory; None where there is none, or not yet.
+
+        Raises:
+            RunError: A rank could not write.
+        """
+        if self._saving and self.world.all(self._saving.written.done()):
+            return self.finish()
+        return None
+
+    def finish(self) -> Path | None:
+        """Waits for the checkpoint that is being written and commits it. Collective.
+
+        Returns:
+            Its directory; None where none was being written.
+
+        Raises:
+            RunError: A rank could not write; the checkpoints before are untouched.
+        """
+        if not self._saving:
+            return None
+        saving, self._saving = self._saving, None
+        files = self._all_or_none(saving, saving.written.result)
+        self._all_or_none(saving, lambda: self._commit(saving, files))
+        return self.directory / checkpoint_name(saving.step)
+
+    def newest(self) -> tuple[Path | None, list[str]]:
+        """The newest whole checkpoint, and why newer ones were passed over. Collective."""
+        passed_over: list[str] = []
+        for name in reversed(self.world.from_main([path.name for path in self._finished()])):
+            fault = self.fault(self.directory / name)
+            if not fault:
+                return self.directory / name, passed_over
+            passed_over.append(f"{name}: {fault}")
+        return None, passed_over
+
+    def fault(self, path: Path) -> str:
+        """What is wrong with a checkpoint; empty if nothing. Collective: the ranks share the hashing."""
+        fault = ""
+        try:
+            files = manifest.read(path)
+            shares = deal({name: record["bytes"] for name, record in files.items()}, self.world.size)
+            if self.world.rank < len(shares):
+                manifest.check_contents(path, files, sorted(shares[self.world.rank]))
+        except InvalidCheckpointError as reason:
+            fault = str(reason)
+        return next(filter(None, self.world.gather(fault)), "")
+
+    def load(self, path: Path, state: WholeState) -> TrainerState:
+        """Restores the whole state from a checkpoint without fault. Collective."""
+        trainer = TrainerState.read(path)
+        state.materialise(trainer.updates)
+        weights = TensorFiles(sorted(path.glob("model-*.safetensors")))
+        moments = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
+        unknown = sorted(set(weights) - set(state.parameters))
+        if unknown:
+            raise UserError(f"the checkpoint has a tensor {unknown[0]}, which the model has not; {_SAME_MODEL}")
+        for name in state.parameters:
+            tensors = {"param": weights.read(name)} | {key: moments.read(f"{key}.{name}") for key in MOMENTS}
+            state.scatter(name, {key: self._padded(name, value, state) for key, value in tensors.items()})
+        state.refresh()
+        return trainer
+
+    def remove_leftovers(self) -> None:
+        """Removes what saves left that were killed. Rank 0 only, once no other job can be saving here."""
+        for path in self.directory.glob("step-*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _take_snapshot(self, state: WholeState, mine: set[str]) -> dict[str, Tensor]:
+        """Copies of this rank's parameters and moments in host memory, by key and name."""
+        state.link()
+        taken = {}
+        for name in state.parameters:  # gathering is collective: every rank goes through all of them
+            whole = state.gather(name)
+            if name not in mine:
+                continue
+            for key, tensor in whole.items():
+                tensor = tensor[: self.vocab_size] if name == EMBEDDING else tensor
+                taken[f"{key}.{name}"] = self._copied(f"{key}.{name}", tensor)
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize(self.world.device)
+        return taken
+
+    def _copied(self, place: str, tensor: Tensor) -> Tensor:
+        """The tensor in host memory: pinned where it comes from a GPU, so that the copies overlap."""
+        pinned = tensor.device.type == "cuda"
+        held = self._snapshot.get(place)
+        if held is None or held.shape != tensor.shape:
+            held = self._snapshot[place] = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=pinned)
+        return held.copy_(tensor, non_blocking=pinned)
+
+    def _write_part(self, partial: Path, tensors: dict[str, Tensor], parts: int) -> Records:
+        """Writes this rank's weights and moments."""
+        if not tensors:
+            return {}
+        weights = {place.removeprefix("param."): t for place, t in tensors.items() if place.startswith("param.")}
+        moments = {place: t for place, t in tensors.items() if not place.startswith("param.")}
+        suffix = f"{self.world.rank + 1:05d}-of-{parts:05d}.safetensors"
+        return {
+            f"{kind}-{suffix}": write_tensors(partial / f"{kind}-{suffix}", named)
+            for kind, named in (("model", weights), ("optimizer", moments))
+        }
+
+    def _write_once(
+        self, partial: Path, trainer: TrainerState, shapes: dict[str, torch.Size], parts: list[set[str]]
+    ) -> Records:
+        """Writes what there is once: configuration, tokenizer, index and trainer state."""
+        apart = partial / "once"  # so that what was written is known, whatever the others write meanwhile
+        shutil.rmtree(apart, ignore_errors=True)
+        apart.mkdir()
+        self._write_model_files(apart)
+        manifest.write_json(apart / "model.safetensors.index.json", _index(shapes, parts))
+        trainer.write(apart)
+        files = {}
+        for path in sorted(apart.iterdir()):
+            files[path.name] = manifest.seal(path)
+            path.replace(partial / path.name)
+        apart.rmdir()
+        return files
+
+    def _commit(self, saving: _Saving, files: Records) -> Records:
+        """Makes a written checkpoint valid: manifest, rename, then the pointer to the newest. Rank 0 does it."""
+        if not self.world.is_main:
+            return {}
+        partial, final = saving.partial, self.directory / checkpoint_name(saving.step)
+        manifest.write(partial, files)
+        manifest.fsync(partial)
+        if final.exists():  # invalid, or of the future of an older checkpoint that the run was resumed from
+            shutil.rmtree(final)
+        partial.rename(final)
+        manifest.fsync(self.directory)
+        manifest.replace_text(self.directory / "latest", final.name + "\n")
+        there = {step_of(path): path for path in self._finished()}
+        for step in outdated(there, saving.step, self.keep_last, self.keep_every):
+            shutil.rmtree(there[step], ignore_errors=True)
+        return {}
+
+    def _all_or_none(self, saving: _Saving, work: Callable[[], Records]) -> Records:
+        """Does this rank's share of a step of saving, and waits for the others. Collective.
+
+        Returns:
+            What the ranks returned, in one.
+
+        Raises:
+            RunError: A rank failed. All raise, or the others would wait for that one for ever.
+        """
+        done, error = {}, ""
+        try:
+            done = work()
+        except Exception as problem:
+            error = f"rank {self.world.rank}: {type(problem).__name__}: {problem}"
+        reports = self.world.gather((done, error))
+        errors = [text for _, text in reports if text]
+        if errors:
+            if self.world.is_main:
+                shutil.rmtree(saving.partial, ignore_errors=True)
+            name = checkpoint_name(saving.step)
+            raise RunError(
+                f"checkpoint {name} could not be written: {'; '.join(errors)}; make room or repair "
+                f"{self.directory}, and start again: the run goes on from the checkpoint before"
+            )
+        return {name: record for part, _ in reports for name, record in part.items()}
+
+    def _finished(self) -> list[Path]:
+        """Directories that were renamed into place, oldest first."""
+        found = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name)]
+        return sorted(found, key=step_of)
+
+    def _saved_shape(self, name: str, state: WholeState) -> torch.Size:
+        shape = state.shape_of(name)
+        return torch.Size((min(self.vocab_size, shape[0]), *shape[1:])) if name == EMBEDDING else shape
+
+    def _padded(self, name: str, tensor: Tensor, state: WholeState) -> Tensor:
+        """Appends the zero rows of the embedding's padding, which is not saved."""
+        expected, shape = self._saved_shape(name, state), state.shape_of(name)
+        if tensor.shape != expected:
+            raise UserError(
+                f"the checkpoint holds {name} of shape {list(tensor.shape)} where the model has "
+                f"{list(expected)}; {_SAME_MODEL}"
+            )
+        if shape == expected:
+            return tensor
+        out = torch.zeros(shape, dtype=tensor.dtype)
+        out[: len(tensor)] = tensor
+        return out
+
+
+def checkpoint_name(step: int) -> str:
+    """The directory of the checkpoint of a step."""
+    return f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's directory is named after."""
+    match = _NAME.fullmatch(path.name)
+    assert match
+    return int(match[1])
+
+
+def deal(sizes: dict[str, int], ranks: int) -> list[set[str]]:
+    """Deals things to at most `ranks` parts of about the same size, the largest first.
+
+    Args:
+        sizes: Name → size, in elements or bytes.
+        ranks: Parts at most.
+
+    Returns:
+        Sets of names, none of them empty; the same on every rank.
+    """
+    parts: list[set[str]] = [set() for _ in range(min(ranks, len(sizes)))]
+    loads = [0] * len(parts)
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        lightest = loads.index(min(loads))
+        parts[lightest].add(name)
+        loads[lightest] += sizes[name]
+    return parts
+
+
+def _index(shapes: dict[str, torch.Size], parts: list[set[str]]) -> dict[str, Any]:
+    """model.safetensors.index.json: which file holds which weight."""
+    return {
+        "metadata": {"total_size": sum(4 * shape.numel() for shape in shapes.values())},
+        "weight_map": {
+            name: f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+            for number, names in enumerate(parts, 1)
+            for name in sorted(names)
+        },
+    }
+
+
+def _in_background(work: Callable[[], Records]) -> "Future[Records]":
+    """Runs `work` in a thread that does not keep a dying process alive."""
+    future: Future[Records] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="gpt2dist-save", daemon=True).start()
+    return future

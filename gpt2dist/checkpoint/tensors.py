@@ -1,0 +1,97 @@
+"""safetensors files: written in one pass with their sha256, read one tensor at a time.
+
+The library writes such a file too, but a checkpoint needs the sha256 of what was written, and reading it back for
+that would cost as much as writing it. The format is an 8-byte length, a JSON header and the bytes of the tensors;
+everything is read by the library.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from gpt2dist.errors import UserError
+
+PIECE = 16 * 2**20
+"""Bytes that are written while the same bytes are hashed."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Writes fp32 tensors and brings them to the disk.
+
+    Args:
+        path: The file.
+        tensors: Contiguous fp32 tensors on the CPU, by name.
+
+    Returns:
+        The file's record for the manifest: its `bytes` and `sha256`.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as hasher:
+        hashed: Future[None] | None = None
+        for piece in _pieces(tensors):
+            before, hashed = hashed, hasher.submit(digest.update, piece)
+            rest = piece
+            while rest:  # a write may take less than it is given
+                rest = rest[file.write(rest) :]
+            size += len(piece)
+            if before:
+                before.result()
+        if hashed:
+            hashed.result()
+        os.fsync(file.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    """The bytes of a safetensors file, header first."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            raise ValueError(f"{name} is not a contiguous fp32 tensor")
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        content = memoryview(tensor.view(-1).numpy()).cast("B")
+        for begin in range(0, len(content), PIECE):
+            yield content[begin : begin + PIECE]
+
+
+class TensorFiles:
+    """The tensors of several safetensors files, by name, read one at a time.
+
+    Args:
+        paths: The files.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self._files = [safe_open(path, framework="pt") for path in paths]
+        self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
+
+    def read(self, name: str) -> Tensor:
+        """The tensor with that name.
+
+        Raises:
+            UserError: There is none.
+        """
+        if name not in self._where:
+            raise UserError(f"the checkpoint has no tensor {name}; was it saved by a model of another shape?")
+        return self._where[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)

@@ -1,0 +1,186 @@
+"""`gpt2dist launch`: torchrun with the settings that a run wants, and an end that says which rank failed first."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2dist.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+EXAMPLES = """\
+examples:
+  gpt2dist launch train configs/gpt2-124m.yaml                       all GPUs of this host
+  gpt2dist launch --nproc-per-node 2 --max-restarts 3 train run.yaml optimizer.lr=3e-4
+  gpt2dist launch --nnodes 2 --rdzv-backend c10d --rdzv-endpoint head:29400 train run.yaml
+  gpt2dist launch evaluate runs/gpt2-124m --data data/openwebtext
+
+All options before the verb are torchrun's (`torchrun --help`). A failure ends with the rank that failed first, what
+it died of, and its log; wrong input ends with exit code 2, and a stop on request (SIGTERM, SIGUSR1) with 0.
+"""
+
+VERBS = ("train", "evaluate", "verify-resume")
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+SHUTDOWN_SECONDS = 300
+"""What ranks get to save after a signal; torchrun's own 30 seconds are short for a large checkpoint."""
+
+CAUSES = {
+    signal.SIGKILL: "probably out of memory (the kernel's log, dmesg, tells), or killed by a scheduler or by hand",
+    signal.SIGBUS: "probably no room in /dev/shm, or a file that became shorter while it was read",
+    signal.SIGSEGV: "a crash in native code",
+    signal.SIGABRT: "aborted, as NCCL's watchdog does when a collective hangs",
+    signal.SIGTERM: "ended by somebody else",
+}
+LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"),
+    *("Timed out waiting", "timed out", "NCCL"),
+)
+"""What a rank says whose only trouble is that another one is gone."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options: all are passed on."""
+    parser.usage = "gpt2dist launch [torchrun options] VERB …"
+    parser.epilog = EXAMPLES
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="torchrun's options, then a verb and its own")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Starts the ranks and waits for them."""
+    options, words = split(args.words)
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.agent.server.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    settings = torchrun.parse_args([*with_defaults(options, _gpus()), "-m", "gpt2dist", *words])
+    _set_environment(settings.nproc_per_node)
+    for name in ("torch.distributed.elastic", "torch.distributed.run"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what happened is told below, in two lines
+    began = time.time()
+    try:
+        torchrun.run(settings)
+    except ChildFailedError as failed:
+        ranks = failed.failures
+        if all(each.exitcode == 2 for each in ranks.values()):
+            return 2  # rank 0 has said what is wrong
+        raise RunError(describe(ranks, _run_directory(words))) from failed
+    except SignalException as stopped:
+        directory = _run_directory(words)
+        if directory and _was_saved(directory, began):
+            return 0
+        name = signal.Signals(stopped.sigval).name
+        raise RunError(f"ended by {name} before everything was saved") from stopped
+    return 0
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line into torchrun's options and the verb with its own.
+
+    Raises:
+        UserError: There is no verb that runs on several ranks.
+    """
+    for place, word in enumerate(words):
+        if word in VERBS:
+            return words[:place], words[place:]
+    raise UserError(f"no verb to launch; write one of {', '.join(VERBS)} behind torchrun's options")
+
+
+def with_defaults(options: list[str], gpus: int) -> list[str]:
+    """torchrun's options with what they leave open.
+
+    Args:
+        options: As given.
+        gpus: GPUs of this host.
+    """
+
+    def given(*names: str) -> bool:
+        return any(word.split("=")[0].replace("_", "-") in names for word in options)
+
+    out = list(options)
+    if not given("--nproc-per-node"):
+        out += ["--nproc-per-node", str(max(1, gpus))]
+    if not given("--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--standalone", "--master-addr"):
+        out += ["--standalone"]
+    if not given("--signals-to-handle"):
+        out += ["--signals-to-handle", SIGNALS]
+    if not given("--shutdown-timeout"):
+        out += ["--shutdown-timeout", str(SHUTDOWN_SECONDS)]
+    return out
+
+
+def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) -> str:
+    """Says which rank failed first, of what, and where its log is.
+
+    Args:
+        failures: By global rank.
+        run_directory: Where logs are; None where there are none.
+    """
+    rank, first = min(failures.items(), key=lambda item: _suspicion(item[1]))
+    text = f"rank {rank} failed first: {_cause(first)}"
+    if run_directory:
+        from gpt2dist.monitoring.logs import rank_log
+
+        text += f"\n  its log: {rank_log(run_directory, rank)}"
+    others = sorted(set(failures) - {rank})
+    if others:
+        text += f"\n  ranks that ended because of it: {', '.join(map(str, others))}"
+    return text + "\n  started again, a run goes on from its newest whole checkpoint"
+
+
+def _suspicion(failure: "ProcessFailure") -> tuple[bool, bool, int]:
+    """Sorts failures: those that nobody else caused come first."""
+    killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM  # the launcher ends the others so
+    lost = failure.exitcode < 0 or any(word in _message(failure) for word in LOST)
+    return not killed, lost, failure.timestamp
+
+
+def _cause(failure: "ProcessFailure") -> str:
+    if failure.exitcode < 0:
+        number = signal.Signals(-failure.exitcode)
+        return f"{number.name} ({failure.exitcode}), {CAUSES.get(number, 'a signal')}"
+    return f"exit code {failure.exitcode}: {_message(failure).splitlines()[0]}"
+
+
+def _message(failure: "ProcessFailure") -> str:
+    message = failure.message
+    text = message.get("message", "") if isinstance(message, dict) else str(message)
+    return text or "no word from it"
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _set_environment(ranks: str) -> None:
+    """Gives every rank its part of the cores; torchrun would give it one and say so in a long warning."""
+    if ranks.isdecimal():
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(ranks))))
+
+
+def _run_directory(words: list[str]) -> Path | None:
+    """The run that the command trains; None for other verbs."""
+    from gpt2dist.config import read
+
+    named = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
+    if words[0] != "train" or not named:
+        return None
+    with contextlib.suppress(UserError):
+        return read(Path(named[0]), [word for word in words if "=" in word and not word.startswith("-")])[0].output_dir
+    return None
+
+
+def _was_saved(directory: Path, since: float) -> bool:
+    """Whether the run left word that it stopped with everything saved."""
+    from gpt2dist.training.stopped import NAME
+
+    word = directory / NAME
+    return word.is_file() and word.stat().st_mtime >= since - 1

@@ -1,0 +1,37 @@
+"""How a rank that fails says so: to its log in full, to the terminal in a line, and to its launcher."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from gpt2dist.distributed import World, leave
+from gpt2dist.errors import RunError, UserError
+from gpt2dist.monitoring.logs import rank_log
+
+
+@contextlib.contextmanager
+def told_by_every_rank(run: Path, world: World) -> Iterator[None]:
+    """Tells how the work inside failed, then ends the process where other ranks wait for it.
+
+    A tidy end would be waited for by collectives that nobody answers any more.
+    """
+    try:
+        yield
+    except BaseException as error:
+        get_error_handler().record_exception(error)  # for the launcher, if it asked for it
+        logging.getLogger("failure").error("%s", type(error).__name__, exc_info=error)  # to the log only
+        if world.size == 1 or isinstance(error, UserError | RunError | KeyboardInterrupt):
+            leave()
+            raise
+        reason = next(iter(str(error).splitlines()), "")
+        print(
+            f"rank {world.rank}: {type(error).__name__}: {reason}\n  traceback: {rank_log(run, world.rank)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)

@@ -1,0 +1,51 @@
+"""The loss of a fixed batch: stored with a checkpoint, computed again after a load."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.data.loader import MicroBatcher, MixtureBatcher
+from gpt2dist.errors import RunError
+from gpt2dist.evaluation.perplexity import window_nll
+
+TOLERANCE = 1e-4
+"""Relative change that a load may show in fp32; a rounding of weights to 16 bits shows more."""
+TOLERANCE_16_BIT = 2e-2
+
+
+def probe_loss(logits: Callable[[Tensor], Tensor], batcher: MixtureBatcher, batch_size: int) -> float:
+    """Mean loss of the first windows of the first training set; the same on every rank. Collective.
+
+    Args:
+        logits: The model.
+        batcher: The training sets.
+        batch_size: Windows of the probe, at most.
+    """
+    first = batcher.batchers[0]
+    owned = MicroBatcher(first.stream, first.windows, "new")
+    indices = np.arange(min(len(first.windows), batch_size))
+    return window_nll(logits, owned, indices).sum().item() / int(owned.counted(indices).sum())
+
+
+def require_equal_probe(path: Path, state: TrainerState, precision: str, loss: float) -> None:
+    """Compares the probe of a loaded model with the stored one.
+
+    Args:
+        path: The checkpoint.
+        state: What it says.
+        precision: Of this run.
+        loss: The probe of the loaded model.
+
+    Raises:
+        RunError: They differ by more than rounding.
+    """
+    exact = precision == state.precision == "fp32"
+    allowed = TOLERANCE if exact else TOLERANCE_16_BIT
+    if not abs(loss - state.probe_loss) <= allowed * state.probe_loss:
+        raise RunError(
+            f"{path} was loaded, yet its model gives a loss of {loss:.6f} on the probe where "
+            f"{state.probe_loss:.6f} was stored: do not train on; resume from an older checkpoint"
+        )

@@ -1,0 +1,64 @@
+"""Our writer against the library's reader."""
+
+import hashlib
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gpt2dist.checkpoint import tensors as module
+from gpt2dist.checkpoint.tensors import write_tensors
+
+
+@pytest.mark.parametrize("piece", [8, 1000, 2**24])
+def test_the_library_reads_what_was_written(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(module, "PIECE", piece)
+    draw = torch.Generator().manual_seed(0)
+    named = {"a.weight": torch.randn(7, 5, generator=draw), "ö": torch.randn(3, generator=draw)}
+    named |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 4)}
+    path = tmp_path / "x.safetensors"
+    record = write_tensors(path, named)
+    found = load_file(path)
+    assert found.keys() == named.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in named.items())
+    assert record == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_a_write_that_takes_less_than_it_is_given_goes_on(tmp_path, monkeypatch):
+    original = module.Path.open
+
+    class Slow:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            self.file.close()
+
+        def write(self, data):
+            return self.file.write(data[:7])
+
+        def fileno(self):
+            return self.file.fileno()
+
+    path = tmp_path / "x.safetensors"
+    monkeypatch.setattr(module.Path, "open", lambda *a, **k: Slow(original(*a, **k)))
+    write_tensors(path, {"a": torch.arange(20.0)})
+    monkeypatch.undo()
+    assert torch.equal(load_file(path)["a"], torch.arange(20.0))
+
+
+def test_only_contiguous_fp32_is_written(tmp_path):
+    for wrong in (torch.zeros(3, dtype=torch.bfloat16), torch.zeros(3, 4).t()):
+        with pytest.raises(ValueError, match="a is not a contiguous fp32 tensor"):
+            write_tensors(tmp_path / "x", {"a": wrong})
+
+
+def test_a_full_disk_is_an_error(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_tensors(module.Path("/dev/full"), {"a": torch.zeros(10)})

@@ -1,0 +1,119 @@
+"""Signals, dead launchers and hangs, with real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+STOP = """
+import os, signal, sys, time
+from gpt2dist.training import lifeline
+lifeline.ECHO_SECONDS = {echo}
+with lifeline.StopSignal() as stop:
+    print("ready", flush=True)
+    while not stop.name:
+        time.sleep(0.01)
+    print(stop.name, flush=True)
+    {then}
+print("left", flush=True)
+"""
+
+
+def start(code, **more):
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **more)
+
+
+def line(process):
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_remembered(number):
+    with start(STOP.format(echo=2, then="")) as process:
+        assert line(process) == "ready"
+        process.send_signal(number)
+        assert line(process) == number.name
+        assert line(process) == "left"
+    assert process.returncode == 0
+
+
+def test_a_second_signal_ends_at_once_even_where_python_hangs():
+    hang = "import ctypes\n    while True: ctypes.CDLL(None).sleep(60)"
+    with start(STOP.format(echo=0.2, then=hang)) as process:
+        assert line(process) == "ready"
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "SIGTERM"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_the_echo_of_a_launcher_is_no_second_signal():
+    with start(STOP.format(echo=30, then="time.sleep(0.5)")) as process:
+        assert line(process) == "ready"
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "SIGTERM"
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "left"
+    assert process.returncode == 0
+
+
+def test_signals_are_as_before_afterwards():
+    from gpt2dist.training.lifeline import StopSignal
+
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+ORPHAN = """
+import subprocess, sys, time
+child = '''
+import signal, sys, time
+from gpt2dist.training.lifeline import end_with_launcher
+end_with_launcher()
+signal.signal(signal.SIGTERM, lambda *_: (print("told", flush=True), sys.exit()))
+print("ready", flush=True)
+time.sleep(60)
+'''
+subprocess.Popen([sys.executable, "-c", child])
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_an_orphan_is_told_when_its_launcher_dies():
+    with start(ORPHAN) as launcher:
+        assert line(launcher) == "ready"
+        launcher.send_signal(signal.SIGKILL)
+        assert line(launcher) == "told"  # from the child, through the same pipe
+
+
+HANG = """
+import sys, time
+from pathlib import Path
+from gpt2dist.training.lifeline import Watchdog
+def stuck_here():
+    import ctypes
+    ctypes.PyDLL(None).sleep(60)  # keeps the interpreter's lock: no thread of Python runs
+with Watchdog(Path(sys.argv[1]), 1.0) as dog:
+    for _ in range(5):
+        time.sleep(0.4)
+        dog.alive()
+    stuck_here()
+"""
+
+
+def test_a_hang_ends_with_the_stacks_in_the_log(tmp_path):
+    log = tmp_path / "rank.log"
+    log.write_text("before\n")
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", HANG, str(log)], timeout=60, env=os.environ)
+    assert done.returncode == 1
+    assert time.monotonic() - began < 50  # it did not sleep out
+    text = log.read_text()
+    assert text.startswith("before\n") and "Timeout" in text and "in stuck_here" in text
