@@ -1,7 +1,7 @@
 """The run configuration: frozen, typed, read from YAML and `section.key=value`, all mistakes at once.
 
 `read` never stops at the first mistake. It replaces what is wrong by the default, notes a `Problem`, and goes
-on, so that the checks that span several keys (`preflight.py`) still see everything that is right.
+on, so that the checks that span several keys (`preflight`) still see everything that is right.
 """
 
 import dataclasses
@@ -99,13 +99,16 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    """Learning rate as a function of the optimizer step."""
+    """Learning rate as a function of the optimizer step. Tokens are targets trained on."""
 
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    kind: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
+    warmup_tokens: Positive | None = None  # instead of warmup_steps
     total_steps: Positive | None = None
-    total_tokens: Positive | None = None  # targets trained on; one of the two is required
-    min_lr_ratio: float = Field(0.1, ge=0, le=1)  # of optimizer.lr, reached at the last step
+    total_tokens: Positive | None = None  # one of the two is required
+    min_lr_ratio: float = Field(0.1, ge=0, le=1)  # of optimizer.lr: the least rate, where a decay ends
+    decay_fraction: float | None = Field(None, gt=0, le=1)  # wsd: last part of the steps; default: 0.2
+    decay_shape: Literal["linear", "sqrt"] | None = None  # wsd: sqrt is 1 − √, the default
 
 
 class ZeroSection(Section):

@@ -56,6 +56,7 @@ class Plan:
         sequence_length: Tokens per window.
         stride: Tokens from window to window, in training.
         evaluation_stride: The same in validation.
+        warmup_steps: Optimizer steps in which the learning rate rises.
         total_steps: Optimizer steps of the whole run.
         global_batch_size: Windows per optimizer step.
     """
@@ -69,6 +70,7 @@ class Plan:
     sequence_length: int
     stride: int
     evaluation_stride: int
+    warmup_steps: int
     total_steps: int
     global_batch_size: int
 

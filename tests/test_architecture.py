@@ -35,7 +35,7 @@ MAY_IMPORT = {
         *("config", "data", "distributed", "errors", "evaluation", "generation", "model", "monitoring"),
         *("plan", "training"),
     },
-    "preflight": {"config", "data", "errors", "model", "plan", "training"},
+    "preflight": {"config", "data", "errors", "model", "plan", "preflight", "training"},
     "plan": {"data", "model"},
     "evaluation": {"data", "evaluation", "model"},
     "generation": set(),

@@ -193,7 +193,7 @@ def _batch(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
 def _schedule(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
     schedule = config.schedule
     lines = [
-        ("steps", f"{plan.total_steps:,}, of which {schedule.warmup_steps:,} warmup, then {schedule.kind}"),
+        ("steps", f"{plan.total_steps:,}, of which {plan.warmup_steps:,} warmup, then {schedule.kind}"),
         *((f"lr at step {step:,}", f"{lr:.3g}") for step, lr in _learning_rates(config, plan).items()),
     ]
     if config.run.stop_after_steps:
@@ -205,9 +205,9 @@ def _learning_rates(config: "Config", plan: "Plan") -> dict[int, float]:
     """Step (from 0) → learning rate: at the start, the peak, half-way and at the end."""
     from gpt2dist.training.schedule import learning_rate
 
-    steps = {0, max(0, config.schedule.warmup_steps - 1), plan.total_steps // 2, plan.total_steps - 1}
-    peak = config.optimizer.lr
-    return {step: learning_rate(config.schedule, peak, plan.total_steps, step) for step in sorted(steps)}
+    warmup, total, peak = plan.warmup_steps, plan.total_steps, config.optimizer.lr
+    steps = {0, max(0, warmup - 1), total // 2, total - 1}
+    return {step: learning_rate(config.schedule, peak, warmup, total, step) for step in sorted(steps)}
 
 
 def _compute(config: "Config", plan: "Plan") -> list[tuple[str, str]]:

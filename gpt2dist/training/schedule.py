@@ -4,26 +4,54 @@ import math
 
 from gpt2dist.config import ScheduleSection
 
+DECAY_FRACTION = 0.2
+"""Of the steps of a `wsd` run; Hägele et al. 2024 see little gain beyond it."""
 
-def learning_rate(schedule: ScheduleSection, peak_lr: float, total_steps: int, step: int) -> float:
+
+def learning_rate(
+    schedule: ScheduleSection, peak_lr: float, warmup_steps: int, total_steps: int, step: int
+) -> float:
     """Learning rate of one optimizer step.
 
-    Linear warmup reaches the peak at step W − 1 (no step is spent at a rate of zero); the decay reaches
-    `min_lr_ratio` × peak at the last step T − 1 and stays there.
+    The warmup is (s + 1)/W, so that no step is spent at a rate of zero and step W − 1 has the peak. What decays
+    reaches `min_lr_ratio` × peak at the last step T − 1 and stays there; only `inverse_sqrt` has no end.
+
+    cosine: Loshchilov and Hutter 2017 (SGDR), without restarts.
+    linear: As BERT (Devlin et al. 2019).
+    constant: The peak to the end.
+    wsd: Warmup, stable, decay (Hu et al. 2024, MiniCPM): the peak until the last `decay_fraction` of the steps,
+        which fall as 1 − √r ("sqrt") or 1 − r ("linear"), r the part of the decay that is done (Hägele et al.
+        2024).
+    inverse_sqrt: √W/√(s + 1) (Vaswani et al. 2017), not below `min_lr_ratio`.
 
     Args:
-        schedule: Kind, warmup W and least rate.
+        schedule: Kind, least rate and shape of the decay.
         peak_lr: Rate after the warmup.
+        warmup_steps: Steps W of the warmup.
         total_steps: Steps T of the whole run.
-        step: Number of the step, from 0: optimizer steps done before it.
+        step: Number s of the step, from 0: optimizer steps done before it.
     """
-    warmup = schedule.warmup_steps
-    if step < warmup:
-        return peak_lr * (step + 1) / warmup
-    progress = min(1.0, (step - warmup + 1) / max(1, total_steps - warmup))
+    if step < warmup_steps:
+        return peak_lr * (step + 1) / warmup_steps
     least = schedule.min_lr_ratio
+    if schedule.kind == "inverse_sqrt":
+        return peak_lr * max(least, math.sqrt(warmup_steps / (step + 1)))
+    return peak_lr * (least + (1 - least) * _height(schedule, warmup_steps, total_steps, step))
+
+
+def decay_steps(schedule: ScheduleSection, total_steps: int) -> int:
+    """Steps at the end of a `wsd` run in which the rate falls."""
+    return max(1, round((schedule.decay_fraction or DECAY_FRACTION) * total_steps))
+
+
+def _height(schedule: ScheduleSection, warmup_steps: int, total_steps: int, step: int) -> float:
+    """Where between the least rate (0) and the peak (1) a step after the warmup is."""
+    if schedule.kind == "constant":
+        return 1.0
+    length = decay_steps(schedule, total_steps) if schedule.kind == "wsd" else total_steps - warmup_steps
+    done = min(1.0, max(0.0, (step + 1 - (total_steps - length)) / max(1, length)))
     if schedule.kind == "cosine":
-        return peak_lr * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress)))
-    if schedule.kind == "linear":
-        return peak_lr * (least + (1 - least) * (1 - progress))
-    return peak_lr
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if schedule.kind == "wsd" and schedule.decay_shape != "linear":
+        return 1 - math.sqrt(done)
+    return 1 - done

@@ -270,7 +270,8 @@ class Trainer:
         )
 
     def _lr(self, step: int) -> float:
-        return learning_rate(self.config.schedule, self.config.optimizer.lr, self.plan.total_steps, step)
+        peak, plan = self.config.optimizer.lr, self.plan
+        return learning_rate(self.config.schedule, peak, plan.warmup_steps, plan.total_steps, step)
 
     def _due(self, every: int | None) -> bool:
         """Whether what happens every so many steps happens after this one."""

@@ -1,0 +1,76 @@
+"""What a run needs, checked before it starts: every mistake at once, and the plan that the rest implies.
+
+A module per subject, each of functions of the configuration. Free of torch, so that `validate` answers in an
+instant on a laptop for a run that is meant for a cluster.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt2dist.config import Config, Problem, raise_problems, read
+from gpt2dist.data.mixture import Mixture
+from gpt2dist.plan import Plan
+from gpt2dist.preflight.batch import check_batch
+from gpt2dist.preflight.data import training_sets, validation_sets
+from gpt2dist.preflight.deepspeed import check_precision, check_raw_keys
+from gpt2dist.preflight.directories import check_directories
+from gpt2dist.preflight.model import check_lengths, check_model, lengths_of, shape_of
+from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
+
+
+def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, Plan]:
+    """Reads, checks and plans a run.
+
+    Args:
+        path: The configuration file.
+        overrides: Words `section.key=value`.
+        world_size: Ranks of the run.
+
+    Raises:
+        UserError: Lists every mistake with its key and the way out.
+    """
+    config, wrong = read(path, overrides)
+    lengths = lengths_of(config)
+    datasets, wrong_training = training_sets(config, lengths)
+    validation, wrong_validation = validation_sets(config, datasets)
+    found = [
+        *check_model(config),
+        *check_lengths(config, lengths),
+        *wrong_training,
+        *wrong_validation,
+        *check_batch(config, world_size),
+        *check_schedule(config, datasets),
+        *check_precision(config),
+        *check_raw_keys(config),
+        *_check_samples(config),
+        *check_directories(config),
+    ]
+    # A key that was wrong by itself now holds a default: what follows from that would only mislead.
+    telling = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
+    raise_problems(wrong + telling, str(path))
+    batch = config.batch
+    plan = Plan(
+        world_size=world_size,
+        accumulation=batch.global_batch_size // (batch.micro_batch_size * world_size),
+        shape=shape_of(config, lengths, datasets[0].dataset.vocab_size),
+        datasets=datasets,
+        mixture=Mixture(
+            [len(each.windows) for each in datasets], [each.share for each in datasets], config.run.seed
+        ),
+        validation=validation,
+        sequence_length=lengths.sequence,
+        stride=lengths.stride,
+        evaluation_stride=lengths.evaluation_stride,
+        warmup_steps=warmup_steps(config, datasets),
+        total_steps=total_steps(config, datasets),
+        global_batch_size=batch.global_batch_size,
+    )
+    return config, plan
+
+
+def _check_samples(config: Config) -> Iterator[Problem]:
+    samples = config.monitoring.samples
+    if bool(samples.prompts) != bool(samples.every_steps):
+        keys = ("monitoring.samples.every_steps", "monitoring.samples.prompts")
+        missing = keys[0] if samples.prompts else keys[1]
+        yield Problem(missing, "missing; samples need both prompts and every_steps", also=keys)

@@ -1,0 +1,169 @@
+"""The datasets that a run trains and is validated on."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from gpt2dist.config import Config, Problem, TrainingDataset
+from gpt2dist.data.manifest import Manifest
+from gpt2dist.data.mixture import MOST_TURNS, rounded, whole_shares
+from gpt2dist.data.stream import check_files
+from gpt2dist.data.windows import Windows
+from gpt2dist.errors import UserError
+from gpt2dist.plan import TrainingSet, ValidationSet
+from gpt2dist.preflight.model import Lengths
+
+
+def training_sets(config: Config, lengths: Lengths) -> tuple[tuple[TrainingSet, ...], list[Problem]]:
+    """What is trained on, none until all of it is right; and what is wrong with it."""
+    train = config.data.train
+    if not train:
+        return (), [Problem("data.train", "must name a dataset: `train: [{path: DATASET}]`")]
+    problems: list[Problem] = []
+    right: list[Manifest] = []
+    for number, entry in enumerate(train):
+        key, loaded = f"data.train.{number}.path", _load(entry.path)
+        if isinstance(loaded, str):
+            problems.append(Problem(key, loaded))
+        elif wrong := _unfit_to_train(key, entry, loaded, right, lengths.sequence):
+            problems.append(wrong)
+        else:
+            right.append(loaded)
+    if not problems:
+        problems += _check_weights(train, right)
+    blend = () if problems or not lengths.sequence else _blend(config, lengths, right)
+    return blend, problems
+
+
+def validation_sets(
+    config: Config, trained_on: Sequence[TrainingSet]
+) -> tuple[tuple[ValidationSet, ...], list[Problem]]:
+    """What the run is validated on; and what is wrong with it."""
+    problems: list[Problem] = []
+    right: list[ValidationSet] = []
+    names: set[str] = set()
+    for number, entry in enumerate(config.data.validation):
+        key = f"data.validation.{number}"
+        if entry.name in names:
+            ways = f"{entry.name!r} names two validation sets; give each its own name"
+            problems.append(Problem(f"{key}.name", ways))
+        names.add(entry.name)
+        loaded = _load(entry.path)
+        if isinstance(loaded, str):
+            problems.append(Problem(f"{key}.path", loaded))
+            continue
+        split = "val" if "val" in loaded.splits else "train"
+        if wrong := _unfit_to_validate(loaded, split, trained_on):
+            problems.append(Problem(f"{key}.path", f"{entry.path} {wrong}"))
+        elif incomplete := _incomplete(f"{key}.path", loaded, split):
+            problems.append(incomplete)
+        else:
+            right.append(ValidationSet(entry.name, loaded, split))
+    if config.evaluation.every_steps and not config.data.validation:
+        ways = "there is nothing to evaluate on; name a dataset under data.validation, or remove it"
+        problems.append(Problem("evaluation.every_steps", ways, also=("data.validation",)))
+    return tuple(right), problems
+
+
+def _unfit_to_train(
+    key: str, entry: TrainingDataset, loaded: Manifest, others: Sequence[Manifest], sequence_length: int
+) -> Problem | None:
+    if "train" not in loaded.splits:
+        way_out = "preprocess the corpus with a smaller --val-fraction"
+        return Problem(key, f"{entry.path} has no train split; {way_out}")
+    if loaded.totals("train").tokens <= sequence_length:
+        return Problem(
+            key,
+            f"{entry.path} has {loaded.totals('train').tokens} training tokens, fewer than one window of "
+            f"{sequence_length} + 1; give it more text or lower data.sequence_length",
+            also=("data.sequence_length", "model.context_length", "model.preset"),
+        )
+    if others and loaded.tokenizer_fingerprint != others[0].tokenizer_fingerprint:
+        way_out = f"made with another tokenizer than {others[0].directory}; preprocess both with one"
+        return Problem(key, f"{entry.path} was {way_out}")
+    for other in others:
+        if loaded.fingerprint == other.fingerprint:
+            way_out = "name it once, with the sum of the weights"
+            return Problem(key, f"{entry.path} is the same data as {other.directory}; {way_out}")
+    return _incomplete(key, loaded, "train")
+
+
+def _unfit_to_validate(loaded: Manifest, split: str, trained_on: Sequence[TrainingSet]) -> str:
+    """What makes a split useless for validation, with the way out; empty if nothing does."""
+    if split not in loaded.splits or loaded.totals(split).tokens < 2:
+        return "has no two tokens to score; give it more text"
+    if not trained_on:
+        return ""
+    if split == "train" and loaded.fingerprint in [each.dataset.fingerprint for each in trained_on]:
+        return (
+            "has no val split and is what the run trains on; "
+            "preprocess it with --val-fraction, or name another dataset"
+        )
+    first = trained_on[0].dataset
+    if loaded.tokenizer_fingerprint != first.tokenizer_fingerprint:
+        return f"was made with another tokenizer than {first.directory}; preprocess both with one"
+    return ""
+
+
+def _check_weights(train: Sequence[TrainingDataset], loaded: Sequence[Manifest]) -> Iterator[Problem]:
+    """What is wrong with the weights of several datasets."""
+    weights = [entry.weight for entry in train]
+    given = [weight for weight in weights if weight is not None]
+    if len(given) < len(weights) > 1:
+        by_tokens = rounded([manifest.totals("train").tokens for manifest in loaded])
+        for number, (weight, proposed) in enumerate(zip(weights, by_tokens, strict=True)):
+            if weight is None:
+                yield Problem(
+                    f"data.train.{number}.weight",
+                    f"missing; of several datasets each needs one; its part of all tokens would be {proposed:g}",
+                )
+    elif given and sum(whole_shares(given)) > MOST_TURNS:
+        yield Problem(
+            "data.train",
+            f"the weights {_listed(given)} are exact only over more than {MOST_TURNS:,} samples; "
+            f"round them, such as to {_listed(rounded(given))}",
+        )
+
+
+def _blend(config: Config, lengths: Lengths, loaded: Sequence[Manifest]) -> tuple[TrainingSet, ...]:
+    names = _short_names([manifest.directory for manifest in loaded])
+    shares = whole_shares([entry.weight or 1.0 for entry in config.data.train])
+    blend = []
+    for name, manifest, share in zip(names, loaded, shares, strict=True):
+        windows = Windows(manifest.totals("train").tokens, lengths.sequence, lengths.stride)
+        every = config.data.loss_on == "all"
+        targets = len(windows) * lengths.sequence if every else windows.targets
+        blend.append(TrainingSet(name, manifest, windows, share, targets))
+    return tuple(blend)
+
+
+def _load(path: Path) -> Manifest | str:
+    """The manifest of a dataset directory, or what is wrong with it."""
+    try:
+        return Manifest.load(path)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path}: {error.strerror}; name a dataset directory"
+
+
+def _incomplete(key: str, manifest: Manifest, split: str) -> Problem | None:
+    """Files of a split that are missing or not as large as its manifest says."""
+    try:
+        check_files(manifest, split)
+    except UserError as error:
+        return Problem(key, str(error))
+    return None
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The ends of paths, as long as it takes to tell them apart."""
+    most = max(len(path.parts) for path in paths)
+    for length in range(1, most + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _listed(weights: Iterable[float]) -> str:
+    return ", ".join(f"{weight:.12g}" for weight in weights)

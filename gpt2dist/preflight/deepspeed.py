@@ -1,0 +1,50 @@
+"""Precisions and raw keys that DeepSpeed would get wrong in silence."""
+
+from collections.abc import Iterator
+
+from gpt2dist.config import Config, Problem
+from gpt2dist.training.deepspeed_config import conflicts
+
+OWNERS = {
+    "train_batch_size": "batch.global_batch_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_batch_size",
+    "gradient_accumulation_steps": "batch.global_batch_size",
+    "gradient_clipping": "optimizer.clip_grad_norm",
+    "zero_optimization": "zero.stage",
+    "optimizer": "the optimizer section",
+    "scheduler": "the schedule section",
+    **dict.fromkeys(("bf16", "fp16", "torch_autocast", "data_types"), "precision"),
+}
+"""Which key of ours a DeepSpeed key is made from."""
+OURS = "is set by gpt2dist itself; remove it here"
+
+
+def check_precision(config: Config) -> Iterator[Problem]:
+    """Precisions that do not work at the ZeRO stage."""
+    precision, stage = config.precision, config.zero.stage
+    if stage == 0 and precision == "bf16":
+        yield Problem(
+            "precision",
+            "bf16 at ZeRO stage 0 is silently wrong in DeepSpeed (an extra optimizer step at the start); "
+            "set zero.stage to 1, 2 or 3, or precision to autocast_bf16",
+        )
+    if stage == 0 and precision == "fp16":
+        yield Problem(
+            "precision",
+            "fp16 at ZeRO stage 0 is silently wrong in DeepSpeed (the loss is not scaled, the gradient is "
+            "unscaled); set zero.stage to 1, 2 or 3",
+        )
+    if stage == 3 and precision == "autocast_bf16":
+        yield Problem(
+            "precision",
+            "autocast_bf16 at ZeRO stage 3 rounds some of the fp32 weights on their way in DeepSpeed, "
+            "and differently after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
+        )
+
+
+def check_raw_keys(config: Config) -> Iterator[Problem]:
+    """Keys under `zero.deepspeed` that would replace ours."""
+    for key in conflicts(config):
+        owner = OWNERS.get(key.split(".")[0])
+        way_out = f"is made from {owner}; remove it here and set that" if owner else OURS
+        yield Problem(f"zero.deepspeed.{key}", way_out)

@@ -1,0 +1,91 @@
+"""The model's shape, and the lengths of its windows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gpt2dist.config import Config, Problem
+from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
+from gpt2dist.preflight.words import alternatives, divisors
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths in tokens, with what is not given filled in; 0 where nothing tells.
+
+    Attributes:
+        context: Positions of the model.
+        sequence: Tokens per window.
+        stride: From window to window, in training.
+        evaluation_stride: The same in validation.
+    """
+
+    context: int
+    sequence: int
+    stride: int
+    evaluation_stride: int
+
+
+def lengths_of(config: Config) -> Lengths:
+    """The lengths of a run, possible ones even where a stride is too large, which `check_lengths` tells of."""
+    given = config.data.sequence_length
+    preset = PRESET_CONTEXT_LENGTH if config.model.preset else given
+    context = config.model.context_length or preset or 0
+    sequence = given or context
+    stride = min(config.data.stride or max(1, sequence // 2), sequence)
+    return Lengths(context, sequence, stride, config.evaluation.stride or stride)
+
+
+def shape_of(config: Config, lengths: Lengths, vocab_size: int) -> Shape:
+    """The shape of a model that `check_model` finds nothing wrong with."""
+    n_layer, n_head, n_embd = _sizes(config)
+    assert n_layer and n_head and n_embd
+    return Shape(n_layer, n_head, n_embd, lengths.context, vocab_size)
+
+
+def check_model(config: Config) -> Iterator[Problem]:
+    """What is wrong with the sizes of the model."""
+    n_layer, n_head, n_embd = _sizes(config)
+    if not (n_layer or n_head or n_embd):
+        ways = f"missing; set it to {alternatives(PRESETS)}, or set model.n_layer, n_head and n_embd"
+        yield Problem("model.preset", ways)
+        return
+    for key, value in (("n_layer", n_layer), ("n_head", n_head), ("n_embd", n_embd)):
+        if value is None:
+            ways = f"missing; set it, or model.preset to {alternatives(PRESETS)}"
+            yield Problem(f"model.{key}", ways, also=("model.preset",))
+    if n_head and n_embd and n_embd % n_head:
+        close = sorted(divisors(n_embd), key=lambda heads: abs(heads - n_head))[:3]
+        yield Problem(
+            "model.n_head",
+            f"{n_head} does not divide n_embd {n_embd}; {alternatives(sorted(close))} would",
+            also=("model.n_embd", "model.preset"),
+        )
+
+
+def check_lengths(config: Config, lengths: Lengths) -> Iterator[Problem]:
+    """What is wrong with the lengths of windows and strides."""
+    data, length = config.data, lengths.sequence
+    model = ("model.context_length", "model.preset")
+    if not length:
+        yield Problem("data.sequence_length", "missing; set it (tokens per window)", also=model)
+        return
+    if length > lengths.context:
+        yield Problem(
+            "data.sequence_length",
+            f"{length} is more than the {lengths.context} positions of the model; "
+            "lower it, or raise model.context_length",
+            also=model,
+        )
+    for key, stride in (("data.stride", data.stride), ("evaluation.stride", config.evaluation.stride)):
+        if stride and stride > length:
+            yield Problem(
+                key,
+                f"{stride} would skip tokens; it must be at most data.sequence_length {length}",
+                also=("data.sequence_length", *model),
+            )
+
+
+def _sizes(config: Config) -> tuple[int | None, int | None, int | None]:
+    model = config.model
+    n_layer, n_head, n_embd = PRESETS[model.preset] if model.preset else (None, None, None)
+    return model.n_layer or n_layer, model.n_head or n_head, model.n_embd or n_embd
