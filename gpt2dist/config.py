@@ -38,7 +38,9 @@ class RunSection(Section):
     output_dir: Path | None = None  # default: runs/<name>
     seed: int = Field(1337, ge=0)
     stop_after_steps: Positive | None = None  # optimizer steps of the whole run; the schedule is untouched
-    timeout_seconds: float = Field(600.0, ge=5)  # a rank without progress for so long ends, and with it all others
+    timeout_seconds: float = Field(
+        600.0, ge=5
+    )  # a rank without progress for so long ends, and with it all others
 
 
 class ModelSection(Section):
@@ -50,7 +52,7 @@ class ModelSection(Section):
     n_embd: Positive | None = None
     context_length: Positive | None = None  # tokens
     dropout: Fraction = 0.0
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     activation_checkpointing: bool = False
     compile: bool = False  # torch.compile of the training pass
     loss: Literal["plain", "chunked", "auto"] = "auto"  # chunked: never holds a micro-batch's logits at once

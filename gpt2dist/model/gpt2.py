@@ -59,7 +59,7 @@ class LanguageModel(nn.Module):
         shape: The shape; its padded vocabulary is what is allocated.
         end_of_text_id: Begins and ends texts.
         dropout: Probability, in all three places of GPT-2.
-        attention: transformers' attention implementation: "sdpa" or "eager".
+        attention: transformers' attention implementation: "sdpa", "flash_attention_2" or "eager".
         activation_checkpointing: Recomputes each block's activations in the backward pass.
         seed: Of the initialisation.
         isolate: Whether attention and positions begin anew at each end-of-text token; see `segment_positions`.

@@ -14,7 +14,7 @@ from gpt2dist.preflight.batch import check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
 from gpt2dist.preflight.deepspeed import check_precision, check_raw_keys
 from gpt2dist.preflight.directories import check_directories
-from gpt2dist.preflight.model import check_lengths, check_model, lengths_of, shape_of
+from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
 
 
@@ -35,6 +35,7 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
     validation, wrong_validation = validation_sets(config, datasets)
     found = [
         *check_model(config),
+        *check_kernels(config),
         *check_lengths(config, lengths),
         *wrong_training,
         *wrong_validation,

@@ -17,6 +17,7 @@ from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
+from gpt2dist.model.requirements import require_compiler, require_flash_attention
 from gpt2dist.monitoring.environment import describe
 from gpt2dist.monitoring.logs import logger, open_rank_log
 from gpt2dist.monitoring.meter import Meter
@@ -64,12 +65,10 @@ def train(config: Config, plan: Plan, world: World) -> None:
             trainer.fit(metrics)
 
 
-def build_trainer(
-    config: Config, plan: Plan, world: World, settings: dict[str, Any], pulse: Pulse
-) -> Trainer:
+def build_trainer(config: Config, plan: Plan, world: World, settings: dict[str, Any], pulse: Pulse) -> Trainer:
     """The trainer and its parts. Collective."""
     tokenizer = Tokenizer.load(plan.tokenizer)
-    engine = Engine(build_model(config, plan), config, settings, world)
+    engine = Engine(build_model(config, plan, world.device), config, settings, world)
     return Trainer(
         config,
         plan,
@@ -95,8 +94,16 @@ def build_batcher(config: Config, plan: Plan) -> MixtureBatcher:
     )
 
 
-def build_model(config: Config, plan: Plan) -> LanguageModel:
-    """The model, initialised from the seed of the run: the same on every rank."""
+def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageModel:
+    """The model, initialised from the seed of the run: the same on every rank.
+
+    Raises:
+        UserError: The device lacks what the configuration asks for.
+    """
+    if config.model.compile:
+        require_compiler(device)
+    if config.model.attention == "flash_attention_2":
+        require_flash_attention(device)
     return LanguageModel(
         plan.shape,
         plan.end_of_text_id,
@@ -166,7 +173,9 @@ def open_metrics(config: Config, trainer: Trainer) -> Iterator[Metrics]:
     output = config.output_dir
     (output / "eval").mkdir(exist_ok=True)
     mirrors = [TensorBoard(output / "tensorboard")] if config.monitoring.tensorboard else []
-    with contextlib.closing(Metrics(output / "metrics.jsonl", trainer.step, trainer.observed, mirrors)) as metrics:
+    with contextlib.closing(
+        Metrics(output / "metrics.jsonl", trainer.step, trainer.observed, mirrors)
+    ) as metrics:
         yield metrics
 
 
