@@ -26,6 +26,7 @@ from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
+from gpt2dist.training.initial import begin_from
 from gpt2dist.training.lifeline import StopSignal, Watchdog, end_with_launcher
 from gpt2dist.training.lock import only_job
 from gpt2dist.training.observer import Observer
@@ -53,8 +54,9 @@ def train(config: Config, plan: Plan, world: World) -> None:
         if start:
             trainer.resume(start)
             logger.info("resumed from %s", start)
+        origin = begin(config, world, trainer) if not start else {}
         if world.is_main:
-            write_run_files(output, config, plan, settings)
+            write_run_files(output, config, plan, settings, origin)
             trainer.store.remove_leftovers()
             take_back(output)
         if trainer.step >= trainer.last_step and trainer.observed:
@@ -167,6 +169,15 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
     return newest
 
 
+def begin(config: Config, world: World, trainer: Trainer) -> dict[str, str]:
+    """Begins a new run: with the weights of `model.init_from`, whose record is returned. Collective."""
+    if not config.model.init_from:
+        return {}
+    origin = begin_from(config.model.init_from, world, trainer.engine.state)
+    logger.info("began with the weights of %s", origin["path"])
+    return origin
+
+
 @contextlib.contextmanager
 def open_metrics(config: Config, trainer: Trainer) -> Iterator[Metrics]:
     """The run's metrics.jsonl and its TensorBoard mirror, cut back to where the trainer stands."""
@@ -179,13 +190,19 @@ def open_metrics(config: Config, trainer: Trainer) -> Iterator[Metrics]:
         yield metrics
 
 
-def write_run_files(output: Path, config: Config, plan: Plan, settings: dict[str, Any]) -> None:
+def write_run_files(
+    output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str]
+) -> None:
     """Records what is about to run: config.yaml, deepspeed.json, environment.json."""
     (output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     (output / "deepspeed.json").write_text(json.dumps(settings, indent=1) + "\n")
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
     facts = describe() | {"world_size": plan.world_size, "datasets": datasets}
-    (output / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
+    record = output / "environment.json"
+    if not origin and record.is_file():  # a run that goes on still has the weights that it began with
+        origin = json.loads(record.read_text()).get("init_from", {})
+    facts |= {"init_from": origin} if origin else {}
+    record.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def device_peak_flops(world: World) -> float | None:
