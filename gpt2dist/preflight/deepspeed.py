@@ -64,8 +64,8 @@ def check_offload(config: Config) -> Iterator[Problem]:
     if zero.offload_parameters == "cpu" and zero.stage != 3:
         yield Problem(
             "zero.offload_parameters",
-            f"cpu needs partitioned parameters, and stage {zero.stage} does not partition them; set zero.stage to "
-            "3, or this to none",
+            f"cpu needs partitioned parameters, and stage {zero.stage} does not partition them; set zero.stage "
+            "to 3, or this to none",
             also=("zero.stage",),
         )
 
