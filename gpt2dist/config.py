@@ -44,16 +44,22 @@ class RunSection(Section):
 
 
 class ModelSection(Section):
-    """GPT-2's shape. A preset gives all four sizes; a key beside it overrides one."""
+    """GPT-2's shape. A preset gives all four sizes; a key beside it overrides one. `init_from` gives them too."""
 
     preset: PresetName | None = None
     n_layer: Positive | None = None
     n_head: Positive | None = None
     n_embd: Positive | None = None
     context_length: Positive | None = None  # tokens
+    init_from: str | None = Field(
+        None, min_length=1
+    )  # a GPT-2 whose weights a new run begins with: directory or hub
+    resize: bool = False  # lets it have another context_length, or fewer tokens, than the run
     dropout: Fraction = 0.0
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     activation_checkpointing: bool = False
+    compile: bool = False  # torch.compile of the training pass
+    loss: Literal["plain", "chunked", "auto"] = "auto"  # chunked: never holds a micro-batch's logits at once
 
 
 class TrainingDataset(Section):

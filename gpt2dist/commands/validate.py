@@ -135,8 +135,9 @@ def _model(config: "Config", plan: "Plan") -> list[tuple[str, str]]:
     shape = plan.shape
     blocks = f"{_count(shape.n_layer, 'layer')}, {_count(shape.n_head, 'head')}, {shape.n_embd:,} wide"
     sizes = f"{blocks}, context of {_count(shape.context_length, 'token')}"
+    origin = f"from {config.model.init_from}" if config.model.init_from else config.model.preset
     return [
-        ("shape", f"{sizes} ({config.model.preset})" if config.model.preset else sizes),
+        ("shape", f"{sizes} ({origin})" if origin else sizes),
         ("parameters", f"{shape.parameters:,}"),
         ("vocabulary", f"{shape.vocab_size:,}, padded to {shape.padded_vocab_size:,} in memory"),
     ]

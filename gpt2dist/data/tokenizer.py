@@ -105,6 +105,11 @@ class Tokenizer:
         content = json.loads(self.to_json())
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token → id, end-of-text included."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
     def to_json(self) -> str:
         """The content of tokenizer.json."""
         return self._backend.to_str()

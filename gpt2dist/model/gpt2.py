@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.errors import UserError
-from gpt2dist.model.loss import counted_mask, token_nll
+from gpt2dist.model.head import Head, Loss
+from gpt2dist.model.loss import counted_mask
 from gpt2dist.model.shape import Shape
 
 INIT_STD = 0.02
@@ -58,10 +59,13 @@ class LanguageModel(nn.Module):
         shape: The shape; its padded vocabulary is what is allocated.
         end_of_text_id: Begins and ends texts.
         dropout: Probability, in all three places of GPT-2.
-        attention: transformers' attention implementation: "sdpa" or "eager".
+        attention: transformers' attention implementation: "sdpa", "flash_attention_2" or "eager".
         activation_checkpointing: Recomputes each block's activations in the backward pass.
         seed: Of the initialisation.
         isolate: Whether attention and positions begin anew at each end-of-text token; see `segment_positions`.
+        loss: How the loss is computed: "plain", "chunked" or "auto"; see `Head`.
+        compile: Compiles the loss and its gradients; logits are computed as written all the same, so that
+            validation, samples and probes are those of the uncompiled model at any length.
     """
 
     def __init__(
@@ -73,15 +77,18 @@ class LanguageModel(nn.Module):
         activation_checkpointing: bool = False,
         seed: int = 0,
         isolate: bool = False,
+        loss: Loss = "auto",
+        compile: bool = False,
     ):
         super().__init__()
-        self.vocab_size = shape.vocab_size
         self._border = end_of_text_id if isolate else None
         config = huggingface_config(shape, end_of_text_id, dropout)
         config.vocab_size = shape.padded_vocab_size
         config.use_cache = False
         self.gpt2 = GPT2LMHeadModel._from_config(config, attn_implementation=attention)
         initialize(self.gpt2, shape, seed)
+        self.gpt2.lm_head = Head(self.gpt2.lm_head.weight, shape.vocab_size, loss)
+        self._nll_sum = torch.compile(self.nll_sum, dynamic=False) if compile else self.nll_sum
         if activation_checkpointing:
             # The newer name of two; transformers 6 drops the older one.
             enable = getattr(self.gpt2, "activation_checkpointing_enable", None)
@@ -89,7 +96,7 @@ class LanguageModel(nn.Module):
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits [B, L, V] of the tokens [B, L] (any integer dtype), without the padding columns."""
-        return logits(self.gpt2, tokens, self._border)[..., : self.vocab_size]
+        return logits(self.gpt2, tokens, self._border)
 
     def forward(
         self, tokens: Tensor, counted_from: Tensor | None = None, counted_to: Tensor | None = None
@@ -107,9 +114,15 @@ class LanguageModel(nn.Module):
         if counted_from is None or counted_to is None:
             return self.logits(tokens)
         # Widened here, on the device: what travels is as narrow as the shards.
-        targets = tokens[:, 1:].long()
-        nll = token_nll(self.logits(tokens[:, :-1]), targets)
-        return nll.masked_fill(~counted_mask(targets, counted_from, counted_to), 0.0).sum()
+        inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
+        return self._nll_sum(inputs, targets, counted_mask(targets, counted_from, counted_to))
+
+    def nll_sum(self, inputs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+        """Σ nll over the counted [B, L] of the targets [B, L] int64, from the inputs [B, L] int64."""
+        hidden = self.gpt2.transformer(
+            input_ids=inputs, position_ids=positions(inputs, self._border), use_cache=False
+        ).last_hidden_state
+        return self.gpt2.lm_head(hidden, targets, counted)
 
 
 def logits(model: GPT2LMHeadModel, tokens: Tensor, border: int | None = None) -> Tensor:
@@ -121,9 +134,15 @@ def logits(model: GPT2LMHeadModel, tokens: Tensor, border: int | None = None) ->
         border: The token at which a document begins that nothing before is seen from; None: all is seen.
     """
     tokens = tokens.long()
-    # Where positions begin anew, transformers lets attention begin anew too.
-    positions = None if border is None else segment_positions(tokens, border)
-    return model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+    return model(input_ids=tokens, position_ids=positions(tokens, border), use_cache=False).logits
+
+
+def positions(tokens: Tensor, border: int | None) -> Tensor | None:
+    """What transformers is given as `position_ids`: None, or positions that begin anew at a border.
+
+    Where positions begin anew, transformers lets attention begin anew too.
+    """
+    return None if border is None else segment_positions(tokens, border)
 
 
 def segment_positions(tokens: Tensor, border: int) -> Tensor:

@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2dist.errors import UserError
 
 WEIGHTS = ("*.safetensors", "*.bin")
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DESCRIPTION = ("config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt")
 
 
-def locate(name: str) -> Path:
+def locate(name: str, weights: bool = True) -> Path:
     """Finds the Hugging Face model directory that a user means.
 
     Args:
         name: A directory with config.json, a run directory (its latest checkpoint), or a name on the hub.
+        weights: Whether the weights of a model on the hub are needed too, or only what describes it.
 
     Raises:
         UserError: There is no such model, or it is no GPT-2.
@@ -22,7 +26,7 @@ def locate(name: str) -> Path:
     if (path / "checkpoints").is_dir():
         path = _latest(path / "checkpoints")
     elif not path.exists():
-        path = _download(name)
+        path = _download(name, (*DESCRIPTION, "*.safetensors") if weights else DESCRIPTION)
     config = path / "config.json"
     if not config.is_file():
         raise UserError(
@@ -53,6 +57,33 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files with the weights of a model directory, one or many.
+
+    Raises:
+        UserError: There are none, or its index names others.
+    """
+    index = path / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            files = [path / name for name in names if Path(name).name == name]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index}: not the index of a model's files ({error}); save it again") from None
+        if len(files) < len(names) or not all(file.is_file() for file in files):
+            raise UserError(f"{index}: names files that are not beside it; copy the whole directory")
+        return files
+    if (path / SINGLE).is_file():
+        return [path / SINGLE]
+    pickled = sorted(file.name for file in path.glob("*.bin"))
+    if pickled:
+        raise UserError(
+            f"{path}: its weights are a pickle ({pickled[0]}), which can run anything and is not read; convert "
+            "them to safetensors: load the model with transformers and save_pretrained it"
+        )
+    raise UserError(f"{path}: no weights there ({SINGLE} or {INDEX}); give a whole model directory")
+
+
 def _latest(checkpoints: Path) -> Path:
     pointer = checkpoints / "latest"
     if not pointer.is_file():
@@ -63,19 +94,11 @@ def _latest(checkpoints: Path) -> Path:
     return newest
 
 
-def _download(name: str) -> Path:
+def _download(name: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [
-            "config.json",
-            "generation_config.json",
-            "*.safetensors",
-            "tokenizer*",
-            "vocab.json",
-            "merges.txt",
-        ]
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's errors share no base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name}: no such directory, and not to be had from the hub ({reason})") from error

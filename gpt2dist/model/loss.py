@@ -1,8 +1,19 @@
-"""The loss: negative log-likelihoods of shifted targets, summed, never averaged here."""
+"""The loss: negative log-likelihoods of shifted targets, summed, never averaged here.
+
+Two ways to the same sum. `token_nll` is the plain one. `chunked_nll` never holds the logits of more than a few
+hundred tokens, which at GPT-2's vocabulary are the largest tensors of a training step by far.
+"""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LOGITS_PER_CHUNK = 2**25
+"""Logits that `chunked_nll` holds at a time: 128 MiB in fp32. Half or twice as many are slower on CPUs."""
+ROWS_MULTIPLE = 128
+"""Tokens of a chunk are a multiple of it, as matrix units like them."""
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
@@ -23,3 +34,80 @@ def counted_mask(targets: Tensor, counted_from: Tensor, counted_to: Tensor) -> T
     """Which targets are in the loss: [B, L] bool, true from `counted_from` [B] up to `counted_to` [B]."""
     place = torch.arange(targets.shape[1], device=targets.device)
     return (place >= counted_from[:, None]) & (place < counted_to[:, None])
+
+
+def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, vocab_size: int) -> Tensor:
+    """Σ nll over the counted targets, straight from the last hidden states.
+
+    `torch.nn.functional.linear_cross_entropy` does the same, but returns the sum in the dtype of its input: in
+    bf16 it has three digits, in fp16 it overflows at 65504 nats. Here sums are fp32 whatever the input is.
+
+    Args:
+        hidden: [B, L, D], any floating dtype; under autocast it is cast as a linear layer would.
+        weight: [rows, D], rows of the output layer; those from `vocab_size` on are padding.
+        targets: [B, L] int64.
+        counted: [B, L] bool.
+        vocab_size: Ids that there are: the padding takes no part, its gradient is exactly zero.
+
+    Returns:
+        Scalar fp32.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    with torch.autocast(device, enabled=False):
+        return _ChunkedNll.apply(hidden.flatten(0, -2), weight, targets.flatten(), counted.flatten(), vocab_size)
+
+
+def chunk_rows(vocab_rows: int) -> int:
+    """Tokens whose logits `chunked_nll` holds at a time, for an output layer with so many rows."""
+    return max(1, LOGITS_PER_CHUNK // vocab_rows // ROWS_MULTIPLE) * ROWS_MULTIPLE
+
+
+class _ChunkedNll(torch.autograd.Function):
+    """Σ nll whose gradients are computed with it, chunk by chunk, while the logits are there.
+
+    That costs the three products of the plain way; recomputing the logits in the backward pass would cost four.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, vocab_size: int
+    ) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        rows = chunk_rows(len(weight))
+        nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        if wanted:
+            ctx.grad_hidden = torch.empty_like(hidden)
+            # fp32: the sum of many chunks would lose the small terms in 16 bits.
+            ctx.grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            ctx.dtype = weight.dtype
+        for begin in range(0, len(hidden), rows):
+            chunk = slice(begin, begin + rows)
+            part, target, mask = hidden[chunk], targets[chunk, None], counted[chunk, None]
+            logits = (part @ weight.T).float()
+            logits[:, vocab_size:] = -torch.inf  # probability and gradient are 0 there
+            log_softmax = logits.log_softmax(1)
+            nll -= log_softmax.gather(1, target).masked_fill(~mask, 0.0).sum()
+            if wanted:
+                # d nll / d logits = softmax − one-hot; what does not count is left out of the narrow factor.
+                one = torch.ones_like(target, dtype=log_softmax.dtype)
+                grad = log_softmax.exp_().scatter_add_(1, target, -one).to(part.dtype)
+                ctx.grad_hidden[chunk] = (grad @ weight) * mask
+                _add_product(ctx.grad_weight, grad.T, part * mask)
+        return nll
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return ctx.grad_hidden * grad, (ctx.grad_weight * grad).to(ctx.dtype), None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds the matrix product of two tensors of any dtype to an fp32 one."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif left.device.type == "cuda":  # the product stays in fp32, in which it is summed anyway
+        total += torch.mm(left, right, out_dtype=total.dtype)
+    else:
+        total += left @ right

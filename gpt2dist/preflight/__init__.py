@@ -14,7 +14,8 @@ from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
 from gpt2dist.preflight.deepspeed import check_precision, check_raw_keys
 from gpt2dist.preflight.directories import check_directories
-from gpt2dist.preflight.model import check_lengths, check_model, lengths_of, shape_of
+from gpt2dist.preflight.init_from import begin_with, check_vocabulary, vocab_size_of
+from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
 
 
@@ -30,11 +31,15 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
         UserError: Lists every mistake with its key and the way out.
     """
     config, wrong = read(path, overrides)
+    config, origin, wrong_origin = begin_with(config)
     lengths = lengths_of(config)
     datasets, wrong_training = training_sets(config, lengths)
     validation, wrong_validation = validation_sets(config, datasets)
     found = [
-        *check_model(config),
+        *wrong_origin,
+        *([] if wrong_origin else check_model(config)),
+        *check_vocabulary(origin, config, datasets),
+        *check_kernels(config),
         *check_lengths(config, lengths),
         *wrong_training,
         *wrong_validation,
@@ -52,7 +57,7 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
         world_size=world_size,
         batch_sizes=batch_sizes(config),
         micro_batch_size=config.batch.micro_batch_size,
-        shape=shape_of(config, lengths, datasets[0].dataset.vocab_size),
+        shape=shape_of(config, lengths, vocab_size_of(origin, datasets)),
         datasets=datasets,
         mixture=Mixture(
             [len(each.windows) for each in datasets], [each.share for each in datasets], config.run.seed

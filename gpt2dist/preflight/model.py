@@ -85,6 +85,34 @@ def check_lengths(config: Config, lengths: Lengths) -> Iterator[Problem]:
             )
 
 
+def check_kernels(config: Config) -> Iterator[Problem]:
+    """Ways to compute the model that do not go with the rest of the run."""
+    model = config.model
+    if model.compile and config.zero.stage == 3:
+        yield Problem(
+            "model.compile",
+            "at ZeRO stage 3 the hooks that gather parameters break the graph at each layer, which makes "
+            "training slower; set zero.stage to 0, 1 or 2, or model.compile to false",
+            also=("zero.stage",),
+        )
+    if model.attention != "flash_attention_2":
+        return
+    if config.precision == "fp32":
+        yield Problem(
+            "model.attention",
+            "flash_attention_2 computes in 16 bits, precision is fp32; set precision to bf16, fp16 or "
+            "autocast_bf16, or model.attention to sdpa",
+            also=("precision",),
+        )
+    if config.data.document_boundaries == "isolate":
+        yield Problem(
+            "model.attention",
+            "with flash_attention_2 transformers heeds document boundaries in batches of one window only; "
+            "set model.attention to sdpa, or data.document_boundaries to pack",
+            also=("data.document_boundaries",),
+        )
+
+
 def _sizes(config: Config) -> tuple[int | None, int | None, int | None]:
     model = config.model
     n_layer, n_head, n_embd = PRESETS[model.preset] if model.preset else (None, None, None)

@@ -17,6 +17,7 @@ from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
+from gpt2dist.model.requirements import require_compiler, require_flash_attention
 from gpt2dist.monitoring.environment import describe
 from gpt2dist.monitoring.logs import logger, rank_log
 from gpt2dist.monitoring.meter import Meter
@@ -25,6 +26,7 @@ from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
+from gpt2dist.training.initial import begin_from
 from gpt2dist.training.lifeline import StopSignal, Watchdog, end_with_launcher
 from gpt2dist.training.lock import only_job
 from gpt2dist.training.observer import Observer
@@ -52,8 +54,9 @@ def train(config: Config, plan: Plan, world: World) -> None:
         if start:
             trainer.resume(start)
             logger.info("resumed from %s", start)
+        origin = begin(config, world, trainer) if not start else {}
         if world.is_main:
-            write_run_files(output, config, plan, settings)
+            write_run_files(output, config, plan, settings, origin)
             trainer.store.remove_leftovers()
             take_back(output)
         if trainer.step >= trainer.last_step and trainer.observed:
@@ -67,7 +70,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
 def build_trainer(config: Config, plan: Plan, world: World, settings: dict[str, Any], pulse: Pulse) -> Trainer:
     """The trainer and its parts. Collective."""
     tokenizer = Tokenizer.load(plan.tokenizer)
-    engine = Engine(build_model(config, plan), config, settings, world)
+    engine = Engine(build_model(config, plan, world.device), config, settings, world)
     return Trainer(
         config,
         plan,
@@ -93,8 +96,16 @@ def build_batcher(config: Config, plan: Plan) -> MixtureBatcher:
     )
 
 
-def build_model(config: Config, plan: Plan) -> LanguageModel:
-    """The model, initialised from the seed of the run: the same on every rank."""
+def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageModel:
+    """The model, initialised from the seed of the run: the same on every rank.
+
+    Raises:
+        UserError: The device lacks what the configuration asks for.
+    """
+    if config.model.compile:
+        require_compiler(device)
+    if config.model.attention == "flash_attention_2":
+        require_flash_attention(device)
     return LanguageModel(
         plan.shape,
         plan.end_of_text_id,
@@ -103,6 +114,8 @@ def build_model(config: Config, plan: Plan) -> LanguageModel:
         activation_checkpointing=config.model.activation_checkpointing,
         seed=config.run.seed,
         isolate=config.data.document_boundaries == "isolate",
+        loss=config.model.loss,
+        compile=config.model.compile,
     )
 
 
@@ -156,6 +169,15 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
     return newest
 
 
+def begin(config: Config, world: World, trainer: Trainer) -> dict[str, str]:
+    """Begins a new run: with the weights of `model.init_from`, whose record is returned. Collective."""
+    if not config.model.init_from:
+        return {}
+    origin = begin_from(config.model.init_from, world, trainer.engine.state)
+    logger.info("began with the weights of %s", origin["path"])
+    return origin
+
+
 @contextlib.contextmanager
 def open_metrics(config: Config, trainer: Trainer) -> Iterator[Metrics]:
     """The run's metrics.jsonl and its TensorBoard mirror, cut back to where the trainer stands."""
@@ -168,13 +190,19 @@ def open_metrics(config: Config, trainer: Trainer) -> Iterator[Metrics]:
         yield metrics
 
 
-def write_run_files(output: Path, config: Config, plan: Plan, settings: dict[str, Any]) -> None:
+def write_run_files(
+    output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str]
+) -> None:
     """Records what is about to run: config.yaml, deepspeed.json, environment.json."""
     (output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     (output / "deepspeed.json").write_text(json.dumps(settings, indent=1) + "\n")
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
     facts = describe() | {"world_size": plan.world_size, "datasets": datasets}
-    (output / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
+    record = output / "environment.json"
+    if not origin and record.is_file():  # a run that goes on still has the weights that it began with
+        origin = json.loads(record.read_text()).get("init_from", {})
+    facts |= {"init_from": origin} if origin else {}
+    record.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def device_peak_flops(world: World) -> float | None:

@@ -51,3 +51,34 @@ def test_a_preset_gives_the_sizes_and_a_key_beside_it_overrides_one(run_file):
 )
 def test_each_mistake_of_model_and_lengths_names_its_key_and_the_way_out(run_file, overrides, message):
     assert mistakes(run_file, overrides) == [message]
+
+
+STAGE_3 = (
+    "model.compile: at ZeRO stage 3 the hooks that gather parameters break the graph at each layer, which makes "
+    "training slower; set zero.stage to 0, 1 or 2, or model.compile to false"
+)
+FP32 = (
+    "model.attention: flash_attention_2 computes in 16 bits, precision is fp32; set precision to bf16, fp16 or "
+    "autocast_bf16, or model.attention to sdpa"
+)
+ISOLATE = (
+    "model.attention: with flash_attention_2 transformers heeds document boundaries in batches of one window "
+    "only; set model.attention to sdpa, or data.document_boundaries to pack"
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["model.compile=true", "zero.stage=2"], None),
+        (["model.compile=true", "zero.stage=3"], [STAGE_3]),
+        (["model.attention=flash_attention_2", "precision=bf16"], None),
+        (["model.attention=flash_attention_2"], [FP32]),
+        (["model.attention=flash_attention_2", "data.document_boundaries=isolate"], [FP32, ISOLATE]),
+    ],
+)
+def test_kernels_that_do_not_go_with_the_rest(run_file, overrides, messages):
+    if messages:
+        assert mistakes(run_file, overrides) == messages
+    else:
+        resolve(run_file, overrides, 1)

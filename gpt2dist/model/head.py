@@ -1,0 +1,53 @@
+"""The output layer: from the last hidden states to logits or to the summed loss."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from gpt2dist.model.loss import chunk_rows, chunked_nll, token_nll
+
+Loss = Literal["plain", "chunked", "auto"]
+
+
+class Head(nn.Module):
+    """GPT-2's output layer, tied to the embedding.
+
+    The loss is computed in here, in the module that owns the weight, since ZeRO stage 3 gathers a parameter
+    for the forward and backward pass of its module only.
+
+    Args:
+        weight: [rows, D], the embedding; rows from `vocab_size` on are padding and take no part.
+        vocab_size: Ids that there are.
+        loss: "plain" holds the logits of a whole micro-batch, "chunked" of a few hundred tokens at a time;
+            "auto" is chunked for micro-batches of more than one chunk. On a CPU that is never slower and needs
+            a third of the memory (docs/log.md); on GPUs it goes by the memory alone, unmeasured.
+    """
+
+    def __init__(self, weight: nn.Parameter, vocab_size: int, loss: Loss = "auto"):
+        super().__init__()
+        self.weight = weight
+        self.vocab_size = vocab_size
+        self.loss = loss
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None, counted: Tensor | None = None) -> Tensor:
+        """Logits, or Σ nll.
+
+        Args:
+            hidden: [B, L, D], any floating dtype.
+            targets: [B, L] int64; None asks for logits.
+            counted: [B, L] bool, which targets are in the loss.
+
+        Returns:
+            Logits [B, L, V], without the padding columns, or scalar fp32 Σ nll over the counted targets.
+        """
+        if targets is not None and counted is not None and self._in_chunks(hidden):
+            return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
+        logits = nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]
+        if targets is None or counted is None:
+            return logits
+        return token_nll(logits, targets).masked_fill(~counted, 0.0).sum()
+
+    def _in_chunks(self, hidden: Tensor) -> bool:
+        if self.loss == "auto":
+            return hidden[..., 0].numel() > chunk_rows(len(self.weight))
+        return self.loss == "chunked"

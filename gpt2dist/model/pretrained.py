@@ -1,0 +1,76 @@
+"""What the config.json of a Hugging Face GPT-2 says of it. Free of torch, so that `validate` can ask."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.errors import UserError
+from gpt2dist.model.shape import Shape
+
+GELU = ("gelu_new", "gelu_pytorch_tanh")
+"""Two names of GPT-2's activation function."""
+
+OPTIONS: dict[str, Any] = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+    "layer_norm_epsilon": 1e-5,
+}
+"""Options of transformers' GPT2Config that ours has in one way only, which is also their default."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model directory.
+
+    Attributes:
+        directory: Where it lies.
+        shape: Its sizes.
+        differences: In what it is no GPT-2 as gpt2dist builds it, in words; none for OpenAI's.
+    """
+
+    directory: Path
+    shape: Shape
+    differences: tuple[str, ...]
+
+    @classmethod
+    def read(cls, directory: Path) -> "Pretrained":
+        """Reads its config.json.
+
+        Raises:
+            UserError: It does not tell the sizes.
+        """
+        path = directory / "config.json"
+        try:
+            config = json.loads(path.read_bytes())
+            sizes = [_size(config, key) for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(
+                f"{path}: does not tell the sizes of a GPT-2 ({reason}); give another model"
+            ) from None
+        return cls(directory, Shape(*sizes), tuple(_differences(config)))
+
+
+def _size(config: dict[str, Any], key: str) -> int:
+    value = config[key]
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _differences(config: dict[str, Any]) -> Iterator[str]:
+    activation = config.get("activation_function", GELU[0])
+    if activation not in GELU:
+        yield f"activation_function is {activation!r}, not {' or '.join(GELU)}"
+    inner, usual = config.get("n_inner"), 4 * config["n_embd"]
+    if inner not in (None, usual):
+        yield f"n_inner is {inner}, not 4 × n_embd = {usual}"
+    for name, ours in OPTIONS.items():
+        theirs = config.get(name, ours)
+        if theirs != ours:
+            yield f"{name} is {theirs!r}, not {ours!r}"

@@ -1,0 +1,45 @@
+"""What a device must have for what a run asks of it, told before its first step and not by a traceback in it."""
+
+import importlib.util
+import os
+import shutil
+import sys
+
+import torch
+
+from gpt2dist.errors import UserError
+
+
+def require_compiler(device: torch.device) -> None:
+    """Refuses `model.compile` where torch's Inductor has nothing to compile with.
+
+    Raises:
+        UserError: Names what is missing.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError("model.compile: needs the triton package; install it, or set model.compile to false")
+    given = os.environ.get("CXX")
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    if shutil.which(given or usual) is None:
+        named = f"CXX is {given}" if given else f"{usual} is not on PATH and CXX is not set"
+        raise UserError(
+            f"model.compile: needs a C++ compiler ({named}); install one, or set model.compile to false"
+        )
+
+
+def require_flash_attention(device: torch.device) -> None:
+    """Refuses `model.attention: flash_attention_2` where its kernels are not.
+
+    Raises:
+        UserError: Names what is missing.
+    """
+    from transformers.utils import is_flash_attn_2_available
+
+    way_out = "set model.attention to sdpa, which has torch's own flash kernel on GPUs"
+    if device.type != "cuda":
+        raise UserError(f"model.attention: flash_attention_2 needs a CUDA GPU, not {device.type}; {way_out}")
+    if not is_flash_attn_2_available():
+        raise UserError(
+            "model.attention: flash_attention_2 needs the flash-attn package (2.3.3 or newer); "
+            f"install it, or {way_out}"
+        )

@@ -1,0 +1,136 @@
+"""`model.init_from`: a model whose weights a new run begins with, and whether its shape and tokenizer fit."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gpt2dist.config import Config, Problem
+from gpt2dist.data.tokenizer import FILE_NAME, Tokenizer, import_gpt2
+from gpt2dist.errors import UserError
+from gpt2dist.model.locate import locate, weight_files
+from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.shape import PRESETS
+from gpt2dist.plan import TrainingSet
+
+KEY = "model.init_from"
+
+
+def begin_with(config: Config) -> tuple[Config, Pretrained | None, list[Problem]]:
+    """The configuration with the sizes of the model that `init_from` names, that model, and what is wrong.
+
+    A run that has checkpoints goes on from them and asks for that model no more, so it may be gone by then.
+    """
+    if not config.model.init_from:
+        unused = Problem("model.resize", "there is nothing to resize; set model.init_from, or remove it")
+        return config, None, [unused] if config.model.resize else []
+    try:
+        origin = Pretrained.read(_checkpoint(config) or _named(config.model.init_from))
+    except UserError as error:
+        return config, None, [Problem(KEY, str(error))]
+    problems = [*_unlike_ours(origin), *_other_sizes(config, origin)]
+    shape = origin.shape
+    sizes = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd}
+    sizes["context_length"] = config.model.context_length or shape.context_length
+    return config.model_copy(update={"model": config.model.model_copy(update=sizes)}), origin, problems
+
+
+def check_vocabulary(
+    origin: Pretrained | None, config: Config, datasets: Sequence[TrainingSet]
+) -> Iterator[Problem]:
+    """What keeps the model from meaning by an id what the datasets mean by it."""
+    if not origin or not datasets:
+        return
+    dataset, rows = datasets[0].dataset, origin.shape.vocab_size
+    try:
+        theirs = _tokenizer(origin.directory)
+        if theirs and theirs.fingerprint != dataset.tokenizer_fingerprint:
+            ours = Tokenizer.load(dataset.directory).vocabulary
+            moved = next(
+                (token for token, number in theirs.vocabulary.items() if ours.get(token) != number), None
+            )
+            if moved is not None:
+                yield Problem(
+                    KEY,
+                    f"{origin.directory} has another tokenizer than {dataset.directory}, which does not extend "
+                    f"it ({moved!r} is {theirs.vocabulary[moved]} there, {ours.get(moved, 'unknown')} here); "
+                    f"preprocess the text with --tokenizer {origin.directory}",
+                    also=("data.train",),
+                )
+                return
+    except UserError as error:
+        yield Problem(KEY, str(error))
+        return
+    if not theirs and rows != dataset.vocab_size:
+        yield Problem(
+            KEY,
+            f"{origin.directory} knows {rows:,} tokens and {dataset.directory} has {dataset.vocab_size:,}; "
+            "put the model's tokenizer beside it, so that their ids can be compared",
+            also=("data.train",),
+        )
+    elif rows < dataset.vocab_size and not config.model.resize:
+        yield Problem(
+            "model.resize",
+            f"{origin.directory} knows {rows:,} tokens and {dataset.directory} has {dataset.vocab_size:,}; set "
+            "it to true to begin the new ones like those of a new model",
+            also=("data.train", KEY),
+        )
+
+
+def vocab_size_of(origin: Pretrained | None, datasets: Sequence[TrainingSet]) -> int:
+    """Ids of the model to train: those of the datasets, or all that a larger model has rows for."""
+    return max(datasets[0].dataset.vocab_size, origin.shape.vocab_size if origin else 0)
+
+
+def _checkpoint(config: Config) -> Path | None:
+    """The checkpoint that the run would go on from, as far as can be told without reading it."""
+    resume = config.checkpoint.resume
+    if resume not in ("auto", "never"):
+        return Path(resume) if (Path(resume) / "config.json").is_file() else None
+    checkpoints = sorted(config.output_dir.glob("checkpoints/step-*[0-9]/config.json"))
+    return checkpoints[-1].parent if checkpoints else None
+
+
+def _named(name: str) -> Path:
+    """What `init_from` names, with weights that can be read if it lies here."""
+    directory = locate(name, weights=False)
+    if Path(name).exists():
+        weight_files(directory)
+    return directory
+
+
+def _unlike_ours(origin: Pretrained) -> Iterator[Problem]:
+    for difference in origin.differences:
+        yield Problem(KEY, f"{origin.directory}: {difference}, which gpt2dist does not train; give another model")
+
+
+def _other_sizes(config: Config, origin: Pretrained) -> Iterator[Problem]:
+    """Sizes that are given as well and are others."""
+    model, shape = config.model, origin.shape
+    n_layer, n_head, n_embd = PRESETS[model.preset] if model.preset else (None, None, None)
+    for key, value, theirs in (
+        ("n_layer", model.n_layer or n_layer, shape.n_layer),
+        ("n_head", model.n_head or n_head, shape.n_head),
+        ("n_embd", model.n_embd or n_embd, shape.n_embd),
+    ):
+        if value and value != theirs:
+            named = key if getattr(model, key) else "preset"
+            yield Problem(
+                f"model.{named}", f"{key} {value} is not that of {origin.directory} ({theirs}); remove it", (KEY,)
+            )
+    context = model.context_length
+    if context and context != shape.context_length and not model.resize:
+        longer = context > shape.context_length
+        change = "begin the new positions like those of a new model" if longer else "cut off the last positions"
+        yield Problem(
+            "model.context_length",
+            f"{context} is not that of {origin.directory} ({shape.context_length}); remove it, or set "
+            f"model.resize to true to {change}",
+            (KEY, "model.resize"),
+        )
+
+
+def _tokenizer(directory: Path) -> Tokenizer | None:
+    """The tokenizer that lies beside a model; None where there is none."""
+    if (directory / FILE_NAME).is_file():
+        return Tokenizer.load(directory)
+    vocab, merges = directory / "vocab.json", directory / "merges.txt"
+    return import_gpt2(vocab, merges) if vocab.is_file() and merges.is_file() else None

@@ -1,0 +1,109 @@
+"""The weights that a new run begins with, where `model.init_from` names a model."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from gpt2dist.checkpoint import manifest
+from gpt2dist.checkpoint.manifest import InvalidCheckpointError
+from gpt2dist.checkpoint.tensors import TensorFiles
+from gpt2dist.distributed import World
+from gpt2dist.errors import UserError
+from gpt2dist.model.locate import fingerprint, locate, weight_files
+from gpt2dist.training.zero import MOMENTS, PartitionedState
+
+RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")
+BUFFERS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+"""Ends of names that are no parameters: the causal mask of old files, and the embedding's second name."""
+
+
+def begin_from(name: str, world: World, state: PartitionedState) -> dict[str, str]:
+    """Gives a new model the weights of another; rows that the other lacks stay as they are. Collective.
+
+    Args:
+        name: What `model.init_from` says: a directory or hub name, whose shape the preflight has checked.
+        world: This rank. Rank 0 alone downloads and checks; all read.
+        state: The model's weights and moments.
+
+    Returns:
+        The `path` and `fingerprint` of the weights.
+
+    Raises:
+        UserError: They cannot be read, or are not those of a GPT-2 of this shape.
+    """
+    directory, digest = _on_main(world, lambda: _checked(name))
+    try:
+        weights = _Weights(directory)
+        weights.require_no_more_than(state.parameters)
+        for parameter in state.parameters:
+            whole = state.gather(parameter)["param"].to("cpu", torch.float32, copy=True)
+            weights.copy_into(parameter, whole)
+            fresh = {moment: torch.zeros_like(whole) for moment in MOMENTS}
+            state.scatter(parameter, {"param": whole} | fresh)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"model.init_from: the weights in {directory} cannot be read ({error})") from error
+    state.refresh()
+    return {"path": str(directory), "fingerprint": digest}
+
+
+class _Weights:
+    """The tensors of a model directory under the names of our parameters."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._files = TensorFiles(weight_files(directory))
+        names = [name for name in self._files if not name.endswith(BUFFERS)]
+        # A model that was saved without its output layer has no prefix.
+        self._names = {f"transformer.{name.removeprefix('transformer.')}": name for name in names}
+
+    def require_no_more_than(self, parameters: Iterable[str]) -> None:
+        unknown = sorted(self._names.keys() - set(parameters))
+        if unknown:
+            raise UserError(
+                f"model.init_from: {self._directory} has a tensor {unknown[0]}, which its config.json does not "
+                "speak of; save it again"
+            )
+
+    def copy_into(self, parameter: str, whole: Tensor) -> None:
+        """Copies a tensor over the first rows of a parameter, which may have fewer or more."""
+        if parameter not in self._names:
+            raise UserError(f"model.init_from: {self._directory} has no {parameter} in its files; save it again")
+        theirs = self._files.read(self._names[parameter])
+        rows = min(len(theirs), len(whole)) if parameter in RESIZABLE else len(whole)
+        if theirs[:rows].shape != whole[:rows].shape:
+            raise UserError(
+                f"model.init_from: {parameter} in {self._directory} has the shape {list(theirs.shape)}, which is "
+                "not what its config.json says; save it again"
+            )
+        whole[:rows] = theirs[:rows]
+
+
+def _checked(name: str) -> tuple[Path, str]:
+    """The directory of the weights and their fingerprint; those of a checkpoint of ours are compared with it."""
+    directory = locate(name)
+    files = weight_files(directory)
+    if (directory / manifest.NAME).is_file():
+        try:
+            records = manifest.read(directory)
+            manifest.check_contents(directory, records, [file.name for file in files])
+        except (InvalidCheckpointError, KeyError) as reason:
+            raise UserError(f"model.init_from: {directory} is not a whole checkpoint: {reason}") from reason
+    return directory, fingerprint(directory)
+
+
+def _on_main(world: World, work: Callable[[], Any]) -> Any:
+    """What `work` returns on rank 0, on every rank; its UserError is raised on every rank. Collective."""
+    value, fault = None, ""
+    if world.is_main:
+        try:
+            value = work()
+        except UserError as error:
+            fault = str(error)
+    value, fault = world.from_main((value, fault))
+    if fault:
+        raise UserError(fault)
+    return value

@@ -1,0 +1,56 @@
+"""model.compile: the same losses, validation, checkpoints and resume as without it."""
+
+import pytest
+from ranks import RankFailedError, run_ranks
+from runs import metrics, train, train_here, write_run
+from transformers import GPT2LMHeadModel
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """Where compiled kernels are kept: each is compiled once for all tests of this file."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+def train_compiled(config, overrides, kernels):
+    import os
+
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kernels)
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no processes beside the rank
+    train_here(config, [*overrides, "model.compile=true"])
+
+
+def test_a_compiled_run_stopped_and_resumed_is_the_run_as_written(tiny_dataset, tmp_path, kernels):
+    config = write_run(tmp_path, tiny_dataset, validation=True)
+    common = ["zero.stage=2", "batch.micro_batch_size=2", "evaluation.every_steps=5"]
+    plain = train(config, *common, f"run.output_dir={tmp_path}/plain", world_size=2)
+    run_ranks(train_compiled, 2, config, [*common, "run.stop_after_steps=9"], kernels, timeout=300)
+    run_ranks(train_compiled, 2, config, common, kernels, timeout=300)
+    run = tmp_path / "run"
+    for tag in ("train/loss", "train/grad_norm", "eval/val/loss"):
+        assert metrics(run, tag) == pytest.approx(metrics(plain, tag), abs=1e-5), tag
+    _, found = GPT2LMHeadModel.from_pretrained(run / "checkpoints/step-00000020", output_loading_info=True)
+    assert not any(found.values())
+
+
+def test_with_all_that_changes_the_graph(tiny_dataset, tmp_path, kernels):
+    config = write_run(tmp_path, tiny_dataset)
+    common = ["zero.stage=0", "batch.micro_batch_size=4", "run.stop_after_steps=2", "model.loss=chunked"]
+    common += ["model.activation_checkpointing=true", "data.document_boundaries=isolate"]
+    plain = train(config, *common, f"run.output_dir={tmp_path}/plain")
+    run_ranks(train_compiled, 1, config, common, kernels, timeout=300)
+    assert metrics(tmp_path / "run", "train/loss") == pytest.approx(metrics(plain, "train/loss"), abs=1e-5)
+
+
+def train_without_compiler(config, overrides):
+    from gpt2dist.model import requirements
+
+    requirements.shutil.which = lambda name: None
+    train_here(config, [*overrides, "model.compile=true"])
+
+
+def test_no_compiler_is_told_before_the_first_step(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    with pytest.raises(RankFailedError, match=r"UserError: model\.compile: needs a C\+\+ compiler"):
+        run_ranks(train_without_compiler, 1, config, [])
+    assert not (tmp_path / "run/metrics.jsonl").exists()

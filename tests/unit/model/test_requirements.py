@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from gpt2dist.errors import UserError
+from gpt2dist.model.requirements import require_compiler, require_flash_attention
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_a_compiler_that_is_there(monkeypatch, tmp_path):
+    compiler = tmp_path / "my++"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    require_compiler(CPU)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    require_compiler(CUDA)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "message"),
+    [
+        (None, r"model\.compile: needs a C\+\+ compiler \(.*\+\+ is not on PATH and CXX is not set\); install"),
+        ("no++", r"model\.compile: needs a C\+\+ compiler \(CXX is no\+\+\); install one, or set model\.compile"),
+    ],
+)
+def test_no_compiler(monkeypatch, compiler, message):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    if compiler:
+        monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(UserError, match=message):
+        require_compiler(CPU)
+
+
+def test_a_gpu_without_triton(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"model\.compile: needs the triton package; install it, or set"):
+        require_compiler(CUDA)
+
+
+def test_flash_attention_without_a_gpu():
+    with pytest.raises(UserError, match=r"flash_attention_2 needs a CUDA GPU, not cpu; set model\.attention to"):
+        require_flash_attention(CPU)
+
+
+def test_flash_attention_with_and_without_its_package(monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: True)
+    require_flash_attention(CUDA)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
+    with pytest.raises(UserError, match=r"needs the flash-attn package \(2\.3\.3 or newer\); install it, or set"):
+        require_flash_attention(CUDA)
