@@ -125,9 +125,9 @@ def train_in_chunks(config, overrides):
     """Chunks of 24 tokens, so that a micro-batch of a test has several."""
     from runs import train_here
 
-    from gpt2dist.model import loss
+    from gpt2dist.model import chunks
 
-    loss.ROWS_MULTIPLE, loss.LOGITS_PER_CHUNK = 24, 1
+    chunks.ROWS_MULTIPLE, chunks.LOGITS_PER_CHUNK = 24, 1
     train_here(config, [*overrides, "model.loss=chunked"])
 
 
