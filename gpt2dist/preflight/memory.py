@@ -3,7 +3,7 @@
 Weights, gradients and optimizer state after Rajbhandari et al. 2020 (ZeRO), with what DeepSpeed 0.19 holds;
 activations after Korthikanti et al. 2022, for this model; and the logits, which at GPT-2's vocabulary are the
 largest tensors of all. The moment that counts is the beginning of the backward pass. Left out: the CUDA context,
-NCCL's buffers and what the allocator cannot use, together about a tenth.
+NCCL's buffers and what the allocator cannot use.
 """
 
 from collections.abc import Mapping
@@ -144,7 +144,8 @@ def total(parts: tuple[Part, ...], names: tuple[str, ...] = ()) -> int:
 
 def _placed(name: str, here: int, shard: int, place: str, what: str) -> Part:
     """A part whose shard may be elsewhere."""
-    return Part(name, here + (shard if place == "none" else 0), shard if place == "cpu" else 0, what)
+    where = {"cpu": ", in host memory", "nvme": ", on NVMe"}.get(place, "")
+    return Part(name, here + (shard if place == "none" else 0), shard if place == "cpu" else 0, f"{what}{where}")
 
 
 def _weights(setting: Setting) -> Part:
