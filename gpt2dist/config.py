@@ -38,6 +38,7 @@ class RunSection(Section):
     output_dir: Path | None = None  # default: runs/<name>
     seed: int = Field(1337, ge=0)
     stop_after_steps: Positive | None = None  # optimizer steps of the whole run; the schedule is untouched
+    world_size: Positive | None = None  # ranks that the job was submitted for; another number is refused
     timeout_seconds: float = Field(
         600.0, ge=5
     )  # a rank without progress for so long ends, and with it all others

@@ -43,6 +43,8 @@ def read(directory: Path) -> Records:
     """
     if directory.is_symlink():
         raise InvalidCheckpointError("is a link, and links are not followed")
+    if (directory / NAME).is_symlink():
+        raise InvalidCheckpointError(f"{NAME} is a link, and links are not followed")
     try:
         manifest = json.loads((directory / NAME).read_text())
         version = manifest["format_version"]

@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gpt2dist.model.loss import chunk_rows, chunked_nll, token_nll
+from gpt2dist.model.chunks import chunk_rows
+from gpt2dist.model.loss import chunked_nll, token_nll
 
 Loss = Literal["plain", "chunked", "auto"]
 

@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOGITS_PER_CHUNK = 2**25
-"""Logits that `chunked_nll` holds at a time: 128 MiB in fp32. Half or twice as many are slower on CPUs."""
-ROWS_MULTIPLE = 128
-"""Tokens of a chunk are a multiple of it, as matrix units like them."""
+from gpt2dist.model.chunks import chunk_rows
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
@@ -58,11 +55,6 @@ def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
         return _ChunkedNll.apply(hidden.flatten(0, -2), weight, targets.flatten(), counted.flatten(), vocab_size)
-
-
-def chunk_rows(vocab_rows: int) -> int:
-    """Tokens whose logits `chunked_nll` holds at a time, for an output layer with so many rows."""
-    return max(1, LOGITS_PER_CHUNK // vocab_rows // ROWS_MULTIPLE) * ROWS_MULTIPLE
 
 
 class _ChunkedNll(torch.autograd.Function):

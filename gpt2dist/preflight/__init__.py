@@ -19,19 +19,20 @@ from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, 
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
 
 
-def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, Plan]:
+def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[Config, Plan]:
     """Reads, checks and plans a run.
 
     Args:
         path: The configuration file.
         overrides: Words `section.key=value`.
-        world_size: Ranks of the run.
+        world_size: Ranks of the run; None takes what `run.world_size` says, or 1.
 
     Raises:
         UserError: Lists every mistake with its key and the way out.
     """
     config, wrong = read(path, overrides)
     config, origin, wrong_origin = begin_with(config)
+    world_size = world_size or config.run.world_size or 1
     lengths = lengths_of(config)
     datasets, wrong_training = training_sets(config, lengths)
     validation, wrong_validation = validation_sets(config, datasets)
@@ -43,6 +44,7 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
         *check_lengths(config, lengths),
         *wrong_training,
         *wrong_validation,
+        *_check_world_size(config, world_size),
         *check_batch(config, world_size),
         *check_schedule(config, datasets),
         *check_precision(config),
@@ -71,6 +73,16 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
         total_steps=total_steps(config, datasets),
     )
     return config, plan
+
+
+def _check_world_size(config: Config, world_size: int) -> Iterator[Problem]:
+    submitted = config.run.world_size
+    if submitted and submitted != world_size:
+        yield Problem(
+            "run.world_size",
+            f"the job was submitted for {submitted} ranks and started with {world_size}; start {submitted}, or "
+            f"set run.world_size={world_size} to go on with these",
+        )
 
 
 def _check_samples(config: Config) -> Iterator[Problem]:

@@ -1,6 +1,8 @@
 import argparse
 import json
 import re
+import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from gpt2dist.commands import validate
 from gpt2dist.config import read
 from gpt2dist.errors import UserError
+from gpt2dist.preflight import report
 
 RUN = """
 run: {{name: trial, stop_after_steps: 1}}
@@ -25,6 +28,17 @@ evaluation: {{every_steps: 25, stride: 512}}
 zero: {{stage: 2}}
 precision: bf16
 """
+
+
+FREE = 12_000_000_000  # bytes
+
+
+@pytest.fixture(autouse=True)
+def disk(monkeypatch, tmp_path):
+    """Where the run will live, and what is free there."""
+    usage = namedtuple("usage", "total used free")(0, 0, FREE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -65,15 +79,34 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         ["", "lr at step 9", "0.001"],
         ["", "lr at step 50", "0.000544"],
         ["", "lr at step 99", "0"],
+        ["", "0.001 │", "▃▇▇▆▅▄▃▂▂▁"],
+        ["", "│", "▂██████████▇▇▆▅▄▃▂▂▁"],
+        ["", "│", "▅████████████████████▇▇▆▅▄▃▂▁▁"],
+        ["", "│", "▃██████████████████████████████▇▆▆▅▄▃▂▁▁"],
+        ["", "│ ▂████████████████████████████████████████▇▆▆▅▄▃▂▁▁"],
+        ["", "0.00017 │▅██████████████████████████████████████████████████▇▆▆▅▄▃▂▁"],
+        ["", "0", "step 99"],
         ["", "leaves early", "after 1 step"],
         ["compute", "precision", "bf16"],
         ["", "ZeRO", "stage 2"],
-        # 100 × 16 × 1024 tokens × (6 × 123,653,376 + 113,246,208)
+        ["", "tokens", "1,638,400 computed on in all"],
+        # 1,638,400 tokens × (6 × 123,653,376 + 113,246,208)
         ["", "FLOPs", "1.4e+15 in all"],
         ["", "PaLM appendix B: 6 N + 12 L H Q T per token, without a causal discount or recomputation"],
+        ["", "time", "about 2.8 seconds on 4 × A100, if they reach 40% of their peak"],
+        ["", "time", "about 0.89 seconds on 4 × H100, if they reach 40% of their peak"],
+        # 124,475,904 with the padding: × 2, × 4 / 4, × 12 / 4 bytes
+        ["memory", "weights", "0.23 GiB", "16 bits"],
+        ["", "gradients", "0.12 GiB", "this rank's part, 32 bits"],
+        ["", "optimizer", "0.35 GiB", "this rank's part of fp32 weights and AdamW's moments"],
+        ["", "buckets", "0.93 GiB", "gradients on their way to the other ranks"],
+        ["", "activations", "0.57 GiB", "kept for the backward pass"],
+        ["", "loss", "0.45 GiB", "chunked: logits of one chunk"],
+        ["", "each rank", "2.64 GiB", "an estimate; CUDA and NCCL take some for themselves"],
         ["checkpoints", "directory", "runs/trial/checkpoints"],
         ["", "written", "every 50 steps and at the end"],
         ["", "size", "1.49 GB each; the newest 3 kept: 4.48 GB"],
+        ["", "disk", f"1.49 GB at most, of 12 GB that are free in {tmp_path}"],
         ["validation", "scored", "every 25 steps and at the end, with one window every 512 tokens"],
         ["", "eval/held-out", f"{tmp_path / 'dataset'}, split val: 3,000 tokens, 1 document"],
     ]
@@ -81,7 +114,7 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
 
 def test_columns_are_aligned():
     sections = {"model": [("shape", "tiny"), ("parameters", "9")], "longer name": [("", "more")]}
-    assert validate.render(sections).splitlines() == [
+    assert report.render(sections).splitlines() == [
         "model        shape       tiny",
         "             parameters  9",
         "longer name              more",
@@ -106,9 +139,24 @@ def test_programs_read_the_plan_on_standard_output(run_file, tmp_path, capsys):
         "total_flops": 1_638_400.0 * (6 * 123_653_376 + 113_246_208),
         "checkpoint_bytes": 12 * 124_439_808,
         "checkpoints_kept": 3,
+        "checkpoint_space": 12 * 124_439_808,  # it leaves after a step
+        "disk_free": FREE,
+        "batch_sizes": [{"step": 0, "sample": 0, "size": 16}],
+        "warmup_steps": 10,
+        "total_samples": 1600,
+        "total_tokens": 1_638_400,
     }
     assert {key: plan[key] for key in expected} == expected
     assert plan["learning_rates"] == pytest.approx({"0": 1e-4, "9": 1e-3, "50": 1e-3 * 49 / 90, "99": 0})
+    memory = plan["memory_estimate"]
+    assert memory["device"] == sum(part["device"] for part in memory["parts"])
+    assert [part["name"] for part in memory["parts"]] == [
+        *("weights", "gradients", "optimizer", "buckets", "activations", "loss")
+    ]
+    assert [each["basis"] for each in plan["expected_hours"]] == [
+        f"on 4 × {gpu}, if they reach 40% of their peak" for gpu in ("A100", "H100")
+    ]
+    assert plan["expected_hours"][0]["hours"] == pytest.approx(plan["total_flops"] / (4 * 0.4 * 312e12) / 3600)
     dataset = str(tmp_path / "dataset")
     (training,) = plan["datasets"]
     assert len(training.pop("fingerprint")) == 64
@@ -171,3 +219,53 @@ def test_many_passes_are_written_out(run_file, capsys):
 def test_a_world_without_ranks_is_refused(run_file, world_size):
     with pytest.raises(UserError, match=f"--world-size {world_size}: must be at least 1"):
         validate_with(run_file, "--world-size", world_size)
+
+
+def test_a_ramp_is_plotted(run_file, capsys):
+    validate_with(run_file, "batch.ramp={start: 4, increment: 4, samples: 400}")
+    text = re.sub(" {2,}", "  ", capsys.readouterr().err)
+    assert "ramp  from 4 windows, 4 more each time; full from step 62 on\n" in text
+    assert "16 │" in text
+
+
+def test_a_run_of_few_steps_is_not_plotted(run_file, capsys):
+    validate_with(run_file, "schedule.total_steps=7", "schedule.warmup_steps=0")
+    assert "│" not in capsys.readouterr().err
+
+
+def test_the_memory_of_a_device_is_a_limit(run_file):
+    validate_with(run_file, "--world-size", "4", "--device-memory", "3")
+    with pytest.raises(UserError, match=r"batch.micro_batch_size: a rank takes about 2.6 GiB \(an estimate\)"):
+        validate_with(run_file, "--world-size", "4", "--device-memory", "2.5")
+    with pytest.raises(UserError, match="--device-memory 0: must be above 0, in GiB per GPU"):
+        validate_with(run_file, "--device-memory", "0")
+
+
+def test_the_ranks_that_the_job_was_submitted_for(run_file, capsys):
+    validate_with(run_file, "run.world_size=4")
+    assert "right, for 4 ranks" in capsys.readouterr().err
+    validate_with(run_file, "run.world_size=4", "--world-size", "4")
+    message = (
+        "run.world_size: the job was submitted for 4 ranks and started with 2; start 4, or set run.world_size=2"
+    )
+    with pytest.raises(UserError, match=message):
+        validate_with(run_file, "run.world_size=4", "--world-size", "2")
+
+
+def test_data_is_verified_when_asked_for(tmp_path, tiny_dataset, capsys):
+    copy = tmp_path / "tiny"
+    shutil.copytree(tiny_dataset, copy)
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"data: {{train: [{{path: {copy}}}], validation: [{{path: {copy}}}]}}\nschedule: {{total_steps: 9}}\n"
+        "model: {n_layer: 1, n_head: 1, n_embd: 8, context_length: 16}"
+    )
+    validate_with(path, "--verify-data")
+    assert capsys.readouterr().err.count("verify tiny: 100%") == 1  # once, though it is named twice
+    shard = next(copy.glob("train-*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1
+    shard.write_bytes(content)
+    validate_with(path)
+    with pytest.raises(UserError, match=r"train-00000\.bin"):
+        validate_with(path, "--verify-data")

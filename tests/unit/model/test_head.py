@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gpt2dist.model import loss as loss_module
+from gpt2dist.model import chunks
 from gpt2dist.model.head import Head
 
 WIDTH, VOCAB, PADDED = 16, 100, 128
@@ -15,8 +15,8 @@ BEYOND_FP16 = 65504
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Chunks of 8 tokens: the 42 of a batch below are five and a rest."""
-    monkeypatch.setattr(loss_module, "ROWS_MULTIPLE", 8)
-    monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", 8 * PADDED)
+    monkeypatch.setattr(chunks, "ROWS_MULTIPLE", 8)
+    monkeypatch.setattr(chunks, "LOGITS_PER_CHUNK", 8 * PADDED)
 
 
 def batch(rows=3, length=14, scale=1.0):

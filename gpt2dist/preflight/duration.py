@@ -1,0 +1,75 @@
+"""How long a run will take: by its own speed where it has run already, else by an assumption that is named."""
+
+import json
+import statistics
+from dataclasses import dataclass
+
+from gpt2dist.config import Config
+from gpt2dist.errors import UserError
+from gpt2dist.model.flops import PEAK_BF16_TFLOPS, peak_flops
+from gpt2dist.plan import Plan
+
+ASSUMED_MFU = 0.4
+"""Of the peak of a GPU: what GPT-2s of these sizes reach, give or take a third."""
+USUAL = ("A100", "H100")
+LAST_LINES = 200
+TAIL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Duration:
+    """An expectation.
+
+    Attributes:
+        hours: Of the whole run, without evaluation and saving.
+        basis: Where the number comes from.
+        measured: Whether from the run's own speed.
+    """
+
+    hours: float
+    basis: str
+    measured: bool
+
+
+def durations(config: Config, plan: Plan, device: str | None = None) -> list[Duration]:
+    """The hours of a run, by its own speed, or else for GPUs.
+
+    Args:
+        config: The run.
+        plan: What it implies.
+        device: Name of a GPU; None takes the run's own speed, or two usual ones.
+
+    Raises:
+        UserError: Nobody knows the peak of that GPU.
+    """
+    rate = None if device else measured_rate(config, plan)
+    if rate:
+        tokens = plan.total_samples * plan.sequence_length
+        return [Duration(tokens / rate / 3600, f"at {rate:,.0f} tokens per second, as in metrics.jsonl", True)]
+    return [_on(plan, name) for name in ([device] if device else USUAL)]
+
+
+def measured_rate(config: Config, plan: Plan) -> float | None:
+    """Tokens per second of the run so far, by its last records; None if it never ran on as many ranks."""
+    try:
+        facts = json.loads((config.output_dir / "environment.json").read_bytes())
+        with open(config.output_dir / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            lines = file.read().splitlines()[-LAST_LINES:]
+        if facts["world_size"] != plan.world_size:
+            return None
+        records = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+    except (OSError, ValueError, KeyError):
+        return None
+    rates = [each["throughput/tokens_per_second"] for each in records if each.get("throughput/tokens_per_second")]
+    return statistics.median(rates) if rates else None
+
+
+def _on(plan: Plan, device: str) -> Duration:
+    peak = peak_flops(device)
+    if peak is None:
+        known = ", ".join(PEAK_BF16_TFLOPS)
+        raise UserError(f"--device {device}: its peak FLOP/s are not known; name one of {known}")
+    seconds = plan.total_flops / (peak * ASSUMED_MFU * plan.world_size)
+    ranks = f"{plan.world_size:,} × {device}"
+    return Duration(seconds / 3600, f"on {ranks}, if they reach {ASSUMED_MFU:.0%} of their peak", False)

@@ -1,0 +1,313 @@
+"""The plan of a run as text for people and as JSON for programs."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from gpt2dist.config import Config
+from gpt2dist.model.flops import FORMULA
+from gpt2dist.plan import Plan, TrainingSet
+from gpt2dist.preflight.duration import durations
+from gpt2dist.preflight.memory import GIB, estimate, setting_of, total
+from gpt2dist.preflight.plot import plot, sampled
+from gpt2dist.preflight.resources import checkpoint_space, nearest_directory
+from gpt2dist.training.schedule import decay_steps, learning_rate
+
+Table = dict[str, list[tuple[str, str]]]
+PLOT_HEIGHT = 6
+"""Lines."""
+
+
+def as_json(config: Config, plan: Plan, device: str | None = None) -> dict[str, Any]:
+    """The resolved configuration and the plan as one JSON object.
+
+    Args:
+        config: The run.
+        plan: What it implies.
+        device: Name of a GPU to expect hours for.
+
+    Raises:
+        UserError: Nobody knows that GPU.
+    """
+    memory = estimate(setting_of(config, plan))
+    return {
+        "config": config.model_dump(mode="json"),
+        "plan": {
+            "world_size": plan.world_size,
+            "global_batch_size": plan.global_batch_size,
+            "micro_batch_size": config.batch.micro_batch_size,
+            "accumulation": plan.accumulation,
+            "batch_sizes": [asdict(stage) for stage in plan.batch_sizes.stages],
+            "parameters": plan.shape.parameters,
+            "vocab_size": plan.shape.vocab_size,
+            "padded_vocab_size": plan.shape.padded_vocab_size,
+            "context_length": plan.shape.context_length,
+            "datasets": [_dataset_as_json(plan, each) for each in plan.datasets],
+            "sequence_length": plan.sequence_length,
+            "stride": plan.stride,
+            "evaluation_stride": plan.evaluation_stride,
+            "targets_per_step": plan.targets_per_step,
+            "warmup_steps": plan.warmup_steps,
+            "total_steps": plan.total_steps,
+            "total_samples": plan.total_samples,
+            "total_tokens": plan.total_samples * plan.sequence_length,
+            "learning_rates": _learning_rates(config, plan),
+            "total_flops": plan.total_flops,
+            "flops_formula": FORMULA,
+            "expected_hours": [asdict(each) for each in durations(config, plan, device)],
+            "memory_estimate": {
+                "parts": [asdict(part) for part in memory],
+                "device": total(memory),
+                "host": sum(part.host for part in memory),
+            },
+            "checkpoint_bytes": plan.checkpoint_bytes,
+            "checkpoints_kept": config.checkpoint.keep_last,
+            "checkpoint_space": checkpoint_space(config, plan),
+            "disk_free": shutil.disk_usage(nearest_directory(config.output_dir)).free,
+            "validation": [
+                {
+                    "name": each.name,
+                    "dataset": str(each.dataset.directory),
+                    "split": each.split,
+                    "tokens": each.dataset.totals(each.split).tokens,
+                    "documents": each.dataset.totals(each.split).documents,
+                }
+                for each in plan.validation
+            ],
+        },
+    }
+
+
+def _dataset_as_json(plan: Plan, each: TrainingSet) -> dict[str, Any]:
+    totals = each.dataset.totals("train")
+    return {
+        "name": each.name,
+        "dataset": str(each.dataset.directory),
+        "fingerprint": each.dataset.fingerprint,
+        "part": plan.part(each),
+        "tokens": totals.tokens,
+        "documents": totals.documents,
+        "windows": len(each.windows),
+        "targets_per_epoch": each.targets_per_epoch,
+        "epochs": plan.epochs(each),
+        "times_seen": plan.times_seen(each),
+    }
+
+
+def table(config: Config, plan: Plan, device: str | None = None) -> Table:
+    """The plan for people: per section, lines of a name and a text with units.
+
+    Args:
+        config: The run.
+        plan: What it implies.
+        device: Name of a GPU to expect hours for.
+
+    Raises:
+        UserError: Nobody knows that GPU.
+    """
+    return {
+        "model": _model(config, plan),
+        "data": _data(config, plan),
+        "batch": _batch(config, plan),
+        "schedule": _schedule(config, plan),
+        "compute": _compute(config, plan, device),
+        "memory": _memory(config, plan),
+        "checkpoints": _checkpoints(config, plan),
+        "validation": _validation(config, plan),
+    }
+
+
+def render(sections: Table) -> str:
+    """Aligns the sections in three columns; a section's name stands beside its first line only."""
+    left = max(map(len, sections)) + 2
+    middle = max(len(name) for lines in sections.values() for name, _ in lines) + 2
+    return "\n".join(
+        f"{'' if number else section:<{left}}{name:<{middle}}{text}".rstrip()
+        for section, lines in sections.items()
+        for number, (name, text) in enumerate(lines)
+    )
+
+
+def _model(config: Config, plan: Plan) -> list[tuple[str, str]]:
+    shape = plan.shape
+    blocks = f"{count(shape.n_layer, 'layer')}, {count(shape.n_head, 'head')}, {shape.n_embd:,} wide"
+    sizes = f"{blocks}, context of {count(shape.context_length, 'token')}"
+    origin = f"from {config.model.init_from}" if config.model.init_from else config.model.preset
+    return [
+        ("shape", f"{sizes} ({origin})" if origin else sizes),
+        ("parameters", f"{shape.parameters:,}"),
+        ("vocabulary", f"{shape.vocab_size:,}, padded to {shape.padded_vocab_size:,} in memory"),
+    ]
+
+
+def _data(config: Config, plan: Plan) -> list[tuple[str, str]]:
+    counted = {"all": "every target of a window", "new": "targets that no earlier window had"}
+    sizes = f"{plan.sequence_length:,} tokens each, one every {plan.stride:,}"
+    loss = ("loss on", f"{config.data.loss_on}: {counted[config.data.loss_on]}")
+    seen = {
+        "pack": "attention crosses end-of-text",
+        "isolate": "attention and positions begin anew at end-of-text",
+    }
+    borders = ("documents", f"{config.data.document_boundaries}: {seen[config.data.document_boundaries]}")
+    if len(plan.datasets) > 1:
+        return [*(_blended(plan, each) for each in plan.datasets), ("windows", sizes), loss, borders]
+    (one,) = plan.datasets
+    return [
+        ("dataset", str(one.dataset.directory)),
+        ("size", _size(one)),
+        ("windows", f"{len(one.windows):,} per epoch, {sizes}"),
+        loss,
+        borders,
+        ("passes", _passes(plan, one)),
+    ]
+
+
+def _blended(plan: Plan, each: TrainingSet) -> tuple[str, str]:
+    part = f"{100 * plan.part(each):.4g} % of the windows"
+    windows = f"{len(each.windows):,} windows per epoch"
+    return each.name, f"{part}; {_size(each)}, {windows}; {_passes(plan, each)}"
+
+
+def _size(each: TrainingSet) -> str:
+    totals = each.dataset.totals("train")
+    return f"{count(totals.tokens, 'token')}, {count(totals.documents, 'document')}"
+
+
+def _passes(plan: Plan, each: TrainingSet) -> str:
+    seen = f"each token is trained on {_amount(plan.times_seen(each))} times"
+    return f"{_amount(plan.epochs(each))} epochs; {seen}"
+
+
+def _batch(config: Config, plan: Plan) -> list[tuple[str, str]]:
+    product = (
+        f"{config.batch.micro_batch_size} micro × {plan.accumulation} accumulation × {plan.world_size} world"
+    )
+    lines = [
+        ("windows", f"{plan.global_batch_size:,} per step = {product}"),
+        ("targets", f"{plan.targets_per_step:,.0f} per step"),
+    ]
+    ramp, stages = config.batch.ramp, plan.batch_sizes.stages
+    if ramp:
+        full = stages[-1].step
+        reached = f"full from step {full:,} on" if full < plan.total_steps else "the run ends before it is full"
+        lines.append(("ramp", f"from {ramp.start:,} windows, {ramp.increment:,} more each time; {reached}"))
+        lines += _plotted(plan, partial(_size_at, plan), plan.global_batch_size, 2, lambda size: f"{size:,.0f}")
+    return lines
+
+
+def _size_at(plan: Plan, step: int) -> float:
+    return plan.batch_sizes.at(plan.batch_sizes.samples(step))
+
+
+def _schedule(config: Config, plan: Plan) -> list[tuple[str, str]]:
+    schedule, total_steps = config.schedule, plan.total_steps
+    rate = partial(_learning_rate, config, plan)
+    then: str = schedule.kind
+    if schedule.kind == "wsd":
+        then = f"constant, the last {decay_steps(schedule, total_steps):,} decay (wsd)"
+    lines = [
+        ("steps", f"{total_steps:,}, of which {plan.warmup_steps:,} warmup, then {then}"),
+        *((f"lr at step {step:,}", f"{lr:.3g}") for step, lr in _learning_rates(config, plan).items()),
+        *_plotted(plan, rate, config.optimizer.lr, PLOT_HEIGHT, lambda lr: f"{lr:.2g}"),
+    ]
+    if config.run.stop_after_steps:
+        lines.append(("leaves early", f"after {count(config.run.stop_after_steps, 'step')}"))
+    return lines
+
+
+def _plotted(
+    plan: Plan, of_step: Callable[[int], float], top: float, height: int, label: Callable[[float], str]
+) -> list[tuple[str, str]]:
+    """A plot over the steps of the run, none for a run of so few that the numbers say it all."""
+    if plan.total_steps < 8:
+        return []
+    ends = "0", f"step {plan.total_steps - 1:,}"
+    return [("", line) for line in plot(sampled(of_step, plan.total_steps), top, height, label, ends)]
+
+
+def _learning_rates(config: Config, plan: Plan) -> dict[int, float]:
+    """Step (from 0) → learning rate: at the start, the peak, half-way, where wsd decays, and at the end."""
+    total_steps = plan.total_steps
+    steps = {0, max(0, plan.warmup_steps - 1), total_steps // 2, total_steps - 1}
+    if config.schedule.kind == "wsd":
+        steps.add(total_steps - decay_steps(config.schedule, total_steps))
+    return {step: _learning_rate(config, plan, step) for step in sorted(steps)}
+
+
+def _learning_rate(config: Config, plan: Plan, step: int) -> float:
+    return learning_rate(config.schedule, config.optimizer.lr, plan.warmup_steps, plan.total_steps, step)
+
+
+def _compute(config: Config, plan: Plan, device: str | None) -> list[tuple[str, str]]:
+    return [
+        ("precision", config.precision),
+        ("ZeRO", f"stage {config.zero.stage}"),
+        ("tokens", f"{plan.total_samples * plan.sequence_length:,} computed on in all"),
+        ("FLOPs", f"{plan.total_flops:.3g} in all"),
+        ("", FORMULA),
+        *(("time", f"about {_time(each.hours)} {each.basis}") for each in durations(config, plan, device)),
+    ]
+
+
+def _memory(config: Config, plan: Plan) -> list[tuple[str, str]]:
+    parts = [part for part in estimate(setting_of(config, plan)) if part.device or part.host]
+    sizes = [f"{part.device / GIB:.2f} GiB" for part in parts]
+    whole = f"{total(tuple(parts)) / GIB:.2f} GiB"
+    widest = max(map(len, [*sizes, whole]))
+    host = sum(part.host for part in parts)
+    on_host = f", and {host / GIB:.2f} GiB of the host" if host else ""
+    return [
+        *((part.name, f"{size:>{widest}}  {part.what}") for part, size in zip(parts, sizes, strict=True)),
+        ("each rank", f"{whole:>{widest}}  an estimate{on_host}; CUDA and NCCL take some for themselves"),
+    ]
+
+
+def _checkpoints(config: Config, plan: Plan) -> list[tuple[str, str]]:
+    every, keep = config.checkpoint.every_steps, config.checkpoint.keep_last
+    size, home = plan.checkpoint_bytes, nearest_directory(config.output_dir)
+    free = shutil.disk_usage(home).free
+    return [
+        ("directory", str(config.output_dir / "checkpoints")),
+        ("written", f"every {count(every, 'step')} and at the end" if every else "at the end"),
+        ("size", f"{_bytes(size)} each; the newest {keep:,} kept: {_bytes(size * keep)}"),
+        ("disk", f"{_bytes(checkpoint_space(config, plan))} at most, of {_bytes(free)} that are free in {home}"),
+    ]
+
+
+def _validation(config: Config, plan: Plan) -> list[tuple[str, str]]:
+    if not plan.validation:
+        return [("sets", "none")]
+    every = config.evaluation.every_steps
+    when = f"every {count(every, 'step')} and at the end" if every else "at the end"
+    lines = [("scored", f"{when}, with one window every {count(plan.evaluation_stride, 'token')}")]
+    for each in plan.validation:
+        totals = each.dataset.totals(each.split)
+        size = f"{count(totals.tokens, 'token')}, {count(totals.documents, 'document')}"
+        lines.append((f"eval/{each.name}", f"{each.dataset.directory}, split {each.split}: {size}"))
+    return lines
+
+
+def count(number: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _amount(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"
+
+
+def _time(hours: float) -> str:
+    for size, unit in ((3600, "seconds"), (60, "minutes")):
+        if hours * size < 60:
+            return f"{hours * size:.2g} {unit}"
+    return f"{hours:.3g} hours" if hours < 72 else f"{hours / 24:,.3g} days"

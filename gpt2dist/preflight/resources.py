@@ -1,0 +1,167 @@
+"""Whether memory and disk suffice for a run; what does not, with the change that mends it."""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.config import Config, Problem, raise_problems
+from gpt2dist.plan import Plan
+from gpt2dist.preflight.batch import check_batch
+from gpt2dist.preflight.deepspeed import check_precision
+from gpt2dist.preflight.memory import GIB, STATES, estimate, setting_of, total
+from gpt2dist.preflight.model import check_kernels
+from gpt2dist.preflight.words import divisors
+
+Changes = Mapping[str, Any]
+"""Dotted keys and what they are set to."""
+
+
+def require_resources(where: str, config: Config, plan: Plan, device_bytes: int | None = None) -> None:
+    """Refuses a run that its device, its disk or its directory would stop.
+
+    Args:
+        where: The configuration file, for the message.
+        config: The run.
+        plan: What it implies.
+        device_bytes: Memory of each device; None leaves it out.
+
+    Raises:
+        UserError: Lists what does not suffice, with the way out.
+    """
+    found = [*check_output(config), *check_disk(config, plan)]
+    if device_bytes is not None:
+        found += check_memory(config, plan, device_bytes)
+    raise_problems(found, where)
+
+
+def check_memory(config: Config, plan: Plan, device_bytes: int) -> Iterator[Problem]:
+    """Whether the estimate fits into the memory of a device."""
+    parts = estimate(setting_of(config, plan))
+    states, needed = total(parts, STATES), total(parts)
+    if needed <= device_bytes:
+        return
+    room = f"more than the {_gib(device_bytes)} of a device"
+    way_out = _first_fit(config, plan, device_bytes)
+    if states > device_bytes:
+        what = f"weights, gradients and optimizer state take about {_gib(states)} on each rank (an estimate)"
+        yield Problem("zero.stage", f"{what}, {room}; {way_out}")
+    else:
+        what = f"a rank takes about {_gib(needed)} (an estimate), {_gib(states)} of it for states"
+        yield Problem("batch.micro_batch_size", f"{what}, {room}; {way_out}")
+
+
+def _first_fit(config: Config, plan: Plan, device_bytes: int) -> str:
+    """The first of the changes that cost more and more time with which the estimate fits."""
+    least = math.inf
+    for changes in _changes(config, plan):
+        changed = _with(config, changes)
+        problems = (check_batch(changed, plan.world_size), check_precision(changed), check_kernels(changed))
+        if any(list(each) for each in problems):
+            continue
+        needed = total(estimate(setting_of(changed, plan)))
+        least = min(least, needed)
+        if needed <= device_bytes:
+            words = " ".join(f"{key}={_as_yaml(value)}" for key, value in changes.items())
+            return f"with {words} it is {_gib(needed)}"
+    return f"no change of batch, ZeRO stage or offload brings it below {_gib(least)}: take more or larger GPUs"
+
+
+def _changes(config: Config, plan: Plan) -> Iterator[Changes]:
+    smaller = divisors(config.batch.micro_batch_size)[:-1]
+    one: Changes = {"batch.micro_batch_size": 1}
+    recomputed: Changes = {"model.activation_checkpointing": True}
+    stages: list[Changes] = [{"zero.stage": stage} for stage in range(config.zero.stage + 1, 4)]
+    on_host: Changes = {"zero.offload_optimizer": "cpu"}
+    if config.model.loss == "plain":
+        yield {"model.loss": "chunked"}
+    if plan.world_size > 1:
+        yield from (each for each in stages if each["zero.stage"] < 3)
+    yield from ({"batch.micro_batch_size": size} for size in reversed(smaller))
+    yield recomputed
+    yield {**one, **recomputed}
+    if plan.world_size > 1:
+        yield from stages
+        yield from ({**stage, **one, **recomputed} for stage in stages)
+    yield on_host
+    yield {**on_host, **one, **recomputed}
+    yield from ({**stage, **on_host} for stage in stages)
+    yield from ({**stage, **on_host, **one, **recomputed} for stage in stages)
+    yield {"zero.stage": 3, "zero.offload_parameters": "cpu", **on_host, **one, **recomputed}
+
+
+def _with(config: Config, changes: Changes) -> Config:
+    """The configuration with some keys changed."""
+    for key, value in changes.items():
+        name, field = key.split(".")
+        section = getattr(config, name).model_copy(update={field: value})
+        config = config.model_copy(update={name: section})
+    return config
+
+
+def checkpoint_space(config: Config, plan: Plan) -> int:
+    """Bytes that all checkpoints of the run take at most: those kept and the one that is being written."""
+    checkpoint = config.checkpoint
+    last = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
+    every = checkpoint.every_steps or last
+    for_ever = last // math.lcm(every, checkpoint.keep_every) if checkpoint.keep_every else 0
+    passing = checkpoint.keep_last + 1
+    if not checkpoint.every_minutes:  # else nobody knows how many there will be
+        passing = min(passing, -(-last // every) - for_ever)
+    return (passing + for_ever) * plan.checkpoint_bytes
+
+
+def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
+    """Whether the checkpoints fit on the disk, beside those that the run has there already."""
+    home = nearest_directory(config.output_dir)
+    free, needed = shutil.disk_usage(home).free, checkpoint_space(config, plan)
+    there = sum(_size(path) for path in (config.output_dir / "checkpoints").glob("*/*"))
+    if needed - there > free:
+        beside = f", {_gb(there)} of which are there" if there else ""
+        for_ever = " and those of checkpoint.keep_every" if config.checkpoint.keep_every else ""
+        yield Problem(
+            "run.output_dir",
+            f"{home} has {_gb(free)} free; checkpoint.keep_last + 1 = {config.checkpoint.keep_last + 1} "
+            f"checkpoints of {_gb(plan.checkpoint_bytes)}{for_ever} need {_gb(needed)}{beside}; free some, keep "
+            "fewer, or name a directory on a larger disk",
+            also=("checkpoint.keep_last",),
+        )
+
+
+def check_output(config: Config) -> Iterator[Problem]:
+    """Whether files can be made where the run will live. Tried with one that has no name: it leaves no trace."""
+    home = nearest_directory(config.output_dir)
+    try:
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        yield Problem(
+            "run.output_dir",
+            f"no file can be made in {home} ({error.strerror}); name a directory that can be written to",
+        )
+
+
+def nearest_directory(path: Path) -> Path:
+    """The path, or the nearest above it that exists."""
+    return next(each for each in (path, *path.absolute().parents) if each.is_dir())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # gone in the meantime
+        return 0
+
+
+def _as_yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _gib(number: float) -> str:
+    return f"{number / GIB:.1f} GiB"
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:,.3g} GB"

@@ -1,0 +1,91 @@
+"""The estimate of memory against the bytes of all tensors that a DeepSpeed engine holds."""
+
+import gc
+import json
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from gpt2dist.config import Config
+from gpt2dist.data.loader import StepBatch
+from gpt2dist.model.shape import Shape
+from gpt2dist.preflight.memory import STATES, Setting, estimate, total
+from gpt2dist.training.deepspeed_config import deepspeed_config
+
+SHAPE = Shape(n_layer=3, n_head=4, n_embd=384, context_length=16, vocab_size=1000)
+BUCKET = 1_500_000
+LENGTH = 4  # tokens: so few that activations do not count
+ACCUMULATION = 2
+
+
+def held() -> int:
+    """Bytes of all tensors that Python can reach, each storage once."""
+    gc.collect()
+    storages = {}
+    for tensor in [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]:
+        for each in (tensor, tensor.grad if tensor.is_leaf else None):
+            if each is not None and each.device.type != "meta" and each.untyped_storage().data_ptr():
+                storages[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def most_held(zero, precision):
+    """Bytes that a rank holds when the last backward pass of the second step begins."""
+    from gpt2dist import distributed
+    from gpt2dist.model.gpt2 import LanguageModel
+    from gpt2dist.training.engine import Engine
+
+    sections = {
+        "zero": {**zero, "deepspeed": {"zero_optimization": {"reduce_bucket_size": BUCKET}}},
+        "precision": precision,
+    }
+    config = Config.model_validate_json(json.dumps(sections))
+    world = distributed.join()
+    engine = Engine(LanguageModel(SHAPE, 0), config, deepspeed_config(config, ACCUMULATION), world)
+    measured = []
+    backward = engine._engine.backward
+
+    def measured_backward(loss, **kwargs):
+        loss.register_hook(lambda _: measured.append(held()))
+        backward(loss, **kwargs)
+
+    engine._engine.backward = measured_backward
+    # The first gradient, for which buckets are made.
+    first = engine.state.parameters["transformer.ln_f.bias"]
+    first.register_post_accumulate_grad_hook(lambda _: measured.append(held()))
+    bounds = torch.zeros(1, dtype=torch.int64), torch.full((1,), LENGTH)
+    micro_batch = [torch.zeros(1, LENGTH + 1, dtype=torch.int32), *bounds]
+    samples = ACCUMULATION * world.size
+    for _ in range(2):
+        engine.train_step(StepBatch([micro_batch] * ACCUMULATION, LENGTH * samples, samples), 1e-3)
+    return max(measured[-2:])
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "offload"),
+    [
+        *(("fp32", stage, "none") for stage in (0, 1, 2, 3)),
+        *(("bf16", stage, "none") for stage in (1, 2, 3)),
+        ("autocast_bf16", 1, "none"),
+        *(("bf16", stage, "cpu") for stage in (1, 2, 3)),
+    ],
+)
+def test_the_states_are_what_deepspeed_holds(precision, stage, offload):
+    zero = {"stage": stage, "offload_optimizer": offload}
+    (measured, *_) = run_ranks(most_held, 2, zero, precision)
+    parts = estimate(
+        Setting(
+            SHAPE,
+            sequence_length=LENGTH,
+            micro_batch_size=1,
+            world_size=2,
+            stage=stage,
+            precision=precision,
+            fp32_accumulation=precision == "bf16",
+            bucket_elements=BUCKET,
+            offload_optimizer=offload,
+        )
+    )
+    estimated = total(parts, STATES) + sum(part.host for part in parts)
+    assert estimated == pytest.approx(measured, rel=0.03)
