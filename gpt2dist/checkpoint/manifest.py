@@ -48,7 +48,7 @@ def read(directory: Path) -> Records:
     try:
         manifest = json.loads((directory / NAME).read_text())
         version = manifest["format_version"]
-        files = {
+        files: Records = {
             name: {"bytes": int(record["bytes"]), "sha256": str(record["sha256"])}
             for name, record in manifest["files"].items()
         }
