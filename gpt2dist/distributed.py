@@ -41,6 +41,13 @@ class World:
         """Whether this is rank 0, which speaks and writes for all."""
         return self.rank == 0
 
+    @property
+    def device_bytes(self) -> int | None:
+        """Memory of this rank's GPU; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.get_device_properties(self.device).total_memory
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds a tensor over the ranks, in place."""
         if self.size > 1:

@@ -67,9 +67,7 @@ def main() -> None:
     extra = world.gather(peak_memory() - before)
     if world.is_main:
         rate, held = (statistics.median(column) for column in zip(*results, strict=True))
-        print(
-            f"checkpoint / plain write = {rate:.2f}; held by an asynchronous save / a synchronous one = {held:.2f}"
-        )
+        print(f"checkpoint / plain write = {rate:.2f}; held, asynchronous / synchronous = {held:.2f}")
         print(
             f"extra memory at most {max(extra) / 2**20:,.0f} MiB a rank; its part of the state "
             f"{size / world.size / 2**20:,.0f} MiB ({world.size} ranks, stage {args.stage}, {world.device.type})"
