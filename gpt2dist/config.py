@@ -131,8 +131,10 @@ class ZeroSection(Section):
     """DeepSpeed ZeRO: what is partitioned over the ranks (1 optimizer, 2 + gradients, 3 + parameters)."""
 
     stage: Literal[0, 1, 2, 3] = 1
-    offload_optimizer: Literal["none", "cpu"] = "none"  # moments and fp32 weights in host memory; stages 1–3
-    offload_parameters: Literal["none", "cpu"] = "none"  # working weights in host memory; stage 3
+    offload_optimizer: Literal["none", "cpu", "nvme"] = (
+        "none"  # moments and fp32 weights in host memory; stages 1–3
+    )
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"  # working weights in host memory; stage 3
     deepspeed: dict[str, Any] = {}  # raw DeepSpeed keys, merged last; a conflict with ours is an error
 
 

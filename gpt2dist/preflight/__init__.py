@@ -12,7 +12,7 @@ from gpt2dist.data.mixture import Mixture
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
-from gpt2dist.preflight.deepspeed import check_precision, check_raw_keys
+from gpt2dist.preflight.deepspeed import check_offload, check_precision, check_raw_keys
 from gpt2dist.preflight.directories import check_directories
 from gpt2dist.preflight.init_from import begin_with, check_vocabulary, vocab_size_of
 from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
@@ -48,6 +48,7 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         *check_batch(config, world_size),
         *check_schedule(config, datasets),
         *check_precision(config),
+        *check_offload(config),
         *check_raw_keys(config),
         *_check_samples(config),
         *check_directories(config),

@@ -20,6 +20,7 @@ if not torch.cuda.is_available():
 
 import deepspeed
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime import bf16_optimizer
 
 from gpt2dist.config import Config
 from gpt2dist.data.loader import MicroBatch, StepBatch
@@ -220,4 +221,5 @@ def _quiet_start(world: World) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)  # it writes to standard output; rank logs still get what is said
     logger.propagate = True
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints the memory at each of its steps
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed over gloo, once per collective

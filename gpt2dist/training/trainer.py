@@ -246,7 +246,7 @@ class Trainer:
         )
 
     def _probe(self) -> float:
-        return probe_loss(self.engine.logits, self.batcher, self.config.batch.micro_batch_size)
+        return probe_loss(self.engine.logits, self.batcher)
 
     def _leave(self, signal: str) -> None:
         """Saves everything and leaves word for whoever starts the run again; half a step is lost."""
