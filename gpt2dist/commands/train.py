@@ -51,9 +51,11 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     from gpt2dist.distributed import join, launched_world_size
     from gpt2dist.monitoring.logs import quiet_libraries
     from gpt2dist.preflight import resolve
+    from gpt2dist.preflight.resources import require_resources
 
     # Before anything heavy is imported: a mistake in the configuration is told at once.
     config, plan = resolve(path, overrides, launched_world_size())
+    require_resources(str(path), config, plan)
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.

@@ -46,7 +46,8 @@ def durations(config: Config, plan: Plan, device: str | None = None) -> list[Dur
     if rate:
         tokens = plan.total_samples * plan.sequence_length
         return [Duration(tokens / rate / 3600, f"at {rate:,.0f} tokens per second, as in metrics.jsonl", True)]
-    return [_on(plan, name) for name in ([device] if device else USUAL)]
+    slower = "; fp32 is several times slower" if config.precision == "fp32" else ""
+    return [_on(plan, name, slower) for name in ([device] if device else USUAL)]
 
 
 def measured_rate(config: Config, plan: Plan) -> float | None:
@@ -65,11 +66,12 @@ def measured_rate(config: Config, plan: Plan) -> float | None:
     return statistics.median(rates) if rates else None
 
 
-def _on(plan: Plan, device: str) -> Duration:
+def _on(plan: Plan, device: str, remark: str) -> Duration:
     peak = peak_flops(device)
     if peak is None:
         known = ", ".join(PEAK_BF16_TFLOPS)
         raise UserError(f"--device {device}: its peak FLOP/s are not known; name one of {known}")
     seconds = plan.total_flops / (peak * ASSUMED_MFU * plan.world_size)
     ranks = f"{plan.world_size:,} × {device}"
-    return Duration(seconds / 3600, f"on {ranks}, if they reach {ASSUMED_MFU:.0%} of their peak", False)
+    basis = f"on {ranks}, if they reach {ASSUMED_MFU:.0%} of their bf16 peak{remark}"
+    return Duration(seconds / 3600, basis, False)

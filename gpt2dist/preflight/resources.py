@@ -10,7 +10,7 @@ from typing import Any
 from gpt2dist.config import Config, Problem, raise_problems
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import check_batch
-from gpt2dist.preflight.deepspeed import check_precision
+from gpt2dist.preflight.deepspeed import check_offload, check_precision
 from gpt2dist.preflight.memory import GIB, STATES, estimate, setting_of, total
 from gpt2dist.preflight.model import check_kernels
 from gpt2dist.preflight.words import divisors
@@ -58,8 +58,13 @@ def _first_fit(config: Config, plan: Plan, device_bytes: int) -> str:
     least = math.inf
     for changes in _changes(config, plan):
         changed = _with(config, changes)
-        problems = (check_batch(changed, plan.world_size), check_precision(changed), check_kernels(changed))
-        if any(list(each) for each in problems):
+        refused = (
+            *check_batch(changed, plan.world_size),
+            *check_precision(changed),
+            *check_offload(changed),
+            *check_kernels(changed),
+        )
+        if refused:
             continue
         needed = total(estimate(setting_of(changed, plan)))
         least = min(least, needed)

@@ -93,8 +93,8 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         # 1,638,400 tokens × (6 × 123,653,376 + 113,246,208)
         ["", "FLOPs", "1.4e+15 in all"],
         ["", "PaLM appendix B: 6 N + 12 L H Q T per token, without a causal discount or recomputation"],
-        ["", "time", "about 2.8 seconds on 4 × A100, if they reach 40% of their peak"],
-        ["", "time", "about 0.89 seconds on 4 × H100, if they reach 40% of their peak"],
+        ["", "time", "about 2.8 seconds on 4 × A100, if they reach 40% of their bf16 peak"],
+        ["", "time", "about 0.89 seconds on 4 × H100, if they reach 40% of their bf16 peak"],
         # 124,475,904 with the padding: × 2, × 4 / 4, × 12 / 4 bytes
         ["memory", "weights", "0.23 GiB", "16 bits"],
         ["", "gradients", "0.12 GiB", "this rank's part, 32 bits"],
@@ -154,7 +154,7 @@ def test_programs_read_the_plan_on_standard_output(run_file, tmp_path, capsys):
         *("weights", "gradients", "optimizer", "buckets", "activations", "loss")
     ]
     assert [each["basis"] for each in plan["expected_hours"]] == [
-        f"on 4 × {gpu}, if they reach 40% of their peak" for gpu in ("A100", "H100")
+        f"on 4 × {gpu}, if they reach 40% of their bf16 peak" for gpu in ("A100", "H100")
     ]
     assert plan["expected_hours"][0]["hours"] == pytest.approx(plan["total_flops"] / (4 * 0.4 * 312e12) / 3600)
     dataset = str(tmp_path / "dataset")

@@ -6,12 +6,14 @@ from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
 from gpt2dist.preflight.duration import durations
 
+FP32 = "; fp32 is several times slower"
+
 
 def test_hours_on_a_gpu_by_hand(run_file):
     config, plan = resolve(run_file, [], world_size=2)
     (found,) = durations(config, plan, "NVIDIA A100-SXM4-80GB")
     assert found.hours == pytest.approx(plan.total_flops / (2 * 0.4 * 312e12) / 3600)
-    assert found.basis == "on 2 × NVIDIA A100-SXM4-80GB, if they reach 40% of their peak"
+    assert found.basis == f"on 2 × NVIDIA A100-SXM4-80GB, if they reach 40% of their bf16 peak{FP32}"
     assert not found.measured
     assert [each.basis.split()[3] for each in durations(config, plan)] == ["A100,", "H100,"]
 

@@ -125,3 +125,12 @@ def test_looking_leaves_no_trace(run_file, tmp_path):
     before = tmp_path.stat().st_mtime_ns, sorted(tmp_path.iterdir())
     require_resources("run.yaml", config, plan)
     assert (tmp_path.stat().st_mtime_ns, sorted(tmp_path.iterdir())) == before
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"])
+def test_the_recipes_take_what_their_comments_say(repository, make_dataset, tmp_path, name):
+    dataset = make_dataset(train=[5000], val=[2000])
+    recipe = repository / "configs" / f"{name}.yaml"
+    paths = [f"data.train.0.path={dataset}", f"data.validation.0.path={dataset}", f"run.output_dir={tmp_path}"]
+    said = re.search(r"about (\d+) GiB each", recipe.read_text()).group(1)
+    assert f"{needed(recipe, paths) / GIB:.0f}" == said
