@@ -65,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
     parser = build_parser(verb)
+    passed_on = _cut_behind(arguments, "launch") if verb == "launch" else []
     args, rest = parser.parse_known_args(arguments)
+    if verb == "launch":
+        args.words = passed_on
     # argparse takes overrides in one piece only; people also write them behind an option.
     if any(word.startswith("-") or not hasattr(args, "overrides") for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -84,3 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"gpt2dist {args.verb}: interrupted", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def _cut_behind(words: list[str], verb: str) -> list[str]:
+    """Cuts off, in place, and returns what stands behind a verb that passes it on; a plea for help stays."""
+    place = words.index(verb) + 1
+    if words[place : place + 1] in (["-h"], ["--help"]):
+        return []
+    behind = words[place:]
+    del words[place:]
+    return behind

@@ -87,11 +87,20 @@ class DataSection(Section):
     document_boundaries: Literal["pack", "isolate"] = "pack"  # isolate: attention stops at end-of-text
 
 
+class RampSection(Section):
+    """A global batch that grows at the start of a run, as Megatron-LM's --rampup-batch-size."""
+
+    start: Positive  # windows of the first step
+    increment: Positive  # windows, from size to size up to batch.global_batch_size
+    samples: Positive  # the sizes are spread evenly over so many
+
+
 class BatchSection(Section):
     """Accumulation is derived: global = micro × accumulation × world size."""
 
     global_batch_size: Positive = 8  # windows per optimizer step
     micro_batch_size: Positive = 1  # windows per forward pass and rank
+    ramp: RampSection | None = None
 
 
 class OptimizerSection(Section):
@@ -121,8 +130,10 @@ class ZeroSection(Section):
     """DeepSpeed ZeRO: what is partitioned over the ranks (1 optimizer, 2 + gradients, 3 + parameters)."""
 
     stage: Literal[0, 1, 2, 3] = 1
-    offload_optimizer: Literal["none", "cpu"] = "none"  # moments and fp32 weights in host memory; stages 1–3
-    offload_parameters: Literal["none", "cpu"] = "none"  # working weights in host memory; stage 3
+    offload_optimizer: Literal["none", "cpu", "nvme"] = (
+        "none"  # moments and fp32 weights in host memory; stages 1–3
+    )
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"  # working weights in host memory; stage 3
     deepspeed: dict[str, Any] = {}  # raw DeepSpeed keys, merged last; a conflict with ours is an error
 
 
@@ -302,7 +313,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
             for error in invalid.errors(include_url=False):
                 if not _means_default(error):
                     problems.append(_explain(error))
-                _drop(raw, error["loc"])
+                _drop(raw, error)
 
 
 def _means_default(error: Any) -> bool:
@@ -311,9 +322,11 @@ def _means_default(error: Any) -> bool:
     return error["input"] is None and error["type"] != "extra_forbidden" and not in_list
 
 
-def _drop(raw: dict[str, Any], location: tuple[int | str, ...]) -> None:
-    """Removes the key that `location` lies in; a wrong or missing item takes its whole list with it."""
-    *sections, last = itertools.takewhile(lambda part: isinstance(part, str), location)
+def _drop(raw: dict[str, Any], error: Any) -> None:
+    """Removes the key that is wrong. A list goes whole with a wrong item, a section with a missing key."""
+    *sections, last = itertools.takewhile(lambda part: isinstance(part, str), error["loc"])
+    if error["type"] == "missing" and last == error["loc"][-1]:
+        *sections, last = sections
     node: Any = raw
     for name in sections:
         node = node.get(name, {})  # gone already if another item of the same list was wrong

@@ -1,6 +1,9 @@
 """The process group: who this rank is, and the few collectives that gpt2dist uses itself."""
 
 import os
+import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -8,10 +11,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gpt2dist.errors import RankUserError
+from gpt2dist.errors import RankUserError, RunError
 
 TIMEOUT = timedelta(minutes=10)
 """After this long in a collective a rank gives the others up, unless it is told otherwise."""
+
+
+JOIN_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ def join(timeout: timedelta = TIMEOUT) -> World:
 
     Raises:
         RankUserError: More ranks than GPUs on this host.
+        RunError: The other ranks did not come.
     """
     rank, size = launched_rank(), launched_world_size()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -131,8 +138,47 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         if size == 1:  # no address or port is needed to talk to oneself
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         else:
-            dist.init_process_group(backend, timeout=timeout)
+            store = _session_of(dist.rendezvous("env://", rank, size, timeout=timeout), timeout)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     return World(rank, local_rank, size, device)
+
+
+def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: timedelta) -> dist.Store:
+    """A store in which nothing lies from an earlier start of the same job.
+
+    torchrun keeps its store when it restarts the ranks, and these would find the addresses of dead ones in it
+    (pytorch issue 135712; its restart count is no help, since hosts count apart). So rank 0 names a session of
+    its own: it repeats what it heard from the others until each has found its own word in that and said so.
+    """
+    store, rank, size = next(rendezvous)
+    mine, others = uuid.uuid4().hex, range(1, size)
+    session = mine if rank == 0 else ""
+
+    def is_settled() -> bool:
+        nonlocal session
+        if rank == 0:
+            if all(_read(store, f"joined/{other}") == mine for other in others):
+                return True
+            store.set("session", " ".join([mine, *(_read(store, f"here/{other}") for other in others)]))
+            return False
+        heard = _read(store, "session").split(" ")
+        if heard[rank : rank + 1] != [mine]:
+            return False
+        session = heard[0]
+        store.set(f"joined/{rank}", session)
+        return True
+
+    store.set(f"here/{rank}", mine)
+    deadline = time.monotonic() + timeout.total_seconds()
+    while not is_settled():
+        if time.monotonic() > deadline:
+            raise RunError(f"rank {rank} waited {timeout} for the other {size - 1} to start; look at their logs")
+        time.sleep(JOIN_POLL_SECONDS)
+    return dist.PrefixStore(session, store)
+
+
+def _read(store: dist.Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""
 
 
 def leave() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from gpt2dist.data.batch_sizes import BatchSizes
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.windows import Windows
@@ -48,7 +49,8 @@ class Plan:
 
     Attributes:
         world_size: Ranks.
-        accumulation: Micro-batches per optimizer step and rank.
+        batch_sizes: Windows of each optimizer step.
+        micro_batch_size: Windows per forward pass and rank.
         shape: The model.
         datasets: What is trained on.
         mixture: Which window of which of them is which sample.
@@ -58,11 +60,11 @@ class Plan:
         evaluation_stride: The same in validation.
         warmup_steps: Optimizer steps in which the learning rate rises.
         total_steps: Optimizer steps of the whole run.
-        global_batch_size: Windows per optimizer step.
     """
 
     world_size: int
-    accumulation: int
+    batch_sizes: BatchSizes
+    micro_batch_size: int
     shape: Shape
     datasets: tuple[TrainingSet, ...]
     mixture: Mixture
@@ -72,7 +74,6 @@ class Plan:
     evaluation_stride: int
     warmup_steps: int
     total_steps: int
-    global_batch_size: int
 
     @property
     def tokenizer(self) -> Path:
@@ -90,8 +91,23 @@ class Plan:
         return self.datasets[0].dataset.end_of_text_id
 
     @property
+    def global_batch_size(self) -> int:
+        """Windows per optimizer step, of the full size."""
+        return self.batch_sizes.full
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per optimizer step of the full size and rank."""
+        return self.global_batch_size // (self.micro_batch_size * self.world_size)
+
+    @property
+    def total_samples(self) -> int:
+        """Windows of the whole run."""
+        return self.batch_sizes.samples(self.total_steps)
+
+    @property
     def targets_per_step(self) -> float:
-        """Targets in the loss of a step, on average."""
+        """Targets in the loss of a step of the full size, on average."""
         return float(targets_per_sample(self.datasets) * self.global_batch_size)
 
     def part(self, dataset: TrainingSet) -> float:
@@ -100,8 +116,7 @@ class Plan:
 
     def epochs(self, dataset: TrainingSet) -> float:
         """Passes of the whole run over all windows of a dataset."""
-        samples = self.total_steps * self.global_batch_size
-        return self.part(dataset) * samples / len(dataset.windows)
+        return self.part(dataset) * self.total_samples / len(dataset.windows)
 
     def times_seen(self, dataset: TrainingSet) -> float:
         """How often each token of a dataset is trained on; overlap counts when `loss_on` is "all"."""
@@ -110,7 +125,7 @@ class Plan:
     @property
     def total_flops(self) -> float:
         """Floating-point operations of the whole run; windows are computed whole, whatever is in the loss."""
-        tokens = self.total_steps * self.global_batch_size * self.sequence_length
+        tokens = self.total_samples * self.sequence_length
         return float(tokens) * flops_per_token(self.shape, self.sequence_length)
 
     @property

@@ -38,10 +38,13 @@ def write_run(
 def train_here(config_path: Path, overrides: list[str]) -> None:
     """What `gpt2dist train` does on one rank."""
     from gpt2dist import distributed
+    from gpt2dist.monitoring.logs import rank_logging
     from gpt2dist.training.setup import train
 
     config, plan = resolve(config_path, overrides, distributed.launched_world_size())
-    train(config, plan, distributed.join())
+    world = distributed.join()
+    with rank_logging(config.output_dir, world.rank):
+        train(config, plan, world)
 
 
 def train(config_path: Path, *overrides: str, world_size: int = 1) -> Path:

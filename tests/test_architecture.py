@@ -1,7 +1,8 @@
 """Who may import whom. A package stands above all that it imports; nothing but the command line knows commands.
 
 commands            may import everything below
-training            config, plan, data, model, evaluation, generation, monitoring, distributed
+training            config, plan, data, model, checkpoint, evaluation, generation, monitoring, distributed
+checkpoint          distributed, errors
 preflight           plan, config, data (manifest, mixture, stream, windows), model, training (deepspeed_config)
 plan                data (manifest, mixture, windows), model (shape, flops)
 evaluation          data, model
@@ -28,13 +29,25 @@ MODULES = {
 MAY_IMPORT = {
     "cli": {"errors"},  # and commands, by name, when a verb is given
     "commands": {
-        *("cli", "commands", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
+        *(
+            "checkpoint",
+            "cli",
+            "commands",
+            "config",
+            "data",
+            "distributed",
+            "errors",
+            "evaluation",
+            "generation",
+            "model",
+        ),
         *("monitoring", "plan", "preflight", "training"),
     },
     "training": {
-        *("config", "data", "distributed", "errors", "evaluation", "generation", "model", "monitoring"),
-        *("plan", "training"),
+        *("checkpoint", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
+        *("monitoring", "plan", "training"),
     },
+    "checkpoint": {"checkpoint", "distributed", "errors"},
     "preflight": {"config", "data", "errors", "model", "plan", "preflight", "training"},
     "plan": {"data", "model"},
     "evaluation": {"data", "evaluation", "model"},
@@ -65,6 +78,7 @@ LIGHT = (
         "plan",
         "errors",
         "strict_yaml",
+        "data.batch_sizes",
         "data.manifest",
         "data.mixture",
         "data.stream",
@@ -72,7 +86,8 @@ LIGHT = (
         "model.shape",
         "model.flops",
     ),
-    *("model.locate", "training.schedule", "training.deepspeed_config"),
+    *("model.locate", "training.schedule", "training.deepspeed_config", "training.stopped"),
+    *("checkpoint.manifest", "checkpoint.retention", "checkpoint.state"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )
 MOST_LINES = 450

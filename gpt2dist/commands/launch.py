@@ -1,11 +1,10 @@
-"""`gpt2dist launch`: torchrun with the settings that a run wants, and an end that says which rank failed first."""
+"""`gpt2dist launch`: torchrun with the settings that a run wants, and an end that names the culprit."""
 
 import argparse
 import contextlib
 import logging
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +21,8 @@ examples:
   gpt2dist launch --nnodes 2 --rdzv-backend c10d --rdzv-endpoint head:29400 train run.yaml
   gpt2dist launch evaluate runs/gpt2-124m --data data/openwebtext
 
-All options before the verb are torchrun's (`torchrun --help`). A failure ends with the rank that failed first, what
-it died of, and its log; wrong input ends with exit code 2, and a stop on request (SIGTERM, SIGUSR1) with 0.
+All options before the verb are torchrun's (`torchrun --help`). A failure ends with the rank that failed first,
+what it died of, and its log; wrong input ends with exit code 2, a stop on request (SIGTERM, SIGUSR1) with 0.
 """
 
 VERBS = ("train", "evaluate", "verify-resume")
@@ -32,7 +31,7 @@ SHUTDOWN_SECONDS = 300
 """What ranks get to save after a signal; torchrun's own 30 seconds are short for a large checkpoint."""
 
 CAUSES = {
-    signal.SIGKILL: "probably out of memory (the kernel's log, dmesg, tells), or killed by a scheduler or by hand",
+    signal.SIGKILL: "probably out of memory (dmesg tells), or killed by a scheduler or by hand",
     signal.SIGBUS: "probably no room in /dev/shm, or a file that became shorter while it was read",
     signal.SIGSEGV: "a crash in native code",
     signal.SIGABRT: "aborted, as NCCL's watchdog does when a collective hangs",
@@ -46,10 +45,9 @@ LOST = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options: all are passed on."""
+    """Declares nothing: all words behind the verb are passed on, as `args.words`."""
     parser.usage = "gpt2dist launch [torchrun options] VERB …"
     parser.epilog = EXAMPLES
-    parser.add_argument("words", nargs=argparse.REMAINDER, help="torchrun's options, then a verb and its own")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +91,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def with_defaults(options: list[str], gpus: int) -> list[str]:
-    """torchrun's options with what they leave open.
+    """Torchrun's options with what they leave open.
 
     Args:
         options: As given.
@@ -174,7 +172,9 @@ def _run_directory(words: list[str]) -> Path | None:
     if words[0] != "train" or not named:
         return None
     with contextlib.suppress(UserError):
-        return read(Path(named[0]), [word for word in words if "=" in word and not word.startswith("-")])[0].output_dir
+        return read(Path(named[0]), [word for word in words if "=" in word and not word.startswith("-")])[
+            0
+        ].output_dir
     return None
 
 

@@ -91,11 +91,9 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
 
     if not 1 <= step <= plan.total_steps:
         raise UserError(f"--step {step}: the run has the steps 1 … {plan.total_steps}")
-    size = plan.global_batch_size
-    samples = np.arange((step - 1) * size, step * size)
+    samples = np.arange(plan.batch_sizes.samples(step - 1), plan.batch_sizes.samples(step))
     datasets, windows = plan.mixture(samples)
     documents = [StreamDocuments(each.dataset, "train") for each in plan.datasets]
-    per_rank = size // (plan.accumulation * plan.world_size)
     found = []
     for slot, (sample, dataset, window) in enumerate(zip(samples, datasets, windows, strict=True)):
         training_set = plan.datasets[dataset]
@@ -104,7 +102,7 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
         found.append(
             {
                 "sample": int(sample),
-                "rank": slot // per_rank % plan.world_size,
+                "rank": slot // plan.micro_batch_size % plan.world_size,
                 "dataset": str(training_set.dataset.directory),
                 "window": int(window),
                 "start": start,

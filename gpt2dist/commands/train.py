@@ -4,6 +4,12 @@ import argparse
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch would slow --help down
+    from gpt2dist.config import Config
+    from gpt2dist.distributed import World
+    from gpt2dist.plan import Plan
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,30 +21,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 examples:
   gpt2dist train configs/gpt2-124m.yaml                                        one process
+  gpt2dist launch train configs/gpt2-124m.yaml                                 all GPUs of this host
   torchrun --standalone --nproc-per-node 8 -m gpt2dist train configs/gpt2-124m.yaml
   deepspeed --num_gpus 8 --module gpt2dist train configs/gpt2-124m.yaml
   … batch.micro_batch_size=4 optimizer.lr=3e-4                                 change keys
 
-Started again, a run goes on from its newest whole checkpoint. `gpt2dist validate` shows the plan first."""
+Started again, a run goes on from its newest whole checkpoint. SIGTERM or SIGUSR1 stops it within a micro-batch,
+with everything saved, stopped.json in the run directory, and exit code 0. `gpt2dist validate` shows the plan."""
 
 
 def run(args: argparse.Namespace) -> None:
     """Trains."""
-    from gpt2dist.distributed import launched_world_size
+    config, plan, world = start(args.config, args.overrides)
+    from gpt2dist.distributed import leave
+    from gpt2dist.monitoring.logs import rank_logging
+    from gpt2dist.training.failure import told_by_every_rank
+    from gpt2dist.training.setup import train
+
+    with rank_logging(config.output_dir, world.rank), told_by_every_rank(config.output_dir, world):
+        train(config, plan, world)
+    leave()
+
+
+def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
+    """Checks a run and joins the other ranks."""
+    from gpt2dist.distributed import join, launched_world_size
     from gpt2dist.monitoring.logs import quiet_libraries
     from gpt2dist.preflight import resolve
 
     # Before anything heavy is imported: a mistake in the configuration is told at once.
-    config, plan = resolve(args.config, args.overrides, launched_world_size())
+    config, plan = resolve(path, overrides, launched_world_size())
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-    from gpt2dist import distributed
-    from gpt2dist.training.failure import told_by_every_rank
-    from gpt2dist.training.setup import train
-
     # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.
-    world = distributed.join(timedelta(seconds=config.run.timeout_seconds + 30))
-    with told_by_every_rank(config.output_dir, world):
-        train(config, plan, world)
-    distributed.leave()
+    return config, plan, join(timedelta(seconds=config.run.timeout_seconds + 30))

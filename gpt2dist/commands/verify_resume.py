@@ -11,8 +11,8 @@ examples:
   gpt2dist verify-resume configs/gpt2-124m.yaml
   gpt2dist launch --nproc-per-node 8 verify-resume configs/gpt2-124m.yaml --steps 20 zero.stage=2
 
-Trains 2N steps of the run, then N steps, a stop, and N more from the checkpoint, both in a directory of their own,
-and compares every byte of the weights and moments, and all losses. The run itself is not touched."""
+Trains 2N steps of the run, then N steps, a stop, and N more from the checkpoint, both in RUN/verify-resume, and
+compares all losses and every byte of weights and moments. The run itself is not touched."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +21,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="keys to change, values in YAML"
     )
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="optimizer steps of a half (default: 5)")
+    parser.add_argument(
+        "--steps", type=int, default=5, metavar="N", help="optimizer steps of a half (default: 5)"
+    )
     parser.epilog = EXAMPLES
 
 
 def run(args: argparse.Namespace) -> None:
     """Trains twice and compares."""
     from gpt2dist.commands.train import start
-    from gpt2dist.training.verification import compare, halves, remove, whole
 
-    config, plan, world = start(args.config, [*args.overrides, "monitoring.log_every_steps=1"])
+    config, plan, world = start(args.config, args.overrides)
+    from gpt2dist.distributed import leave
+    from gpt2dist.monitoring.logs import rank_logging
+    from gpt2dist.training.failure import told_by_every_rank
+    from gpt2dist.training.verification import verify_resume
+
+    home = config.output_dir / "verify-resume"
+    with rank_logging(home, world.rank), told_by_every_rank(home, world):
+        differences = verify_resume(config, plan, world, args.steps)
+        if differences:
+            listed = "".join(f"\n  {line}" for line in differences[:20])
+            raise RunError(f"{args.steps} + {args.steps} steps differ from {2 * args.steps}; see {home}{listed}")
+    if world.is_main:
+        print(
+            f"{args.steps} + {args.steps} steps equal {2 * args.steps}: the same losses and bytes",
+            file=sys.stderr,
+        )
+    leave()

@@ -1,19 +1,21 @@
 """Cursor → batches, prefetched in the background.
 
-Which window is sample s of a run is computed (`Mixture`). A global batch is the next G samples; micro-batch j of
-rank r takes the slots (jW + r)·m … of it. So the whole state of the data is one integer, `consumed_samples`, and
-it means the same at any world size.
+Which window is sample s of a run is computed (`Mixture`). A global batch is the next G samples, G a function of
+those before it (`BatchSizes`); micro-batch j of rank r takes the slots (jW + r)·m … of it. So the whole state of
+the data is one integer, `consumed_samples`, and it means the same at any world size.
 """
 
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist.data.batch_sizes import BatchSizes
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.windows import Windows
@@ -46,10 +48,12 @@ class StepBatch(Generic[T]):
     Attributes:
         micro_batches: As many as gradients are accumulated over.
         targets: Targets in the loss of the whole global batch, over all ranks.
+        samples: Windows of the whole global batch.
     """
 
     micro_batches: list[T]
     targets: int
+    samples: int
 
 
 class MicroBatcher:
@@ -125,10 +129,10 @@ class Loader(Generic[T]):
         mixture: Which window is which sample.
         batcher: Makes micro-batches of windows.
         stage: Makes of a micro-batch what is handed out, in the background thread.
-        global_batch_size: Windows per step, G.
+        batch_sizes: Windows per step, G.
         micro_batch_size: Windows per forward pass and rank, m.
         rank: This rank.
-        world_size: Number of ranks W; m·W divides G.
+        world_size: Number of ranks W; m·W divides each G.
         consumed_samples: The cursor: samples that the run has trained on.
         prefetch: Steps that are made ready ahead, in a background thread.
     """
@@ -138,22 +142,20 @@ class Loader(Generic[T]):
         mixture: Mixture,
         batcher: MixtureBatcher,
         stage: Callable[[MicroBatch], T],
-        global_batch_size: int,
+        batch_sizes: BatchSizes,
         micro_batch_size: int,
         rank: int,
         world_size: int,
         consumed_samples: int = 0,
         prefetch: int = 2,
     ):
-        if global_batch_size % (micro_batch_size * world_size):
-            raise ValueError("micro_batch_size × world_size must divide global_batch_size")
+        if any(stage.size % (micro_batch_size * world_size) for stage in batch_sizes.stages):
+            raise ValueError("micro_batch_size × world_size must divide the global batch")
         self._mixture = mixture
         self._batcher = batcher
         self._stage = stage
-        self._drawn = global_batch_size * max(1, DRAWN_TOGETHER // global_batch_size)
-        accumulation = global_batch_size // (micro_batch_size * world_size)
-        self._shape = (-1, accumulation, world_size, micro_batch_size)
-        self._global_batch_size = global_batch_size
+        self._batch_sizes = batch_sizes
+        self._shape = (-1, world_size, micro_batch_size)
         self._rank = rank
         self._cursor = consumed_samples
         self._ready: queue.Queue[StepBatch[T] | BaseException] = queue.Queue(maxsize=prefetch)
@@ -184,20 +186,28 @@ class Loader(Generic[T]):
         cursor = self._cursor
         try:
             while True:
-                for batch in self._make(cursor):
+                borders = self._borders(cursor)
+                for batch in self._make(borders):
                     self._ready.put(batch)
                     if self._stopped.is_set():
                         return
-                cursor += self._drawn
+                cursor = borders[-1]
         except BaseException as error:  # raised again where the batch is asked for
             self._ready.put(error)
 
-    def _make(self, cursor: int) -> Iterator[StepBatch[T]]:
-        """The steps whose samples are drawn together."""
-        samples = np.arange(cursor, cursor + self._drawn, dtype=np.int64)
+    def _borders(self, cursor: int) -> list[int]:
+        """The samples between which the steps lie that are drawn together, `cursor` the first."""
+        borders = [cursor, cursor + self._batch_sizes.at(cursor)]
+        while (following := borders[-1] + self._batch_sizes.at(borders[-1])) <= cursor + DRAWN_TOGETHER:
+            borders.append(following)
+        return borders
+
+    def _make(self, borders: list[int]) -> Iterator[StepBatch[T]]:
+        """The steps between the borders."""
+        samples = np.arange(borders[0], borders[-1], dtype=np.int64)
         datasets, windows = self._mixture(samples)
-        targets = self._batcher.counted(datasets, windows).reshape(-1, self._global_batch_size).sum(axis=1)
-        mine = [numbers.reshape(self._shape)[:, :, self._rank] for numbers in (datasets, windows)]
-        for step, total in enumerate(targets.tolist()):
-            pieces = zip(*(numbers[step] for numbers in mine), strict=True)
-            yield StepBatch([self._stage(self._batcher(*piece)) for piece in pieces], total)
+        counted = self._batcher.counted(datasets, windows)
+        for begin, end in pairwise(border - borders[0] for border in borders):
+            mine = [part[begin:end].reshape(self._shape)[:, self._rank] for part in (datasets, windows)]
+            micro_batches = [self._stage(self._batcher(*piece)) for piece in zip(*mine, strict=True)]
+            yield StepBatch(micro_batches, int(counted[begin:end].sum()), end - begin)

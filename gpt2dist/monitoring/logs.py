@@ -1,7 +1,9 @@
 """Who says what where: a rank's whole log goes to its file, the terminal sees what concerns its reader."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 logger = logging.getLogger("gpt2dist")
@@ -18,20 +20,24 @@ def rank_log(run: Path, rank: int) -> Path:
     return run / "logs" / f"rank-{rank:05d}.log"
 
 
-def open_rank_log(run: Path, rank: int) -> Path:
-    """Sends everything to logs/rank-N.log, and on rank 0 gpt2dist's own messages to standard error too.
-
-    Returns:
-        The log.
-    """
+@contextlib.contextmanager
+def rank_logging(run: Path, rank: int) -> Iterator[None]:
+    """Sends everything to the rank's log, and on rank 0 gpt2dist's own messages to standard error too."""
     path = rank_log(run, rank)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(file)
-    logging.getLogger().setLevel(logging.INFO)
+    handlers: list[tuple[logging.Logger, logging.Handler]] = [(logging.getLogger(), file)]
     if rank == 0:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(terminal)
-    return path
+        handlers.append((logger, terminal))
+    logging.getLogger().setLevel(logging.INFO)
+    for owner, handler in handlers:
+        owner.addHandler(handler)
+    try:
+        yield
+    finally:
+        for owner, handler in handlers:
+            owner.removeHandler(handler)
+            handler.close()

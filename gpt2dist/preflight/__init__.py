@@ -10,9 +10,9 @@ from pathlib import Path
 from gpt2dist.config import Config, Problem, raise_problems, read
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.plan import Plan
-from gpt2dist.preflight.batch import check_batch
+from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
-from gpt2dist.preflight.deepspeed import check_precision, check_raw_keys
+from gpt2dist.preflight.deepspeed import check_offload, check_precision, check_raw_keys
 from gpt2dist.preflight.directories import check_directories
 from gpt2dist.preflight.init_from import begin_with, check_vocabulary, vocab_size_of
 from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
@@ -46,6 +46,7 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
         *check_batch(config, world_size),
         *check_schedule(config, datasets),
         *check_precision(config),
+        *check_offload(config),
         *check_raw_keys(config),
         *_check_samples(config),
         *check_directories(config),
@@ -53,10 +54,10 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
     # A key that was wrong by itself now holds a default: what follows from that would only mislead.
     telling = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
     raise_problems(wrong + telling, str(path))
-    batch = config.batch
     plan = Plan(
         world_size=world_size,
-        accumulation=batch.global_batch_size // (batch.micro_batch_size * world_size),
+        batch_sizes=batch_sizes(config),
+        micro_batch_size=config.batch.micro_batch_size,
         shape=shape_of(config, lengths, vocab_size_of(origin, datasets)),
         datasets=datasets,
         mixture=Mixture(
@@ -68,7 +69,6 @@ def resolve(path: Path, overrides: list[str], world_size: int) -> tuple[Config, 
         evaluation_stride=lengths.evaluation_stride,
         warmup_steps=warmup_steps(config, datasets),
         total_steps=total_steps(config, datasets),
-        global_batch_size=batch.global_batch_size,
     )
     return config, plan
 

@@ -1,24 +1,92 @@
-"""The batch: how many windows a step takes, and how the ranks share them."""
+"""The batch: how many windows a step takes, how that grows, and how the ranks share them."""
 
 from collections.abc import Iterator
 
-from gpt2dist.config import Config, Problem
+from gpt2dist.config import BatchSection, Config, Problem, RampSection
+from gpt2dist.data.batch_sizes import MOST_SIZES, BatchSizes, Ramp
 from gpt2dist.preflight.words import alternatives, divisors
+
+MOST_LISTED = 8
+
+
+def batch_sizes(config: Config) -> BatchSizes:
+    """Windows of each step; without a ramp that `check_batch` finds impossible."""
+    batch = config.batch
+    if not batch.ramp or any(_leads_nowhere(batch.global_batch_size, batch.ramp)):
+        return BatchSizes(batch.global_batch_size)
+    return BatchSizes(batch.global_batch_size, Ramp(**batch.ramp.model_dump()))
 
 
 def check_batch(config: Config, world_size: int) -> Iterator[Problem]:
     """What is wrong with the batch at a world size."""
     batch = config.batch
     per_pass = batch.micro_batch_size * world_size
+    product = f"micro_batch_size {batch.micro_batch_size} × world size {world_size} = {per_pass}"
     if batch.global_batch_size % per_pass:
-        lower = batch.global_batch_size // per_pass * per_pass
-        ways = [f"global_batch_size {alternatives(size for size in (lower, lower + per_pass) if size)}"]
+        ways = [f"global_batch_size {_nearest(batch.global_batch_size, per_pass)}"]
         if batch.global_batch_size % world_size == 0:
             fitting = divisors(batch.global_batch_size // world_size)[-8:]
             ways.append(f"micro_batch_size {alternatives(fitting)}")
         yield Problem(
             "batch.global_batch_size",
-            f"{batch.global_batch_size} is not a multiple of micro_batch_size {batch.micro_batch_size} × "
-            f"world size {world_size} = {per_pass}; would fit: {', or '.join(ways)}",
+            f"{batch.global_batch_size} is not a multiple of {product}; would fit: {', or '.join(ways)}",
             also=("batch.micro_batch_size",),
         )
+    elif batch.ramp:
+        nowhere = list(_leads_nowhere(batch.global_batch_size, batch.ramp))
+        yield from nowhere or _check_ramp(batch, batch.ramp, per_pass, product)
+
+
+def _leads_nowhere(full: int, ramp: RampSection) -> Iterator[Problem]:
+    """What keeps a ramp from reaching the full size."""
+    also = ("batch.global_batch_size", "batch.ramp")
+    way, increment = full - ramp.start, ramp.increment
+    if way <= 0:
+        yield Problem(
+            "batch.ramp.start",
+            f"{ramp.start} is not below batch.global_batch_size {full}; lower it, or remove batch.ramp",
+            also=also,
+        )
+    elif way % increment:
+        close = sorted(divisors(way), key=lambda each: abs(each - increment))[:3]
+        yield Problem(
+            "batch.ramp.increment",
+            f"steps of {increment} from {ramp.start} miss batch.global_batch_size {full}; would fit: "
+            f"{alternatives(sorted(close))}",
+            also=also,
+        )
+    elif way // increment >= MOST_SIZES:
+        least = -(-way // (MOST_SIZES - 1))
+        yield Problem(
+            "batch.ramp.increment",
+            f"{increment} makes {way // increment + 1:,} sizes, more than {MOST_SIZES:,}; raise it to {least} or "
+            "more",
+            also=also,
+        )
+
+
+def _check_ramp(batch: BatchSection, ramp: RampSection, per_pass: int, product: str) -> Iterator[Problem]:
+    """Sizes of the ramp that the ranks cannot share."""
+    sizes = range(ramp.start, batch.global_batch_size, ramp.increment)
+    wrong = [size for size in sizes if size % per_pass]
+    if not wrong:
+        return
+    listed = ", ".join(map(str, wrong[:MOST_LISTED])) + (", …" if len(wrong) > MOST_LISTED else "")
+    start = max(ramp.start // per_pass, 1) * per_pass
+    fitting = divisors((batch.global_batch_size - start) // per_pass)
+    close = sorted(fitting, key=lambda each: abs(each * per_pass - ramp.increment))[:3]
+    way_out = "lower micro_batch_size, or remove batch.ramp"
+    if close:
+        increments = alternatives(each * per_pass for each in sorted(close))
+        way_out = f"would fit: start {start} with increment {increments}; or lower micro_batch_size"
+    yield Problem(
+        "batch.ramp",
+        f"its sizes {listed} are no multiples of {product}; {way_out}",
+        also=("batch.micro_batch_size", "batch.global_batch_size"),
+    )
+
+
+def _nearest(number: int, factor: int) -> str:
+    """The multiples of `factor` below and above a number."""
+    lower = number // factor * factor
+    return alternatives(size for size in (lower, lower + factor) if size)

@@ -42,6 +42,34 @@ def check_precision(config: Config) -> Iterator[Problem]:
         )
 
 
+def check_offload(config: Config) -> Iterator[Problem]:
+    """States in host memory or on NVMe where that cannot be."""
+    zero = config.zero
+    for key, place in (
+        ("zero.offload_optimizer", zero.offload_optimizer),
+        ("zero.offload_parameters", zero.offload_parameters),
+    ):
+        if place == "nvme":
+            yield Problem(
+                key,
+                "nvme: what DeepSpeed keeps there cannot be saved and restored bit by bit, so a run could not be "
+                "resumed; set it to cpu, or train on more GPUs",
+            )
+    if zero.offload_optimizer == "cpu" and zero.stage == 0:
+        yield Problem(
+            "zero.offload_optimizer",
+            "cpu needs a partitioned optimizer; set zero.stage to 1, 2 or 3, or this to none",
+            also=("zero.stage",),
+        )
+    if zero.offload_parameters == "cpu" and zero.stage != 3:
+        yield Problem(
+            "zero.offload_parameters",
+            f"cpu needs partitioned parameters, and stage {zero.stage} does not partition them; set zero.stage "
+            "to 3, or this to none",
+            also=("zero.stage",),
+        )
+
+
 def check_raw_keys(config: Config) -> Iterator[Problem]:
     """Keys under `zero.deepspeed` that would replace ours."""
     for key in conflicts(config):

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt2dist.config import Config, Problem
-from gpt2dist.data.tokenizer import FILE_NAME, Tokenizer, import_gpt2
 from gpt2dist.errors import UserError
 from gpt2dist.model.locate import locate, weight_files
 from gpt2dist.model.pretrained import Pretrained
 from gpt2dist.model.shape import PRESETS
 from gpt2dist.plan import TrainingSet
+
+if TYPE_CHECKING:  # the library behind it is for those only who begin with a model
+    from gpt2dist.data.tokenizer import Tokenizer
 
 KEY = "model.init_from"
 
@@ -43,6 +46,8 @@ def check_vocabulary(
     try:
         theirs = _tokenizer(origin.directory)
         if theirs and theirs.fingerprint != dataset.tokenizer_fingerprint:
+            from gpt2dist.data.tokenizer import Tokenizer
+
             ours = Tokenizer.load(dataset.directory).vocabulary
             moved = next(
                 (token for token, number in theirs.vocabulary.items() if ours.get(token) != number), None
@@ -128,8 +133,10 @@ def _other_sizes(config: Config, origin: Pretrained) -> Iterator[Problem]:
         )
 
 
-def _tokenizer(directory: Path) -> Tokenizer | None:
+def _tokenizer(directory: Path) -> "Tokenizer | None":
     """The tokenizer that lies beside a model; None where there is none."""
+    from gpt2dist.data.tokenizer import FILE_NAME, Tokenizer, import_gpt2
+
     if (directory / FILE_NAME).is_file():
         return Tokenizer.load(directory)
     vocab, merges = directory / "vocab.json", directory / "merges.txt"

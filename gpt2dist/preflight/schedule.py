@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from gpt2dist.config import Config, Problem
 from gpt2dist.plan import TrainingSet, targets_per_sample
+from gpt2dist.preflight.batch import batch_sizes
 from gpt2dist.training.schedule import decay_steps
 
 TOTAL = ("schedule.total_steps", "schedule.total_tokens")
@@ -25,7 +26,7 @@ def warmup_steps(config: Config, datasets: tuple[TrainingSet, ...]) -> int:
 
 def _steps_to(tokens: int, config: Config, datasets: tuple[TrainingSet, ...]) -> int:
     """The first step after which so many targets have been trained on."""
-    return math.ceil(tokens / (targets_per_sample(datasets) * config.batch.global_batch_size))
+    return batch_sizes(config).steps(math.ceil(tokens / targets_per_sample(datasets)))
 
 
 def check_schedule(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from gpt2dist.monitoring.logs import logger
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 ECHO_SECONDS = 2.0
-"""A scheduler signals a launcher and its ranks, and the launcher its ranks: within this time that is one signal."""
+"""A scheduler signals a launcher and its ranks, and the launcher its ranks: within this time it is one signal."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -88,6 +88,7 @@ class Watchdog:
     """
 
     def __init__(self, log: Path, seconds: float):
+        log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("a")
         self._seconds = seconds
         self._armed = 0.0

@@ -16,18 +16,22 @@ TOLERANCE = 1e-4
 TOLERANCE_16_BIT = 2e-2
 
 
-def probe_loss(logits: Callable[[Tensor], Tensor], batcher: MixtureBatcher, batch_size: int) -> float:
+WINDOWS = 4
+"""Windows of the probe; one at a time, so that it does not depend on the size of a micro-batch."""
+
+
+def probe_loss(logits: Callable[[Tensor], Tensor], batcher: MixtureBatcher) -> float:
     """Mean loss of the first windows of the first training set; the same on every rank. Collective.
 
     Args:
         logits: The model.
         batcher: The training sets.
-        batch_size: Windows of the probe, at most.
     """
     first = batcher.batchers[0]
     owned = MicroBatcher(first.stream, first.windows, "new")
-    indices = np.arange(min(len(first.windows), batch_size))
-    return window_nll(logits, owned, indices).sum().item() / int(owned.counted(indices).sum())
+    indices = np.arange(min(len(first.windows), WINDOWS))
+    nll = [window_nll(logits, owned, indices[i : i + 1]).item() for i in indices]
+    return sum(nll) / int(owned.counted(indices).sum())
 
 
 def require_equal_probe(path: Path, state: TrainerState, precision: str, loss: float) -> None:

@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
 from gpt2dist.plan import Plan
-from gpt2dist.checkpoint.state import TrainerState
 
 
 def data_order(config: Config, plan: Plan) -> dict[str, Any]:
     """The keys that decide, beside the datasets, which window is which sample and what counts in it."""
     return {
         "run.seed": config.run.seed,
+        "batch.global_batch_size": config.batch.global_batch_size,
+        "batch.ramp": config.batch.ramp and config.batch.ramp.model_dump(),
         "data.sequence_length": plan.sequence_length,
         "data.stride": plan.stride,
         "data.loss_on": config.data.loss_on,
@@ -48,7 +50,7 @@ def require_same_run(path: Path, state: TrainerState, config: Config, plan: Plan
     order = data_order(config, plan)
     changed = [key for key, value in order.items() if state.order.get(key) != value]
     if changed:
-        listed = ", ".join(f"{key} (was {state.order.get(key)})" for key in changed)
+        listed = ", ".join(f"{key} (was {_as_yaml(state.order.get(key))})" for key in changed)
         raise UserError(
             f"{listed}: changed since {path}, which would change what the model is trained on; set it back, or "
             "start a new run in another run.output_dir"
@@ -83,6 +85,13 @@ def dataset_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> 
         for was, is_ in zip(before, now, strict=True)
         if is_["share"] * totals[0] != was["share"] * totals[1]
     ]
+
+
+def _as_yaml(value: Any) -> str:
+    if value is None:
+        return "not set"
+    text = ", ".join(f"{key}: {each}" for key, each in value.items()) if isinstance(value, dict) else value
+    return f"{{{text}}}" if isinstance(value, dict) else str(text)
 
 
 def _short(dataset: dict[str, Any]) -> str:

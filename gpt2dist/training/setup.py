@@ -19,7 +19,7 @@ from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
 from gpt2dist.model.requirements import require_compiler, require_flash_attention
 from gpt2dist.monitoring.environment import describe
-from gpt2dist.monitoring.logs import logger, open_rank_log
+from gpt2dist.monitoring.logs import logger, rank_log
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.metrics import Metrics
 from gpt2dist.monitoring.tensorboard import TensorBoard
@@ -44,7 +44,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         world: This rank.
     """
     output = config.output_dir
-    log = open_rank_log(output, world.rank)
+    log = rank_log(output, world.rank)
     end_with_launcher()
     with only_job(output, world), StopSignal() as signal, Watchdog(log, config.run.timeout_seconds) as watchdog:
         pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)

@@ -1,7 +1,7 @@
 """Which steps are left out: those whose loss or gradient is not finite, or far beyond the recent ones.
 
-The verdict is reached on the device, from numbers that are the same on all ranks, and AdamW obeys it there: on the
-way of a good step nobody waits for it.
+The verdict is reached on the device, from numbers that are the same on all ranks, and AdamW obeys it there: on
+the way of a good step nobody waits for it.
 """
 
 from typing import Any

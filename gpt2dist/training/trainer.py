@@ -28,6 +28,7 @@ from gpt2dist.training.same_run import data_order, datasets_of, require_same_run
 from gpt2dist.training.schedule import learning_rate
 from gpt2dist.training.stopped import leave_word
 
+
 class Trainer:
     """Trains a model by a plan.
 
@@ -124,9 +125,9 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
         result = self.engine.train_step(batch, self._lr(self.step), self.pulse.beat)
         self.step += 1
-        self.consumed_samples += self.plan.global_batch_size
+        self.consumed_samples += batch.samples
         self.consumed_tokens += batch.targets
-        tokens = self.plan.global_batch_size * self.plan.sequence_length
+        tokens = batch.samples * self.plan.sequence_length
         self.meter.add(result.nll, result.grad_norm, result.skipped, batch.targets, tokens)
 
     def _log(self) -> None:
@@ -162,6 +163,7 @@ class Trainer:
     def _give_up(self) -> None:
         """Stops a run that no longer learns; its weights are those of the last good step."""
         self._save()
+        self._tell_saved(self.store.finish())
         raise RunError(
             f"{self.skipped_in_a_row} steps in a row were left out, up to step {self.step} (loss or gradient not "
             f"finite, or beyond stability.spike_sigma): training has diverged; everything is saved. Lower "
@@ -204,7 +206,7 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        """Saves the run as it stands now; with `checkpoint.asynchronous` the writing goes on behind the training."""
+        """Saves the run as it stands; with `checkpoint.asynchronous` the writing goes on behind the training."""
         self._tell_saved(self.store.finish())
         if self.step == self.saved_step:
             return
@@ -244,26 +246,27 @@ class Trainer:
         )
 
     def _probe(self) -> float:
-        return probe_loss(self.engine.logits, self.batcher, self.config.batch.micro_batch_size)
+        return probe_loss(self.engine.logits, self.batcher)
 
     def _leave(self, signal: str) -> None:
-        """Saves everything and leaves word for whoever starts the run again. Gradients of half a step are lost."""
+        """Saves everything and leaves word for whoever starts the run again; half a step is lost."""
         if self.meter.steps:
             self._log()
         self._save()
         self._tell_saved(self.store.finish())
         if self.world.is_main:
             leave_word(self.config.output_dir, signal, self.step, self.plan.total_steps)
-        logger.info("stopped by %s at step %d, with everything saved; started again, it goes on", signal, self.step)
+        logger.info(
+            "stopped by %s at step %d, with everything saved; started again, it goes on", signal, self.step
+        )
 
     def _loader(self) -> Loader[list[Tensor]]:
-        batch = self.config.batch
         return Loader(
             self.plan.mixture,
             self.batcher,
             self.engine.stage,
-            batch.global_batch_size,
-            batch.micro_batch_size,
+            self.plan.batch_sizes,
+            self.plan.micro_batch_size,
             self.world.rank,
             self.world.size,
             self.consumed_samples,

@@ -32,19 +32,6 @@ def test_resume_is_bitwise(tiny_dataset, tmp_path, precision, stage):
     assert weights(halves, 20) == weights(whole, 20)
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [((2, 2), (1, 3)), ((1, 0), (2, 1)), ((2, 3), (2, 0))],  # (world size, stage)
-)
-def test_resume_at_another_world_size_and_stage(tiny_dataset, tmp_path, first, second):
-    config = write_run(tmp_path, tiny_dataset)
-    whole = train(config, f"run.output_dir={tmp_path}/whole", "zero.stage=1", "batch.micro_batch_size=4")
-    parts = [f"run.output_dir={tmp_path}/parts", "batch.micro_batch_size=4"]
-    train(config, *parts, "run.stop_after_steps=9", f"zero.stage={first[1]}", world_size=first[0])
-    halves = train(config, *parts, f"zero.stage={second[1]}", world_size=second[0])
-    assert metrics(halves, "train/loss") == pytest.approx(metrics(whole, "train/loss"), abs=1e-5)
-
-
 def test_a_crash_after_the_checkpoint_leaves_no_step_twice(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset)
     whole = train(config, f"run.output_dir={tmp_path}/whole")

@@ -1,44 +1,19 @@
 """The same run started alone, by torchrun and by deepspeed gives the same losses, and a clean first screen."""
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from commands import BIN, launch
 from ranks import free_port
 from runs import metrics, write_run
 
-BIN = Path(sys.executable).parent
 TRAIN = ["-m", "gpt2dist", "train"]
 LAUNCHERS = {
     "alone": [sys.executable, *TRAIN],
+    "launch": [sys.executable, "-m", "gpt2dist", "launch", "--nproc-per-node", "2", "train"],
     "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", *TRAIN],
     "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--module", "gpt2dist", "train"],
 }
-
-
-def launch(command: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a session of its own, so that nothing outlives the test."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +47,9 @@ def test_a_mistake_is_told_once_and_without_a_traceback_of_ours(tiny_dataset, tm
     done = launch([*LAUNCHERS["torchrun"], str(config), "batch.micro_batch_size=3"])
     assert done.returncode == 1  # torchrun's code for any failure
     assert done.stderr.count("is not a multiple of micro_batch_size 3 × world size 2") == 1
+    ours = launch([*LAUNCHERS["launch"], str(config), "batch.micro_batch_size=3"])
+    assert ours.returncode == 2
+    assert len(ours.stderr.splitlines()) == 2, ours.stderr  # the count of mistakes, and the one
     alone = launch([*LAUNCHERS["alone"], str(config), "batch.micro_batch_size=3"])
     assert alone.returncode == 2
     assert "Traceback" not in alone.stderr

@@ -51,11 +51,11 @@ def micro_batches(run, rank):
         plan.mixture,
         build_batcher(config, plan),
         lambda batch: batch,
-        plan.global_batch_size,
-        config.batch.micro_batch_size,
+        plan.batch_sizes,
+        plan.micro_batch_size,
         rank,
         plan.world_size,
-        consumed_samples=(STEP - 1) * plan.global_batch_size,
+        consumed_samples=plan.batch_sizes.samples(STEP - 1),
     )
     try:
         return next(loader).micro_batches

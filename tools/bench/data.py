@@ -28,6 +28,7 @@ import numpy as np
 import orjson
 import torch
 
+from gpt2dist.data.batch_sizes import BatchSizes
 from gpt2dist.data.encoder import FastEncoder
 from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
 from gpt2dist.data.manifest import Manifest, ShardRecord
@@ -324,7 +325,7 @@ def loader_time(stream: TokenStream, rounds: int) -> float:
     """Microseconds per window of the whole loader, its thread included."""
     windows = Windows(len(stream), WINDOW - 1, WINDOW - 1)
     batcher = MixtureBatcher([MicroBatcher(stream, windows, "new")])
-    loader = Loader(Mixture([len(windows)], [1], 1), batcher, lambda batch: batch, BATCH, BATCH, 0, 1)
+    loader = Loader(Mixture([len(windows)], [1], 1), batcher, lambda batch: batch, BatchSizes(BATCH), BATCH, 0, 1)
     steps = 1000
     times = [clocked(lambda: [next(loader) for _ in range(steps)]) for _ in range(rounds + 1)]
     loader.close()
@@ -383,7 +384,7 @@ def first_batch(directory: Path) -> None:
     stream = TokenStream.open(Manifest.load(directory), "train", shuffled=True)
     windows = Windows(len(stream), 1024, 1024)
     batcher = MixtureBatcher([MicroBatcher(stream, windows, "new")])
-    loader = Loader(Mixture([len(windows)], [1], 1), batcher, lambda batch: batch, BATCH, BATCH, 0, 1)
+    loader = Loader(Mixture([len(windows)], [1], 1), batcher, lambda batch: batch, BatchSizes(BATCH), BATCH, 0, 1)
     next(loader)
     loader.close()
 

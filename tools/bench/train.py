@@ -37,6 +37,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt2dist import distributed
 from gpt2dist.config import Config
+from gpt2dist.data.batch_sizes import BatchSizes
 from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
@@ -186,7 +187,13 @@ def trainer_steps(
     windows = Windows(len(stream), shape.context_length, shape.context_length // 2)
     batcher = MixtureBatcher([MicroBatcher(stream, windows, "all")])
     loader = Loader(
-        Mixture([len(windows)], [1], 0), batcher, engine.stage, args.global_batch, args.micro_batch, 0, 1
+        Mixture([len(windows)], [1], 0),
+        batcher,
+        engine.stage,
+        BatchSizes(args.global_batch),
+        args.micro_batch,
+        0,
+        1,
     )
 
     def steps(count: int) -> None:

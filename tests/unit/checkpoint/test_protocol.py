@@ -149,8 +149,8 @@ def test_a_rank_that_cannot_write_stops_all_of_them(tmp_path, monkeypatch):
     )
     outcomes = save_on_ranks(tmp_path, 3, 7)
     assert [str(error) for error in outcomes] == [
-        "checkpoint step-00000007 could not be written: rank 1: OSError: [Errno 28] No space left on device; make "
-        f"room or repair {tmp_path}, and start again: the run goes on from the checkpoint before"
+        "checkpoint step-00000007 could not be written: rank 1: OSError: [Errno 28] No space left on device; "
+        f"make room or repair {tmp_path}, and start again: the run goes on from the checkpoint before"
     ] * 3
     assert names(tmp_path) == []
 

@@ -1,7 +1,6 @@
 """Our writer against the library's reader."""
 
 import hashlib
-import os
 
 import pytest
 import torch
@@ -58,7 +57,7 @@ def test_only_contiguous_fp32_is_written(tmp_path):
 
 
 def test_a_full_disk_is_an_error(tmp_path):
-    if not os.path.exists("/dev/full"):
+    if not module.Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with pytest.raises(OSError, match="No space left"):
         write_tensors(module.Path("/dev/full"), {"a": torch.zeros(10)})

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpt2dist.data import loader as loader_module
+from gpt2dist.data.batch_sizes import BatchSizes, Ramp
 from gpt2dist.data.loader import Loader, MicroBatch, MicroBatcher, MixtureBatcher, StepBatch
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
@@ -15,6 +16,7 @@ from gpt2dist.data.windows import Windows
 TOKENS, LENGTH, STRIDE, SEED = 100, 8, 5, 3
 WINDOWS = Windows(TOKENS, LENGTH, STRIDE)  # 20 of them
 GLOBAL = 12
+SIZES = BatchSizes(GLOBAL)
 
 
 def batcher(loss_on: str = "all", tokens: int = TOKENS, windows: Windows = WINDOWS) -> MicroBatcher:
@@ -30,15 +32,22 @@ def loader_of(
     cursor: int = 0,
     stage: Callable[[MicroBatch], Any] = lambda micro_batch: micro_batch,
     prefetch: int = 2,
+    sizes: BatchSizes = SIZES,
 ) -> Loader:
     whole = MixtureBatcher([make or batcher()])
-    return Loader(Mixture([len(WINDOWS)], [1], SEED), whole, stage, GLOBAL, micro, rank, world, cursor, prefetch)
+    return Loader(Mixture([len(WINDOWS)], [1], SEED), whole, stage, sizes, micro, rank, world, cursor, prefetch)
 
 
 def steps(
-    count: int, rank: int = 0, world: int = 1, micro: int = GLOBAL, cursor: int = 0, **kind: str
+    count: int,
+    rank: int = 0,
+    world: int = 1,
+    micro: int = GLOBAL,
+    cursor: int = 0,
+    sizes: BatchSizes = SIZES,
+    **kind: str,
 ) -> list[StepBatch]:
-    loader = loader_of(batcher(**kind), rank, world, micro, cursor)
+    loader = loader_of(batcher(**kind), rank, world, micro, cursor, sizes=sizes)
     try:
         return list(islice(loader, count))
     finally:
@@ -189,22 +198,61 @@ def test_samples_are_drawn_for_many_steps_and_for_less_than_a_large_one(monkeypa
         assert first_tokens(steps(9)) == expected
 
 
+# A batch that grows
+
+RAMPED = BatchSizes(GLOBAL, Ramp(start=4, increment=4, samples=30))  # 4 4 4 4, 8 8, 12 …
+
+
+def merged(ranks: list[list[StepBatch]], number: int) -> list[int]:
+    """The starts of the windows of a step, in the order of the global batch."""
+    pieces = zip(*(rank[number].micro_batches for rank in ranks), strict=True)
+    return [int(row[0]) for group in pieces for micro in group for row in micro.tokens]
+
+
+@pytest.mark.parametrize(("world", "micro"), [(1, 4), (1, 1), (2, 2), (4, 1)])
+@pytest.mark.parametrize("done", range(8))
+def test_a_ramp_takes_the_samples_in_order_at_any_world_size_and_from_any_step(world, micro, done):
+    order = list(chain(*first_tokens(steps(6))))
+    sizes = [4, 4, 4, 4, 8, 8, 12, 12, 12][done:]
+    cursor = RAMPED.samples(done)
+    ranks = [steps(len(sizes), rank, world, micro, cursor, RAMPED) for rank in range(world)]
+    for number, size in enumerate(sizes):
+        assert {rank[number].samples for rank in ranks} == {size}
+        assert len(ranks[0][number].micro_batches) * micro * world == size
+        assert merged(ranks, number) == order[cursor : cursor + size]
+        assert {rank[number].targets for rank in ranks} == {sum(len(counted(rank[number])) for rank in ranks)}
+        cursor += size
+
+
+@pytest.mark.parametrize("drawn", [1, 4, 13, 50])
+def test_a_ramp_does_not_depend_on_how_many_samples_are_drawn_together(monkeypatch, drawn):
+    expected = first_tokens(steps(12, micro=2, sizes=RAMPED))
+    monkeypatch.setattr(loader_module, "DRAWN_TOGETHER", drawn)
+    assert first_tokens(steps(12, micro=2, sizes=RAMPED)) == expected
+
+
+def test_a_size_of_a_ramp_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="must divide"):
+        loader_of(micro=3, sizes=RAMPED)
+
+
 # Several datasets: the tokens of each tell it apart
 
-SIZES, SHARES = (100, 37, 60), (3, 1, 2)
+TOKENS_EACH, SHARES = (100, 37, 60), (3, 1, 2)
 
 
 def blend(dtypes: tuple[type, ...] = (np.uint16, np.int32, np.uint16)) -> tuple[Mixture, MixtureBatcher]:
     tokens = [
-        np.arange(size, dtype=dtype) + 1000 * d for d, (size, dtype) in enumerate(zip(SIZES, dtypes, strict=True))
+        np.arange(size, dtype=dtype) + 1000 * d
+        for d, (size, dtype) in enumerate(zip(TOKENS_EACH, dtypes, strict=True))
     ]
-    windows = [Windows(size, LENGTH, STRIDE) for size in SIZES]
+    windows = [Windows(size, LENGTH, STRIDE) for size in TOKENS_EACH]
     batchers = [MicroBatcher(TokenStream([part]), w, "new") for part, w in zip(tokens, windows, strict=True)]
     return Mixture([len(w) for w in windows], SHARES, SEED), MixtureBatcher(batchers)
 
 
 def blended_steps(count: int, rank: int = 0, world: int = 1, micro: int = GLOBAL, cursor: int = 0):
-    loader = Loader(*blend(), lambda micro_batch: micro_batch, GLOBAL, micro, rank, world, cursor)
+    loader = Loader(*blend(), lambda micro_batch: micro_batch, SIZES, micro, rank, world, cursor)
     try:
         return list(islice(loader, count))
     finally:

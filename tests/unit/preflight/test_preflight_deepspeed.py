@@ -48,6 +48,21 @@ def test_stages_and_precisions_that_work_together(run_file, stage, precision):
             ["zero.deepspeed={steps_per_print: 1}"],
             "zero.deepspeed.steps_per_print: is set by gpt2dist itself; remove it here",
         ),
+        (
+            ["zero.stage=0", "zero.offload_optimizer=cpu"],
+            "zero.offload_optimizer: cpu needs a partitioned optimizer; set zero.stage to 1, 2 or 3, or this to "
+            "none",
+        ),
+        (
+            ["zero.stage=2", "zero.offload_parameters=cpu"],
+            "zero.offload_parameters: cpu needs partitioned parameters, and stage 2 does not partition them; "
+            "set zero.stage to 3, or this to none",
+        ),
+        (
+            ["zero.stage=3", "zero.offload_optimizer=nvme"],
+            "zero.offload_optimizer: nvme: what DeepSpeed keeps there cannot be saved and restored bit by bit, "
+            "so a run could not be resumed; set it to cpu, or train on more GPUs",
+        ),
     ],
 )
 def test_each_mistake_of_precision_and_raw_keys_names_its_key_and_the_way_out(run_file, overrides, message):

@@ -1,8 +1,8 @@
 import pytest
 
+from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
-from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.training.same_run import data_order, dataset_changes, datasets_of, require_same_run
 
 RUN = """
@@ -128,6 +128,8 @@ def test_equal_weights_of_two_of_three_stay_equal():
         ("data.stride=3", r"data.stride \(was 4\): changed"),
         ("data.sequence_length=7", r"data.sequence_length \(was 8\), data.stride \(was 4\): changed"),
         ("data.loss_on=new", r"data.loss_on \(was all\): changed"),
+        ("batch.global_batch_size=16", r"batch.global_batch_size \(was 8\): changed"),
+        ("batch.ramp={start: 4, increment: 2, samples: 50}", r"batch.ramp \(was not set\): changed"),
     ],
 )
 def test_another_order_is_refused_with_what_it_was(run_file, state, override, message):

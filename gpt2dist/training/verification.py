@@ -1,0 +1,77 @@
+"""The proof that a run goes on as if it had not been interrupted: N + N steps against 2N."""
+
+import gc
+import shutil
+from pathlib import Path
+
+import torch
+
+from gpt2dist.checkpoint import manifest
+from gpt2dist.checkpoint.store import checkpoint_name
+from gpt2dist.config import Config
+from gpt2dist.distributed import World
+from gpt2dist.errors import UserError
+from gpt2dist.monitoring.metrics import read
+from gpt2dist.plan import Plan
+from gpt2dist.training.setup import train
+
+COMPARED = ("train/loss", "train/grad_norm", "train/lr", "progress/tokens")
+
+
+def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[str]:
+    """Trains 2N steps, and N, a stop and N more, beside the run, and compares. Collective.
+
+    Args:
+        config: The run.
+        plan: What it implies.
+        world: This rank.
+        steps: Optimizer steps N of a half.
+
+    Returns:
+        What differs, a line each; the same on every rank. Empty: every byte is the same, and both are removed.
+
+    Raises:
+        UserError: The run has fewer than 2N steps.
+    """
+    if not 1 <= steps <= plan.total_steps // 2:
+        raise UserError(
+            f"--steps {steps}: a half must have at least 1 step and at most half of the run's {plan.total_steps}"
+        )
+    home = config.output_dir / "verify-resume"
+    whole, halves = home / "whole", home / "halves"
+    if world.is_main:
+        for left in (whole, halves):
+            shutil.rmtree(left, ignore_errors=True)
+    for directory, stop in ((whole, 2 * steps), (halves, steps), (halves, 2 * steps)):
+        train(_part(config, directory, stop), plan, world)
+        gc.collect()  # engines hold themselves in circles
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()
+    differences = world.from_main(_differences(whole, halves, 2 * steps) if world.is_main else [])
+    if world.is_main and not differences:
+        shutil.rmtree(home, ignore_errors=True)
+    return differences
+
+
+def _part(config: Config, directory: Path, stop: int) -> Config:
+    """The run up to a step, in a directory of its own, recorded step by step."""
+    run = config.run.model_copy(update={"output_dir": directory, "stop_after_steps": stop})
+    monitoring = config.monitoring.model_copy(update={"log_every_steps": 1, "tensorboard": False})
+    checkpoint = config.checkpoint.model_copy(update={"resume": "auto"})
+    return config.model_copy(update={"run": run, "monitoring": monitoring, "checkpoint": checkpoint})
+
+
+def _differences(whole: Path, halves: Path, step: int) -> list[str]:
+    lines = [
+        f"step {a['step']}: {tag} {a.get(tag)} uninterrupted, {b.get(tag)} resumed"
+        for a, b in zip(*(_steps(run) for run in (whole, halves)), strict=True)
+        for tag in COMPARED
+        if a.get(tag) != b.get(tag)
+    ]
+    files = [manifest.read(run / "checkpoints" / checkpoint_name(step)) for run in (whole, halves)]
+    names = [name for name in files[0] if name.endswith(".safetensors")]
+    return lines + [f"{name} differs at step {step}" for name in names if files[0][name] != files[1].get(name)]
+
+
+def _steps(run: Path) -> list[dict]:
+    return [line for line in read(run / "metrics.jsonl") if "train/loss" in line]

@@ -1,0 +1,74 @@
+"""A run goes on at any other world size and ZeRO stage, with and without offload."""
+
+import itertools
+
+import pytest
+from runs import metrics, train, write_run
+
+SAVED, LAST = 10, 30  # compared over the 20 steps after the save
+COMMON = ["batch.global_batch_size=12", f"schedule.total_steps={LAST}"]  # twelve windows: for 1, 2, 3 and 4 ranks
+WORLDS = list(itertools.permutations([1, 2, 3, 4], 2))
+STAGES = list(itertools.permutations([0, 1, 2, 3], 2))
+# Every change of world size with a change of the stage, so that each ordered pair of either appears once.
+CHANGES = list(zip(WORLDS, STAGES, strict=True))
+
+
+def at(world_size, stage, offload):
+    words = [f"zero.stage={stage}", f"batch.micro_batch_size={12 // world_size}"]
+    return [*words, *(["zero.offload_optimizer=cpu"] if offload and stage else [])]
+
+
+def stop_and_go_on(config, common, worlds, stages, offloads):
+    """Trains to the save at one shape and from it to the end at another."""
+    first, second = zip(worlds, stages, offloads, strict=True)
+    train(config, *common, *at(*first), f"run.stop_after_steps={SAVED}", world_size=first[0])
+    return train(config, *common, *at(*second), world_size=second[0])
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_dataset, tmp_path_factory):
+    """The losses of an uninterrupted run, by precision."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        home = tmp_path_factory.mktemp(precision)
+        run = train(write_run(home, tiny_dataset), *COMMON, f"precision={precision}", *at(1, 1, False))
+        losses[precision] = metrics(run, "train/loss")
+    return losses
+
+
+@pytest.mark.parametrize(("worlds", "stages"), CHANGES)
+def test_fp32(tiny_dataset, tmp_path, whole, worlds, stages):
+    number = CHANGES.index((worlds, stages))
+    offloads = (number % 2 == 0, number % 3 == 0)
+    run = stop_and_go_on(write_run(tmp_path, tiny_dataset), COMMON, worlds, stages, offloads)
+    assert metrics(run, "train/loss") == pytest.approx(whole["fp32"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("worlds", "stages", "offloads"),
+    [
+        ((1, 2), (1, 2), (False, False)),
+        ((2, 4), (2, 3), (False, True)),
+        ((4, 3), (3, 1), (True, False)),
+        ((3, 1), (1, 3), (True, True)),
+    ],
+)
+def test_bf16(tiny_dataset, tmp_path, whole, worlds, stages, offloads):
+    common = [*COMMON, "precision=bf16"]
+    run = stop_and_go_on(write_run(tmp_path, tiny_dataset), common, worlds, stages, offloads)
+    before, after = metrics(run, "train/loss"), whole["bf16"]
+    assert before[:SAVED] == pytest.approx(after[:SAVED], abs=5e-3)  # bf16 on another number of ranks
+    assert before[SAVED:] == pytest.approx(after[SAVED:], abs=5e-3)
+
+
+@pytest.mark.parametrize(("stage", "parameters"), [(1, "none"), (2, "none"), (3, "none"), (3, "cpu")])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_shape_with_offload_is_bitwise(tiny_dataset, tmp_path, precision, stage, parameters):
+    config = write_run(tmp_path, tiny_dataset)
+    common = [*COMMON, f"precision={precision}", f"zero.offload_parameters={parameters}", "model.dropout=0.1"]
+    common += at(2, stage, True)
+    uninterrupted = train(config, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
+    parts = f"run.output_dir={tmp_path}/parts"
+    train(config, *common, parts, f"run.stop_after_steps={SAVED}", world_size=2)
+    halves = train(config, *common, parts, world_size=2)
+    assert metrics(halves, "train/loss") == metrics(uninterrupted, "train/loss")

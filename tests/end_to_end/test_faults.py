@@ -1,0 +1,100 @@
+"""What becomes of a run when it is signalled, killed or left by its launcher."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+from commands import is_alive, launch, ranks_of, started, wait_until
+from runs import metrics, train, write_run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+
+LAUNCH = [sys.executable, "-m", "gpt2dist", "launch", "--nproc-per-node", "2"]
+LONG = ["schedule.total_steps=3000", "batch.micro_batch_size=2", "zero.stage=2", "model.dropout=0.1"]
+
+
+def steps_done(run):
+    path = run / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture
+def run_file(tiny_dataset, tmp_path):
+    return write_run(tmp_path, tiny_dataset)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_everything_and_the_run_goes_on_as_if_nothing_had_been(run_file, tmp_path, number):
+    run = tmp_path / "run"
+    with started([*LAUNCH, "train", str(run_file), *LONG]) as launcher:
+        wait_until(lambda: steps_done(run) >= 5)
+        launcher.send_signal(number)
+        _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, err
+    word = json.loads((run / "stopped.json").read_text())
+    assert word["reason"] == number.name
+    assert f"stopped by {number.name} at step {word['step']}, with everything saved" in err
+    assert (run / "checkpoints/latest").read_text().strip() == f"step-{word['step']:08d}"
+    further = f"run.stop_after_steps={word['step'] + 5}"
+    train(run_file, *LONG, further, world_size=2)
+    whole = train(run_file, *LONG, further, f"run.output_dir={tmp_path}/whole", world_size=2)
+    assert metrics(run, "train/loss") == metrics(whole, "train/loss")
+    assert not (run / "stopped.json").exists()
+
+
+def test_a_killed_rank_is_named_with_its_signal_and_log_and_nobody_stays(run_file, tmp_path):
+    run = tmp_path / "run"
+    with started([*LAUNCH, "train", str(run_file), *LONG]) as launcher:
+        wait_until(lambda: steps_done(run) >= 3)
+        ranks = ranks_of(launcher)
+        os.kill(ranks[1], signal.SIGKILL)
+        began = time.monotonic()
+        _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert time.monotonic() - began < 30
+    assert "rank 1 failed first: SIGKILL (-9), probably out of memory" in err
+    assert f"its log: {run}/logs/rank-00001.log" in err
+    assert not any(is_alive(pid) for pid in ranks.values())
+
+
+def test_a_restarted_gang_goes_on_from_the_newest_checkpoint(run_file, tmp_path):
+    run = tmp_path / "run"
+    short = [*LONG, "schedule.total_steps=400", "checkpoint.every_steps=5"]
+    with started([*LAUNCH, "--max-restarts", "1", "train", str(run_file), *short]) as launcher:
+        wait_until(lambda: (run / "checkpoints/latest").exists())
+        os.kill(ranks_of(launcher)[0], signal.SIGKILL)
+        _, err = launcher.communicate(timeout=110)
+    assert launcher.returncode == 0, err
+    assert "resumed from" in err
+    assert [int(step) for step in metrics(run, "step")] == list(range(1, 401))
+
+
+def test_orphans_end_with_their_launcher(run_file, tmp_path):
+    run = tmp_path / "run"
+    with started([*LAUNCH, "train", str(run_file), *LONG]) as launcher:
+        wait_until(lambda: steps_done(run) >= 3)
+        ranks = ranks_of(launcher)
+        launcher.kill()
+        wait_until(lambda: not any(is_alive(pid) for pid in ranks.values()), 30)
+    assert json.loads((run / "stopped.json").read_text())["reason"] == "SIGTERM"
+
+
+def test_a_second_job_in_the_run_directory_is_refused_by_the_name_of_the_first(run_file, tmp_path):
+    run = tmp_path / "run"
+    with started([*LAUNCH, "train", str(run_file), *LONG]) as first:
+        wait_until(lambda: steps_done(run) >= 1)
+        pid = ranks_of(first)[0]
+        second = launch([sys.executable, "-m", "gpt2dist", "train", str(run_file), *LONG])
+        assert second.returncode == 2
+        assert f"{run}: another job is training here" in second.stderr and f'"pid": {pid}' in second.stderr
+        assert first.poll() is None
+
+
+def test_verify_resume_proves_it(run_file, tmp_path):
+    done = launch([*LAUNCH, "verify-resume", str(run_file), "--steps", "3", *LONG])
+    assert done.returncode == 0, done.stderr
+    assert "3 + 3 steps equal 6: the same losses and bytes" in done.stderr
+    assert not (tmp_path / "run/verify-resume").exists() and not (tmp_path / "run/checkpoints").exists()
