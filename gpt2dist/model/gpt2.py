@@ -25,7 +25,7 @@ INIT_STD = 0.02
 
 CAUSAL_SDPA = "causal_sdpa"
 """torch's attention without a mask. To find out whether one is needed transformers reads a value from the device
-in each pass, for which the host waits, and under torch.compile it makes one in any case. Whole windows need none."""
+in each pass, for which the host waits; under torch.compile it makes one in any case. Whole windows need none."""
 
 AttentionInterface.register(CAUSAL_SDPA, sdpa_attention_forward)
 
