@@ -41,6 +41,13 @@ class World:
         """Whether this is rank 0, which speaks and writes for all."""
         return self.rank == 0
 
+    @property
+    def device_bytes(self) -> int | None:
+        """Memory of this rank's GPU; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.get_device_properties(self.device).total_memory
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds a tensor over the ranks, in place."""
         if self.size > 1:
@@ -150,7 +157,10 @@ def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: time
     (pytorch issue 135712; its restart count is no help, since hosts count apart). So rank 0 names a session of
     its own: it repeats what it heard from the others until each has found its own word in that and said so.
     """
-    store, rank, size = next(rendezvous)
+    try:
+        store, rank, size = next(rendezvous)
+    except dist.DistError as error:
+        raise RunError(f"the ranks did not meet within {timeout} ({error}); look at the logs of each") from error
     mine, others = uuid.uuid4().hex, range(1, size)
     session = mine if rank == 0 else ""
 
@@ -172,7 +182,7 @@ def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: time
     deadline = time.monotonic() + timeout.total_seconds()
     while not is_settled():
         if time.monotonic() > deadline:
-            raise RunError(f"rank {rank} waited {timeout} for the other {size - 1} to start; look at their logs")
+            raise RunError(f"rank {rank} waited {timeout} for the other {size - 1}; look at the logs of each")
         time.sleep(JOIN_POLL_SECONDS)
     return dist.PrefixStore(session, store)
 

@@ -6,8 +6,10 @@ import subprocess
 
 import pytest
 from runs import train, write_run
+from torch.distributed import run as torchrun
 
 from gpt2dist.cli import VERBS, build_parser
+from gpt2dist.commands.launch import split, with_defaults
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,10 @@ def test_every_gpt2dist_command_parses(readme):
         if "gpt2dist" not in words:  # tensorboard --logdir runs
             continue
         arguments = words[words.index("gpt2dist") + 1 :]
+        verbs.add(arguments[0])
+        if arguments[0] == "launch":  # torchrun's options, then another of our verbs
+            options, arguments = split(arguments[1:])
+            torchrun.parse_args([*with_defaults(options, gpus=8), "-m", "gpt2dist"])
         build_parser(arguments[0]).parse_args(arguments)
         verbs.add(arguments[0])
     assert verbs == set(VERBS)

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gpt2dist.errors import UserError
+
 FORMAT_VERSION = 3
 NAME = "manifest.json"
 
@@ -35,20 +37,27 @@ def write(directory: Path, files: Records) -> None:
     write_json(directory / NAME, {"format_version": FORMAT_VERSION, "files": dict(sorted(files.items()))})
 
 
-def read(directory: Path) -> Records:
+def read(directory: Path, without: str | None = None) -> Records:
     """Reads a manifest and compares all but the contents of the files with it: an instant at any size.
+
+    Args:
+        directory: The checkpoint.
+        without: Files whose names begin so are left out.
 
     Raises:
         InvalidCheckpointError: Says what is wrong.
     """
     if directory.is_symlink():
         raise InvalidCheckpointError("is a link, and links are not followed")
+    if (directory / NAME).is_symlink():
+        raise InvalidCheckpointError(f"{NAME} is a link, and links are not followed")
     try:
         manifest = json.loads((directory / NAME).read_text())
         version = manifest["format_version"]
-        files = {
+        files: Records = {
             name: {"bytes": int(record["bytes"]), "sha256": str(record["sha256"])}
             for name, record in manifest["files"].items()
+            if without is None or not name.startswith(without)
         }
     except FileNotFoundError:
         raise InvalidCheckpointError(f"has no {NAME}") from None
@@ -95,6 +104,20 @@ def check_contents(directory: Path, files: Records, names: Iterable[str] | None 
             raise InvalidCheckpointError(f"{name} cannot be read ({error})") from error
         if changed:
             raise InvalidCheckpointError(f"{name} was changed after it was written (sha256 differs)")
+
+
+def require_whole_model(directory: Path) -> None:
+    """Checks the model in a checkpoint, its optimizer aside; directories of another make have no manifest.
+
+    Raises:
+        UserError: Says which file is wrong and how.
+    """
+    if not (directory / NAME).exists():
+        return
+    try:
+        check_contents(directory, read(directory, without="optimizer-"))
+    except InvalidCheckpointError as reason:
+        raise UserError(f"{directory}: not a whole checkpoint: {reason}; name another") from reason
 
 
 def verify(directory: Path) -> None:

@@ -67,7 +67,7 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
     text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():
-        content = memoryview(tensor.view(-1).numpy()).cast("B")
+        content = tensor.view(-1).numpy().view("u1").data
         for begin in range(0, len(content), PIECE):
             yield content[begin : begin + PIECE]
 

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, dataset: Any, split: str, world: Any) -> dict[str, Any]:
+    from gpt2dist.checkpoint.manifest import require_whole_model
     from gpt2dist.data.stream import TokenStream
     from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.errors import UserError
@@ -81,6 +82,7 @@ def _evaluate(args: argparse.Namespace, dataset: Any, split: str, world: Any) ->
     from gpt2dist.monitoring.progress import Progress
 
     directory = locate(args.model)
+    require_whole_model(directory)
     tokenizer = Tokenizer.load(directory)
     if tokenizer.fingerprint != dataset.tokenizer_fingerprint:
         raise UserError(

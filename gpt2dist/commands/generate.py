@@ -40,12 +40,14 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
+    from gpt2dist.checkpoint.manifest import require_whole_model
     from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.generation import generate
     from gpt2dist.model.gpt2 import IncrementalLogits, load_pretrained, require_vocabulary
     from gpt2dist.model.locate import locate
 
     directory = locate(args.model)
+    require_whole_model(directory)
     tokenizer = Tokenizer.load(directory)
     model = load_pretrained(directory, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     require_vocabulary(model, tokenizer.vocab_size, directory)

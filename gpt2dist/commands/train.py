@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2dist.errors import UserError
+
 if TYPE_CHECKING:  # torch would slow --help down
     from gpt2dist.config import Config
     from gpt2dist.distributed import World
@@ -33,6 +35,7 @@ with everything saved, stopped.json in the run directory, and exit code 0. `gpt2
 def run(args: argparse.Namespace) -> None:
     """Trains."""
     config, plan, world = start(args.config, args.overrides)
+    require_room(args.config, config, plan, world)
     from gpt2dist.distributed import leave
     from gpt2dist.monitoring.logs import rank_logging
     from gpt2dist.training.failure import told_by_every_rank
@@ -57,3 +60,22 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.
     return config, plan, join(timedelta(seconds=config.run.timeout_seconds + 30))
+
+
+def require_room(path: Path, config: "Config", plan: "Plan", world: "World") -> None:
+    """Refuses a run that the devices or the disk would stop. Collective; rank 0 looks.
+
+    Raises:
+        UserError: Lists what does not suffice, with the way out.
+    """
+    from gpt2dist.preflight.resources import require_resources
+
+    lacking = ""
+    if world.is_main:
+        try:
+            require_resources(str(path), config, plan, world.device_bytes)
+        except UserError as error:
+            lacking = str(error)
+    lacking = world.from_main(lacking)
+    if lacking:
+        raise UserError(lacking)

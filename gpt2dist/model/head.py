@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from gpt2dist.model.chunks import chunk_rows
@@ -19,9 +20,10 @@ class Head(nn.Module):
     Args:
         weight: [rows, D], the embedding; rows from `vocab_size` on are padding and take no part.
         vocab_size: Ids that there are.
-        loss: "plain" holds the logits of a whole micro-batch, "chunked" of a few hundred tokens at a time;
-            "auto" is chunked for micro-batches of more than one chunk. On a CPU that is never slower and needs
-            a third of the memory (docs/log.md); on GPUs it goes by the memory alone, unmeasured.
+        loss: "plain" holds the logits of a whole micro-batch, "chunked" of a few hundred tokens at a time.
+            "auto" is chunked on a CPU, where that is not slower at any size and needs a third of the memory
+            (docs/log.md). On GPUs it is unmeasured and goes by the memory alone: chunked for micro-batches of
+            more than one chunk.
     """
 
     def __init__(self, weight: nn.Parameter, vocab_size: int, loss: Loss = "auto"):
@@ -43,12 +45,15 @@ class Head(nn.Module):
         """
         if targets is not None and counted is not None and self._in_chunks(hidden):
             return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
-        logits = nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]
         if targets is None or counted is None:
-            return logits
+            return nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]
+        # Leaves the padding out without the copy of the logits that cutting it off would cost.
+        without_padding = hidden.new_zeros(len(self.weight), dtype=self.weight.dtype)
+        without_padding[self.vocab_size :] = -torch.inf
+        logits = nn.functional.linear(hidden, self.weight, without_padding)
         return token_nll(logits, targets).masked_fill(~counted, 0.0).sum()
 
     def _in_chunks(self, hidden: Tensor) -> bool:
         if self.loss == "auto":
-            return hidden[..., 0].numel() > chunk_rows(len(self.weight))
+            return hidden.device.type == "cpu" or hidden[..., 0].numel() > chunk_rows(len(self.weight))
         return self.loss == "chunked"

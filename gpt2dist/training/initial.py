@@ -8,8 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from gpt2dist.checkpoint import manifest
-from gpt2dist.checkpoint.manifest import InvalidCheckpointError
+from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.checkpoint.tensors import TensorFiles
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
@@ -85,13 +84,11 @@ class _Weights:
 def _checked(name: str) -> tuple[Path, str]:
     """The directory of the weights and their fingerprint; those of a checkpoint of ours are compared with it."""
     directory = locate(name)
-    files = weight_files(directory)
-    if (directory / manifest.NAME).is_file():
-        try:
-            records = manifest.read(directory)
-            manifest.check_contents(directory, records, [file.name for file in files])
-        except (InvalidCheckpointError, KeyError) as reason:
-            raise UserError(f"model.init_from: {directory} is not a whole checkpoint: {reason}") from reason
+    weight_files(directory)
+    try:
+        require_whole_model(directory)
+    except UserError as error:
+        raise UserError(f"model.init_from: {error}") from error
     return directory, fingerprint(directory)
 
 

@@ -120,6 +120,37 @@ def test_one_process_equals_plain_pytorch(tiny_dataset, tmp_path, reference, sta
     assert norm < 1e-4
 
 
+def train_in_chunks(config, overrides):
+    """Chunks of 24 tokens, so that a micro-batch of a test has several."""
+    from runs import train_here
+
+    from gpt2dist.model import chunks
+
+    chunks.ROWS_MULTIPLE, chunks.LOGITS_PER_CHUNK = 24, 1
+    train_here(config, [*overrides, "model.loss=chunked"])
+
+
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (2, 2), (3, 2)])
+def test_the_chunked_loss_trains_the_same(tiny_dataset, tmp_path, reference, stage, world_size):
+    config = write_run(tmp_path, tiny_dataset)
+    overrides = [f"zero.stage={stage}", "batch.micro_batch_size=2"]
+    run_ranks(train_in_chunks, world_size, config, overrides)
+    loss, norm = differences(tmp_path / "run", reference)
+    assert loss < 1e-5
+    assert norm < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage"), [("bf16", 1), ("bf16", 2), ("bf16", 3), ("autocast_bf16", 0), ("autocast_bf16", 2)]
+)
+def test_the_chunked_loss_in_16_bits_stays_close(tiny_dataset, tmp_path, reference, precision, stage):
+    config = write_run(tmp_path, tiny_dataset)
+    overrides = [f"precision={precision}", f"zero.stage={stage}", "batch.micro_batch_size=2"]
+    run_ranks(train_in_chunks, 2, config, [*overrides, "model.activation_checkpointing=true"])
+    loss, _ = differences(tmp_path / "run", reference)
+    assert loss < 1e-2
+
+
 @pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (3, 2)])
 def test_isolated_documents_equal_documents_run_apart(tiny_dataset, tmp_path, reference, stage, world_size):
     expected = run_ranks(plain_pytorch, 1, [tiny_dataset], [1], True)[0]

@@ -113,3 +113,61 @@ def test_a_prompt_with_an_unknown_character_is_told_before_the_first_step(tmp_pa
     with pytest.raises(RankFailedError, match=r"UserError: monitoring\.samples\.prompts: .*'é'"):
         train(config, "monitoring.samples={prompts: [é], every_steps: 5}")
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def join_without_the_others(connects):
+    """Rank 1 does not come, or comes and falls silent."""
+    import os
+    import time
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
+    from gpt2dist import distributed
+
+    if os.environ["RANK"] == "0":
+        distributed.join(timedelta(seconds=2))
+    elif connects:
+        _store = next(dist.rendezvous("env://"))
+        time.sleep(5)
+
+
+@pytest.mark.parametrize(
+    ("connects", "message"),
+    [
+        (False, r"RunError: the ranks did not meet within 0:00:02 \(.*; look at"),
+        (True, r"RunError: rank 0 waited 0:00:02 for the other 1; look at"),
+    ],
+)
+def test_a_rank_does_not_wait_for_ever_for_ranks_that_do_not_come(connects, message):
+    with pytest.raises(RankFailedError, match=message):
+        run_ranks(join_without_the_others, 2, connects)
+
+
+def verify_resume_with_chance(config, overrides, steps, chance):
+    """With a draw that does not depend on (seed, step, rank) alone, where `chance` says so."""
+    import random
+
+    import torch
+
+    from gpt2dist import distributed
+    from gpt2dist.preflight import resolve
+    from gpt2dist.training import trainer
+    from gpt2dist.training.verification import verify_resume
+
+    if chance:
+        trainer.torch.manual_seed = lambda _: torch.random.default_generator.manual_seed(random.getrandbits(60))
+    config, plan = resolve(config, overrides, distributed.launched_world_size())
+    return verify_resume(config, plan, distributed.join(), steps)
+
+
+def test_verify_resume_lists_what_differs(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    overrides = ["model.dropout=0.2", "batch.micro_batch_size=2", "zero.stage=3"]
+    different = run_ranks(verify_resume_with_chance, 2, config, overrides, 2, True)
+    assert different[0] == different[1]
+    assert any(line.startswith("step 3: train/loss ") for line in different[0])
+    assert "model-00001-of-00002.safetensors differs at step 4" in different[0]
+    assert run_ranks(verify_resume_with_chance, 2, config, overrides, 2, False) == [[], []]
+    with pytest.raises(RankFailedError, match=r"--steps 11: a half must have at least 1 step"):
+        run_ranks(verify_resume_with_chance, 2, config, overrides, 11, False)

@@ -101,3 +101,51 @@ def test_the_benchmark_of_the_data_plane_runs(tool, tiny_dataset):
         assert part in done.stdout
     assert "torch DataLoader over np.memmap" in done.stdout and "s to the first batch; no index" in done.stdout
     assert "the sections are" in tool("bench/data.py", "--tokenizer", tiny_dataset, "nonsense").stderr
+
+
+NANOGPT = """
+import torch
+from dataclasses import dataclass
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+class GPT(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        print("number of parameters: few")
+        self.table = torch.nn.Embedding(config.vocab_size, config.vocab_size)
+
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        return torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=betas)
+
+    def forward(self, inputs, targets):
+        logits = self.table(inputs)
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+"""
+"""What the benchmark asks of nanoGPT's model.py, and no more."""
+
+
+def test_the_benchmark_of_training_runs(tool, tmp_path):
+    sizes = ["--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--vocab-size", 100, "--length", 16]
+    sizes += ["--rounds", 2, "--steps", 1, "--stages"]
+    (tmp_path / "model.py").write_text(NANOGPT)
+    done = tool("bench/train.py", *sizes, 0, 2, "--precision", "autocast_bf16", "--nanogpt", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for stage in (0, 2):
+        for part in (
+            "gpt2dist / bare loop = ",
+            "gpt2dist / nanoGPT = ",
+            "autocast_bf16, loss auto, not compiled",
+        ):
+            assert any(line.startswith(f"stage {stage}: ") and part in line for line in done.stdout.splitlines())
+    assert "number of parameters" not in done.stdout
+    done = tool("bench/train.py", *sizes, 0, "--nanogpt", tmp_path / "nowhere")
+    assert done.returncode == 1 and "model.py; give a checkout of nanoGPT" in done.stderr

@@ -1,16 +1,33 @@
-"""What the trainer costs over the bare loop: tokens per second of both, in one run, and their ratio.
+"""Training steps beside a bare PyTorch loop and nanoGPT's: tokens per second in one run, on one model.
 
-    python tools/bench/train.py [--n-layer 4 --n-embd 192 --steps 30 --stage 0]
+    python tools/bench/train.py --stages 0 1 2 3
+    python tools/bench/train.py --nanogpt ~/nanoGPT --precision autocast_bf16 --loss chunked
 
-The peer is the shortest correct PyTorch loop on transformers' GPT-2: the same model, batches, AdamW, clipping
-and accumulation, without DeepSpeed, loader, metrics or checkpoints. Rounds alternate, so that a machine that is
-busy with something else is busy with both.
+On a GPU:
+
+    python tools/bench/train.py --preset gpt2-124m --length 1024 --micro-batch 16 --global-batch 64
+        --precision bf16 --compile --nanogpt ~/nanoGPT --stages 1 2 3
+
+gpt2dist is its engine with windows from its loader. The bare loop is the shortest correct one on transformers'
+GPT-2, without DeepSpeed, loader or metrics. nanoGPT (https://github.com/karpathy/nanoGPT, a checkout given by its
+path) is its model and its step, which needs no data on disk. All have the same sizes, batch, AdamW, clipping and
+accumulation; where gpt2dist computes in bf16 the others do under autocast. They have no ZeRO.
+
+Rounds alternate, so that a machine that is busy with something else is busy with all of them. Each stage has a
+process of its own. Random tokens, one process; MFU is printed where the device's peak is known.
 """
 
 import argparse
+import contextlib
+import importlib.util
+import io
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,96 +42,241 @@ from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.windows import Windows
+from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel, huggingface_config
-from gpt2dist.model.shape import Shape
+from gpt2dist.model.shape import PRESETS, Shape
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.optimizer import build_optimizer
 
-GLOBAL_BATCH, MICRO_BATCH, VOCAB = 8, 2, 2048
+LR, CLIP = 1e-4, 1.0
+OURS = "gpt2dist"
+
+Steps = Callable[[int], None]
+"""Does so many optimizer steps."""
+
+
+@dataclass
+class Variant:
+    """One way to train, and what was measured of it."""
+
+    name: str
+    steps: Steps
+    rates: list[float]  # tokens per second, by round
+    extra_gib: float = 0.0  # device memory at the highest, beyond what all variants hold between rounds
 
 
 def main() -> None:
     """Measures and prints."""
+    args = parse()
+    if len(args.stages) == 1:
+        measure(args, args.stages[0])
+        return
+    for stage in args.stages:  # two DeepSpeed engines of different stages do not share a process
+        words = [*sys.argv[1:], "--stages", str(stage)]  # the last one counts
+        subprocess.run([sys.executable, __file__, *words], check=True)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, help="sizes of the model, instead of the three below")
     parser.add_argument("--n-layer", type=int, default=4)
+    parser.add_argument("--n-head", type=int, default=4)
     parser.add_argument("--n-embd", type=int, default=192)
+    parser.add_argument("--vocab-size", type=int, default=50257, help="all models have it padded, to 50304")
     parser.add_argument("--length", type=int, default=256, help="tokens per window")
+    parser.add_argument("--micro-batch", type=int, default=2, help="windows per pass")
+    parser.add_argument("--global-batch", type=int, default=8, help="windows per optimizer step")
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--stage", type=int, default=0, help="ZeRO stage")
-    args = parser.parse_args()
+    parser.add_argument("--stages", type=int, nargs="+", choices=range(4), default=[0], help="ZeRO stages")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "autocast_bf16"], default="fp32")
+    parser.add_argument("--loss", choices=["plain", "chunked", "auto"], default="auto", help="of gpt2dist")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, for all")
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
+    return parser.parse_args()
+
+
+def measure(args: argparse.Namespace, stage: int) -> None:
+    """Measures one stage beside the others."""
+    torch.backends.cuda.matmul.allow_tf32 = True  # for all, as nanoGPT does
+    torch.backends.cudnn.allow_tf32 = True
     world = distributed.join()
+    sizes = PRESETS[args.preset] if args.preset else (args.n_layer, args.n_head, args.n_embd)
+    shape = Shape(*sizes, args.length, args.vocab_size)
     with tempfile.TemporaryDirectory() as home:
-        shape = Shape(args.n_layer, 4, args.n_embd, args.length, VOCAB)
-        ours, bare = trainer_steps(shape, args.stage, world, Path(home)), bare_steps(shape, world.device)
-        ours(2), bare(2)  # warm up
-        ratios = []
+        variants = [
+            Variant(OURS, trainer_steps(args, shape, stage, world, Path(home)), []),
+            Variant("bare loop", bare_steps(args, shape, world.device), []),
+        ]
+        if args.nanogpt:
+            variants.append(Variant("nanoGPT", nanogpt_steps(args, shape, world.device), []))
+        else:
+            print("nanoGPT not given, skipped")
+        for variant in variants:
+            variant.steps(2)  # warm up
         for number in range(args.rounds):
-            amount = GLOBAL_BATCH * args.length * args.steps
-            rates = [amount / timed(steps, args.steps) for steps in (ours, bare)]
-            ratios.append(rates[0] / rates[1])
-            print(f"round {number + 1}: gpt2dist {rates[0]:,.0f}, bare loop {rates[1]:,.0f} tokens per second")
-    print(
-        f"gpt2dist / bare loop = {statistics.median(ratios):.3f} "
-        f"(median of {args.rounds}; {min(ratios):.3f} to {max(ratios):.3f}), "
-        f"stage {args.stage}, {world.device.type}"
-    )
+            for variant in variants:
+                time_round(variant, args, world.device)
+            rates = ", ".join(f"{variant.name} {variant.rates[-1]:,.0f}" for variant in variants)
+            print(f"stage {stage}, round {number + 1}: {rates} tokens per second", flush=True)
+        for variant in variants:
+            print(f"stage {stage}: {summary(variant, variants[0], shape, world.device)}")
+    how = f"{args.precision}, loss {args.loss}, {'compiled' if args.compile else 'not compiled'}"
+    print(f"stage {stage}: {how}, {device_name(world.device)}")
     distributed.leave()
 
 
-def timed(steps, count: int) -> float:
-    """Seconds that `count` steps take, the device's queue included."""
-    began = time.monotonic()
-    steps(count)
-    if torch.cuda.is_available():
+def time_round(variant: Variant, args: argparse.Namespace, device: torch.device) -> None:
+    """Lets a variant train for a round, the device's queue included."""
+    cuda = device.type == "cuda"
+    if cuda:
         torch.cuda.synchronize()
-    return time.monotonic() - began
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+    began = time.perf_counter()
+    variant.steps(args.steps)
+    if cuda:
+        torch.cuda.synchronize()
+        variant.extra_gib = (torch.cuda.max_memory_allocated() - held) / 2**30
+    seconds = time.perf_counter() - began
+    variant.rates.append(args.global_batch * args.length * args.steps / seconds)
 
 
-def trainer_steps(shape: Shape, stage: int, world: distributed.World, home: Path):
+def summary(variant: Variant, ours: Variant, shape: Shape, device: torch.device) -> str:
+    """One line: the rate of ours, or ours over that of another."""
+    rate = statistics.median(variant.rates)
+    peak = peak_flops(device_name(device))
+    use = f", MFU {rate * flops_per_token(shape, shape.context_length) / peak:.1%}" if peak else ""
+    use += f", {variant.extra_gib:.2f} GiB beside weights and optimizer" if variant.extra_gib else ""
+    line = f"{variant.name} {rate:,.0f} tokens per second{use}"
+    if variant is ours:
+        return line
+    ratios = [a / b for a, b in zip(ours.rates, variant.rates, strict=True)]
+    return (
+        f"{line}; {OURS} / {variant.name} = {statistics.median(ratios):.3f} (median of {len(ratios)}; "
+        f"{min(ratios):.3f} to {max(ratios):.3f})"
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or how many threads of the CPU are used."""
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    )
+
+
+def trainer_steps(
+    args: argparse.Namespace, shape: Shape, stage: int, world: distributed.World, home: Path
+) -> Steps:
     """Steps of the engine, with windows from the loader."""
     config = Config.model_validate(
         {
+            "precision": args.precision,
             "zero": {"stage": stage},
-            "batch": {"global_batch_size": GLOBAL_BATCH, "micro_batch_size": MICRO_BATCH},
+            "batch": {"global_batch_size": args.global_batch, "micro_batch_size": args.micro_batch},
         }
     )
-    settings = deepspeed_config(config, GLOBAL_BATCH // MICRO_BATCH)
-    engine = Engine(LanguageModel(shape, 0), config, settings, world)
-    tokens = np.random.default_rng(0).integers(0, VOCAB, 1_000_000).astype(np.uint16)
+    settings = deepspeed_config(config, args.global_batch // args.micro_batch)
+    model = LanguageModel(shape, 0, loss=args.loss, compile=args.compile)
+    engine = Engine(model, config, settings, world)
+    tokens = np.random.default_rng(0).integers(0, shape.vocab_size, 2_000_000).astype(np.uint16)
     tokens.tofile(home / "tokens")
     stream = TokenStream([np.asarray(np.memmap(home / "tokens", np.uint16, "r"))])
     windows = Windows(len(stream), shape.context_length, shape.context_length // 2)
     batcher = MixtureBatcher([MicroBatcher(stream, windows, "all")])
     loader = Loader(
-        Mixture([len(windows)], [1], 0), batcher, engine.stage, BatchSizes(GLOBAL_BATCH), MICRO_BATCH, 0, 1
+        Mixture([len(windows)], [1], 0),
+        batcher,
+        engine.stage,
+        BatchSizes(args.global_batch),
+        args.micro_batch,
+        0,
+        1,
     )
 
     def steps(count: int) -> None:
         for _ in range(count):
-            engine.train_step(next(loader), 1e-4)
+            engine.train_step(next(loader), LR)
 
     return steps
 
 
-def bare_steps(shape: Shape, device: torch.device):
+def bare_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> Steps:
     """Steps of the shortest loop, on batches that are on the device already."""
-    model = GPT2LMHeadModel._from_config(huggingface_config(shape, 0), attn_implementation="sdpa").to(device)
+    config = huggingface_config(shape, 0)
+    config.vocab_size = shape.padded_vocab_size
+    model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").to(device)
     optimizer = build_optimizer(model, Config().optimizer)
-    batch = torch.randint(0, VOCAB, (MICRO_BATCH, shape.context_length + 1), device=device)
+    batch = torch.randint(0, shape.vocab_size, (args.micro_batch, shape.context_length + 1), device=device)
+    forward = torch.compile(model) if args.compile else model
+    accumulation = args.global_batch // args.micro_batch
 
     def steps(count: int) -> None:
         for _ in range(count):
-            for _ in range(GLOBAL_BATCH // MICRO_BATCH):
-                logits = model(batch[:, :-1], use_cache=False).logits
-                loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-                (loss * MICRO_BATCH / GLOBAL_BATCH).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for _ in range(accumulation):
+                with autocast(args.precision, device):
+                    logits = forward(batch[:, :-1], use_cache=False).logits
+                    loss = F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+                (loss / accumulation).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=True)
 
     return steps
+
+
+def nanogpt_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> Steps:
+    """Steps as in nanoGPT's train.py. Its gradient scaler does nothing in fp32 and bf16 and is left out."""
+    nanogpt = load_module(args.nanogpt / "model.py")
+    config = nanogpt.GPTConfig(
+        block_size=shape.context_length,
+        vocab_size=shape.padded_vocab_size,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_embd=shape.n_embd,
+        dropout=0.0,
+        bias=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it counts its parameters aloud
+        model = nanogpt.GPT(config).to(device)
+        optimizer = model.configure_optimizers(0.1, LR, (0.9, 0.95), device.type)
+    inputs = torch.randint(0, shape.vocab_size, (args.micro_batch, shape.context_length), device=device)
+    targets = inputs.roll(-1, 1)
+    forward = torch.compile(model) if args.compile else model
+    accumulation = args.global_batch // args.micro_batch
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            for _ in range(accumulation):
+                with autocast(args.precision, device):
+                    _, loss = forward(inputs, targets)
+                    loss = loss / accumulation
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return steps
+
+
+@contextlib.contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
+    """What a loop without DeepSpeed does for bf16."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32"):
+        yield
+
+
+def load_module(path: Path):
+    """Imports a file by its path."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        sys.exit(f"--nanogpt: there is no {path}; give a checkout of nanoGPT")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":

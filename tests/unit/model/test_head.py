@@ -113,12 +113,14 @@ def test_without_gradients_none_are_computed():
         assert torch.equal(Head(nn.Parameter(weight), VOCAB, "chunked")(hidden, targets, counted), expected)
 
 
-@pytest.mark.parametrize(("tokens", "chunked"), [(8, False), (9, True)])
-def test_auto_goes_by_what_a_chunk_holds(monkeypatch, tokens, chunked):
+@pytest.mark.parametrize(
+    ("device", "tokens", "chunked"), [("cpu", 1, True), ("meta", 8, False), ("meta", 9, True)]
+)
+def test_auto_goes_by_the_device_and_what_a_chunk_holds(monkeypatch, device, tokens, chunked):
     calls = []
     monkeypatch.setattr("gpt2dist.model.head.chunked_nll", lambda *each: calls.append(1) or torch.zeros(()))
-    hidden, weight, targets, counted = batch(rows=1, length=tokens)
-    Head(nn.Parameter(weight), VOCAB, "auto")(hidden, targets, counted)
+    hidden, weight, targets, counted = (each.to(device) for each in batch(rows=1, length=tokens + 1))
+    Head(nn.Parameter(weight), VOCAB, "auto")(hidden[:, 1:], targets[:, 1:], counted[:, 1:])
     assert bool(calls) == chunked
 
 

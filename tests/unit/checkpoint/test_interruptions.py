@@ -13,9 +13,9 @@ import torch
 from test_protocol import CPU, ModelState, ThreadWorld, names, store_of, trainer_state
 
 from gpt2dist.checkpoint import tensors as tensors_module
-from gpt2dist.checkpoint.manifest import verify
+from gpt2dist.checkpoint.manifest import require_whole_model, verify
 from gpt2dist.distributed import World
-from gpt2dist.errors import RunError
+from gpt2dist.errors import RunError, UserError
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
 RANKS = 2
@@ -173,3 +173,15 @@ def test_a_checkpoint_that_is_a_link_is_refused(tmp_path):
     store.save(ModelState(), trainer_state(10)).rename(tmp_path / "elsewhere")
     (tmp_path / "run/step-00000010").symlink_to(tmp_path / "elsewhere")
     assert store.newest() == (None, ["step-00000010: is a link, and links are not followed"])
+
+
+def test_the_model_of_a_damaged_checkpoint_is_not_used_but_its_optimizer_may_be_gone(tmp_path):
+    path = store_of(tmp_path, World(0, 0, 1, CPU)).save(ModelState(), trainer_state(10))
+    require_whole_model(path)
+    (path / "optimizer-00001-of-00001.safetensors").unlink()
+    require_whole_model(path)
+    damage("flipped", path / "model-00001-of-00001.safetensors")
+    with pytest.raises(UserError, match=r"step-00000010: not a whole checkpoint: model-\S+ was changed .*; name"):
+        require_whole_model(path)
+    (path / "manifest.json").unlink()
+    require_whole_model(path)  # a model directory of another make

@@ -1,0 +1,68 @@
+"""What launch passes on, and what it says of ranks that failed."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from gpt2dist.cli import main
+from gpt2dist.commands.launch import SIGNALS, describe, split, with_defaults
+
+
+def test_the_options_of_torchrun_end_at_the_verb():
+    words = ["--nproc-per-node", "2", "train", "run.yaml", "--help"]
+    assert split(words) == (["--nproc-per-node", "2"], ["train", "run.yaml", "--help"])
+
+
+def test_a_launch_of_nothing_is_wrong_input(capsys):
+    assert main(["launch", "--nproc-per-node", "2", "generate", "x"]) == 2
+    expected = "no verb to launch; write one of train, evaluate, verify-resume behind torchrun's options\n"
+    assert capsys.readouterr().err == f"gpt2dist launch: {expected}"
+
+
+def test_what_is_left_open_gets_a_default_and_what_is_given_stays():
+    shutdown = ["--signals-to-handle", SIGNALS, "--shutdown-timeout", "300"]
+    assert with_defaults([], gpus=4) == ["--nproc-per-node", "4", "--standalone", *shutdown]
+    assert with_defaults([], gpus=0)[:2] == ["--nproc-per-node", "1"]
+    given = ["--nproc_per_node=2", "--nnodes", "2", "--rdzv-endpoint", "a:1", "--shutdown-timeout", "9"]
+    assert with_defaults(given, gpus=4) == [*given, "--signals-to-handle", SIGNALS]
+
+
+def failure(tmp_path: Path, exitcode: int, message: str = "", at: int = 100) -> ProcessFailure:
+    file = tmp_path / f"error-{exitcode}-{at}.json"
+    if message:
+        file.write_text(json.dumps({"message": {"message": message, "extraInfo": {"timestamp": str(at)}}}))
+    return ProcessFailure(0, 1, exitcode, str(file))
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (signal.SIGKILL, "SIGKILL (-9), probably out of memory (dmesg tells)"),
+        (signal.SIGBUS, "SIGBUS (-7), probably no room in /dev/shm"),
+        (signal.SIGSEGV, "SIGSEGV (-11), a crash in native code"),
+        (signal.SIGFPE, "SIGFPE (-8), a signal"),
+    ],
+)
+def test_a_signal_is_decoded(tmp_path, number, cause):
+    text = describe({3: failure(tmp_path, -number)}, Path("runs/x"))
+    assert text.startswith(f"rank 3 failed first: {cause}")
+    assert "\n  its log: runs/x/logs/rank-00003.log\n" in text
+    assert "ranks that ended" not in text
+
+
+def test_the_rank_that_was_killed_is_named_and_not_those_that_lost_it(tmp_path):
+    lost = failure(tmp_path, 1, "RuntimeError: … Connection closed by peer [10.0.0.1]:999", at=50)
+    ended = failure(tmp_path, -signal.SIGTERM)
+    text = describe({0: lost, 1: ended, 2: failure(tmp_path, -signal.SIGKILL)}, None)
+    assert text.startswith("rank 2 failed first: SIGKILL")
+    assert "\n  ranks that ended because of it: 0, 1\n" in text
+
+
+def test_the_rank_with_an_error_of_its_own_is_named_with_it(tmp_path):
+    lost = failure(tmp_path, 1, "RuntimeError: Connection reset by peer", at=50)
+    own = failure(tmp_path, 1, "ValueError: three\nmore", at=60)
+    text = describe({0: lost, 1: own}, None)
+    assert text.startswith("rank 1 failed first: exit code 1: ValueError: three\n")

@@ -1,0 +1,109 @@
+"""What saving costs: the rate against the disk's, and the time the training stands still, in one run.
+
+    python tools/bench/checkpoint.py [--preset gpt2-124m --directory DIR --rounds 5]
+    torchrun --standalone --nproc-per-node 2 tools/bench/checkpoint.py --stage 2
+
+Measured are, in turn and on the same bytes: a plain write (each rank writes its part of the bytes from memory and
+calls fsync), a checkpoint that the training waits for, and one that is written behind it. Peak memory is that of
+the process beyond what training itself needed.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from gpt2dist import distributed
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.store import CheckpointStore
+from gpt2dist.config import Config
+from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
+from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
+from gpt2dist.monitoring.logs import quiet_libraries
+from gpt2dist.training.deepspeed_config import deepspeed_config
+from gpt2dist.training.engine import Engine
+
+VOCAB = 50257
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=list(PRESETS), default="gpt2-124m")
+    parser.add_argument("--stage", type=int, default=1, help="ZeRO stage")
+    parser.add_argument("--directory", type=Path, default=None, help="disk to measure (default: a temporary one)")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    quiet_libraries()
+    world = distributed.join()
+    home = Path(world.from_main(tempfile.mkdtemp(dir=args.directory) if world.is_main else ""))
+    shape = Shape(*PRESETS[args.preset], PRESET_CONTEXT_LENGTH, VOCAB)
+    config = Config.model_validate({"zero": {"stage": args.stage}, "batch": {"global_batch_size": world.size}})
+    engine = Engine(LanguageModel(shape, 0), config, deepspeed_config(config, 1), world)
+    before = peak_memory()
+    store = CheckpointStore(
+        home / "checkpoints", world, 1, None, VOCAB, lambda path: write_huggingface_config(path, shape, 0, 0.0)
+    )
+    size = 12 * shape.parameters
+    store.save(engine.state, state(0))  # the first one makes room in memory
+    results = []
+    for number in range(1, args.rounds + 1):
+        plain = timed(world, lambda: plain_write(home / f"plain-{world.rank}", size // world.size))
+        waited = timed(world, lambda number=number: store.save(engine.state, state(2 * number)))
+        held = timed(world, lambda number=number: store.start(engine.state, state(2 * number + 1)))
+        store.finish()
+        results.append((plain / waited, held / waited))
+        if world.is_main:
+            print(
+                f"round {number}: {size / 1e9:.2f} GB, plain {size / plain / 1e6:,.0f} MB/s, "
+                f"checkpoint {size / waited / 1e6:,.0f} MB/s, held {held:.3f} s of {waited:.3f} s"
+            )
+    extra = world.gather(peak_memory() - before)
+    if world.is_main:
+        rate, held = (statistics.median(column) for column in zip(*results, strict=True))
+        print(f"checkpoint / plain write = {rate:.2f}; held, asynchronous / synchronous = {held:.2f}")
+        print(
+            f"extra memory at most {max(extra) / 2**20:,.0f} MiB a rank; its part of the state "
+            f"{size / world.size / 2**20:,.0f} MiB ({world.size} ranks, stage {args.stage}, {world.device.type})"
+        )
+        shutil.rmtree(home)
+    distributed.leave()
+
+
+def state(step: int) -> TrainerState:
+    """A state of nothing."""
+    return TrainerState(step, 0, 0, 0, True, 0.0, {}, {}, 1.0, [], "", {}, 1, 0, "fp32")
+
+
+def plain_write(path: Path, size: int) -> None:
+    """Writes bytes from memory and brings them to the disk."""
+    piece = memoryview(torch.rand(4 * 2**20).numpy()).cast("B")
+    with path.open("wb", buffering=0) as file:
+        for begin in range(0, size, len(piece)):
+            file.write(piece[: size - begin])
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def timed(world: distributed.World, work) -> float:
+    """Seconds until the last rank is done."""
+    world.all(True)
+    began = time.monotonic()
+    work()
+    world.all(True)
+    return time.monotonic() - began
+
+
+def peak_memory() -> int:
+    """Bytes that the process had resident at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
