@@ -13,7 +13,8 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import AttentionInterface, GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gpt2dist.errors import UserError
 from gpt2dist.model.head import Head, Loss
@@ -21,6 +22,12 @@ from gpt2dist.model.loss import counted_mask
 from gpt2dist.model.shape import Shape
 
 INIT_STD = 0.02
+
+CAUSAL_SDPA = "causal_sdpa"
+"""torch's attention without a mask. To find out whether one is needed transformers reads a value from the device
+in each pass, for which the host waits; under torch.compile it makes one in any case. Whole windows need none."""
+
+AttentionInterface.register(CAUSAL_SDPA, sdpa_attention_forward)
 
 
 def huggingface_config(shape: Shape, end_of_text_id: int, dropout: float = 0.0) -> GPT2Config:
@@ -85,6 +92,8 @@ class LanguageModel(nn.Module):
         config = huggingface_config(shape, end_of_text_id, dropout)
         config.vocab_size = shape.padded_vocab_size
         config.use_cache = False
+        if attention == "sdpa" and not isolate:
+            attention = CAUSAL_SDPA
         self.gpt2 = GPT2LMHeadModel._from_config(config, attn_implementation=attention)
         initialize(self.gpt2, shape, seed)
         self.gpt2.lm_head = Head(self.gpt2.lm_head.weight, shape.vocab_size, loss)

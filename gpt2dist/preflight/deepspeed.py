@@ -52,8 +52,8 @@ def check_offload(config: Config) -> Iterator[Problem]:
         if place == "nvme":
             yield Problem(
                 key,
-                "nvme: what DeepSpeed keeps there cannot be saved and restored bit by bit, so a run could not be "
-                "resumed; set it to cpu, or train on more GPUs",
+                "nvme: checkpoints do not hold what DeepSpeed keeps there, so a run could not be resumed; set it "
+                "to cpu, or train on more GPUs",
             )
     if zero.offload_optimizer == "cpu" and zero.stage == 0:
         yield Problem(

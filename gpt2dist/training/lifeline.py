@@ -79,8 +79,8 @@ def end_with_launcher() -> None:
 class Watchdog:
     """Ends a rank that makes no progress, with the stacks of all its threads in its log.
 
-    It is a timer of the C library: it fires where Python itself hangs. Every rank waits for a hung one, so that
-    each log gets the stacks of its rank.
+    It watches from the first sign of life on. It is a timer of the C library: it fires where Python itself hangs.
+    Every rank waits for a hung one, so that each log gets the stacks of its rank.
 
     Args:
         log: The file that gets the stacks.
@@ -91,10 +91,9 @@ class Watchdog:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("a")
         self._seconds = seconds
-        self._armed = 0.0
+        self._armed = float("-inf")
 
     def __enter__(self) -> "Watchdog":
-        self.alive()
         return self
 
     def __exit__(

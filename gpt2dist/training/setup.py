@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def train(config: Config, plan: Plan, world: World) -> None:
     """
     output = config.output_dir
     log = rank_log(output, world.rank)
-    end_with_launcher()
+    if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:  # alone it may outlive the shell that started it
+        end_with_launcher()
     with only_job(output, world), StopSignal() as signal, Watchdog(log, config.run.timeout_seconds) as watchdog:
         pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
         settings = deepspeed_config(config, plan.accumulation)

@@ -112,7 +112,8 @@ class Trainer:
         state = self.store.load(path, self.engine.state)
         self.engine.load_scaler_state(state.loss_scaler)
         self.engine.guard.load_state(state.history)
-        self.step = self.saved_step = state.step
+        self.step = state.step
+        self.saved_step = state.step if path.resolve().parent == self.store.directory.resolve() else 0
         self.consumed_samples = state.consumed_samples
         self.consumed_tokens = state.consumed_tokens
         self.skipped_steps = state.step - state.updates

@@ -167,3 +167,14 @@ def test_a_rank_that_cannot_write_is_named_and_the_checkpoint_before_stays(tiny_
     checkpoints = tmp_path / "run/checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step-00000005"]
     assert (checkpoints / "latest").read_text() == "step-00000005\n"
+
+
+def test_a_run_that_begins_with_another_runs_checkpoint_and_is_stopped_has_one_of_its_own(tiny_dataset, tmp_path):
+    from test_stopping import train_with_signal
+
+    config = write_run(tmp_path, tiny_dataset)
+    train(config, f"run.output_dir={tmp_path}/first", "run.stop_after_steps=4")
+    named = f"checkpoint.resume={tmp_path}/first/checkpoints/step-00000004"
+    run_ranks(train_with_signal, 1, config, [named], 0, 0)
+    assert (tmp_path / "run/checkpoints/latest").read_text() == "step-00000004\n"
+    assert (tmp_path / "run/stopped.json").exists()

@@ -60,8 +60,8 @@ def test_stages_and_precisions_that_work_together(run_file, stage, precision):
         ),
         (
             ["zero.stage=3", "zero.offload_optimizer=nvme"],
-            "zero.offload_optimizer: nvme: what DeepSpeed keeps there cannot be saved and restored bit by bit, "
-            "so a run could not be resumed; set it to cpu, or train on more GPUs",
+            "zero.offload_optimizer: nvme: checkpoints do not hold what DeepSpeed keeps there, so a run could "
+            "not be resumed; set it to cpu, or train on more GPUs",
         ),
     ],
 )
