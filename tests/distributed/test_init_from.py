@@ -20,10 +20,17 @@ SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 32}
 OTHERS = "model={init_from: MODEL, dropout: 0}"
 
 
-def save_model(directory, dataset, vocab_size, dtype="float32", shards="10GB", **changes):
-    """A transformers GPT-2 with random weights of unusual size, and the dataset's tokenizer beside it."""
+def save_model(directory, dataset, vocab_size, dtype="float32", shards="10GB"):
+    """A transformers GPT-2 with random weights of unusual size, and the dataset's tokenizer beside it.
+
+    On a forked rank, as all tensor work here: the parent of ranks must do none.
+    """
+    run_ranks(save_model_here, 1, directory, dataset, vocab_size, dtype, shards)
+
+
+def save_model_here(directory, dataset, vocab_size, dtype, shards):
     torch.manual_seed(5)
-    config = GPT2Config(**SIZES | changes, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(**SIZES, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -133,18 +140,19 @@ def test_resizing_keeps_what_there_was_and_begins_the_rest_as_new(
     common = [OTHERS.replace("MODEL", str(tmp_path / "model")), f"zero.stage={stage}", "model.resize=true"]
     common += [f"model.context_length={context}", f"data.sequence_length={min(context, 32)}"]
     run_ranks(begin_without_a_step, 2, config, common)
-    begun_with = tmp_path / "run/checkpoints/step-00000000"
-    for name, rows in (("wte", vocab_size + 2), ("wpe", context)):
-        theirs = tensor(tmp_path / "model", f"transformer.{name}.weight")
-        ours = tensor(begun_with, f"transformer.{name}.weight")
-        kept = min(rows, len(theirs))
-        assert len(ours) == rows and torch.equal(ours[:kept], theirs[:kept])
-        if rows > kept:
-            assert 0 < ours[kept:].std() < 0.04  # as in a new model; theirs are three times as large
-    assert torch.equal(
-        tensor(begun_with, "transformer.h.1.mlp.c_fc.weight"),
-        tensor(tmp_path / "model", "transformer.h.1.mlp.c_fc.weight"),
-    )
+    rows = {"wte": vocab_size + 2, "wpe": context}
+    run_ranks(check_resized, 1, tmp_path / "run/checkpoints/step-00000000", tmp_path / "model", rows)
+
+
+def check_resized(ours, theirs, rows):
+    for name, count in rows.items():
+        before, after = (tensor(each, f"transformer.{name}.weight") for each in (theirs, ours))
+        kept = min(count, len(before))
+        assert len(after) == count and torch.equal(after[:kept], before[:kept])
+        if count > kept:
+            assert 0 < after[kept:].std() < 0.04  # as in a new model; theirs are three times as large
+    name = "transformer.h.1.mlp.c_fc.weight"
+    assert torch.equal(tensor(ours, name), tensor(theirs, name))
 
 
 def test_a_resume_needs_the_model_no_more(tiny_dataset, tmp_path, vocab_size):
@@ -179,33 +187,29 @@ def test_a_damaged_checkpoint_is_not_begun_with(tiny_dataset, tmp_path):
         begun(config, first, f"run.output_dir={tmp_path}/second")
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (
-            lambda weights: weights.pop("transformer.h.1.ln_1.bias"),
-            "has no transformer.h.1.ln_1.bias in its files",
-        ),
-        (
-            lambda weights: weights.update(extra=torch.zeros(2)),
-            "has a tensor transformer.extra, which its config",
-        ),
-        (
-            lambda weights: weights.update({"transformer.ln_f.bias": torch.zeros(31)}),
-            "transformer.ln_f.bias in .* has the shape .31., which is not what its config.json says",
-        ),
-        (None, "cannot be read"),
-    ],
-)
-def test_weights_that_are_not_the_models(tiny_dataset, tmp_path, vocab_size, damage, message):
+DAMAGES = {
+    "has no transformer.h.1.ln_1.bias in its files": lambda weights: weights.pop("transformer.h.1.ln_1.bias"),
+    "has a tensor transformer.extra, which its config": lambda weights: weights.update(extra=torch.zeros(2)),
+    "transformer.ln_f.bias in .* has the shape .31., which is not what its config.json says": (
+        lambda weights: weights.update({"transformer.ln_f.bias": torch.zeros(31)})
+    ),
+}
+
+
+def damage(file, message):
     from safetensors.torch import load_file, save_file
 
+    weights = load_file(file)
+    DAMAGES[message](weights)
+    save_file(weights, file)
+
+
+@pytest.mark.parametrize("message", [*DAMAGES, "cannot be read"])
+def test_weights_that_are_not_the_models(tiny_dataset, tmp_path, vocab_size, message):
     save_model(tmp_path / "model", tiny_dataset, vocab_size)
     file = tmp_path / "model/model.safetensors"
-    if damage:
-        weights = load_file(file)
-        damage(weights)
-        save_file(weights, file)
+    if message in DAMAGES:
+        run_ranks(damage, 1, file, message)
     else:
         file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(RankFailedError, match=rf"UserError: model\.init_from: .*{message}"):
