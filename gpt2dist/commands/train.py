@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,11 +52,9 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     from gpt2dist.distributed import join, launched_world_size
     from gpt2dist.monitoring.logs import quiet_libraries
     from gpt2dist.preflight import resolve
-    from gpt2dist.preflight.resources import require_resources
 
     # Before anything heavy is imported: a mistake in the configuration is told at once.
     config, plan = resolve(path, overrides, launched_world_size())
-    require_resources(str(path), config, plan)
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.
@@ -65,17 +64,22 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
 def require_room(path: Path, config: "Config", plan: "Plan", world: "World") -> None:
     """Refuses a run that the devices or the disk would stop. Collective; rank 0 looks.
 
+    Activations are an estimate: where they alone may be too much it warns.
+
     Raises:
         UserError: Lists what does not suffice, with the way out.
     """
-    from gpt2dist.preflight.resources import require_resources
+    from gpt2dist.preflight.resources import check_memory, require_resources, states_fit
 
-    lacking = ""
+    lacking, device_bytes = "", world.device_bytes
     if world.is_main:
+        certain = device_bytes is not None and not states_fit(config, plan, device_bytes)
         try:
-            require_resources(str(path), config, plan, world.device_bytes)
+            require_resources(str(path), config, plan, device_bytes if certain else None)
         except UserError as error:
             lacking = str(error)
+        for doubt in check_memory(config, plan, device_bytes) if device_bytes and not certain else ():
+            print(f"{doubt.key}: {doubt.message}", file=sys.stderr)
     lacking = world.from_main(lacking)
     if lacking:
         raise UserError(lacking)

@@ -40,6 +40,11 @@ class Shape:
         return embeddings + self.n_layer * block + 2 * width
 
     @property
+    def padded_parameters(self) -> int:
+        """Parameters in memory, with the padding of the vocabulary."""
+        return self.parameters + (self.padded_vocab_size - self.vocab_size) * self.n_embd
+
+    @property
     def parameters_without_positions(self) -> int:
         """Parameters that take part in matrix products: the N of the FLOPs formula."""
         return self.parameters - self.context_length * self.n_embd

@@ -14,11 +14,9 @@ from gpt2dist.config import Config
 from gpt2dist.model.chunks import chunk_rows
 from gpt2dist.model.shape import Shape
 from gpt2dist.plan import Plan
-from gpt2dist.training.deepspeed_config import deepspeed_config
+from gpt2dist.training.deepspeed_config import BUCKET_ELEMENTS, deepspeed_config
 
 GIB = 2**30
-BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's default `reduce_bucket_size`."""
 LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's default `stage3_max_live_parameters`, and the distance within which they are not given up."""
 STATES = ("weights", "gradients", "optimizer", "buckets")
@@ -65,8 +63,7 @@ class Setting:
     @property
     def parameters(self) -> int:
         """Parameters in memory, the padding of the vocabulary included."""
-        padding = self.shape.padded_vocab_size - self.shape.vocab_size
-        return self.shape.parameters + padding * self.shape.n_embd
+        return self.shape.padded_parameters
 
     @property
     def tokens(self) -> int:
@@ -98,7 +95,7 @@ class Part:
 
 def setting_of(config: Config, plan: Plan) -> Setting:
     """What the memory of a run depends on."""
-    settings = deepspeed_config(config, plan.accumulation)
+    settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
     zero = settings["zero_optimization"]
     return Setting(
         shape=plan.shape,

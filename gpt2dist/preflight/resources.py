@@ -53,6 +53,11 @@ def check_memory(config: Config, plan: Plan, device_bytes: int) -> Iterator[Prob
         yield Problem("batch.micro_batch_size", f"{what}, {room}; {way_out}")
 
 
+def states_fit(config: Config, plan: Plan, device_bytes: int) -> bool:
+    """Whether weights, gradients and optimizer state fit, of which the estimate is exact to some percent."""
+    return total(estimate(setting_of(config, plan)), STATES) <= device_bytes
+
+
 def _first_fit(config: Config, plan: Plan, device_bytes: int) -> str:
     """The first of the changes that cost more and more time with which the estimate fits."""
     least = math.inf

@@ -4,13 +4,17 @@ from typing import Any
 
 from gpt2dist.config import Config
 
+BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's default `reduce_bucket_size`."""
 
-def deepspeed_config(config: Config, accumulation: int) -> dict[str, Any]:
+
+def deepspeed_config(config: Config, accumulation: int, parameters: int) -> dict[str, Any]:
     """Builds DeepSpeed's configuration.
 
     Args:
         config: The run.
         accumulation: Micro-batches per optimizer step and rank.
+        parameters: Of the model, with the padding of its vocabulary.
 
     Returns:
         DeepSpeed's keys, with `zero.deepspeed` merged in last. Written to the run directory as deepspeed.json.
@@ -42,14 +46,18 @@ def deepspeed_config(config: Config, accumulation: int) -> dict[str, Any]:
         out["fp16"] = {"enabled": True, "initial_scale_power": 16, "loss_scale_window": 1000}
     elif precision == "autocast_bf16":
         out["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-    return _merge(out, config.zero.deepspeed)
+    out = _merge(out, config.zero.deepspeed)
+    if stage > 0 and parameters < BUCKET_ELEMENTS:
+        # It is allocated whole, however small the model is.
+        out["zero_optimization"].setdefault("reduce_bucket_size", parameters)
+    return out
 
 
 def conflicts(config: Config) -> list[str]:
     """Dotted keys of `zero.deepspeed` that our own keys set already, or that would replace what they set."""
     raw = config.zero.deepspeed
     bare = config.model_copy(update={"zero": config.zero.model_copy(update={"deepspeed": {}})})
-    ours = deepspeed_config(bare, accumulation=1)
+    ours = deepspeed_config(bare, accumulation=1, parameters=BUCKET_ELEMENTS)
     # Keys that other sections of ours own, whether or not this run sets them.
     owned = {"train_batch_size", "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types"}
     set_twice = {

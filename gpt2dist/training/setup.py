@@ -50,7 +50,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         end_with_launcher()
     with only_job(output, world), StopSignal() as signal, Watchdog(log, config.run.timeout_seconds) as watchdog:
         pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
-        settings = deepspeed_config(config, plan.accumulation)
+        settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
         trainer = build_trainer(config, plan, world, settings, pulse)
         start = starting_point(config, trainer.store)
         if start:

@@ -45,7 +45,7 @@ def main() -> None:
     home = Path(world.from_main(tempfile.mkdtemp(dir=args.directory) if world.is_main else ""))
     shape = Shape(*PRESETS[args.preset], PRESET_CONTEXT_LENGTH, VOCAB)
     config = Config.model_validate({"zero": {"stage": args.stage}, "batch": {"global_batch_size": world.size}})
-    engine = Engine(LanguageModel(shape, 0), config, deepspeed_config(config, 1), world)
+    engine = Engine(LanguageModel(shape, 0), config, deepspeed_config(config, 1, shape.padded_parameters), world)
     before = peak_memory()
     store = CheckpointStore(
         home / "checkpoints", world, 1, None, VOCAB, lambda path: write_huggingface_config(path, shape, 0, 0.0)

@@ -178,7 +178,7 @@ def trainer_steps(
             "batch": {"global_batch_size": args.global_batch, "micro_batch_size": args.micro_batch},
         }
     )
-    settings = deepspeed_config(config, args.global_batch // args.micro_batch)
+    settings = deepspeed_config(config, args.global_batch // args.micro_batch, shape.padded_parameters)
     model = LanguageModel(shape, 0, loss=args.loss, compile=args.compile)
     engine = Engine(model, config, settings, world)
     tokens = np.random.default_rng(0).integers(0, shape.vocab_size, 2_000_000).astype(np.uint16)

@@ -99,10 +99,10 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         ["memory", "weights", "0.23 GiB", "16 bits"],
         ["", "gradients", "0.12 GiB", "this rank's part, 32 bits"],
         ["", "optimizer", "0.35 GiB", "this rank's part of fp32 weights and AdamW's moments"],
-        ["", "buckets", "0.93 GiB", "gradients on their way to the other ranks"],
+        ["", "buckets", "0.23 GiB", "gradients on their way to the other ranks"],
         ["", "activations", "0.57 GiB", "kept for the backward pass"],
         ["", "loss", "0.45 GiB", "chunked: logits of one chunk"],
-        ["", "each rank", "2.64 GiB", "an estimate; CUDA and NCCL take some for themselves"],
+        ["", "each rank", "1.94 GiB", "an estimate; CUDA and NCCL take some for themselves"],
         ["checkpoints", "directory", "runs/trial/checkpoints"],
         ["", "written", "every 50 steps and at the end"],
         ["", "size", "1.49 GB each; the newest 3 kept: 4.48 GB"],
@@ -235,8 +235,8 @@ def test_a_run_of_few_steps_is_not_plotted(run_file, capsys):
 
 def test_the_memory_of_a_device_is_a_limit(run_file):
     validate_with(run_file, "--world-size", "4", "--device-memory", "3")
-    with pytest.raises(UserError, match=r"batch.micro_batch_size: a rank takes about 2.6 GiB \(an estimate\)"):
-        validate_with(run_file, "--world-size", "4", "--device-memory", "2.5")
+    with pytest.raises(UserError, match=r"batch.micro_batch_size: a rank takes about 1.9 GiB \(an estimate\)"):
+        validate_with(run_file, "--world-size", "4", "--device-memory", "1.8")
     with pytest.raises(UserError, match="--device-memory 0: must be above 0, in GiB per GPU"):
         validate_with(run_file, "--device-memory", "0")
 

@@ -3,48 +3,50 @@ import pytest
 from gpt2dist.config import Config
 from gpt2dist.training.deepspeed_config import conflicts, deepspeed_config
 
+MANY = 10**9  # parameters
+
 
 def config(**sections) -> Config:
     return Config.model_validate(sections)
 
 
 def test_batch_and_accumulation_are_ours():
-    out = deepspeed_config(config(batch={"micro_batch_size": 3}), accumulation=5)
+    out = deepspeed_config(config(batch={"micro_batch_size": 3}), 5, MANY)
     assert out["train_micro_batch_size_per_gpu"] == 3
     assert out["gradient_accumulation_steps"] == 5
 
 
 @pytest.mark.parametrize(("stage", "clipping"), [(0, 0.0), (1, 0.7), (2, 0.7), (3, 0.7)])
 def test_deepspeed_clips_except_at_stage_0_where_it_knows_no_norm(stage, clipping):
-    out = deepspeed_config(config(zero={"stage": stage}, optimizer={"clip_grad_norm": 0.7}), 1)
+    out = deepspeed_config(config(zero={"stage": stage}, optimizer={"clip_grad_norm": 0.7}), 1, MANY)
     assert out["zero_optimization"]["stage"] == stage
     assert out["gradient_clipping"] == clipping
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "autocast_bf16"])
 def test_one_precision_and_no_other_is_on(precision):
-    out = deepspeed_config(config(precision=precision), 1)
+    out = deepspeed_config(config(precision=precision), 1, MANY)
     on = {key for key in ("bf16", "fp16", "torch_autocast") if out.get(key, {}).get("enabled")}
     assert on == {"fp32": set(), "autocast_bf16": {"torch_autocast"}}.get(precision, {precision})
 
 
 def test_bf16_gradients_are_summed_in_fp32():
-    assert deepspeed_config(config(precision="bf16"), 1)["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert deepspeed_config(config(precision="bf16"), 1, MANY)["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
 def test_autocast_is_never_fp16():
     # fp16 autocast is silently wrong at ZeRO 1 to 3: clipping sees scaled gradients
-    assert deepspeed_config(config(precision="autocast_bf16"), 1)["torch_autocast"]["dtype"] == "bfloat16"
+    assert deepspeed_config(config(precision="autocast_bf16"), 1, MANY)["torch_autocast"]["dtype"] == "bfloat16"
 
 
 def test_no_optimizer_or_scheduler_of_deepspeeds():
-    assert not {"optimizer", "scheduler"} & set(deepspeed_config(config(), 1))
+    assert not {"optimizer", "scheduler"} & set(deepspeed_config(config(), 1, MANY))
 
 
 def test_raw_keys_are_merged_in_beside_ours():
     raw = {"zero_optimization": {"reduce_bucket_size": 1000}, "wall_clock_breakdown": True}
     run = config(zero={"stage": 2, "deepspeed": raw})
-    out = deepspeed_config(run, 1)
+    out = deepspeed_config(run, 1, MANY)
     assert out["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
     assert out["wall_clock_breakdown"] is True
     assert conflicts(run) == []
@@ -82,5 +84,13 @@ def test_conflicts_do_not_depend_on_the_precision_of_the_run():
 def test_merging_leaves_the_configuration_as_it_was():
     raw = {"zero_optimization": {"reduce_bucket_size": 1000}}
     run = config(zero={"deepspeed": raw})
-    deepspeed_config(run, 1)["zero_optimization"]["reduce_bucket_size"] = 5
+    deepspeed_config(run, 1, MANY)["zero_optimization"]["reduce_bucket_size"] = 5
     assert run.zero.deepspeed == {"zero_optimization": {"reduce_bucket_size": 1000}}
+
+
+def test_the_bucket_is_no_larger_than_the_model_unless_it_is_asked_for():
+    zero = {"stage": 2, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 7}}}
+    assert deepspeed_config(config(zero={"stage": 2}), 1, 1000)["zero_optimization"]["reduce_bucket_size"] == 1000
+    assert deepspeed_config(config(zero=zero), 1, 1000)["zero_optimization"]["reduce_bucket_size"] == 7
+    assert "reduce_bucket_size" not in deepspeed_config(config(zero={"stage": 0}), 1, 1000)["zero_optimization"]
+    assert conflicts(config(zero=zero)) == []
