@@ -1,0 +1,104 @@
+"""A checkpoint that DeepSpeed wrote itself, of a plain transformers model, is taken over whole."""
+
+import importlib.util
+
+import pytest
+import torch
+from ranks import run_ranks
+from runs import metrics, train, write_run
+from safetensors.torch import load_file
+
+from gpt2dist.data.manifest import Manifest
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def tool(repository):
+    path = repository / "tools/import_deepspeed_checkpoint.py"
+    spec = importlib.util.spec_from_file_location("import_deepspeed_checkpoint", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train_natively(directory, stage, vocab_size):
+    """Trains as DeepSpeed's documentation does; returns sums of the whole state, by parameter."""
+    import os
+
+    import deepspeed
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from gpt2dist import distributed
+    from gpt2dist.training.engine import _quiet_start
+
+    world = distributed.join()
+    _quiet_start(world)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=vocab_size, n_positions=32, n_embd=32, n_layer=2, n_head=4)
+    model = GPT2LMHeadModel(config)
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    settings = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": stage}}
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adam, config=settings, dist_init_required=False)
+    draw = torch.Generator().manual_seed(world.rank)
+    for _ in range(STEPS):
+        tokens = torch.randint(0, vocab_size, (2, 32), generator=draw)
+        engine.backward(engine(input_ids=tokens, labels=tokens).loss)
+        engine.step()
+    engine.save_checkpoint(str(directory))
+    os.sync()
+    state = {}
+    for name, parameter in engine.module.named_parameters():
+        state[name] = safe_get_full_fp32_param(parameter).flatten().tolist()
+        state[f"exp_avg.{name}"] = safe_get_full_optimizer_state(parameter, "exp_avg").flatten().tolist()
+        state[f"exp_avg_sq.{name}"] = safe_get_full_optimizer_state(parameter, "exp_avg_sq").flatten().tolist()
+    return state
+
+
+def run_file(tiny_dataset, tmp_path):
+    return write_run(tmp_path, tiny_dataset)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_weights_moments_and_steps_are_taken_over_and_the_run_goes_on(tool, tiny_dataset, tmp_path, stage):
+    native = tmp_path / "native"
+    vocab_size = Manifest.load(tiny_dataset).vocab_size
+    expected, _ = run_ranks(train_natively, 2, native, stage, vocab_size)
+    config = run_file(tiny_dataset, tmp_path)
+    assert run_ranks(tool.main, 1, [str(native), str(config), "--trust"]) == [0]
+    checkpoint = tmp_path / f"run/checkpoints/step-{STEPS:08d}"
+    found = {}
+    for file in checkpoint.glob("*.safetensors"):
+        found |= {name: tensor.flatten().tolist() for name, tensor in load_file(file).items()}
+    assert found == expected
+    run = train(config, "batch.micro_batch_size=2", world_size=2)
+    assert [int(step) for step in metrics(run, "step")] == list(range(STEPS + 1, 21))
+
+
+def test_what_cannot_be_imported_is_refused(tool, tiny_dataset, tmp_path, capsys):
+    config = run_file(tiny_dataset, tmp_path)
+    assert tool.main([str(tmp_path), str(config)]) == 2
+    assert "reading a pickle runs its writer's code; say --trust" in capsys.readouterr().err
+    assert tool.main([str(tmp_path), str(config), "--trust"]) == 2
+    assert f"{tmp_path}: not a checkpoint of DeepSpeed at ZeRO stage 1, 2 or 3" in capsys.readouterr().err
+
+
+def test_another_model_and_a_run_that_has_begun_are_refused(tool, tiny_dataset, tmp_path, capfd):
+    native = tmp_path / "native"
+    run_ranks(train_natively, 1, native, 1, Manifest.load(tiny_dataset).vocab_size)
+    config = run_file(tiny_dataset, tmp_path)
+    words = [str(native), str(config), "--trust"]
+    for change, message in (
+        ("model.n_layer=1", "model: parameter transformer.h.1.attn.c_attn.bias is not in both models"),
+        ("model.n_embd=64", "model: transformer.wte.weight has the shape [384, 64], [300, 32] in the checkpoint"),
+        (
+            "schedule.total_steps=2 schedule.warmup_steps=0",
+            "the checkpoint has done 3 steps, the run has 2; add",
+        ),
+    ):
+        assert run_ranks(tool.main, 1, [*words, *change.split()]) == [2]
+        assert message in capfd.readouterr().err
+    (tmp_path / "run/checkpoints/step-00000001").mkdir(parents=True)
+    assert run_ranks(tool.main, 1, words) == [2]
+    assert "the run has checkpoints; set run.output_dir to a new directory" in capfd.readouterr().err

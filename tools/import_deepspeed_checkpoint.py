@@ -1,0 +1,193 @@
+"""Turns a checkpoint that DeepSpeed wrote itself into one of ours, from which `gpt2dist train CONFIG` goes on.
+
+    python tools/import_deepspeed_checkpoint.py CHECKPOINT CONFIG --trust [section.key=value …]
+
+CHECKPOINT is what `save_checkpoint` of an engine wrote at ZeRO stage 1, 2 or 3, of a GPT2LMHeadModel of
+transformers trained with Adam or AdamW: the directory with the file `latest`, or one of its global_step…
+directories. CONFIG is the run that goes on: its model section must have the sizes of that model, its datasets the
+same tokenizer. The weights, both moments and the number of steps are taken over; the position in the data is that
+of a run of ours after as many steps, since DeepSpeed keeps none.
+
+DeepSpeed's files are pickles: reading one runs whatever its writer put in it. Only read those that you trust.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.config import Config
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.distributed import World
+from gpt2dist.errors import RunError, UserError
+from gpt2dist.model.gpt2 import LanguageModel, named_parameters
+from gpt2dist.plan import Plan, targets_per_sample
+from gpt2dist.preflight import resolve
+from gpt2dist.training.probe import probe_loss
+from gpt2dist.training.same_run import data_order, datasets_of
+from gpt2dist.training.setup import build_batcher, checkpoint_store
+
+TIED = "lm_head.weight"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Imports a checkpoint; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="what DeepSpeed wrote")
+    parser.add_argument("config", type=Path, help="YAML file of the run that goes on")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys to change")
+    parser.add_argument("--trust", action="store_true", help="the files come from somebody you trust")
+    args = parser.parse_intermixed_args(argv)
+    try:
+        if not args.trust:
+            raise UserError(f"{args.checkpoint}: reading a pickle runs its writer's code; say --trust if you may")
+        config, plan = resolve(args.config, args.overrides, 1)
+        print(f"saved {import_checkpoint(tag_directory(args.checkpoint), config, plan)}", file=sys.stderr)
+    except (UserError, RunError) as error:
+        print(f"import_deepspeed_checkpoint: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    return 0
+
+
+def tag_directory(path: Path) -> Path:
+    """The directory with the files: the one that `latest` names, or the path itself.
+
+    Raises:
+        UserError: There are no files of a ZeRO optimizer in it.
+    """
+    latest = path / "latest"
+    tag = path / latest.read_text().strip() if latest.is_file() else path
+    if not list(tag.glob("*model_states.pt")) or not list(tag.glob("*optim_states.pt")):
+        raise UserError(
+            f"{tag}: not a checkpoint of DeepSpeed at ZeRO stage 1, 2 or 3 (no *model_states.pt with "
+            "*optim_states.pt); name the directory that save_checkpoint was given"
+        )
+    return tag
+
+
+def import_checkpoint(tag: Path, config: Config, plan: Plan) -> Path:
+    """Writes the run's first checkpoint.
+
+    Args:
+        tag: The directory with DeepSpeed's files.
+        config: The run that goes on.
+        plan: What it implies.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        UserError: The run has checkpoints already, or is about another model.
+        RunError: DeepSpeed cannot read its own files.
+    """
+    world = World(0, 0, 1, torch.device("cpu"))
+    store = checkpoint_store(config, plan, world, Tokenizer.load(plan.tokenizer))
+    if any(store.directory.glob("step-*")):
+        raise UserError(f"{store.directory}: the run has checkpoints; set run.output_dir to a new directory")
+    with tempfile.TemporaryDirectory() as home:
+        model = LanguageModel(plan.shape, plan.end_of_text_id)
+        state = ImportedState(to_universal(tag, Path(home)), model)
+        return store.save(state, trainer_state(read_counts(tag), config, plan, model))
+
+
+def to_universal(tag: Path, home: Path) -> Path:
+    """Lets DeepSpeed take its files apart by parameter: NAME/fp32.pt, exp_avg.pt and exp_avg_sq.pt."""
+    words = ["--input_folder", str(tag), "--output_folder", str(home / "universal"), "--inject_missing_state"]
+    words += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *words], capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = next(iter(done.stderr.strip().splitlines()[-1:]), "no word from it")
+        raise RunError(f"{tag}: DeepSpeed cannot read it ({reason})")
+    return home / "universal/zero"
+
+
+def read_counts(tag: Path) -> dict[str, int]:
+    """Steps that the engine did and skipped."""
+    file = min(tag.glob("*model_states.pt"))
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
+    return {key: int(content.get(key, 0)) for key in ("global_steps", "skipped_steps")}
+
+
+class ImportedState:
+    """Weights and moments in DeepSpeed's universal form, as `CheckpointStore.save` wants them.
+
+    Args:
+        directory: A directory for each parameter.
+        model: Gets the weights.
+    """
+
+    def __init__(self, directory: Path, model: LanguageModel):
+        self.parameters = dict(named_parameters(model))
+        self._places = {path.name.removeprefix("module."): path for path in directory.iterdir() if path.is_dir()}
+        unlike = sorted(set(self._places) - {TIED} ^ set(self.parameters))
+        if unlike:
+            raise UserError(f"model: parameter {unlike[0]} is not in both models; give the sizes of the other")
+        for name, parameter in self.parameters.items():
+            whole = self.gather(name)["param"]
+            if whole.shape[1:] != parameter.shape[1:] or (whole.shape != parameter.shape and "wte" not in name):
+                raise UserError(
+                    f"model: {name} has the shape {list(parameter.shape)}, {list(whole.shape)} in the "
+                    "checkpoint; give the sizes of that model"
+                )
+            rows = min(len(whole), len(parameter))
+            parameter.data[:rows] = whole[:rows]
+
+    def shape_of(self, name: str) -> torch.Size:
+        """The whole shape of a parameter."""
+        return self.parameters[name].shape
+
+    def gather(self, name: str) -> dict[str, Tensor]:
+        """A parameter and its moments, fp32."""
+        files = {"param": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+        return {key: self._read(name, file) for key, file in files.items()}
+
+    def _read(self, name: str, file: str) -> Tensor:
+        content = torch.load(self._places[name] / f"{file}.pt", weights_only=True)
+        tensor = content["param"] if isinstance(content, dict) else content
+        tensor, shape = tensor.detach().float(), self.parameters[name].shape
+        flat = tensor.dim() == 1 and len(shape) > 1  # as stage 3 leaves it
+        return tensor.view(-1, shape[1]) if flat and len(tensor) % shape[1] == 0 else tensor
+
+    def link(self) -> None:
+        """Nothing is to be linked."""
+
+
+def trainer_state(counts: dict[str, int], config: Config, plan: Plan, model: LanguageModel) -> TrainerState:
+    """Where a run of ours stands after as many steps."""
+    step = counts["global_steps"]
+    if not 0 < step < plan.total_steps:
+        raise UserError(
+            f"schedule: the checkpoint has done {step} steps, the run has {plan.total_steps}; add some"
+        )
+    samples = plan.batch_sizes.samples(step)
+    with torch.no_grad():
+        probe = probe_loss(model.logits, build_batcher(config, plan))
+    return TrainerState(
+        step=step,
+        consumed_samples=samples,
+        consumed_tokens=round(samples * targets_per_sample(plan.datasets)),
+        updates=step - counts["skipped_steps"],
+        observed=True,
+        lr=config.optimizer.lr,
+        loss_scaler={},
+        history={},
+        probe_loss=probe,
+        datasets=datasets_of(plan),
+        tokenizer=plan.tokenizer_fingerprint,
+        order=data_order(config, plan),
+        world_size=1,
+        zero_stage=config.zero.stage,
+        precision="fp32",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
