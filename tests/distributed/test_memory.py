@@ -44,7 +44,7 @@ def most_held(zero, precision):
     config = Config.model_validate_json(json.dumps(sections))
     world = distributed.join()
     settings = deepspeed_config(config, ACCUMULATION, SHAPE.padded_parameters)
-    engine = Engine(LanguageModel(SHAPE, 0), config, settings, world)
+    engine = Engine(LanguageModel(SHAPE, 0, loss="plain"), config, settings, world)
     measured = []
     backward = engine._engine.backward
 
