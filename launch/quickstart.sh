@@ -15,9 +15,7 @@ say() { printf '\n\033[1m── %s\033[0m\n' "$*" >&2; }
 # What there is to compute with: all GPUs, or two processes that share the cores of the CPU.
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 processes=$((gpus > 0 ? gpus : 2))
-cores=$(nproc)
-export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
-launch() { torchrun --standalone --nproc-per-node "$processes" -m gpt2dist "$@"; }
+launch() { gpt2dist launch --nproc-per-node "$processes" "$@"; }
 
 # bf16 where the device computes in it, fp32 elsewhere.
 precision=fp32
