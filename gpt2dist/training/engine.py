@@ -214,7 +214,8 @@ def _check_precision(precision: str, device: torch.device) -> None:
 def _quiet_start(world: World) -> None:
     """Lets DeepSpeed start without compiling what a run does not need and without its log on standard output."""
     # A shared-memory collective that is compiled at first use (half a minute) for CPU ranks only; gloo serves.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Not by attribute: that would run the compiler on every extension, to find out which of them would work.
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
         os.environ.setdefault(name, str(value))  # without a launcher DeepSpeed would look for MPI
     logger = logging.getLogger("DeepSpeed")

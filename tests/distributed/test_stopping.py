@@ -29,8 +29,10 @@ def train_with_signal(config, overrides, rank, beat):
     train_here(config, overrides)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("beat", [0, 1, 21])  # in the first step, and in the middle of the sixth
+@pytest.mark.parametrize(
+    ("stage", "beat"),  # in the first step, and in the middle of the sixth
+    [(1, 0), (2, 1), (0, 21), (1, 21), (2, 21), (3, 21)],
+)
 def test_a_signal_to_one_rank_stops_all_within_a_micro_batch(tiny_dataset, tmp_path, stage, beat):
     config = write_run(tmp_path, tiny_dataset)
     common = [*COMMON, f"zero.stage={stage}"]
@@ -118,7 +120,7 @@ def train_with_bad_steps(config, overrides, bad, value):
 
 @pytest.mark.parametrize(
     ("precision", "stage"),
-    [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)],
+    [("fp32", 0), ("fp32", 1), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)],
 )
 def test_a_step_that_is_not_finite_on_one_rank_is_left_out_by_all(tiny_dataset, tmp_path, precision, stage):
     config = write_run(tmp_path, tiny_dataset)
