@@ -1,7 +1,6 @@
 """`gpt2dist launch`: torchrun with the settings that a run wants, and an end that names the culprit."""
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
@@ -58,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     settings = torchrun.parse_args([*with_defaults(options, _gpus()), "-m", "gpt2dist", *words])
+    directory = _run_directory(words, _ranks(settings.nnodes, settings.nproc_per_node))
     _set_environment(settings.nproc_per_node)
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what happened is told below, in two lines
@@ -65,12 +65,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         torchrun.run(settings)
     except ChildFailedError as failed:
-        ranks = failed.failures
-        if all(each.exitcode == 2 for each in ranks.values()):
-            return 2  # rank 0 has said what is wrong
-        raise RunError(describe(ranks, _run_directory(words))) from failed
+        codes = {each.exitcode for each in failed.failures.values()}
+        if 2 in codes and codes <= {2, -signal.SIGTERM}:  # some of them ended, the launcher the others
+            return 2
+        raise RunError(describe(failed.failures, directory)) from failed
     except SignalException as stopped:
-        directory = _run_directory(words)
         if directory and _was_saved(directory, began):
             return 0
         name = signal.Signals(stopped.sigval).name
@@ -158,24 +157,40 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
+def _ranks(nnodes: str, nproc_per_node: str) -> int | None:
+    """Ranks of the job; None where torchrun finds that out, as with `--nnodes 1:4` or `--nproc-per-node gpu`."""
+    fewest, _, most = nnodes.partition(":")
+    if (most or fewest) != fewest or not nproc_per_node.isdecimal():
+        return None
+    return int(fewest) * int(nproc_per_node)
+
+
 def _set_environment(ranks: str) -> None:
     """Gives every rank its part of the cores; torchrun would give it one and say so in a long warning."""
     if ranks.isdecimal():
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(ranks))))
 
 
-def _run_directory(words: list[str]) -> Path | None:
-    """The run that the command trains; None for other verbs."""
-    from gpt2dist.config import read
+def _run_directory(words: list[str], ranks: int | None) -> Path | None:
+    """Checks what the ranks will be given, once instead of by each of them; returns the run that they train.
 
-    named = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
-    if words[0] != "train" or not named:
+    Args:
+        words: The verb and its own words.
+        ranks: Ranks of the job, where that is known.
+
+    Raises:
+        UserError: The configuration is wrong.
+    """
+    from gpt2dist.cli import build_parser
+    from gpt2dist.config import read
+    from gpt2dist.preflight import resolve
+
+    args, rest = build_parser(words[0]).parse_known_args(words)  # overrides may stand behind an option
+    if not hasattr(args, "config"):
         return None
-    with contextlib.suppress(UserError):
-        return read(Path(named[0]), [word for word in words if "=" in word and not word.startswith("-")])[
-            0
-        ].output_dir
-    return None
+    args.overrides += rest
+    config, *_ = resolve(args.config, args.overrides, ranks) if ranks else read(args.config, args.overrides)
+    return config.output_dir
 
 
 def _was_saved(directory: Path, since: float) -> bool:

@@ -48,7 +48,7 @@ def test_a_mistake_is_told_once_and_without_a_traceback_of_ours(tiny_dataset, tm
     assert done.returncode == 1  # torchrun's code for any failure
     assert done.stderr.count("is not a multiple of micro_batch_size 3 × world size 2") == 1
     ours = launch([*LAUNCHERS["launch"], str(config), "batch.micro_batch_size=3"])
-    assert ours.returncode == 2
+    assert ours.returncode == 2, ours.stderr
     assert len(ours.stderr.splitlines()) == 2, ours.stderr  # the count of mistakes, and the one
     alone = launch([*LAUNCHERS["alone"], str(config), "batch.micro_batch_size=3"])
     assert alone.returncode == 2

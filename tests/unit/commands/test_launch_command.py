@@ -8,7 +8,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from gpt2dist.cli import main
-from gpt2dist.commands.launch import SIGNALS, describe, split, with_defaults
+from gpt2dist.commands.launch import SIGNALS, _ranks, describe, split, with_defaults
 
 
 def test_the_options_of_torchrun_end_at_the_verb():
@@ -66,3 +66,15 @@ def test_the_rank_with_an_error_of_its_own_is_named_with_it(tmp_path):
     own = failure(tmp_path, 1, "ValueError: three\nmore", at=60)
     text = describe({0: lost, 1: own}, None)
     assert text.startswith("rank 1 failed first: exit code 1: ValueError: three\n")
+
+
+def test_the_ranks_are_known_unless_torchrun_finds_them_out():
+    assert _ranks("1:1", "8") == _ranks("2", "4") == 8
+    assert _ranks("1:4", "8") is None and _ranks("2", "gpu") is None
+
+
+def test_a_wrong_configuration_is_told_before_ranks_start(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("modle: {}")
+    assert main(["launch", "--nproc-per-node", "2", "train", str(tmp_path / "run.yaml"), "batch.x=1"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("gpt2dist launch: ") and "modle: unknown key; did you mean model?" in told
