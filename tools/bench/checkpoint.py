@@ -54,7 +54,7 @@ def main() -> None:
     store.save(engine.state, state(0))  # the first one makes room in memory
     results = []
     for number in range(1, args.rounds + 1):
-        plain = timed(world, lambda: plain_write(home / f"plain-{world.rank}", size // world.size))
+        plain = timed(world, lambda number=number: plain_write(home, world.rank, number, size // world.size))
         waited = timed(world, lambda number=number: store.save(engine.state, state(2 * number)))
         held = timed(world, lambda number=number: store.start(engine.state, state(2 * number + 1)))
         store.finish()
@@ -81,14 +81,14 @@ def state(step: int) -> TrainerState:
     return TrainerState(step, 0, 0, 0, True, 0.0, {}, {}, 1.0, [], "", {}, 1, 0, "fp32")
 
 
-def plain_write(path: Path, size: int) -> None:
-    """Writes bytes from memory and brings them to the disk."""
+def plain_write(home: Path, rank: int, number: int, size: int) -> None:
+    """Writes bytes from memory and brings them to the disk; then the file before goes, as a checkpoint does."""
     piece = memoryview(torch.rand(4 * 2**20).numpy()).cast("B")
-    with path.open("wb", buffering=0) as file:
+    with (home / f"plain-{rank}-{number}").open("wb", buffering=0) as file:
         for begin in range(0, size, len(piece)):
             file.write(piece[: size - begin])
         os.fsync(file.fileno())
-    path.unlink()
+    (home / f"plain-{rank}-{number - 1}").unlink(missing_ok=True)
 
 
 def timed(world: distributed.World, work) -> float:
