@@ -17,8 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from gpt2dist import distributed
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
@@ -52,9 +50,10 @@ def main() -> None:
     )
     size = 12 * shape.parameters
     store.save(engine.state, state(0))  # the first one makes room in memory
+    content = [tensor.view(-1).numpy().view("u1").data for tensor in store._snapshot.values()]
     results = []
     for number in range(1, args.rounds + 1):
-        plain = timed(world, lambda number=number: plain_write(home, world.rank, number, size // world.size))
+        plain = timed(world, lambda number=number: plain_write(home, world.rank, number, content))
         waited = timed(world, lambda number=number: store.save(engine.state, state(2 * number)))
         held = timed(world, lambda number=number: store.start(engine.state, state(2 * number + 1)))
         store.finish()
@@ -81,12 +80,12 @@ def state(step: int) -> TrainerState:
     return TrainerState(step, 0, 0, 0, True, 0.0, {}, {}, 1.0, [], "", {}, 1, 0, "fp32")
 
 
-def plain_write(home: Path, rank: int, number: int, size: int) -> None:
+def plain_write(home: Path, rank: int, number: int, content: list[memoryview]) -> None:
     """Writes bytes from memory and brings them to the disk; then the file before goes, as a checkpoint does."""
-    piece = memoryview(torch.rand(4 * 2**20).numpy()).cast("B")
     with (home / f"plain-{rank}-{number}").open("wb", buffering=0) as file:
-        for begin in range(0, size, len(piece)):
-            file.write(piece[: size - begin])
+        for part in content:
+            while part:
+                part = part[file.write(part) :]
         os.fsync(file.fileno())
     (home / f"plain-{rank}-{number - 1}").unlink(missing_ok=True)
 
