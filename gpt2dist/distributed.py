@@ -3,15 +3,17 @@
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from gpt2dist.errors import RankUserError, RunError
+from gpt2dist.errors import RankUserError, RunError, UserError
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """After this long in a collective a rank gives the others up, unless it is told otherwise."""
@@ -73,6 +75,29 @@ class World:
     def from_main(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         return self.gather(value)[0]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Does on rank 0 what one rank is to do for all. Collective.
+
+        Args:
+            work: What rank 0 does; its result must be small and picklable.
+
+        Returns:
+            What `work` returned, on every rank.
+
+        Raises:
+            UserError: `work` raised one; every rank does.
+        """
+        value, fault = None, ""
+        if self.is_main:
+            try:
+                value = work()
+            except UserError as error:
+                fault = str(error)
+        value, fault = self.from_main((value, fault))
+        if fault:
+            raise UserError(fault)
+        return value
 
 
 class Agreement:

@@ -7,8 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2dist.errors import UserError
-
 if TYPE_CHECKING:  # torch would slow --help down
     from gpt2dist.config import Config
     from gpt2dist.distributed import World
@@ -71,15 +69,11 @@ def require_room(path: Path, config: "Config", plan: "Plan", world: "World") -> 
     """
     from gpt2dist.preflight.resources import check_memory, require_resources, states_fit
 
-    lacking, device_bytes = "", world.device_bytes
-    if world.is_main:
+    def look() -> None:
+        device_bytes = world.device_bytes
         certain = device_bytes is not None and not states_fit(config, plan, device_bytes)
-        try:
-            require_resources(str(path), config, plan, device_bytes if certain else None)
-        except UserError as error:
-            lacking = str(error)
         for doubt in check_memory(config, plan, device_bytes) if device_bytes and not certain else ():
             print(f"{doubt.key}: {doubt.message}", file=sys.stderr)
-    lacking = world.from_main(lacking)
-    if lacking:
-        raise UserError(lacking)
+        require_resources(str(path), config, plan, device_bytes if certain else None)
+
+    world.on_main(look)
