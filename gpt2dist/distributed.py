@@ -1,6 +1,5 @@
 """The process group: who this rank is, and the few collectives that gpt2dist uses itself."""
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from gpt2dist import launched
 from gpt2dist.errors import RankUserError, RunError, UserError
 
 T = TypeVar("T")
@@ -135,16 +135,6 @@ class Agreement:
         return tuple(flags.bool().tolist())
 
 
-def launched_world_size() -> int:
-    """Ranks that the launcher started; 1 when there was no launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def launched_rank() -> int:
-    """This process's rank by its launcher; 0 when there was none."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def join(timeout: timedelta = TIMEOUT) -> World:
     """Joins the process group that torchrun, deepspeed or srun set up, or makes one of a single rank.
 
@@ -154,8 +144,7 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         RankUserError: More ranks than GPUs on this host.
         RunError: The other ranks did not come.
     """
-    rank, size = launched_rank(), launched_world_size()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local_rank, size = launched.rank(), launched.local_rank(), launched.world_size()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():

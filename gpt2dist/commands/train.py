@@ -7,6 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2dist import launched
+
 if TYPE_CHECKING:  # torch would slow --help down
     from gpt2dist.config import Config
     from gpt2dist.distributed import World
@@ -47,12 +49,13 @@ def run(args: argparse.Namespace) -> None:
 
 def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     """Checks a run and joins the other ranks."""
-    from gpt2dist.distributed import join, launched_world_size
-    from gpt2dist.monitoring.logs import quiet_libraries
     from gpt2dist.preflight import resolve
 
-    # Before anything heavy is imported: a mistake in the configuration is told at once.
-    config, plan = resolve(path, overrides, launched_world_size())
+    # Before torch is imported: a mistake in the configuration is told at once.
+    config, plan = resolve(path, overrides, launched.world_size())
+    from gpt2dist.distributed import join
+    from gpt2dist.monitoring.logs import quiet_libraries
+
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.
