@@ -5,6 +5,7 @@ and everything that is saved are ours.
 """
 
 import dataclasses
+import importlib
 import logging
 import os
 import warnings
@@ -20,7 +21,7 @@ if not torch.cuda.is_available():
 
 import deepspeed
 from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime import bf16_optimizer
+from deepspeed.runtime import bf16_optimizer, compiler
 
 from gpt2dist.config import Config
 from gpt2dist.data.loader import MicroBatch, StepBatch
@@ -84,6 +85,7 @@ class Engine:
         self.world = world
         self.config = config
         optimizer = build_optimizer(model.to(world.device), config.optimizer)
+        _import_muon()
         _quiet_start(world)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
@@ -209,6 +211,18 @@ def _check_precision(precision: str, device: torch.device) -> None:
         )
     if precision in ("bf16", "autocast_bf16") and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError("precision: this GPU has no bf16; set precision to fp16 or fp32")
+
+
+def _import_muon() -> None:
+    """Imports DeepSpeed's Muon without torch's compiler, which it would start: seconds on every rank.
+
+    DeepSpeed imports it to find out that an optimizer is another one.
+    """
+    compiler.compile, compiling = lambda: lambda function: function, compiler.compile
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compiling
 
 
 def _quiet_start(world: World) -> None:
