@@ -85,7 +85,6 @@ class Engine:
         self.world = world
         self.config = config
         optimizer = build_optimizer(model.to(world.device), config.optimizer)
-        _import_muon()
         _quiet_start(world)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
@@ -230,6 +229,7 @@ def _quiet_start(world: World) -> None:
     # A shared-memory collective that is compiled at first use (half a minute) for CPU ranks only; gloo serves.
     # Not by attribute: that would run the compiler on every extension, to find out which of them would work.
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    _import_muon()
     for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
         os.environ.setdefault(name, str(value))  # without a launcher DeepSpeed would look for MPI
     logger = logging.getLogger("DeepSpeed")
