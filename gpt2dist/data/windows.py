@@ -15,15 +15,15 @@ Numbers = int | NDArray[np.int64]
 
 
 class WindowSet(Protocol):
-    """Numbered windows over a stream, whatever borders they respect.
+    """Numbered windows over a stream, whatever borders they respect."""
 
-    Attributes:
-        sequence_length: Tokens L that a window reads at most, and targets that it predicts at most.
-        targets: Targets that the windows own together.
-    """
+    @property
+    def sequence_length(self) -> int:
+        """Tokens L that a window reads at most, and targets that it predicts at most."""
 
-    sequence_length: int
-    targets: int
+    @property
+    def targets(self) -> int:
+        """Targets that the windows own together."""
 
     def __len__(self) -> int: ...
     def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]: ...  # noqa: D102

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
@@ -33,7 +35,8 @@ def load_forward(
         model = load_pretrained(directory, world.device)
     require_vocabulary(model, tokenizer.vocab_size, directory)
 
-    def forward(*inputs):
-        return score(model, *(part.to(world.device) for part in inputs), border)
+    def forward(tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = (part.to(world.device) for part in (tokens, counted_from, counted_to))
+        return score(model, *inputs, border=border)
 
     return forward

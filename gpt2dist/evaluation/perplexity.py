@@ -1,13 +1,12 @@
 """Perplexity of a model on held-out text, and the measures that come from the same sum."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gpt2dist.data.held_out import HeldOut
 from gpt2dist.distributed import World
-from gpt2dist.evaluation.scoring import Forward, score_windows
+from gpt2dist.evaluation.scoring import Forward, OnBatch, ignore, score_windows
 
 MEASURES = (
     *("nll_sum", "targets", "loss", "perplexity", "bits_per_token", "bits_per_byte", "bytes"),
@@ -80,7 +79,7 @@ def score(
     world: World,
     prefix: bool = False,
     per_document: bool = False,
-    on_batch: Callable[[int], None] = lambda targets: None,
+    on_batch: OnBatch = ignore,
 ) -> Score:
     """Scores every token of a text once. Collective.
 
@@ -94,7 +93,7 @@ def score(
         world: This rank.
         prefix: As of `HeldOut.windows`.
         per_document: As of `HeldOut.windows`.
-        on_batch: Called after each batch with the number of targets that all ranks scored meanwhile.
+        on_batch: As of `score_windows`.
 
     Raises:
         UserError: There is nothing to predict.

@@ -22,6 +22,13 @@ Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps tokens [B, L + 1], and the bounds [B] and [B] of the targets that count, to the nll of each target, [B, L]
 fp32 and 0 where it does not count, and [B, L] bool, whether it is the likeliest token: `model.gpt2.score`."""
 
+OnBatch = Callable[[int, int], None]
+"""Told the targets that all ranks scored since it was told before, and all that there are."""
+
+
+def ignore(targets: int, of: int) -> None:
+    """Does nothing with what an `OnBatch` is told."""
+
 
 @dataclass(frozen=True)
 class WindowScores:
@@ -42,7 +49,7 @@ def score_windows(
     windows: WindowSet,
     batch_size: int,
     world: World,
-    on_batch: Callable[[int], None] = lambda targets: None,
+    on_batch: OnBatch = ignore,
 ) -> WindowScores:
     """Scores every target that a set of windows owns. Collective.
 
@@ -52,7 +59,7 @@ def score_windows(
         windows: The windows over them.
         batch_size: Windows per forward pass.
         world: This rank.
-        on_batch: Called after each batch with the number of targets that all ranks scored meanwhile.
+        on_batch: Called after each batch; may raise.
 
     Raises:
         RuntimeError: A window was not scored exactly once, which would be a mistake in here.
@@ -71,7 +78,7 @@ def score_windows(
         if mine < len(batches):
             scores[:, indices] += torch.stack([nll, greedy.double(), torch.ones_like(nll)])
         together = np.concatenate(batches[first : first + world.size])
-        on_batch(int(windows.owned(together).sum()))
+        on_batch(int(windows.owned(together).sum()), windows.targets)
     nll, greedy, times = world.sum(scores)
     if not (times == 1).all() or windows.owned(order).sum() != windows.targets:
         raise RuntimeError("a target was not scored exactly once; please report this")

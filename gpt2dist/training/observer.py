@@ -64,12 +64,10 @@ class Observer:
 
     def _score(self, entry: ValidationSet, beat: Callable[[], None]) -> Score:
         text = HeldOut.of_dataset(entry.dataset, entry.split)
-        shown = Progress(
-            f"evaluate {entry.name}", text.totals.tokens - 1, "token", 0, True, self.world.is_main, leave=False
-        )
+        shown = Progress(f"evaluate {entry.name}", None, "token", 0, True, self.world.is_main, leave=False)
 
-        def on_batch(targets: int) -> None:
-            shown.advance(targets)
+        def on_batch(targets: int, of: int) -> None:
+            shown.advance(targets, of)
             beat()
 
         with shown:
