@@ -8,7 +8,8 @@ plan                data (manifest, mixture, windows), model (shape, flops)
 evaluation          checkpoint, distributed, data, model
 generation          nothing of ours
 monitoring          distributed
-model, distributed  errors
+model               errors
+distributed         errors, launched
 config              errors
 data                errors, and of others what DATA_LIBRARIES names: no torch, no process group
 """
@@ -27,7 +28,7 @@ MODULES = {
 }
 
 MAY_IMPORT = {
-    "cli": {"errors"},  # and commands, by name, when a verb is given
+    "cli": {"errors", "launched"},  # and commands, by name, when a verb is given
     "commands": {
         *(
             "checkpoint",
@@ -39,6 +40,7 @@ MAY_IMPORT = {
             "errors",
             "evaluation",
             "generation",
+            "launched",
             "model",
         ),
         *("monitoring", "plan", "preflight", "training"),
@@ -54,11 +56,12 @@ MAY_IMPORT = {
     "generation": set(),
     "monitoring": {"distributed", "monitoring"},
     "model": {"errors", "model"},
-    "distributed": {"errors"},
+    "distributed": {"errors", "launched"},
     "config": {"errors", "strict_yaml"},
     "strict_yaml": {"errors"},
     "data": {"data", "errors"},
     "errors": set(),
+    "launched": set(),
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -77,6 +80,7 @@ LIGHT = (
         "preflight",
         "plan",
         "errors",
+        "launched",
         "strict_yaml",
         "data.batch_sizes",
         "data.manifest",

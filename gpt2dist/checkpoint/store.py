@@ -280,10 +280,9 @@ class CheckpointStore:
         if errors:
             if self.world.is_main:
                 shutil.rmtree(saving.partial, ignore_errors=True)
-            name = checkpoint_name(saving.step)
             raise RunError(
-                f"checkpoint {name} could not be written: {'; '.join(errors)}; make room or repair "
-                f"{self.directory}, and start again: the run goes on from the checkpoint before"
+                f"saving {checkpoint_name(saving.step)} failed: {'; '.join(errors)}; make room or repair "
+                f"{self.directory}, and start again: the run goes on from the newest whole checkpoint there"
             )
         return {name: record for part, _ in reports for name, record in part.items()}
 

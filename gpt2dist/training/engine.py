@@ -115,7 +115,7 @@ class Engine:
             self._engine.step()
         return self._result(step)
 
-    def _prepare_verdict(self, step: "_Step") -> None:
+    def _prepare_verdict(self, step: _Step) -> None:
         """Finds out of the finished gradient and loss what the verdict needs and DeepSpeed does not tell."""
         if not self._engine.zero_optimization():
             step.grad_norm = self._clip_whole()
@@ -131,12 +131,12 @@ class Engine:
                 step.left_out = step.left_out.cpu()
         return step.left_out
 
-    def _norm(self, step: "_Step") -> Tensor:
+    def _norm(self, step: _Step) -> Tensor:
         """Global norm of the gradient: ours at stage 0, else what DeepSpeed found."""
         norm = self._engine.optimizer._global_grad_norm if step.grad_norm is None else step.grad_norm
         return torch.as_tensor(norm, dtype=torch.float64, device=self.world.device)
 
-    def _result(self, step: "_Step") -> StepResult:
+    def _result(self, step: _Step) -> StepResult:
         if not self._engine.was_step_applied():  # DeepSpeed left it out before AdamW was asked
             infinite = torch.full_like(step.nll, float("inf"))
             return StepResult(step.nll, infinite, torch.ones_like(step.nll))
