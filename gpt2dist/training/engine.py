@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 if not torch.cuda.is_available():
     # DeepSpeed would find that out itself, with a warning. Never set where there is a GPU: it would be left out.
@@ -168,6 +169,14 @@ class Engine:
         """Logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
         self._engine.eval()
         out = self._engine(tokens.to(self.world.device))
+        self._engine.train()
+        return out
+
+    @torch.no_grad()
+    def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Logits [B, 1, V] of the last of the tokens [B, L], which the cache takes in; else as `logits`."""
+        self._engine.eval()
+        out = self._engine(tokens.to(self.world.device), cache=cache)
         self._engine.train()
         return out
 
