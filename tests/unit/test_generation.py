@@ -95,7 +95,7 @@ def without_memory(model, prompt):
 def test_a_text_outgrows_the_context_and_sees_half_of_it_at_least(model, prompt):
     expected = without_memory(model, prompt)
     assert continued(model, GREEDY, prompt) == expected
-    assert len(set(expected)) > 5
+    assert len(set(expected)) > 3  # no single token for ever
 
 
 @pytest.mark.parametrize("how", [GREEDY, Sampling(30, 1.4, 0), DRAWN], ids=repr)
