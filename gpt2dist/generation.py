@@ -60,12 +60,14 @@ class Generator:
         vocab_size: Ids of the tokenizer. Logits behind them, of padding, are never looked at.
         context_length: Positions that the model knows.
         end_of_text_id: Ends a text, and begins one that has no prompt.
+        device: Where the model is; tokens are drawn there.
     """
 
     forward: Callable[..., Tensor]
     vocab_size: int
     context_length: int
     end_of_text_id: int
+    device: torch.device
 
     def __call__(
         self,
@@ -94,8 +96,8 @@ class Generator:
         # An id that is none: transformers' repetition penalty leaves it out, which it would not with end-of-text.
         padded = [[self.vocab_size] * (longest - len(each)) + each for each in tokens]
         continued = _Texts(self, lengths).generate(
-            torch.tensor(padded),
-            attention_mask=torch.ones(len(padded), longest, dtype=torch.long),  # `_Texts` has its own
+            torch.tensor(padded, device=self.device),
+            attention_mask=torch.ones(len(padded), longest, dtype=torch.long, device=self.device),  # not used
             generation_config=GenerationConfig(
                 max_new_tokens=how.max_new_tokens,
                 do_sample=False,  # `_Draw` draws
@@ -103,7 +105,7 @@ class Generator:
                 pad_token_id=self.end_of_text_id,
                 use_cache=False,  # `_Texts` has its own
             ),
-            logits_processor=_processors(how, seeds),
+            logits_processor=_processors(how, seeds, self.device),
             streamer=_Listener(on_tokens) if on_tokens else None,
             synced_gpus=False,
         )
@@ -115,7 +117,7 @@ class Generator:
 
 
 class _Texts(PreTrainedModel, GenerationMixin):
-    """Texts that grow, as a model in the eyes of transformers' `generate`, on the CPU.
+    """Texts that grow, as a model in the eyes of transformers' `generate`.
 
     GPT-2 has no positions beyond its context, where `generate` by itself would fail. Here each text is seen
     through a window; when it is full, the window moves on to the last half, and the keys and values, which know
@@ -126,8 +128,6 @@ class _Texts(PreTrainedModel, GenerationMixin):
         lengths: Tokens of each prompt.
     """
 
-    device = torch.device("cpu")  # where tokens are drawn, so that a seed draws the same everywhere
-
     def __init__(self, generator: Generator, lengths: Sequence[int]):
         super().__init__(PreTrainedConfig())
         self._generator = generator
@@ -135,6 +135,11 @@ class _Texts(PreTrainedModel, GenerationMixin):
         self._begins: list[int] = []
         self._cache = DynamicCache()
         self._seen = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where `generate` looks for the model, which has no parameters of its own."""
+        return self._generator.device
 
     def forward(self, input_ids: Tensor, **_: object) -> CausalLMOutput:
         """Logits [B, 1, V] behind the whole texts [B, T]."""
@@ -146,7 +151,8 @@ class _Texts(PreTrainedModel, GenerationMixin):
             self._begins, self._cache, self._seen = begins, DynamicCache(), first
         padding = {}
         if len(set(begins)) > 1:
-            positions = torch.arange(first, width) - torch.tensor(begins)[:, None]  # below 0: before the window
+            columns = torch.arange(first, width, device=self.device)
+            positions = columns - torch.tensor(begins, device=self.device)[:, None]  # below 0: before the window
             padding["attention_mask"] = (positions >= 0).long()
             padding["position_ids"] = positions[:, self._seen - first :].clamp(min=0)
         new = input_ids[:, self._seen :].clamp(max=self._generator.vocab_size - 1)  # padding: any token will do
@@ -171,18 +177,19 @@ class _Draw(LogitsProcessor):
 
     Args:
         seeds: Of the generators.
+        device: Of the generators.
     """
 
-    def __init__(self, seeds: Sequence[int]):
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(self, seeds: Sequence[int], device: torch.device):
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Maps logits [B, V] to numbers [B, V] whose highest are the draws."""
-        draws = [torch.empty(scores.shape[1]).exponential_(generator=each) for each in self._generators]
+        draws = [torch.empty_like(scores[0]).exponential_(generator=each) for each in self._generators]
         return scores.softmax(dim=-1) / torch.stack(draws)
 
 
-def _processors(how: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
+def _processors(how: Sampling, seeds: Sequence[int], device: torch.device) -> LogitsProcessorList:
     processors = LogitsProcessorList()
     if how.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
@@ -194,7 +201,7 @@ def _processors(how: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
         processors.append(TopKLogitsWarper(how.top_k))
     if how.top_p < 1.0:
         processors.append(TopPLogitsWarper(how.top_p))
-    processors.append(_Draw(seeds))
+    processors.append(_Draw(seeds, device))
     return processors
 
 

@@ -157,14 +157,12 @@ def _load(directory: Path, tokenizer: "Tokenizer") -> "Generator":
     require_vocabulary(model, tokenizer.vocab_size, directory)
 
     def forward(tokens: torch.Tensor, cache: Any, **padding: torch.Tensor) -> torch.Tensor:
-        padding = {name: values.to(device) for name, values in padding.items()}
-        out = model(tokens.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1, **padding)
-        logits = out.logits.cpu()
+        logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **padding).logits
         if not logits.isfinite().all():
             raise UserError(f"{directory}: its model gives numbers that are not finite; give another checkpoint")
         return logits
 
-    return Generator(forward, tokenizer.vocab_size, model.config.n_positions, tokenizer.end_of_text_id)
+    return Generator(forward, tokenizer.vocab_size, model.config.n_positions, tokenizer.end_of_text_id, device)
 
 
 class _Screen:

@@ -34,7 +34,11 @@ class Observer:
         self.engine = engine
         self.tokenizer = tokenizer
         self.generator = Generator(
-            engine.next_logits, tokenizer.vocab_size, plan.shape.context_length, tokenizer.end_of_text_id
+            engine.next_logits,
+            tokenizer.vocab_size,
+            plan.shape.context_length,
+            tokenizer.end_of_text_id,
+            world.device,
         )
         # Now, since a character that the tokenizer does not know is better told before the first step.
         self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]

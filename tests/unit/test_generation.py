@@ -5,6 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2dist.generation import Generator, Sampling
 
 VOCABULARY, END, CONTEXT = 50, 7, 12
+CPU = torch.device("cpu")
 GREEDY = Sampling(max_new_tokens=30, temperature=0)
 DRAWN = Sampling(max_new_tokens=30, repetition_penalty=1.1, temperature=1.5, top_k=30, top_p=0.95)
 PROMPTS = [[1, 2, 3], [4], [], [5, 6, END, 8, 9, 10, 11], list(range(20, 45))]
@@ -31,7 +32,7 @@ def generator(model):
     def forward(tokens, cache, **padding):
         return model(tokens, past_key_values=cache, use_cache=True, **padding).logits
 
-    return Generator(forward, VOCABULARY, CONTEXT, END)
+    return Generator(forward, VOCABULARY, CONTEXT, END, CPU)
 
 
 def continued(model, how, prompt=(1, 2, 3), seed=0, **options):
@@ -41,7 +42,7 @@ def continued(model, how, prompt=(1, 2, 3), seed=0, **options):
 
 def always(logits):
     """A model that gives the same logits [V] everywhere."""
-    return Generator(lambda tokens, cache, **_: logits.expand(*tokens.shape, -1), len(logits), CONTEXT, END)
+    return Generator(lambda tokens, cache, **_: logits.expand(*tokens.shape, -1), len(logits), CONTEXT, END, CPU)
 
 
 def by_transformers(model, how, prompt, seed=0):
@@ -115,7 +116,7 @@ def test_the_cache_takes_each_token_in_once_until_the_context_is_full(model):
         widths.append(tokens.shape[1])
         return model(tokens, past_key_values=cache, use_cache=True, **padding).logits
 
-    Generator(forward, VOCABULARY, CONTEXT, END)([[1, 2, 3]], [0], Sampling(18), run_on=True)
+    Generator(forward, VOCABULARY, CONTEXT, END, CPU)([[1, 2, 3]], [0], Sampling(18), run_on=True)
     assert widths == [3] + 9 * [1] + [7] + 5 * [1] + [7] + [1]
 
 
@@ -155,7 +156,7 @@ def test_draws_never_leave_what_is_kept(how, allowed):
 def test_the_penalty_divides_positive_logits_of_the_text_and_multiplies_negative_ones(penalty):
     logits = torch.tensor([1.0, -1.0, 0.9, -0.9])
     how = Sampling(1, penalty, temperature=0)
-    greedy = Generator(lambda tokens, cache, **_: logits.expand(*tokens.shape, -1), 4, CONTEXT, 3)
+    greedy = Generator(lambda tokens, cache, **_: logits.expand(*tokens.shape, -1), 4, CONTEXT, 3, CPU)
     expected = logits.clone()
     expected[0] /= penalty
     expected[1] *= penalty
@@ -198,7 +199,7 @@ def test_run_on_makes_a_fixed_number_of_passes(run_on, passes):
         calls.append(tokens.shape)
         return torch.nn.functional.one_hot(torch.full(tokens.shape, END), VOCABULARY) * 100.0
 
-    ending = Generator(forward, VOCABULARY, CONTEXT, END)
+    ending = Generator(forward, VOCABULARY, CONTEXT, END, CPU)
     assert ending([[1]], [0], Sampling(10), run_on=run_on) == [[]]
     assert len(calls) == passes
 
