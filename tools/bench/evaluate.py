@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from gpt2dist import distributed
 from gpt2dist.data.corpus import Reading
@@ -131,10 +132,9 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
     for name in ROLLING:
         print_pair(name, result[name], theirs[name])
     speed = {name: result["targets"] / seconds for name, seconds in times.items()}
-    print(f"{'tokens per second':>18}  {speed['ours']:,.0f}  harness {speed['harness']:,.0f}")
-    print(
-        f"{'ratio':>18}  {speed['ours'] / speed['harness']:.2f} (median of {args.rounds}, batch {args.batch_size})"
-    )
+    print_line("tokens per second", f"{speed['ours']:,.0f}  harness {speed['harness']:,.0f}")
+    ratio = speed["ours"] / speed["harness"]
+    print_line("ratio", f"{ratio:.2f} (median of {args.rounds} rounds, batch size {args.batch_size})")
 
 
 def compare_lambada(directory: Path, harness: Harness, passages: list[str], batch_size: int) -> None:
@@ -149,7 +149,12 @@ def compare_lambada(directory: Path, harness: Harness, passages: list[str], batc
 def print_pair(name: str, ours: float, theirs: float) -> None:
     """One measure of both."""
     difference = abs(ours - theirs) / abs(theirs) if theirs else abs(ours - theirs)
-    print(f"{name:>18}  {ours:.8g}  harness {theirs:.8g}  relative difference {difference:.1e}")
+    print_line(name, f"{ours:.8g}  harness {theirs:.8g}  relative difference {difference:.1e}")
+
+
+def print_line(name: str, text: str) -> None:
+    """A line of the table."""
+    print(f"{name:>18}  {text}")
 
 
 def in_turns(rounds: int, **work: Callable[[], object]) -> dict[str, float]:
@@ -169,18 +174,12 @@ def random_model(directory: Path, preset: str, tokenizer_directory: Path) -> Pat
     shape = Shape(*PRESETS[preset], PRESET_CONTEXT_LENGTH, tokenizer.vocab_size)
     write_huggingface_config(directory, shape, tokenizer.end_of_text_id, 0.0)
     tokenizer.save(directory)
-    model = LanguageModel(shape, tokenizer.end_of_text_id).gpt2
+    parameters = LanguageModel(shape, tokenizer.end_of_text_id).gpt2.named_parameters()
+    # Without the padding rows of the embedding, as a checkpoint has it.
     weights = {
-        name: parameter[: shape.vocab_size] if "wte" in name else parameter
-        for name, parameter in model.named_parameters()
+        name: tensor.detach()[: shape.vocab_size if "wte" in name else None] for name, tensor in parameters
     }
-    from safetensors.torch import save_file
-
-    save_file(
-        {name: tensor.detach().contiguous() for name, tensor in weights.items()},
-        directory / "model.safetensors",
-        {"format": "pt"},
-    )
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
     return directory
 
 
