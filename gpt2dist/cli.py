@@ -21,7 +21,8 @@ VERBS = {
     "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
     "launch": "start train or evaluate on several processes, as torchrun does",
     "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
-    "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset",
+    "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
+    "lambada": "accuracy and perplexity of a model on the last words of passages",
     "generate": "sample text from a model",
     "trace": "list the documents behind a step of a run",
 }

@@ -5,7 +5,7 @@ training            config, plan, data, model, checkpoint, evaluation, generatio
 checkpoint          distributed, errors
 preflight           plan, config, data (manifest, mixture, stream, windows), model, training (deepspeed_config)
 plan                data (manifest, mixture, windows), model (shape, flops)
-evaluation          data, model
+evaluation          checkpoint, distributed, data, model
 generation          nothing of ours
 monitoring          distributed
 model               errors
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "checkpoint": {"checkpoint", "distributed", "errors"},
     "preflight": {"config", "data", "errors", "model", "plan", "preflight", "training"},
     "plan": {"data", "model"},
-    "evaluation": {"data", "evaluation", "model"},
+    "evaluation": {"checkpoint", "data", "distributed", "errors", "evaluation", "model"},
     "generation": set(),
     "monitoring": {"distributed", "monitoring"},
     "model": {"errors", "model"},
@@ -91,7 +91,7 @@ LIGHT = (
         "model.flops",
     ),
     *("model.locate", "training.schedule", "training.deepspeed_config", "training.stopped"),
-    *("checkpoint.manifest", "checkpoint.retention", "checkpoint.state"),
+    *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )
 MOST_LINES = 450

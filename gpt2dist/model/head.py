@@ -1,12 +1,12 @@
-"""The output layer: from the last hidden states to logits or to the summed loss."""
+"""The output layer: from the last hidden states to logits or to the loss."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gpt2dist.model.chunks import chunk_rows
-from gpt2dist.model.loss import chunked_nll, token_nll
+from gpt2dist.model.loss import chunked_nll, each_nll, token_nll
 
 Loss = Literal["plain", "chunked", "auto"]
 
@@ -24,6 +24,9 @@ class Head(nn.Module):
             "auto" is chunked on a CPU, where that is not slower at any size and needs a third of the memory
             (docs/log.md). On GPUs it is unmeasured and goes by the memory alone: chunked for micro-batches of
             more than one chunk.
+
+    Attributes:
+        product: What scores in place of the weight, where something is faster; see `use_onednn`.
     """
 
     def __init__(self, weight: nn.Parameter, vocab_size: int, loss: Loss = "auto"):
@@ -31,27 +34,41 @@ class Head(nn.Module):
         self.weight = weight
         self.vocab_size = vocab_size
         self.loss = loss
+        self.product: nn.Module | None = None
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, counted: Tensor | None = None) -> Tensor:
-        """Logits, or Σ nll.
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        counted: Tensor | None = None,
+        each: bool = False,
+    ) -> Any:
+        """Logits, Σ nll, or the nll of each target.
 
         Args:
             hidden: [B, L, D], any floating dtype.
             targets: [B, L] int64; None asks for logits.
             counted: [B, L] bool, which targets are in the loss.
+            each: Asks for what `each_nll` returns.
 
         Returns:
-            Logits [B, L, V], without the padding columns, or scalar fp32 Σ nll over the counted targets.
+            Logits [B, L, V], without the padding columns; scalar fp32 Σ nll over the counted targets; or the two
+            tensors of `each_nll`.
         """
-        if targets is not None and counted is not None and self._in_chunks(hidden):
-            return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
         if targets is None or counted is None:
             return nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]
+        if each:
+            return each_nll(hidden, self.product or self._logits, targets, counted, chunk_rows(self.vocab_size))
+        if self._in_chunks(hidden):
+            return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
         # Leaves the padding out without the copy of the logits that cutting it off would cost.
         without_padding = hidden.new_zeros(len(self.weight), dtype=self.weight.dtype)
         without_padding[self.vocab_size :] = -torch.inf
         logits = nn.functional.linear(hidden, self.weight, without_padding)
         return token_nll(logits, targets).masked_fill(~counted, 0.0).sum()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden, self.weight[: self.vocab_size])
 
     def _in_chunks(self, hidden: Tensor) -> bool:
         if self.loss == "auto":

@@ -1,9 +1,11 @@
-"""The loss: negative log-likelihoods of shifted targets, summed, never averaged here.
+"""The loss: negative log-likelihoods of shifted targets, summed or each by itself, never averaged here.
 
 Two ways to the same sum. `token_nll` is the plain one. `chunked_nll` never holds the logits of more than a few
-hundred tokens, which at GPT-2's vocabulary are the largest tensors of a training step by far.
+hundred tokens, which at GPT-2's vocabulary are the largest tensors of a training step by far. Nor does
+`each_nll`, which evaluation scores with.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,6 +57,41 @@ def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
         return _ChunkedNll.apply(hidden.flatten(0, -2), weight, targets.flatten(), counted.flatten(), vocab_size)
+
+
+@torch.no_grad()
+def each_nll(
+    hidden: Tensor, product: Callable[[Tensor], Tensor], targets: Tensor, counted: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
+    """What each counted target costs, and whether it is the likeliest token.
+
+    Only the counted ones are computed: where windows overlap by half that is half of the output layer's work.
+
+    Args:
+        hidden: [B, L, D], any floating dtype.
+        product: The output layer, without padding: maps [n, D] to new logits [n, V].
+        targets: [B, L] int64.
+        counted: [B, L] bool.
+        rows: Tokens whose logits are held at a time.
+
+    Returns:
+        Negative log-likelihoods in nats, [B, L] fp32, 0 where not counted; and [B, L] bool, true where no
+        token is likelier than the target, or it is not counted.
+    """
+    nll = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
+    greedy = torch.ones_like(counted)
+    pieces = zip(hidden[counted].split(rows), targets[counted].split(rows), strict=True)
+    parts = [_nll_of_rows(product(part).float(), wanted) for part, wanted in pieces]
+    nll[counted], greedy[counted] = (torch.cat(part) for part in zip(*parts, strict=True))
+    return nll, greedy
+
+
+def _nll_of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The nll of targets [n], and whether no token is likelier, from logits [n, V] fp32, which are lost."""
+    of_target = logits.gather(1, targets[:, None]).squeeze(1)
+    highest = logits.amax(1)
+    logarithm = logits.sub_(highest[:, None]).exp_().sum(1).log_()
+    return logarithm + highest - of_target, of_target == highest
 
 
 class _ChunkedNll(torch.autograd.Function):
