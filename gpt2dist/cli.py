@@ -24,6 +24,7 @@ VERBS = {
     "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset",
     "generate": "sample text from a model",
+    "export": "publish a checkpoint as a model directory of transformers, with a model card",
     "trace": "list the documents behind a step of a run",
 }
 
