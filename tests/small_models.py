@@ -5,7 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 
 def make_model(n_layer=3, seed=0, **options):
-    """A GPT-2 in which everything matters: its matrices are four times those of a new one, and nothing is zero."""
+    """A GPT-2 in which everything matters: matrices four times those of a new one, and nothing is zero."""
     torch.manual_seed(seed)
     sizes = {"vocab_size": 300, "n_positions": 48, "n_embd": 32, "n_head": 4}
     config = GPT2Config(n_layer=n_layer, bos_token_id=299, eos_token_id=299, **sizes | options)

@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> None:
 
     exported = export(source, args.output, args.dtype, card, _say)
     _say(
-        f"{args.output}: {origin.shape.parameters:,} parameters in {exported.dtype}, {exported.bytes / 1e6:,.1f} MB; "
-        f"its logits differ from the checkpoint's by {exported.difference}"
+        f"{args.output}: {origin.shape.parameters:,} parameters in {exported.dtype}, "
+        f"{exported.bytes / 1e6:,.1f} MB; its logits differ from the checkpoint's by {exported.difference}"
     )
     _say(f'load it: transformers.GPT2LMHeadModel.from_pretrained("{args.output}")')
 

@@ -1,1 +1,1 @@
-"""A model for others: files that transformers loads anywhere, checked against the checkpoint, with a model card."""
+"""A model for others: files that transformers loads, compared with the checkpoint, and a model card."""

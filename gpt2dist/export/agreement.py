@@ -1,9 +1,9 @@
 """Whether written files are the checkpoint that they were made from: asked of the logits, which all of it makes.
 
-Two questions, two bounds. Computed in fp32, the files must give the logits of the checkpoint with its weights rounded
-to their dtype: equal up to the rounding of fp32, so that one wrong tensor shows, however deep it lies. Computed in
-their own dtype, as they will be used, they must give the logits of the checkpoint itself up to the rounding of that
-dtype: a model can be too large for one (overflow) or too sensitive.
+Two questions, two bounds. Computed in fp32, the files must give the logits of the checkpoint with its weights
+rounded to their dtype: equal up to the rounding of fp32, so that one wrong tensor shows, however deep it lies.
+Computed in their own dtype, as they will be used, they must give the logits of the checkpoint itself up to the
+rounding of that dtype: a model can be too large for one (overflow) or too sensitive.
 """
 
 from dataclasses import dataclass
@@ -142,8 +142,8 @@ def _round_weights(model: GPT2LMHeadModel, dtype: torch.dtype, source: Path) -> 
         rounded = parameter.to(dtype)
         if not rounded.isfinite().all():
             raise UserError(
-                f"--dtype {_name(dtype)}: {name} of {source} holds {parameter.abs().max():.6g}, which is beyond its "
-                f"largest number ({torch.finfo(dtype).max:.6g}); take {_another(dtype)}"
+                f"--dtype {_name(dtype)}: {name} of {source} holds {parameter.abs().max():.6g}, which is beyond "
+                f"its largest number ({torch.finfo(dtype).max:.6g}); take {_another(dtype)}"
             )
         parameter.copy_(rounded)
 

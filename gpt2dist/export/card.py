@@ -113,9 +113,9 @@ generator = pipeline("text-generation", model={_quoted(directory_name)})  # this
 print(generator({_quoted(prompt)})[0]["generated_text"])
 ```
 
-`GPT2LMHeadModel`, `GPT2ForSequenceClassification`, `GPT2ForTokenClassification` and `GPT2ForQuestionAnswering` load
-it with `from_pretrained`, and `AutoTokenizer` its tokenizer. `{tokenizer.end_of_text}` begins and ends a text, and
-pads batches (on the left in generation: `padding_side="left"`)."""
+`GPT2LMHeadModel`, `GPT2ForSequenceClassification`, `GPT2ForTokenClassification` and `GPT2ForQuestionAnswering`
+load it with `from_pretrained`, and `AutoTokenizer` its tokenizer. `{tokenizer.end_of_text}` begins and ends a
+text, and pads batches (on the left in generation: `padding_side="left"`)."""
 
 
 def _training(origin: Origin) -> str:
@@ -181,9 +181,10 @@ def _evaluation(results: tuple[Result, ...]) -> str:
     return f"""\
 {_table(rows, ("data", *(MEASURE_NAMES[key] for key in measures), "how"))}
 
-Every token is scored once, in windows of the sequence length whose beginnings lie a stride apart. Perplexity is
-exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per byte (of
-the UTF-8 text) come from the same Σ nll and do not. Computed by the checkpoint in float32."""
+Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
+exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per byte
+(of the UTF-8 text) come from the same Σ nll and do not. The checkpoint in training precision or float32 computed
+them."""
 
 
 def _versions(origin: Origin) -> str:

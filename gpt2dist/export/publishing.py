@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from gpt2dist.checkpoint.manifest import fsync
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
 from gpt2dist.preflight.resources import nearest_directory
 
 
@@ -48,6 +50,7 @@ def published(output: Path) -> Iterator[Path]:
 
     Raises:
         UserError: It cannot be made.
+        RunError: What should lie in it cannot be written.
     """
     output = output.resolve()
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
@@ -67,5 +70,8 @@ def published(output: Path) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"--output: {output} cannot be made ({error.strerror}); name another") from None
         fsync(output.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"--output: {output} cannot be written ({reason}); nothing was published") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
