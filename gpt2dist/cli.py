@@ -6,11 +6,10 @@ deepspeed) only when it runs, so that every `--help` is instant.
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
-from gpt2dist import __version__
+from gpt2dist import __version__, launched
 from gpt2dist.errors import RankUserError, RunError, UserError
 
 VERBS = {
@@ -22,7 +21,8 @@ VERBS = {
     "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
     "launch": "start train or evaluate on several processes, as torchrun does",
     "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
-    "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset",
+    "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
+    "lambada": "accuracy and perplexity of a model on the last words of passages",
     "generate": "sample text from a model",
     "export": "publish a checkpoint as a model directory of transformers, with a model card",
     "trace": "list the documents behind a step of a run",
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
         # All ranks find the same mistake; one tells it.
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, RankUserError):
+        if launched.rank() == 0 or isinstance(error, RankUserError):
             print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
         return EXIT_WRONG_INPUT if isinstance(error, UserError) else EXIT_FAILURE
     except BrokenPipeError:  # `gpt2dist inspect … | head` is no failure

@@ -1,17 +1,19 @@
 """The process group: who this rank is, and the few collectives that gpt2dist uses itself."""
 
-import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from gpt2dist.errors import RankUserError, RunError
+from gpt2dist import launched
+from gpt2dist.errors import RankUserError, RunError, UserError
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """After this long in a collective a rank gives the others up, unless it is told otherwise."""
@@ -74,6 +76,29 @@ class World:
         """Rank 0's value, on every rank."""
         return self.gather(value)[0]
 
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Does on rank 0 what one rank is to do for all. Collective.
+
+        Args:
+            work: What rank 0 does; its result must be small and picklable.
+
+        Returns:
+            What `work` returned, on every rank.
+
+        Raises:
+            UserError: `work` raised one; every rank does.
+        """
+        value, fault = None, ""
+        if self.is_main:
+            try:
+                value = work()
+            except UserError as error:
+                fault = str(error)
+        value, fault = self.from_main((value, fault))
+        if fault:
+            raise UserError(fault)
+        return value
+
 
 class Agreement:
     """What any rank wishes, made known to all of them at the same place without waiting for anybody.
@@ -110,16 +135,6 @@ class Agreement:
         return tuple(flags.bool().tolist())
 
 
-def launched_world_size() -> int:
-    """Ranks that the launcher started; 1 when there was no launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def launched_rank() -> int:
-    """This process's rank by its launcher; 0 when there was none."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def join(timeout: timedelta = TIMEOUT) -> World:
     """Joins the process group that torchrun, deepspeed or srun set up, or makes one of a single rank.
 
@@ -129,8 +144,7 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         RankUserError: More ranks than GPUs on this host.
         RunError: The other ranks did not come.
     """
-    rank, size = launched_rank(), launched_world_size()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local_rank, size = launched.rank(), launched.local_rank(), launched.world_size()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():

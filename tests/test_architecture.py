@@ -6,10 +6,11 @@ training            config, plan, data, model, checkpoint, evaluation, generatio
 checkpoint          distributed, errors
 preflight           plan, config, data (manifest, mixture, stream, windows), model, training (deepspeed_config)
 plan                data (manifest, mixture, windows), model (shape, flops)
-evaluation          data, model
+evaluation          checkpoint, distributed, data, model
 generation          nothing of ours
 monitoring          distributed
-model, distributed  errors
+model               errors
+distributed         errors, launched
 config              errors
 data                errors, and of others what DATA_LIBRARIES names: no torch, no process group
 """
@@ -28,7 +29,7 @@ MODULES = {
 }
 
 MAY_IMPORT = {
-    "cli": {"errors"},  # and commands, by name, when a verb is given
+    "cli": {"errors", "launched"},  # and commands, by name, when a verb is given
     "commands": {
         *(
             "checkpoint",
@@ -41,6 +42,7 @@ MAY_IMPORT = {
             "evaluation",
             "export",
             "generation",
+            "launched",
             "model",
         ),
         *("monitoring", "plan", "preflight", "training"),
@@ -53,15 +55,16 @@ MAY_IMPORT = {
     "checkpoint": {"checkpoint", "distributed", "errors"},
     "preflight": {"config", "data", "errors", "model", "plan", "preflight", "training"},
     "plan": {"data", "model"},
-    "evaluation": {"data", "evaluation", "model"},
+    "evaluation": {"checkpoint", "data", "distributed", "errors", "evaluation", "model"},
     "generation": set(),
     "monitoring": {"distributed", "monitoring"},
     "model": {"errors", "model"},
-    "distributed": {"errors"},
+    "distributed": {"errors", "launched"},
     "config": {"errors", "strict_yaml"},
     "strict_yaml": {"errors"},
     "data": {"data", "errors"},
     "errors": set(),
+    "launched": set(),
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -80,6 +83,7 @@ LIGHT = (
         "preflight",
         "plan",
         "errors",
+        "launched",
         "strict_yaml",
         "data.batch_sizes",
         "data.manifest",
@@ -90,7 +94,7 @@ LIGHT = (
         "model.flops",
     ),
     *("model.locate", "training.schedule", "training.deepspeed_config", "training.stopped"),
-    *("checkpoint.manifest", "checkpoint.retention", "checkpoint.state"),
+    *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *("export.origin", "export.publishing"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )

@@ -169,7 +169,7 @@ def trainer_state(counts: dict[str, int], config: Config, plan: Plan, model: Lan
         )
     samples = plan.batch_sizes.samples(step)
     with torch.no_grad():
-        probe = probe_loss(model.logits, build_batcher(config, plan))
+        probe = probe_loss(model.score, build_batcher(config, plan))
     return TrainerState(
         step=step,
         consumed_samples=samples,

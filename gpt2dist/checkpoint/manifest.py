@@ -120,15 +120,6 @@ def require_whole_model(directory: Path) -> None:
         raise UserError(f"{directory}: not a whole checkpoint: {reason}; name another") from reason
 
 
-def verify(directory: Path) -> None:
-    """Checks every file of a checkpoint.
-
-    Raises:
-        InvalidCheckpointError: Says which file is wrong and how.
-    """
-    check_contents(directory, read(directory))
-
-
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file."""
     with path.open("rb") as file:

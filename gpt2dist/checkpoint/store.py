@@ -6,7 +6,6 @@ writes its part while the training goes on. When all have written, rank 0 writes
 directory. Whatever is interrupted in between leaves a directory without a valid name or manifest.
 """
 
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
+from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.tensors import TensorFiles, write_tensors
@@ -29,7 +29,6 @@ from gpt2dist.errors import RunError, UserError
 MOMENTS = ("exp_avg", "exp_avg_sq")
 EMBEDDING = "transformer.wte.weight"
 _SAME_MODEL = "give the model section of the run that wrote it"
-_NAME = re.compile(r"step-(\d{8,})")
 
 
 class WholeState(Protocol):
@@ -154,7 +153,7 @@ class CheckpointStore:
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint, and why newer ones were passed over. Collective."""
         passed_over: list[str] = []
-        for name in reversed(self.world.from_main([path.name for path in self._finished()])):
+        for name in reversed(self.world.from_main([path.name for path in finished(self.directory)])):
             fault = self.fault(self.directory / name)
             if not fault:
                 return self.directory / name, passed_over
@@ -257,7 +256,7 @@ class CheckpointStore:
         partial.rename(final)
         manifest.fsync(self.directory)
         manifest.replace_text(self.directory / "latest", final.name + "\n")
-        there = {step_of(path): path for path in self._finished()}
+        there = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(there, saving.step, self.keep_last, self.keep_every):
             shutil.rmtree(there[step], ignore_errors=True)
         return {}
@@ -281,17 +280,11 @@ class CheckpointStore:
         if errors:
             if self.world.is_main:
                 shutil.rmtree(saving.partial, ignore_errors=True)
-            name = checkpoint_name(saving.step)
             raise RunError(
-                f"checkpoint {name} could not be written: {'; '.join(errors)}; make room or repair "
-                f"{self.directory}, and start again: the run goes on from the checkpoint before"
+                f"saving {checkpoint_name(saving.step)} failed: {'; '.join(errors)}; make room or repair "
+                f"{self.directory}, and start again: the run goes on from the newest whole checkpoint there"
             )
         return {name: record for part, _ in reports for name, record in part.items()}
-
-    def _finished(self) -> list[Path]:
-        """Directories that were renamed into place, oldest first."""
-        found = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name)]
-        return sorted(found, key=step_of)
 
     def _saved_shape(self, name: str, state: WholeState) -> torch.Size:
         shape = state.shape_of(name)
@@ -310,18 +303,6 @@ class CheckpointStore:
         out = torch.zeros(shape, dtype=tensor.dtype)
         out[: len(tensor)] = tensor
         return out
-
-
-def checkpoint_name(step: int) -> str:
-    """The directory of the checkpoint of a step."""
-    return f"step-{step:08d}"
-
-
-def step_of(path: Path) -> int:
-    """The step that a checkpoint's directory is named after."""
-    match = _NAME.fullmatch(path.name)
-    assert match
-    return int(match[1])
 
 
 def deal(sizes: dict[str, int], ranks: int) -> list[set[str]]:

@@ -1,191 +1,275 @@
-"""`gpt2dist evaluate`: perplexity of a model on a dataset, alone or with all the ranks of a launcher."""
+"""`gpt2dist evaluate`: perplexity of a model on a text, alone or with all the ranks of a launcher."""
 
 import argparse
 import os
+import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from gpt2dist.commands import results
+from gpt2dist.errors import UserError
+
+EPILOG = """\
+Every token of the text is scored exactly once, by the first window that predicts it. For one batch size the
+result is the same to the last bit at any number of processes (with the same threads per process).
+
+examples:
+  gpt2dist evaluate runs/quickstart --data data/quickstart
+  gpt2dist launch --nproc-per-node 8 evaluate gpt2 --data data/wikitext --stride 512
+  gpt2dist evaluate gpt2 --text pages.jsonl --text-field page --detokenizer wikitext --per-document \\
+      --prefix end-of-text --stride 1024                        as lm-evaluation-harness's task wikitext
+  gpt2dist evaluate runs/gpt2-124m --data data/wikitext --all-checkpoints --watch
+                                                                beside a training job, until it has ended"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="a checkpoint, a run directory, a model directory or a hub name"
+    parser.epilog = EPILOG
+    results.add_arguments(parser)
+    text = parser.add_argument_group("what is scored")
+    text.add_argument("--data", type=Path, metavar="DATASET", help="a dataset directory")
+    text.add_argument("--split", help="of the dataset; default: val where there is one, else the only split")
+    text.add_argument(
+        "--text",
+        nargs="+",
+        metavar="INPUT",
+        help="files, directories and globs as `gpt2dist preprocess` takes them, tokenised on the fly",
     )
-    parser.add_argument("--data", required=True, type=Path, metavar="DATASET", help="a dataset directory")
-    parser.add_argument("--split", help="default: val where there is one, else the only split")
-    parser.add_argument(
+    text.add_argument("--text-field", default="text", metavar="NAME", help="key of the text in JSON lines")
+    text.add_argument(
+        "--detokenizer",
+        choices=("none", "wikitext"),
+        default="none",
+        help="what texts go through first; bytes and words are those before; default: %(default)s",
+    )
+    windows = parser.add_argument_group("how it is scored")
+    windows.add_argument(
         "--sequence-length", type=int, metavar="L", help="tokens per window; default: the context"
     )
-    parser.add_argument("--stride", type=int, metavar="S", help="tokens between windows; default: half of L")
-    parser.add_argument(
+    windows.add_argument("--stride", type=int, metavar="S", help="tokens between windows; default: half of L")
+    windows.add_argument(
         "--prefix",
         choices=("none", "end-of-text"),
         default="none",
         help="end-of-text makes the first token a target too; default: %(default)s",
     )
-    parser.add_argument(
+    windows.add_argument(
+        "--per-document",
+        action="store_true",
+        help="score each document by itself, without the end-of-text behind it",
+    )
+    windows.add_argument(
         "--document-boundaries",
         choices=("pack", "isolate"),
         default="pack",
         help="isolate: attention and positions begin anew at each end-of-text; default: %(default)s",
     )
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="windows; default: %(default)s")
-    parser.add_argument("--output", type=Path, metavar="F.json", help="write the result there as JSON too")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
-    parser.epilog = """\
-Every token of the split is scored exactly once, by the first window that predicts it. For one batch size the
-result is the same to the last bit at any number of processes (with the same threads per process).
-
-examples:
-  gpt2dist evaluate runs/quickstart --data data/quickstart
-  torchrun --standalone --nproc-per-node 8 -m gpt2dist evaluate gpt2 --data data/wikitext --stride 512"""
+    run = parser.add_argument_group("results that belong to a run: RUN/eval/NAME and TensorBoard")
+    run.add_argument("--run", type=Path, dest="of_run", metavar="RUN", help="record the result there")
+    run.add_argument("--step", type=int, metavar="N", help="at this step; default: the checkpoint's")
+    run.add_argument("--name", help="of this evaluation; default: the name of the dataset or the first file")
+    run.add_argument(
+        "--all-checkpoints", action="store_true", help="score each checkpoint of the run MODEL that has no result"
+    )
+    run.add_argument(
+        "--watch", action="store_true", help="and each new one, until the run has done all its steps"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluates."""
-    from gpt2dist.data.manifest import Manifest
-    from gpt2dist.data.stream import check_files
-    from gpt2dist.errors import UserError
+    _check(args)
+
     from gpt2dist.monitoring.logs import quiet_libraries
 
-    if args.batch_size < 1:
-        raise UserError("--batch-size must be at least 1")
-    dataset = Manifest.load(args.data)
-    split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
-    check_files(dataset, split)  # before anything is loaded; refuses an unknown split too
-    if args.output:
-        _make_room(args.output)
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    load = _source(args)
 
     from gpt2dist import distributed
 
     world = distributed.join()
     try:
-        result = _evaluate(args, dataset, split, world)
+        if args.all_checkpoints:
+            _score_all(args, load, world)
+        else:
+            _score_one(args, load, world)
     finally:
         distributed.leave()
-    if world.is_main:
-        _report(result, args)
 
 
-def _evaluate(args: argparse.Namespace, dataset: Any, split: str, world: Any) -> dict[str, Any]:
-    from gpt2dist.checkpoint.manifest import require_whole_model
-    from gpt2dist.data.stream import TokenStream
+def _check(args: argparse.Namespace) -> None:
+    """Refuses what cannot be meant, before anything is loaded."""
+    results.check(args)
+    if (args.data is None) == (args.text is None):
+        raise UserError("give either --data DATASET or --text FILE…")
+    if args.data and args.detokenizer != "none":
+        raise UserError("--detokenizer: the dataset is tokens already; give the files themselves with --text")
+    if args.text and args.split:
+        raise UserError("--split: is of a dataset; leave it out with --text")
+    if args.watch and not args.all_checkpoints:
+        raise UserError("--watch: follows a run; add --all-checkpoints")
+    if args.all_checkpoints:
+        if args.of_run or args.step is not None or args.output or args.json:
+            raise UserError(
+                "--all-checkpoints: has a result for each checkpoint, in RUN/eval; leave out --run, "
+                "--step, --output and --json"
+            )
+        if not Path(args.model).is_dir() or (Path(args.model) / "config.json").exists():
+            raise UserError(
+                f"--all-checkpoints: {args.model} is no run directory; name one that `gpt2dist train` made"
+            )
+    if args.of_run and not args.of_run.is_dir():
+        raise UserError(f"--run: {args.of_run}: no such directory; name one that `gpt2dist train` made")
+    if (args.step is not None or args.name) and not (args.of_run or args.all_checkpoints):
+        raise UserError("--step and --name: say where in a run the result belongs; add --run RUN")
+    if args.step is not None and args.step < 0:
+        raise UserError("--step must be 0 or more")
+
+
+def _source(args: argparse.Namespace) -> Callable[[Path], Any]:
+    """How the text is had for a model directory; what can be looked at without a model is."""
+    from gpt2dist.data.held_out import HeldOut, read_texts
+
+    if args.data:
+        from gpt2dist.data.manifest import Manifest
+
+        dataset = Manifest.load(args.data)
+        split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
+        text = HeldOut.of_dataset(dataset, split)
+        return lambda directory: text
+
+    from gpt2dist.data.corpus import Reading
     from gpt2dist.data.tokenizer import Tokenizer
-    from gpt2dist.errors import UserError
-    from gpt2dist.evaluation.perplexity import Score, score
-    from gpt2dist.model.gpt2 import load_pretrained, logits, require_vocabulary
-    from gpt2dist.model.locate import fingerprint, locate
+
+    texts = list(read_texts(args.text, Reading(args.text_field)))
+    name = ", ".join(args.text)
+    return lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), args.detokenizer, name)
+
+
+def _setting(args: argparse.Namespace) -> Any:
+    from gpt2dist.evaluation import Setting
+
+    return Setting(
+        args.sequence_length,
+        args.stride,
+        args.prefix,
+        args.per_document,
+        args.document_boundaries,
+        args.batch_size,
+        args.zero_stage,
+    )
+
+
+def _evaluate(model: Path, label: str, text: Any, args: argparse.Namespace, world: Any) -> dict[str, Any]:
+    from gpt2dist.evaluation import evaluate
     from gpt2dist.monitoring.progress import Progress
 
-    directory = locate(args.model)
-    require_whole_model(directory)
-    tokenizer = Tokenizer.load(directory)
-    if tokenizer.fingerprint != dataset.tokenizer_fingerprint:
-        raise UserError(
-            f"--data: {args.data} was made with another tokenizer than {args.model}; "
-            f"preprocess the text again with --tokenizer {args.model}"
-        )
-    model = load_pretrained(directory, world.device)
-    require_vocabulary(model, tokenizer.vocab_size, directory)
-    windows = _windows(args, dataset.totals(split).tokens, model.config.n_positions)
-    prefix = dataset.end_of_text_id if args.prefix == "end-of-text" else None
-    border = dataset.end_of_text_id if args.document_boundaries == "isolate" else None
-    stream = TokenStream.open(dataset, split, prefix)
-    began = time.monotonic()
-    with Progress("evaluate", windows.targets, "token", scale=True, enabled=world.is_main) as bar:
-        nll, targets = score(
-            lambda tokens: logits(model, tokens.to(world.device), border),
-            stream,
-            windows,
-            args.batch_size,
-            world.rank,
-            world.size,
-            world.sum,
-            bar.advance,
-        )
-    seconds = time.monotonic() - began
-    totals = dataset.totals(split)
-    result = Score(nll, targets, totals.bytes, totals.words, len(windows))
-    return {
-        "nll_sum": result.nll_sum,
-        "targets": result.targets,
-        "loss": result.loss,
-        "perplexity": result.perplexity,
-        "bits_per_byte": result.bits_per_byte,
-        "bytes": result.bytes,
-        "word_perplexity": result.word_perplexity,
-        "words": result.words,
-        "sequence_length": windows.sequence_length,
-        "stride": windows.stride,
-        "prefix": args.prefix,
-        "document_boundaries": args.document_boundaries,
-        "windows": result.windows,
-        "batch_size": args.batch_size,
-        "world_size": world.size,
-        "model": fingerprint(directory),
-        "data": dataset.fingerprint,
-        "tokenizer": tokenizer.fingerprint,
-        "split": split,
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(targets / seconds, 1),
-    }
+    with Progress(label, None, "token", scale=True, enabled=world.is_main) as bar:
+        return evaluate(model, text, _setting(args), world, bar.advance)
 
 
-def _windows(args: argparse.Namespace, tokens: int, context_length: int) -> Any:
-    from gpt2dist.data.windows import Windows
-    from gpt2dist.errors import UserError
+def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
+    from gpt2dist.model.locate import locate
 
-    length = context_length if args.sequence_length is None else args.sequence_length
-    if not 1 <= length <= context_length:
-        raise UserError(
-            f"--sequence-length {length} is not between 1 and the {context_length} positions of the model"
-        )
-    stride = max(1, length // 2) if args.stride is None else args.stride
-    if not 1 <= stride <= length:
-        raise UserError(f"--stride {stride} is not between 1 and the sequence length {length}")
-    tokens += args.prefix == "end-of-text"
-    if tokens < 2:
-        raise UserError(f"--data: {args.data} has a single token there, which leaves nothing to predict")
-    return Windows(tokens, length, stride)
-
-
-def _make_room(output: Path) -> None:
-    """Refuses before the work what could not be written after it."""
-    from gpt2dist.errors import UserError
-
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: {output.parent} cannot be made ({error.strerror})") from None
-    if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise UserError(f"--output: {output} cannot be written; name a file")
-
-
-def _report(result: dict[str, Any], args: argparse.Namespace) -> None:
-    import orjson
-
-    text = orjson.dumps(result, option=orjson.OPT_INDENT_2).decode()
-    if args.output:
-        args.output.write_text(text + "\n")
-    if args.json:
-        print(text)
+    model = locate(args.model)
+    record = step = None
+    if args.of_run:
+        record, step = _record(args.of_run, args), _step(model, args)
+    result = _evaluate(model, "evaluate", load(model), args, world)
+    if not world.is_main:
         return
-    shown = {
+    if record:
+        record.require_comparable(result)
+        record.add(step, model, result)
+        _mirror(record)
+    results.tell(result, _table(result, args), args)
+
+
+def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
+    """Scores all checkpoints of a run, and where it is asked for those to come."""
+    from gpt2dist.evaluation.following import checkpoints_to_score
+
+    record = _record(Path(args.model), args)
+    if args.watch:
+        _end_on_signals(record)
+    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    waiting = lambda state: say(f"waiting for {record.run} ({state})")  # noqa: E731
+    text = None
+    for step, model in checkpoints_to_score(record, world, args.watch, waiting):
+        text = text or load(model)
+        result = _evaluate(model, f"evaluate step {step}", text, args, world)
+        if world.is_main:
+            record.require_comparable(result)
+            record.add(step, model, result)
+            _mirror(record)
+            say(f"step {step}: {_in_short(result)}")
+    if world.is_main:
+        say(f"{len(record.results())} results in {record.directory}")
+
+
+def _record(run: Path, args: argparse.Namespace) -> Any:
+    from gpt2dist.evaluation.record import Record
+
+    return Record(run, args.name or Path(args.data or args.text[0]).stem)
+
+
+def _step(model: Path, args: argparse.Namespace) -> int:
+    """The step that a result belongs to."""
+    from gpt2dist.checkpoint import state
+
+    if args.step is not None:
+        return args.step
+    if not (model / state.NAME).is_file():
+        raise UserError(f"--run: {model} is no checkpoint, so it does not say its step; add --step N")
+    return state.TrainerState.read(model).step
+
+
+def _mirror(record: Any) -> None:
+    """Shows the results in TensorBoard, as a run of its own below that of the training."""
+    import contextlib
+
+    from gpt2dist.monitoring.tensorboard import TensorBoard
+
+    with contextlib.closing(TensorBoard(record.run / "tensorboard" / record.name)) as board:
+        board.rebuild(record.lines())
+
+
+def _end_on_signals(record: Any) -> None:
+    """Ends in order on SIGTERM and SIGUSR1: each result was written as it came."""
+
+    def end(number: int, frame: Any) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"stopped; {len(record.results())} results in {record.directory}", file=sys.stderr, flush=True)
+        os._exit(0)  # other ranks may wait in a collective
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, end)
+
+
+def _in_short(result: dict[str, Any]) -> str:
+    return (
+        f"loss {result['loss']:.4f}, perplexity {result['perplexity']:.3f}, "
+        f"{result['bits_per_byte']:.4f} bits per byte"
+    )
+
+
+def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
+    source = f"{args.data}, split {result['split']}" if args.data else ", ".join(args.text)
+    how = f"stride {result['stride']}, prefix {result['prefix']}"
+    how += ", each document by itself" if result["per_document"] else ""
+    return {
         "perplexity": f"{result['perplexity']:.4f} per token",
         "word perplexity": f"{result['word_perplexity']:.4f}",
         "bits per byte": f"{result['bits_per_byte']:.5f}",
+        "bits per token": f"{result['bits_per_token']:.5f}",
         "loss": f"{result['loss']:.6f} nats per token",
         "Σ nll": f"{result['nll_sum']!r} nats",
         "targets": f"{result['targets']:,} in {result['windows']:,} windows of {result['sequence_length']} "
-        f"tokens, stride {result['stride']}, prefix {result['prefix']}",
-        "text": f"{result['bytes']:,} bytes, {result['words']:,} words ({result['split']} of {args.data})",
+        f"tokens, {how}",
+        "text": f"{result['bytes']:,} bytes, {result['words']:,} words, {result['documents']:,} document(s) of "
+        f"{source}",
         "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {result['world_size']} process(es)",
     }
-    for name, value in shown.items():
-        print(f"{name:>16}  {value}", file=sys.stderr)
-    if args.output:
-        print(f"{'written':>16}  {args.output}", file=sys.stderr)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2dist.errors import UserError
+from gpt2dist import launched
 
 if TYPE_CHECKING:  # torch would slow --help down
     from gpt2dist.config import Config
@@ -49,12 +49,13 @@ def run(args: argparse.Namespace) -> None:
 
 def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     """Checks a run and joins the other ranks."""
-    from gpt2dist.distributed import join, launched_world_size
-    from gpt2dist.monitoring.logs import quiet_libraries
     from gpt2dist.preflight import resolve
 
-    # Before anything heavy is imported: a mistake in the configuration is told at once.
-    config, plan = resolve(path, overrides, launched_world_size())
+    # Before torch is imported: a mistake in the configuration is told at once.
+    config, plan = resolve(path, overrides, launched.world_size())
+    from gpt2dist.distributed import join
+    from gpt2dist.monitoring.logs import quiet_libraries
+
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.
@@ -71,15 +72,11 @@ def require_room(path: Path, config: "Config", plan: "Plan", world: "World") -> 
     """
     from gpt2dist.preflight.resources import check_memory, require_resources, states_fit
 
-    lacking, device_bytes = "", world.device_bytes
-    if world.is_main:
+    def look() -> None:
+        device_bytes = world.device_bytes
         certain = device_bytes is not None and not states_fit(config, plan, device_bytes)
-        try:
-            require_resources(str(path), config, plan, device_bytes if certain else None)
-        except UserError as error:
-            lacking = str(error)
         for doubt in check_memory(config, plan, device_bytes) if device_bytes and not certain else ():
             print(f"{doubt.key}: {doubt.message}", file=sys.stderr)
-    lacking = world.from_main(lacking)
-    if lacking:
-        raise UserError(lacking)
+        require_resources(str(path), config, plan, device_bytes if certain else None)
+
+    world.on_main(look)

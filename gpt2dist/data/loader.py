@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gpt2dist.data.batch_sizes import BatchSizes
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.windows import Windows
+from gpt2dist.data.windows import WindowSet
 
 T = TypeVar("T")
 """A micro-batch as it is handed out."""
@@ -65,7 +65,7 @@ class MicroBatcher:
         loss_on: "all" counts every target of a window, "new" only those that it owns.
     """
 
-    def __init__(self, stream: TokenStream, windows: Windows, loss_on: str):
+    def __init__(self, stream: TokenStream, windows: WindowSet, loss_on: str):
         self.stream = stream
         self.windows = windows
         self._count = windows.predicted if loss_on == "all" else windows.owned

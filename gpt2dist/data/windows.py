@@ -6,8 +6,29 @@ targets, every later one the last S. The last window is right-aligned and owns o
 had. All of it is arithmetic on w, so it survives any shuffling.
 """
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
+
+Numbers = int | NDArray[np.int64]
+
+
+class WindowSet(Protocol):
+    """Numbered windows over a stream, whatever borders they respect."""
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens L that a window reads at most, and targets that it predicts at most."""
+
+    @property
+    def targets(self) -> int:
+        """Targets that the windows own together."""
+
+    def __len__(self) -> int: ...
+    def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]: ...  # noqa: D102
+    def owned(self, indices: NDArray[np.integer]) -> NDArray[np.int64]: ...  # noqa: D102
+    def predicted(self, indices: NDArray[np.integer]) -> NDArray[np.int64]: ...  # noqa: D102
 
 
 class Windows:
@@ -25,14 +46,12 @@ class Windows:
     def __init__(self, tokens: int, sequence_length: int, stride: int):
         if tokens < 2:
             raise ValueError(f"a stream of {tokens} tokens has no target")
-        if not 1 <= stride <= sequence_length:
-            raise ValueError(f"the stride must lie in [1, {sequence_length}], not be {stride}")
+        _check_stride(stride, sequence_length)
         self.tokens = tokens
         self.sequence_length = sequence_length
         self.stride = stride
         self.targets = tokens - 1
-        beyond_first = max(0, self.targets - sequence_length)
-        self._count = 1 + -(-beyond_first // stride)
+        self._count = int(_count(self.targets, sequence_length, stride))
 
     def __len__(self) -> int:
         return self._count
@@ -42,20 +61,85 @@ class Windows:
 
         A stream shorter than one window has one window, which reaches beyond the end of the stream.
         """
-        last_start = max(0, self.targets - self.sequence_length)
-        return np.minimum(np.asarray(indices, np.int64) * self.stride, last_start)
+        return _starts(np.asarray(indices, np.int64), self.targets, self.sequence_length, self.stride)
 
     def owned_from(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         """Offset in [0, L) of each window's first owned target; those before it are only context."""
-        indices = np.asarray(indices, np.int64)
-        seen = np.where(indices == 0, 0, (indices - 1) * self.stride + self.sequence_length)
-        return seen - self.starts(indices)
+        return self.predicted(indices) - self.owned(indices)
 
     def owned(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         """Number of targets that each window owns; the sum over all windows is N − 1."""
-        in_window = np.minimum(self.sequence_length, self.targets)
-        return in_window - self.owned_from(indices)
+        return _owned(np.asarray(indices, np.int64), self.targets, self.sequence_length, self.stride)
 
     def predicted(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         """Number of targets that each window predicts, owned or not: L, or N − 1 in a shorter stream."""
         return np.full(np.shape(indices), min(self.sequence_length, self.targets), np.int64)
+
+
+class DocumentWindows:
+    """The windows over stretches of a stream, each of which is windowed as if it stood alone.
+
+    Args:
+        begins: int64 [D], stream positions of the first token of each stretch.
+        tokens: int64 [D], tokens of each stretch; one of less than 2 tokens has no target and no window.
+        sequence_length: As of `Windows`.
+        stride: As of `Windows`.
+
+    Raises:
+        ValueError: The stride is out of range.
+    """
+
+    def __init__(self, begins: NDArray[np.int64], tokens: NDArray[np.int64], sequence_length: int, stride: int):
+        _check_stride(stride, sequence_length)
+        has_target = tokens >= 2
+        self.sequence_length = sequence_length
+        self.stride = stride
+        self._begins = begins[has_target]
+        self._targets = tokens[has_target] - 1
+        self.targets = int(self._targets.sum())
+        self._ends = np.cumsum(_count(self._targets, sequence_length, stride), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Stream positions (int64) of the first token of each window; one may reach beyond its stretch."""
+        stretch, inner = self._find(indices)
+        offsets = _starts(inner, self._targets[stretch], self.sequence_length, self.stride)
+        return self._begins[stretch] + offsets
+
+    def owned(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Number of targets that each window owns; the sum over all windows is `targets`."""
+        stretch, inner = self._find(indices)
+        return _owned(inner, self._targets[stretch], self.sequence_length, self.stride)
+
+    def predicted(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Number of targets that each window predicts; those behind it belong to another stretch."""
+        stretch, _ = self._find(indices)
+        return np.minimum(self.sequence_length, self._targets[stretch])
+
+    def _find(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """The stretch of each window, and its number there."""
+        indices = np.asarray(indices, np.int64)
+        stretch = np.searchsorted(self._ends, indices, side="right")
+        return stretch, indices - np.append(0, self._ends)[stretch]
+
+
+def _check_stride(stride: int, sequence_length: int) -> None:
+    if not 1 <= stride <= sequence_length:
+        raise ValueError(f"the stride must lie in [1, {sequence_length}], not be {stride}")
+
+
+def _count(targets: Numbers, length: int, stride: int) -> NDArray[np.int64]:
+    """Windows over a stream with so many targets."""
+    beyond_first = np.maximum(0, targets - length)
+    return 1 + -(-beyond_first // stride)
+
+
+def _starts(indices: NDArray[np.int64], targets: Numbers, length: int, stride: int) -> NDArray[np.int64]:
+    return np.minimum(indices * stride, np.maximum(0, targets - length))
+
+
+def _owned(indices: NDArray[np.int64], targets: Numbers, length: int, stride: int) -> NDArray[np.int64]:
+    seen = np.where(indices == 0, 0, (indices - 1) * stride + length)  # by the windows before it
+    return _starts(indices, targets, length, stride) + np.minimum(length, targets) - seen

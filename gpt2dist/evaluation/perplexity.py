@@ -1,22 +1,17 @@
-"""Perplexity of a model on a token stream: every target once, the same bits at any number of ranks.
-
-Windows are grouped into batches by their index, whole batches are dealt to the ranks, each window's sum lands in
-its place of one array, and the array is added exactly. What the number of ranks changes is who computes a batch,
-never what is computed or in which order it is added.
-"""
+"""Perplexity of a model on held-out text, and the measures that come from the same sum."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from gpt2dist.data.held_out import HeldOut
+from gpt2dist.distributed import World
+from gpt2dist.evaluation.scoring import Forward, OnBatch, ignore, score_windows
 
-from gpt2dist.data.loader import MicroBatcher
-from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.windows import Windows
-from gpt2dist.model.loss import counted_mask, token_nll
+MEASURES = (
+    *("nll_sum", "targets", "loss", "perplexity", "bits_per_token", "bits_per_byte", "bytes"),
+    *("word_perplexity", "words"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,12 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Exponential of the loss; infinite where that overflows."""
-        return _exp(self.loss)
+        return exp(self.loss)
+
+    @property
+    def bits_per_token(self) -> float:
+        """The loss in bits."""
+        return self.loss / math.log(2)
 
     @property
     def bits_per_byte(self) -> float:
@@ -55,10 +55,15 @@ class Score:
     @property
     def word_perplexity(self) -> float:
         """Exponential of the negative log-likelihood per word of the original text."""
-        return _exp(self.nll_sum / self.words) if self.words else math.nan
+        return exp(self.nll_sum / self.words) if self.words else math.nan
+
+    def measures(self) -> dict[str, Any]:
+        """All of it by name."""
+        return {name: getattr(self, name) for name in MEASURES}
 
 
-def _exp(value: float) -> float:
+def exp(value: float) -> float:
+    """The exponential; infinite where that overflows."""
     try:
         return math.exp(value)
     except OverflowError:
@@ -66,57 +71,35 @@ def _exp(value: float) -> float:
 
 
 def score(
-    logits: Callable[[Tensor], Tensor],
-    stream: TokenStream,
-    windows: Windows,
+    forward: Forward,
+    text: HeldOut,
+    sequence_length: int,
+    stride: int,
     batch_size: int,
-    rank: int,
-    world_size: int,
-    add: Callable[[Tensor], Tensor],
-    on_batch: Callable[[int], None] = lambda targets: None,
-) -> tuple[float, int]:
-    """Scores every target of a stream once.
+    world: World,
+    prefix: bool = False,
+    per_document: bool = False,
+    on_batch: OnBatch = ignore,
+) -> Score:
+    """Scores every token of a text once. Collective.
 
     Args:
-        logits: Maps tokens [B, L] to logits [B, L, V] on the device where they are computed.
-        stream: The tokens.
-        windows: The windows over them.
-        batch_size: Windows per batch.
-        rank: This rank.
-        world_size: Number of ranks.
-        add: Adds a float64 CPU tensor over all ranks.
-        on_batch: Called after each batch with the number of targets that all ranks scored meanwhile.
+        forward: The model.
+        text: The text.
+        sequence_length: Tokens per window.
+        stride: Tokens from window to window.
+        batch_size: Windows per forward pass. For one batch size the result has the same bits at any number of
+            ranks.
+        world: This rank.
+        prefix: As of `HeldOut.windows`.
+        per_document: As of `HeldOut.windows`.
+        on_batch: As of `score_windows`.
 
-    Returns:
-        Σ nll in nats and the number of targets.
+    Raises:
+        UserError: There is nothing to predict.
     """
-    batcher = MicroBatcher(stream, windows, "new")
-    sums = torch.zeros(len(windows), dtype=torch.float64)
-    batches = -(-len(windows) // batch_size)
-    for first in range(0, batches, world_size):
-        # A rank without a batch repeats the last one and drops the result: where the parameters are
-        # partitioned, the forward pass needs all ranks.
-        batch = min(first + rank, batches - 1)
-        indices = np.arange(batch * batch_size, min((batch + 1) * batch_size, len(windows)))
-        nll = window_nll(logits, batcher, indices)
-        if first + rank < batches:
-            sums[torch.from_numpy(indices)] = nll
-        together = np.arange(first * batch_size, min((first + world_size) * batch_size, len(windows)))
-        on_batch(int(windows.owned(together).sum()))
+    stream, windows = text.windows(sequence_length, stride, prefix, per_document)
+    scores = score_windows(forward, stream, windows, batch_size, world, on_batch)
     # fsum is exact, so not even the order of the addition matters.
-    return math.fsum(add(sums).tolist()), windows.targets
-
-
-@torch.no_grad()
-def window_nll(logits: Callable[[Tensor], Tensor], batcher: MicroBatcher, indices: np.ndarray) -> Tensor:
-    """Σ nll of the targets that each window owns: float64 [B], on the CPU."""
-    micro_batch = batcher(indices)
-    inputs = torch.from_numpy(np.ascontiguousarray(micro_batch.tokens[:, :-1]))
-    out = logits(inputs)
-    targets = torch.from_numpy(micro_batch.tokens[:, 1:].astype(np.int64)).to(out.device)
-    mask = counted_mask(
-        targets,
-        torch.from_numpy(micro_batch.counted_from).to(out.device),
-        torch.from_numpy(micro_batch.counted_to).to(out.device),
-    )
-    return token_nll(out, targets).double().masked_fill(~mask, 0.0).sum(dim=1).cpu()
+    nll = math.fsum(scores.nll.tolist())
+    return Score(nll, windows.targets, text.totals.bytes, text.totals.words, len(windows))

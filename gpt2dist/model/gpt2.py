@@ -60,7 +60,7 @@ def write_huggingface_config(directory: Path, shape: Shape, end_of_text_id: int,
 
 
 class LanguageModel(nn.Module):
-    """A GPT-2 that maps tokens to logits over the unpadded vocabulary, or to the summed loss of a micro-batch.
+    """A GPT-2 that maps tokens to logits over the unpadded vocabulary, or to the loss of a micro-batch.
 
     Args:
         shape: The shape; its padded vocabulary is what is allocated.
@@ -107,31 +107,39 @@ class LanguageModel(nn.Module):
         """Logits [B, L, V] of the tokens [B, L] (any integer dtype), without the padding columns."""
         return logits(self.gpt2, tokens, self._border)
 
+    def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
+        """The nll of each target of a micro-batch; see the function `score`."""
+        return score(self.gpt2, tokens, counted_from, counted_to, self._border)
+
     def forward(
-        self, tokens: Tensor, counted_from: Tensor | None = None, counted_to: Tensor | None = None
-    ) -> Tensor:
-        """Σ nll of a micro-batch, or its logits.
+        self,
+        tokens: Tensor,
+        counted_from: Tensor | None = None,
+        counted_to: Tensor | None = None,
+        each: bool = False,
+    ) -> Any:
+        """Σ nll of a micro-batch, the nll of each of its targets, or logits.
 
         Args:
             tokens: [B, L + 1]: inputs and, shifted by one, targets; without bounds [B, L] inputs.
             counted_from: [B] int64, first target in the loss; None asks for logits.
             counted_to: [B] int64, behind the last target in the loss.
+            each: Asks for what `score` returns.
 
         Returns:
-            Scalar fp32 Σ nll over the counted targets, or logits [B, L, V].
+            Scalar fp32 Σ nll over the counted targets, the two tensors of `score`, or logits [B, L, V].
         """
         if counted_from is None or counted_to is None:
             return self.logits(tokens)
+        if each:
+            return self.score(tokens, counted_from, counted_to)
         # Widened here, on the device: what travels is as narrow as the shards.
         inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
         return self._nll_sum(inputs, targets, counted_mask(targets, counted_from, counted_to))
 
     def nll_sum(self, inputs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         """Σ nll over the counted [B, L] of the targets [B, L] int64, from the inputs [B, L] int64."""
-        hidden = self.gpt2.transformer(
-            input_ids=inputs, position_ids=positions(inputs, self._border), use_cache=False
-        ).last_hidden_state
-        return self.gpt2.lm_head(hidden, targets, counted)
+        return self.gpt2.lm_head(hidden_states(self.gpt2, inputs, self._border), targets, counted)
 
 
 def logits(model: GPT2LMHeadModel, tokens: Tensor, border: int | None = None) -> Tensor:
@@ -142,8 +150,33 @@ def logits(model: GPT2LMHeadModel, tokens: Tensor, border: int | None = None) ->
         tokens: The tokens.
         border: The token at which a document begins that nothing before is seen from; None: all is seen.
     """
-    tokens = tokens.long()
-    return model(input_ids=tokens, position_ids=positions(tokens, border), use_cache=False).logits
+    return model.lm_head(hidden_states(model, tokens.long(), border))
+
+
+def score(
+    model: GPT2LMHeadModel, tokens: Tensor, counted_from: Tensor, counted_to: Tensor, border: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The nll of each target of a micro-batch, and whether it is the likeliest token; see `each_nll`.
+
+    Args:
+        model: A model whose output layer is a `Head`.
+        tokens: [B, L + 1], any integer dtype: inputs and, shifted by one, targets.
+        counted_from: [B] int64, first target that counts.
+        counted_to: [B] int64, behind the last one.
+        border: As of `logits`.
+
+    Returns:
+        [B, L] fp32 in nats, 0 where a target does not count, and [B, L] bool.
+    """
+    inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
+    counted = counted_mask(targets, counted_from, counted_to)
+    return model.lm_head(hidden_states(model, inputs, border), targets, counted, each=True)
+
+
+def hidden_states(model: GPT2LMHeadModel, tokens: Tensor, border: int | None) -> Tensor:
+    """What the output layer sees, [B, L, D], of the tokens [B, L] int64."""
+    out = model.transformer(input_ids=tokens, position_ids=positions(tokens, border), use_cache=False)
+    return out.last_hidden_state
 
 
 def positions(tokens: Tensor, border: int | None) -> Tensor | None:
@@ -200,7 +233,7 @@ def initialize(model: GPT2LMHeadModel, shape: Shape, seed: int) -> None:
 
 
 def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
-    """A model for evaluation and generation, in fp32 and without dropout.
+    """A model for evaluation and generation, in fp32, without dropout and with a `Head`.
 
     Raises:
         UserError: Its files cannot be read as a GPT-2.
@@ -216,6 +249,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     if found["missing_keys"]:  # transformers would go on with random numbers there
         reason = f"no {min(found['missing_keys'])} in its files"
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")
+    model.lm_head = Head(model.lm_head.weight, model.config.vocab_size)
     return model.to(device).eval()
 
 

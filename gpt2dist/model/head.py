@@ -1,12 +1,12 @@
-"""The output layer: from the last hidden states to logits or to the summed loss."""
+"""The output layer: from the last hidden states to logits or to the loss."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gpt2dist.model.chunks import chunk_rows
-from gpt2dist.model.loss import chunked_nll, token_nll
+from gpt2dist.model.loss import chunked_nll, each_nll, token_nll
 
 Loss = Literal["plain", "chunked", "auto"]
 
@@ -32,21 +32,31 @@ class Head(nn.Module):
         self.vocab_size = vocab_size
         self.loss = loss
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, counted: Tensor | None = None) -> Tensor:
-        """Logits, or Σ nll.
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        counted: Tensor | None = None,
+        each: bool = False,
+    ) -> Any:
+        """Logits, Σ nll, or the nll of each target.
 
         Args:
             hidden: [B, L, D], any floating dtype.
             targets: [B, L] int64; None asks for logits.
             counted: [B, L] bool, which targets are in the loss.
+            each: Asks for what `each_nll` returns.
 
         Returns:
-            Logits [B, L, V], without the padding columns, or scalar fp32 Σ nll over the counted targets.
+            Logits [B, L, V], without the padding columns; scalar fp32 Σ nll over the counted targets; or the two
+            tensors of `each_nll`.
         """
-        if targets is not None and counted is not None and self._in_chunks(hidden):
-            return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
         if targets is None or counted is None:
             return nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]
+        if each:
+            return each_nll(hidden, self.weight, targets, counted, self.vocab_size)
+        if self._in_chunks(hidden):
+            return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
         # Leaves the padding out without the copy of the logits that cutting it off would cost.
         without_padding = hidden.new_zeros(len(self.weight), dtype=self.weight.dtype)
         without_padding[self.vocab_size :] = -torch.inf

@@ -1,9 +1,11 @@
-"""The loss: negative log-likelihoods of shifted targets, summed, never averaged here.
+"""The loss: negative log-likelihoods of shifted targets, summed or each by itself, never averaged here.
 
 Two ways to the same sum. `token_nll` is the plain one. `chunked_nll` never holds the logits of more than a few
-hundred tokens, which at GPT-2's vocabulary are the largest tensors of a training step by far.
+hundred tokens, which at GPT-2's vocabulary are the largest tensors of a training step by far. Nor does
+`each_nll`, which evaluation scores with.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -49,12 +51,59 @@ def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor
     Returns:
         Scalar fp32.
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-    with torch.autocast(device, enabled=False):
+    hidden, weight = _as_linear_casts(hidden, weight)
+    with torch.autocast(hidden.device.type, enabled=False):
         return _ChunkedNll.apply(hidden.flatten(0, -2), weight, targets.flatten(), counted.flatten(), vocab_size)
+
+
+@torch.no_grad()
+def each_nll(
+    hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """What each counted target costs, and whether it is the likeliest token.
+
+    Only the counted ones are computed: where windows overlap by half that is half of the output layer's work.
+
+    Args:
+        hidden: [B, L, D], any floating dtype; under autocast it is cast as a linear layer would.
+        weight: [rows, D], rows of the output layer; those from `vocab_size` on are padding.
+        targets: [B, L] int64.
+        counted: [B, L] bool.
+        vocab_size: Ids that there are.
+
+    Returns:
+        Negative log-likelihoods in nats, [B, L] fp32, 0 where not counted; and [B, L] bool, true where the target
+        is the likeliest token or is not counted.
+    """
+    nll = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
+    greedy = torch.ones_like(counted)
+    hidden, weight = _as_linear_casts(hidden[counted], weight[:vocab_size])
+    wanted = targets[counted]
+    parts = [_nll_of_chunk(*part, weight) for part in _chunks(chunk_rows(vocab_size), hidden, wanted)]
+    if parts:
+        nll[counted], greedy[counted] = (torch.cat(part) for part in zip(*parts, strict=True))
+    return nll, greedy
+
+
+def _nll_of_chunk(hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = (hidden @ weight.T).float()
+    of_target = logits.gather(1, targets[:, None]).squeeze(1)
+    return logits.logsumexp(1) - of_target, logits.argmax(1) == targets
+
+
+def _chunks(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    for begin in range(0, len(tensors[0]), rows):
+        yield tuple(tensor[begin : begin + rows] for tensor in tensors)
+
+
+def _as_linear_casts(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What a linear layer would multiply: under autocast both in its dtype."""
+    device = hidden.device.type
+    if not torch.is_autocast_enabled(device):
+        return hidden, weight
+    dtype = torch.get_autocast_dtype(device)
+    return hidden.to(dtype), weight.to(dtype)
 
 
 class _ChunkedNll(torch.autograd.Function):

@@ -63,9 +63,16 @@ class Progress:
     def __exit__(self, *exception: Any) -> None:
         self.close()
 
-    def advance(self, amount: int = 1, **details: str) -> None:
-        """Counts `amount` units as done and shows `details` (name → text) beside the bar."""
+    def advance(self, amount: int = 1, total: int | None = None, **details: str) -> None:
+        """Counts units as done.
+
+        Args:
+            amount: How many.
+            total: The amount of work, where it was not known before.
+            details: Name → text, shown beside the bar.
+        """
         self._details.update(details)
+        self._bar.total = total or self._bar.total
         if self._bar.disable:
             return
         if not self._plain:

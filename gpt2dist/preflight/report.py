@@ -243,12 +243,19 @@ def _learning_rate(config: Config, plan: Plan, step: int) -> float:
 def _compute(config: Config, plan: Plan, device: str | None) -> list[tuple[str, str]]:
     return [
         ("precision", config.precision),
-        ("ZeRO", f"stage {config.zero.stage}"),
+        ("ZeRO", _zero(config)),
         ("tokens", f"{plan.total_samples * plan.sequence_length:,} computed on in all"),
         ("FLOPs", f"{plan.total_flops:.3g} in all"),
         ("", FORMULA),
         *(("time", f"about {_time(each.hours)} {each.basis}") for each in durations(config, plan, device)),
     ]
+
+
+def _zero(config: Config) -> str:
+    zero = config.zero
+    places = {"optimizer": zero.offload_optimizer, "parameters": zero.offload_parameters}
+    offloaded = [f"{what} offloaded to {place}" for what, place in places.items() if place != "none"]
+    return ", ".join([f"stage {zero.stage}", *offloaded])
 
 
 def _memory(config: Config, plan: Plan) -> list[tuple[str, str]]:
@@ -265,15 +272,23 @@ def _memory(config: Config, plan: Plan) -> list[tuple[str, str]]:
 
 
 def _checkpoints(config: Config, plan: Plan) -> list[tuple[str, str]]:
-    every, keep = config.checkpoint.every_steps, config.checkpoint.keep_last
+    keep, keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
+    for_ever = f", and those at multiples of {count(keep_every, 'step')} for ever" if keep_every else ""
     size, home = plan.checkpoint_bytes, nearest_directory(config.output_dir)
     free = shutil.disk_usage(home).free
     return [
         ("directory", str(config.output_dir / "checkpoints")),
-        ("written", f"every {count(every, 'step')} and at the end" if every else "at the end"),
-        ("size", f"{_bytes(size)} each; the newest {keep:,} kept: {_bytes(size * keep)}"),
+        ("written", _when_saved(config)),
+        ("size", f"{_bytes(size)} each; the newest {keep:,} kept: {_bytes(size * keep)}{for_ever}"),
         ("disk", f"{_bytes(checkpoint_space(config, plan))} at most, of {_bytes(free)} that are free in {home}"),
     ]
+
+
+def _when_saved(config: Config) -> str:
+    steps, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
+    times = [f"every {count(steps, 'step')}"] if steps else []
+    times += [f"every {minutes:g} minute{'' if minutes == 1 else 's'}"] if minutes else []
+    return " and ".join([", ".join(times), "at the end"]) if times else "at the end"
 
 
 def _validation(config: Config, plan: Plan) -> list[tuple[str, str]]:

@@ -5,25 +5,15 @@ and everything that is saved are ours.
 """
 
 import dataclasses
-import logging
-import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    # DeepSpeed would find that out itself, with a warning. Never set where there is a GPU: it would be left out.
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-import deepspeed
-from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime import bf16_optimizer
-
 from gpt2dist.config import Config
 from gpt2dist.data.loader import MicroBatch, StepBatch
+from gpt2dist.deepspeed_start import deepspeed, start_quietly
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
@@ -84,7 +74,7 @@ class Engine:
         self.world = world
         self.config = config
         optimizer = build_optimizer(model.to(world.device), config.optimizer)
-        _quiet_start(world)
+        start_quietly(world)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
         )
@@ -125,7 +115,7 @@ class Engine:
             self._engine.step()
         return self._result(step)
 
-    def _prepare_verdict(self, step: "_Step") -> None:
+    def _prepare_verdict(self, step: _Step) -> None:
         """Finds out of the finished gradient and loss what the verdict needs and DeepSpeed does not tell."""
         if not self._engine.zero_optimization():
             step.grad_norm = self._clip_whole()
@@ -141,12 +131,12 @@ class Engine:
                 step.left_out = step.left_out.cpu()
         return step.left_out
 
-    def _norm(self, step: "_Step") -> Tensor:
+    def _norm(self, step: _Step) -> Tensor:
         """Global norm of the gradient: ours at stage 0, else what DeepSpeed found."""
         norm = self._engine.optimizer._global_grad_norm if step.grad_norm is None else step.grad_norm
         return torch.as_tensor(norm, dtype=torch.float64, device=self.world.device)
 
-    def _result(self, step: "_Step") -> StepResult:
+    def _result(self, step: _Step) -> StepResult:
         if not self._engine.was_step_applied():  # DeepSpeed left it out before AdamW was asked
             infinite = torch.full_like(step.nll, float("inf"))
             return StepResult(step.nll, infinite, torch.ones_like(step.nll))
@@ -163,11 +153,19 @@ class Engine:
         with torch.cuda.device(self.world.device):  # a new thread would begin on the first GPU
             return [tensor.pin_memory() for tensor in tensors]
 
-    @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
+        return self._look(tokens)
+
+    def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
+        """As `model.gpt2.score`, without dropout. Collective at stage 3."""
+        return self._look(tokens, counted_from, counted_to, each=True)
+
+    @torch.no_grad()
+    def _look(self, *inputs: Tensor, **options: bool) -> Any:
+        """Runs the model without leaving a trace in the training."""
         self._engine.eval()
-        out = self._engine(tokens.to(self.world.device))
+        out = self._engine(*(part.to(self.world.device) for part in inputs), **options)
         self._engine.train()
         return out
 
@@ -203,24 +201,9 @@ _SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis
 
 def _check_precision(precision: str, device: torch.device) -> None:
     """Refuses what the device cannot do; what DeepSpeed gets wrong was refused by the preflight."""
-    if precision == "fp16" and not get_accelerator().is_fp16_supported():
+    if precision == "fp16" and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
         raise UserError(
             f"precision: fp16 is not supported on this device ({device.type}); set precision to bf16 or fp32"
         )
     if precision in ("bf16", "autocast_bf16") and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError("precision: this GPU has no bf16; set precision to fp16 or fp32")
-
-
-def _quiet_start(world: World) -> None:
-    """Lets DeepSpeed start without compiling what a run does not need and without its log on standard output."""
-    # A shared-memory collective that is compiled at first use (half a minute) for CPU ranks only; gloo serves.
-    # Not by attribute: that would run the compiler on every extension, to find out which of them would work.
-    vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
-    for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
-        os.environ.setdefault(name, str(value))  # without a launcher DeepSpeed would look for MPI
-    logger = logging.getLogger("DeepSpeed")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)  # it writes to standard output; rank logs still get what is said
-    logger.propagate = True
-    bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints the memory at each of its steps
-    warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed over gloo, once per collective

@@ -1,8 +1,7 @@
 """The weights that a new run begins with, where `model.init_from` names a model."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -34,7 +33,7 @@ def begin_from(name: str, world: World, state: PartitionedState) -> dict[str, st
     Raises:
         UserError: They cannot be read, or are not those of a GPT-2 of this shape.
     """
-    directory, digest = _on_main(world, lambda: _checked(name))
+    directory, digest = world.on_main(lambda: _checked(name))
     try:
         weights = _Weights(directory)
         weights.require_no_more_than(state.parameters)
@@ -90,17 +89,3 @@ def _checked(name: str) -> tuple[Path, str]:
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from error
     return directory, fingerprint(directory)
-
-
-def _on_main(world: World, work: Callable[[], Any]) -> Any:
-    """What `work` returns on rank 0, on every rank; its UserError is raised on every rank. Collective."""
-    value, fault = None, ""
-    if world.is_main:
-        try:
-            value = work()
-        except UserError as error:
-            fault = str(error)
-    value, fault = world.from_main((value, fault))
-    if fault:
-        raise UserError(fault)
-    return value

@@ -24,29 +24,26 @@ def only_job(directory: Path, world: World) -> Iterator[None]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
-        other = world.from_main(_take(directory / NAME, held) if world.is_main else "")
-        if other:
-            raise UserError(
-                f"{directory}: another job is training here ({other}); wait for it, stop it, or set "
-                "run.output_dir to a new directory"
-            )
+        world.on_main(lambda: _take(directory, held))
         yield
 
 
-def _take(path: Path, held: contextlib.ExitStack) -> str:
-    """Takes the lock, or says who has it."""
-    file = held.enter_context(path.open("a+"))
+def _take(directory: Path, held: contextlib.ExitStack) -> None:
+    file = held.enter_context((directory / NAME).open("a+"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        return file.read().strip() or "it has just begun"
+        other = file.read().strip() or "it has just begun"
+        raise UserError(
+            f"{directory}: another job is training here ({other}); wait for it, stop it, or set "
+            "run.output_dir to a new directory"
+        ) from None
     except OSError:
-        return ""  # a file system without locks
+        return  # a file system without locks
     file.truncate(0)
     file.write(json.dumps(_owner()) + "\n")
     file.flush()
-    return ""
 
 
 def _owner() -> dict[str, str | int]:

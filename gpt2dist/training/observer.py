@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from gpt2dist.config import Config
-from gpt2dist.data.stream import TokenStream
+from gpt2dist.data.held_out import HeldOut
 from gpt2dist.data.tokenizer import Tokenizer
-from gpt2dist.data.windows import Windows
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.perplexity import Score, score
@@ -47,7 +45,7 @@ class Observer:
         """
         results = {entry.name: self._score(entry, beat) for entry in self.plan.validation}
         if self.world.is_main and results:
-            report = {name: _as_json(result) for name, result in results.items()}
+            report = {name: result.measures() for name, result in results.items()}
             path = self.config.output_dir / "eval" / f"step-{step:08d}.json"
             path.write_text(json.dumps(report, indent=1) + "\n")
         return results
@@ -65,37 +63,26 @@ class Observer:
         return texts
 
     def _score(self, entry: ValidationSet, beat: Callable[[], None]) -> Score:
-        stream = TokenStream.open(entry.dataset, entry.split)
-        windows = Windows(len(stream), self.plan.sequence_length, self.plan.evaluation_stride)
-        shown = Progress(
-            f"evaluate {entry.name}", windows.targets, "token", 0, True, self.world.is_main, leave=False
-        )
+        text = HeldOut.of_dataset(entry.dataset, entry.split)
+        shown = Progress(f"evaluate {entry.name}", None, "token", 0, True, self.world.is_main, leave=False)
 
-        def on_batch(targets: int) -> None:
-            shown.advance(targets)
+        def on_batch(targets: int, of: int) -> None:
+            shown.advance(targets, of)
             beat()
 
         with shown:
-            nll, targets = score(
-                self.engine.logits,
-                stream,
-                windows,
+            return score(
+                self.engine.score,
+                text,
+                self.plan.sequence_length,
+                self.plan.evaluation_stride,
                 self.config.evaluation.batch_size,
-                self.world.rank,
-                self.world.size,
-                self.world.sum,
-                on_batch,
+                self.world,
+                on_batch=on_batch,
             )
-        totals = entry.dataset.totals(entry.split)
-        return Score(nll, targets, totals.bytes, totals.words, len(windows))
 
     def _encode(self, prompt: str) -> list[int]:
         try:
             return self.tokenizer.encode(prompt).tolist()
         except UserError as error:
             raise UserError(f"monitoring.samples.prompts: {error}") from error
-
-
-def _as_json(result: Score) -> dict[str, Any]:
-    measures = ("nll_sum", "targets", "loss", "perplexity", "bits_per_byte", "bytes", "word_perplexity", "words")
-    return {key: getattr(result, key) for key in measures}

@@ -1,15 +1,13 @@
 """The loss of a fixed batch: stored with a checkpoint, computed again after a load."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.data.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.errors import RunError
-from gpt2dist.evaluation.perplexity import window_nll
+from gpt2dist.evaluation.scoring import Forward, score_batch
 
 TOLERANCE = 1e-4
 """Relative change that a load may show in fp32; a rounding of weights to 16 bits shows more."""
@@ -20,17 +18,17 @@ WINDOWS = 4
 """Windows of the probe; one at a time, so that it does not depend on the size of a micro-batch."""
 
 
-def probe_loss(logits: Callable[[Tensor], Tensor], batcher: MixtureBatcher) -> float:
+def probe_loss(forward: Forward, batcher: MixtureBatcher) -> float:
     """Mean loss of the first windows of the first training set; the same on every rank. Collective.
 
     Args:
-        logits: The model.
+        forward: The model.
         batcher: The training sets.
     """
     first = batcher.batchers[0]
     owned = MicroBatcher(first.stream, first.windows, "new")
     indices = np.arange(min(len(first.windows), WINDOWS))
-    nll = [window_nll(logits, owned, indices[i : i + 1]).item() for i in indices]
+    nll = [score_batch(forward, owned(indices[i : i + 1]))[0].item() for i in indices]
     return sum(nll) / int(owned.counted(indices).sum())
 
 

@@ -199,7 +199,7 @@ def write_run_files(
     (output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     (output / "deepspeed.json").write_text(json.dumps(settings, indent=1) + "\n")
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
-    facts = describe() | {"world_size": plan.world_size, "datasets": datasets}
+    facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
     record = output / "environment.json"
     if not origin and record.is_file():  # a run that goes on still has the weights that it began with
         origin = json.loads(record.read_text()).get("init_from", {})

@@ -247,7 +247,7 @@ class Trainer:
         )
 
     def _probe(self) -> float:
-        return probe_loss(self.engine.logits, self.batcher)
+        return probe_loss(self.engine.score, self.batcher)
 
     def _leave(self, signal: str) -> None:
         """Saves everything and leaves word for whoever starts the run again; half a step is lost."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gpt2dist.checkpoint import manifest
-from gpt2dist.checkpoint.store import checkpoint_name
+from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError

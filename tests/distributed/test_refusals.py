@@ -5,7 +5,7 @@ import torch
 from ranks import RankFailedError, run_ranks
 from runs import train, write_run
 
-from gpt2dist import distributed
+from gpt2dist import distributed, launched
 from gpt2dist.errors import RankUserError, UserError
 from gpt2dist.training import engine
 
@@ -157,7 +157,7 @@ def verify_resume_with_chance(config, overrides, steps, chance):
 
     if chance:
         trainer.torch.manual_seed = lambda _: torch.random.default_generator.manual_seed(random.getrandbits(60))
-    config, plan = resolve(config, overrides, distributed.launched_world_size())
+    config, plan = resolve(config, overrides, launched.world_size())
     return verify_resume(config, plan, distributed.join(), steps)
 
 

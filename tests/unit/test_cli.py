@@ -39,9 +39,10 @@ def test_help_is_there_and_imports_nothing_heavy(words):
     assert imported(done.stderr) & set(HEAVY) == set()
 
 
-def test_validate_imports_no_torch(tmp_path):
+@pytest.mark.parametrize("verb", ["validate", "train", "verify-resume"])
+def test_a_mistake_in_a_configuration_is_told_before_torch_is_imported(tmp_path, verb):
     (tmp_path / "run.yaml").write_text("run: {name: x}")
-    done = gpt2dist("validate", str(tmp_path / "run.yaml"), flags=("-X", "importtime"))
+    done = gpt2dist(verb, str(tmp_path / "run.yaml"), flags=("-X", "importtime"))
     assert done.returncode == 2
     assert "yaml" in imported(done.stderr)
     assert imported(done.stderr) & {"torch", "transformers", "deepspeed", "datasets", "tokenizers"} == set()

@@ -3,12 +3,14 @@
     python tools/bench/checkpoint.py [--preset gpt2-124m --directory DIR --rounds 5]
     torchrun --standalone --nproc-per-node 2 tools/bench/checkpoint.py --stage 2
 
-Measured are, in turn and on the same bytes: a plain write (each rank writes its part of the bytes from memory and
-calls fsync), a checkpoint that the training waits for, and one that is written behind it. Peak memory is that of
-the process beyond what training itself needed.
+Measured are, on the same bytes: a plain write (each rank writes its part of the bytes from memory and calls
+fsync), a checkpoint that the training waits for, and one that is written behind it; every second round in the
+opposite order, since what a disk gives depends on what was written before. Peak memory is that of the process
+beyond what training itself needed.
 """
 
 import argparse
+import itertools
 import os
 import resource
 import shutil
@@ -51,16 +53,22 @@ def main() -> None:
     size = 12 * shape.parameters
     store.save(engine.state, state(0))  # the first one makes room in memory
     content = [tensor.view(-1).numpy().view("u1").data for tensor in store._snapshot.values()]
-    results = []
-    for number in range(1, args.rounds + 1):
-        plain = timed(world, lambda number=number: plain_write(home, world.rank, number, content))
-        waited = timed(world, lambda number=number: store.save(engine.state, state(2 * number)))
-        held = timed(world, lambda number=number: store.start(engine.state, state(2 * number + 1)))
-        store.finish()
+    steps, results = itertools.count(1), []
+    phases = {
+        "plain": lambda: plain_write(home, world.rank, next(steps), content),
+        "waited": lambda: store.save(engine.state, state(next(steps))),
+        "held": lambda: store.start(engine.state, state(next(steps))),
+    }
+    for number in range(args.rounds):
+        seconds = {}
+        for name in list(phases) if number % 2 == 0 else reversed(phases):
+            seconds[name] = timed(world, phases[name])
+            store.finish()
+        plain, waited, held = (seconds[name] for name in phases)
         results.append((plain / waited, held / waited))
         if world.is_main:
             print(
-                f"round {number}: {size / 1e9:.2f} GB, plain {size / plain / 1e6:,.0f} MB/s, "
+                f"round {number + 1}: {size / 1e9:.2f} GB, plain {size / plain / 1e6:,.0f} MB/s, "
                 f"checkpoint {size / waited / 1e6:,.0f} MB/s, held {held:.3f} s of {waited:.3f} s"
             )
     extra = world.gather(peak_memory() - before)
@@ -82,12 +90,14 @@ def state(step: int) -> TrainerState:
 
 def plain_write(home: Path, rank: int, number: int, content: list[memoryview]) -> None:
     """Writes bytes from memory and brings them to the disk; then the file before goes, as a checkpoint does."""
+    before = list(home.glob(f"plain-{rank}-*"))
     with (home / f"plain-{rank}-{number}").open("wb", buffering=0) as file:
         for part in content:
             while part:
                 part = part[file.write(part) :]
         os.fsync(file.fileno())
-    (home / f"plain-{rank}-{number - 1}").unlink(missing_ok=True)
+    for path in before:
+        path.unlink()
 
 
 def timed(world: distributed.World, work) -> float:

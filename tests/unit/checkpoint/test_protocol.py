@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from transformers import GPT2LMHeadModel
 
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint import store as store_module
-from gpt2dist.checkpoint.manifest import InvalidCheckpointError, verify
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.distributed import World
@@ -114,7 +114,7 @@ def full_disk(*args, **kwargs):
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_transformers_reads_a_checkpoint_of_any_number_of_ranks(tmp_path, ranks):
     path = save_on_ranks(tmp_path, ranks, 7)[0]
-    verify(path)
+    assert store_of(tmp_path, World(0, 0, 1, CPU)).fault(path) == ""
     assert len(list(path.glob("model-*.safetensors"))) == len(list(path.glob("optimizer-*.safetensors"))) == ranks
     model = GPT2LMHeadModel.from_pretrained(path)
     state = ModelState()
@@ -149,8 +149,8 @@ def test_a_rank_that_cannot_write_stops_all_of_them(tmp_path, monkeypatch):
     )
     outcomes = save_on_ranks(tmp_path, 3, 7)
     assert [str(error) for error in outcomes] == [
-        "checkpoint step-00000007 could not be written: rank 1: OSError: [Errno 28] No space left on device; "
-        f"make room or repair {tmp_path}, and start again: the run goes on from the checkpoint before"
+        "saving step-00000007 failed: rank 1: OSError: [Errno 28] No space left on device; "
+        f"make room or repair {tmp_path}, and start again: the run goes on from the newest whole checkpoint there"
     ] * 3
     assert names(tmp_path) == []
 
@@ -177,11 +177,21 @@ def test_a_failed_commit_leaves_the_older_checkpoint_in_force(store, monkeypatch
     assert store.newest() == (older, [])
 
 
+def test_a_save_that_fails_behind_its_commit_is_there_all_the_same(store, monkeypatch):
+    store.save(ModelState(), trainer_state(10))
+    monkeypatch.setattr(manifest, "replace_text", full_disk)
+    with pytest.raises(
+        RunError, match=r"saving step-00000020 failed: .* goes on from the newest whole checkpoint"
+    ):
+        store.save(ModelState(), trainer_state(20))
+    assert store.newest() == (store.directory / "step-00000020", [])
+
+
 def test_a_save_after_a_return_to_an_older_checkpoint_is_not_pruned_for_it(store):
     for step in (10, 20, 30, 40):
         store.save(ModelState(), trainer_state(step))
     saved = store.save(ModelState(), trainer_state(15))  # resumed from somewhere before 15
-    verify(saved)
+    assert store.fault(saved) == ""
     assert (store.directory / "latest").read_text() == "step-00000015\n"
     assert names(store.directory) == ["latest", "step-00000015", "step-00000030", "step-00000040"]
 
@@ -189,7 +199,6 @@ def test_a_save_after_a_return_to_an_older_checkpoint_is_not_pruned_for_it(store
 def test_a_checkpoint_in_the_way_of_its_successor_is_replaced(store):
     (store.save(ModelState(), trainer_state(10)) / "trainer_state.json").write_text("damaged")
     again = store.save(ModelState(), trainer_state(10))
-    verify(again)
     assert store.newest() == (again, [])
 
 
@@ -215,15 +224,13 @@ def test_a_file_that_the_disk_no_longer_gives_back_is_damage(store, monkeypatch)
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(manifest, "sha256_of", unreadable)
-    with pytest.raises(InvalidCheckpointError, match=r"cannot be read \(.*Input/output error"):
-        verify(path)
+    assert re.search(r"cannot be read \(.*Input/output error", store.fault(path))
 
 
 @pytest.mark.parametrize(
     "manifest",
     ["[]", '{"format_version": 3, "files": ["a"]}', '{"format_version": 3, "files": {"a": {}}}', "\xff"],
 )
-def test_a_manifest_of_another_make_is_damage(tmp_path, manifest):
+def test_a_manifest_of_another_make_is_damage(store, tmp_path, manifest):
     (tmp_path / "manifest.json").write_bytes(manifest.encode("latin-1"))
-    with pytest.raises(InvalidCheckpointError, match=r"its manifest\.json cannot be read"):
-        verify(tmp_path)
+    assert store.fault(tmp_path).startswith("its manifest.json cannot be read")

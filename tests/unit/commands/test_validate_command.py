@@ -210,6 +210,27 @@ def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys
     ) in text
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("checkpoint.every_minutes=30", "written  every 50 steps, every 30 minutes and at the end"),
+        ("checkpoint={every_minutes: 1}", "written  every 1 minute and at the end"),
+        (
+            "checkpoint.keep_every=1000",
+            "the newest 3 kept: 4.48 GB, and those at multiples of 1,000 steps for ever",
+        ),
+        ("zero.offload_optimizer=cpu", "ZeRO  stage 2, optimizer offloaded to cpu"),
+        (
+            "zero={stage: 3, offload_optimizer: cpu, offload_parameters: cpu}",
+            "ZeRO  stage 3, optimizer offloaded to cpu, parameters offloaded to cpu",
+        ),
+    ],
+)
+def test_what_was_asked_for_is_in_the_plan(run_file, capsys, override, line):
+    validate_with(run_file, override, "--world-size", "4")
+    assert f"{line}\n" in re.sub(" {2,}", "  ", capsys.readouterr().err)
+
+
 def test_many_passes_are_written_out(run_file, capsys):
     validate_with(run_file, "schedule.total_steps=1e6")
     assert "800,000 epochs; each token is trained on 800,000 times" in capsys.readouterr().err

@@ -1,0 +1,53 @@
+"""`gpt2dist lambada`: how often a model guesses the last word of a passage."""
+
+import argparse
+import os
+from pathlib import Path
+
+from gpt2dist.commands import results
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    results.add_arguments(parser)
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="F.jsonl", help="passages, one JSON object in a line"
+    )
+    parser.add_argument("--text-field", default="text", metavar="NAME", help="its key; default: %(default)s")
+    parser.epilog = """\
+Computed as by lm-evaluation-harness: the last word is what stands behind the last space. A passage counts as
+guessed when each token of it is the likeliest one.
+
+example:
+  gpt2dist lambada runs/gpt2-124m --data lambada_test.jsonl"""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluates."""
+    from gpt2dist.data.corpus import Reading
+    from gpt2dist.data.held_out import read_texts
+    from gpt2dist.monitoring.logs import quiet_libraries
+
+    results.check(args)
+    passages = list(read_texts([str(args.data)], Reading(args.text_field), format="jsonl"))
+    quiet_libraries()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    from gpt2dist import distributed
+    from gpt2dist.evaluation.lambada import lambada
+    from gpt2dist.monitoring.progress import Progress
+
+    world = distributed.join()
+    try:
+        with Progress("lambada", None, "token", scale=True, enabled=world.is_main) as bar:
+            result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance)
+    finally:
+        distributed.leave()
+    if world.is_main:
+        shown = {
+            "accuracy": f"{result['accuracy']:.4f}",
+            "perplexity": f"{result['perplexity']:.4f} of the last word",
+            "passages": f"{result['examples']:,} of {args.data}, {result['targets']:,} tokens scored",
+            "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {world.size} process(es)",
+        }
+        results.tell(result, shown, args)

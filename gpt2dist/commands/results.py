@@ -1,0 +1,65 @@
+"""What the verbs that score a model share: their options, and how a result is told."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the model and the options that do not depend on what it is scored on."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="a checkpoint, a run directory, a model directory or a hub name"
+    )
+    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="default: %(default)s")
+    parser.add_argument(
+        "--zero-stage",
+        type=int,
+        choices=(0, 3),
+        default=0,
+        help="3 holds the model in parts on all processes, for one that does not fit on one; "
+        "0 gives each a replica; default: %(default)s",
+    )
+    parser.add_argument("--output", type=Path, metavar="F.json", help="write the result there as JSON too")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses before the work what would end it.
+
+    Raises:
+        UserError: An option cannot be.
+    """
+    if args.batch_size < 1:
+        raise UserError("--batch-size must be at least 1")
+    if args.output:
+        _make_room(args.output)
+
+
+def _make_room(output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {output.parent} cannot be made ({error.strerror})") from None
+    if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise UserError(f"--output: {output} cannot be written; name a file")
+
+
+def tell(result: dict[str, Any], shown: Mapping[str, str], args: argparse.Namespace) -> None:
+    """Writes and prints a result: as JSON where that is asked for, else as a table of `shown`."""
+    import orjson
+
+    text = orjson.dumps(result, option=orjson.OPT_INDENT_2).decode()
+    if args.output:
+        args.output.write_text(text + "\n")
+    if args.json:
+        print(text)
+        return
+    for name, value in shown.items():
+        print(f"{name:>16}  {value}", file=sys.stderr)
+    if args.output:
+        print(f"{'written':>16}  {args.output}", file=sys.stderr)

@@ -1,0 +1,167 @@
+"""LAMBADA: how often a model guesses the last word of a passage, and how surprised it is by it.
+
+Paperno et al. 2016, as lm-evaluation-harness computes it (its task `lambada_openai`): the last word is what
+stands behind the last space, with that space; all its tokens are scored; accuracy counts a passage when each of
+them is the likeliest; perplexity is the exponential of the mean negative log-likelihood of a passage's last word.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2dist.data.stream import TokenStream
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.distributed import World
+from gpt2dist.errors import UserError
+from gpt2dist.evaluation.models import load_forward
+from gpt2dist.evaluation.perplexity import exp
+from gpt2dist.evaluation.scoring import OnBatch, ignore, score_windows
+from gpt2dist.model.locate import fingerprint, locate
+from gpt2dist.model.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Endings:
+    """Passages one after the other in a stream, each a window that owns its last targets; see `WindowSet`.
+
+    Attributes:
+        begins: int64 [passages], where each begins in the stream.
+        tokens: int64 [passages], tokens of each.
+        scored: int64 [passages], how many of its last tokens are targets.
+    """
+
+    begins: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    scored: NDArray[np.int64]
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens that the longest passage reads."""
+        return int(self.tokens.max()) - 1
+
+    @property
+    def targets(self) -> int:
+        """Targets of all passages."""
+        return int(self.scored.sum())
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Where each passage begins in the stream."""
+        return self.begins[indices]
+
+    def owned(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Targets of each passage that are scored."""
+        return self.scored[indices]
+
+    def predicted(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Targets of each passage, scored or not."""
+        return self.tokens[indices] - 1
+
+
+def lambada(
+    model: str | Path,
+    texts: Iterable[str],
+    world: World,
+    batch_size: int = 8,
+    zero_stage: int = 0,
+    on_batch: OnBatch = ignore,
+) -> dict[str, Any]:
+    """Scores the last word of each passage. Collective.
+
+    Args:
+        model: A checkpoint, a run directory (its newest checkpoint), a model directory or a hub name.
+        texts: The passages.
+        world: This rank: `gpt2dist.distributed.join()`.
+        batch_size: Passages per forward pass.
+        zero_stage: 3 holds the parameters in parts on all ranks; 0 gives each rank a replica.
+        on_batch: As of `score_windows`.
+
+    Returns:
+        What `gpt2dist lambada` writes: see docs/guides/evaluation.md.
+
+    Raises:
+        UserError: The model cannot be loaded, or there is no passage.
+    """
+    directory = locate(str(model))
+    tokenizer = Tokenizer.load(directory)
+    context_length = Pretrained.read(directory).shape.context_length
+    passages = list(texts)
+    stream, endings = _lay_out([split_last_word(text) for text in passages], tokenizer, context_length)
+    forward = load_forward(directory, tokenizer, None, zero_stage == 3, world)
+    began = time.monotonic()
+    scores = score_windows(forward, stream, endings, batch_size, world, on_batch)
+    seconds = time.monotonic() - began
+    nll_sum = math.fsum(scores.nll.tolist())
+    return {
+        "accuracy": int(scores.greedy.sum()) / len(endings),
+        "perplexity": exp(nll_sum / len(endings)),
+        "nll_sum": nll_sum,
+        "examples": len(endings),
+        "targets": endings.targets,
+        "batch_size": batch_size,
+        "zero_stage": zero_stage,
+        "world_size": world.size,
+        "model": fingerprint(directory),
+        "data": _fingerprint(passages),
+        "tokenizer": tokenizer.fingerprint,
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(int(endings.tokens.sum()) / seconds, 1),
+    }
+
+
+def split_last_word(text: str) -> tuple[str, str]:
+    """A passage without its last word, and that word with the white space before it.
+
+    Raises:
+        UserError: The passage ends in a space, so that its last word is empty.
+    """
+    rest, _, word = text.rpartition(" ")
+    if not word:
+        raise UserError(f"a passage has no last word: {text[-40:]!r}; each must end with the word to guess")
+    bare = rest.rstrip()
+    return bare, f"{rest[len(bare) :]} {word}"
+
+
+def _lay_out(
+    examples: Sequence[tuple[str, str]], tokenizer: Tokenizer, context_length: int
+) -> tuple[TokenStream, Endings]:
+    """Tokenises passages and their beginnings; the tokens that the last word adds are the targets.
+
+    A passage that is longer than the context loses its beginning; an empty one is end-of-text.
+    """
+    if not examples:
+        raise UserError("no passage there; each line must be an object with a text")
+    whole = _encode([context + word for context, word in examples], tokenizer)
+    known = _encode([context for context, _ in examples], tokenizer)
+    rows, scored = [], []
+    for tokens, beginning in zip(whole, known, strict=True):
+        if not len(beginning):
+            beginning = np.array([tokenizer.end_of_text_id], np.uint32)
+            tokens = np.concatenate([beginning, tokens])
+        rows.append(tokens[-(context_length + 1) :])
+        # At least one, should the last word melt into a token before it.
+        scored.append(min(max(1, len(tokens) - len(beginning)), len(rows[-1]) - 1))
+    lengths = np.array([len(row) for row in rows], np.int64)
+    return TokenStream([np.concatenate(rows)]), Endings(np.cumsum(lengths) - lengths, lengths, np.array(scored))
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer) -> list[NDArray[np.uint32]]:
+    tokens, lengths = tokenizer.encode_batch(texts)
+    return np.split(tokens, np.cumsum(lengths)[:-1])
+
+
+def _fingerprint(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        content = text.encode()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()

@@ -1,0 +1,42 @@
+"""The model that is evaluated: a replica on every rank, or one that all ranks hold together."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from gpt2dist.checkpoint.manifest import require_whole_model
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.distributed import World
+from gpt2dist.evaluation.scoring import Forward
+from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary, score
+
+
+def load_forward(
+    directory: Path, tokenizer: Tokenizer, border: int | None, partitioned: bool, world: World
+) -> Forward:
+    """Loads a model for `score_windows`. Collective where it is partitioned.
+
+    Args:
+        directory: The model.
+        tokenizer: Its tokenizer.
+        border: The token at which attention and positions begin anew; None: nowhere.
+        partitioned: Whether the ranks hold a part of each parameter, as ZeRO stage 3 does.
+        world: This rank.
+
+    Raises:
+        UserError: The model cannot be loaded, or knows fewer tokens than its tokenizer.
+    """
+    require_whole_model(directory)
+    if partitioned:
+        from gpt2dist.evaluation.partitioned import load_partitioned
+
+        model = load_partitioned(directory, world)
+    else:
+        model = load_pretrained(directory, world.device)
+    require_vocabulary(model, tokenizer.vocab_size, directory)
+
+    def forward(tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = (part.to(world.device) for part in (tokens, counted_from, counted_to))
+        return score(model, *inputs, border=border)
+
+    return forward

@@ -1,0 +1,54 @@
+"""A model whose parameters lie in parts on all ranks, for models that fit on none: ZeRO stage 3 by DeepSpeed.
+
+A parameter is whole only while its layer computes. No rank holds the whole model at any time, not even while it
+is loaded: each parameter is cut up as it is made, and filled from the files one after the other.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt2dist.checkpoint.tensors import TensorFiles
+from gpt2dist.deepspeed_start import deepspeed, start_quietly
+from gpt2dist.distributed import World
+from gpt2dist.errors import UserError
+from gpt2dist.model.head import Head
+from gpt2dist.model.locate import weight_files
+
+SETTINGS = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9}
+
+
+def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
+    """A model as `load_pretrained` gives it, in parts. Collective, as is each of its forward passes.
+
+    Raises:
+        UserError: Its files cannot be read as a GPT-2.
+    """
+    start_quietly(world)
+    files = TensorFiles(weight_files(directory))
+    config = GPT2Config.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
+    # Without its `dtype`: what it makes of one is bf16 where the accelerator has no fp16 (0.19.8).
+    with deepspeed.zero.Init(config_dict_or_path=SETTINGS):
+        model = GPT2LMHeadModel(config)
+    try:
+        for name, parameter in model.named_parameters():
+            # Every rank reads every parameter, from the page cache; rank 0's is the one that is dealt out.
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+                parameter.copy_(_find(files, name, directory))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{directory}: its model cannot be loaded ({error}); give another checkpoint") from error
+    model.lm_head = Head(model.lm_head.weight, config.vocab_size)
+    deepspeed.initialize(model=model.eval(), config=SETTINGS, dist_init_required=False)
+    return model
+
+
+def _find(files: TensorFiles, name: str, directory: Path) -> Tensor:
+    """The tensor of a parameter; a model that was saved without its output layer has no prefix."""
+    there = set(files)
+    for candidate in (name, name.removeprefix("transformer.")):
+        if candidate in there:
+            return files.read(candidate)
+    raise UserError(f"{directory}: its model cannot be loaded (no {name} in its files); give another checkpoint")

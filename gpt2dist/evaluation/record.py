@@ -1,0 +1,103 @@
+"""Results that belong to a run: RUN/eval/NAME/step-00001000.json, one for each checkpoint that was scored."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.checkpoint import state
+from gpt2dist.checkpoint.manifest import replace_text
+from gpt2dist.checkpoint.naming import checkpoint_name
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.errors import UserError
+
+CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
+"""What goes to TensorBoard."""
+COMPARABLE = (
+    *("data", "tokenizer", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
+    "document_boundaries",
+)
+"""What two results must share to be points of one curve."""
+
+
+class Record:
+    """The results of one evaluation of a run.
+
+    Args:
+        run: The run directory.
+        name: Tells its evaluations apart.
+
+    Raises:
+        UserError: The name cannot be that of a directory.
+    """
+
+    def __init__(self, run: Path, name: str):
+        if not name or Path(name).name != name or name.startswith("."):
+            raise UserError(
+                f"--name {name!r} cannot be the name of a directory; give a plain word such as wikitext"
+            )
+        self.run = run
+        self.name = name
+        self.directory = run / "eval" / name
+
+    def results(self) -> dict[int, dict[str, Any]]:
+        """What there is, by step, in order.
+
+        Raises:
+            UserError: A file is no result.
+        """
+        found = {}
+        for path in sorted(self.directory.glob("step-*.json")):
+            try:
+                result = json.loads(path.read_bytes())
+                found[int(result["step"])] = result
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}: not a result of `gpt2dist evaluate` ({error}); remove it") from None
+        return dict(sorted(found.items()))
+
+    def require_comparable(self, result: dict[str, Any]) -> None:
+        """Refuses a result that would be a point of another curve.
+
+        Raises:
+            UserError: Names what differs.
+        """
+        for there in self.results().values():
+            for key in COMPARABLE:
+                if there.get(key) != result[key]:
+                    raise UserError(
+                        f"{self.directory}: holds results with {key} {there.get(key)!r}, this one has "
+                        f"{result[key]!r}; give this evaluation another --name"
+                    )
+
+    def add(self, step: int, model: Path, result: dict[str, Any]) -> dict[str, Any]:
+        """Writes the result of a model at a step, in place of one of the same step.
+
+        Returns:
+            The result with `step`, `time` and, of a checkpoint, `consumed_tokens`.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        known: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
+        if (model / state.NAME).is_file():
+            known["consumed_tokens"] = TrainerState.read(model).consumed_tokens
+        path = self.directory / f"{checkpoint_name(step)}.json"
+        replace_text(path, json.dumps(known | finite(result), indent=1) + "\n")
+        return known | result
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The results as lines of metrics.jsonl, for TensorBoard."""
+        return [self.line(result) for result in self.results().values()]
+
+    def line(self, result: dict[str, Any]) -> dict[str, Any]:
+        """A result as a line of metrics.jsonl."""
+        known = {"progress/tokens": result["consumed_tokens"]} if "consumed_tokens" in result else {}
+        curves = {f"eval/{self.name}/{name}": result[name] for name in CURVES}
+        return {"step": result["step"], "time": result["time"], **known, **curves}
+
+
+def finite(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with null for what is not finite, which JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in result.items()
+    }
