@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
     require_room(args.output, 0)
     quiet_libraries()
     source = locate(args.checkpoint)
+    _say(f"checking {source}")
     require_whole_model(source)
     origin = Origin.read(source, args.results)
     require_room(args.output, DTYPES[args.dtype] * origin.shape.parameters + BESIDE_THE_WEIGHTS)
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
     exported = export(source, args.output, args.dtype, card, _say)
     _say(
-        f"{args.output}: {origin.shape.parameters:,} parameters in {exported.dtype}, "
+        f"{args.output}: {exported.parameters:,} parameters in {exported.dtype}, "
         f"{exported.bytes / 1e6:,.1f} MB; its logits differ from the checkpoint's by {exported.difference}"
     )
     _say(f'load it: transformers.GPT2LMHeadModel.from_pretrained("{args.output}")')

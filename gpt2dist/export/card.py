@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
 from gpt2dist.export.exporter import Exported
-from gpt2dist.export.origin import MEASURES, PROTOCOL, Origin, Result
+from gpt2dist.export.origin import MEASURES, Origin, Result
 
 MEASURE_NAMES = {
     "perplexity": "perplexity",
@@ -32,7 +32,7 @@ def model_card(name: str, directory_name: str, origin: Origin, exported: Exporte
         license: The hub's name of its license; None leaves it out.
     """
     sections = [
-        f"# {name}\n\n{_summary(origin)}\n\n{_sizes(origin, exported)}",
+        f"# {name}\n\n{_summary(origin, exported)}\n\n{_sizes(origin, exported)}",
         f"## Use\n\n{_use(directory_name, origin.shape.context_length, exported)}",
         f"## Training\n\n{_training(origin)}" if origin.state else "",
         f"## Evaluation\n\n{_evaluation(origin.results)}" if origin.results else "",
@@ -74,9 +74,9 @@ def _entries(result: Result) -> Iterator[EvalResult]:
         )
 
 
-def _summary(origin: Origin) -> str:
+def _summary(origin: Origin, exported: Exported) -> str:
     made = "trained by gpt2dist" if origin.state else "written by gpt2dist"
-    text = f"A GPT-2 of {origin.shape.parameters:,} parameters, {made} {__version__}."
+    text = f"A GPT-2 of {exported.parameters:,} parameters, {made} {__version__}."
     if origin.base_model and origin.state:
         return f"{text} Its training began with the weights of {origin.base_model}."
     if origin.base_model:
@@ -102,9 +102,8 @@ def _sizes(origin: Origin, exported: Exported) -> str:
 
 def _use(directory_name: str, context_length: int, exported: Exported) -> str:
     tokenizer = exported.tokenizer
-    prompt = tokenizer.end_of_text if tokenizer.unknown_characters(PROMPT) else PROMPT
-    if len(tokenizer.encode(prompt)) >= context_length:
-        prompt = tokenizer.end_of_text
+    known = not tokenizer.unknown_characters(PROMPT) and len(tokenizer.encode(PROMPT)) < context_length
+    prompt = PROMPT if known else tokenizer.end_of_text
     return f"""\
 ```python
 from transformers import pipeline
@@ -172,9 +171,7 @@ def _evaluation(results: tuple[Result, ...]) -> str:
         (
             result.name,
             *(f"{result.measures[key]:,.4f}" if key in result.measures else "" for key in measures),
-            ", ".join(
-                f"{key.replace('_', ' ')} {result.protocol[key]}" for key in PROTOCOL if key in result.protocol
-            ),
+            ", ".join(_words(key, value) for key, value in result.protocol.items()),
         )
         for result in results
     ]
@@ -182,9 +179,14 @@ def _evaluation(results: tuple[Result, ...]) -> str:
 {_table(rows, ("data", *(MEASURE_NAMES[key] for key in measures), "how"))}
 
 Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
-exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per byte
-(of the UTF-8 text) come from the same Σ nll and do not. The checkpoint in training precision or float32 computed
-them."""
+exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per
+byte (of the UTF-8 text) come from the same Σ nll and do not. The scores are those of the checkpoint, before its
+weights were rounded."""
+
+
+def _words(key: str, value: Any) -> str:
+    key = key.replace("_", " ")
+    return key if value is True else f"{key} {value}"
 
 
 def _versions(origin: Origin) -> str:

@@ -22,12 +22,14 @@ class Exported:
     """What was written.
 
     Attributes:
-        dtype: Of the weights.
-        bytes: Of the weights.
+        parameters: How many; a tied embedding counts once.
+        dtype: Theirs.
+        bytes: Theirs.
         difference: How far logits computed in that dtype are from the checkpoint's in fp32.
         tokenizer: The tokenizer.
     """
 
+    parameters: int
     dtype: str
     bytes: int
     difference: Difference
@@ -63,11 +65,12 @@ def export(
     with published(output) as partial:
         say(f"writing {dtype}")
         write(partial, model.to(reference.dtype), tokenizer)
+        parameters = model.num_parameters()
         del model
         say("loading what was written, and comparing its logits with the checkpoint's")
         difference = reference.require(partial)
         size = sum(path.stat().st_size for path in partial.glob("*.safetensors"))
-        exported = Exported(dtype, size, difference, tokenizer)
+        exported = Exported(parameters, dtype, size, difference, tokenizer)
         (partial / "README.md").write_text(card(exported), encoding="utf-8")
     return exported
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.checkpoint import state
+from gpt2dist.checkpoint import manifest
+from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config, raise_problems, read
 from gpt2dist.errors import UserError
@@ -17,7 +18,10 @@ from gpt2dist.model.shape import Shape
 from gpt2dist.preflight.model import lengths_of
 
 MEASURES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
-PROTOCOL = ("split", "sequence_length", "stride", "prefix", "document_boundaries", "detokenizer")
+PROTOCOL = (
+    *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
+    "document_boundaries",
+)
 """What a score depends on beside model and text, as far as a result says it."""
 
 
@@ -41,11 +45,13 @@ class Result:
     def of(cls, name: str, record: dict[str, Any]) -> "Result":
         """The result in a record that has more."""
         measures = {key: record.get(key) for key in MEASURES}
+        if "accuracy" in record:
+            record = record | {"scored": "the last word of each passage"}
         return cls(
             name,
             str(record.get("data") or ""),
             {key: value for key, value in measures.items() if _is_number(value)},
-            {key: record[key] for key in PROTOCOL if record.get(key) is not None},
+            {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False)},
         )
 
 
@@ -84,7 +90,7 @@ class Origin:
         """
         shape, digest = Pretrained.read(directory).shape, fingerprint(directory)
         given = [_result(path, directory, digest) for path in results]
-        if not (directory / state.NAME).is_file():
+        if not (directory / manifest.NAME).is_file():  # transformers' Trainer has a trainer_state.json too
             return cls(shape, digest, _hub_name(directory), None, None, {}, tuple(given))
         trainer = TrainerState.read(directory)
         run = directory.resolve().parent.parent
@@ -94,9 +100,8 @@ class Origin:
         raise_problems(problems, str(run / "config.yaml"))
         environment = _optional(run / "environment.json")
         base = _hub_name(Path(environment.get("init_from", {}).get("path", "")))
-        return cls(
-            shape, digest, base, trainer, config, environment, (*_validation(run, trainer.step, config), *given)
-        )
+        recorded = [*_validation(run, trainer.step, config), *_recorded(run, trainer.step, digest)]
+        return cls(shape, digest, base, trainer, config, environment, (*recorded, *given))
 
 
 def _validation(run: Path, step: int, config: Config) -> Iterator[Result]:
@@ -107,8 +112,16 @@ def _validation(run: Path, step: int, config: Config) -> Iterator[Result]:
         "stride": lengths.evaluation_stride,
         "document_boundaries": config.data.document_boundaries,
     }
-    for name, record in _optional(run / "eval" / f"step-{step:08d}.json").items():
+    for name, record in _optional(run / "eval" / f"{checkpoint_name(step)}.json").items():
         yield Result.of(name, protocol | record)
+
+
+def _recorded(run: Path, step: int, digest: str) -> Iterator[Result]:
+    """The scores that `gpt2dist evaluate` recorded for the weights at a step."""
+    for path in sorted(run.glob(f"eval/*/{checkpoint_name(step)}.json")):
+        record = _json(path)
+        if record.get("model") == digest:
+            yield Result.of(path.parent.name, record)
 
 
 def _result(path: Path, directory: Path, digest: str) -> Result:
