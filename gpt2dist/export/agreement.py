@@ -8,6 +8,7 @@ rounding of that dtype: a model can be too large for one (overflow) or too sensi
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +25,7 @@ SAFETY = 4.0
 times its weights and trained ones, of 2 to 48 layers, were measured at 0.3 to 0.9 of what is expected."""
 TOKENS_IN_OWN_DTYPE = 32
 """Tokens of the second question: a CPU may be a hundred times slower in fp16 than in fp32."""
+_NOTHING = "nothing was published"
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,7 @@ class Reference:
             UserError: They are, but the model cannot be used in their dtype.
         """
         try:
-            model, found = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", output_loading_info=True)
-            if wrong := {*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]}:
-                raise ValueError(f"{min(wrong)} is missing there, or is not what config.json says")
-            if model.dtype != self.dtype:
-                raise ValueError(f"they are {_name(model.dtype)}")
-            model = model.to(self._tokens.device).eval().float()
+            model = _load(directory, self.dtype).to(self._tokens.device).float()
             difference = self._compare(self._rounded, _logits(model, self._tokens), torch.float32)
         except (OSError, ValueError, RuntimeError, IndexError, SafetensorError) as error:
             raise RunError(
@@ -132,7 +129,19 @@ class Reference:
         return Difference.between(expected, actual, self._layers, dtype)
 
 
-_NOTHING = "nothing was published"
+def _load(directory: Path, dtype: torch.dtype) -> Any:
+    """The model that a user of the files gets.
+
+    Raises:
+        ValueError: They and config.json are not one model in `dtype`.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", output_loading_info=True)
+    model, found = loaded
+    if wrong := {*found["missing_keys"], *found["unexpected_keys"]}:
+        raise ValueError(f"{min(wrong)} is missing there, or is not what config.json says")
+    if model.dtype != dtype:
+        raise ValueError(f"they are {_name(model.dtype)}")
+    return model.eval()
 
 
 @torch.no_grad()

@@ -46,14 +46,14 @@ def model_card(name: str, directory_name: str, origin: Origin, exported: Exporte
 def metadata(name: str, origin: Origin, license: str | None) -> ModelCardData:
     """What the hub reads of a card."""
     results = [entry for result in origin.results for entry in _entries(result)]
-    named = {"model_name": name, "eval_results": results} if results else {}
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["gpt2", "gpt2dist", "text-generation"],
         license=license,
         base_model=origin.base_model,
-        **named,
+        model_name=name if results else None,
+        eval_results=results or None,
     )
 
 

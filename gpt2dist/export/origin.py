@@ -44,13 +44,12 @@ class Result:
     @classmethod
     def of(cls, name: str, record: dict[str, Any]) -> "Result":
         """The result in a record that has more."""
-        measures = {key: record.get(key) for key in MEASURES}
         if "accuracy" in record:
             record = record | {"scored": "the last word of each passage"}
         return cls(
             name,
             str(record.get("data") or ""),
-            {key: value for key, value in measures.items() if _is_number(value)},
+            {key: record[key] for key in MEASURES if _is_number(record.get(key))},
             {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False)},
         )
 
