@@ -163,6 +163,8 @@ class SamplesSection(Section):
     prompts: tuple[str, ...] = ()
     every_steps: Positive | None = None
     max_new_tokens: Positive = 64
+    temperature: float = Field(1.0, ge=0)  # 0 takes the most likely token
+    top_k: int = Field(50, ge=0)  # only so many of the most likely tokens stay; 0 keeps all
 
 
 class MonitoringSection(Section):

@@ -36,7 +36,7 @@ def load_forward(
     require_vocabulary(model, tokenizer.vocab_size, directory)
 
     def forward(tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = (part.to(world.device) for part in (tokens, counted_from, counted_to))
-        return score(model, *inputs, border=border)
+        device = world.device
+        return score(model, tokens.to(device), counted_from.to(device), counted_to.to(device), border)
 
     return forward

@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AttentionInterface, GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import AttentionInterface, Cache, GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gpt2dist.errors import UserError
@@ -117,6 +117,7 @@ class LanguageModel(nn.Module):
         counted_from: Tensor | None = None,
         counted_to: Tensor | None = None,
         each: bool = False,
+        cache: Cache | None = None,
     ) -> Any:
         """Σ nll of a micro-batch, the nll of each of its targets, or logits.
 
@@ -125,10 +126,14 @@ class LanguageModel(nn.Module):
             counted_from: [B] int64, first target in the loss; None asks for logits.
             counted_to: [B] int64, behind the last target in the loss.
             each: Asks for what `score` returns.
+            cache: Keys and values of what stands before the tokens; takes theirs in. Asks for the last logits.
 
         Returns:
-            Scalar fp32 Σ nll over the counted targets, the two tensors of `score`, or logits [B, L, V].
+            Scalar fp32 Σ nll over the counted targets, the two tensors of `score`, or logits [B, L, V], with a
+            cache [B, 1, V].
         """
+        if cache is not None:
+            return self.gpt2(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         if counted_from is None or counted_to is None:
             return self.logits(tokens)
         if each:
@@ -264,30 +269,3 @@ def require_vocabulary(model: GPT2LMHeadModel, vocab_size: int, directory: Path)
             f"{directory}: its model knows {model.config.vocab_size} tokens, its tokenizer has {vocab_size}; "
             "put the tokenizer there that the model was trained with"
         )
-
-
-class IncrementalLogits:
-    """Logits for generation: remembers keys and values while a text grows by one token at a time.
-
-    Args:
-        model: The model.
-    """
-
-    def __init__(self, model: GPT2LMHeadModel):
-        self._model = model
-        self._cache: Any = None
-        self._seen = torch.empty(0, 0, dtype=torch.long)
-
-    @torch.no_grad()
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits [B, 1, V] of the last of the tokens [B, L]."""
-        grown = self._cache is not None and torch.equal(tokens[:, :-1], self._seen)
-        inputs = tokens[:, -1:] if grown else tokens
-        out = self._model(
-            input_ids=inputs.to(self._model.device),
-            past_key_values=self._cache if grown else None,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self._cache, self._seen = out.past_key_values, tokens
-        return out.logits

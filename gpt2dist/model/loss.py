@@ -5,7 +5,6 @@ hundred tokens, which at GPT-2's vocabulary are the largest tensors of a trainin
 `each_nll`, which evaluation scores with.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -72,29 +71,29 @@ def each_nll(
         vocab_size: Ids that there are.
 
     Returns:
-        Negative log-likelihoods in nats, [B, L] fp32, 0 where not counted; and [B, L] bool, true where the target
-        is the likeliest token or is not counted.
+        Negative log-likelihoods in nats, [B, L] fp32, 0 where not counted; and [B, L] bool, true where no
+        token is likelier than the target, or it is not counted.
     """
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
     greedy = torch.ones_like(counted)
     hidden, weight = _as_linear_casts(hidden[counted], weight[:vocab_size])
     wanted = targets[counted]
-    parts = [_nll_of_chunk(*part, weight) for part in _chunks(chunk_rows(vocab_size), hidden, wanted)]
-    if parts:
-        nll[counted], greedy[counted] = (torch.cat(part) for part in zip(*parts, strict=True))
+    costs, hits = torch.empty(len(wanted)).to(nll), torch.empty(len(wanted)).to(greedy)
+    rows = chunk_rows(vocab_size)
+    # One piece of memory for the logits of all chunks: asking for it anew costs as much as the logarithm.
+    room = weight.new_empty(min(rows, len(wanted)), vocab_size)
+    for begin in range(0, len(wanted), rows):
+        chunk = slice(begin, begin + rows)
+        part = hidden[chunk]
+        with torch.autocast(part.device.type, enabled=False):
+            logits = torch.mm(part, weight.T, out=room[: len(part)]).float()
+        of_target = logits.gather(1, wanted[chunk, None]).squeeze(1)
+        highest = logits.amax(1)
+        hits[chunk] = of_target == highest
+        logarithm = logits.sub_(highest[:, None]).exp_().sum(1).log_()
+        costs[chunk] = logarithm + highest - of_target
+    nll[counted], greedy[counted] = costs, hits
     return nll, greedy
-
-
-def _nll_of_chunk(hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.autocast(hidden.device.type, enabled=False):
-        logits = (hidden @ weight.T).float()
-    of_target = logits.gather(1, targets[:, None]).squeeze(1)
-    return logits.logsumexp(1) - of_target, logits.argmax(1) == targets
-
-
-def _chunks(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    for begin in range(0, len(tensors[0]), rows):
-        yield tuple(tensor[begin : begin + rows] for tensor in tensors)
 
 
 def _as_linear_casts(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

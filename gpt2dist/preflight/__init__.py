@@ -91,3 +91,5 @@ def _check_samples(config: Config) -> Iterator[Problem]:
         keys = ("monitoring.samples.every_steps", "monitoring.samples.prompts")
         missing = keys[0] if samples.prompts else keys[1]
         yield Problem(missing, "missing; samples need both prompts and every_steps", also=keys)
+    if 0 < samples.temperature < 0.01:  # the logits divided by it could be infinite
+        yield Problem("monitoring.samples.temperature", "set it to 0 (greedy) or to 0.01 or more")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from gpt2dist.config import Config
 from gpt2dist.data.loader import MicroBatch, StepBatch
@@ -161,8 +162,12 @@ class Engine:
         """As `model.gpt2.score`, without dropout. Collective at stage 3."""
         return self._look(tokens, counted_from, counted_to, each=True)
 
+    def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Logits [B, 1, V] of the last of the tokens [B, L], which the cache takes in; else as `logits`."""
+        return self._look(tokens, cache=cache)
+
     @torch.no_grad()
-    def _look(self, *inputs: Tensor, **options: bool) -> Any:
+    def _look(self, *inputs: Tensor, **options: Any) -> Any:
         """Runs the model without leaving a trace in the training."""
         self._engine.eval()
         out = self._engine(*(part.to(self.world.device) for part in inputs), **options)

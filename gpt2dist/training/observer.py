@@ -9,7 +9,7 @@ from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.perplexity import Score, score
-from gpt2dist.generation import Sampling, generate
+from gpt2dist.generation import Generator, Sampling
 from gpt2dist.monitoring.metrics import Value
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan, ValidationSet
@@ -33,6 +33,13 @@ class Observer:
         self.world = world
         self.engine = engine
         self.tokenizer = tokenizer
+        self.generator = Generator(
+            engine.next_logits,
+            tokenizer.vocab_size,
+            plan.shape.context_length,
+            tokenizer.end_of_text_id,
+            world.device,
+        )
         # Now, since a character that the tokenizer does not know is better told before the first step.
         self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]
 
@@ -52,13 +59,13 @@ class Observer:
 
     def sample(self, beat: Callable[[], None]) -> dict[str, Value]:
         """Continues the prompts: tag → text. Collective."""
-        samples = self.config.monitoring.samples
-        how = Sampling(max_new_tokens=samples.max_new_tokens, top_k=50, seed=self.config.run.seed)
+        samples, seed = self.config.monitoring.samples, self.config.run.seed
+        how = Sampling(samples.max_new_tokens, temperature=samples.temperature, top_k=samples.top_k)
         texts: dict[str, Value] = {}
+        # One by one: the attention of the training knows no padding.
         for number, (prompt, tokens) in enumerate(zip(samples.prompts, self.prompts, strict=True)):
             beat()
-            end, length = self.tokenizer.end_of_text_id, self.plan.shape.context_length
-            (new,) = generate(self.engine.logits, tokens, how, end, length, run_on=True)
+            (new,) = self.generator([tokens], [seed + number], how, run_on=True)
             texts[f"samples/{number}"] = prompt + self.tokenizer.decode(new)
         return texts
 

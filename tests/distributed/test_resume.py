@@ -1,11 +1,15 @@
 """N steps, a stop, and N more are the same run as 2N steps; whatever else happens meanwhile changes nothing."""
 
+import contextlib
 import hashlib
+import io
 import json
 
 import pytest
 from ranks import RankFailedError, run_ranks
 from runs import metrics, train, write_run
+
+from gpt2dist.cli import main
 
 EXACT = [(precision, stage) for precision in ("fp32", "bf16", "autocast_bf16") for stage in range(4)]
 EXACT.remove(("bf16", 0))  # refused, and the next one too: see test_preflight
@@ -46,9 +50,18 @@ def test_a_crash_after_the_checkpoint_leaves_no_step_twice(tiny_dataset, tmp_pat
     assert metrics(resumed, "train/loss") == metrics(whole, "train/loss")
 
 
-def test_evaluation_samples_logging_and_saving_change_nothing(tiny_dataset, tmp_path):
+OBSERVED = {
+    0: ["precision=autocast_bf16"],
+    1: ["precision=bf16"],
+    2: ["data.document_boundaries=isolate"],
+    3: ["model.activation_checkpointing=true"],
+}
+
+
+@pytest.mark.parametrize("stage", OBSERVED)
+def test_evaluation_samples_logging_and_saving_change_nothing(tiny_dataset, tmp_path, stage):
     config = write_run(tmp_path, tiny_dataset, validation=True)
-    common = ["model.dropout=0.1", "zero.stage=3", "batch.micro_batch_size=4"]
+    common = ["model.dropout=0.1", f"zero.stage={stage}", "batch.micro_batch_size=4", *OBSERVED[stage]]
     quiet = train(config, *common, f"run.output_dir={tmp_path}/quiet", "data.validation=[]", world_size=2)
     busy = train(
         config,
@@ -56,14 +69,29 @@ def test_evaluation_samples_logging_and_saving_change_nothing(tiny_dataset, tmp_
         f"run.output_dir={tmp_path}/busy",
         "evaluation.every_steps=3",
         "checkpoint.every_steps=4",
-        "monitoring.samples={prompts: [abc, de], every_steps: 2, max_new_tokens: 5}",
+        "monitoring.samples={prompts: [abc, de], every_steps: 2, max_new_tokens: 40}",
         world_size=2,
     )
     assert metrics(busy, "train/loss") == metrics(quiet, "train/loss")
     assert weights(busy, 20) == weights(quiet, 20)
     assert len(metrics(busy, "eval/val/loss")) == 7  # steps 3, 6, … 18 and the last
     assert len(metrics(busy, "samples/1")) == 10
-    assert metrics(busy, "samples/0")[0].startswith("abc")
+    if stage in (2, 3):  # fp32, as the command
+        samples = [metrics(busy, "samples/0")[-1], metrics(busy, "samples/1")[-1]]
+        assert run_ranks(generated, 1, busy, ["abc", "de"]) == [samples]
+
+
+def generated(run, prompts):
+    """The texts that `gpt2dist generate` makes with the settings and seeds of the run's samples."""
+    texts = []
+    for number, prompt in enumerate(prompts):
+        options = ["--prompt", prompt, "--seed", str(1337 + number), "--max-new-tokens", "40"]
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert (
+                main(["generate", str(run), *options, "--temperature", "1", "--top-k", "50", "--top-p", "1"]) == 0
+            )
+        texts.append(out.getvalue().removesuffix("\n"))
+    return texts
 
 
 def test_training_stops_at_the_last_step_and_starting_again_does_nothing(tiny_dataset, tmp_path):

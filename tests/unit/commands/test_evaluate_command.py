@@ -178,53 +178,6 @@ def test_a_model_whose_file_was_cut_off(evaluate, model_directory, tmp_path):
     assert "its model cannot be loaded" in err
 
 
-# generate, on the same model
-
-
-@pytest.fixture
-def generate(model_directory, capsys):
-    def call(*options):
-        code = main(["generate", str(model_directory), *options])
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def test_text_goes_to_standard_output_and_a_seed_repeats_it(generate):
-    options = ("--prompt", "abc", "--max-new-tokens", "8", "--num-samples", "2", "--seed", "5")
-    code, out, _ = generate(*options)
-    assert code == 0
-    first, second = out.split("\n" + "-" * 80 + "\n")
-    assert first.startswith("abc") and second.startswith("abc") and first != second.rstrip("\n")
-    assert generate(*options)[1] == out
-    assert generate(*options[:-1], "6")[1] != out
-
-
-def test_a_prompt_that_is_no_utf8_is_repaired(generate):
-    code, out, _ = generate("--prompt", "caf\udce9", "--max-new-tokens", "1")
-    assert code == 0
-    assert out.startswith("caf?")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1"),
-        (["--temperature", "-1"], "--temperature must be 0 (greedy) or more"),
-        (["--top-k", "-1"], "--top-k must be 0 (all) or more"),
-        (["--top-p", "0"], "--top-p must lie above 0 and be at most 1"),
-        (["--repetition-penalty", "0"], "--repetition-penalty must be more than 0"),
-        (["--seed", "-1"], "--seed must be 0 or more, and less than 2⁶³"),
-        (["--num-samples", "0"], "--num-samples must be at least 1"),
-        (["--top-p", "2", "--top-k", "-2"], "--top-k must be 0 (all) or more; --top-p must lie"),
-    ],
-)
-def test_wrong_sampling_options_are_told_together(generate, options, message):
-    code, out, err = generate(*options)
-    assert (code, out) == (2, "")
-    assert message in err
-
-
 def test_isolated_documents_are_scored_by_themselves(evaluate):
     packed = json.loads(evaluate("--json")[1])
     isolated = json.loads(evaluate("--json", "--document-boundaries", "isolate")[1])

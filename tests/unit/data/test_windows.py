@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gpt2dist.data.windows import Windows
+from gpt2dist.data.windows import DocumentWindows, Windows
 
 STREAMS = [
     (tokens, length, stride)
@@ -102,3 +102,34 @@ def test_indices_of_any_integer_dtype_and_shape_give_int64():
 def test_impossible_windows_are_refused(tokens, length, stride, message):
     with pytest.raises(ValueError, match=message):
         Windows(tokens, length, stride)
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4, 8])
+def test_windows_of_documents_are_those_of_each_document_by_itself(stride):
+    lengths = np.array([9, 1, 2, 30, 0, 8, 17])
+    begins = np.array([5, 14, 15, 17, 47, 60, 70])
+    windows = DocumentWindows(begins, lengths, 8, stride)
+    numbers = np.arange(len(windows))
+    alone = [
+        (Windows(length, 8, stride), begin) for length, begin in zip(lengths, begins, strict=True) if length > 1
+    ]
+    indices = [np.arange(len(document)) for document, _ in alone]
+    both = list(zip(alone, indices, strict=True))
+    assert windows.targets == sum(document.targets for document, _ in alone)
+    for got, expected in (
+        (windows.starts, lambda document, i, begin: document.starts(i) + begin),
+        (windows.owned, lambda document, i, begin: document.owned(i)),
+        (windows.predicted, lambda document, i, begin: document.predicted(i)),
+    ):
+        assert got(numbers).tolist() == np.concatenate([expected(d, i, b) for (d, b), i in both]).tolist()
+
+
+def test_documents_without_a_target_have_no_window():
+    windows = DocumentWindows(np.array([0, 1]), np.array([1, 0]), 8, 4)
+    assert (len(windows), windows.targets) == (0, 0)
+
+
+def test_a_stride_beyond_the_window_is_refused():
+    for stride in (0, 9):
+        with pytest.raises(ValueError, match=r"the stride must lie in \[1, 8\]"):
+            DocumentWindows(np.array([0]), np.array([20]), 8, stride)

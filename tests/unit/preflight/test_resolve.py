@@ -161,7 +161,11 @@ def test_the_recipe_for_finetuning_resolves_with_gpt2s_sizes(repository, make_da
             ["monitoring.samples.every_steps=5"],
             "monitoring.samples.prompts: missing; samples need both prompts and every_steps",
         ),
+        (
+            ["monitoring.samples.temperature=0.001"],
+            "monitoring.samples.temperature: set it to 0 (greedy) or to 0.01 or more",
+        ),
     ],
 )
-def test_samples_need_both_keys_and_the_way_out(run_file, overrides, message):
+def test_what_is_wrong_with_samples_and_the_way_out(run_file, overrides, message):
     assert mistakes(run_file, overrides) == [message]

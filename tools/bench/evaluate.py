@@ -1,0 +1,187 @@
+"""Tokens per second of an evaluation over lm-evaluation-harness's on the same work, and how far they agree.
+
+    pip install 'gpt2dist[lm-eval]'
+    python tools/bench/evaluate.py --model runs/NAME --text documents.jsonl [--passages lambada.jsonl]
+    python tools/bench/evaluate.py --preset gpt2-124m --tokenizer DIR --text documents.jsonl
+
+Documents are scored by themselves, each after an end-of-text, in windows that do not overlap, which is what the
+harness's task wikitext does; passages as its task lambada_openai does. Timed is from the texts to the sum, in
+turns, on both sides with the model in memory and without what a program does once (imports, its task files).
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from gpt2dist import distributed
+from gpt2dist.data.corpus import Reading
+from gpt2dist.data.held_out import HeldOut, read_texts
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.evaluation import Setting, evaluate, lambada
+from gpt2dist.evaluation.models import load_forward
+from gpt2dist.evaluation.perplexity import score
+from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
+from gpt2dist.model.locate import locate
+from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
+from gpt2dist.monitoring.logs import quiet_libraries
+
+ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="as of `gpt2dist evaluate`")
+    parser.add_argument("--preset", choices=list(PRESETS), help="one with random weights instead")
+    parser.add_argument("--tokenizer", type=Path, help="of the preset")
+    parser.add_argument("--text", required=True, help="documents: JSON lines with a text")
+    parser.add_argument("--passages", help="passages whose last word is guessed: JSON lines with a text")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    quiet_libraries()
+    with tempfile.TemporaryDirectory() as home:
+        directory = locate(args.model) if args.model else random_model(Path(home), args.preset, args.tokenizer)
+        harness = Harness(directory, args.batch_size)
+        documents = list(read_texts([args.text], Reading()))
+        compare_perplexity(directory, harness, documents, args)
+        if args.passages:
+            compare_lambada(directory, harness, list(read_texts([args.passages], Reading())), args.batch_size)
+    distributed.leave()
+
+
+class Harness:
+    """lm-evaluation-harness with a model in memory.
+
+    Args:
+        directory: The model.
+        batch_size: Windows per forward pass.
+    """
+
+    def __init__(self, directory: Path, batch_size: int):
+        from lm_eval.models.huggingface import HFLM
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = HFLM(str(directory), batch_size=batch_size, device=device, dtype="float32")
+
+    def rolling(self, documents: list[str]) -> float:
+        """Σ log-likelihood of documents, from their texts."""
+        from lm_eval.api.instance import Instance
+
+        requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in documents]
+        return sum(self.model.loglikelihood_rolling(requests, disable_tqdm=True))
+
+    def task(self, texts: list[str], **task: Any) -> dict[str, float]:
+        """The metrics of a task on texts, through everything that the harness does."""
+        from lm_eval import simple_evaluate
+
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+            file.flush()
+            source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": file.name}}}
+            common = {"task": "local", "test_split": "test", "metadata": {"version": 1}}
+            done = simple_evaluate(
+                self.model, tasks=[common | source | task], bootstrap_iters=0, log_samples=False
+            )
+        return {key.split(",")[0]: value for key, value in done["results"]["local"].items()}
+
+
+ROLLING_TASK = {
+    "output_type": "loglikelihood_rolling",
+    "doc_to_text": "",
+    "doc_to_target": "{{text}}",
+    "metric_list": [{"metric": name} for name in ROLLING],
+}
+LAMBADA_TASK = {
+    "output_type": "loglikelihood",
+    "doc_to_text": "{{text.split(' ')[:-1]|join(' ')}}",
+    "doc_to_target": "{{' '+text.split(' ')[-1]}}",
+    "metric_list": [{"metric": "perplexity", "aggregation": "perplexity"}, {"metric": "acc"}],
+}
+
+
+def compare_perplexity(directory: Path, harness: Harness, documents: list[str], args: argparse.Namespace) -> None:
+    """Prints the measures of both, and the ratio of their speeds."""
+    world = distributed.join()
+    tokenizer = Tokenizer.load(directory)
+    length = Pretrained.read(directory).shape.context_length
+    forward = load_forward(directory, tokenizer, None, False, world)
+
+    def ours() -> float:
+        text = HeldOut.of_texts(documents, tokenizer)
+        return score(
+            forward, text, length, length, args.batch_size, world, prefix=True, per_document=True
+        ).nll_sum
+
+    times = in_turns(args.rounds, ours=ours, harness=lambda: harness.rolling(documents))
+    text = HeldOut.of_texts(documents, tokenizer)
+    setting = Setting(length, length, "end-of-text", per_document=True, batch_size=args.batch_size)
+    result = evaluate(directory, text, setting, world)
+    theirs = harness.task(documents, **ROLLING_TASK)
+    print(f"{text.totals.documents} documents, {result['targets']:,} tokens, {length} positions, fp32")
+    result["byte_perplexity"] = 2 ** result["bits_per_byte"]
+    for name in ROLLING:
+        print_pair(name, result[name], theirs[name])
+    speed = {name: result["targets"] / seconds for name, seconds in times.items()}
+    print_line("tokens per second", f"{speed['ours']:,.0f}  harness {speed['harness']:,.0f}")
+    ratio = speed["ours"] / speed["harness"]
+    print_line("ratio", f"{ratio:.2f} (median of {args.rounds} rounds, batch size {args.batch_size})")
+
+
+def compare_lambada(directory: Path, harness: Harness, passages: list[str], batch_size: int) -> None:
+    """Prints the measures of both."""
+    result = lambada(directory, passages, distributed.join(), batch_size)
+    theirs = harness.task(passages, **LAMBADA_TASK)
+    print(f"{result['examples']} passages")
+    print_pair("perplexity", result["perplexity"], theirs["perplexity"])
+    print_pair("accuracy", result["accuracy"], theirs["acc"])
+
+
+def print_pair(name: str, ours: float, theirs: float) -> None:
+    """One measure of both."""
+    difference = abs(ours - theirs) / abs(theirs) if theirs else abs(ours - theirs)
+    print_line(name, f"{ours:.8g}  harness {theirs:.8g}  relative difference {difference:.1e}")
+
+
+def print_line(name: str, text: str) -> None:
+    """A line of the table."""
+    print(f"{name:>18}  {text}")
+
+
+def in_turns(rounds: int, **work: Callable[[], object]) -> dict[str, float]:
+    """Median seconds of each piece of work."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, call in work.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def random_model(directory: Path, preset: str, tokenizer_directory: Path) -> Path:
+    """A model directory of a preset, as it is before training."""
+    tokenizer = Tokenizer.load(tokenizer_directory)
+    shape = Shape(*PRESETS[preset], PRESET_CONTEXT_LENGTH, tokenizer.vocab_size)
+    write_huggingface_config(directory, shape, tokenizer.end_of_text_id, 0.0)
+    tokenizer.save(directory)
+    parameters = LanguageModel(shape, tokenizer.end_of_text_id).gpt2.named_parameters()
+    # Without the padding rows of the embedding, as a checkpoint has it.
+    weights = {
+        name: tensor.detach()[: shape.vocab_size if "wte" in name else None] for name, tensor in parameters
+    }
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+if __name__ == "__main__":
+    main()
