@@ -20,10 +20,10 @@ from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.models import load_forward
+from gpt2dist.evaluation.models import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import exp
 from gpt2dist.evaluation.scoring import OnBatch, ignore, score_windows
-from gpt2dist.model.locate import fingerprint, locate
+from gpt2dist.model.locate import fingerprint
 from gpt2dist.model.pretrained import Pretrained
 
 
@@ -91,7 +91,8 @@ def lambada(
     Raises:
         UserError: The model cannot be loaded, or there is no passage.
     """
-    directory = locate(str(model))
+    directory = locate_together(model, world)
+    weights = world.on_main(lambda: fingerprint(directory))  # now: a run may prune what is loaded
     tokenizer = Tokenizer.load(directory)
     context_length = Pretrained.read(directory).shape.context_length
     passages = list(texts)
@@ -110,7 +111,7 @@ def lambada(
         "batch_size": batch_size,
         "zero_stage": zero_stage,
         "world_size": world.size,
-        "model": fingerprint(directory),
+        "model": weights,
         "data": _fingerprint(passages),
         "tokenizer": tokenizer.fingerprint,
         "seconds": round(seconds, 3),
