@@ -61,7 +61,10 @@ def test_a_prefix_adds_one_target_and_the_split_is_chosen(evaluate):
     ("options", "message"),
     [
         (["--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--sequence-length", "33"], "a sequence length of 33 is not between 1 and the 32 positions of the model"),
+        (
+            ["--sequence-length", "33"],
+            "a sequence length of 33 is not between 1 and the 32 positions of the model",
+        ),
         (["--sequence-length", "0"], "a sequence length of 0 is not between 1 and the 32 positions of the model"),
         (["--stride", "0"], "a stride of 0 is not between 1 and the sequence length 32"),
         (["--output", "/"], "--output: / cannot be written; name a file"),
