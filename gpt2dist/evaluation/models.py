@@ -10,6 +10,7 @@ from gpt2dist.distributed import World
 from gpt2dist.evaluation.scoring import Forward
 from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary, score
 from gpt2dist.model.locate import locate
+from gpt2dist.model.onednn import use_onednn
 
 
 def locate_together(model: str | Path, world: World) -> Path:
@@ -50,6 +51,8 @@ def load_forward(
         model = load_partitioned(directory, world)
     else:
         model = load_pretrained(directory, world.device)
+        if world.device.type == "cpu":
+            use_onednn(model)
     require_vocabulary(model, tokenizer.vocab_size, directory)
 
     def forward(tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:

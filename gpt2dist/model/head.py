@@ -24,6 +24,9 @@ class Head(nn.Module):
             "auto" is chunked on a CPU, where that is not slower at any size and needs a third of the memory
             (docs/log.md). On GPUs it is unmeasured and goes by the memory alone: chunked for micro-batches of
             more than one chunk.
+
+    Attributes:
+        product: What scores in place of the weight, where something is faster; see `use_onednn`.
     """
 
     def __init__(self, weight: nn.Parameter, vocab_size: int, loss: Loss = "auto"):
@@ -31,6 +34,7 @@ class Head(nn.Module):
         self.weight = weight
         self.vocab_size = vocab_size
         self.loss = loss
+        self.product: nn.Module | None = None
 
     def forward(
         self,
@@ -54,7 +58,7 @@ class Head(nn.Module):
         if targets is None or counted is None:
             return nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]
         if each:
-            return each_nll(hidden, self.weight, targets, counted, self.vocab_size)
+            return each_nll(hidden, self.product or self._logits, targets, counted, chunk_rows(self.vocab_size))
         if self._in_chunks(hidden):
             return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
         # Leaves the padding out without the copy of the logits that cutting it off would cost.
@@ -62,6 +66,9 @@ class Head(nn.Module):
         without_padding[self.vocab_size :] = -torch.inf
         logits = nn.functional.linear(hidden, self.weight, without_padding)
         return token_nll(logits, targets).masked_fill(~counted, 0.0).sum()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden, self.weight[: self.vocab_size])
 
     def _in_chunks(self, hidden: Tensor) -> bool:
         if self.loss == "auto":

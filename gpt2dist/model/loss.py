@@ -5,6 +5,7 @@ hundred tokens, which at GPT-2's vocabulary are the largest tensors of a trainin
 `each_nll`, which evaluation scores with.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,25 +51,28 @@ def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor
     Returns:
         Scalar fp32.
     """
-    hidden, weight = _as_linear_casts(hidden, weight)
-    with torch.autocast(hidden.device.type, enabled=False):
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    with torch.autocast(device, enabled=False):
         return _ChunkedNll.apply(hidden.flatten(0, -2), weight, targets.flatten(), counted.flatten(), vocab_size)
 
 
 @torch.no_grad()
 def each_nll(
-    hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, vocab_size: int
+    hidden: Tensor, product: Callable[[Tensor], Tensor], targets: Tensor, counted: Tensor, rows: int
 ) -> tuple[Tensor, Tensor]:
     """What each counted target costs, and whether it is the likeliest token.
 
     Only the counted ones are computed: where windows overlap by half that is half of the output layer's work.
 
     Args:
-        hidden: [B, L, D], any floating dtype; under autocast it is cast as a linear layer would.
-        weight: [rows, D], rows of the output layer; those from `vocab_size` on are padding.
+        hidden: [B, L, D], any floating dtype.
+        product: The output layer, without padding: maps [n, D] to new logits [n, V].
         targets: [B, L] int64.
         counted: [B, L] bool.
-        vocab_size: Ids that there are.
+        rows: Tokens whose logits are held at a time.
 
     Returns:
         Negative log-likelihoods in nats, [B, L] fp32, 0 where not counted; and [B, L] bool, true where no
@@ -76,33 +80,18 @@ def each_nll(
     """
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
     greedy = torch.ones_like(counted)
-    hidden, weight = _as_linear_casts(hidden[counted], weight[:vocab_size])
-    wanted = targets[counted]
-    costs, hits = torch.empty(len(wanted)).to(nll), torch.empty(len(wanted)).to(greedy)
-    rows = chunk_rows(vocab_size)
-    # One piece of memory for the logits of all chunks: asking for it anew costs as much as the logarithm.
-    room = weight.new_empty(min(rows, len(wanted)), vocab_size)
-    for begin in range(0, len(wanted), rows):
-        chunk = slice(begin, begin + rows)
-        part = hidden[chunk]
-        with torch.autocast(part.device.type, enabled=False):
-            logits = torch.mm(part, weight.T, out=room[: len(part)]).float()
-        of_target = logits.gather(1, wanted[chunk, None]).squeeze(1)
-        highest = logits.amax(1)
-        hits[chunk] = of_target == highest
-        logarithm = logits.sub_(highest[:, None]).exp_().sum(1).log_()
-        costs[chunk] = logarithm + highest - of_target
-    nll[counted], greedy[counted] = costs, hits
+    pieces = zip(hidden[counted].split(rows), targets[counted].split(rows), strict=True)
+    parts = [_nll_of_rows(product(part).float(), wanted) for part, wanted in pieces]
+    nll[counted], greedy[counted] = (torch.cat(part) for part in zip(*parts, strict=True))
     return nll, greedy
 
 
-def _as_linear_casts(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What a linear layer would multiply: under autocast both in its dtype."""
-    device = hidden.device.type
-    if not torch.is_autocast_enabled(device):
-        return hidden, weight
-    dtype = torch.get_autocast_dtype(device)
-    return hidden.to(dtype), weight.to(dtype)
+def _nll_of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The nll of targets [n], and whether no token is likelier, from logits [n, V] fp32, which are lost."""
+    of_target = logits.gather(1, targets[:, None]).squeeze(1)
+    highest = logits.amax(1)
+    logarithm = logits.sub_(highest[:, None]).exp_().sum(1).log_()
+    return logarithm + highest - of_target, of_target == highest
 
 
 class _ChunkedNll(torch.autograd.Function):
