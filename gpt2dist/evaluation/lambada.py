@@ -96,7 +96,9 @@ def lambada(
     tokenizer = Tokenizer.load(directory)
     context_length = Pretrained.read(directory).shape.context_length
     passages = list(texts)
-    stream, endings = _lay_out([split_last_word(text) for text in passages], tokenizer, context_length)
+    stream, endings = _lay_out(
+        [split_last_word(text, number) for number, text in enumerate(passages, 1)], tokenizer, context_length
+    )
     forward = load_forward(directory, tokenizer, None, zero_stage == 3, world)
     began = time.monotonic()
     scores = score_windows(forward, stream, endings, batch_size, world, on_batch)
@@ -119,15 +121,21 @@ def lambada(
     }
 
 
-def split_last_word(text: str) -> tuple[str, str]:
+def split_last_word(text: str, number: int = 1) -> tuple[str, str]:
     """A passage without its last word, and that word with the white space before it.
+
+    Args:
+        text: The passage.
+        number: Which one it is, for messages.
 
     Raises:
         UserError: The passage ends in a space, so that its last word is empty.
     """
     rest, _, word = text.rpartition(" ")
     if not word:
-        raise UserError(f"a passage has no last word: {text[-40:]!r}; each must end with the word to guess")
+        raise UserError(
+            f"passage {number} has no last word: {text[-40:]!r}; each must end with the word to guess"
+        )
     bare = rest.rstrip()
     return bare, f"{rest[len(bare) :]} {word}"
 
