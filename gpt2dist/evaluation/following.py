@@ -74,6 +74,7 @@ def _pin_next(record: Record) -> tuple[int, Path] | None:
             if step not in results or results[step]["model"] != fingerprint(checkpoint):
                 unpin(record)
                 return step, _pin(checkpoint, record.directory / PINNED)
+    unpin(record)  # what was linked of one that was pruned
     return None
 
 
