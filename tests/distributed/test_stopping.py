@@ -109,8 +109,8 @@ def train_with_bad_steps(config, overrides, bad, value):
         now[0] = next(count)
         return step(self, *args)
 
-    def spoiled(self, *args):
-        out = forward(self, *args)
+    def spoiled(self, *args, **options):
+        out = forward(self, *args, **options)
         wrong = now[0] in bad and os.environ["RANK"] == "1" and self.training
         return out * value if wrong else out
 
