@@ -19,7 +19,7 @@ VERBS = {
     "inspect": "show what a dataset directory holds; verify it; decode one window",
     "validate": "check a run configuration and print the plan that it resolves to",
     "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
-    "launch": "start train or evaluate on several processes, as torchrun does",
+    "launch": "start train, evaluate or lambada on several processes, as torchrun does",
     "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
     "lambada": "accuracy and perplexity of a model on the last words of passages",

@@ -6,6 +6,7 @@ writes its part while the training goes on. When all have written, rank 0 writes
 directory. Whatever is interrupted in between leaves a directory without a valid name or manifest.
 """
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Callable
@@ -252,13 +253,14 @@ class CheckpointStore:
         manifest.write(partial, files)
         manifest.fsync(partial)
         if final.exists():  # invalid, or of the future of an older checkpoint that the run was resumed from
-            shutil.rmtree(final)
+            _remove(final)
         partial.rename(final)
         manifest.fsync(self.directory)
         manifest.replace_text(self.directory / "latest", final.name + "\n")
         there = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(there, saving.step, self.keep_last, self.keep_every):
-            shutil.rmtree(there[step], ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(there[step])
         return {}
 
     def _all_or_none(self, saving: _Saving, work: Callable[[], Records]) -> Records:
@@ -334,6 +336,14 @@ def _index(shapes: dict[str, torch.Size], parts: list[set[str]]) -> dict[str, An
             for name in sorted(names)
         },
     }
+
+
+def _remove(checkpoint: Path) -> None:
+    """Removes a checkpoint, its name first: who finds one by its name finds all of its files."""
+    leftover = checkpoint.with_name(f"{checkpoint.name}.old.tmp")
+    shutil.rmtree(leftover, ignore_errors=True)
+    checkpoint.rename(leftover)
+    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _in_background(work: Callable[[], Records]) -> "Future[Records]":

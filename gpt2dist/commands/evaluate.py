@@ -121,6 +121,10 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(
                 f"--all-checkpoints: {args.model} is no run directory; name one that `gpt2dist train` made"
             )
+        if not args.watch and not (Path(args.model) / "checkpoints").is_dir():
+            raise UserError(
+                f"--all-checkpoints: {args.model} has no checkpoints yet; add --watch to wait for them"
+            )
     if args.of_run and not args.of_run.is_dir():
         raise UserError(f"--run: {args.of_run}: no such directory; name one that `gpt2dist train` made")
     if (args.step is not None or args.name) and not (args.of_run or args.all_checkpoints):
@@ -172,17 +176,18 @@ def _evaluate(model: Path, label: str, text: Any, args: argparse.Namespace, worl
 
 
 def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
-    from gpt2dist.model.locate import locate
+    from gpt2dist.evaluation.models import locate_together
 
-    model = locate(args.model)
+    model = locate_together(args.model, world)
+    text = load(model)
     record = step = None
     if args.of_run:
         record, step = _record(args.of_run, args), _step(model, args)
-    result = _evaluate(model, "evaluate", load(model), args, world)
+        _require_comparable(record, model, text, args, world)
+    result = _evaluate(model, "evaluate", text, args, world)
     if not world.is_main:
         return
     if record:
-        record.require_comparable(result)
         record.add(step, model, result)
         _mirror(record)
     results.tell(result, _table(result, args), args)
@@ -200,14 +205,22 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
     text = None
     for step, model in checkpoints_to_score(record, world, args.watch, waiting):
         text = text or load(model)
+        _require_comparable(record, model, text, args, world)
         result = _evaluate(model, f"evaluate step {step}", text, args, world)
         if world.is_main:
-            record.require_comparable(result)
             record.add(step, model, result)
             _mirror(record)
             say(f"step {step}: {_in_short(result)}")
     if world.is_main:
         say(f"{len(record.results())} results in {record.directory}")
+
+
+def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Namespace, world: Any) -> None:
+    """Refuses before the work what would be a point of another curve."""
+    from gpt2dist.evaluation.evaluate import conditions
+
+    found = conditions(model, text, _setting(args))
+    world.on_main(lambda: record.require_comparable(found))
 
 
 def _record(run: Path, args: argparse.Namespace) -> Any:
@@ -239,10 +252,12 @@ def _mirror(record: Any) -> None:
 
 def _end_on_signals(record: Any) -> None:
     """Ends in order on SIGTERM and SIGUSR1: each result was written as it came."""
+    from gpt2dist.evaluation.following import unpin
 
     def end(number: int, frame: Any) -> None:
         if os.environ.get("RANK", "0") == "0":
-            print(f"stopped; {len(record.results())} results in {record.directory}", file=sys.stderr, flush=True)
+            unpin(record)
+            os.write(2, f"stopped; the results are in {record.directory}\n".encode())  # print may be at work
         os._exit(0)  # other ranks may wait in a collective
 
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -24,7 +24,7 @@ All options before the verb are torchrun's (`torchrun --help`). A failure ends w
 what it died of, and its log; wrong input ends with exit code 2, a stop on request (SIGTERM, SIGUSR1) with 0.
 """
 
-VERBS = ("train", "evaluate", "verify-resume")
+VERBS = ("train", "evaluate", "lambada", "verify-resume")
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SHUTDOWN_SECONDS = 300
 """What ranks get to save after a signal; torchrun's own 30 seconds are short for a large checkpoint."""

@@ -1,7 +1,7 @@
 """One evaluation: a model, a text, and how it is windowed → one JSON object."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,10 +9,10 @@ from gpt2dist.data.held_out import HeldOut
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.models import load_forward
+from gpt2dist.evaluation.models import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import score
 from gpt2dist.evaluation.scoring import OnBatch, ignore
-from gpt2dist.model.locate import fingerprint, locate
+from gpt2dist.model.locate import fingerprint
 from gpt2dist.model.pretrained import Pretrained
 
 
@@ -80,18 +80,19 @@ def evaluate(
     Raises:
         UserError: The model cannot be loaded, or model, text and setting do not fit together.
     """
-    directory = locate(str(model))
+    directory = locate_together(model, world)
+    weights = world.on_main(lambda: fingerprint(directory))  # now: a run may prune what is loaded
     tokenizer = Tokenizer.load(directory)
     require_same_tokenizer(text, tokenizer, model)
-    length, stride = setting.lengths(Pretrained.read(directory).shape.context_length)
+    how = conditions(directory, text, setting)
     border = tokenizer.end_of_text_id if setting.document_boundaries == "isolate" else None
     forward = load_forward(directory, tokenizer, border, setting.zero_stage == 3, world)
     began = time.monotonic()
     result = score(
         forward,
         text,
-        length,
-        stride,
+        how["sequence_length"],
+        how["stride"],
         setting.batch_size,
         world,
         setting.prefix == "end-of-text",
@@ -101,19 +102,40 @@ def evaluate(
     seconds = time.monotonic() - began
     return {
         **result.measures(),
-        **asdict(setting),
-        "sequence_length": length,
-        "stride": stride,
-        "detokenizer": text.detokenizer,
+        **how,
         "windows": result.windows,
         "documents": text.totals.documents,
+        "batch_size": setting.batch_size,
+        "zero_stage": setting.zero_stage,
         "world_size": world.size,
-        "model": fingerprint(directory),
-        "data": text.fingerprint,
-        "tokenizer": tokenizer.fingerprint,
-        "split": text.split,
+        "model": weights,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(result.targets / seconds, 1),
+    }
+
+
+def conditions(directory: Path, text: HeldOut, setting: Setting) -> dict[str, Any]:
+    """What two results must share to be points of one curve.
+
+    Args:
+        directory: The model.
+        text: The text.
+        setting: How it is scored.
+
+    Raises:
+        UserError: Model and setting do not fit together.
+    """
+    length, stride = setting.lengths(Pretrained.read(directory).shape.context_length)
+    return {
+        "data": text.fingerprint,
+        "split": text.split,
+        "detokenizer": text.detokenizer,
+        "tokenizer": text.tokenizer,
+        "sequence_length": length,
+        "stride": stride,
+        "prefix": setting.prefix,
+        "per_document": setting.per_document,
+        "document_boundaries": setting.document_boundaries,
     }
 
 

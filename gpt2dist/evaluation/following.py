@@ -14,6 +14,8 @@ from gpt2dist.evaluation.record import Record
 from gpt2dist.model.locate import fingerprint
 
 POLL_SECONDS = 2.0
+PINNED = "scored-now"
+"""Where the links lie, in the directory of the record."""
 
 
 def checkpoints_to_score(
@@ -37,20 +39,24 @@ def checkpoints_to_score(
 
     Yields:
         The step and the directory.
+
+    Raises:
+        UserError: A file of the record is no result.
     """
     waiting = ""
     while True:
-        found = world.from_main(_pin_next(record) if world.is_main else None)
+        # In this order: a checkpoint that comes in between is found all the same.
+        state, found = world.on_main(lambda: (_state(record.run) if watch else "", _pin_next(record)))
         if found:
             try:
                 yield found
+                world.gather(None)  # slower ranks may still read it
             finally:
                 if world.is_main:
-                    shutil.rmtree(found[1], ignore_errors=True)
+                    unpin(record)
             waiting = ""
             continue
-        state = world.from_main(_state(record.run) if world.is_main else None)
-        if not watch or not state:
+        if not state:
             return
         if world.is_main and state != waiting:
             on_wait(state)
@@ -66,14 +72,25 @@ def _pin_next(record: Record) -> tuple[int, Path] | None:
         # One that was pruned meanwhile is passed over.
         with contextlib.suppress(FileNotFoundError):
             if step not in results or results[step]["model"] != fingerprint(checkpoint):
-                return step, _pin(checkpoint, record.directory / "scored-now")
+                unpin(record)
+                return step, _pin(checkpoint, record.directory / PINNED)
+    unpin(record)  # what was linked of one that was pruned
     return None
 
 
+def unpin(record: Record) -> None:
+    """Removes the links to the checkpoint that is, or was, being scored."""
+    shutil.rmtree(record.directory / PINNED, ignore_errors=True)
+
+
 def _pin(checkpoint: Path, place: Path) -> Path:
-    """A directory with hard links to the files of a checkpoint's model; copies where there are no links."""
-    shutil.rmtree(place, ignore_errors=True)
+    """A directory with hard links to the files of a checkpoint's model; copies where there are no links.
+
+    Raises:
+        FileNotFoundError: The checkpoint was pruned, or replaced, meanwhile.
+    """
     place.mkdir(parents=True)
+    directory = checkpoint.stat().st_ino
     for file in checkpoint.iterdir():
         if not file.name.startswith("optimizer-"):
             try:
@@ -82,7 +99,7 @@ def _pin(checkpoint: Path, place: Path) -> Path:
                 raise
             except OSError:
                 shutil.copyfile(file, place / file.name)
-    if not (place / "manifest.json").exists():  # pruned while it was listed
+    if checkpoint.stat().st_ino != directory:  # another one has its name now
         raise FileNotFoundError(checkpoint)
     return place
 
@@ -90,8 +107,9 @@ def _pin(checkpoint: Path, place: Path) -> Path:
 def _state(run: Path) -> str:
     """What a run still waits for, in words; empty when all its steps are done."""
     steps = [step_of(path) for path in finished(run / "checkpoints")]
-    facts = run / "environment.json"
-    total = json.loads(facts.read_bytes()).get("total_steps") if facts.is_file() else None
+    total = None
+    with contextlib.suppress(FileNotFoundError, ValueError):  # not there yet, or being written
+        total = json.loads((run / "environment.json").read_bytes()).get("total_steps")
     if steps and total and steps[-1] >= total:
         return ""
     known = f"step {steps[-1]:,}" if steps else "no checkpoint yet"

@@ -20,10 +20,10 @@ from gpt2dist.data.stream import TokenStream
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.models import load_forward
+from gpt2dist.evaluation.models import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import exp
 from gpt2dist.evaluation.scoring import OnBatch, ignore, score_windows
-from gpt2dist.model.locate import fingerprint, locate
+from gpt2dist.model.locate import fingerprint
 from gpt2dist.model.pretrained import Pretrained
 
 
@@ -91,11 +91,14 @@ def lambada(
     Raises:
         UserError: The model cannot be loaded, or there is no passage.
     """
-    directory = locate(str(model))
+    directory = locate_together(model, world)
+    weights = world.on_main(lambda: fingerprint(directory))  # now: a run may prune what is loaded
     tokenizer = Tokenizer.load(directory)
     context_length = Pretrained.read(directory).shape.context_length
     passages = list(texts)
-    stream, endings = _lay_out([split_last_word(text) for text in passages], tokenizer, context_length)
+    stream, endings = _lay_out(
+        [split_last_word(text, number) for number, text in enumerate(passages, 1)], tokenizer, context_length
+    )
     forward = load_forward(directory, tokenizer, None, zero_stage == 3, world)
     began = time.monotonic()
     scores = score_windows(forward, stream, endings, batch_size, world, on_batch)
@@ -110,7 +113,7 @@ def lambada(
         "batch_size": batch_size,
         "zero_stage": zero_stage,
         "world_size": world.size,
-        "model": fingerprint(directory),
+        "model": weights,
         "data": _fingerprint(passages),
         "tokenizer": tokenizer.fingerprint,
         "seconds": round(seconds, 3),
@@ -118,15 +121,21 @@ def lambada(
     }
 
 
-def split_last_word(text: str) -> tuple[str, str]:
+def split_last_word(text: str, number: int = 1) -> tuple[str, str]:
     """A passage without its last word, and that word with the white space before it.
+
+    Args:
+        text: The passage.
+        number: Which one it is, for messages.
 
     Raises:
         UserError: The passage ends in a space, so that its last word is empty.
     """
     rest, _, word = text.rpartition(" ")
     if not word:
-        raise UserError(f"a passage has no last word: {text[-40:]!r}; each must end with the word to guess")
+        raise UserError(
+            f"passage {number} has no last word: {text[-40:]!r}; each must end with the word to guess"
+        )
     bare = rest.rstrip()
     return bare, f"{rest[len(bare) :]} {word}"
 

@@ -9,7 +9,24 @@ from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.evaluation.scoring import Forward
 from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary, score
+from gpt2dist.model.locate import locate
 from gpt2dist.model.onednn import use_onednn
+
+
+def locate_together(model: str | Path, world: World) -> Path:
+    """The directory of a model, the same on all ranks. Collective.
+
+    Args:
+        model: A checkpoint, a run directory (its newest checkpoint), a model directory or a hub name.
+        world: This rank.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    mine = locate(str(model))
+    # Of a run that goes on a slower rank would find a newer checkpoint. The hub's files may lie elsewhere.
+    of_main = world.from_main(mine)
+    return of_main if of_main.is_dir() else mine
 
 
 def load_forward(

@@ -28,12 +28,12 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
         UserError: Its files cannot be read as a GPT-2.
     """
     start_quietly(world)
-    files = TensorFiles(weight_files(directory))
     config = GPT2Config.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
     # Without its `dtype`: what it makes of one is bf16 where the accelerator has no fp16 (0.19.8).
     with deepspeed.zero.Init(config_dict_or_path=SETTINGS):
         model = GPT2LMHeadModel(config)
     try:
+        files = TensorFiles(weight_files(directory))
         for name, parameter in model.named_parameters():
             # Every rank reads every parameter, from the page cache; rank 0's is the one that is dealt out.
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():

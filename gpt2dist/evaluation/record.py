@@ -14,11 +14,8 @@ from gpt2dist.errors import UserError
 
 CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
 """What goes to TensorBoard."""
-COMPARABLE = (
-    *("data", "tokenizer", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
-    "document_boundaries",
-)
-"""What two results must share to be points of one curve."""
+NEEDED = ("time", "model", *CURVES)
+"""What a file must have beside its step to be a result."""
 
 
 class Record:
@@ -52,22 +49,28 @@ class Record:
             try:
                 result = json.loads(path.read_bytes())
                 found[int(result["step"])] = result
+                missing = [name for name in NEEDED if name not in result]
+                if missing:
+                    raise ValueError(f"no {missing[0]}")
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path}: not a result of `gpt2dist evaluate` ({error}); remove it") from None
         return dict(sorted(found.items()))
 
-    def require_comparable(self, result: dict[str, Any]) -> None:
-        """Refuses a result that would be a point of another curve.
+    def require_comparable(self, conditions: dict[str, Any]) -> None:
+        """Refuses an evaluation whose results would be points of another curve.
+
+        Args:
+            conditions: What `evaluate.conditions` says of it.
 
         Raises:
             UserError: Names what differs.
         """
         for there in self.results().values():
-            for key in COMPARABLE:
-                if there.get(key) != result[key]:
+            for key, value in conditions.items():
+                if there.get(key) != value:
                     raise UserError(
                         f"{self.directory}: holds results with {key} {there.get(key)!r}, this one has "
-                        f"{result[key]!r}; give this evaluation another --name"
+                        f"{value!r}; give this evaluation another --name"
                     )
 
     def add(self, step: int, model: Path, result: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def export(
     reference = Reference(model, getattr(torch, dtype), source)
     with published(output) as partial:
         say(f"writing {dtype}")
-        write(partial, model.to(reference.dtype), tokenizer)
+        write(partial, model.to(reference.dtype), tokenizer)  # type: ignore[arg-type]  # a wrapped method
         parameters = model.num_parameters()
         del model
         say("loading what was written, and comparing its logits with the checkpoint's")

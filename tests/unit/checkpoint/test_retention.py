@@ -1,3 +1,7 @@
+import shutil
+
+from gpt2dist.checkpoint import store
+from gpt2dist.checkpoint.naming import finished
 from gpt2dist.checkpoint.retention import outdated
 
 
@@ -15,3 +19,23 @@ def test_checkpoints_of_another_past_neither_go_nor_count():
 
 def test_nothing_goes_while_there_are_few():
     assert outdated([10], 10, keep_last=3, keep_every=None) == []
+
+
+def test_a_checkpoint_loses_its_name_before_its_files(tmp_path, monkeypatch):
+    """So that an evaluation that finds one by its name finds all of its files."""
+    checkpoint = tmp_path / "step-00000010"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").write_text("{}")
+    (tmp_path / "step-00000010.old.tmp").mkdir()
+    (tmp_path / "step-00000010.old.tmp/left").write_text("by a job that was killed here")
+    remove, seen = shutil.rmtree, []
+
+    def look_and_remove(path, **options):
+        seen.append((finished(tmp_path), sorted(path.iterdir())))
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", look_and_remove)
+    store._remove(checkpoint)
+    leftover = tmp_path / "step-00000010.old.tmp"
+    assert seen == [([checkpoint], [leftover / "left"]), ([], [leftover / "manifest.json"])]
+    assert list(tmp_path.iterdir()) == []

@@ -2,54 +2,25 @@ import json
 import shutil
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist import distributed
 from gpt2dist.cli import main
 from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.tokenizer import Tokenizer, train_char
+from gpt2dist.data.tokenizer import train_char
 
 KEYS = {
-    *("nll_sum", "targets", "loss", "perplexity", "bits_per_byte", "bytes", "word_perplexity", "words"),
-    *(
-        "sequence_length",
-        "stride",
-        "prefix",
-        "document_boundaries",
-        "windows",
-        "batch_size",
-        "world_size",
-        "model",
-        "data",
-        "tokenizer",
-    ),
-    *("seconds", "tokens_per_second", "split"),
+    *("nll_sum", "targets", "loss", "perplexity", "bits_per_token", "bits_per_byte", "word_perplexity"),
+    *("bytes", "words", "documents", "windows", "sequence_length", "stride", "prefix", "per_document"),
+    *("document_boundaries", "batch_size", "zero_stage", "world_size", "model", "data", "split", "detokenizer"),
+    *("tokenizer", "seconds", "tokens_per_second"),
 }
 
 
-@pytest.fixture(scope="module")
-def model_directory(tiny_dataset, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=300, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=299, eos_token_id=299
-        )
-    ).save_pretrained(directory)
-    Tokenizer.load(tiny_dataset).save(directory)
-    return directory
-
-
 @pytest.fixture
-def evaluate(model_directory, tiny_dataset, capsys):
-    def call(*options, model=model_directory, data=tiny_dataset):
-        try:
-            code = main(["evaluate", str(model), "--data", str(data), *options])
-        finally:
-            distributed.leave()
-        return code, *capsys.readouterr()
+def evaluate(gpt2dist, small_model, tiny_dataset):
+    def call(*options, model=small_model, data=tiny_dataset):
+        return gpt2dist("evaluate", model, "--data", data, *options)
 
     return call
 
@@ -66,7 +37,7 @@ def test_the_json_has_the_keys_of_the_contract(evaluate, tiny_dataset):
         totals.words,
     )
     assert (result["sequence_length"], result["stride"], result["split"]) == (32, 16, "val")
-    assert 250 < result["perplexity"] < 350  # an untrained model: about its vocabulary
+    assert 250 < result["perplexity"] < 700  # an untrained model: its vocabulary or worse
     assert "evaluate: 100%" in err
 
 
@@ -90,12 +61,15 @@ def test_a_prefix_adds_one_target_and_the_split_is_chosen(evaluate):
     ("options", "message"),
     [
         (["--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--sequence-length", "33"], "--sequence-length 33 is not between 1 and the 32 positions of the model"),
-        (["--sequence-length", "0"], "--sequence-length 0 is not between 1 and the 32 positions of the model"),
-        (["--stride", "0"], "--stride 0 is not between 1 and the sequence length 32"),
+        (
+            ["--sequence-length", "33"],
+            "a sequence length of 33 is not between 1 and the 32 positions of the model",
+        ),
+        (["--sequence-length", "0"], "a sequence length of 0 is not between 1 and the 32 positions of the model"),
+        (["--stride", "0"], "a stride of 0 is not between 1 and the sequence length 32"),
         (["--output", "/"], "--output: / cannot be written; name a file"),
         (["--output", "/dev/null/result.json"], "--output: /dev/null cannot be made (File exists)"),
-        (["--stride", "40"], "--stride 40 is not between 1 and the sequence length 32"),
+        (["--stride", "40"], "a stride of 40 is not between 1 and the sequence length 32"),
         (["--split", "dev"], "dev"),
     ],
 )
@@ -126,10 +100,10 @@ def test_a_directory_that_is_no_model(evaluate, tmp_path):
     assert code == 2 and "no model there" in err
 
 
-def test_a_model_with_another_tokenizer(evaluate, model_directory, tmp_path):
+def test_a_model_with_another_tokenizer(evaluate, small_model, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    for path in model_directory.iterdir():
+    for path in small_model.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
     train_char(["abc"]).save(other)
     code, _, err = evaluate(model=other)
@@ -137,10 +111,10 @@ def test_a_model_with_another_tokenizer(evaluate, model_directory, tmp_path):
     assert "was made with another tokenizer" in err and f"--tokenizer {other}" in err
 
 
-def test_a_model_whose_weights_cannot_be_read(evaluate, model_directory, tmp_path):
+def test_a_model_whose_weights_cannot_be_read(evaluate, small_model, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
-    for path in model_directory.iterdir():
+    for path in small_model.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
     (broken / "model.safetensors").unlink()
     code, _, err = evaluate(model=broken)
@@ -148,8 +122,8 @@ def test_a_model_whose_weights_cannot_be_read(evaluate, model_directory, tmp_pat
     assert "its model cannot be loaded" in err
 
 
-def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(evaluate, model_directory, tmp_path):
-    partial = shutil.copytree(model_directory, tmp_path / "partial")
+def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(evaluate, small_model, tmp_path):
+    partial = shutil.copytree(small_model, tmp_path / "partial")
     weights = load_file(partial / "model.safetensors")
     del weights["transformer.h.1.mlp.c_fc.weight"]
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
@@ -158,8 +132,8 @@ def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(eval
     assert "its model cannot be loaded (no transformer.h.1.mlp.c_fc.weight in its files)" in err
 
 
-def test_a_model_that_is_smaller_than_its_tokenizer(evaluate, model_directory, tmp_path, capsys):
-    small = shutil.copytree(model_directory, tmp_path / "small")
+def test_a_model_that_is_smaller_than_its_tokenizer(evaluate, small_model, tmp_path, capsys):
+    small = shutil.copytree(small_model, tmp_path / "small")
     GPT2LMHeadModel(
         GPT2Config(vocab_size=299, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
     ).save_pretrained(small)
@@ -170,8 +144,8 @@ def test_a_model_that_is_smaller_than_its_tokenizer(evaluate, model_directory, t
     assert message in capsys.readouterr().err
 
 
-def test_a_model_whose_file_was_cut_off(evaluate, model_directory, tmp_path):
-    short = shutil.copytree(model_directory, tmp_path / "short")
+def test_a_model_whose_file_was_cut_off(evaluate, small_model, tmp_path):
+    short = shutil.copytree(small_model, tmp_path / "short")
     (short / "model.safetensors").write_bytes((short / "model.safetensors").read_bytes()[:1000])
     code, _, err = evaluate(model=short)
     assert code == 2

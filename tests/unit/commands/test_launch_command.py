@@ -18,7 +18,9 @@ def test_the_options_of_torchrun_end_at_the_verb():
 
 def test_a_launch_of_nothing_is_wrong_input(capsys):
     assert main(["launch", "--nproc-per-node", "2", "generate", "x"]) == 2
-    expected = "no verb to launch; write one of train, evaluate, verify-resume behind torchrun's options\n"
+    expected = (
+        "no verb to launch; write one of train, evaluate, lambada, verify-resume behind torchrun's options\n"
+    )
     assert capsys.readouterr().err == f"gpt2dist launch: {expected}"
 
 

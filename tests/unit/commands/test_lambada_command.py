@@ -1,0 +1,79 @@
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+PASSAGES = ["abc def ghi", "jkl  abc", "fed"]
+
+
+@pytest.fixture
+def lambada(gpt2dist, small_model, tmp_path):
+    path = tmp_path / "passages.jsonl"
+
+    def call(*options, passages=PASSAGES, field="text", model=small_model):
+        path.write_text("".join(json.dumps({field: text}) + "\n" for text in passages))
+        return gpt2dist("lambada", model, "--data", path, *options)
+
+    return call
+
+
+def test_the_json_has_the_keys_of_the_contract(lambada):
+    code, out, err = lambada("--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert set(result) == {
+        *("accuracy", "perplexity", "nll_sum", "examples", "targets", "batch_size", "zero_stage", "world_size"),
+        *("model", "data", "tokenizer", "seconds", "tokens_per_second"),
+    }
+    assert result["examples"] == 3 and result["perplexity"] > 1
+    assert "lambada: 100%" in err
+
+
+def test_the_table_goes_to_standard_error_and_the_file_holds_the_same(lambada, tmp_path):
+    code, out, err = lambada("--output", tmp_path / "deep/result.json", "--text-field", "page", field="page")
+    assert (code, out) == (0, "")
+    result = json.loads((tmp_path / "deep/result.json").read_text())
+    assert f"{result['perplexity']:.4f} of the last word" in err
+    assert f"{result['accuracy']:.4f}" in err
+
+
+def test_the_batch_size_changes_only_the_speed(lambada):
+    one, many = (json.loads(lambada("--json", "--batch-size", size)[1]) for size in (1, 8))
+    assert one["nll_sum"] == pytest.approx(many["nll_sum"], rel=1e-6)
+    assert one["accuracy"] == many["accuracy"]
+
+
+def test_what_does_not_fit_in_json_is_null(lambada, small_model, tmp_path):
+    """A model that is sure of what is not there: the perplexity overflows."""
+    sure = shutil.copytree(small_model, tmp_path / "sure")
+    weights = load_file(sure / "model.safetensors")
+    weights["transformer.ln_f.weight"] *= 1e5
+    save_file(weights, sure / "model.safetensors", {"format": "pt"})
+    code, out, _ = lambada("--json", model=sure)
+    result = json.loads(out)
+    assert code == 0 and result["perplexity"] is None and result["nll_sum"] > 1e3
+
+
+@pytest.mark.parametrize(
+    ("options", "passages", "message"),
+    [
+        (["--batch-size", "0"], PASSAGES, "--batch-size must be at least 1"),
+        (["--output", "/"], PASSAGES, "--output: / cannot be written; name a file"),
+        ([], ["abc def", "abc "], "passage 2 has no last word: 'abc '; each must end with the word to guess"),
+        ([], [""], "passage 1 has no last word: ''"),
+        ([], [], "no passage there; each line must be an object with a text"),
+        (["--text-field", "page"], PASSAGES, "passages.jsonl, document 1: "),
+    ],
+)
+def test_refusals(lambada, options, passages, message):
+    code, _, err = lambada(*options, passages=passages)
+    assert code == 2
+    assert message in err and "Traceback" not in err
+
+
+def test_no_such_file_and_no_such_model(gpt2dist, small_model, lambada, tmp_path):
+    code, _, err = gpt2dist("lambada", small_model, "--data", tmp_path / "nowhere.jsonl")
+    assert code == 2 and "nowhere.jsonl" in err
+    code, _, err = lambada(model=tmp_path)
+    assert code == 2 and "no model there" in err

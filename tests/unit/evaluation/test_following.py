@@ -1,0 +1,283 @@
+"""Following a run: whatever it does to its checkpoints meanwhile."""
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gpt2dist.checkpoint import manifest
+from gpt2dist.checkpoint.naming import checkpoint_name
+from gpt2dist.distributed import World
+from gpt2dist.errors import UserError
+from gpt2dist.evaluation import following
+from gpt2dist.evaluation.following import checkpoints_to_score
+from gpt2dist.evaluation.record import Record
+from gpt2dist.model.gpt2 import LanguageModel, load_pretrained, write_huggingface_config
+from gpt2dist.model.locate import fingerprint
+from gpt2dist.model.shape import Shape
+
+ALONE = World(0, 0, 1, torch.device("cpu"))
+SHAPE = Shape(1, 2, 8, 16, 20)
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def record(run):
+    return Record(run, "val")
+
+
+def save(run, step, seed=0, total=None):
+    """Saves a checkpoint as a training job does: under another name, then in one piece."""
+    final = run / "checkpoints" / checkpoint_name(step)
+    partial = final.with_name(f"{final.name}.tmp")
+    partial.mkdir()
+    write_huggingface_config(partial, SHAPE, 19, 0.0)
+    weights = {
+        name: tensor.detach()[: SHAPE.vocab_size if "wte" in name else None].contiguous()
+        for name, tensor in LanguageModel(SHAPE, 19, seed=seed).gpt2.named_parameters()
+    }
+    save_file(weights, partial / "model.safetensors", {"format": "pt"})
+    (partial / "optimizer-00001-of-00001.safetensors").write_bytes(b"moments")
+    manifest.write(partial, {path.name: manifest.seal(path) for path in partial.iterdir()})
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    if total:
+        (run / "environment.json").write_text(json.dumps({"total_steps": total}))
+    return final
+
+
+def prune(checkpoint):
+    shutil.rmtree(checkpoint)
+
+
+def result_of(model):
+    measures = dict.fromkeys(("loss", "perplexity", "bits_per_byte", "word_perplexity"), 1.0)
+    return measures | {"model": fingerprint(model)}
+
+
+def follow(record, watch=False, meanwhile=None, waits=(), limit=20):
+    """Scores what it is handed; `meanwhile` happens during each scoring, one of `waits` during each wait."""
+    scored, told, waits = [], [], list(waits)
+
+    def sleep(seconds):
+        assert seconds == following.POLL_SECONDS
+        waits.pop(0)()
+
+    for step, model in checkpoints_to_score(record, ALONE, watch, told.append, sleep):
+        scored.append(step)
+        assert len(scored) < limit, "it goes on for ever"
+        if meanwhile:
+            meanwhile(step)
+        record.add(step, model, result_of(model))
+    return scored, told
+
+
+def test_oldest_first_and_again_none(run, record):
+    for step in (30, 9, 100_000_000, 10):
+        save(run, step)
+    assert follow(record) == ([9, 10, 30, 100_000_000], [])
+    assert follow(record) == ([], [])
+
+
+def test_what_is_being_saved_or_removed_is_no_checkpoint(run, record):
+    save(run, 10)
+    for name in ("step-00000020.tmp", "step-00000005.old.tmp", "step-7", "other"):
+        (run / "checkpoints" / name).mkdir()
+    assert follow(record)[0] == [10]
+
+
+def test_a_run_without_checkpoints(run, record):
+    assert follow(record) == ([], [])
+    (run / "checkpoints").rmdir()
+    assert follow(record) == ([], [])
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_scored_survives_as_links(run, record):
+    original = save(run, 10)
+    expected, whole = fingerprint(original), load_pretrained(original, torch.device("cpu"))
+    inode = (original / "model.safetensors").stat().st_ino
+    for step, model in checkpoints_to_score(record, ALONE, False, print):
+        prune(original)
+        assert step == 10
+        assert (model / "model.safetensors").stat().st_ino == inode, "nothing was copied"
+        assert not list(model.glob("optimizer-*")), "the moments of the optimizer are not held on to"
+        manifest.require_whole_model(model)
+        assert fingerprint(model) == expected
+        loaded = load_pretrained(model, torch.device("cpu"))
+        for ours, theirs in zip(loaded.parameters(), whole.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+        record.add(step, model, result_of(model))
+    assert not model.exists(), "the links went with the work"
+    assert list(record.results()) == [10]
+
+
+def test_the_links_go_also_when_the_work_fails(run, record):
+    save(run, 10)
+    with pytest.raises(ZeroDivisionError):
+        follow(record, meanwhile=lambda step: 1 / 0)
+    assert list(record.directory.iterdir()) == []
+
+
+def test_what_a_killed_job_left_linked_is_replaced(run, record):
+    save(run, 10)
+    (record.directory / following.PINNED).mkdir(parents=True)
+    (record.directory / following.PINNED / "model-00001-of-00001.safetensors").write_bytes(b"of another")
+    assert follow(record)[0] == [10]
+    assert record.results()[10]["model"] == fingerprint(run / "checkpoints/step-00000010")
+
+
+def test_where_there_are_no_hard_links_files_are_copied(run, record, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("not on this file system")
+
+    save(run, 10)
+    monkeypatch.setattr(os, "link", refuse)
+    assert follow(record)[0] == [10]
+    assert record.results()[10]["model"] == fingerprint(run / "checkpoints/step-00000010")
+
+
+def test_one_that_is_pruned_between_the_look_and_the_link_is_passed_over(run, record, monkeypatch):
+    doomed, _ = save(run, 10), save(run, 20)
+    pin = following._pin
+    monkeypatch.setattr(following, "_pin", lambda *args: (doomed.exists() and prune(doomed)) or pin(*args))
+    assert follow(record)[0] == [20]
+
+
+def test_one_that_is_pruned_while_it_is_linked_is_passed_over(run, record, monkeypatch):
+    doomed, _ = save(run, 10), save(run, 20)
+    link, linked = os.link, []
+
+    def link_and_prune(source, target):
+        linked.append(Path(source).name)
+        link(source, target)
+        if doomed.exists() and len(linked) == 2:
+            doomed.rename(doomed.with_name(f"{doomed.name}.old.tmp"))
+
+    monkeypatch.setattr(os, "link", link_and_prune)
+    assert follow(record)[0] == [20]
+    assert list(record.directory.iterdir()) == [record.directory / "step-00000020.json"]
+
+
+def test_nothing_stays_of_the_only_one_that_is_pruned_while_it_is_linked(run, record, monkeypatch):
+    doomed = save(run, 10)
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda *args: (link(*args), doomed.exists() and prune(doomed)))
+    assert follow(record)[0] == []
+    assert list(record.directory.iterdir()) == []
+
+
+def test_one_that_is_replaced_while_it_is_linked_is_linked_anew(run, record, monkeypatch):
+    old = save(run, 10, seed=1)
+    link, replaced = os.link, []
+
+    def link_and_replace(source, target):
+        link(source, target)
+        if not replaced:
+            replaced.append(old.rename(old.with_name("before")))
+            save(run, 10, seed=2)
+
+    monkeypatch.setattr(os, "link", link_and_replace)
+    scored, _ = follow(record, watch=True, waits=[lambda: save(run, 20, total=20)])
+    assert scored == [10, 20]
+    assert record.results()[10]["model"] == fingerprint(run / "checkpoints/step-00000010")
+
+
+def test_one_that_a_resumed_run_wrote_again_is_scored_anew(run, record):
+    save(run, 10, seed=1)
+    save(run, 20, seed=1)
+    assert follow(record)[0] == [10, 20]
+    before = record.results()
+    save(run, 20, seed=2)
+    assert follow(record)[0] == [20]
+    after = record.results()
+    assert after[10] == before[10] and after[20]["model"] != before[20]["model"]
+
+
+def test_the_same_weights_saved_again_are_not_scored_again(run, record):
+    save(run, 10, seed=1)
+    follow(record)
+    save(run, 10, seed=1)
+    assert follow(record)[0] == []
+
+
+def test_waiting_is_told_once_for_each_state(run, record):
+    nothing, forty = (lambda: None), (lambda: save(run, 40))
+    waits = [nothing, nothing, forty, nothing, nothing, lambda: save(run, 50, total=50)]
+    scored, told = follow(record, watch=True, waits=waits)
+    assert scored == [40, 50]
+    assert told == ["no checkpoint yet", "step 40"]
+
+
+def test_the_watch_ends_with_the_last_step_and_tells_how_many_there_are(run, record):
+    save(run, 10, total=1000)
+    scored, told = follow(record, watch=True, waits=[lambda: save(run, 600), lambda: save(run, 1000)])
+    assert scored == [10, 600, 1000]
+    assert told == ["step 10 of 1,000", "step 600 of 1,000"]
+
+
+def test_without_watching_it_does_not_wait(run, record):
+    save(run, 10, total=1000)
+    assert follow(record) == ([10], [])
+
+
+def test_the_last_checkpoint_is_not_missed_when_it_comes_just_after_the_look_for_one(run, record, monkeypatch):
+    """The state of the run must not be newer than the look for checkpoints."""
+    save(run, 10, total=20)
+    pin_next = following._pin_next
+
+    def pin_next_then_save(record):
+        found = pin_next(record)
+        if not found and not (run / "checkpoints/step-00000020").exists():
+            save(run, 20)
+        return found
+
+    monkeypatch.setattr(following, "_pin_next", pin_next_then_save)
+    assert follow(record, watch=True, waits=[lambda: None])[0] == [10, 20]
+
+
+@pytest.mark.parametrize("text", ["", '{"total_st', '{"world_size": 1}'])
+def test_the_facts_of_a_run_that_is_being_started(run, record, text):
+    save(run, 10)
+    (run / "environment.json").write_text(text)
+    scored, told = follow(record, watch=True, waits=[lambda: save(run, 20, total=20)])
+    assert (scored, told) == ([10, 20], ["step 10"])
+
+
+def test_the_mistake_that_the_main_rank_finds_is_raised_on_all(run, record):
+    """Else the others would wait for it in a collective."""
+    save(run, 10)
+    record.directory.mkdir(parents=True)
+    (record.directory / "step-00000003.json").write_text("torn")
+    meeting, said, raised = threading.Barrier(2), {}, []
+
+    class Rank(World):
+        def gather(self, value):
+            said[self.rank] = value
+            meeting.wait(10)
+            together = [said[rank] for rank in range(self.size)]
+            meeting.wait(10)
+            return together
+
+    def work(rank):
+        try:
+            next(checkpoints_to_score(record, Rank(rank, rank, 2, torch.device("cpu")), True, print))
+        except UserError as error:
+            raised.append(str(error))
+
+    ranks = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join(20)
+    assert len(raised) == 2 and raised[0] == raised[1] and "not a result of" in raised[0]

@@ -1,0 +1,114 @@
+import json
+import math
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.errors import UserError
+from gpt2dist.evaluation.record import Record
+from gpt2dist.monitoring.tensorboard import TensorBoard
+
+CONDITIONS = {"data": "d" * 64, "stride": 16, "prefix": "none"}
+RESULT = {
+    **CONDITIONS,
+    **{"model": "m" * 64, "loss": 2.0, "perplexity": 7.4, "bits_per_byte": 1.0, "word_perplexity": 50.0},
+}
+
+
+@pytest.fixture
+def record(tmp_path):
+    return Record(tmp_path / "run", "val")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    directory = tmp_path / "checkpoint"
+    directory.mkdir()
+    state = TrainerState(9, 72, 900, 9, True, 1e-3, {}, {}, 2.0, [], "t" * 64, {}, 1, 0, "fp32")
+    state.write(directory)
+    return directory
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a/"])
+def test_a_name_is_that_of_a_directory(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be the name of a directory; give a plain word"):
+        Record(tmp_path, name)
+
+
+def test_results_are_in_the_order_of_their_steps_whatever_their_number_of_digits(record, tmp_path):
+    for step in (100_000_000, 9, 10):
+        record.add(step, tmp_path, RESULT)
+    assert list(record.results()) == [9, 10, 100_000_000]
+
+
+def test_a_result_takes_the_place_of_one_of_the_same_step(record, tmp_path):
+    record.add(9, tmp_path, RESULT)
+    record.add(9, tmp_path, RESULT | {"loss": 1.5})
+    assert [result["loss"] for result in record.results().values()] == [1.5]
+    assert [path.name for path in record.directory.iterdir()] == ["step-00000009.json"]
+
+
+def test_a_checkpoint_says_how_many_tokens_it_saw(record, checkpoint, tmp_path):
+    assert record.add(9, checkpoint, RESULT)["consumed_tokens"] == 900
+    assert "consumed_tokens" not in record.add(10, tmp_path, RESULT)
+    with_tokens, without = record.lines()
+    assert with_tokens["progress/tokens"] == 900 and "progress/tokens" not in without
+    assert with_tokens["step"] == 9 and with_tokens["eval/val/loss"] == 2.0
+
+
+def test_what_is_not_finite_is_null_in_the_file_and_absent_in_tensorboard(record, tmp_path):
+    odd = {"loss": 800.0, "perplexity": math.inf, "bits_per_byte": math.nan, "word_perplexity": -math.inf}
+    told = record.add(9, tmp_path, RESULT | odd)
+    assert told["perplexity"] == math.inf, "who asked is told as it is"
+    text = (record.directory / "step-00000009.json").read_text()
+    assert "Infinity" not in text and "NaN" not in text
+    there = json.loads(text)
+    assert [there[name] for name in odd] == [800.0, None, None, None]
+    board = TensorBoard(tmp_path / "board")
+    board.rebuild(record.lines())
+    board.close()
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"eval/val/loss", "eval/val/loss_vs_tokens"}
+
+
+def test_the_first_result_is_comparable_and_so_are_those_under_the_same_conditions(record, tmp_path):
+    record.require_comparable(CONDITIONS)
+    record.add(9, tmp_path, RESULT)
+    record.require_comparable(CONDITIONS)
+
+
+@pytest.mark.parametrize(("key", "value"), [("data", "e" * 64), ("stride", 8), ("prefix", "end-of-text")])
+def test_what_differs_is_named(record, tmp_path, key, value):
+    record.add(9, tmp_path, RESULT)
+    with pytest.raises(UserError) as raised:
+        record.require_comparable(CONDITIONS | {key: value})
+    assert f"holds results with {key} {CONDITIONS[key]!r}, this one has {value!r}; give" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"step": 9, "lo', "Unterminated string"),
+        ("", "Expecting value"),
+        ("[]", "list indices"),
+        ("{}", "'step'"),
+        ('{"step": "nine"}', "invalid literal"),
+        ('{"step": 9}', "no time"),
+        (json.dumps({"step": 9, "time": 1.0} | RESULT | {"loss": 1})[:-1] + ', "model', "Unterminated"),
+    ],
+)
+def test_a_torn_or_foreign_file_is_named(record, text, reason):
+    record.directory.mkdir(parents=True)
+    path = record.directory / "step-00000009.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="not a result of `gpt2dist evaluate`") as raised:
+        record.results()
+    assert str(raised.value).startswith(f"{path}: ") and reason in str(raised.value)
+
+
+def test_what_a_killed_writer_left_is_no_result(record, tmp_path):
+    record.add(9, tmp_path, RESULT)
+    (record.directory / "step-00000010.json.tmp").write_text('{"st')
+    assert list(record.results()) == [9]
