@@ -3,8 +3,8 @@
 Each tensor must be the checkpoint's, rounded, bit for bit. That all of it is one model, config.json included,
 the logits tell, in two questions with two bounds. Computed in fp32, the files must give the logits of the
 checkpoint with its weights rounded to their dtype, up to the rounding of fp32. Computed in their own dtype, as
-they will be used, they must give the logits of the checkpoint itself up to the rounding of that dtype: a model can
-be too large for one (overflow) or too sensitive.
+they will be used, they must give the logits of the checkpoint itself up to the rounding of that dtype: a model
+can be too large for one (overflow) or too sensitive.
 """
 
 from dataclasses import dataclass
