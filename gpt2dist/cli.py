@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
     "lambada": "accuracy and perplexity of a model on the last words of passages",
     "generate": "sample text from a model",
+    "export": "publish a checkpoint as a model directory of transformers, with a model card",
     "trace": "list the documents behind a step of a run",
 }
 

@@ -1,5 +1,6 @@
 """DeepSpeed, imported and started without what it says and compiles unasked. Import it from here."""
 
+import importlib
 import logging
 import os
 import warnings
@@ -13,7 +14,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
-from deepspeed.runtime import bf16_optimizer
+from deepspeed.runtime import bf16_optimizer, compiler
 
 __all__ = ["deepspeed", "start_quietly"]
 
@@ -23,6 +24,7 @@ def start_quietly(world: World) -> None:
     # A shared-memory collective that is compiled at first use (half a minute) for CPU ranks only; gloo serves.
     # Not by attribute: that would run the compiler on every extension, to find out which of them would work.
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    _import_muon()
     for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
         os.environ.setdefault(name, str(value))  # without a launcher DeepSpeed would look for MPI
     logger = logging.getLogger("DeepSpeed")
@@ -31,3 +33,15 @@ def start_quietly(world: World) -> None:
     logger.propagate = True
     bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints the memory at each of its steps
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed over gloo, once per collective
+
+
+def _import_muon() -> None:
+    """Imports DeepSpeed's Muon without torch's compiler, which it would start: seconds on every rank.
+
+    DeepSpeed imports it to find out that an optimizer is another one.
+    """
+    compiler.compile, compiling = lambda: lambda function: function, compiler.compile
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compiling

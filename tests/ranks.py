@@ -3,6 +3,7 @@
 The parent imports torch, deepspeed and transformers once and does no tensor work, so that its forks are safe.
 """
 
+import gc
 import io
 import multiprocessing
 import multiprocessing.connection
@@ -82,6 +83,7 @@ def _collect(pipes: list[Any], deadline: float) -> list[Any]:
 def _rank(
     function: Callable[..., Any], args: tuple[Any, ...], rank: int, size: int, port: int, sender: Any
 ) -> None:
+    gc.freeze()  # a collection would touch, and so copy, all that the parent has imported
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -1,6 +1,7 @@
 """Who may import whom. A package stands above all that it imports; nothing but the command line knows commands.
 
 commands            may import everything below
+export              config, checkpoint, data, model, preflight (what a disk holds, lengths)
 training            config, plan, data, model, checkpoint, evaluation, generation, monitoring, distributed
 checkpoint          distributed, errors
 preflight           plan, config, data (manifest, mixture, stream, windows), model, training (deepspeed_config)
@@ -39,12 +40,14 @@ MAY_IMPORT = {
             "distributed",
             "errors",
             "evaluation",
+            "export",
             "generation",
             "launched",
             "model",
         ),
         *("monitoring", "plan", "preflight", "training"),
     },
+    "export": {"__init__", "checkpoint", "config", "data", "errors", "export", "model", "preflight"},
     "training": {
         *("checkpoint", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
         *("deepspeed_start", "monitoring", "plan", "training"),
@@ -98,6 +101,7 @@ LIGHT = (
     ),
     *("model.locate", "training.schedule", "training.deepspeed_config", "training.stopped"),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
+    *("export.origin", "export.publishing"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )
 MOST_LINES = 450

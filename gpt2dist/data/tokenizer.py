@@ -164,17 +164,25 @@ class Tokenizer:
             for number in range(self.vocab_size)
         ]
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, from which AutoTokenizer makes the same tokenizer."""
+    def save(self, directory: str | os.PathLike[str], context_length: int | None = None) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, from which AutoTokenizer makes the same tokenizer.
+
+        Args:
+            directory: Where to; made if it is not there.
+            context_length: Of the model beside it, in tokens: AutoTokenizer cuts there, where it is asked to cut.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         # This class name makes AutoTokenizer take tokenizer.json as it is, also beside a GPT-2 config.json.
-        config = {
+        config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.end_of_text,
             "eos_token": self.end_of_text,
+            "pad_token": self.end_of_text,
             "clean_up_tokenization_spaces": False,
         }
+        if context_length:
+            config["model_max_length"] = context_length
         (directory / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
         (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

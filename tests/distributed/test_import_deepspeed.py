@@ -24,8 +24,6 @@ def tool(repository):
 
 def train_natively(directory, stage, vocab_size):
     """Trains as DeepSpeed's documentation does; returns sums of the whole state, by parameter."""
-    import os
-
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -47,7 +45,6 @@ def train_natively(directory, stage, vocab_size):
         engine.backward(engine(input_ids=tokens, labels=tokens).loss)
         engine.step()
     engine.save_checkpoint(str(directory))
-    os.sync()
     state = {}
     for name, parameter in engine.module.named_parameters():
         state[name] = safe_get_full_fp32_param(parameter).flatten().tolist()

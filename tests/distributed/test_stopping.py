@@ -49,7 +49,7 @@ def test_a_signal_to_one_rank_stops_all_within_a_micro_batch(tiny_dataset, tmp_p
 
 def test_a_signal_in_an_evaluation_stops_there_and_the_evaluation_is_made_again(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset, validation=True)
-    common = [*COMMON, "zero.stage=3", "evaluation.every_steps=5", "evaluation.batch_size=2"]
+    common = [*COMMON, "zero.stage=3", "schedule.total_steps=10", "evaluation.every_steps=5"]
     common += ["monitoring.samples={prompts: [abc, de], every_steps: 5, max_new_tokens: 3}"]
     whole = train(config, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
     parts = [*common, f"run.output_dir={tmp_path}/parts"]

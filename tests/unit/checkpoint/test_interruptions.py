@@ -1,6 +1,7 @@
 """Saving is interrupted at each of its file operations, and each file of a checkpoint is damaged in turn."""
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -72,6 +73,12 @@ def fail():
     raise OSError(errno.EIO, "Input/output error")
 
 
+@functools.cache
+def model(seed):
+    """Made once: a sweep saves and loads a hundred times."""
+    return ModelState(seed=seed)
+
+
 def save_with_fault(directory, number, what, keep_last):
     """Saves step 20 on two ranks in a child process; returns its exit code, −9 where it was killed."""
     child = os.fork()
@@ -84,7 +91,7 @@ def save_with_fault(directory, number, what, keep_last):
     def save(rank):
         world = ThreadWorld(rank, rank, RANKS, CPU, board, meet)
         try:
-            store_of(directory, world, keep_last).save(ModelState(seed=2), trainer_state(20))
+            store_of(directory, world, keep_last).save(model(2), trainer_state(20))
         except RunError:
             return FAILED
         return SAVED
@@ -99,7 +106,7 @@ def sweep(tmp_path, what, keep_last):
     for number in itertools.count(1):
         directory = tmp_path / str(number)
         alone = store_of(directory, World(0, 0, 1, CPU), keep_last)
-        alone.save(ModelState(seed=1), trainer_state(10))
+        alone.save(model(1), trainer_state(10))
         code = save_with_fault(directory, number, what, keep_last)
         yield number, code, alone
         if code == UNTOUCHED:
@@ -119,16 +126,16 @@ def test_no_interruption_of_a_save_loses_a_checkpoint(tmp_path, small_pieces, wh
     for number, code, store in sweep(tmp_path, what, keep_last):
         found, passed_over = store.newest()
         assert found and passed_over == [], f"operation {number}"
-        state = ModelState(seed=9)
+        state = model(9)
         saved = store.load(found, state)
-        expected = ModelState(seed=saved.step // 10)
+        expected = model(saved.step // 10)
         for name in expected.parameters:
             assert torch.equal(state.loaded[name]["exp_avg"], expected.gather(name)["exp_avg"])
         assert (store.directory / "latest").read_text().strip() in {"step-00000010", "step-00000020"}
         if code in (SAVED, UNTOUCHED):
             assert saved.step == 20
         store.remove_leftovers()
-        again = store.save(ModelState(seed=2), trainer_state(20))
+        again = store.save(model(2), trainer_state(20))
         assert store.fault(again) == ""
         assert set(names(store.directory)) <= {"latest", "step-00000010", "step-00000020"}
         outcomes.append((code, saved.step))

@@ -1,3 +1,5 @@
+import json
+import re
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ from mistakes import mistakes
 from gpt2dist.config import Config
 from gpt2dist.plan import Plan
 from gpt2dist.preflight import resolve
+from gpt2dist.preflight.memory import GIB, estimate, setting_of, total
 
 
 def test_the_plan_by_hand(run_file):
@@ -123,6 +126,28 @@ def test_the_recipes_resolve_for_eight_gpus(repository, make_dataset, tmp_path, 
     assert plan.accumulation * config.batch.micro_batch_size * 8 == plan.global_batch_size
     assert 450_000 < plan.targets_per_step < 600_000
     assert config.schedule.warmup_steps < plan.total_steps
+
+
+def test_the_recipe_for_finetuning_resolves_with_gpt2s_sizes(repository, make_dataset, tmp_path):
+    (tmp_path / "gpt2").mkdir()
+    sizes = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
+    (tmp_path / "gpt2/config.json").write_text(json.dumps({"model_type": "gpt2"} | sizes))
+    (tmp_path / "gpt2/model.safetensors").touch()
+    dataset = make_dataset(train=[1_000_000], val=[50_000])
+    overrides = [
+        f"data.train.0.path={dataset}",
+        f"data.validation.0.path={dataset}",
+        f"run.output_dir={tmp_path}",
+    ]
+    recipe = repository / "configs" / "finetune-gpt2.yaml"
+    config, plan = resolve(recipe, [*overrides, f"model.init_from={tmp_path / 'gpt2'}"], world_size=1)
+    assert plan.shape.parameters == 124_439_808
+    (epochs,) = (plan.epochs(each) for each in plan.datasets)
+    assert epochs == pytest.approx(3, rel=0.02)  # what the comment says of a million tokens
+    assert plan.times_seen(plan.datasets[0]) == pytest.approx(3, rel=0.02)
+    assert config.schedule.warmup_steps < plan.total_steps / 10
+    said = re.search(r"about (\d+) GiB", recipe.read_text()).group(1)
+    assert f"{total(estimate(setting_of(config, plan))) / GIB:.0f}" == said
 
 
 @pytest.mark.parametrize(

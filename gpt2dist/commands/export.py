@@ -1,0 +1,76 @@
+"""`gpt2dist export`: publishes a checkpoint as a model directory of transformers."""
+
+import argparse
+import sys
+from pathlib import Path
+
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes per parameter."""
+BESIDE_THE_WEIGHTS = 20_000_000
+"""Bytes that tokenizer and the like take at most."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run directory, a model directory or a hub name"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to make")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights; default: %(default)s")
+    parser.add_argument("--name", help="of the model, in its card; default: the run's name, or DIR's")
+    parser.add_argument("--license", help="the hub's name of a license, such as mit; default: left out")
+    parser.add_argument(
+        "--results",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="F.json",
+        help="results of `gpt2dist evaluate --output` for its card; the file's name names the text",
+    )
+    parser.epilog = """\
+DIR appears when its weights have been read back and give the checkpoint's logits; else it does not appear.
+
+examples:
+  gpt2dist export runs/quickstart --output quickstart-model
+  gpt2dist export runs/gpt2-124m/checkpoints/step-00600000 --output my-gpt2 --dtype bfloat16 --license mit"""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Exports."""
+    from gpt2dist.checkpoint.manifest import require_whole_model
+    from gpt2dist.errors import UserError
+    from gpt2dist.export.origin import Origin
+    from gpt2dist.export.publishing import require_room
+    from gpt2dist.model.locate import locate
+    from gpt2dist.monitoring.logs import quiet_libraries
+
+    for option in ("name", "license"):
+        if getattr(args, option) is not None and not getattr(args, option).strip():
+            raise UserError(f"--{option} is empty; give one, or leave the option out")
+    require_room(args.output, 0)
+    quiet_libraries()
+    source = locate(args.checkpoint)
+    _say(f"checking {source}")
+    require_whole_model(source)
+    origin = Origin.read(source, args.results)
+    require_room(args.output, DTYPES[args.dtype] * origin.shape.parameters + BESIDE_THE_WEIGHTS)
+
+    from gpt2dist.export.card import model_card
+    from gpt2dist.export.exporter import Exported, export
+
+    directory = args.output.resolve().name
+    name = args.name or (origin.config.run.name if origin.config else "") or directory
+
+    def card(exported: Exported) -> str:
+        return model_card(name, directory, origin, exported, args.license)
+
+    exported = export(source, args.output, args.dtype, card, _say)
+    _say(
+        f"{args.output}: {exported.parameters:,} parameters in {exported.dtype}, "
+        f"{exported.bytes / 1e6:,.1f} MB; its logits differ from the checkpoint's by {exported.difference}"
+    )
+    _say(f'load it: transformers.GPT2LMHeadModel.from_pretrained("{args.output}")')
+
+
+def _say(text: str) -> None:
+    print(f"gpt2dist export: {text}", file=sys.stderr, flush=True)

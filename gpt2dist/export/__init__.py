@@ -1,0 +1,1 @@
+"""A model for others: files that transformers loads, compared with the checkpoint, and a model card."""

@@ -1,0 +1,224 @@
+"""README.md of an exported model: the hub's metadata, and what a reader asks. Names no path of this machine."""
+
+import importlib.metadata
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from gpt2dist import __version__
+from gpt2dist.export.exporter import Exported
+from gpt2dist.export.origin import MEASURES, Origin, Result
+
+MEASURE_NAMES = {
+    "perplexity": "perplexity",
+    "word_perplexity": "word perplexity",
+    "bits_per_byte": "bits per byte",
+    "accuracy": "accuracy",
+}
+PROMPT = "Once upon a time"
+
+
+def model_card(name: str, directory_name: str, origin: Origin, exported: Exported, license: str | None) -> str:
+    """The text of the card.
+
+    Args:
+        name: Of the model.
+        directory_name: Of the directory that it lies in.
+        origin: What is known of it.
+        exported: What was written.
+        license: The hub's name of its license; None leaves it out.
+    """
+    sections = [
+        f"# {name}\n\n{_summary(origin, exported)}\n\n{_sizes(origin, exported)}",
+        f"## Use\n\n{_use(directory_name, origin.shape.context_length, exported)}",
+        f"## Training\n\n{_training(origin)}" if origin.state else "",
+        f"## Evaluation\n\n{_evaluation(origin.results)}" if origin.results else "",
+        f"## Versions\n\n{_versions(origin)}",
+    ]
+    return (
+        f"---\n{metadata(name, origin, license).to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
+    )
+
+
+def metadata(name: str, origin: Origin, license: str | None) -> ModelCardData:
+    """What the hub reads of a card."""
+    results = [entry for result in origin.results for entry in _entries(result)]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["gpt2", "gpt2dist", "text-generation"],
+        license=license,
+        base_model=origin.base_model,
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+
+
+def _entries(result: Result) -> Iterator[EvalResult]:
+    how = {key: value for key, value in result.protocol.items() if key != "split"}
+    for measure, value in result.measures.items():
+        yield EvalResult(
+            task_type="text-generation",
+            task_name="Language modeling",
+            dataset_type=result.name,
+            dataset_name=result.name,
+            dataset_split=result.protocol.get("split"),
+            dataset_args={"fingerprint": result.data} if result.data else None,
+            metric_type=measure,
+            metric_name=MEASURE_NAMES[measure],
+            metric_value=value,
+            metric_args=how or None,
+        )
+
+
+def _summary(origin: Origin, exported: Exported) -> str:
+    made = "trained by gpt2dist" if origin.state else "written by gpt2dist"
+    text = f"A GPT-2 of {exported.parameters:,} parameters, {made} {__version__}."
+    if origin.base_model and origin.state:
+        return f"{text} Its training began with the weights of {origin.base_model}."
+    if origin.base_model:
+        return f"{text} It is {origin.base_model}."
+    return text
+
+
+def _sizes(origin: Origin, exported: Exported) -> str:
+    shape, tokenizer = origin.shape, exported.tokenizer
+    kind = "byte-level BPE" if tokenizer.is_byte_level else "a token per character"
+    return _table(
+        [
+            ("layers", shape.n_layer),
+            ("heads", shape.n_head),
+            ("width", shape.n_embd),
+            ("context", f"{shape.context_length:,} tokens"),
+            ("vocabulary", f"{shape.vocab_size:,} tokens, {kind}, {_short(tokenizer.fingerprint)}"),
+            ("weights", f"{exported.dtype}, {exported.bytes / 1e6:,.1f} MB"),
+            ("checkpoint", _short(origin.fingerprint)),
+        ]
+    )
+
+
+def _use(directory_name: str, context_length: int, exported: Exported) -> str:
+    tokenizer = exported.tokenizer
+    known = not tokenizer.unknown_characters(PROMPT) and len(tokenizer.encode(PROMPT)) < context_length
+    prompt = PROMPT if known else tokenizer.end_of_text
+    return f"""\
+```python
+from transformers import pipeline
+
+generator = pipeline("text-generation", model={_quoted(directory_name)})  # this directory, or its name on the hub
+print(generator({_quoted(prompt)})[0]["generated_text"])
+```
+
+`GPT2LMHeadModel`, `GPT2ForSequenceClassification`, `GPT2ForTokenClassification` and `GPT2ForQuestionAnswering`
+load it with `from_pretrained`, and `AutoTokenizer` its tokenizer. `{tokenizer.end_of_text}` begins and ends a
+text, and pads batches (on the left in generation: `padding_side="left"`)."""
+
+
+def _training(origin: Origin) -> str:
+    state = origin.state
+    assert state
+    datasets = [
+        (Path(each["path"]).name, _short(each["fingerprint"]), f"{each['share']}") for each in state.datasets
+    ]
+    shares = "Each dataset is named with the fingerprint of its tokens and its share of the samples."
+    return "\n\n".join(
+        [
+            _table(datasets, ("dataset", "fingerprint", "share")),
+            shares,
+            _table([*_progress(origin), *_configuration(origin)]),
+        ]
+    )
+
+
+def _progress(origin: Origin) -> Iterator[tuple[str, Any]]:
+    state = origin.state
+    assert state
+    yield "optimizer steps", f"{state.step:,}"
+    yield "tokens trained on", f"{state.consumed_tokens:,} (a token counts each time)"
+    if state.step:
+        yield "tokens per step", f"{state.consumed_tokens // state.step:,} on average"
+    order = state.order
+    yield (
+        "global batch",
+        f"{order['batch.global_batch_size']:,} windows of {order['data.sequence_length']:,} tokens",
+    )
+    yield "stride", f"{order['data.stride']:,} tokens, loss on {order['data.loss_on']}"
+    yield "document boundaries", order["data.document_boundaries"]
+    yield "seed", order["run.seed"]
+    yield "precision", state.precision
+    yield "processes", f"{state.world_size} with ZeRO stage {state.zero_stage}"
+
+
+def _configuration(origin: Origin) -> Iterator[tuple[str, Any]]:
+    if not origin.config:
+        return
+    optimizer, schedule = origin.config.optimizer, origin.config.schedule
+    beta1, beta2 = optimizer.betas
+    yield "optimizer", f"AdamW, β {beta1} and {beta2}, ε {optimizer.eps}, weight decay {optimizer.weight_decay}"
+    yield "gradient norm", f"at most {optimizer.clip_grad_norm}" if optimizer.clip_grad_norm else "not clipped"
+    yield "learning rate", optimizer.lr
+    for key, value in schedule.model_dump(exclude_none=True).items():
+        yield f"schedule: {key.replace('_', ' ')}", value
+    yield "dropout", origin.config.model.dropout
+
+
+def _evaluation(results: tuple[Result, ...]) -> str:
+    measures = [key for key in MEASURES if any(key in result.measures for result in results)]
+    rows = [
+        (
+            result.name,
+            *(f"{result.measures[key]:,.4f}" if key in result.measures else "" for key in measures),
+            ", ".join(_words(key, value) for key, value in result.protocol.items()),
+        )
+        for result in results
+    ]
+    return f"""\
+{_table(rows, ("data", *(MEASURE_NAMES[key] for key in measures), "how"))}
+
+Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
+exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per
+byte (of the UTF-8 text) come from the same Σ nll and do not. The scores are those of the checkpoint, before its
+weights were rounded."""
+
+
+def _words(key: str, value: Any) -> str:
+    key = key.replace("_", " ")
+    return key if value is True else f"{key} {value}"
+
+
+def _versions(origin: Origin) -> str:
+    environment = origin.environment
+    rows = [
+        ("exported with", f"gpt2dist {__version__}, transformers {importlib.metadata.version('transformers')}")
+    ]
+    if environment:
+        packages = environment.get("packages", {})
+        rows += [
+            ("trained with", f"gpt2dist {environment.get('gpt2dist')}, Python {environment.get('python')}"),
+            ("", ", ".join(f"{name} {version}" for name, version in packages.items())),
+        ]
+    if environment.get("git_commit"):
+        rows.append(("commit", environment["git_commit"]))
+    if environment.get("gpu"):
+        rows.append(("device", environment["gpu"]))
+    return _table(rows)
+
+
+def _table(rows: Iterable[tuple[Any, ...]], head: tuple[str, ...] | None = None) -> str:
+    rows = list(rows)
+    head = head or ("",) * len(rows[0])
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _short(fingerprint: str) -> str:
+    return f"sha256 `{fingerprint[:12]}`"

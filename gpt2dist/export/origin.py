@@ -1,0 +1,164 @@
+"""What is known of a model that is to be published: its training, its configuration, its scores."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.checkpoint import manifest
+from gpt2dist.checkpoint.naming import checkpoint_name
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.config import Config, raise_problems, read
+from gpt2dist.errors import UserError
+from gpt2dist.model.locate import fingerprint
+from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.shape import Shape
+from gpt2dist.preflight.model import lengths_of
+
+MEASURES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
+PROTOCOL = (
+    *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
+    "document_boundaries",
+)
+"""What a score depends on beside model and text, as far as a result says it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores on one text.
+
+    Attributes:
+        name: What the text is called.
+        data: Its fingerprint; empty where it is not recorded.
+        measures: Those of `MEASURES` that are known and finite.
+        protocol: Those of `PROTOCOL` that are known.
+    """
+
+    name: str
+    data: str
+    measures: dict[str, float]
+    protocol: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str, record: dict[str, Any]) -> "Result":
+        """The result in a record that has more."""
+        if "accuracy" in record:
+            record = record | {"scored": "the last word of each passage"}
+        return cls(
+            name,
+            str(record.get("data") or ""),
+            {key: record[key] for key in MEASURES if _is_number(record.get(key))},
+            {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False)},
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from; what is not known is None or empty.
+
+    Attributes:
+        shape: Its sizes.
+        fingerprint: Of its weights.
+        base_model: Its name on the hub, or that of the model that its training began with.
+        state: Where its training stood.
+        config: The configuration of its run.
+        environment: What its run ran on.
+        results: Its scores.
+    """
+
+    shape: Shape
+    fingerprint: str
+    base_model: str | None
+    state: TrainerState | None
+    config: Config | None
+    environment: dict[str, Any]
+    results: tuple[Result, ...]
+
+    @classmethod
+    def read(cls, directory: Path, results: Sequence[Path] = ()) -> "Origin":
+        """Reads what lies in and around a model directory.
+
+        Args:
+            directory: The model.
+            results: Files that `gpt2dist evaluate --output` wrote for it.
+
+        Raises:
+            UserError: A file cannot be read, or holds the result of another model.
+        """
+        shape, digest = Pretrained.read(directory).shape, fingerprint(directory)
+        given = [_result(path, directory, digest) for path in results]
+        if not (directory / manifest.NAME).is_file():  # transformers' Trainer has a trainer_state.json too
+            return cls(shape, digest, _hub_name(directory), None, None, {}, tuple(given))
+        trainer = TrainerState.read(directory)
+        run = directory.resolve().parent.parent
+        if not (run / "config.yaml").is_file():  # a checkpoint that was taken out of its run
+            return cls(shape, digest, None, trainer, None, {}, tuple(given))
+        config, problems = read(run / "config.yaml")
+        raise_problems(problems, str(run / "config.yaml"))
+        environment = _optional(run / "environment.json")
+        base = _hub_name(Path(environment.get("init_from", {}).get("path", "")))
+        recorded = [*_validation(run, trainer.step, config), *_recorded(run, trainer.step, digest)]
+        return cls(shape, digest, base, trainer, config, environment, (*recorded, *given))
+
+
+def _validation(run: Path, step: int, config: Config) -> Iterator[Result]:
+    """The scores of the run's own validation at a step."""
+    lengths = lengths_of(config)
+    protocol = {
+        "sequence_length": lengths.sequence,
+        "stride": lengths.evaluation_stride,
+        "document_boundaries": config.data.document_boundaries,
+    }
+    for name, record in _optional(run / "eval" / f"{checkpoint_name(step)}.json").items():
+        yield Result.of(name, protocol | record)
+
+
+def _recorded(run: Path, step: int, digest: str) -> Iterator[Result]:
+    """The scores that `gpt2dist evaluate` recorded for the weights at a step."""
+    for path in sorted(run.glob(f"eval/*/{checkpoint_name(step)}.json")):
+        record = _json(path)
+        if record.get("model") == digest:
+            yield Result.of(path.parent.name, record)
+
+
+def _result(path: Path, directory: Path, digest: str) -> Result:
+    record = _json(path)
+    if record.get("model") != digest:
+        raise UserError(
+            f"--results: {path} is of another model than {directory} (its fingerprint differs); "
+            f"score this one: gpt2dist evaluate {directory} --output {path}"
+        )
+    result = Result.of(path.stem, record)
+    if not result.measures:
+        raise UserError(f"--results: {path} has none of {', '.join(MEASURES)}; give what `evaluate` wrote")
+    return result
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return _json(path) if path.is_file() else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; give a file that `gpt2dist evaluate --output` wrote"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; give a file that `gpt2dist evaluate --output` wrote")
+    return content
+
+
+def _hub_name(path: Path) -> str | None:
+    """The name on the hub of what lies in its cache."""
+    names: Iterable[str] = (part for part in path.parts if part.startswith("models--"))
+    return next((name.removeprefix("models--").replace("--", "/") for name in names), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
