@@ -5,7 +5,7 @@ import itertools
 import pytest
 from runs import metrics, train, write_run
 
-SAVED, LAST = 10, 30  # compared over the 20 steps after the save
+SAVED, LAST = 5, 25  # compared over the 20 steps after the save
 COMMON = ["batch.global_batch_size=12", f"schedule.total_steps={LAST}"]  # twelve windows: for 1, 2, 3 and 4 ranks
 WORLDS = list(itertools.permutations([1, 2, 3, 4], 2))
 STAGES = list(itertools.permutations([0, 1, 2, 3], 2))

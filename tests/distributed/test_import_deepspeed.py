@@ -24,15 +24,14 @@ def tool(repository):
 
 def train_natively(directory, stage, vocab_size):
     """Trains as DeepSpeed's documentation does; returns sums of the whole state, by parameter."""
-    import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from gpt2dist import distributed
-    from gpt2dist.training.engine import _quiet_start
+    from gpt2dist.deepspeed_start import deepspeed, start_quietly
 
     world = distributed.join()
-    _quiet_start(world)
+    start_quietly(world)
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=vocab_size, n_positions=32, n_embd=32, n_layer=2, n_head=4)
     model = GPT2LMHeadModel(config)

@@ -35,13 +35,13 @@ def train_with_signal(config, overrides, rank, beat):
 )
 def test_a_signal_to_one_rank_stops_all_within_a_micro_batch(tiny_dataset, tmp_path, stage, beat):
     config = write_run(tmp_path, tiny_dataset)
-    common = [*COMMON, f"zero.stage={stage}"]
+    common = [*COMMON, f"zero.stage={stage}", "schedule.total_steps=8"]
     whole = train(config, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
     parts = [*common, f"run.output_dir={tmp_path}/parts"]
     run_ranks(train_with_signal, 2, config, parts, 1, beat)
     word = json.loads((tmp_path / "parts/stopped.json").read_text())
     # Sent at one beat, heard at the next: the steps that were whole by then are done.
-    assert word == word | {"reason": "SIGTERM", "step": (beat + 1) // 4, "total_steps": 20}
+    assert word == word | {"reason": "SIGTERM", "step": (beat + 1) // 4, "total_steps": 8}
     resumed = train(config, *parts, world_size=2)
     assert metrics(resumed, "train/loss") == metrics(whole, "train/loss")
     assert not (resumed / "stopped.json").exists()
@@ -109,8 +109,8 @@ def train_with_bad_steps(config, overrides, bad, value):
         now[0] = next(count)
         return step(self, *args)
 
-    def spoiled(self, *args):
-        out = forward(self, *args)
+    def spoiled(self, *args, **options):
+        out = forward(self, *args, **options)
         wrong = now[0] in bad and os.environ["RANK"] == "1" and self.training
         return out * value if wrong else out
 
