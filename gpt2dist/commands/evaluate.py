@@ -231,11 +231,11 @@ def _record(run: Path, args: argparse.Namespace) -> Any:
 
 def _step(model: Path, args: argparse.Namespace) -> int:
     """The step that a result belongs to."""
-    from gpt2dist.checkpoint import state
+    from gpt2dist.checkpoint import manifest, state
 
     if args.step is not None:
         return args.step
-    if not (model / state.NAME).is_file():
+    if not (model / manifest.NAME).is_file():
         raise UserError(f"--run: {model} is no checkpoint, so it does not say its step; add --step N")
     return state.TrainerState.read(model).step
 

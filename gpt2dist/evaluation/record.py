@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.checkpoint import state
+from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.manifest import replace_text
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
@@ -81,7 +81,7 @@ class Record:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         known: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
-        if (model / state.NAME).is_file():
+        if (model / manifest.NAME).is_file():
             known["consumed_tokens"] = TrainerState.read(model).consumed_tokens
         path = self.directory / f"{checkpoint_name(step)}.json"
         replace_text(path, json.dumps(known | finite(result), indent=1) + "\n")

@@ -12,6 +12,7 @@ from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.export.agreement import Difference, Reference
 from gpt2dist.export.publishing import published
 from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary
+from gpt2dist.model.locate import weight_files
 
 SHARD_SIZE = "50GB"
 """The largest file of weights, as in transformers."""
@@ -59,12 +60,13 @@ def export(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     say(f"reading {source}")
     tokenizer = Tokenizer.load(source)
+    weight_files(source)  # refuses pickles
     model = load_pretrained(source, device)
     require_vocabulary(model, tokenizer.vocab_size, source)
     reference = Reference(model, getattr(torch, dtype), source)
     with published(output) as partial:
         say(f"writing {dtype}")
-        write(partial, model.to(reference.dtype), tokenizer)
+        write(partial, model.to(reference.dtype), tokenizer)  # type: ignore[arg-type]  # a wrapped method
         parameters = model.num_parameters()
         del model
         say("loading what was written, and comparing its logits with the checkpoint's")

@@ -121,6 +121,13 @@ def test_a_model_without_its_tokenizer(export, source, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_a_pickle_is_not_read(export, source):
+    torch.save({}, source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    code, _, err = export()
+    assert code == 2 and "its weights are a pickle (pytorch_model.bin), which can run anything and is not" in err
+
+
 def test_too_full_a_disk(export, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 20_100_000))

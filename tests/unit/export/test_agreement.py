@@ -7,7 +7,7 @@ from small_models import make_model
 from transformers import GPT2LMHeadModel
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.export.agreement import Reference
+from gpt2dist.export.agreement import Difference, Reference
 from gpt2dist.model.gpt2 import load_pretrained
 
 CPU = torch.device("cpu")
@@ -108,6 +108,15 @@ def test_what_is_swapped_transposed_or_zeroed_is_refused(exported, change):
     assert " differs by up to " in message and "of their spread, where rounding explains" in message
 
 
+def test_one_bit_is_enough(exported, dtype):
+    def flip(weights):
+        tensor = weights["transformer.h.1.ln_2.weight"].view(-1)
+        tensor[5] = torch.nextafter(tensor[5], torch.tensor(9.0, dtype=tensor.dtype))
+
+    change_weights(exported[1], flip)
+    assert "transformer.h.1.ln_2.weight differs by up to" in refusal(exported)
+
+
 def test_a_lost_layer_is_refused(exported):
     def change(weights):
         for name in [name for name in weights if ".h.2." in name]:
@@ -169,7 +178,7 @@ def test_models_of_any_depth_bear_short_dtypes(tmp_path, n_layer, precise):
     dtype = getattr(torch, precise)
     model = make_model(n_layer)
     GPT2LMHeadModel.save_pretrained(model.to(dtype), tmp_path / "out")
-    reference = Reference(make_model(n_layer), dtype, tmp_path)
+    reference = Reference(make_model(n_layer), dtype, tmp_path / "out")
     difference = reference.require(tmp_path / "out")
     assert 0 < difference.found < difference.allowed / 2
 
@@ -196,7 +205,7 @@ def test_a_model_that_overflows_in_float16_though_its_weights_do_not(tmp_path):
         return model
 
     overflowing().half().save_pretrained(tmp_path / "out")
-    reference = Reference(overflowing(), torch.float16, tmp_path)
+    reference = Reference(overflowing(), torch.float16, tmp_path / "out")
     message = refusal((reference, tmp_path / "out"), UserError)
     assert message.startswith("--dtype float16: the model does not bear it: its logits then differ")
     assert "by nan of their spread" in message and message.endswith("take --dtype bfloat16")
@@ -212,7 +221,7 @@ def test_a_model_that_is_too_sensitive_for_bfloat16(tmp_path):
         return model
 
     chaotic().bfloat16().save_pretrained(tmp_path / "out")
-    reference = Reference(chaotic(), torch.bfloat16, tmp_path)
+    reference = Reference(chaotic(), torch.bfloat16, tmp_path / "out")
     message = refusal((reference, tmp_path / "out"), UserError)
     assert message.startswith("--dtype bfloat16: the model does not bear it")
     assert message.endswith("take --dtype float32")
@@ -232,4 +241,16 @@ def test_a_model_without_weights_agrees_with_itself(tmp_path):
         for parameter in model.parameters():
             parameter.zero_()
     model.save_pretrained(tmp_path / "out")
-    assert Reference(model, torch.float32, tmp_path).require(tmp_path / "out").found == 0
+    assert Reference(model, torch.float32, tmp_path / "out").require(tmp_path / "out").found == 0
+
+
+@pytest.mark.parametrize("n_embd", [32, 256])
+def test_another_way_to_compute_the_same_is_rounding_too(n_embd):
+    tokens = torch.randint(300, (1, 48), generator=torch.Generator().manual_seed(2))
+    model = make_model(6, n_embd=n_embd)
+    with torch.no_grad():
+        expected = model(tokens).logits
+        model.set_attn_implementation("eager")
+        for other in (model(tokens).logits, model.double()(tokens).logits.float()):
+            difference = Difference.between(expected, other, 6, n_embd, torch.float32)
+            assert 0 < difference.found < difference.allowed / 2

@@ -1,0 +1,226 @@
+"""Evaluation on real ranks: as replicas and in parts, it has the bits of one process."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_ranks
+from runs import train, write_run
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+
+from gpt2dist.data.manifest import Manifest
+from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.errors import UserError
+
+CONTEXT = 32
+BATCH_SIZES = (1, 3, 8)
+TEXTS = ["abc def, ghi. " * 44, "fed", "jkl abc " * 25]
+SIZES = {"vocab_size": 300, "n_positions": CONTEXT, "n_embd": 16, "n_layer": 2, "n_head": 2}
+
+
+@pytest.fixture(scope="module")
+def directory(tiny_dataset, tmp_path_factory):
+    return save(GPT2LMHeadModel, tmp_path_factory.mktemp("model") / "model", tiny_dataset)
+
+
+def save(kind, directory, dataset, **options):
+    torch.manual_seed(0)
+    model = kind(GPT2Config(**SIZES, bos_token_id=299, eos_token_id=299, initializer_range=0.2, **options))
+    model.save_pretrained(directory)
+    Tokenizer.load(dataset).save(directory)
+    return directory
+
+
+def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=False):
+    """What each rank computes, for each batch size."""
+    from gpt2dist import distributed
+    from gpt2dist.evaluation import HeldOut, Setting, evaluate
+
+    world = distributed.join()
+    text = HeldOut.of_texts(TEXTS, Tokenizer.load(directory))
+
+    def setting(batch_size):
+        return Setting(stride=12, per_document=per_document, batch_size=batch_size, zero_stage=zero_stage)
+
+    results = [evaluate(directory, text, setting(size), world) for size in batch_sizes]
+    return [(result["nll_sum"], result["targets"], result["windows"]) for result in results]
+
+
+def score_passages(directory, zero_stage):
+    from gpt2dist import distributed
+    from gpt2dist.evaluation import lambada
+
+    passages = ["abc def ghi", "jkl", "abc  def", "abcdef " * 20 + "abc", "fed cab"]
+    result = lambada(directory, passages, distributed.join(), 2, zero_stage)
+    return result["nll_sum"], result["accuracy"], result["targets"]
+
+
+def refusal(directory, zero_stage):
+    try:
+        score_texts(directory, (1,), zero_stage)
+    except UserError as error:
+        return str(error)
+
+
+def the_same(results):
+    """The result that all ranks have."""
+    assert all(result == results[0] for result in results)
+    return results[0]
+
+
+@pytest.mark.parametrize("per_document", [False, True])
+def test_the_bits_at_any_number_of_ranks(directory, per_document):
+    (alone,) = run_ranks(score_texts, 1, directory, BATCH_SIZES, 0, per_document)
+    assert all(windows % size for _, _, windows in alone for size in (2, 3, 5)), "no number of ranks divides it"
+    for size in (2, 3, 5):
+        assert the_same(run_ranks(score_texts, size, directory, BATCH_SIZES, 0, per_document)) == alone
+
+
+@pytest.fixture(scope="module")
+def replica(directory):
+    """What one process scores that holds the whole model."""
+    return the_same(run_ranks(score_texts, 1, directory))
+
+
+def assert_close(ours, theirs):
+    """But for rounding: replicas on a CPU multiply by oneDNN, a model in parts does not."""
+    for (nll, *counts), (expected, *expected_counts) in zip(ours, theirs, strict=True):
+        assert nll == pytest.approx(expected, rel=1e-6) and counts == expected_counts
+
+
+def test_in_parts_it_scores_as_a_replica_with_the_same_bits_at_any_number_of_ranks(directory, replica):
+    alone = the_same(run_ranks(score_texts, 1, directory, BATCH_SIZES, 3))
+    assert_close(alone, replica)
+    for size in (2, 3):
+        assert the_same(run_ranks(score_texts, size, directory, BATCH_SIZES, 3)) == alone
+
+
+def test_lambada_in_parts(directory):
+    (nll, *rest) = the_same(run_ranks(score_passages, 1, directory, 0))
+    assert the_same(run_ranks(score_passages, 3, directory, 0)) == (nll, *rest)
+    (in_parts, *others) = the_same(run_ranks(score_passages, 2, directory, 3))
+    assert in_parts == pytest.approx(nll, rel=1e-6) and others == rest
+
+
+def sharded(directory, tiny_dataset):
+    model = GPT2LMHeadModel.from_pretrained(directory)
+    model.save_pretrained(directory, max_shard_size="10KB")
+    (directory / "model.safetensors").unlink()
+    assert len(list(directory.glob("model-*.safetensors"))) > 2
+    return directory
+
+
+def without_prefix(directory, tiny_dataset):
+    """As a model is saved that has no output layer of its own: `wte.weight` and not `transformer.wte.weight`."""
+    shutil.rmtree(directory)
+    save(GPT2Model, directory, tiny_dataset)
+    assert "wte.weight" in load_file(directory / "model.safetensors")
+    return directory
+
+
+def untied(directory, tiny_dataset):
+    shutil.rmtree(directory)
+    save(GPT2LMHeadModel, directory, tiny_dataset, tie_word_embeddings=False)
+    weights = load_file(directory / "model.safetensors")
+    assert not torch.equal(weights["lm_head.weight"], weights["transformer.wte.weight"])
+    return directory
+
+
+@pytest.mark.parametrize("make", [sharded, without_prefix, untied])
+def test_a_model_that_was_saved_in_another_way(directory, tiny_dataset, tmp_path, make):
+    model = make(shutil.copytree(directory, tmp_path / "model"), tiny_dataset)
+    whole = the_same(run_ranks(score_texts, 1, model, (3,)))
+    loaded = GPT2LMHeadModel.from_pretrained(model).eval()
+    assert whole[0][0] == pytest.approx(by_hand(loaded, Tokenizer.load(model)), rel=1e-6)
+    assert_close(the_same(run_ranks(score_texts, 2, model, (3,), 3)), whole)
+
+
+def by_hand(model, tokenizer, stride=12):
+    """Σ nll with transformers' own output layer, a window at a time."""
+    end = tokenizer.end_of_text_id
+    stream = np.concatenate([[*tokenizer.encode(text), end] for text in TEXTS]).astype(np.int64)
+    total, done = 0.0, 1
+    while done < len(stream):
+        until = min(done + (CONTEXT if done == 1 else stride), len(stream))
+        window = torch.from_numpy(stream[max(0, until - CONTEXT - 1) : until])[None]
+        with torch.no_grad():
+            logits = model(window[:, :-1]).logits[0].double()
+        nll = -logits.log_softmax(-1).gather(1, window[0, 1:, None])
+        total += nll[done - until :].sum().item()
+        done = until
+    return total
+
+
+def test_a_missing_tensor_is_told_by_all_ranks(directory, tmp_path):
+    partial = shutil.copytree(directory, tmp_path / "partial")
+    weights = load_file(partial / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, partial / "model.safetensors", {"format": "pt"})
+    message = "its model cannot be loaded (no transformer.h.1.mlp.c_fc.weight in its files); give another"
+    for zero_stage in (0, 3):
+        assert message in the_same(run_ranks(refusal, 2, partial, zero_stage))
+
+
+def test_a_tensor_of_another_shape_is_told_by_all_ranks(directory, tmp_path):
+    other = shutil.copytree(directory, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["transformer.ln_f.bias"] = torch.ones(1)  # which could be copied to all 16 places
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    for zero_stage in (0, 3):
+        assert "its model cannot be loaded" in the_same(run_ranks(refusal, 2, other, zero_stage))
+
+
+def test_a_file_that_was_cut_off_is_told_by_all_ranks(directory, tmp_path):
+    short = shutil.copytree(directory, tmp_path / "short")
+    content = (short / "model.safetensors").read_bytes()
+    (short / "model.safetensors").write_bytes(content[:5000])
+    for zero_stage in (0, 3):
+        assert "its model cannot be loaded" in the_same(run_ranks(refusal, 2, short, zero_stage))
+
+
+def found_by_each(run):
+    """What each rank finds in a run that goes on, when it looks a checkpoint later than the one before."""
+    from gpt2dist import distributed
+    from gpt2dist.evaluation import models
+
+    world = distributed.join()
+    models.locate = lambda name: run / f"checkpoints/step-{10 + world.rank:08d}"
+    return models.locate_together(run, world).name
+
+
+def test_all_ranks_score_the_checkpoint_that_the_main_rank_found(tmp_path):
+    for step in (10, 11):
+        (tmp_path / f"checkpoints/step-{step:08d}").mkdir(parents=True)
+    assert run_ranks(found_by_each, 2, tmp_path) == ["step-00000010"] * 2
+
+
+def score_dataset(checkpoint, dataset, zero_stage):
+    from gpt2dist import distributed
+    from gpt2dist.evaluation import HeldOut, Setting, evaluate
+
+    text = HeldOut.of_dataset(Manifest.load(dataset), "val")
+    setting = Setting(stride=12, batch_size=5, zero_stage=zero_stage)
+    result = evaluate(checkpoint, text, setting, distributed.join())
+    return result["nll_sum"], result["targets"], result["bits_per_byte"]
+
+
+def test_validation_during_training_is_what_evaluate_says_of_the_checkpoint(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset, validation=True)
+    run = train(
+        config,
+        *("checkpoint.every_steps=5", "checkpoint.keep_last=9", "evaluation.every_steps=5"),
+        *("evaluation.stride=12", "evaluation.batch_size=5", "schedule.total_steps=10"),
+        world_size=2,
+    )
+    for step in (5, 10):
+        during = json.loads((run / f"eval/step-{step:08d}.json").read_text())["val"]
+        checkpoint = run / f"checkpoints/step-{step:08d}"
+        assert len(list(checkpoint.glob("model-*.safetensors"))) == 2, "the files of two ranks"
+        for size, zero_stage in ((1, 0), (2, 3)):
+            nll, targets, bits = the_same(run_ranks(score_dataset, size, checkpoint, tiny_dataset, zero_stage))
+            assert nll == pytest.approx(during["nll_sum"], rel=1e-6)
+            assert targets == during["targets"]
+            assert bits == pytest.approx(during["bits_per_byte"], rel=1e-6)
