@@ -37,7 +37,7 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
         for name, parameter in model.named_parameters():
             # Every rank reads every parameter, from the page cache; rank 0's is the one that is dealt out.
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-                parameter.copy_(_find(files, name, directory))
+                parameter.copy_(_find(files, name, parameter.shape, directory))
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{directory}: its model cannot be loaded ({error}); give another checkpoint") from error
     model.lm_head = Head(model.lm_head.weight, config.vocab_size)
@@ -45,10 +45,11 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
     return model
 
 
-def _find(files: TensorFiles, name: str, directory: Path) -> Tensor:
+def _find(files: TensorFiles, name: str, shape: torch.Size, directory: Path) -> Tensor:
     """The tensor of a parameter; a model that was saved without its output layer has no prefix."""
     there = set(files)
     for candidate in (name, name.removeprefix("transformer.")):
-        if candidate in there:
-            return files.read(candidate)
-    raise UserError(f"{directory}: its model cannot be loaded (no {name} in its files); give another checkpoint")
+        if candidate in there and (tensor := files.read(candidate)).shape == shape:
+            return tensor
+    reason = f"no {name} in its files of the shape that config.json says"
+    raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")

@@ -246,13 +246,19 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     transformers.utils.logging.disable_progress_bar()  # its bar would only flash between ours
     try:
         model, found = GPT2LMHeadModel.from_pretrained(
-            directory, attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True
+            directory,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
-    if found["missing_keys"]:  # transformers would go on with random numbers there
-        reason = f"no {min(found['missing_keys'])} in its files"
+    # transformers would go on with random numbers there
+    wrong = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    if wrong:
+        reason = f"no {min(wrong)} in its files of the shape that config.json says"
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")
     model.lm_head = Head(model.lm_head.weight, model.config.vocab_size)
     return model.to(device).eval()

@@ -129,7 +129,7 @@ def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(eval
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     code, _, err = evaluate(model=partial)
     assert code == 2
-    assert "its model cannot be loaded (no transformer.h.1.mlp.c_fc.weight in its files)" in err
+    assert "its model cannot be loaded (no transformer.h.1.mlp.c_fc.weight in its files of the" in err
 
 
 def test_a_model_that_is_smaller_than_its_tokenizer(evaluate, small_model, tmp_path, capsys):

@@ -27,6 +27,7 @@ def checkpoint(tmp_path):
     directory.mkdir()
     state = TrainerState(9, 72, 900, 9, True, 1e-3, {}, {}, 2.0, [], "t" * 64, {}, 1, 0, "fp32")
     state.write(directory)
+    (directory / "manifest.json").write_text("{}")
     return directory
 
 
@@ -55,6 +56,11 @@ def test_a_checkpoint_says_how_many_tokens_it_saw(record, checkpoint, tmp_path):
     with_tokens, without = record.lines()
     assert with_tokens["progress/tokens"] == 900 and "progress/tokens" not in without
     assert with_tokens["step"] == 9 and with_tokens["eval/val/loss"] == 2.0
+
+
+def test_the_trainer_of_transformers_has_a_file_of_that_name_too(record, tmp_path):
+    (tmp_path / "trainer_state.json").write_text('{"epoch": 1.0, "global_step": 500}')
+    assert "consumed_tokens" not in record.add(500, tmp_path, RESULT)
 
 
 def test_what_is_not_finite_is_null_in_the_file_and_absent_in_tensorboard(record, tmp_path):
