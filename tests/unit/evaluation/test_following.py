@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
+from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import following
@@ -48,6 +49,7 @@ def save(run, step, seed=0, total=None):
     }
     save_file(weights, partial / "model.safetensors", {"format": "pt"})
     (partial / "optimizer-00001-of-00001.safetensors").write_bytes(b"moments")
+    TrainerState(step, step, step, step, True, 1e-3, {}, {}, 2.0, [], "t" * 64, {}, 1, 0, "fp32").write(partial)
     manifest.write(partial, {path.name: manifest.seal(path) for path in partial.iterdir()})
     if final.exists():
         shutil.rmtree(final)
