@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist.commands import results
+from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
 from gpt2dist.errors import UserError
 
 EPILOG = """\
@@ -37,13 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         help="files, directories and globs as `gpt2dist preprocess` takes them, tokenised on the fly",
     )
-    text.add_argument("--text-field", default="text", metavar="NAME", help="key of the text in JSON lines")
     text.add_argument(
         "--detokenizer",
         choices=("none", "wikitext"),
         default="none",
         help="what texts go through first; bytes and words are those before; default: %(default)s",
     )
+    add_reading_arguments(parser.add_argument_group("how files are read"))
     windows = parser.add_argument_group("how it is scored")
     windows.add_argument(
         "--sequence-length", type=int, metavar="L", help="tokens per window; default: the context"
@@ -145,10 +146,9 @@ def _source(args: argparse.Namespace) -> Callable[[Path], Any]:
         text = HeldOut.of_dataset(dataset, split)
         return lambda directory: text
 
-    from gpt2dist.data.corpus import Reading
     from gpt2dist.data.tokenizer import Tokenizer
 
-    texts = list(read_texts(args.text, Reading(args.text_field)))
+    texts = list(read_texts(args.text, reading(args), suffixes(args), args.format))
     name = ", ".join(args.text)
     return lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), args.detokenizer, name)
 
@@ -200,19 +200,19 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
     record = _record(Path(args.model), args)
     if args.watch:
         _end_on_signals(record)
-    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    waiting = lambda state: say(f"waiting for {record.run} ({state})")  # noqa: E731
     text = None
-    for step, model in checkpoints_to_score(record, world, args.watch, waiting):
+    for step, model in checkpoints_to_score(
+        record, world, args.watch, lambda state: _say(f"waiting for {record.run} ({state})")
+    ):
         text = text or load(model)
         _require_comparable(record, model, text, args, world)
         result = _evaluate(model, f"evaluate step {step}", text, args, world)
         if world.is_main:
             record.add(step, model, result)
             _mirror(record)
-            say(f"step {step}: {_in_short(result)}")
+            _say(f"step {step}: {_in_short(result)}")
     if world.is_main:
-        say(f"{len(record.results())} results in {record.directory}")
+        _say(f"{len(record.results())} results in {record.directory}")
 
 
 def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Namespace, world: Any) -> None:
@@ -262,6 +262,10 @@ def _end_on_signals(record: Any) -> None:
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, end)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _in_short(result: dict[str, Any]) -> str:

@@ -128,7 +128,11 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="file, directory, quoted glob, URL, …: see below"
     )
-    group = parser.add_argument_group("how the corpus is read")
+    add_reading_arguments(parser.add_argument_group("how the corpus is read"))
+
+
+def add_reading_arguments(group: Any) -> None:
+    """Adds the options that say how files are read."""
     group.add_argument(
         "--text-field",
         default="text",
