@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             return 2
         raise RunError(describe(failed.failures, directory)) from failed
     except SignalException as stopped:
-        if directory and _was_saved(directory, began):
+        if _follows_a_run(words) or (directory and _was_saved(directory, began)):
             return 0
         name = signal.Signals(stopped.sigval).name
         raise RunError(f"ended by {name} before everything was saved") from stopped
@@ -191,6 +191,14 @@ def _run_directory(words: list[str], ranks: int | None) -> Path | None:
     args.overrides += rest
     config, *_ = resolve(args.config, args.overrides, ranks) if ranks else read(args.config, args.overrides)
     return config.output_dir
+
+
+def _follows_a_run(words: list[str]) -> bool:
+    """Whether the ranks do what has no end of its own and loses nothing by a signal: `evaluate --watch`."""
+    from gpt2dist.cli import build_parser
+
+    args, _ = build_parser(words[0]).parse_known_args(words)
+    return getattr(args, "watch", False)
 
 
 def _was_saved(directory: Path, since: float) -> bool:

@@ -115,11 +115,12 @@ def test_a_run_with_all_its_steps_ends_the_watch(follow, run):
     assert "waiting" not in err
 
 
-def test_a_signal_ends_the_watch_in_order(run, tiny_dataset):
+@pytest.mark.parametrize("launcher", [[], ["launch", "--nproc-per-node", "2"]])
+def test_a_signal_ends_the_watch_in_order(run, tiny_dataset, launcher):
     for later in (15, 20):
         shutil.move(run / f"checkpoints/step-{later:08d}", run.parent / str(later))
     words = ["evaluate", str(run), "--data", str(tiny_dataset), "--name", "val", "--all-checkpoints", "--watch"]
-    with started([sys.executable, "-m", "gpt2dist", *words]) as process:
+    with started([sys.executable, "-m", "gpt2dist", *launcher, *words]) as process:
         wait_until(lambda: process.poll() is not None or len(results(run)) == 2)
         shutil.move(run.parent / "15", run / "checkpoints/step-00000015")
         wait_until(lambda: process.poll() is not None or len(results(run)) == 3)
@@ -128,7 +129,7 @@ def test_a_signal_ends_the_watch_in_order(run, tiny_dataset):
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, ""), err
     assert f"waiting for {run} (step 10 of 20)" in err
-    assert err.endswith(f"stopped; the results are in {run}/eval/val\n")
+    assert f"\nstopped; the results are in {run}/eval/val\n" in err
     assert list(results(run)) == [5, 10, 15]
     assert not (run / "eval/val/scored-now").exists()
 
