@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from gpt2dist.errors import UserError
 from gpt2dist.model.head import Head, Loss
 from gpt2dist.model.loss import counted_mask
+from gpt2dist.model.pretrained import BUFFERS
 from gpt2dist.model.shape import Shape
 
 INIT_STD = 0.02
@@ -244,6 +245,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
         UserError: Its files cannot be read as a GPT-2.
     """
     transformers.utils.logging.disable_progress_bar()  # its bar would only flash between ours
+    transformers.utils.logging.set_verbosity_error()  # what it reports, and goes on with, is refused below
     try:
         model, found = GPT2LMHeadModel.from_pretrained(
             directory,
@@ -259,6 +261,10 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     wrong = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     if wrong:
         reason = f"no {min(wrong)} in its files of the shape that config.json says"
+        raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")
+    unknown = [name for name in found["unexpected_keys"] if not name.endswith(BUFFERS)]
+    if unknown:  # and without them it would be another model
+        reason = f"its files have a {min(unknown)}, of which config.json does not speak"
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")
     model.lm_head = Head(model.lm_head.weight, model.config.vocab_size)
     return model.to(device).eval()

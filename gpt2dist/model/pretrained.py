@@ -12,6 +12,9 @@ from gpt2dist.model.shape import Shape
 GELU = ("gelu_new", "gelu_pytorch_tanh")
 """Two names of GPT-2's activation function."""
 
+BUFFERS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+"""Ends of names of what is no parameter: the causal mask of old files, and the embedding's second name."""
+
 OPTIONS: dict[str, Any] = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,

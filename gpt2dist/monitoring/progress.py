@@ -54,7 +54,7 @@ class Progress:
             bar_format=PLAIN_FORMAT if self._plain else None,
         )
         self._details: dict[str, str] = {}
-        self._shown = initial - 1  # the count of the last plain line
+        self._shown = initial  # the count of the last plain line
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "Progress":

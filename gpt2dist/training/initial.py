@@ -12,11 +12,10 @@ from gpt2dist.checkpoint.tensors import TensorFiles
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.locate import fingerprint, locate, weight_files
+from gpt2dist.model.pretrained import BUFFERS
 from gpt2dist.training.zero import MOMENTS, PartitionedState
 
 RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")
-BUFFERS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
-"""Ends of names that are no parameters: the causal mask of old files, and the embedding's second name."""
 
 
 def begin_from(name: str, world: World, state: PartitionedState) -> dict[str, str]:

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -120,6 +121,19 @@ def test_a_model_whose_weights_cannot_be_read(evaluate, small_model, tmp_path):
     code, _, err = evaluate(model=broken)
     assert code == 2
     assert "its model cannot be loaded" in err
+
+
+def test_a_model_with_more_layers_than_it_says_is_not_cut_short(evaluate, small_model, tmp_path):
+    longer = shutil.copytree(small_model, tmp_path / "longer")
+    weights = load_file(longer / "model.safetensors")
+    weights |= {
+        name.replace("h.1.", "h.2."): tensor.clone() for name, tensor in weights.items() if ".h.1." in name
+    }
+    weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 32, 32)  # the mask that old files have
+    save_file(weights, longer / "model.safetensors", metadata={"format": "pt"})
+    code, _, err = evaluate(model=longer)
+    assert code == 2
+    assert "(its files have a transformer.h.2.attn.c_attn.weight, of which config.json does not speak)" in err
 
 
 def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(evaluate, small_model, tmp_path):
