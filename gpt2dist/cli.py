@@ -25,6 +25,7 @@ VERBS = {
     "lambada": "accuracy and perplexity of a model on the last words of passages",
     "generate": "sample text from a model",
     "export": "publish a checkpoint as a model directory of transformers, with a model card",
+    "status": "show how a run stands, or all runs in a folder: state, step, loss, speed, time left",
     "trace": "list the documents behind a step of a run",
 }
 

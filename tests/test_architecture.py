@@ -1,6 +1,7 @@
 """Who may import whom. A package stands above all that it imports; nothing but the command line knows commands.
 
 commands            may import everything below
+watching            training (failed, lock, stopped), checkpoint (manifest, naming), monitoring (metrics)
 export              config, checkpoint, data, model, preflight (what a disk holds, lengths)
 training            config, plan, data, model, checkpoint, evaluation, generation, monitoring, distributed
 checkpoint          distributed, errors
@@ -45,8 +46,9 @@ MAY_IMPORT = {
             "launched",
             "model",
         ),
-        *("monitoring", "plan", "preflight", "training"),
+        *("monitoring", "plan", "preflight", "training", "watching"),
     },
+    "watching": {"checkpoint", "monitoring", "training", "watching"},
     "export": {"__init__", "checkpoint", "config", "data", "errors", "export", "model", "preflight"},
     "training": {
         *("checkpoint", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
@@ -99,7 +101,9 @@ LIGHT = (
         "model.shape",
         "model.flops",
     ),
-    *("model.locate", "training.schedule", "training.deepspeed_config", "training.stopped"),
+    *("model.locate", "training.schedule", "training.deepspeed_config"),
+    *("training.failed", "training.lock", "training.stopped", "monitoring.metrics"),
+    *("watching.evaluations", "watching.files", "watching.status", "watching.table"),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *("export.origin", "export.publishing"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),

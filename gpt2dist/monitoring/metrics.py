@@ -7,11 +7,14 @@ appears twice.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Protocol
 
 Value = float | int | str | None
 """None stands for a number that was not finite, when it is read back."""
+TAIL_BYTES = 2**18
+"""Some hundred lines."""
 
 
 class Mirror(Protocol):
@@ -73,6 +76,34 @@ def read(path: Path) -> list[dict[str, Value]]:
         except ValueError:
             continue
     return lines
+
+
+def read_tail(path: Path, tag: str) -> list[dict[str, Value]]:
+    """The last lines of a metrics.jsonl that may be very long, back to one with `tag` at least, if there is one.
+
+    Reads no more than it needs, and lines only that are whole; the file may be written or replaced meanwhile.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+    """
+    with path.open("rb") as file:
+        size, length = file.seek(0, os.SEEK_END), TAIL_BYTES
+        while True:
+            begin = max(0, size - length)
+            file.seek(begin)
+            texts = file.read(size - begin).split(b"\n")
+            lines = [line for text in texts[bool(begin) :] if (line := _whole(text))]  # the first may be cut
+            if begin == 0 or any(tag in line for line in lines):
+                return lines
+            length *= 4
+
+
+def _whole(text: bytes) -> dict[str, Value] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def _cut(path: Path, step: int, observed: bool) -> list[dict[str, Value]]:

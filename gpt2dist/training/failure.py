@@ -1,4 +1,4 @@
-"""How a rank that fails says so: to its log in full, to the terminal in a line, and to its launcher."""
+"""How a rank that fails says so: to its log in full, to the terminal in a line, to its launcher, to the run."""
 
 import contextlib
 import logging
@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from gpt2dist.distributed import World, leave
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.monitoring.logs import rank_log
+from gpt2dist.training import failed
 
 
 @contextlib.contextmanager
@@ -35,3 +36,17 @@ def told_by_every_rank(run: Path, world: World) -> Iterator[None]:
             flush=True,
         )
         os._exit(1)
+
+
+@contextlib.contextmanager
+def word_of_failure(run: Path, world: World) -> Iterator[None]:
+    """Leaves failed.json in the run directory if the work inside fails, and takes back an older one. Collective.
+
+    Entered by the job that holds the lock: one that is turned away says nothing about the run.
+    """
+    world.on_main(lambda: failed.take_back(run))
+    try:
+        yield
+    except BaseException as error:
+        failed.leave_word(run, world.rank, error)
+        raise

@@ -27,6 +27,7 @@ from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
+from gpt2dist.training.failure import word_of_failure
 from gpt2dist.training.initial import begin_from
 from gpt2dist.training.lifeline import StopSignal, Watchdog, end_with_launcher
 from gpt2dist.training.lock import only_job
@@ -48,7 +49,12 @@ def train(config: Config, plan: Plan, world: World) -> None:
     log = rank_log(output, world.rank)
     if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:  # alone it may outlive the shell that started it
         end_with_launcher()
-    with only_job(output, world), StopSignal() as signal, Watchdog(log, config.run.timeout_seconds) as watchdog:
+    with (
+        only_job(output, world),
+        word_of_failure(output, world),
+        StopSignal() as signal,
+        Watchdog(log, config.run.timeout_seconds) as watchdog,
+    ):
         pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
         settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
         trainer = build_trainer(config, plan, world, settings, pulse)

@@ -1,0 +1,100 @@
+"""`gpt2dist status`: how the runs in a folder stand."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from gpt2dist.errors import UserError
+from gpt2dist.watching import table
+from gpt2dist.watching.files import DEPTH, find_runs
+from gpt2dist.watching.status import Status, read_status
+
+REFRESH_SECONDS = 2.0
+PLAIN_SECONDS = 10.0
+"""Between two looks where lines stay: in a log file or a pipe."""
+TO_TOP, CLEAR_BELOW = "\x1b[H", "\x1b[J"
+
+EPILOG = f"""\
+States: running, stale (at work on another host by what it left, without a sign of life for much longer than its
+pace lets expect), finished, stopped (on request, everything saved), failed. All is read from the run directories,
+at most {DEPTH} folders down, without torch: a login node will do.
+
+examples:
+  gpt2dist status runs/gpt2-124m                 one run in full
+  gpt2dist status runs                           a table of all runs
+  gpt2dist status runs --watch                   the same, kept up to date; Ctrl-C ends it
+  gpt2dist status runs --json | jq -r 'select(.state == "failed").run'
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.epilog = EPILOG
+    parser.add_argument("directory", type=Path, metavar="RUN|DIR", help="a run directory, or a folder of runs")
+    parser.add_argument("--watch", action="store_true", help="look again every few seconds, until Ctrl-C")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON object per run and line on standard output"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Looks once, or again and again."""
+    home: Path = args.directory
+    statuses = look(home)
+    if not args.watch:
+        _tell(statuses, home, args.json)
+        return
+    in_place = not args.json and sys.stderr.isatty()
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            if in_place:
+                _redraw(table.show(statuses, home))
+            elif args.json:
+                _tell(statuses, home, as_json=True)
+            else:
+                for status in statuses:
+                    print(table.line(status, home), file=sys.stderr, flush=True)
+            time.sleep(REFRESH_SECONDS if in_place else PLAIN_SECONDS)
+            with contextlib.suppress(UserError):  # runs come and go
+                statuses = look(home)
+
+
+def look(home: Path) -> list[Status]:
+    """The statuses of a run, or of those in a folder.
+
+    Raises:
+        UserError: There is none.
+    """
+    try:
+        runs = find_runs(home)
+    except FileNotFoundError:
+        raise UserError(f"{home}: no such directory; name a run directory or a folder of runs") from None
+    except NotADirectoryError:
+        raise UserError(f"{home}: not a directory; name a run directory or a folder of runs") from None
+    except OSError as error:
+        raise UserError(f"{home}: cannot be listed ({error.strerror}); name another folder") from None
+    if not runs:
+        raise UserError(
+            f"{home}: no run here, nor {DEPTH} folders down; `gpt2dist train` makes one at run.output_dir"
+        )
+    return [read_status(each) for each in runs]
+
+
+def _tell(statuses: list[Status], home: Path, as_json: bool) -> None:
+    if as_json:
+        for status in statuses:
+            print(json.dumps(dataclasses.asdict(status), ensure_ascii=False), flush=True)
+    else:
+        print("\n".join(table.show(statuses, home)), file=sys.stderr)
+
+
+def _redraw(lines: list[str]) -> None:
+    """Shows the lines in place of those before, cut to the terminal: a longer text would scroll."""
+    columns, rows = shutil.get_terminal_size()
+    text = "\n".join(line[:columns] for line in lines[: rows - 1])
+    print(f"{TO_TOP}{CLEAR_BELOW}{text}", file=sys.stderr, flush=True)

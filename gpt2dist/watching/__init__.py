@@ -1,0 +1,1 @@
+"""How runs stand, told by their directories alone. Free of torch."""

@@ -1,0 +1,89 @@
+"""The results in a run directory: eval/step-N.json of its training, eval/NAME/step-N.json of `evaluate`."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.watching.files import number, read_object
+
+_STEP = re.compile(r"step-(\d+)\.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A result.
+
+    Attributes:
+        name: Of the validation set, or what `evaluate --name` gave it.
+        step: Optimizer steps done.
+        loss: Mean nll per token, in nats; None where it was not finite.
+        perplexity: Likewise.
+        bits_per_byte: Likewise.
+    """
+
+    name: str
+    step: int
+    loss: float | None
+    perplexity: float | None
+    bits_per_byte: float | None
+
+
+def last_evaluations(run: Path, up_to: int | None) -> list[Evaluation]:
+    """The newest result of each name, the newest of all first.
+
+    Args:
+        run: The run directory.
+        up_to: Step of the run; what is beyond is of a past from which the run went back. None: all.
+    """
+    newest: dict[str, Evaluation] = {}
+    for path in _newest_files(run / "eval", up_to):
+        for result in _results(path):
+            if result.name not in newest or newest[result.name].step < result.step:
+                newest[result.name] = result
+    return sorted(newest.values(), key=lambda result: -result.step)
+
+
+def all_evaluations(run: Path) -> list[Evaluation]:
+    """All results, by name and step."""
+    found = {
+        (result.name, result.step): result
+        for directory in _directories(run / "eval")
+        for path in _steps(directory).values()
+        for result in _results(path)
+    }
+    return [found[key] for key in sorted(found)]
+
+
+def _newest_files(home: Path, up_to: int | None) -> list[Path]:
+    files = []
+    for directory in _directories(home):
+        found = {step: path for step, path in _steps(directory).items() if up_to is None or step <= up_to}
+        files += [found[max(found)]] if found else []
+    return files
+
+
+def _directories(home: Path) -> list[Path]:
+    try:
+        return [home, *sorted(path for path in home.iterdir() if path.is_dir())]
+    except OSError:
+        return []
+
+
+def _steps(directory: Path) -> dict[int, Path]:
+    try:
+        return {int(match[1]): path for path in directory.iterdir() if (match := _STEP.fullmatch(path.name))}
+    except OSError:
+        return {}
+
+
+def _results(path: Path) -> list[Evaluation]:
+    """A file of the training has results by name; one of `gpt2dist evaluate` is one result."""
+    content = read_object(path)
+    step = int(_STEP.fullmatch(path.name)[1])  # type: ignore[index]
+    by_name = {path.parent.name: content} if "step" in content else content
+    return [_evaluation(name, step, each) for name, each in by_name.items() if isinstance(each, dict)]
+
+
+def _evaluation(name: str, step: int, measures: dict[str, Any]) -> Evaluation:
+    return Evaluation(name, step, *(number(measures.get(key)) for key in ("loss", "perplexity", "bits_per_byte")))

@@ -1,0 +1,104 @@
+"""Reads the files of a run that somebody may be writing, or removing, at this moment.
+
+What is not there, not whole or not ours to read is as if it were not there: the next look will see it.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.checkpoint import manifest
+from gpt2dist.checkpoint.naming import step_of
+from gpt2dist.monitoring import metrics
+from gpt2dist.training import failed, lock
+
+DEPTH = 3
+"""How far below a folder runs are looked for."""
+LOG_TAIL_BYTES = 2**16
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a run has begun in a directory."""
+    here = any((directory / name).is_file() for name in ("environment.json", "metrics.jsonl", failed.NAME))
+    return here or ((directory / lock.NAME).is_file() and (directory / "logs").is_dir())
+
+
+def find_runs(directory: Path, depth: int = DEPTH) -> list[Path]:
+    """The run that a directory is, or those below it, by name. What lies within a run is not looked at.
+
+    Raises:
+        OSError: The directory cannot be listed.
+    """
+    if is_run(directory):
+        return [directory]
+    found = []
+    for path in sorted(directory.iterdir()) if depth else ():
+        try:
+            found += find_runs(path, depth - 1) if path.is_dir() else []
+        except OSError:
+            continue
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A file of one JSON object; empty where there is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_settings(run: Path) -> dict[str, dict[str, Any]]:
+    """config.yaml by sections, as it stands; empty where there is none."""
+    import yaml
+
+    try:
+        value = yaml.load((run / "config.yaml").read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    if not isinstance(value, dict):
+        return {}
+    return {name: section for name, section in value.items() if isinstance(section, dict)}
+
+
+def number(value: Any) -> float | None:
+    """A number of a file; None for anything else, and for one that is not finite."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
+
+
+def last_lines(run: Path, tag: str) -> list[dict[str, Any]]:
+    """The last lines of metrics.jsonl, back to one with `tag` if there is one."""
+    try:
+        return metrics.read_tail(run / "metrics.jsonl", tag)
+    except OSError:
+        return []
+
+
+def latest_checkpoint(run: Path) -> tuple[int, float] | None:
+    """Step of the newest checkpoint, and when it was complete in seconds since 1970."""
+    try:
+        name = (run / "checkpoints/latest").read_text().strip()
+        path = run / "checkpoints" / name
+        return step_of(path), (path / manifest.NAME).stat().st_mtime
+    except (OSError, ValueError):
+        return None
+
+
+def hung_ranks(run: Path) -> list[str]:
+    """The logs that end with the stacks that the watchdog writes before it ends a rank."""
+    found = []
+    for path in sorted((run / "logs").glob("rank-*.log")):
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+                tail = file.read()
+        except OSError:
+            continue
+        stacks = tail.rpartition(b"\nTimeout (")[2] if b"\nTimeout (" in tail else b""
+        # A line of a later start would begin with its year.
+        if stacks and not any(line[:4].isdigit() for line in stacks.splitlines()[1:]):
+            found.append(str(path))
+    return found

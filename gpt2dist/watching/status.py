@@ -1,0 +1,236 @@
+"""How a run stands, told by its directory alone.
+
+The states, and what each is told by:
+
+running     A job holds the lock of the directory. Where locks do not tell (the job is on another host, or the
+            file system has none): it has given a sign of life within the time that its pace lets expect.
+stale       The same, without a sign of life: the job hangs, its host is gone, or it is in something that takes
+            longer than anything it did before. A job of this host that holds the lock is never stale: its
+            watchdog ends it if it hangs.
+finished    Nobody is at work, and there is a checkpoint of the last step.
+failed      Nobody is at work; the last job left failed.json, or nothing at all: then it was killed, unless the
+            stacks of the watchdog end its log.
+stopped     Nobody is at work; the last job left stopped.json, or reached `run.stop_after_steps`.
+
+A sign of life is a line in metrics.jsonl, a checkpoint, or the lock when it was taken.
+"""
+
+import dataclasses
+import itertools
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt2dist.training import failed, lock, stopped
+from gpt2dist.watching import files
+from gpt2dist.watching.evaluations import Evaluation, last_evaluations
+from gpt2dist.watching.files import number
+
+State = Literal["running", "stale", "finished", "failed", "stopped"]
+
+TRAINED = "train/loss"
+"""The tag that tells a line of the training from those of evaluations and samples."""
+LEAST_PATIENCE = 60.0
+PATIENCE_IN_GAPS = 5
+"""Silence is a bad sign from so many times the longest silence before, and so many seconds, on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The newest checkpoint.
+
+    Attributes:
+        step: Optimizer steps done.
+        age: Seconds since it was complete.
+    """
+
+    step: int
+    age: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How a run stands. None is what is not known.
+
+    Attributes:
+        run: The run directory.
+        state: See above.
+        reason: What the state is due to, in words; empty where it needs none.
+        step: Optimizer steps done.
+        total_steps: Of the whole run.
+        loss: Of the last log interval, in nats per token.
+        perplexity: Likewise.
+        tokens_per_second: Likewise.
+        mfu: Likewise: model FLOPs utilisation, 1 is all.
+        seconds_left: To the step at which the run ends, at its pace since it was last started.
+        checkpoint: The newest.
+        evaluations: The newest of each name, the newest of all first.
+        skipped_steps: Steps whose update was left out.
+        silent: Seconds since the last sign of life.
+    """
+
+    run: str
+    state: State
+    reason: str
+    step: int | None
+    total_steps: int | None
+    loss: float | None
+    perplexity: float | None
+    tokens_per_second: float | None
+    mfu: float | None
+    seconds_left: float | None
+    checkpoint: Checkpoint | None
+    evaluations: list[Evaluation]
+    skipped_steps: int | None
+    silent: float | None
+
+
+def read_status(run: Path) -> Status:
+    """Reads a run directory, which may change meanwhile."""
+    now = time.time()
+    held = lock.is_held(run)  # first: what a job leaves at its end is then there
+    lines = files.last_lines(run, TRAINED)
+    last = next((line for line in reversed(lines) if TRAINED in line), {})
+    saved = files.latest_checkpoint(run)
+    settings, facts = files.read_settings(run), files.read_object(run / "environment.json")
+    total = _whole(facts.get("total_steps")) or _whole(settings.get("schedule", {}).get("total_steps"))
+    step = max(([last["step"]] if last else []) + ([saved[0]] if saved else []), default=None)
+
+    start = _start(run)
+    times = [each for line in lines if (each := number(line.get("time"))) and each >= (start or 0)]
+    signs = [*times[-1:], *([saved[1]] if saved else []), *([start] if start else [])]
+    silent = max(0.0, now - max(signs)) if signs else None
+    stop = _whole(settings.get("run", {}).get("stop_after_steps"))
+    ending = _ending(run, saved[0] if saved else None, total, stop)
+    state, reason = _judge(run, held, ending, silent, _patience(times, settings.get("run", {})))
+    goal = min(filter(None, (total, stop)), default=None)
+    return Status(
+        run=str(run),
+        state=state,
+        reason=reason,
+        step=step,
+        total_steps=total,
+        loss=number(last.get(TRAINED)),
+        perplexity=number(last.get("train/perplexity")),
+        tokens_per_second=number(last.get("throughput/tokens_per_second")),
+        mfu=number(last.get("throughput/mfu")),
+        seconds_left=_seconds_left(lines, goal, start or 0, now) if state == "running" else None,
+        checkpoint=Checkpoint(saved[0], max(0.0, now - saved[1])) if saved else None,
+        evaluations=last_evaluations(run, step),
+        skipped_steps=_whole(last.get("train/skipped_steps")),
+        silent=silent,
+    )
+
+
+def _judge(
+    run: Path, held: bool | None, ending: tuple[State, str] | None, silent: float | None, patience: float
+) -> tuple[State, str]:
+    """The state and its reason.
+
+    Args:
+        run: The run directory.
+        held: What the lock tells.
+        ending: What the files tell of the end of a run that nobody is at work on.
+        silent: Seconds since the last sign of life.
+        patience: Seconds of silence that are no bad sign.
+    """
+    owner, here = files.read_object(run / lock.NAME), socket.gethostname()
+    host, quiet = owner.get("host"), silent is None or silent > patience
+    silence = f"no sign of life for {duration(silent)}" if silent is not None else "no sign of life"
+    if held and host == here:
+        return "running", silence if quiet else ""
+    gone = {
+        True: False,
+        False: host in (here, None),  # a lock may not reach other hosts
+        None: quiet if host is None else host == here and not _is_alive(owner.get("pid")),
+    }
+    if not held and (ending or gone[held]):
+        return ending or _killed(run)
+    return ("stale", f"{silence}; look at {host or 'its host'}") if quiet else ("running", "")
+
+
+def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -> tuple[State, str] | None:
+    """How the last job ended, where it left something that tells.
+
+    Args:
+        run: The run directory.
+        saved: Step of the newest checkpoint.
+        total: Steps of the whole run.
+        stop: `run.stop_after_steps`.
+    """
+    failure, word = files.read_object(run / failed.NAME), files.read_object(run / stopped.NAME)
+    if saved is not None and total is not None and saved >= total and not word:
+        return "finished", ""  # also where a later start was refused
+    if failure:
+        reason = next(iter(str(failure.get("reason")).splitlines()), "")
+        return "failed", f"rank {failure.get('rank')}: {failure.get('kind')}: {reason}"
+    if word:
+        return "stopped", f"by {word.get('reason')}, with everything saved"
+    if saved is not None and stop is not None and saved >= stop:
+        return "stopped", f"by run.stop_after_steps={stop}, with everything saved"
+    return None
+
+
+def _killed(run: Path) -> tuple[State, str]:
+    """The end of a run that left no word."""
+    if logs := files.hung_ranks(run):
+        return "failed", f"hung for run.timeout_seconds; the stacks are in {logs[0]}"
+    return "failed", "ended without a word: killed, perhaps out of memory, or its host went down"
+
+
+def _is_alive(pid: Any) -> bool:
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _start(run: Path) -> float | None:
+    """When the last job began: it wrote its name into the lock."""
+    try:
+        return (run / lock.NAME).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _patience(times: list[float], settings: dict[str, Any]) -> float:
+    """Seconds of silence that are no bad sign, by those since the start; a start itself may take long."""
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    if not gaps:
+        return number(settings.get("timeout_seconds")) or 10 * LEAST_PATIENCE
+    return max(LEAST_PATIENCE, PATIENCE_IN_GAPS * max(gaps))
+
+
+def _seconds_left(lines: list[dict[str, Any]], goal: int | None, start: float, now: float) -> float | None:
+    """Time to the goal at the pace since the start, evaluations and saves included; None without a pace."""
+    trained = [line for line in lines if TRAINED in line and (number(line.get("time")) or 0) >= start]
+    if not trained or goal is None:
+        return None
+    first, last = trained[0], trained[-1]
+    pace = number(last.get("time/step"))
+    if last["step"] > first["step"]:
+        pace = (last["time"] - first["time"]) / (last["step"] - first["step"])
+    return None if pace is None else max(0.0, (goal - last["step"]) * pace - (now - last["time"]))
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def duration(seconds: float) -> str:
+    """A time in words of one or two units, such as "45 s", "3:20 min", "5:04 h" or "2 d 3 h"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,0 +1,105 @@
+"""Statuses for people: a table of runs, or one run in full."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt2dist.watching.evaluations import Evaluation
+from gpt2dist.watching.status import Status, duration
+
+NOTHING = "–"
+HEADER = (
+    *("run", "state", "step", "loss", "perplexity", "tokens/s", "MFU", "left"),
+    *("checkpoint", "evaluation", "skipped"),
+)
+
+
+def show(statuses: Sequence[Status], home: Path) -> list[str]:
+    """The lines: one run in full, several as a table, with what is to be said of them below.
+
+    Args:
+        statuses: Of runs.
+        home: What was asked for; runs are named by their place in it.
+    """
+    if len(statuses) == 1 and Path(statuses[0].run) == home:
+        return [f"{name:>14}  {value}" for name, value in _in_full(statuses[0])]
+    rows = [HEADER, *(_row(status, home) for status in statuses)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    remarks = [f"{_name(each, home)} {each.state}: {each.reason}" for each in statuses if each.reason]
+    return [*lines, *([""] if remarks else []), *remarks]
+
+
+def line(status: Status, home: Path) -> str:
+    """A run in one line, for logs."""
+    cells = dict(zip(HEADER, _row(status, home), strict=True))
+    name, state = cells.pop("run"), cells.pop("state")
+    known = [f"{title} {cell}" for title, cell in cells.items() if cell != NOTHING]
+    return ", ".join([f"{name}: {state}{f' ({status.reason})' if status.reason else ''}", *known])
+
+
+def _row(status: Status, home: Path) -> tuple[str, ...]:
+    return (
+        _name(status, home),
+        status.state,
+        _steps(status),
+        *(cell for _, cell in _measures(status)),
+        _checkpoint(status),
+        _evaluation(status.evaluations[0]) if status.evaluations else NOTHING,
+        _count(status.skipped_steps),
+    )
+
+
+def _in_full(status: Status) -> list[tuple[str, str]]:
+    reason = f": {status.reason}" if status.reason else ""
+    return [
+        ("run", status.run),
+        ("state", status.state + reason),
+        ("step", _steps(status)),
+        *_measures(status),
+        ("checkpoint", _checkpoint(status)),
+        *[("evaluation", _evaluation(each)) for each in status.evaluations],
+        ("skipped steps", _count(status.skipped_steps)),
+    ]
+
+
+def _measures(status: Status) -> list[tuple[str, str]]:
+    left = NOTHING if status.seconds_left is None else duration(status.seconds_left)
+    return [
+        ("loss", _number(status.loss, ".4f")),
+        ("perplexity", _number(status.perplexity, ".4g" if (status.perplexity or 0) >= 1e6 else ",.2f")),
+        ("tokens/s", _number(status.tokens_per_second, ",.0f")),
+        ("MFU", _number(status.mfu, ".1%")),
+        ("left", left),
+    ]
+
+
+def _name(status: Status, home: Path) -> str:
+    name = os.path.relpath(status.run, home)
+    return Path(status.run).resolve().name if name == "." else name
+
+
+def _steps(status: Status) -> str:
+    if status.step is None or not status.total_steps:
+        return _count(status.step)
+    return f"{status.step:,}/{status.total_steps:,} {int(100 * status.step / status.total_steps)}%"
+
+
+def _checkpoint(status: Status) -> str:
+    saved = status.checkpoint
+    return f"{saved.step:,}, {duration(saved.age)} ago" if saved else NOTHING
+
+
+def _evaluation(result: Evaluation) -> str:
+    bits = f", {result.bits_per_byte:.4f} bits per byte" if result.bits_per_byte is not None else ""
+    return f"{result.name} {_number(result.loss, '.4f')}{bits} at {result.step:,}"
+
+
+def _count(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return NOTHING if value is None else f"{value:{form}}"
