@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import shutil
+import os
 import sys
 import time
 from pathlib import Path
@@ -95,6 +95,7 @@ def _tell(statuses: list[Status], home: Path, as_json: bool) -> None:
 
 def _redraw(lines: list[str]) -> None:
     """Shows the lines in place of those before, cut to the terminal: a longer text would scroll."""
-    columns, rows = shutil.get_terminal_size()
+    size = os.get_terminal_size(sys.stderr.fileno())
+    columns, rows = size.columns or 80, size.lines or 24  # some terminals do not know theirs
     text = "\n".join(line[:columns] for line in lines[: rows - 1])
     print(f"{TO_TOP}{CLEAR_BELOW}{text}", file=sys.stderr, flush=True)

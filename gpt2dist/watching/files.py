@@ -5,6 +5,7 @@ What is not there, not whole or not ours to read is as if it were not there: the
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gpt2dist.training import failed, lock
 DEPTH = 3
 """How far below a folder runs are looked for."""
 LOG_TAIL_BYTES = 2**16
+_WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # how faulthandler begins
 
 
 def is_run(directory: Path) -> bool:
@@ -97,8 +99,8 @@ def hung_ranks(run: Path) -> list[str]:
                 tail = file.read()
         except OSError:
             continue
-        stacks = tail.rpartition(b"\nTimeout (")[2] if b"\nTimeout (" in tail else b""
+        *_, stacks = _WATCHDOG.split(tail)
         # A line of a later start would begin with its year.
-        if stacks and not any(line[:4].isdigit() for line in stacks.splitlines()[1:]):
+        if _WATCHDOG.search(tail) and not re.search(rb"^\d{4}-", stacks, re.MULTILINE):
             found.append(str(path))
     return found

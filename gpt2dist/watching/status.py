@@ -210,7 +210,7 @@ def _patience(times: list[float], settings: dict[str, Any]) -> float:
 
 def _seconds_left(lines: list[dict[str, Any]], goal: int | None, start: float, now: float) -> float | None:
     """Time to the goal at the pace since the start, evaluations and saves included; None without a pace."""
-    trained = [line for line in lines if TRAINED in line and (number(line.get("time")) or 0) >= start]
+    trained = [line for line in lines if TRAINED in line and (number(line.get("time")) or -1) >= start]
     if not trained or goal is None:
         return None
     first, last = trained[0], trained[-1]

@@ -1,6 +1,9 @@
 import json
 
-from gpt2dist.monitoring.metrics import Metrics, read
+import pytest
+
+from gpt2dist.monitoring import metrics as metrics_module
+from gpt2dist.monitoring.metrics import Metrics, read, read_tail
 
 
 class Recorder:
@@ -104,3 +107,21 @@ def test_an_observation_that_was_cut_short_is_made_again(tmp_path):
     before.close()
     Metrics(path, 1, False, []).close()
     assert [set(line) - {"step", "time"} for line in read(path)] == [{"train/loss"}]
+
+
+@pytest.mark.parametrize("tail_bytes", [1, 40, 10**6])
+def test_the_tail_goes_back_to_a_line_with_the_tag_and_has_whole_lines_only(tmp_path, monkeypatch, tail_bytes):
+    monkeypatch.setattr(metrics_module, "TAIL_BYTES", tail_bytes)
+    path = tmp_path / "m.jsonl"
+    metrics = Metrics(path, 0, True, [])
+    for step in range(1, 10):
+        metrics.write(step, 0, {"train/loss": float(step)})
+    for number in range(50):
+        metrics.write(9, 0, {f"samples/{number}": "ein süßer Text"})
+    metrics.close()
+    with path.open("ab") as file:
+        file.write(b'{"step": 10, "train/loss": 1')
+    tail = read_tail(path, "train/loss")
+    assert tail == read(path)[-len(tail) :]
+    assert any("train/loss" in line for line in tail)
+    assert read_tail(path, "train/accuracy") == read(path)

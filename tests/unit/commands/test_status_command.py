@@ -1,0 +1,145 @@
+"""`gpt2dist status` as a user calls it, on directories that training left and on such as it might."""
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+from gpt2dist.commands import status as command
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for name, steps in (("runs/a", 3), ("runs/sweep/b", 4)):
+        directory = tmp_path / name
+        directory.mkdir(parents=True)
+        (directory / "environment.json").write_text('{"total_steps": 10}\n')
+        line = {"step": steps, "time": time.time(), "train/loss": 2.5, "train/perplexity": 12.18}
+        (directory / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        (directory / "stopped.json").write_text('{"reason": "SIGUSR1"}\n')
+    (tmp_path / "runs/notes").mkdir()
+    return tmp_path / "runs"
+
+
+def test_a_folder_of_runs(gpt2dist, runs):
+    code, out, err = gpt2dist("status", runs)
+    assert (code, out) == (0, "")
+    lines = err.splitlines()
+    assert lines[0].split()[:3] == ["run", "state", "step"]
+    assert lines[1].split()[:4] == ["a", "stopped", "3/10", "30%"]
+    assert lines[2].split()[:4] == ["sweep/b", "stopped", "4/10", "40%"]
+    assert lines[3:] == [
+        "",
+        "a stopped: by SIGUSR1, with everything saved",
+        "sweep/b stopped: by SIGUSR1, with everything saved",
+    ]
+
+
+def test_one_run(gpt2dist, runs):
+    code, out, err = gpt2dist("status", runs / "a")
+    assert (code, out) == (0, "")
+    assert "         state  stopped: by SIGUSR1, with everything saved\n" in err
+    assert "          loss  2.5000\n" in err
+
+
+def test_json_has_an_object_per_run(gpt2dist, runs):
+    code, out, err = gpt2dist("status", runs, "--json")
+    assert (code, err) == (0, "")
+    first, second = map(json.loads, out.splitlines())
+    assert first == first | {
+        "run": str(runs / "a"),
+        "state": "stopped",
+        "step": 3,
+        "total_steps": 10,
+        "loss": 2.5,
+    }
+    assert second == second | {"run": str(runs / "sweep/b"), "step": 4, "checkpoint": None, "evaluations": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gone", "no such directory; name a run directory or a folder of runs"),
+        ("file", "not a directory; name a run directory or a folder of runs"),
+        ("empty", "no run here, nor 3 folders down; `gpt2dist train` makes one at run.output_dir"),
+    ],
+)
+def test_a_wrong_directory(gpt2dist, tmp_path, name, words):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for more in ([], ["--watch"], ["--json"]):
+        assert gpt2dist("status", tmp_path / name, *more) == (
+            2,
+            "",
+            f"gpt2dist status: {tmp_path / name}: {words}\n",
+        )
+
+
+def test_a_folder_that_is_not_ours(gpt2dist, tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(command, "find_runs", refused)
+    message = f"gpt2dist status: {tmp_path}: cannot be listed (Permission denied); name another folder\n"
+    assert gpt2dist("status", tmp_path) == (2, "", message)
+
+
+def looks(monkeypatch, *deeds):
+    """Between one look and the next a deed is done; then Ctrl-C is pressed."""
+    rest = iter(deeds)
+
+    def sleep(_):
+        deed = next(rest, None)
+        if not deed:
+            raise KeyboardInterrupt
+        deed()
+
+    monkeypatch.setattr(command.time, "sleep", sleep)
+
+
+def test_a_watch_prints_plain_lines_where_there_is_no_terminal(gpt2dist, runs, monkeypatch):
+    looks(monkeypatch, (runs / "a/stopped.json").unlink)
+    code, out, err = gpt2dist("status", runs, "--watch")
+    assert (code, out) == (0, "")
+    lines = err.splitlines()
+    assert len(lines) == 4 and "\x1b" not in err
+    stopped = "a: stopped (by SIGUSR1, with everything saved), step 3/10 30%, loss 2.5000, perplexity 12.18"
+    assert lines[0] == stopped
+    assert lines[2] == "a: running, step 3/10 30%, loss 2.5000, perplexity 12.18"
+
+
+def test_a_watch_in_json_prints_objects_again_and_again(gpt2dist, runs, monkeypatch):
+    looks(monkeypatch, lambda: None)
+    code, out, err = gpt2dist("status", runs, "--watch", "--json")
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["step"] for line in out.splitlines()] == [3, 4, 3, 4]
+
+
+def test_a_watch_outlives_the_runs(gpt2dist, runs, monkeypatch):
+    looks(monkeypatch, lambda: runs.rename(runs.with_name("elsewhere")), lambda: None)
+    assert gpt2dist("status", runs, "--watch")[0] == 0
+
+
+def test_on_a_terminal_a_watch_redraws_in_place_until_ctrl_c(runs):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 3, 40, 0, 0))  # lines, columns
+    command = [sys.executable, "-m", "gpt2dist", "status", str(runs), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while shown.count(b"\x1b[H\x1b[J") < 2:
+            shown += os.read(ours, 2**16)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    os.close(ours)
+    screen = shown.decode().split("\x1b[H\x1b[J")[1].splitlines()
+    assert [line.split()[0] for line in screen] == ["run", "a"]  # the last line is left to the cursor
+    assert all(len(line) <= 40 for line in screen)

@@ -1,0 +1,79 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from gpt2dist.watching import table
+from gpt2dist.watching.evaluations import Evaluation
+from gpt2dist.watching.status import Checkpoint, Status
+
+
+@pytest.fixture
+def status():
+    return Status(
+        run="runs/a",
+        state="running",
+        reason="",
+        step=700,
+        total_steps=1400,
+        loss=3.90051,
+        perplexity=49.42,
+        tokens_per_second=16539.2,
+        mfu=0.4123,
+        seconds_left=95.0,
+        checkpoint=Checkpoint(600, 12.0),
+        evaluations=[Evaluation("val", 600, 3.95, 51.9, 1.83), Evaluation("wiki", 500, None, None, None)],
+        skipped_steps=2,
+        silent=1.0,
+    )
+
+
+@pytest.fixture
+def unknown(status):
+    nothing = dict.fromkeys(("step", "total_steps", "loss", "perplexity", "tokens_per_second", "mfu"))
+    nothing |= dict.fromkeys(("seconds_left", "checkpoint", "skipped_steps", "silent"))
+    return dataclasses.replace(
+        status, run="runs/b/c", state="failed", reason="rank 0: E: x", evaluations=[], **nothing
+    )
+
+
+def test_a_table_of_runs_with_what_is_to_be_said_of_them(status, unknown):
+    assert table.show([status, unknown], Path("runs")) == [
+        "run  state    step           loss    perplexity  tokens/s  MFU    left      checkpoint     "
+        "evaluation                               skipped",
+        "a    running  700/1,400 50%  3.9005  49.42       16,539    41.2%  1:35 min  600, 12 s ago  "
+        "val 3.9500, 1.8300 bits per byte at 600  2",
+        "b/c  failed   –              –       –           –         –      –         –              "
+        "–                                        –",
+        "",
+        "b/c failed: rank 0: E: x",
+    ]
+
+
+def test_one_run_in_full(status):
+    assert table.show([status], Path("runs/a")) == [
+        "           run  runs/a",
+        "         state  running",
+        "          step  700/1,400 50%",
+        "          loss  3.9005",
+        "    perplexity  49.42",
+        "      tokens/s  16,539",
+        "           MFU  41.2%",
+        "          left  1:35 min",
+        "    checkpoint  600, 12 s ago",
+        "    evaluation  val 3.9500, 1.8300 bits per byte at 600",
+        "    evaluation  wiki – at 500",
+        " skipped steps  2",
+    ]
+    spoiled = dataclasses.replace(status, state="stale", reason="look there", perplexity=3.2e9, total_steps=None)
+    lines = table.show([spoiled], Path("runs/a"))
+    assert lines[1:3] == ["         state  stale: look there", "          step  700"]
+    assert lines[4] == "    perplexity  3.2e+09"
+
+
+def test_a_line_says_what_is_known(status, unknown):
+    assert table.line(unknown, Path("runs")) == "b/c: failed (rank 0: E: x)"
+    assert table.line(status, Path("runs/a")) == (
+        "a: running, step 700/1,400 50%, loss 3.9005, perplexity 49.42, tokens/s 16,539, MFU 41.2%, "
+        "left 1:35 min, checkpoint 600, 12 s ago, evaluation val 3.9500, 1.8300 bits per byte at 600, skipped 2"
+    )
