@@ -26,6 +26,7 @@ VERBS = {
     "generate": "sample text from a model",
     "export": "publish a checkpoint as a model directory of transformers, with a model card",
     "status": "show how a run stands, or all runs in a folder: state, step, loss, speed, time left",
+    "report": "write a run as one HTML page: state, curves, samples, lineage, configuration",
     "trace": "list the documents behind a step of a run",
 }
 

@@ -1,7 +1,7 @@
 """Who may import whom. A package stands above all that it imports; nothing but the command line knows commands.
 
 commands            may import everything below
-watching            training (failed, lock, stopped), checkpoint (manifest, naming), monitoring (metrics)
+watching            training (failed, lock, stopped), checkpoint, monitoring (metrics), model (locate)
 export              config, checkpoint, data, model, preflight (what a disk holds, lengths)
 training            config, plan, data, model, checkpoint, evaluation, generation, monitoring, distributed
 checkpoint          distributed, errors
@@ -48,7 +48,7 @@ MAY_IMPORT = {
         ),
         *("monitoring", "plan", "preflight", "training", "watching"),
     },
-    "watching": {"checkpoint", "monitoring", "training", "watching"},
+    "watching": {"checkpoint", "model", "monitoring", "training", "watching"},
     "export": {"__init__", "checkpoint", "config", "data", "errors", "export", "model", "preflight"},
     "training": {
         *("checkpoint", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
@@ -104,6 +104,7 @@ LIGHT = (
     *("model.locate", "training.schedule", "training.deepspeed_config"),
     *("training.failed", "training.lock", "training.stopped", "monitoring.metrics"),
     *("watching.evaluations", "watching.files", "watching.status", "watching.table"),
+    *("watching.lineage", "watching.report", "watching.svg"),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *("export.origin", "export.publishing"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),

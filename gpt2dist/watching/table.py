@@ -22,7 +22,7 @@ def show(statuses: Sequence[Status], home: Path) -> list[str]:
         home: What was asked for; runs are named by their place in it.
     """
     if len(statuses) == 1 and Path(statuses[0].run) == home:
-        return [f"{name:>14}  {value}" for name, value in _in_full(statuses[0])]
+        return [f"{name:>14}  {value}" for name, value in in_full(statuses[0])]
     rows = [HEADER, *(_row(status, home) for status in statuses)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -30,6 +30,20 @@ def show(statuses: Sequence[Status], home: Path) -> list[str]:
     ]
     remarks = [f"{_name(each, home)} {each.state}: {each.reason}" for each in statuses if each.reason]
     return [*lines, *([""] if remarks else []), *remarks]
+
+
+def in_full(status: Status) -> list[tuple[str, str]]:
+    """All that is known of a run: name and value."""
+    reason = f": {status.reason}" if status.reason else ""
+    return [
+        ("run", status.run),
+        ("state", status.state + reason),
+        ("step", _steps(status)),
+        *_measures(status),
+        ("checkpoint", _checkpoint(status)),
+        *[("evaluation", _evaluation(each)) for each in status.evaluations],
+        ("skipped steps", _count(status.skipped_steps)),
+    ]
 
 
 def line(status: Status, home: Path) -> str:
@@ -50,19 +64,6 @@ def _row(status: Status, home: Path) -> tuple[str, ...]:
         _evaluation(status.evaluations[0]) if status.evaluations else NOTHING,
         _count(status.skipped_steps),
     )
-
-
-def _in_full(status: Status) -> list[tuple[str, str]]:
-    reason = f": {status.reason}" if status.reason else ""
-    return [
-        ("run", status.run),
-        ("state", status.state + reason),
-        ("step", _steps(status)),
-        *_measures(status),
-        ("checkpoint", _checkpoint(status)),
-        *[("evaluation", _evaluation(each)) for each in status.evaluations],
-        ("skipped steps", _count(status.skipped_steps)),
-    ]
 
 
 def _measures(status: Status) -> list[tuple[str, str]]:

@@ -1,0 +1,104 @@
+"""A run as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+
+import html
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gpt2dist.monitoring import metrics
+from gpt2dist.watching import files, table
+from gpt2dist.watching.evaluations import Evaluation, all_evaluations
+from gpt2dist.watching.files import number
+from gpt2dist.watching.lineage import lineage
+from gpt2dist.watching.status import TRAINED, read_status
+from gpt2dist.watching.svg import Curve, chart
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 800px; margin: 2em auto; padding: 0 1em; color: #222; }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse } td, th { padding: 2px 14px 2px 0; text-align: left; vertical-align: top }
+th { font-weight: 600 } code, pre { font: 13px/1.4 ui-monospace, monospace } td { overflow-wrap: anywhere }
+pre { background: #f6f6f6; padding: 10px; white-space: pre-wrap; overflow-wrap: anywhere }
+svg { width: 100%; margin: 6px 0 } .grid { stroke: #e4e4e4 } .label { font: 11px system-ui, sans-serif }
+.title { font: 600 13px system-ui, sans-serif }
+"""
+
+
+def report(run: Path) -> str:
+    """The page of a run."""
+    status = read_status(run)
+    lines = [each for each in metrics.read(run / "metrics.jsonl") if isinstance(each, dict)]
+    results = all_evaluations(run)
+    name = str(files.read_settings(run).get("run", {}).get("name") or run.resolve().name)
+    sections = [
+        _section("State", _table(table.in_full(status))),
+        _section("Curves", "".join(_charts(lines, results))),
+        _section("Samples", "".join(_samples(lines))),
+        _section("Lineage", _lineage(run, status.evaluations)),
+        _section("Configuration", _preformatted(run / "config.yaml")),
+        _section("Environment", _preformatted(run / "environment.json")),
+    ]
+    title, when = html.escape(name), time.strftime("%Y-%m-%d %H:%M %z")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1><p>As it stood on {when}.</p>\n"
+        f"{''.join(sections)}</body></html>\n"
+    )
+
+
+def _charts(lines: list[dict[str, Any]], results: list[Evaluation]) -> Iterable[str]:
+    """The charts that the run has numbers for."""
+    names = sorted({each.name for each in results})
+
+    def trained(tag: str) -> list[tuple[float, float]]:
+        known = ((each.get("step"), number(each.get(tag))) for each in lines)
+        return [(step, value) for step, value in known if isinstance(step, int) and value is not None]
+
+    def evaluated(key: str) -> list[Curve]:
+        def points(name: str) -> list[tuple[float, float]]:
+            known = ((each.step, getattr(each, key)) for each in results if each.name == name)
+            return [(step, value) for step, value in known if value is not None]
+
+        return [Curve(name, points(name), dots=True) for name in names]
+
+    yield chart("Loss, nats per token", [Curve("training", trained(TRAINED)), *evaluated("loss")])
+    yield chart("Bits per byte", evaluated("bits_per_byte"))
+    yield chart("Tokens per second", [Curve("", trained("throughput/tokens_per_second"))])
+    yield chart("Gradient norm", [Curve("", trained("train/grad_norm"))])
+    yield chart("Learning rate", [Curve("", trained("train/lr"))])
+
+
+def _samples(lines: list[dict[str, Any]]) -> Iterable[str]:
+    """The last text of each prompt."""
+    newest = {
+        tag: (line.get("step"), text)
+        for line in lines
+        for tag, text in line.items()
+        if tag.startswith("samples/") and isinstance(text, str)
+    }
+    for tag in sorted(newest):
+        step, text = newest[tag]
+        yield f"<p>at step {html.escape(str(step))}</p><pre>{html.escape(text)}</pre>"
+
+
+def _lineage(run: Path, evaluations: list[Evaluation]) -> str:
+    return _table(
+        (what, f"{digest[:12]}  {text}" if digest else text) for what, digest, text in lineage(run, evaluations)
+    )
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{cells}</table>" if cells else ""
+
+
+def _preformatted(path: Path) -> str:
+    try:
+        return f"<pre>{html.escape(path.read_text(encoding='utf-8', errors='replace'))}</pre>"
+    except OSError:
+        return ""
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{title}</h2>\n{content}\n" if content else ""
