@@ -92,7 +92,7 @@ def read_status(run: Path) -> Status:
     now = time.time()
     held = lock.is_held(run)  # first: what a job leaves at its end is then there
     lines = files.last_lines(run, TRAINED)
-    last = next((line for line in reversed(lines) if TRAINED in line), {})
+    last: dict[str, Any] = next((line for line in reversed(lines) if TRAINED in line), {})
     saved = files.latest_checkpoint(run)
     settings, facts = files.read_settings(run), files.read_object(run / "environment.json")
     total = _whole(facts.get("total_steps")) or _whole(settings.get("schedule", {}).get("total_steps"))
