@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.training.failed import LOST
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -36,11 +37,6 @@ CAUSES = {
     signal.SIGABRT: "aborted, as NCCL's watchdog does when a collective hangs",
     signal.SIGTERM: "ended by somebody else",
 }
-LOST = (
-    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"),
-    *("Timed out waiting", "timed out", "NCCL"),
-)
-"""What a rank says whose only trouble is that another one is gone."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

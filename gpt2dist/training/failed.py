@@ -9,6 +9,11 @@ import time
 from pathlib import Path
 
 NAME = "failed.json"
+LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"),
+    *("Timed out waiting", "timed out", "NCCL"),
+)
+"""What a rank says whose only trouble is that another one is gone."""
 
 
 def leave_word(run: Path, rank: int, error: BaseException) -> None:

@@ -165,7 +165,13 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
         return "finished", ""  # also where a later start was refused
     if failure:
         reason = next(iter(str(failure.get("reason")).splitlines()), "")
-        return "failed", f"rank {failure.get('rank')}: {failure.get('kind')}: {reason}"
+        lost = any(word in reason for word in failed.LOST)
+        hint = (
+            " (another rank was gone before: killed, perhaps out of memory, or its host went down)"
+            if lost
+            else ""
+        )
+        return "failed", f"rank {failure.get('rank')}: {failure.get('kind')}: {reason}{hint}"
     if word:
         return "stopped", f"by {word.get('reason')}, with everything saved"
     if saved is not None and stop is not None and saved >= stop:

@@ -68,7 +68,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers in a range, three to eight of them."""
-    rough = (high - low) / 5
+    rough = (high - low) / 8
     unit = 10.0 ** math.floor(math.log10(rough))
     step = unit * next(factor for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)  # 6e-4 / 2e-4 is not quite 3

@@ -91,6 +91,7 @@ def test_a_second_job_in_the_run_directory_is_refused_by_the_name_of_the_first(r
         assert second.returncode == 2
         assert f"{run}: another job is training here" in second.stderr and f'"pid": {pid}' in second.stderr
         assert first.poll() is None
+        assert not (run / "failed.json").exists()  # nothing failed in the run
 
 
 def test_verify_resume_proves_it(run_file, tmp_path):

@@ -83,16 +83,21 @@ def test_the_rank_that_failed_first_is_told_with_its_reason_until_the_run_goes_o
     assert not (run / "failed.json").exists()
 
 
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_where_a_rank_was_killed_another_tells_that_it_was_lost(tiny_dataset, tmp_path):
+    with pytest.raises(RankFailedError, match=r"died without a word|closed by peer|reset by peer"):
+        run_ranks(train_with, 2, write_run(tmp_path, tiny_dataset), FAST, die, 1)
+    status = read_status(tmp_path / "run")
+    assert (status.state, status.step) == ("failed", 2)
+    assert status.reason.startswith("rank 0: ") and "(another rank was gone before: killed" in status.reason
+
+
 def test_a_killed_run_left_no_word(tiny_dataset, tmp_path):
     with pytest.raises(RankFailedError, match="died without a word"):
-        run_ranks(
-            train_with,
-            1,
-            write_run(tmp_path, tiny_dataset),
-            FAST,
-            lambda: os.kill(os.getpid(), signal.SIGKILL),
-            0,
-        )
+        run_ranks(train_with, 1, write_run(tmp_path, tiny_dataset), FAST, die, 0)
     status = read_status(tmp_path / "run")
     assert status.state == "failed"
     assert status.reason.startswith("ended without a word: killed")
