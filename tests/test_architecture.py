@@ -1,6 +1,7 @@
 """Who may import whom. A package stands above all that it imports; nothing but the command line knows commands.
 
 commands            may import everything below
+submission          config, monitoring (code)
 export              config, checkpoint, data, model, preflight (what a disk holds, lengths)
 training            config, plan, data, model, checkpoint, evaluation, generation, monitoring, distributed
 checkpoint          distributed, errors
@@ -45,8 +46,9 @@ MAY_IMPORT = {
             "launched",
             "model",
         ),
-        *("monitoring", "plan", "preflight", "training"),
+        *("monitoring", "plan", "preflight", "submission", "training"),
     },
+    "submission": {"__init__", "config", "errors", "monitoring", "submission"},
     "export": {"__init__", "checkpoint", "config", "data", "errors", "export", "model", "preflight"},
     "training": {
         *("checkpoint", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
@@ -57,7 +59,7 @@ MAY_IMPORT = {
     "plan": {"data", "model"},
     "evaluation": {"checkpoint", "data", "deepspeed_start", "distributed", "errors", "evaluation", "model"},
     "generation": set(),
-    "monitoring": {"distributed", "monitoring"},
+    "monitoring": {"__init__", "distributed", "monitoring"},
     "model": {"errors", "model"},
     "deepspeed_start": {"distributed"},
     "distributed": {"errors", "launched"},
@@ -101,6 +103,8 @@ LIGHT = (
     ),
     *("model.locate", "training.schedule", "training.deepspeed_config", "training.stopped"),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
+    *(f"submission.{path.stem}" for path in (PACKAGE / "submission").glob("[a-z]*.py")),
+    "monitoring.code",
     *("export.origin", "export.publishing"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )
