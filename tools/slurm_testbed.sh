@@ -30,7 +30,8 @@ write_configuration() {
   mkdir -p "$home"/{state,spool.n1,spool.n2,log,munge}
   chmod 700 "$home/munge"
   printf '127.0.0.1 localhost\n%s.1 %s\n%s.11 n1\n%s.12 n2\n' $net "$host" $net $net >"$home/hosts"
-  echo "Name=gpu Count=2" >"$home/gres.conf"
+  touch "$home"/gpu{0,1} # stand for devices
+  echo "Name=gpu File=$home/gpu[0-1]" >"$home/gres.conf"
   cat >"$SLURM_CONF" <<END
 ClusterName=gpt2dist
 SlurmctldHost=$host($net.1)
@@ -86,6 +87,7 @@ connect() {
 }
 
 start_node() {
+  # shellcheck disable=SC2016
   nsenter --net="/run/netns/gpt2dist-$1" unshare --uts --mount bash -c \
     'mount --bind "$1" /etc/hosts; hostname "$2"; exec slurmd -f "$3" -N "$2"' node "$home/hosts" "$1" "$SLURM_CONF"
 }

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     config, plan = _checked(args)
     run_directory = config.output_dir.absolute()
     job = Job(
-        name=config.run.name,
+        name=" ".join(config.run.name.split()),  # it stands in comments, too
         run=run_directory,
         record=record.make_directory(run_directory),
         directory=Path.cwd(),

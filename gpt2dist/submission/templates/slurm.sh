@@ -3,8 +3,8 @@
 # Made by `gpt2dist submit`. By hand: sbatch {{script}}
 {{directives}}
 
-# A run that is asked to stop saves, leaves {{run}}/stopped.json and ends well. This script then puts the job back
-# into the queue, and started again the run goes on from where it stopped. What fails is not started again.
+# A run that is asked to stop saves, leaves stopped.json in its directory and ends well. This script then puts the
+# job back into the queue, and started again the run goes on from there. What fails is not started again.
 set -uo pipefail
 
 run={{run}}
@@ -32,8 +32,6 @@ stop() {
     sleep 1 # the step is not there yet
   done
 }
-trap 'stop SIGTERM' TERM
-trap 'stop "$near"' USR1
 
 # Puts the job back into the queue. Slurm then ends this script.
 again() {
@@ -46,7 +44,7 @@ again() {
     done' requeue "$job" </dev/null >/dev/null 2>&1
   trap - TERM USR1
   scontrol requeue "$job" && sleep 60 && exit 0
-  say "it could not be put back; to go on: sbatch {{script}}"
+  say "it could not be put back; to go on: sbatch $record/job.sh"
   exit 0
 }
 
@@ -59,6 +57,8 @@ srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill
   {{python}} -m gpt2dist launch --nnodes "$SLURM_NNODES" --nproc-per-node {{gpus_per_node}} --max-restarts 0 \
   --master-addr "$head" --master-port "$port" train "$record/config.yaml" &
 srun=$!
+trap 'stop SIGTERM' TERM
+trap 'stop "$near"' USR1
 while kill -0 "$srun" 2>/dev/null; do # a signal ends a wait, too
   wait "$srun"
 done
