@@ -19,7 +19,7 @@ examples:
   gpt2dist submit run.yaml optimizer.lr=3e-4 --scheduler slurm --nodes 1 --gpus-per-node 4 --partition a100
   gpt2dist submit run.yaml --scheduler local --gpus-per-node 2
 
-Script, configuration as resolved, code and environment are recorded in RUN/submission/NNN; the log goes there too.
+Script, configuration as resolved, code and environment are recorded in RUN/submission/NNN, beside the log.
 What the job runs is that record: to change CONFIG afterwards changes no job that waits. A Slurm job that is
 preempted or comes near its time limit saves, goes back into the queue and goes on; one that fails does not.
 """

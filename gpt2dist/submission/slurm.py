@@ -49,7 +49,7 @@ class Request:
             require_positive("--cpus-per-node", self.cpus_per_node, "the cores of each node")
         if self.time is not None and seconds(self.time) <= self.save_seconds:
             raise UserError(
-                f"--time {self.time}: not above the {self.save_seconds} seconds that are kept for saving; give it "
+                f"--time {self.time}: not above the {self.save_seconds} seconds kept for saving; give it "
                 "more time, or set --save-seconds"
             )
         for option in self.options:

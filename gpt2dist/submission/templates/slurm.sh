@@ -23,6 +23,7 @@ port=$((20000 + job % 20000))
 
 # Asks the ranks to stop. A job that is being cancelled is told so by Slurm itself.
 asked="" near="the time limit is near"
+# shellcheck disable=SC2317  # traps call it
 stop() {
   [ -z "$asked" ] && [ "$(fact JobState)" = RUNNING ] || return
   asked=$1
