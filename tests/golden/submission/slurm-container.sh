@@ -35,6 +35,13 @@ export NOTE='it'"'"'s mine'
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
 port=$((20000 + job % 20000))
 
+# Whether Slurm preempted this start, not one before it.
+preempted() {
+  local when
+  when=$(fact PreemptTime)
+  [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
+}
+
 # Asks the ranks to stop. A job that is being cancelled is told so by Slurm itself.
 asked="" near="the time limit is near"
 # shellcheck disable=SC2317  # traps call it
@@ -89,7 +96,7 @@ if [ -f "$run/stopped.json" ]; then
   fi
   echo "$step" >"$record/stopped-at"
   again "stopped at step $step, with everything saved"
-elif [ "$code" -ne 0 ] && [ "$(fact PreemptTime)" != None ]; then
+elif [ "$code" -ne 0 ] && preempted; then
   again "preempted before it had begun to train"
 elif [ "$code" -ne 0 ]; then
   say "failed with exit code $code; the reason stands above and in $run/logs"
