@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     require_positive("--nodes", args.nodes, "the machines of the job")
     require_positive("--gpus-per-node", args.gpus_per_node, "the ranks of each machine")
     environment = parse_environment(args.env)
-    request = _request(args) if args.scheduler == "slurm" else _require_local(args)
+    request = _slurm_request(args)
     config, plan = _checked(args)
     run_directory = config.output_dir.absolute()
     job = Job(
@@ -86,10 +86,7 @@ def run(args: argparse.Namespace) -> None:
         environment=environment,
     )
     script = slurm.script(job, request, _datasets(plan)) if request else local.script(job)
-    asked = {
-        name: value for name, value in vars(args).items() if name not in ("run", "verb") and value is not None
-    }
-    record.write(job.record, script, config, {name: _plain(value) for name, value in asked.items()})
+    record.write(job.record, script, config, _asked(args))
     command = slurm.sbatch(job.script) if request else local.command(job.script)
     if args.dry_run:
         print(script, end="")
@@ -102,9 +99,13 @@ def run(args: argparse.Namespace) -> None:
     _say((slurm if request else local).how_to_follow(job, number))
 
 
-def _request(args: argparse.Namespace) -> "Request":
+def _slurm_request(args: argparse.Namespace) -> "Request | None":
+    """What Slurm is asked; None where the job is for this machine."""
     from gpt2dist.submission.slurm import SAVE_SECONDS, Request
 
+    if args.scheduler == "local":
+        _require_one_machine(args)
+        return None
     request = Request(
         partition=args.partition,
         account=args.account,
@@ -118,7 +119,7 @@ def _request(args: argparse.Namespace) -> "Request":
     return request
 
 
-def _require_local(args: argparse.Namespace) -> None:
+def _require_one_machine(args: argparse.Namespace) -> None:
     """Refuses what one machine without a scheduler has not."""
     given = [f"--{name.replace('_', '-')}" for name in ONLY_SLURM if getattr(args, name) is not None]
     if given:
@@ -146,11 +147,19 @@ def _checked(args: argparse.Namespace) -> "tuple[Config, Plan]":
 
 
 def _datasets(plan: "Plan") -> list[Path]:
-    return [each.dataset.directory.absolute() for each in (*plan.datasets, *plan.validation)]
+    trained = [each.dataset.directory for each in plan.datasets]
+    validated = [each.dataset.directory for each in plan.validation]
+    return [path.absolute() for path in trained + validated]
 
 
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
+def _asked(args: argparse.Namespace) -> dict[str, object]:
+    """The command line as JSON can hold it."""
+    given = {name: value for name, value in vars(args).items() if name not in ("run", "verb")}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if value is not None
+    }
 
 
 def _say(text: str) -> None:
