@@ -6,7 +6,7 @@
 #
 # DIR is ${GPT2DIST_SLURM_TESTBED:-/tmp/gpt2dist-slurm}. Nodes n1 and n2 have two cores and two pretended GPUs each;
 # a job in the partition `urgent` preempts those in `train`, which get 20 seconds to save.
-set -euo pipefail
+set -Eeuo pipefail
 
 home=${GPT2DIST_SLURM_TESTBED:-/tmp/gpt2dist-slurm}
 host=$(hostname -s)
