@@ -20,6 +20,7 @@ VERBS = {
     "validate": "check a run configuration and print the plan that it resolves to",
     "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
     "launch": "start train, evaluate or lambada on several processes, as torchrun does",
+    "submit": "hand a training run to Slurm, or start it in the background of this machine",
     "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
     "lambada": "accuracy and perplexity of a model on the last words of passages",

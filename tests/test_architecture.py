@@ -2,6 +2,7 @@
 
 commands            may import everything below
 watching            training (failed, lock, stopped), checkpoint, monitoring (metrics), model (locate)
+submission          config, monitoring (code)
 export              config, checkpoint, data, model, preflight (what a disk holds, lengths)
 training            config, plan, data, model, checkpoint, evaluation, generation, monitoring, distributed
 checkpoint          distributed, errors
@@ -46,8 +47,9 @@ MAY_IMPORT = {
             "launched",
             "model",
         ),
-        *("monitoring", "plan", "preflight", "training", "watching"),
+        *("monitoring", "plan", "preflight", "submission", "training", "watching"),
     },
+    "submission": {"__init__", "config", "errors", "monitoring", "submission"},
     "watching": {"checkpoint", "model", "monitoring", "training", "watching"},
     "export": {"__init__", "checkpoint", "config", "data", "errors", "export", "model", "preflight"},
     "training": {
@@ -59,7 +61,7 @@ MAY_IMPORT = {
     "plan": {"data", "model"},
     "evaluation": {"checkpoint", "data", "deepspeed_start", "distributed", "errors", "evaluation", "model"},
     "generation": set(),
-    "monitoring": {"distributed", "monitoring"},
+    "monitoring": {"__init__", "distributed", "monitoring"},
     "model": {"errors", "model"},
     "deepspeed_start": {"distributed"},
     "distributed": {"errors", "launched"},
@@ -106,6 +108,8 @@ LIGHT = (
     *("watching.evaluations", "watching.files", "watching.status", "watching.table"),
     *("watching.lineage", "watching.report", "watching.svg"),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
+    *(f"submission.{path.stem}" for path in (PACKAGE / "submission").glob("[a-z]*.py")),
+    "monitoring.code",
     *("export.origin", "export.publishing"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )

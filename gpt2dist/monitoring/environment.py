@@ -4,14 +4,13 @@ import importlib.metadata
 import os
 import platform
 import socket
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpt2dist import __version__
+from gpt2dist.monitoring import code
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "safetensors")
 
@@ -21,7 +20,7 @@ def describe() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "gpt2dist": __version__,
-        "git_commit": _git_commit(),
+        "git_commit": code.commit(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "host": socket.gethostname(),
@@ -32,18 +31,3 @@ def describe() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "command": sys.argv,
     }
-
-
-def _git_commit() -> str | None:
-    """The commit of the working tree that gpt2dist runs from; None when it is installed as a package."""
-    here = Path(__file__).resolve()
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(here.parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # a virtual environment may lie in another repository
-        return git("rev-parse", "HEAD")
-    except (OSError, subprocess.SubprocessError):
-        return None

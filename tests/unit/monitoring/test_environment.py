@@ -1,16 +1,8 @@
 import json
-import shutil
-import subprocess
 
 import torch
 
 from gpt2dist.monitoring import environment
-
-
-def git(directory, *words):
-    identity = ("-c", "user.name=x", "-c", "user.email=x@x")
-    command = ["git", "-C", str(directory), *identity, *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_it_names_what_a_run_depends_on_and_fits_into_json():
@@ -18,14 +10,3 @@ def test_it_names_what_a_run_depends_on_and_fits_into_json():
     assert facts["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert set(facts["packages"]) == {"torch", "deepspeed", "transformers", "tokenizers", "numpy", "safetensors"}
     assert facts["host"] and facts["python"] and facts["cpus"] >= 1
-
-
-def test_the_commit_is_that_of_the_code_and_not_of_a_repository_around_it(tmp_path, monkeypatch):
-    installed = shutil.copy(environment.__file__, tmp_path / "environment.py")
-    monkeypatch.setattr(environment, "__file__", str(installed))
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "somebody else's")
-    assert environment._git_commit() is None
-    git(tmp_path, "add", "environment.py")
-    git(tmp_path, "commit", "-q", "-m", "ours")
-    assert environment._git_commit() == git(tmp_path, "rev-parse", "HEAD")

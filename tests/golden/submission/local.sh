@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# gpt2-124m: training on 1 × 8 = 8 ranks (nodes × GPUs)
+# Made by `gpt2dist submit`. By hand: bash /home/me/runs/gpt2-124m/submission/001/job.sh
+# SIGTERM stops it with everything saved; started again, it goes on.
+set -euo pipefail
+cd /home/me
+export NCCL_SOCKET_IFNAME=ib0
+export NOTE='it'"'"'s mine'
+exec /home/me/.venv/bin/python -m gpt2dist launch --nproc-per-node 8 train /home/me/runs/gpt2-124m/submission/001/config.yaml

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# gpt2-124m: training on 2 × 8 = 16 ranks (nodes × GPUs)
+# Made by `gpt2dist submit`. By hand: sbatch /home/me/runs/gpt2-124m/submission/001/job.sh
+#SBATCH --job-name=gpt2-124m
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --partition=a100
+#SBATCH --account=lab
+#SBATCH --time=1-12
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --chdir=/home/me
+#SBATCH --output=/home/me/runs/gpt2-124m/submission/001/job-%j.log
+#SBATCH --qos=high
+
+# A run that is asked to stop saves, leaves stopped.json in its directory and ends well. This script then puts the
+# job back into the queue, and started again the run goes on from there. What fails is not started again.
+set -uo pipefail
+
+run=/home/me/runs/gpt2-124m
+record=/home/me/runs/gpt2-124m/submission/001
+job=${SLURM_JOB_ID:?start this with sbatch, or inside salloc}
+say() { echo "$(date '+%F %T') job $job: $*"; }
+# What Slurm knows of this job under a name such as JobState.
+fact() { scontrol --oneliner show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2-; }
+
+cd /home/me || exit 1
+export NCCL_SOCKET_IFNAME=ib0
+export NOTE='it'"'"'s mine'
+# Slurm no longer tells srun how many cores sbatch was asked for.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
+port=$((20000 + job % 20000))
+
+# Whether Slurm preempted this start, not one before it.
+preempted() {
+  local when
+  when=$(fact PreemptTime)
+  [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
+}
+
+# Asks the ranks to stop. A job that is being cancelled is told so by Slurm itself.
+asked="" near="the time limit is near"
+# shellcheck disable=SC2317  # traps call it
+stop() {
+  [ -z "$asked" ] && [ "$(fact JobState)" = RUNNING ] || return
+  asked=$1
+  say "$asked: the run saves and stops"
+  until scancel --signal=TERM "$job.0"; do # a signal to srun would end the ranks unsaved
+    kill -0 "$srun" 2>/dev/null || return
+    sleep 1 # the step is not there yet
+  done
+}
+
+# Puts the job back into the queue. Slurm then ends this script.
+again() {
+  say "$*; back into the queue"
+  # A requeued job would wait two minutes, unless told otherwise once it is pending.
+  # shellcheck disable=SC2016
+  setsid --fork bash -c 'for _ in {1..60}; do
+      sleep 3
+      [ "$(squeue --noheader --jobs="$1" --format=%r)" != BeginTime ] || exec scontrol update JobId="$1" StartTime=now
+    done' requeue "$job" </dev/null >/dev/null 2>&1
+  trap - TERM USR1
+  scontrol requeue "$job" && sleep 60 && exit 0
+  say "it could not be put back; to go on: sbatch $record/job.sh"
+  exit 0
+}
+
+rm -f "$run/stopped.json" # word of an earlier start
+say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST"
+# One launcher per node. The ranks end together, well or not: where one launcher has ended, the others get a minute.
+# shellcheck disable=SC2016
+srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill-on-bad-exit=0 --wait=60 '--container-image=nvcr.io#nvidia/pytorch:25.10-py3' --container-mounts=/data/web:/data/web,/home/me:/home/me --container-workdir=/home/me \
+  bash -c 'PET_NODE_RANK=$SLURM_NODEID exec "$@"' launcher \
+  /home/me/.venv/bin/python -m gpt2dist launch --nnodes "$SLURM_NNODES" --nproc-per-node 8 --max-restarts 0 \
+  --master-addr "$head" --master-port "$port" train "$record/config.yaml" &
+srun=$!
+trap 'stop SIGTERM' TERM
+trap 'stop "$near"' USR1
+while kill -0 "$srun" 2>/dev/null; do # a signal ends a wait, too
+  wait "$srun"
+done
+wait "$srun"
+code=$?
+
+if [ -f "$run/stopped.json" ]; then
+  [ "$(fact JobState)" = RUNNING ] || { say "cancelled, with everything saved"; exit 0; }
+  step=$(sed 's/.*"step": \([0-9]*\).*/\1/' "$run/stopped.json")
+  if [ "$asked" = "$near" ] && [ "$step" = "$(cat "$record/stopped-at" 2>/dev/null)" ]; then
+    say "no step since the start before this one; submit with a longer --time"
+    exit 1
+  fi
+  echo "$step" >"$record/stopped-at"
+  again "stopped at step $step, with everything saved"
+elif [ "$code" -ne 0 ] && preempted; then
+  again "preempted before it had begun to train"
+elif [ "$code" -ne 0 ]; then
+  say "failed with exit code $code; the reason stands above and in $run/logs"
+else
+  say "done"
+fi
+exit "$code"

@@ -1,0 +1,173 @@
+"""`gpt2dist submit`, with an sbatch that only notes what it was given."""
+
+import json
+import os
+import signal
+import stat
+import sys
+
+import pytest
+import yaml
+from commands import wait_until
+from runs import write_run
+
+from gpt2dist import cli
+from gpt2dist.config import read
+
+SLURM = ["--scheduler", "slurm", "--nodes", "2", "--gpus-per-node", "2"]
+LOCAL = ["--scheduler", "local", "--gpus-per-node", "1"]
+
+
+@pytest.fixture
+def run_file(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_run(tmp_path, tiny_dataset)
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """A stand-in that prints what is in `answer` and ends with the code in `code`; it notes its arguments."""
+    home = tmp_path / "bin"
+    home.mkdir()
+    program = home / "sbatch"
+    program.write_text(f'#!/bin/sh\necho "$@" >{home}/arguments\ncat {home}/answer\nexit $(cat {home}/code)\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    (home / "answer").write_text("4711;cluster\n")
+    (home / "code").write_text("0")
+    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+    return home
+
+
+def submit(*words: object) -> int:
+    return cli.main(["submit", *map(str, words)])
+
+
+def test_a_job_is_recorded_submitted_and_told_how_to_follow(run_file, tmp_path, sbatch, capsys):
+    assert submit(run_file, "optimizer.lr=0.004", *SLURM, "--time", "1:00:00", "--env", "A=b c") == 0
+    record = tmp_path / "run/submission/001"
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[:2] == [
+        f"sbatch --parsable {record}/job.sh",
+        f"job 4711, recorded in {record}",
+    ]
+    for word in ("squeue --jobs=4711", f"tail -F {record}/job-4711.log", "scancel 4711"):
+        assert word in captured.err
+    assert (sbatch / "arguments").read_text() == f"--parsable {record}/job.sh\n"
+    script = (record / "job.sh").read_text()
+    assert os.access(record / "job.sh", os.X_OK)
+    assert "#SBATCH --nodes=2\n" in script and "#SBATCH --time=1:00:00\n" in script
+    assert "export A='b c'\n" in script and f"{sys.executable} -m gpt2dist launch" in script
+    facts = json.loads((record / "environment.json").read_text())
+    assert facts["slurm_job"] == 4711
+    assert facts["asked"]["gpus_per_node"] == 2 and facts["asked"]["env"] == ["A=b c"]
+    assert {"git_commit", "git_uncommitted", "user", "host", "gpt2dist", "directory"} <= set(facts)
+
+
+def test_the_recorded_configuration_is_the_one_asked_for_at_its_world_size(run_file, tmp_path, sbatch):
+    submit(run_file, "optimizer.lr=0.004", *SLURM)
+    config, wrong = read(tmp_path / "run/submission/001/config.yaml")
+    expected, _ = read(run_file, ["optimizer.lr=0.004", "run.world_size=4"])
+    assert (config, wrong) == (expected, [])
+
+
+def test_each_submission_has_a_record_of_its_own(run_file, tmp_path, sbatch):
+    submit(run_file, *SLURM)
+    submit(run_file, "optimizer.lr=0.004", *SLURM)
+    assert sorted(path.name for path in (tmp_path / "run/submission").iterdir()) == ["001", "002"]
+    first = yaml.safe_load((tmp_path / "run/submission/001/config.yaml").read_text())
+    assert first["optimizer"]["lr"] == 0.002
+
+
+def test_a_dry_run_prints_the_script_and_submits_nothing(run_file, tmp_path, sbatch, capsys):
+    assert submit(run_file, *SLURM, "--dry-run") == 0
+    captured = capsys.readouterr()
+    script = tmp_path / "run/submission/001/job.sh"
+    assert captured.out == script.read_text()
+    assert "nothing was submitted" in captured.err
+    assert captured.err.rstrip().endswith(f"sbatch --parsable {script}")
+    assert not (sbatch / "arguments").exists()
+
+
+def test_variables_that_may_hold_secrets_are_not_recorded(run_file, tmp_path, sbatch, monkeypatch):
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_API_KEY", "secret")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    submit(run_file, *SLURM, "--dry-run")
+    text = (tmp_path / "run/submission/001/environment.json").read_text()
+    assert json.loads(text)["environment"]["NCCL_DEBUG"] == "INFO"
+    assert "secret" not in text
+
+
+def test_a_refusal_of_sbatch_is_told(run_file, tmp_path, sbatch, capsys):
+    (sbatch / "answer").write_text("sbatch: error: invalid partition specified: a100\n")
+    (sbatch / "code").write_text("1")
+    assert submit(run_file, *SLURM, "--partition", "a100") == 1
+    assert "(exit code 1): sbatch: error: invalid partition specified: a100" in capsys.readouterr().err
+
+
+def test_without_sbatch_the_command_for_a_login_node_is_told(run_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert submit(run_file, *SLURM) == 2
+    script = tmp_path / "run/submission/001/job.sh"
+    assert f"no sbatch on this machine; on a login node of the cluster: sbatch --parsable {script}" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*SLURM, "batch.micro_batch_size=3"], "is not a multiple of micro_batch_size 3 × world size 4"),
+        ([*SLURM, "run.world_size=8"], "submitted for 8 ranks and started with 4"),
+        ([*SLURM, "--device-memory", "0.0001"], "take more or larger GPUs"),
+        ([*SLURM, "--device-memory", "0"], "--device-memory 0: must be above 0, in GiB per GPU"),
+        ([*SLURM, "--nodes", "0"], "--nodes 0: must be at least 1, the machines of the job"),
+        ([*SLURM, "--gpus-per-node", "-1"], "--gpus-per-node -1: must be at least 1, the ranks of each machine"),
+        ([*SLURM, "--env", "A"], "--env A: write NAME=VALUE"),
+        ([*SLURM, "--time", "1h"], "--time 1h: write minutes"),
+        ([*SLURM, "--time", "5"], "--time 5: not above the 300 seconds"),
+        ([*SLURM, "--sbatch", "qos"], "--sbatch qos: write an option of sbatch"),
+        ([*LOCAL, "--nodes", "2"], "--nodes 2: --scheduler local is this machine alone; leave it out"),
+        (
+            [*LOCAL, "--time", "9", "--account", "x"],
+            "--account, --time: for --scheduler slurm only; leave it out",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_and_leaves_nothing(run_file, tmp_path, sbatch, capsys, words, message):
+    assert submit(run_file, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_that_cannot_be_made_is_told(run_file, tmp_path, sbatch, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/submission").write_text("a file")
+    assert submit(run_file, *SLURM) == 2
+    assert f"{tmp_path}/run/submission: cannot be written (" in capsys.readouterr().err
+
+
+def test_other_schedulers_are_no_choice_yet(run_file, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        submit(run_file, "--scheduler", "kubernetes", "--gpus-per-node", "1")
+    assert exit_.value.code == 2
+    assert "invalid choice: 'kubernetes' (choose from" in capsys.readouterr().err
+
+
+def test_a_local_job_runs_in_the_background_to_its_end(run_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert submit(run_file, *LOCAL) == 0
+    record = tmp_path / "run/submission/001"
+    pid = json.loads((record / "environment.json").read_text())["pid"]
+    captured = capsys.readouterr()
+    assert f"process {pid}, recorded in {record}" in captured.err
+    assert f"kill {pid}" in captured.err and f"tail -F {record}/job.log" in captured.err
+    try:
+        wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, 120)
+    except BaseException:
+        os.killpg(pid, signal.SIGKILL)
+        raise
+    assert (tmp_path / "run/checkpoints/latest").read_text() == "step-00000020\n"
+    assert "20/20" in (record / "job.log").read_text()

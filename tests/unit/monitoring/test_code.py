@@ -1,0 +1,25 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+from gpt2dist.monitoring import code
+
+
+def git(directory, *words):
+    identity = ("-c", "user.name=x", "-c", "user.email=x@x")
+    command = ["git", "-C", str(directory), *identity, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_code_and_not_of_a_repository_around_it(tmp_path, monkeypatch):
+    installed = shutil.copy(code.__file__, tmp_path / "code.py")
+    monkeypatch.setattr(code, "HERE", Path(installed))
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "somebody else's")
+    assert code.commit() is None
+    git(tmp_path, "add", "code.py")
+    git(tmp_path, "commit", "-q", "-m", "ours")
+    assert code.commit() == git(tmp_path, "rev-parse", "HEAD")
+    assert code.uncommitted() == ""
+    installed.write_text("changed\n")
+    assert "+changed" in code.uncommitted().splitlines()
