@@ -90,6 +90,8 @@ def _rank(
         "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        # transformers loads with threads, and torch's pool is not safe for several first users after a fork.
+        "HF_DEACTIVATE_ASYNC_LOAD": "1",
     }
     try:
         outcome = (True, function(*args))
