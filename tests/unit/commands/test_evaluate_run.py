@@ -116,17 +116,20 @@ def test_a_run_with_all_its_steps_ends_the_watch(follow, run):
 
 
 @pytest.mark.parametrize("launcher", [[], ["launch", "--nproc-per-node", "2"]])
-def test_a_signal_ends_the_watch_in_order(run, tiny_dataset, launcher):
+def test_a_signal_ends_the_watch_in_order(run, tiny_dataset, launcher, tmp_path):
     for later in (15, 20):
         shutil.move(run / f"checkpoints/step-{later:08d}", run.parent / str(later))
     words = ["evaluate", str(run), "--data", str(tiny_dataset), "--name", "val", "--all-checkpoints", "--watch"]
-    with started([sys.executable, "-m", "gpt2dist", *launcher, *words]) as process:
-        wait_until(lambda: process.poll() is not None or len(results(run)) == 2)
+    command = [sys.executable, "-m", "gpt2dist", *launcher, *words]
+    said = tmp_path / "said"
+    with said.open("w") as log, started(command, stderr=log) as process:
+        wait_until(lambda: process.poll() is not None or "(step 10 of 20)" in said.read_text())
         shutil.move(run.parent / "15", run / "checkpoints/step-00000015")
         wait_until(lambda: process.poll() is not None or len(results(run)) == 3)
         shutil.rmtree(run / "checkpoints/step-00000005")  # pruned, as the run goes on
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=60)
+    err = said.read_text()
     assert (process.returncode, out) == (0, ""), err
     assert f"waiting for {run} (step 10 of 20)" in err
     assert f"\nstopped; the results are in {run}/eval/val\n" in err
