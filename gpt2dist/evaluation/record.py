@@ -72,11 +72,10 @@ class Record:
                         f"{value!r}; give this evaluation another --name"
                     )
 
-    def add(self, step: int, model: Path, result: dict[str, Any]) -> dict[str, Any]:
+    def add(self, step: int, model: Path, result: dict[str, Any]) -> None:
         """Writes the result of a model at a step, in place of one of the same step.
 
-        Returns:
-            The result with `step`, `time` and, of a checkpoint, `consumed_tokens`.
+        It gets `step`, `time` and, of a checkpoint, `consumed_tokens` too.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         known: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
@@ -84,7 +83,6 @@ class Record:
             known["consumed_tokens"] = TrainerState.read(model).consumed_tokens
         path = self.directory / f"{checkpoint_name(step)}.json"
         durable.write_json(path, known | durable.finite(result))
-        return known | result
 
     def lines(self) -> list[dict[str, Any]]:
         """The results as lines of metrics.jsonl, for TensorBoard."""

@@ -10,6 +10,10 @@ import pytest
 from gpt2dist import durable
 
 
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
 def test_a_file_is_replaced_in_one_piece(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     durable.write_json(path, {"a": "old"})
@@ -24,7 +28,7 @@ def test_a_file_is_replaced_in_one_piece(tmp_path, monkeypatch):
     durable.write_json(path, {"a": "€"})
     assert seen == [{"a": "old"}], "until the last moment readers see the old one"
     assert path.read_text(encoding="utf-8") == '{\n "a": "€"\n}\n'
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert names(tmp_path) == ["a.json"]
 
 
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
@@ -37,13 +41,13 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     monkeypatch.setattr(os, operation, full)
     with pytest.raises(OSError, match="No space left"):
         durable.write_lines(path, ["new", "lines"])
-    assert (path.read_text(), os.listdir(tmp_path)) == ("old", ["a"])
+    assert (path.read_text(), names(tmp_path)) == ("old", ["a"])
 
 
 def test_lines_that_cannot_be_made_leave_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
         durable.write_lines(tmp_path / "a", (str(1 // number) for number in (2, 1, 0)))
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_the_hash_of_a_file(tmp_path):
