@@ -32,7 +32,7 @@ MODULES = {
 }
 
 MAY_IMPORT = {
-    "cli": {"errors", "launched"},  # and commands, by name, when a verb is given
+    "cli": {"errors", "launched", "monitoring"},  # and commands, by name, when a verb is given
     "commands": {
         *(
             "checkpoint",

@@ -199,13 +199,14 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
     """Scores all checkpoints of a run, and where it is asked for those to come."""
     from gpt2dist.evaluation.following import checkpoints_to_score
+    from gpt2dist.monitoring.progress import tell
 
     record = _record(args)
     if args.watch:
         _end_on_signals(record)
     text = None
     for step, model in checkpoints_to_score(
-        record, world, args.watch, lambda state: _say(f"waiting for {record.run} ({state})")
+        record, world, args.watch, lambda state: tell(f"waiting for {record.run} ({state})")
     ):
         text = text or load(model)
         _require_comparable(record, model, text, args, world)
