@@ -21,7 +21,7 @@ VERBS = {
     "validate": "check a run configuration and print the plan that it resolves to",
     "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
     "launch": "start train, evaluate or lambada on several processes, as torchrun does",
-    "submit": "hand a training run to Slurm, or start it in the background of this machine",
+    "submit": "hand a training run, an evaluation or preprocessing to Slurm or Kubernetes, or to this machine",
     "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
     "lambada": "accuracy and perplexity of a model on the last words of passages",
@@ -78,10 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
     parser = build_parser(verb)
-    passed_on = _cut_behind(arguments, "launch") if verb == "launch" else []
-    args, rest = parser.parse_known_args(arguments)
-    if verb == "launch":
-        args.words = passed_on
+    own, passed_on = _split(arguments, verb)
+    args, rest = parser.parse_known_args(own)
+    args.words = passed_on
     # argparse takes overrides in one piece only; people also write them behind an option.
     if any(word.startswith("-") or not hasattr(args, "overrides") for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -111,11 +110,13 @@ def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:
     return quietly()
 
 
-def _cut_behind(words: list[str], verb: str) -> list[str]:
-    """Cuts off, in place, and returns what stands behind a verb that passes it on; a plea for help stays."""
-    place = words.index(verb) + 1
-    if words[place : place + 1] in (["-h"], ["--help"]):
-        return []
-    behind = words[place:]
-    del words[place:]
-    return behind
+def _split(words: list[str], verb: str | None) -> tuple[list[str], list[str]]:
+    """Parts the words of a verb from those it passes on: behind `launch` all, of `submit` those behind `--`."""
+    if verb == "submit" and "--" in words:
+        place = words.index("--")
+        return words[:place], words[place + 1 :]
+    if verb == "launch":
+        place = words.index(verb) + 1
+        if words[place : place + 1] not in (["-h"], ["--help"]):
+            return words[:place], words[place:]
+    return words, []

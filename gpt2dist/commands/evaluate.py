@@ -102,6 +102,35 @@ def run(args: argparse.Namespace) -> None:
         distributed.leave()
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuses what cannot be, by all that can be known without scoring: the work may begin much later.
+
+    Raises:
+        UserError: The options, the text, or a model that is there already.
+    """
+    from gpt2dist.data.corpus import discover
+    from gpt2dist.data.tokenizer import Tokenizer
+    from gpt2dist.evaluation.evaluate import conditions, require_same_tokenizer
+    from gpt2dist.model.locate import locate
+
+    _check(args)
+    of_run = Path(args.model) if args.all_checkpoints else args.of_run
+    record = _record(of_run, args) if of_run else None
+    model = None
+    if not args.all_checkpoints or (Path(args.model) / "checkpoints/latest").is_file():
+        model = locate(args.model, weights=False)
+    if args.text:
+        discover(args.text, suffixes(args), format=args.format)
+        reading(args)
+        return
+    text = _source(args)(model)
+    if model:
+        require_same_tokenizer(text, Tokenizer.load(model), args.model)
+        found = conditions(model, text, _setting(args))
+        if record:
+            record.require_comparable(found)
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuses what cannot be meant, before anything is loaded."""
     results.check(args)

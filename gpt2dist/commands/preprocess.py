@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int | None:
     from gpt2dist.data.preprocessing import prepare, prepare_part
 
     part = _part(args)
-    job = _job(args)
+    job = job_of(args)
     start = time.monotonic()
     with Display() as display:
         try:
@@ -209,7 +209,8 @@ def run(args: argparse.Namespace) -> int | None:
     return None
 
 
-def _job(args: argparse.Namespace) -> "Job":
+def job_of(args: argparse.Namespace) -> "Job":
+    """What the options ask for."""
     from gpt2dist.data.preprocessing import Job
 
     return Job(
