@@ -1,7 +1,7 @@
 """Who may import whom. A package stands above all that it imports; nothing but the command line knows commands.
 
 commands            may import everything below
-watching            training (failed, lock, stopped), checkpoint, monitoring (metrics), model (locate)
+watching            training (failed, lock, stopped), checkpoint, monitoring (metrics), model (locate), submission
 submission          config, monitoring (code)
 export              config, checkpoint, data, model, preflight (what a disk holds, lengths)
 training            config, plan, data, model, checkpoint, evaluation, generation, monitoring, distributed
@@ -51,7 +51,7 @@ MAY_IMPORT = {
         *("monitoring", "plan", "preflight", "submission", "training", "watching"),
     },
     "submission": {"__init__", "config", "errors", "monitoring", "submission"},
-    "watching": {"checkpoint", "model", "monitoring", "training", "watching"},
+    "watching": {"checkpoint", "model", "monitoring", "submission", "training", "watching"},
     "export": {"__init__", "checkpoint", "config", "data", "errors", "export", "model", "preflight"},
     "training": {
         *("checkpoint", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
