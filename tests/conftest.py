@@ -17,6 +17,12 @@ from gpt2dist.data.shards import ShardWriter
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes test, whole jobs go first, Slurm's before all: while they wait, others compute."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (item.path.name != "test_slurm.py", item.path.parent.name != "end_to_end"))
+
+
 def find_shared_data() -> Path | None:
     """The directory with GPT-2's vocabulary and real texts, which the project does not commit."""
     named = os.environ.get("GPT2DIST_TEST_DATA")

@@ -6,10 +6,11 @@ appears twice.
 """
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Protocol
+
+from gpt2dist import durable
 
 Value = float | int | str | None
 """None stands for a number that was not finite, when it is read back."""
@@ -125,8 +126,4 @@ def _cut(path: Path, step: int, observed: bool) -> list[dict[str, Value]]:
 
 
 def _text(line: dict[str, Value]) -> str:
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in line.items()
-    }
-    return json.dumps(finite, ensure_ascii=False) + "\n"
+    return json.dumps(durable.finite(line), ensure_ascii=False) + "\n"

@@ -185,7 +185,11 @@ def test_a_stop_in_the_last_evaluation_is_no_finish(make_run):
     assert read_status(run.directory).state == "finished"
 
 
-@pytest.mark.parametrize(("pid", "state"), [(os.getpid(), "running"), (2**22 + 1, "failed"), ("x", "failed")])
+@pytest.mark.parametrize(
+    ("pid", "state"),
+    [(os.getpid(), "running"), (2**22 + 1, "failed"), ("x", "failed")],
+    ids=["this process", "none", "no number"],
+)
 def test_without_locks_a_process_of_this_host_is_looked_for(make_run, monkeypatch, pid, state):
     run = make_run()
     run.lock_by(pid=pid)
