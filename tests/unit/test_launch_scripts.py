@@ -1,4 +1,4 @@
-"""The scripts of launch/ and tools/: right for bash and shellcheck, the commands that they start, what they refuse."""
+"""The scripts of launch/ and tools/: right for bash and shellcheck, what they start, what they refuse."""
 
 import os
 import shutil
@@ -116,7 +116,9 @@ def test_a_launcher_that_is_not_installed_is_named(start, tmp_path):
 
 def test_without_pdsh_deepspeed_is_to_be_started_on_every_host(start, tmp_path):
     (tmp_path / "bin/pdsh").unlink()
-    done = start("deepspeed.sh", RUN, {"HOSTFILE": "hosts", "SSH": "1", "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
+    done = start(
+        "deepspeed.sh", RUN, {"HOSTFILE": "hosts", "SSH": "1", "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+    )
     if shutil.which("pdsh", path="/usr/bin:/bin"):
         pytest.skip("pdsh is installed")
     assert done.returncode == 2
