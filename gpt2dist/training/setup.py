@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
-from gpt2dist.training.failure import word_of_failure
+from gpt2dist.training.failure import tell_of_hang, word_of_failure
 from gpt2dist.training.initial import begin_from
 from gpt2dist.training.lifeline import StopSignal, Watchdog, end_with_launcher
 from gpt2dist.training.lock import only_job
@@ -54,7 +55,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         only_job(output, world),
         word_of_failure(output, world),
         StopSignal() as signal,
-        Watchdog(log, config.run.timeout_seconds) as watchdog,
+        Watchdog(log, config.run.timeout_seconds, partial(tell_of_hang, output, world)) as watchdog,
     ):
         pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
         settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)

@@ -176,12 +176,7 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
         return "finished", ""  # also where a later start was refused
     if failure:
         reason = next(iter(str(failure.get("reason")).splitlines()), "")
-        lost = any(word in reason for word in failed.LOST)
-        hint = (
-            " (another rank was gone before: killed, perhaps out of memory, or its host went down)"
-            if lost
-            else ""
-        )
+        hint = f" ({failed.GONE})" if failed.is_consequence(reason) else ""
         return "failed", f"rank {failure.get('rank')}: {failure.get('kind')}: {reason}{hint}"
     if word:
         return "stopped", f"by {word.get('reason')}, with everything saved"
