@@ -167,11 +167,20 @@ class SamplesSection(Section):
     top_k: int = Field(50, ge=0)  # only so many of the most likely tokens stay; 0 keeps all
 
 
+class ProfileSection(Section):
+    """A trace of some steps by torch.profiler: RUN/profile/step-…/rank-….pt.trace.json.gz, for each rank."""
+
+    start: Positive  # the first optimizer step that is traced; the one before warms up
+    steps: Positive = 3
+
+
 class MonitoringSection(Section):
     """What is recorded, and how often."""
 
     log_every_steps: Positive = 10
     tensorboard: bool = True
+    trackers: tuple[str, ...] = ()  # package.module:ClassName of others that are told what TensorBoard is
+    profile: ProfileSection | None = None
     samples: SamplesSection = SamplesSection()
 
 
