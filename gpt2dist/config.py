@@ -323,8 +323,10 @@ def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
             return Config.model_validate_json(json.dumps(raw)), problems
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                if not _means_default(error):
-                    problems.append(_explain(error))
+                problem = _explain(error)
+                dropped = error["type"] == "missing" and any(told.key == problem.key for told in problems)
+                if not dropped and not _means_default(error):
+                    problems.append(problem)
                 _drop(raw, error)
 
 

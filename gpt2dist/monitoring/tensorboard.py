@@ -48,7 +48,9 @@ class TensorBoard:
         # No summary of the experiment: TensorBoard would take that of one run for all. Left alone it finds out
         # which hyperparameters there are over all runs, and shows first those in which they differ.
         _, begin, self._end = hparams({name: _shown(value) for name, value in hyperparameters.items()}, {})
-        self._writer.file_writer.add_summary(begin)
+        self._in_table = bool(hyperparameters)
+        if self._in_table:
+            self._writer.file_writer.add_summary(begin)
         for line in history:
             tell(self, line)
 
@@ -68,7 +70,7 @@ class TensorBoard:
 
     def close(self, failed: bool) -> None:
         """Flushes and closes."""
-        if not failed:
+        if self._in_table and not failed:
             self._writer.file_writer.add_summary(self._end)
         self._writer.close()
 

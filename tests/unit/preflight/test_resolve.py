@@ -148,24 +148,3 @@ def test_the_recipe_for_finetuning_resolves_with_gpt2s_sizes(repository, make_da
     assert config.schedule.warmup_steps < plan.total_steps / 10
     said = re.search(r"about (\d+) GiB", recipe.read_text()).group(1)
     assert f"{total(estimate(setting_of(config, plan))) / GIB:.0f}" == said
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ["monitoring.samples.prompts=[a]"],
-            "monitoring.samples.every_steps: missing; samples need both prompts and every_steps",
-        ),
-        (
-            ["monitoring.samples.every_steps=5"],
-            "monitoring.samples.prompts: missing; samples need both prompts and every_steps",
-        ),
-        (
-            ["monitoring.samples.temperature=0.001"],
-            "monitoring.samples.temperature: set it to 0 (greedy) or to 0.01 or more",
-        ),
-    ],
-)
-def test_what_is_wrong_with_samples_and_the_way_out(run_file, overrides, message):
-    assert mistakes(run_file, overrides) == [message]
