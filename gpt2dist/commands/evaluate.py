@@ -275,12 +275,11 @@ def _step(model: Path, args: argparse.Namespace) -> int:
 
 def _mirror(record: Any) -> None:
     """Shows the results in TensorBoard, as a run of its own below that of the training."""
-    import contextlib
-
     from gpt2dist.monitoring.tensorboard import TensorBoard
 
-    with contextlib.closing(TensorBoard(record.run / "tensorboard" / record.name)) as board:
-        board.rebuild(record.lines())
+    board = TensorBoard(record.run / "tensorboard" / record.name)
+    board.start({}, record.run, record.lines())
+    board.close(failed=False)
 
 
 def _end_on_signals(record: Any) -> None:

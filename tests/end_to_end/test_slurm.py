@@ -44,7 +44,7 @@ def submit(*words: str) -> int:
     """Submits run.yaml on two nodes; returns the number of the job."""
     assert cli.main(["submit", "run.yaml", *words, *TWO_NODES]) == 0
     records = sorted(Path("run/submission").iterdir())
-    return json.loads((records[-1] / "environment.json").read_text())["jobs"][0]
+    return json.loads((records[-1] / "submission.json").read_text())["jobs"][0]
 
 
 def fact(job: int, name: str) -> str:
