@@ -164,8 +164,8 @@ def test_an_evaluation_that_watches_a_run_goes_on_after_a_preemption(slurm, tmp_
     assert "stopped; what was scored stays; back into the queue" in log(job)
     assert log(job).count("step 5: loss") == 1  # once is enough
     ask("scancel", str(job))
-    wait_until(lambda: "cancelled; what was scored stays" in log(job), 60)
-    assert fact(job, "JobState") == "CANCELLED"
+    wait_for_state(job, "CANCELLED")
+    assert "cancelled; what was scored stays" in log(job)
 
 
 @pytest.fixture
