@@ -97,7 +97,7 @@ def test_a_job_that_is_preempted_before_it_trains_is_not_lost(slurm):
     wait_until(lambda: "start 0" in log(job))
     ask("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     wait_until(lambda: "start 1" in log(job), 120)
-    assert "preempted before it had begun to train; back into the queue" in log(job)
+    assert "asked to stop before it had begun to train; back into the queue" in log(job)
     # What then fails by itself is no preemption any more.
     wait_until(lambda: steps_done() >= 5, 90)
     os.kill(rank_of(job), 9)
@@ -134,9 +134,9 @@ def test_a_killed_rank_ends_the_job_as_a_failure_that_names_it(slurm):
 def test_two_starts_that_do_not_finish_a_step_before_the_limit_are_the_last(slurm):
     """A step that takes longer than the time between start and limit would be begun again for ever."""
     job = submit(
-        "batch.global_batch_size=400000", "batch.micro_batch_size=2", "--time", "2", "--save-seconds", "60"
+        "batch.global_batch_size=400000", "batch.micro_batch_size=2", "--time", "3", "--save-seconds", "60"
     )
-    wait_for_state(job, "FAILED", 400)
+    wait_for_state(job, "FAILED", 500)
     assert "stopped at step 0, with everything saved; back into the queue" in log(job)
     assert "no step since the start before this one; submit with a longer --time" in log(job)
     assert (fact(job, "Restarts"), fact(job, "ExitCode")) == ("1", "1:0")
