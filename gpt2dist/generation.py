@@ -7,6 +7,7 @@ the texts that are drawn with it, and not on torch's global generator, which is 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +96,8 @@ class Generator:
         longest = max(lengths)
         # An id that is none: transformers' repetition penalty leaves it out, which it would not with end-of-text.
         padded = [[self.vocab_size] * (longest - len(each)) + each for each in tokens]
-        continued = _Texts(self, lengths).generate(
+        texts: Any = _Texts(self, lengths)  # `generate` is annotated for subclasses of more than it needs
+        continued = texts.generate(
             torch.tensor(padded, device=self.device),
             attention_mask=torch.ones(len(padded), longest, dtype=torch.long, device=self.device),  # not used
             generation_config=GenerationConfig(

@@ -6,12 +6,15 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2dist import launched
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
 from gpt2dist.errors import UserError
+
+if TYPE_CHECKING:  # numpy would slow --help down
+    from gpt2dist.data.held_out import HeldOut
 
 EPILOG = """\
 Every token of the text is scored exactly once, by the first window that predicts it. For one batch size the
@@ -122,7 +125,7 @@ def check(args: argparse.Namespace) -> None:
         discover(args.text, suffixes(args), format=args.format)
         reading(args)
         return
-    text = _source(args)(model)
+    text = _dataset(args)
     if model:
         require_same_tokenizer(text, Tokenizer.load(model), args.model)
         found = conditions(model, text, _setting(args))
@@ -165,18 +168,22 @@ def _check(args: argparse.Namespace) -> None:
         _record(args)  # its name, before the texts are read
 
 
-def _source(args: argparse.Namespace) -> Callable[[Path], Any]:
+def _dataset(args: argparse.Namespace) -> "HeldOut":
+    from gpt2dist.data.held_out import HeldOut
+    from gpt2dist.data.manifest import Manifest
+
+    dataset = Manifest.load(args.data)
+    split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
+    return HeldOut.of_dataset(dataset, split)
+
+
+def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
     """How the text is had for a model directory; what can be looked at without a model is."""
-    from gpt2dist.data.held_out import HeldOut, read_texts
-
     if args.data:
-        from gpt2dist.data.manifest import Manifest
-
-        dataset = Manifest.load(args.data)
-        split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
-        text = HeldOut.of_dataset(dataset, split)
+        text = _dataset(args)
         return lambda directory: text
 
+    from gpt2dist.data.held_out import HeldOut, read_texts
     from gpt2dist.data.tokenizer import Tokenizer
 
     texts = list(read_texts(args.text, reading(args), suffixes(args), args.format))

@@ -55,14 +55,14 @@ def _training(args: argparse.Namespace) -> "Work":
     config, plan = resolve(Path(file), overrides, ranks)
     require_resources(file, config, plan, args.device_memory and int(args.device_memory * GIB))
     run = config.output_dir.absolute()
-    datasets = [each.dataset.directory.absolute() for each in (*plan.datasets, *plan.validation)]
+    datasets = [*(each.dataset for each in plan.datasets), *(each.dataset for each in plan.validation)]
     run_section = config.run.model_copy(update={"world_size": ranks})  # another number is refused when it starts
     return Work(
         verb="train",
         name=_on_a_line(config.run.name),
         words=(),
         records=run / DIRECTORY,
-        paths=(run, *datasets),
+        paths=(run, *(dataset.directory.absolute() for dataset in datasets)),
         config=config.model_copy(update={"run": run_section}),
         run=run,
     )

@@ -247,7 +247,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     transformers.utils.logging.disable_progress_bar()  # its bar would only flash between ours
     transformers.utils.logging.set_verbosity_error()  # what it reports, and goes on with, is refused below
     try:
-        model, found = GPT2LMHeadModel.from_pretrained(
+        loaded: Any = GPT2LMHeadModel.from_pretrained(
             directory,
             attn_implementation="sdpa",
             dtype=torch.float32,
@@ -257,6 +257,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
+    model, found = loaded
     # transformers would go on, with random numbers there
     missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
     require_match(directory, missing, found["unexpected_keys"])

@@ -128,7 +128,7 @@ class _ChunkedNll(torch.autograd.Function):
         return nll
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.grad_hidden * grad, (ctx.grad_weight * grad).to(ctx.dtype), None, None, None
 
 

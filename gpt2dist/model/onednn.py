@@ -4,6 +4,8 @@ torch gives fp32 products to MKL, which reaches half of oneDNN's speed on AMD's 
 reached by tensors in its own layout, which have no gradient: so this is for evaluation alone.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
@@ -38,7 +40,8 @@ def use_onednn(model: GPT2LMHeadModel) -> None:
     """
     if not torch.backends.mkldnn.is_available():
         return
-    for block in model.transformer.h:
+    blocks: Any = model.transformer.h
+    for block in blocks:
         for part in (block.attn, block.mlp):
             for name, layer in list(part.named_children()):
                 if isinstance(layer, Conv1D):  # GPT-2's name for a linear layer with a transposed weight

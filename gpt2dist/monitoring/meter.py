@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gpt2dist.distributed import World
-from gpt2dist.monitoring.metrics import Value
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Meter:
         yield
         self._paused += time.monotonic() - began
 
-    def take(self) -> tuple[dict[str, Value], list[StepRecord]]:
+    def take(self) -> tuple[dict[str, float], list[StepRecord]]:
         """The values of the interval that ends here, and its steps. Collective; reads the device once.
 
         The loss is that of the steps that were not skipped; NaN if all were.
@@ -98,7 +97,7 @@ class Meter:
         seconds = max(1e-9, time.monotonic() - self._began - self._paused)
         rate = self._tokens / seconds
         loss = self._mean_loss(records)
-        values: dict[str, Value] = {
+        values: dict[str, float] = {
             "train/loss": loss,
             "train/perplexity": math.inf if loss > 700 else math.exp(loss),
             "throughput/tokens_per_second": rate,

@@ -8,12 +8,14 @@ appears twice.
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from gpt2dist import durable
 
 Value = float | int | str | None
 """None stands for a number that was not finite, when it is read back."""
-Line = dict[str, Value]
+Line = dict[str, Any]
+"""`step`, `time`, and tag → `Value`."""
 TAIL_BYTES = 2**18
 """Some hundred lines."""
 

@@ -87,7 +87,7 @@ class Progress:
     def __exit__(self, *exception: Any) -> None:
         self.close()
 
-    def advance(self, amount: int = 1, total: int | None = None, **details: str) -> None:
+    def advance(self, amount: int = 1, total: int | None = None, /, **details: str) -> None:
         """Counts units as done.
 
         Args:

@@ -1,6 +1,7 @@
 """TensorBoard: a view of metrics.jsonl, which can be made again from it at any time."""
 
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -50,7 +51,7 @@ class TensorBoard:
         _, begin, self._end = hparams({name: _shown(value) for name, value in hyperparameters.items()}, {})
         self._in_table = bool(hyperparameters)
         if self._in_table:
-            self._writer.file_writer.add_summary(begin)
+            self._summarise(begin)
         for line in history:
             tell(self, line)
 
@@ -71,8 +72,12 @@ class TensorBoard:
     def close(self, failed: bool) -> None:
         """Flushes and closes."""
         if self._in_table and not failed:
-            self._writer.file_writer.add_summary(self._end)
+            self._summarise(self._end)
         self._writer.close()
+
+    def _summarise(self, summary: Any) -> None:
+        file: Any = self._writer.file_writer
+        file.add_summary(summary)
 
 
 def _shown(value: bool | int | float | str) -> int | float | str:

@@ -152,7 +152,7 @@ class Trainer:
             "progress/tokens": self.consumed_tokens,
         }
         self._record(values)
-        loss, rate = float(measured["train/loss"]), float(measured["throughput/tokens_per_second"])
+        loss, rate = measured["train/loss"], measured["throughput/tokens_per_second"]
         self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
         if self.skipped_in_a_row > self.config.stability.max_skipped_steps:
             self._give_up()

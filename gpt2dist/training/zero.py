@@ -85,9 +85,10 @@ class PartitionedState:
 
         DeepSpeed does so itself in its first step, but before the moments of all groups exist.
         """
-        if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
-            self._zero._hp_optimizer_states_linked = False
-            self._zero._lazy_init_hp_params_optimizer_state()
+        zero: Any = self._zero
+        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
 
     @torch.no_grad()
     def refresh(self) -> None:
