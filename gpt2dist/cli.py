@@ -5,7 +5,9 @@ deepspeed) only when it runs, so that every `--help` is instant.
 """
 
 import argparse
+import atexit
 import contextlib
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -75,6 +77,7 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
+    atexit.register(gc.freeze)  # all goes at the end: looking for garbage in it takes a second, with torch in it
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
     parser = build_parser(verb)

@@ -81,14 +81,14 @@ def test_a_killed_rank_is_named_with_its_signal_and_log_and_nobody_stays(run_fil
 
 def test_a_restarted_gang_goes_on_from_the_newest_checkpoint(run_file, tmp_path):
     run = tmp_path / "run"
-    short = [*LONG, "schedule.total_steps=200", "checkpoint.every_steps=20"]
+    short = [*LONG, "schedule.total_steps=100", "checkpoint.every_steps=10"]
     with started([*LAUNCH, "--max-restarts", "1", "train", str(run_file), *short]) as launcher:
         wait_until(lambda: (run / "checkpoints/latest").exists())
         os.kill(ranks_of(launcher)[0], signal.SIGKILL)
         _, err = launcher.communicate(timeout=110)
     assert launcher.returncode == 0, err
     assert "resumed from" in err
-    assert [int(step) for step in metrics(run, "step")] == list(range(1, 201))
+    assert [int(step) for step in metrics(run, "step")] == list(range(1, 101))
 
 
 def test_orphans_end_with_their_launcher(run_file, tmp_path):
