@@ -1,6 +1,7 @@
 """launch/slurm.sbatch: what it starts, and what it does with each end. Slurm itself is played by stand-ins."""
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -107,12 +108,31 @@ def test_near_the_limit_twice_at_one_step_it_fails(job, tmp_path):
     assert slurm_was_told(tmp_path) == ["scancel --signal=TERM 7.0"]
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGTERM, 0, ["scontrol requeue 7"]), (signal.SIGUSR1, 1, [])]
+)
+def test_one_that_is_asked_before_it_trains_goes_back_unless_time_is_too_short(job, tmp_path, number, code, told):
+    process = job(TRAINS="1", CODE="1")
+    wait_until(lambda: (tmp_path / "record").exists())
+    process.send_signal(number)
+    ended, said = finish(process)
+    assert ended == code and slurm_was_told(tmp_path) == ["scancel --signal=TERM 7.0", *told]
+    assert ("before it had begun to train" if told else "nothing could be saved before the time limit") in said
+
+
+def test_it_asks_slurm_as_the_scripts_of_submit_do():
+    ours = (REPOSITORY / "launch/slurm.sbatch").read_text()
+    theirs = (REPOSITORY / "gpt2dist/submission/templates/slurm/common.sh").read_text()
+    shared = re.findall(r"^(?:fact\(\) \{.*\}|preempted\(\) \{\n(?:  .*\n)+\})$", theirs, re.MULTILINE)
+    assert len(shared) == 2 and all(function in ours for function in shared)
+
+
 @pytest.mark.parametrize(("hour", "told"), [("11", ["scontrol requeue 7"]), ("09", [])])
 def test_a_failure_counts_as_a_preemption_only_if_this_start_was_preempted(job, tmp_path, hour, told):
     code, said = finish(job(CODE="1", PREEMPTED=f"PreemptTime=2026-01-01T{hour}:00:00"))
     assert slurm_was_told(tmp_path) == told
     assert code == (0 if told else 1)
-    assert ("preempted before it had begun" if told else "failed with exit code 1") in said
+    assert ("asked to stop before it had begun" if told else "failed with exit code 1") in said
 
 
 @pytest.mark.parametrize(
