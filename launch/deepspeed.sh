@@ -13,7 +13,7 @@
 #   GPUS          without HOSTFILE: processes (default: all GPUs; 2 where there is none)
 #
 # SIGTERM, SIGUSR1 or Ctrl-C on one host stops all with everything saved and stopped.json in the run directory, and exit
-# code 0. With SSH=1 DeepSpeed passes SIGTERM and Ctrl-C on, gives the ranks 30 seconds, and ends with 1.
+# code 0. With SSH=1 DeepSpeed would end the ranks unsaved: there, signal a rank, as the one whose pid is in RUN/lock.
 set -euo pipefail
 # shellcheck source=launch/host.sh
 . "$(dirname "$0")/host.sh"

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import is_alive
 
 TOOL = Path(__file__).resolve().parents[1] / "tools/nodes.sh"
 NAME = f"t{os.getpid()}"  # several jobs of tests may run on a machine
 
 
-def call(*words: str) -> subprocess.CompletedProcess[str]:
+def call(*words: str, name: str = NAME) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [TOOL, *words], env=os.environ | {"GPT2DIST_NODES": NAME}, capture_output=True, text=True, timeout=60
+        [TOOL, *words], env=os.environ | {"GPT2DIST_NODES": name}, capture_output=True, text=True, timeout=60
     )
 
 
@@ -25,6 +26,10 @@ def two_nodes() -> Iterator[None]:
     missing = [program for program in ("ip", "nsenter", "unshare") if not shutil.which(program)]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"two hosts on one machine need root{', and ' if missing else ''}{', '.join(missing)}")
+    for left in Path("/run/netns").glob("t*-n1"):  # by tests that were killed
+        name = left.name.removesuffix("-n1")
+        if name[1:].isdecimal() and not is_alive(int(name[1:])):
+            call("down", name=name)
     made = call("up")
     if made.returncode:
         pytest.skip(f"no network namespaces here: {made.stderr.strip()}")
