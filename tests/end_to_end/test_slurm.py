@@ -206,6 +206,14 @@ def test_an_array_that_is_preempted_makes_the_dataset_that_one_process_makes(slu
     require_the_dataset_of_one_process(corpus)
 
 
+def test_a_dask_cluster_on_two_nodes_makes_the_dataset_that_one_process_makes(slurm, corpus):
+    job = submit_job("preprocess", "--dask", "--nodes", "2", "--", *corpus, "--output", "dataset")
+    wait_for_state(job, "COMPLETED", 240)
+    said = Path(f"dataset.submission/001/job-{job}.log").read_text()
+    assert re.search(r"0: .*Start worker at", said) and re.search(r"1: .*Start worker at", said)
+    require_the_dataset_of_one_process(corpus)
+
+
 def test_a_part_that_is_killed_is_done_when_the_same_is_submitted_again(slurm, corpus):
     array, finish = preprocess(corpus)
     wait_until(lambda: part(array, 1), 60)
