@@ -16,7 +16,9 @@ srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill
   bash -c '
     python=$1 host=$2 port=$3
     shift 3
+    export DASK_LOGGING__DISTRIBUTED="${DASK_LOGGING__DISTRIBUTED:-warning}"
     work() {
+      echo "$SLURM_CPUS_ON_NODE workers"
       "$python" -m dask worker "tcp://$host:$port" --nworkers "$SLURM_CPUS_ON_NODE" --nthreads 1 --memory-limit 0 \
         --no-dashboard --local-directory "${TMPDIR:-/tmp}" --death-timeout 120
     }
