@@ -133,9 +133,8 @@ def test_a_killed_rank_ends_the_job_as_a_failure_that_names_it(slurm):
 
 def test_two_starts_that_do_not_finish_a_step_before_the_limit_are_the_last(slurm):
     """A step that takes longer than the time between start and limit would be begun again for ever."""
-    job = submit(
-        "batch.global_batch_size=400000", "batch.micro_batch_size=2", "--time", "3", "--save-seconds", "60"
-    )
+    slow = ["model.n_embd=256", "model.n_layer=4", "batch.global_batch_size=40000", "batch.micro_batch_size=2"]
+    job = submit(*slow, "--time", "3", "--save-seconds", "60")
     wait_for_state(job, "FAILED", 500)
     assert "stopped at step 0, with everything saved; back into the queue" in log(job)
     assert "no step since the start before this one; submit with a longer --time" in log(job)
