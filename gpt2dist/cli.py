@@ -5,6 +5,9 @@ deepspeed) only when it runs, so that every `--help` is instant.
 """
 
 import argparse
+import atexit
+import contextlib
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -61,11 +64,20 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             command = importlib.import_module(f"gpt2dist.commands.{name.replace('-', '_')}")
             command.configure(subparser)
             subparser.set_defaults(run=command.run)
+            if verb != "launch":  # whose words are those of the verb behind it
+                add_quiet(subparser)
     return parser
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Declares --quiet, which every verb has."""
+    what = "no progress and no news, only results and what is wrong"
+    parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help=what)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
+    atexit.register(gc.freeze)  # all goes at the end: looking for garbage in it takes a second, with torch in it
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
     parser = build_parser(verb)
@@ -78,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:
         args.overrides += rest
     try:
-        return int(args.run(args) or EXIT_DONE)
+        with _at_volume(quiet=getattr(args, "quiet", False)):
+            return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
         # All ranks find the same mistake; one tells it.
         if launched.rank() == 0 or isinstance(error, RankUserError):
@@ -90,6 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"gpt2dist {args.verb}: interrupted", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:
+    if not quiet:
+        return contextlib.nullcontext()
+    from gpt2dist.monitoring.progress import quietly
+
+    return quietly()
 
 
 def _split(words: list[str], verb: str | None) -> tuple[list[str], list[str]]:

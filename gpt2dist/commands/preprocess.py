@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.progress import Progress
+from gpt2dist.monitoring.progress import Progress, tell
 
 if TYPE_CHECKING:
     from gpt2dist.data.corpus import Reading
@@ -290,7 +290,7 @@ class Display:
         if self._progress:
             self._progress.say(line)
         else:
-            print(line, file=sys.stderr)
+            tell(line)
 
     def close(self) -> None:
         """Ends the bar."""

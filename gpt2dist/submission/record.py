@@ -11,15 +11,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2dist import __version__
-from gpt2dist.config import Config
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring import code
 
+if TYPE_CHECKING:  # pydantic would slow `status` down
+    from gpt2dist.config import Config
+
 DIRECTORY = "submission"
-FACTS = "environment.json"
+FACTS = "submission.json"
 
 
 def make_directory(home: Path) -> Path:
@@ -44,8 +46,8 @@ def make_directory(home: Path) -> Path:
         ) from error
 
 
-def write(record: Path, files: Mapping[str, str], config: Config | None, asked: dict[str, Any]) -> None:
-    """Writes the files, config.yaml, environment.json, and code.diff where the code is not what was committed.
+def write(record: Path, files: Mapping[str, str], config: "Config | None", asked: dict[str, Any]) -> None:
+    """Writes the files, config.yaml, submission.json, and code.diff where the code is not what was committed.
 
     Args:
         record: The directory of this submission.
@@ -80,7 +82,7 @@ def write(record: Path, files: Mapping[str, str], config: Config | None, asked: 
 
 
 def note(record: Path, scheduler: str, jobs: Sequence[int | str]) -> None:
-    """Adds to environment.json what is known once the job is submitted.
+    """Adds to submission.json what is known once the job is submitted.
 
     Args:
         record: The directory of this submission.
@@ -117,7 +119,7 @@ def submissions(run: Path) -> list[Submission]:
     for path in (run / DIRECTORY).glob(f"*/{FACTS}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not submitted, or being written
             facts = json.loads(path.read_bytes())
-            asked = facts["asked"]["job"], facts["scheduler"], facts["jobs"], float(facts["submitted"])
+            asked = facts["asked"]["job"], facts["scheduler"], list(facts["jobs"]), float(facts["submitted"])
             found.append(Submission(path.parent, *asked))
     return sorted(found, key=lambda each: each.time)
 

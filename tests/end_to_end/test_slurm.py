@@ -45,14 +45,14 @@ def submit(*words: str) -> int:
     """Submits run.yaml on two nodes; returns the number of the job."""
     assert cli.main(["submit", "run.yaml", *words, *TWO_NODES]) == 0
     records = sorted(Path("run/submission").iterdir())
-    return json.loads((records[-1] / "environment.json").read_text())["jobs"][0]
+    return json.loads((records[-1] / "submission.json").read_text())["jobs"][0]
 
 
 def submit_job(kind: str, *words: str) -> int:
     """Submits other work; returns the number of the job."""
     assert cli.main(["submit", "--job", kind, "--scheduler", "slurm", *words]) == 0
     records = sorted(Path().glob("*/[0-9]*") if kind == "preprocess" else Path("run/submission").iterdir())
-    return json.loads((records[-1] / "environment.json").read_text())["jobs"][0]
+    return json.loads((records[-1] / "submission.json").read_text())["jobs"][0]
 
 
 def fact(job: int, name: str) -> str:

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import durable
 from gpt2dist.data.corpus import Source
-from gpt2dist.data.manifest import Manifest, write_durably
+from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.tasks import PLAN_VERSION, Job
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
@@ -131,8 +132,8 @@ def _start(job: Job, identity: Identity) -> None:
         return
     if not all(item.name.startswith("stdin-") for item in others):
         raise UserError(f"{job.build}: exists and is not the work of gpt2dist; choose another --output")
-    write_durably(job.build / "sources.jsonl", identity.listing)
-    write_durably(job.build / "plan.json", json.dumps(_versioned(identity)))
+    durable.write_text(job.build / "sources.jsonl", identity.listing)
+    durable.write_text(job.build / "plan.json", json.dumps(_versioned(identity)))
 
 
 def check_plan(job: Job, identity: Identity) -> None:

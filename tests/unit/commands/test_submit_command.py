@@ -61,7 +61,7 @@ def test_a_job_is_recorded_submitted_and_told_how_to_follow(run_file, tmp_path, 
     assert os.access(record / "job.sh", os.X_OK)
     assert "#SBATCH --nodes=2\n" in script and "#SBATCH --time=1:00:00\n" in script
     assert "export A='b c'\n" in script and f"{sys.executable} -m gpt2dist launch" in script
-    facts = json.loads((record / "environment.json").read_text())
+    facts = json.loads((record / "submission.json").read_text())
     assert (facts["scheduler"], facts["jobs"]) == ("slurm", [4711])
     assert facts["asked"]["gpus_per_node"] == 2 and facts["asked"]["env"] == ["A=b c"]
     assert {"git_commit", "git_uncommitted", "user", "host", "gpt2dist", "directory"} <= set(facts)
@@ -98,7 +98,7 @@ def test_variables_that_may_hold_secrets_are_not_recorded(run_file, tmp_path, sb
     monkeypatch.setenv("TORCH_API_KEY", "secret")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     submit(run_file, *SLURM, "--dry-run")
-    text = (tmp_path / "run/submission/001/environment.json").read_text()
+    text = (tmp_path / "run/submission/001/submission.json").read_text()
     assert json.loads(text)["environment"]["NCCL_DEBUG"] == "INFO"
     assert "secret" not in text
 
@@ -166,7 +166,7 @@ def test_a_local_job_runs_in_the_background_to_its_end(run_file, tmp_path, capsy
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert submit(run_file, *LOCAL) == 0
     record = tmp_path / "run/submission/001"
-    (pid,) = json.loads((record / "environment.json").read_text())["jobs"]
+    (pid,) = json.loads((record / "submission.json").read_text())["jobs"]
     captured = capsys.readouterr()
     assert f"process {pid}, recorded in {record}" in captured.err
     assert f"kill {pid}" in captured.err and f"tail -F {record}/job.log" in captured.err

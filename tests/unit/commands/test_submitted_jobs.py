@@ -74,7 +74,7 @@ def test_an_evaluation_of_a_run_is_recorded_there(here, trained, tiny_dataset, c
     script = (record / "job.sh").read_text()
     assert f" evaluate {trained} --data {tiny_dataset} --all-checkpoints --watch &" in script
     assert "#SBATCH --signal=B:USR1@300" in script  # it is put back into the queue near its limit
-    facts = json.loads((record / "environment.json").read_text())
+    facts = json.loads((record / "submission.json").read_text())
     assert facts["asked"]["job"] == "evaluate" and facts["asked"]["words"] == [str(word) for word in words]
 
 
@@ -161,7 +161,7 @@ def test_preprocessing_is_an_array_and_a_job_that_finishes(here, tiny_dataset, s
     said = capsys.readouterr().err
     assert "scancel 1 2 " in said and f"{record}/job-1-*.log {record}/finish-2.log" in said
     assert "put together by job 2" in said
-    assert json.loads((record / "environment.json").read_text())["jobs"] == [1, 2]
+    assert json.loads((record / "submission.json").read_text())["jobs"] == [1, 2]
 
 
 def test_the_command_that_is_printed_does_what_the_verb_does(here, tiny_dataset, small_tasks, capsys):
@@ -272,7 +272,7 @@ def test_records_beside_the_output_are_no_part_of_the_corpus(here, tiny_dataset)
 
 def wait_for(record: Path) -> None:
     """Waits until a local job has ended."""
-    (pid,) = json.loads((record / "environment.json").read_text())["jobs"]
+    (pid,) = json.loads((record / "submission.json").read_text())["jobs"]
     try:
         wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, 120)
     except BaseException:
@@ -313,7 +313,7 @@ def test_a_run_is_given_to_kubernetes(here, tiny_dataset, capsys):
     assert found["ConfigMap"]["data"]["config.yaml"] == (record / "config.yaml").read_text()
     assert yaml.safe_load(found["ConfigMap"]["data"]["config.yaml"])["run"]["world_size"] == 4
     assert "export A='b c'\n" in found["ConfigMap"]["data"]["job.sh"]
-    assert json.loads((record / "environment.json").read_text())["jobs"] == [name]
+    assert json.loads((record / "submission.json").read_text())["jobs"] == [name]
 
 
 def test_a_dry_run_for_kubernetes_prints_the_manifest(here, trained, tiny_dataset, capsys):

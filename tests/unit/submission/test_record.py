@@ -30,7 +30,7 @@ def test_a_run_without_submissions_has_none(tmp_path):
 
 def test_a_record_that_is_being_written_is_passed_over(tmp_path):
     directory = submitted(tmp_path, "train", "local", [1])
-    (directory / "environment.json").write_text('{"asked": {"job": "tra')
+    (directory / "submission.json").write_text('{"asked": {"job": "tra')
     assert submissions(tmp_path) == []
 
 
