@@ -20,6 +20,7 @@ examples:
       --volume training:/data
   gpt2dist submit --job evaluate --scheduler slurm --gpus-per-node 8 \\
       -- runs/gpt2-124m --data data/wikitext --all-checkpoints --watch
+  gpt2dist submit --job preprocess --scheduler slurm --dask --nodes 4 -- corpus/ --tokenizer gpt2 --output web
   gpt2dist submit --job preprocess --scheduler slurm --tasks 64 --cpus-per-node 16 \\
       -- 'dumps/*.jsonl.zst' --tokenizer gpt2 --output data/web
 
@@ -30,7 +31,7 @@ no job that waits. A job that is preempted goes back into the queue and goes on,
 evaluation that watches one, near its time limit; one that fails does not.
 """
 OPTIONS_OF = {
-    "slurm": ("partition", "account", "time", "sbatch", "tasks"),
+    "slurm": ("partition", "account", "time", "sbatch", "tasks", "dask"),
     "kubernetes": ("namespace", "volume", "retries"),
     "slurm or kubernetes": ("save_seconds", "cpus_per_node", "container_image"),
 }
@@ -109,6 +110,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--sbatch", action="append", metavar="OPTION", help="a further option, as --sbatch=--qos=high; repeatable"
     )
     slurm("--tasks", type=int, metavar="N", help="preprocess: as an array of N jobs, and one that finishes")
+    slurm(
+        "--dask",
+        action="store_true",
+        default=None,
+        help="preprocess: as one job, by a Dask cluster on its --nodes, with a worker per core",
+    )
     kubernetes = parser.add_argument_group("kubernetes").add_argument
     kubernetes("--namespace", metavar="NAME", help="default: that of kubectl's context")
     kubernetes(
@@ -140,6 +147,7 @@ def run(args: argparse.Namespace) -> None:
         gpus_per_node=args.gpus_per_node or 0,
         environment=environment,
         tasks=args.tasks or 1,
+        dask=bool(args.dask),
     )
     files = scheduler.files(job)
     record.write(job.record, files, work.config, _asked(args))
@@ -169,19 +177,33 @@ def _check(args: argparse.Namespace) -> None:
     if args.nodes is not None:
         require_positive("--nodes", args.nodes, "the machines of the job")
     if args.job == "preprocess":
-        given = [name for name in ("nodes", "gpus_per_node") if getattr(args, name) is not None]
-        if given:
-            raise UserError(f"{_option(given[0])}: not for --job preprocess, which is divided by --tasks")
-    elif args.tasks is not None:
-        raise UserError("--tasks: for --job preprocess only; leave it out")
+        _check_division(args)
+    elif args.tasks is not None or args.dask:
+        raise UserError("--tasks and --dask: for --job preprocess only; leave them out")
     elif args.gpus_per_node is None:
         raise UserError("--gpus-per-node: missing; one rank is started for each")
     else:
         require_positive("--gpus-per-node", args.gpus_per_node, "the ranks of each machine")
-    if args.tasks is not None:
-        require_positive("--tasks", args.tasks, "the jobs of the array")
     if args.device_memory is not None and args.job != "train":
         raise UserError("--device-memory: for --job train only; leave it out")
+
+
+def _check_division(args: argparse.Namespace) -> None:
+    """Refuses what does not say how preprocessing is divided."""
+    from importlib.util import find_spec
+
+    from gpt2dist.submission.plan import require_positive
+
+    if args.gpus_per_node is not None:
+        raise UserError("--gpus-per-node: not for --job preprocess, which needs none")
+    if args.tasks is not None:
+        require_positive("--tasks", args.tasks, "the jobs of the array")
+    if args.tasks is not None and args.dask:
+        raise UserError("--tasks and --dask: an array of jobs, or one job with a Dask cluster; give one of them")
+    if args.nodes is not None and not args.dask:
+        raise UserError("--nodes: of --job preprocess only with --dask; else --tasks divides it")
+    if args.dask and not args.container_image and not find_spec("distributed"):
+        raise UserError("--dask: needs Dask; install it with pip install 'gpt2dist[dask]'")
 
 
 def _option(name: str) -> str:

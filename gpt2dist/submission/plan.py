@@ -50,6 +50,7 @@ class Job:
         gpus_per_node: On each, one rank per GPU; 0 for work without ranks.
         environment: Variables to set.
         tasks: Parts that preprocessing is divided into, each a job of its own.
+        dask: Whether preprocessing is done by a Dask cluster on those nodes.
     """
 
     work: Work
@@ -60,6 +61,7 @@ class Job:
     gpus_per_node: int = 0
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tasks: int = 1
+    dask: bool = False
 
     @property
     def title(self) -> str:
@@ -68,6 +70,8 @@ class Job:
         if self.gpus_per_node:
             ranks = self.nodes * self.gpus_per_node
             return f"{work} on {self.nodes} × {self.gpus_per_node} = {ranks} ranks (nodes × GPUs)"
+        if self.dask:
+            return f"{work} by Dask on {self.nodes} node{'s' * (self.nodes > 1)}"
         return f"{work} in {self.tasks} parts" if self.tasks > 1 else work
 
     @property

@@ -76,34 +76,40 @@ class Slurm:
     def files(self, job: Job) -> dict[str, str]:
         """The scripts, by their names."""
         if job.work.verb != "preprocess":
-            ending = render(f"slurm/ending-{job.work.verb}.sh", common_values(job))
-            return {"job.sh": self._render("launch.sh", job, "job.sh", "job-%j", ending=ending)}
+            return {"job.sh": self._render("launch.sh", job, "job.sh", "job-%j")}
+        if job.dask:
+            return {"job.sh": self._render("dask.sh", job, "job.sh", "job-%j")}
         if job.tasks == 1:
-            return {"job.sh": self._preprocess(job, "job.sh", "job-%j", "")}
+            return {"job.sh": self._render("preprocess.sh", job, "job.sh", "job-%j", part="")}
         part = f' --task-index "$SLURM_ARRAY_TASK_ID" --task-count {job.tasks}'
+        array = f"--array=0-{job.tasks - 1}"
         return {
-            "job.sh": self._preprocess(job, "job.sh", "job-%A-%a", part, f"--array=0-{job.tasks - 1}"),
-            FINISH: self._preprocess(job, FINISH, "finish-%j", " --finish"),
+            "job.sh": self._render("preprocess.sh", job, "job.sh", "job-%A-%a", array, part=part),
+            FINISH: self._render("preprocess.sh", job, FINISH, "finish-%j", part=" --finish"),
         }
 
-    def _preprocess(self, job: Job, file: str, log: str, part: str, *options: str) -> str:
-        """A script that does preprocessing, or a part of it.
+    def _render(self, template: str, job: Job, file: str, log: str, *options: str, **values: str) -> str:
+        """A script.
 
         Args:
-            job: The job.
-            file: Name of the script.
-            log: What its log is called, in Slurm's pattern.
-            part: Further words, each with a blank before it.
+            template: Its template.
+            job: What it does.
+            file: Its name.
+            log: What its log is called, in Slurm's patterns.
             options: Further directives.
+            values: Further values of the template.
         """
-        dependency = ["--dependency=afterok:JOB"] if file == FINISH else []
-        by_hand = shlex.join(["sbatch", *dependency, str(job.record / file)])
-        return self._render("preprocess.sh", job, file, log, *options, part=part, by_hand=by_hand)
-
-    def _render(self, template: str, job: Job, file: str, log: str, *options: str, **values: str) -> str:
-        values = {**common_values(job), **values, "file": file, "container": self._container(job)}
-        values["directives"] = "\n".join(f"#SBATCH {each}" for each in self._directives(job, log, options))
+        condition = ["--dependency=afterok:JOB"] if file == FINISH else []
+        values = {
+            **common_values(job),
+            **values,
+            "file": file,
+            "by_hand": shlex.join(["sbatch", *condition, str(job.record / file)]),
+            "container": self._container(job),
+            "directives": "\n".join(f"#SBATCH {each}" for each in self._directives(job, log, options)),
+        }
         values["common"] = render("slurm/common.sh", values).rstrip()
+        values["ending"] = render(f"slurm/ending-{job.work.verb}.sh", values).rstrip()
         return render(f"slurm/{template}", values)
 
     def _directives(self, job: Job, log: str, options: Iterable[str]) -> Iterable[str]:

@@ -105,8 +105,8 @@ def test_a_job_that_is_preempted_before_it_trains_is_not_lost(slurm):
 
 
 def test_near_the_time_limit_it_saves_and_goes_on_in_another_job(slurm):
-    job = submit(*LONG, "--time", "2", "--save-seconds", "60")
-    wait_until(lambda: "start 1" in log(job), 240)
+    job = submit(*LONG, "--time", "3", "--save-seconds", "60")
+    wait_until(lambda: "start 1" in log(job), 300)
     assert "the time limit is near: the job stops" in log(job)
     wait_until(lambda: "resumed from" in log(job), 90)
 
@@ -133,9 +133,8 @@ def test_a_killed_rank_ends_the_job_as_a_failure_that_names_it(slurm):
 
 def test_two_starts_that_do_not_finish_a_step_before_the_limit_are_the_last(slurm):
     """A step that takes longer than the time between start and limit would be begun again for ever."""
-    job = submit(
-        "batch.global_batch_size=400000", "batch.micro_batch_size=2", "--time", "3", "--save-seconds", "60"
-    )
+    slow = ["model.n_embd=256", "model.n_layer=4", "batch.global_batch_size=40000", "batch.micro_batch_size=2"]
+    job = submit(*slow, "--time", "3", "--save-seconds", "60")
     wait_for_state(job, "FAILED", 500)
     assert "stopped at step 0, with everything saved; back into the queue" in log(job)
     assert "no step since the start before this one; submit with a longer --time" in log(job)
@@ -203,6 +202,14 @@ def test_an_array_that_is_preempted_makes_the_dataset_that_one_process_makes(slu
     wait_for_state(finish, "COMPLETED", 240)
     said = "".join(path.read_text() for path in Path("dataset.submission/001").glob(f"job-{array}-*.log"))
     assert "preempted; what is done is kept; back into the queue" in said and said.count("done\n") == 3
+    require_the_dataset_of_one_process(corpus)
+
+
+def test_a_dask_cluster_on_two_nodes_makes_the_dataset_that_one_process_makes(slurm, corpus):
+    job = submit_job("preprocess", "--dask", "--nodes", "2", "--", *corpus, "--output", "dataset")
+    wait_for_state(job, "COMPLETED", 240)
+    said = Path(f"dataset.submission/001/job-{job}.log").read_text()
+    assert "0: 2 workers" in said and "1: 2 workers" in said and "Traceback" not in said
     require_the_dataset_of_one_process(corpus)
 
 

@@ -14,7 +14,6 @@
 #SBATCH --output=/data/web.submission/001/job-%j.log
 #SBATCH --qos=high
 
-# What is done stays done: started again, a job does what is left. One that is preempted is put back into the queue.
 set -uo pipefail
 
 record=/data/web.submission/001
@@ -52,16 +51,20 @@ again() {
   exit 0
 }
 
+# What is done stays done: started again, a job does what is left. One that is preempted is put back into the queue.
+ending() {
+  if [ "$1" -eq 0 ]; then
+    say "done"
+  elif [ "$(fact JobState)" != RUNNING ]; then
+    say "cancelled; what is done is kept"
+  elif preempted; then
+    again "preempted; what is done is kept"
+  else
+    say "failed with exit code $1; what is done is kept. To do what is left: submit it again"
+  fi
+  exit "$1"
+}
+
 say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST"
 srun --ntasks=1 --cpu-bind=none '--container-image=nvcr.io#nvidia/pytorch:25.10-py3' --container-mounts=/data:/data,/home/me:/home/me --container-workdir=/home/me /home/me/.venv/bin/python -m gpt2dist preprocess 'dumps/*.jsonl' --tokenizer gpt2 --output /data/web
-code=$?
-if [ "$code" -eq 0 ]; then
-  say "done"
-elif [ "$(fact JobState)" != RUNNING ]; then
-  say "cancelled; what is done is kept"
-elif preempted; then
-  again "preempted; what is done is kept"
-else
-  say "failed with exit code $code; what is done is kept. To do what is left: submit it again"
-fi
-exit "$code"
+ending $?

@@ -191,9 +191,25 @@ def test_an_array_of_one_is_a_job(here, tiny_dataset):
     assert asked(here) == [f"sbatch --parsable {here}/web.submission/001/job.sh"]
 
 
+def test_preprocessing_by_dask_is_one_job(here, tiny_dataset):
+    words = [*corpus(tiny_dataset), "--output", "web"]
+    assert submit(*PREPROCESS, "--dask", "--nodes", 4, "--", *words) == 0
+    record = here / "web.submission/001"
+    assert asked(here) == [f"sbatch --parsable {record}/job.sh"]
+    script = (record / "job.sh").read_text()
+    assert "#SBATCH --nodes=4\n" in script and "-m dask scheduler" in script
+
+
+def test_dask_that_is_not_installed_is_told(here, tiny_dataset, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert submit(*PREPROCESS, "--dask", "--", *corpus(tiny_dataset), "--output", "web") == 2
+    assert "--dask: needs Dask; install it with pip install 'gpt2dist[dask]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words", "message"),
     [
+        (["--tasks", "2", "--dask"], ["CORPUS", "--output", "web"], "an array of jobs, or one job with a Dask"),
         (["--tasks", "0"], ["CORPUS", "--output", "web"], "--tasks 0: must be at least 1, the jobs of the array"),
         (
             ["--tasks", "9"],
@@ -203,7 +219,7 @@ def test_an_array_of_one_is_a_job(here, tiny_dataset):
         (
             ["--nodes", "2"],
             ["CORPUS", "--output", "web"],
-            "--nodes: not for --job preprocess, which is divided by",
+            "--nodes: of --job preprocess only with --dask",
         ),
         (["--gpus-per-node", "2"], ["CORPUS", "--output", "web"], "--gpus-per-node: not for --job preprocess"),
         ([], ["CORPUS", "--output", "web", "--finish"], "--finish: the job sees to that; leave it out"),

@@ -92,6 +92,7 @@ FILES = {
     "slurm-preprocess.sh": FULL.files(dataclasses.replace(ARRAY, tasks=1))["job.sh"],
     "slurm-array.sh": ARRAY_FILES["job.sh"],
     "slurm-finish.sh": ARRAY_FILES["finish.sh"],
+    "slurm-dask.sh": Slurm().files(dataclasses.replace(ARRAY, tasks=1, dask=True, nodes=4))["job.sh"],
     "local.sh": Local().files(dataclasses.replace(JOB, nodes=1))["job.sh"],
     "local-preprocess.sh": Local().files(dataclasses.replace(ARRAY, tasks=1))["job.sh"],
     "kubernetes.yaml": CLUSTER.files(IN_IMAGE)["job.yaml"],

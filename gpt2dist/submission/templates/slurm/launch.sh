@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # {{title}}
-# Made by `gpt2dist submit`. By hand: sbatch {{script}}
+# Made by `gpt2dist submit`. By hand: {{by_hand}}
 {{directives}}
 
 {{common}}
