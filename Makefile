@@ -4,11 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
+# Processes that run the tests: one more than the cores, since tests wait for launchers and disks. 0: one by one.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 8 ? n + 1 : 8 )))
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 .PHONY: help quickstart test check format clean
 
 help:
 	@echo "make quickstart [INPUT=\"files\"]   the whole pipeline on real text, in minutes"
-	@echo "make test                         all tests"
+	@echo "make test [WORKERS=n]             all tests, a file to each of n processes"
 	@echo "make check                        formatting, lint, types and tests"
 	@echo "make clean                        removes what quickstart made (data/, runs/), keeps .venv"
 
@@ -26,13 +30,13 @@ quickstart: $(READY)
 	@launch/quickstart.sh $(INPUT)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: $(READY)
 	$(BIN)/ruff format .

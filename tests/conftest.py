@@ -1,5 +1,6 @@
 """Fixtures for all tests. The parent of forked ranks must not start threads: one torch thread, set first."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,19 @@ from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.shards import ShardWriter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+gc.disable()  # until the tests are imported, with a million objects, none of which is garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes test, whole jobs go first, Slurm's before all: while they wait, others compute."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (item.path.name != "test_slurm.py", item.path.parent.name != "end_to_end"))
 
 
 def find_shared_data() -> Path | None:

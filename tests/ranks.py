@@ -3,12 +3,14 @@
 The parent imports torch, deepspeed and transformers once and does no tensor work, so that its forks are safe.
 """
 
+import contextlib
 import gc
 import io
 import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import random
 import socket
 import time
 import traceback
@@ -109,6 +111,10 @@ def _rank(
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port to listen on, below those that the kernel gives to whoever connects or asks for any."""
+    draw = random.SystemRandom()  # tests that run side by side may have the same seed
+    while True:
+        port = draw.randrange(16384, 32768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port

@@ -3,14 +3,12 @@
 Free of torch: whoever uses a checkpoint (a resume, an evaluation, an export) checks it here first.
 """
 
-import contextlib
-import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import durable
 from gpt2dist.errors import UserError
 
 FORMAT_VERSION = 3
@@ -34,7 +32,7 @@ def write(directory: Path, files: Records) -> None:
         size = (directory / name).stat().st_size
         if size != record["bytes"]:
             raise OSError(f"{directory / name} has {size} bytes, {record['bytes']} were written")
-    write_json(directory / NAME, {"format_version": FORMAT_VERSION, "files": dict(sorted(files.items()))})
+    durable.write_json(directory / NAME, {"format_version": FORMAT_VERSION, "files": dict(sorted(files.items()))})
 
 
 def read(directory: Path, without: str | None = None) -> Records:
@@ -99,7 +97,7 @@ def check_contents(directory: Path, files: Records, names: Iterable[str] | None 
     """
     for name in files if names is None else names:
         try:
-            changed = sha256_of(directory / name) != files[name]["sha256"]
+            changed = durable.sha256_of(directory / name) != files[name]["sha256"]
         except OSError as error:
             raise InvalidCheckpointError(f"{name} cannot be read ({error})") from error
         if changed:
@@ -120,38 +118,7 @@ def require_whole_model(directory: Path) -> None:
         raise UserError(f"{directory}: not a whole checkpoint: {reason}; name another") from reason
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def seal(path: Path) -> dict[str, Any]:
     """Brings a file to the disk and returns its record."""
-    fsync(path)
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON and brings it to the disk."""
-    path.write_text(json.dumps(value, indent=1) + "\n")
-    fsync(path)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replaces a small file in one piece: readers see the old text or the new one."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text)
-    fsync(partial)
-    partial.replace(path)
-    fsync(path.parent)
-
-
-def fsync(path: Path) -> None:
-    """Brings a file, or the names in a directory, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+    durable.sync(path)
+    return {"bytes": path.stat().st_size, "sha256": durable.sha256_of(path)}

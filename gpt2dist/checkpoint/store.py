@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gpt2dist import durable
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
 from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
@@ -192,6 +193,8 @@ class CheckpointStore:
         """Removes what saves left that were killed. Rank 0 only, once no other job can be saving here."""
         for path in self.directory.glob("step-*.tmp"):
             shutil.rmtree(path, ignore_errors=True)
+        for path in self.directory.glob("latest.*.tmp"):
+            path.unlink(missing_ok=True)
 
     def _take_snapshot(self, state: WholeState, mine: set[str]) -> dict[str, Tensor]:
         """Copies of this rank's parameters and moments in host memory, by key and name."""
@@ -236,7 +239,7 @@ class CheckpointStore:
         shutil.rmtree(apart, ignore_errors=True)
         apart.mkdir()
         self._write_model_files(apart)
-        manifest.write_json(apart / "model.safetensors.index.json", _index(shapes, parts))
+        durable.write_json(apart / "model.safetensors.index.json", _index(shapes, parts))
         trainer.write(apart)
         files = {}
         for path in sorted(apart.iterdir()):
@@ -251,12 +254,12 @@ class CheckpointStore:
             return {}
         partial, final = saving.partial, self.directory / checkpoint_name(saving.step)
         manifest.write(partial, files)
-        manifest.fsync(partial)
+        durable.sync(partial)
         if final.exists():  # invalid, or of the future of an older checkpoint that the run was resumed from
             _remove(final)
         partial.rename(final)
-        manifest.fsync(self.directory)
-        manifest.replace_text(self.directory / "latest", final.name + "\n")
+        durable.sync(self.directory)
+        durable.write_text(self.directory / "latest", final.name + "\n")
         there = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(there, saving.step, self.keep_last, self.keep_every):
             with contextlib.suppress(OSError):

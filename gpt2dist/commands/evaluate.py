@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import launched
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
 from gpt2dist.errors import UserError
@@ -101,6 +102,34 @@ def run(args: argparse.Namespace) -> None:
         distributed.leave()
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuses what cannot be, by all that can be known without scoring: the work may begin much later.
+
+    Raises:
+        UserError: The options, the text, or a model that is there already.
+    """
+    from gpt2dist.data.corpus import discover
+    from gpt2dist.data.tokenizer import Tokenizer
+    from gpt2dist.evaluation.evaluate import conditions, require_same_tokenizer
+    from gpt2dist.model.locate import locate
+
+    _check(args)
+    record = _record(args) if args.all_checkpoints or args.of_run else None
+    model = None
+    if not args.all_checkpoints or (Path(args.model) / "checkpoints/latest").is_file():
+        model = locate(args.model, weights=False)
+    if args.text:
+        discover(args.text, suffixes(args), format=args.format)
+        reading(args)
+        return
+    text = _source(args)(model)
+    if model:
+        require_same_tokenizer(text, Tokenizer.load(model), args.model)
+        found = conditions(model, text, _setting(args))
+        if record:
+            record.require_comparable(found)
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuses what cannot be meant, before anything is loaded."""
     results.check(args)
@@ -132,6 +161,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--step and --name: say where in a run the result belongs; add --run RUN")
     if args.step is not None and args.step < 0:
         raise UserError("--step must be 0 or more")
+    if args.of_run or args.all_checkpoints:
+        _record(args)  # its name, before the texts are read
 
 
 def _source(args: argparse.Namespace) -> Callable[[Path], Any]:
@@ -182,7 +213,7 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
     text = load(model)
     record = step = None
     if args.of_run:
-        record, step = _record(args.of_run, args), _step(model, args)
+        record, step = _record(args), _step(model, args)
         _require_comparable(record, model, text, args, world)
     result = _evaluate(model, "evaluate", text, args, world)
     if not world.is_main:
@@ -196,13 +227,14 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
     """Scores all checkpoints of a run, and where it is asked for those to come."""
     from gpt2dist.evaluation.following import checkpoints_to_score
+    from gpt2dist.monitoring.progress import tell
 
-    record = _record(Path(args.model), args)
+    record = _record(args)
     if args.watch:
         _end_on_signals(record)
     text = None
     for step, model in checkpoints_to_score(
-        record, world, args.watch, lambda state: _say(f"waiting for {record.run} ({state})")
+        record, world, args.watch, lambda state: tell(f"waiting for {record.run} ({state})")
     ):
         text = text or load(model)
         _require_comparable(record, model, text, args, world)
@@ -223,10 +255,10 @@ def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Name
     world.on_main(lambda: record.require_comparable(found))
 
 
-def _record(run: Path, args: argparse.Namespace) -> Any:
+def _record(args: argparse.Namespace) -> Any:
     from gpt2dist.evaluation.record import Record
 
-    return Record(run, args.name or Path(args.data or args.text[0]).stem)
+    return Record(args.of_run or Path(args.model), args.name or Path(args.data or args.text[0]).stem)
 
 
 def _step(model: Path, args: argparse.Namespace) -> int:
@@ -254,7 +286,7 @@ def _end_on_signals(record: Any) -> None:
     from gpt2dist.evaluation.following import unpin
 
     def end(number: int, frame: Any) -> None:
-        if os.environ.get("RANK", "0") == "0":
+        if launched.rank() == 0:
             unpin(record)
             os.write(2, f"stopped; the results are in {record.directory}\n".encode())  # print may be at work
         os._exit(0)  # other ranks may wait in a collective

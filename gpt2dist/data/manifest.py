@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import durable
 from gpt2dist.errors import UserError
 
 FORMAT_VERSION = 1
@@ -124,7 +124,7 @@ class Manifest:
         content["shards"] = [asdict(record) for record in self.shards]
         content["totals"] = {split: asdict(self.totals(split)) for split in self.splits}
         content["fingerprint"] = self.fingerprint
-        write_durably(Path(directory) / FILE_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        durable.write_json(Path(directory) / FILE_NAME, content)
         object.__setattr__(self, "directory", Path(directory))
 
     @cached_property
@@ -164,38 +164,6 @@ class Manifest:
 def _sum(records: Iterable[ShardRecord]) -> Totals:
     records = tuple(records)
     return Totals(*(sum(getattr(record, item.name) for record in records) for item in fields(Totals)))
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Writes a small file so that after a crash it is there whole or not at all."""
-    write_lines_durably(path, [text], end="")
-
-
-def write_lines_durably(path: Path, lines: Iterable[str], end: str = "\n") -> None:
-    """Writes lines one by one, so that after a crash the file is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        for line in lines:
-            file.write(line + end)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _AGAIN = "copy the dataset again, or preprocess the corpus again"

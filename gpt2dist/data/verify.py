@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
-from gpt2dist.data.manifest import Manifest, ShardRecord, file_sha256
+from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.origins import ORIGIN, PIECES_NAME, SUFFIX
 from gpt2dist.data.token_bytes import TokenBytes
 from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.durable import sha256_of
 from gpt2dist.errors import UserError
 
 BLOCK = 1 << 20
@@ -76,7 +77,7 @@ def _shard(
         yield from (f"{path}: missing" for path in missing)
         return
     for kind, path in files[1:]:
-        if path and kind in record.sha256 and file_sha256(path) != record.sha256[kind]:
+        if path and kind in record.sha256 and sha256_of(path) != record.sha256[kind]:
             yield _differs(path)
     try:
         shard = open_shard(manifest, record)
@@ -155,7 +156,7 @@ def _listings(manifest: Manifest) -> Iterator[str]:
         path = manifest.directory / name
         if not path.is_file():
             yield f"{path}: missing"
-        elif file_sha256(path) != expected:
+        elif sha256_of(path) != expected:
             yield _differs(path)
     named = {record.name for record in manifest.shards}
     for path in sorted(manifest.directory.iterdir()):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.checkpoint.tensors import TensorFiles
@@ -17,7 +16,9 @@ from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.head import Head
 from gpt2dist.model.locate import weight_files
+from gpt2dist.model.pretrained import require_match
 
+PREFIX = "transformer."
 SETTINGS = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9}
 
 
@@ -34,22 +35,20 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
         model = GPT2LMHeadModel(config)
     try:
         files = TensorFiles(weight_files(directory))
-        for name, parameter in model.named_parameters():
+        # A model that was saved without its output layer has no prefix.
+        there = {name.removeprefix(PREFIX): name for name in files}
+        parameters = {name.removeprefix(PREFIX): parameter for name, parameter in model.named_parameters()}
+        missing = [PREFIX + name for name in parameters if name not in there]
+        require_match(directory, missing, (there[name] for name in there.keys() - parameters.keys()))
+        for name, parameter in parameters.items():
+            tensor = files.read(there[name])
             # Every rank reads every parameter, from the page cache; rank 0's is the one that is dealt out.
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-                parameter.copy_(_find(files, name, parameter.shape, directory))
+                if tensor.shape != parameter.shape:
+                    require_match(directory, [PREFIX + name], [])
+                parameter.copy_(tensor)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{directory}: its model cannot be loaded ({error}); give another checkpoint") from error
     model.lm_head = Head(model.lm_head.weight, config.vocab_size)
     deepspeed.initialize(model=model.eval(), config=SETTINGS, dist_init_required=False)
     return model
-
-
-def _find(files: TensorFiles, name: str, shape: torch.Size, directory: Path) -> Tensor:
-    """The tensor of a parameter; a model that was saved without its output layer has no prefix."""
-    there = set(files)
-    for candidate in (name, name.removeprefix("transformer.")):
-        if candidate in there and (tensor := files.read(candidate)).shape == shape:
-            return tensor
-    reason = f"no {name} in its files of the shape that config.json says"
-    raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")

@@ -1,13 +1,12 @@
 """Results that belong to a run: RUN/eval/NAME/step-00001000.json, one for each checkpoint that was scored."""
 
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import durable
 from gpt2dist.checkpoint import manifest
-from gpt2dist.checkpoint.manifest import replace_text
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
@@ -73,19 +72,17 @@ class Record:
                         f"{value!r}; give this evaluation another --name"
                     )
 
-    def add(self, step: int, model: Path, result: dict[str, Any]) -> dict[str, Any]:
+    def add(self, step: int, model: Path, result: dict[str, Any]) -> None:
         """Writes the result of a model at a step, in place of one of the same step.
 
-        Returns:
-            The result with `step`, `time` and, of a checkpoint, `consumed_tokens`.
+        It gets `step`, `time` and, of a checkpoint, `consumed_tokens` too.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         known: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
         if (model / manifest.NAME).is_file():
             known["consumed_tokens"] = TrainerState.read(model).consumed_tokens
         path = self.directory / f"{checkpoint_name(step)}.json"
-        replace_text(path, json.dumps(known | finite(result), indent=1) + "\n")
-        return known | result
+        durable.write_json(path, known | durable.finite(result))
 
     def lines(self) -> list[dict[str, Any]]:
         """The results as lines of metrics.jsonl, for TensorBoard."""
@@ -96,11 +93,3 @@ class Record:
         known = {"progress/tokens": result["consumed_tokens"]} if "consumed_tokens" in result else {}
         curves = {f"eval/{self.name}/{name}": result[name] for name in CURVES}
         return {"step": result["step"], "time": result["time"], **known, **curves}
-
-
-def finite(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with null for what is not finite, which JSON does not have."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in result.items()
-    }

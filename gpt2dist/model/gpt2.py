@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from gpt2dist.errors import UserError
 from gpt2dist.model.head import Head, Loss
 from gpt2dist.model.loss import counted_mask
-from gpt2dist.model.pretrained import BUFFERS
+from gpt2dist.model.pretrained import require_match
 from gpt2dist.model.shape import Shape
 
 INIT_STD = 0.02
@@ -257,15 +257,9 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
-    # transformers would go on with random numbers there
-    wrong = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
-    if wrong:
-        reason = f"no {min(wrong)} in its files of the shape that config.json says"
-        raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")
-    unknown = [name for name in found["unexpected_keys"] if not name.endswith(BUFFERS)]
-    if unknown:  # and without them it would be another model
-        reason = f"its files have a {min(unknown)}, of which config.json does not speak"
-        raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")
+    # transformers would go on, with random numbers there
+    missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+    require_match(directory, missing, found["unexpected_keys"])
     model.lm_head = Head(model.lm_head.weight, model.config.vocab_size)
     return model.to(device).eval()
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpt2dist.durable import sha256_of
 from gpt2dist.errors import UserError
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -52,7 +53,7 @@ def fingerprint(path: Path) -> str:
         if file.name.startswith("optimizer-"):
             continue
         digest.update(
-            f"{file.name}:{known[file.name]['sha256'] if file.name in known else _sha256(file)}\n".encode()
+            f"{file.name}:{known[file.name]['sha256'] if file.name in known else sha256_of(file)}\n".encode()
         )
     return digest.hexdigest()
 
@@ -102,8 +103,3 @@ def _download(name: str, patterns: Sequence[str]) -> Path:
     except Exception as error:  # the hub's errors share no base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name}: no such directory, and not to be had from the hub ({reason})") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """What the config.json of a Hugging Face GPT-2 says of it. Free of torch, so that `validate` can ask."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,3 +77,24 @@ def _differences(config: dict[str, Any]) -> Iterator[str]:
         theirs = config.get(name, ours)
         if theirs != ours:
             yield f"{name} is {theirs!r}, not {ours!r}"
+
+
+def require_match(directory: Path, missing: Iterable[str], unknown: Iterable[str]) -> None:
+    """Refuses files that are not those of the model that config.json describes.
+
+    Args:
+        directory: The model.
+        missing: Parameters that the files lack, or have in another shape.
+        unknown: Tensors of the files that are no parameters of the model: without them it would be another one.
+
+    Raises:
+        UserError: Names the first.
+    """
+    missing, unknown = sorted(missing), sorted(name for name in unknown if not name.endswith(BUFFERS))
+    if missing:
+        reason = f"no {missing[0]} in its files of the shape that config.json says"
+    elif unknown:
+        reason = f"its files have a {unknown[0]}, of which config.json does not speak"
+    else:
+        return
+    raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")

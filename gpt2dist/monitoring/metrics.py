@@ -6,9 +6,10 @@ appears twice.
 """
 
 import json
-import math
 import os
 from pathlib import Path
+
+from gpt2dist import durable
 
 Value = float | int | str | None
 """None stands for a number that was not finite, when it is read back."""
@@ -103,15 +104,9 @@ def cut_back(path: Path, step: int, observed: bool) -> list[Line]:
     torn = content != b"" and not content.endswith(b"\n")  # the next line would be glued to it
     if len(kept) == len(lines) and not torn:
         return kept
-    partial = path.with_suffix(".tmp")
-    partial.write_text("".join(map(_text, kept)), encoding="utf-8")
-    partial.replace(path)
+    durable.write_lines(path, map(_text, kept), end="")
     return kept
 
 
 def _text(line: Line) -> str:
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in line.items()
-    }
-    return json.dumps(finite, ensure_ascii=False) + "\n"
+    return json.dumps(durable.finite(line), ensure_ascii=False) + "\n"

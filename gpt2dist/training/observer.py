@@ -1,8 +1,9 @@
 """What a run looks at beside its training: validation in full, and texts that the model makes up."""
 
-import json
 from collections.abc import Callable
 
+from gpt2dist import durable
+from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
 from gpt2dist.data.held_out import HeldOut
 from gpt2dist.data.tokenizer import Tokenizer
@@ -53,8 +54,7 @@ class Observer:
         results = {entry.name: self._score(entry, beat) for entry in self.plan.validation}
         if self.world.is_main and results:
             report = {name: result.measures() for name, result in results.items()}
-            path = self.config.output_dir / "eval" / f"step-{step:08d}.json"
-            path.write_text(json.dumps(report, indent=1) + "\n")
+            durable.write_json(self.config.output_dir / "eval" / f"{checkpoint_name(step)}.json", report)
         return results
 
     def sample(self, beat: Callable[[], None]) -> dict[str, Value]:

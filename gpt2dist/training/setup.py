@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gpt2dist import durable
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
@@ -30,7 +32,7 @@ from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
-from gpt2dist.training.failure import word_of_failure
+from gpt2dist.training.failure import tell_of_hang, word_of_failure
 from gpt2dist.training.hyperparameters import hyperparameters
 from gpt2dist.training.initial import begin_from
 from gpt2dist.training.lifeline import StopSignal, Watchdog, end_with_launcher
@@ -57,7 +59,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         only_job(output, world),
         word_of_failure(output, world),
         StopSignal() as signal,
-        Watchdog(log, config.run.timeout_seconds) as watchdog,
+        Watchdog(log, config.run.timeout_seconds, partial(tell_of_hang, output, world)) as watchdog,
     ):
         pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
         settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
@@ -226,15 +228,15 @@ def write_run_files(
     output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str]
 ) -> None:
     """Records what is about to run: config.yaml, deepspeed.json, environment.json."""
-    (output / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    (output / "deepspeed.json").write_text(json.dumps(settings, indent=1) + "\n")
+    durable.write_text(output / "config.yaml", config.to_yaml())
+    durable.write_json(output / "deepspeed.json", settings)
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
     record = output / "environment.json"
     if not origin and record.is_file():  # a run that goes on still has the weights that it began with
         origin = json.loads(record.read_text()).get("init_from", {})
     facts |= {"init_from": origin} if origin else {}
-    record.write_text(json.dumps(facts, indent=1) + "\n")
+    durable.write_json(record, facts)
 
 
 def device_peak_flops(world: World) -> float | None:

@@ -7,6 +7,8 @@ import json
 import time
 from pathlib import Path
 
+from gpt2dist import durable
+
 NAME = "stopped.json"
 
 
@@ -20,7 +22,7 @@ def leave_word(run: Path, reason: str, step: int, total_steps: int) -> None:
         total_steps: Of the whole run.
     """
     word = {"reason": reason, "step": step, "total_steps": total_steps, "time": round(time.time(), 3)}
-    (run / NAME).write_text(json.dumps(word) + "\n")
+    durable.write_text(run / NAME, json.dumps(word) + "\n")  # one line: shell scripts read it
 
 
 def take_back(run: Path) -> None:

@@ -164,8 +164,9 @@ class Trainer:
             self.skipped_in_a_row = self.skipped_in_a_row + 1 if each.skipped else 0
             if each.skipped and self.config.precision != "fp16":  # whose scale is found by overflows
                 self.bar.say(
-                    f"step {number} was left out: loss {each.loss:.4f}, gradient norm {each.grad_norm:.4g}; "
-                    f"its documents: gpt2dist trace {self.config.output_dir} --step {number}"
+                    f"WARNING: step {number} was left out: loss {each.loss:.4f}, "
+                    f"gradient norm {each.grad_norm:.4g}; its documents: "
+                    f"gpt2dist trace {self.config.output_dir} --step {number}"
                 )
 
     def _give_up(self) -> None:

@@ -164,6 +164,16 @@ def test_a_missing_tensor_is_told_by_all_ranks(directory, tmp_path):
         assert message in the_same(run_ranks(refusal, 2, partial, zero_stage))
 
 
+def test_a_tensor_that_no_parameter_takes_is_told_by_all_ranks(directory, tmp_path):
+    longer = shutil.copytree(directory, tmp_path / "longer")
+    weights = load_file(longer / "model.safetensors")
+    weights |= {"transformer.h.2.ln_1.bias": torch.ones(16), "transformer.h.0.attn.masked_bias": torch.ones(1)}
+    save_file(weights, longer / "model.safetensors", {"format": "pt"})
+    for zero_stage in (0, 3):
+        message = the_same(run_ranks(refusal, 2, longer, zero_stage))
+        assert "(its files have a transformer.h.2.ln_1.bias, of which config.json does not speak)" in message
+
+
 def test_a_tensor_of_another_shape_is_told_by_all_ranks(directory, tmp_path):
     other = shutil.copytree(directory, tmp_path / "other")
     weights = load_file(other / "model.safetensors")

@@ -4,10 +4,10 @@ import json
 import os
 import signal
 import sys
-import time
 
 import pytest
 from commands import is_alive, launch, ranks_of, started, wait_until
+from ranks import free_port
 from runs import metrics, train, write_run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
@@ -45,16 +45,35 @@ def test_a_signal_saves_everything_and_the_run_goes_on_as_if_nothing_had_been(ru
     assert not (run / "stopped.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "number", "code"),
+    [
+        ("torchrun.sh", signal.SIGUSR1, 1),
+        ("deepspeed.sh", signal.SIGTERM, 0),
+        ("deepspeed.sh", signal.SIGUSR1, 0),
+    ],
+)
+def test_a_signal_to_a_script_of_launch_saves_everything(run_file, tmp_path, repository, script, number, code):
+    run = tmp_path / "run"
+    settings = ["GPUS=2", f"MASTER_PORT={free_port()}"]
+    with started(["env", *settings, str(repository / "launch" / script), str(run_file), *LONG]) as launcher:
+        wait_until(lambda: steps_done(run) >= 3)
+        launcher.send_signal(number)
+        _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == code, err  # torchrun has 1 for all that is not done
+    word = json.loads((run / "stopped.json").read_text())
+    assert word["reason"] == number.name
+    assert (run / "checkpoints/latest").read_text().strip() == f"step-{word['step']:08d}"
+
+
 def test_a_killed_rank_is_named_with_its_signal_and_log_and_nobody_stays(run_file, tmp_path):
     run = tmp_path / "run"
     with started([*LAUNCH, "train", str(run_file), *LONG]) as launcher:
         wait_until(lambda: steps_done(run) >= 3)
         ranks = ranks_of(launcher)
         os.kill(ranks[1], signal.SIGKILL)
-        began = time.monotonic()
         _, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
-    assert time.monotonic() - began < 30
     assert "rank 1 failed first: SIGKILL (-9), probably out of memory" in err
     assert f"its log: {run}/logs/rank-00001.log" in err
     assert not any(is_alive(pid) for pid in ranks.values())
@@ -62,14 +81,14 @@ def test_a_killed_rank_is_named_with_its_signal_and_log_and_nobody_stays(run_fil
 
 def test_a_restarted_gang_goes_on_from_the_newest_checkpoint(run_file, tmp_path):
     run = tmp_path / "run"
-    short = [*LONG, "schedule.total_steps=200", "checkpoint.every_steps=20"]
+    short = [*LONG, "schedule.total_steps=100", "checkpoint.every_steps=10"]
     with started([*LAUNCH, "--max-restarts", "1", "train", str(run_file), *short]) as launcher:
         wait_until(lambda: (run / "checkpoints/latest").exists())
         os.kill(ranks_of(launcher)[0], signal.SIGKILL)
         _, err = launcher.communicate(timeout=110)
     assert launcher.returncode == 0, err
     assert "resumed from" in err
-    assert [int(step) for step in metrics(run, "step")] == list(range(1, 201))
+    assert [int(step) for step in metrics(run, "step")] == list(range(1, 101))
 
 
 def test_orphans_end_with_their_launcher(run_file, tmp_path):

@@ -7,14 +7,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from gpt2dist import durable
 from gpt2dist.data.corpus import Piece
 from gpt2dist.data.manifest import (
     Manifest,
     ShardRecord,
-    file_sha256,
-    sync_directory,
-    write_durably,
-    write_lines_durably,
 )
 from gpt2dist.data.origins import PIECES_NAME
 from gpt2dist.data.preprocessing.build import Identity
@@ -58,9 +55,9 @@ def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identi
     if broken:
         raise UserError(f"{target / broken[0]}: damaged; rm -r {job.build} and run the command again")
     first_lines = _first_lines(tasks, results)
-    write_lines_durably(target / PIECES_NAME, _piece_lines(job, tasks, first_lines))
-    write_lines_durably(target / "rejected.jsonl", _rejection_lines(job, tasks, first_lines))
-    write_durably(target / "sources.jsonl", identity.listing)
+    durable.write_lines(target / PIECES_NAME, _piece_lines(job, tasks, first_lines))
+    durable.write_lines(target / "rejected.jsonl", _rejection_lines(job, tasks, first_lines))
+    durable.write_text(target / "sources.jsonl", identity.listing)
     tokenizer.save(target)
     left_out: dict[str, int] = defaultdict(int)
     for result in results:
@@ -73,13 +70,15 @@ def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identi
         dtype=dtype.name,
         shards=tuple(records),
         left_out=dict(left_out),
-        listings={name: file_sha256(target / name) for name in (PIECES_NAME, "rejected.jsonl", "sources.jsonl")},
+        listings={
+            name: durable.sha256_of(target / name) for name in (PIECES_NAME, "rejected.jsonl", "sources.jsonl")
+        },
         repaired=sum(result.repaired for result in results),
     )
     manifest.save(target)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     target.replace(job.output)
-    sync_directory(job.output.parent)
+    durable.sync(job.output.parent)
     shutil.rmtree(job.build)
     return Manifest.load(job.output)
 

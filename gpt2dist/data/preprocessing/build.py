@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import durable
 from gpt2dist.data.corpus import Source
-from gpt2dist.data.manifest import Manifest, write_durably
+from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.tasks import PLAN_VERSION, Job
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
@@ -127,16 +128,24 @@ def _start(job: Job, identity: Identity) -> None:
     others = [item for item in job.build.iterdir() if item.name not in ours and item.suffix != ".tmp"]
     # Looked for after the others: whoever makes those has made it before.
     if (job.build / "plan.json").is_file():
-        _check_plan(job, identity)
+        check_plan(job, identity)
         return
     if not all(item.name.startswith("stdin-") for item in others):
         raise UserError(f"{job.build}: exists and is not the work of gpt2dist; choose another --output")
-    write_durably(job.build / "sources.jsonl", identity.listing)
-    write_durably(job.build / "plan.json", json.dumps(_versioned(identity)))
+    durable.write_text(job.build / "sources.jsonl", identity.listing)
+    durable.write_text(job.build / "plan.json", json.dumps(_versioned(identity)))
 
 
-def _check_plan(job: Job, identity: Identity) -> None:
-    there = json.loads((job.build / "plan.json").read_bytes())
+def check_plan(job: Job, identity: Identity) -> None:
+    """Compares a job with the unfinished work in its build directory, if there is some.
+
+    Raises:
+        UserError: It is another job's.
+    """
+    path = job.build / "plan.json"
+    if not path.is_file():
+        return
+    there = json.loads(path.read_bytes())
     different = identity.differences(there, job.build)
     if not different and there.get("version") != PLAN_VERSION:
         different = "another version of gpt2dist"

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist import durable
 from gpt2dist.data.corpus import BadDocument, Document, LongDocument, Piece, Rejected, read
 from gpt2dist.data.corpus.storage import unreadable
 from gpt2dist.data.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
-from gpt2dist.data.manifest import write_durably
 from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.preprocessing.attempts import MARKER, Counts, ProgressFile, attempt
 from gpt2dist.data.preprocessing.splits import DIGEST, Block, SplitWriter
@@ -100,7 +100,7 @@ def _do(job: Job, task: Task, folder: Path) -> None:
         result = _Work(job, task, folder, report).run()
     finally:
         progress.close()
-    write_durably(folder / MARKER, json.dumps(result))
+    durable.write_text(folder / MARKER, json.dumps(result))
 
 
 class _Tools:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
+from gpt2dist import durable
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint import store as store_module
 from gpt2dist.checkpoint.state import TrainerState
@@ -155,9 +156,11 @@ def test_a_rank_that_cannot_write_stops_all_of_them(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("function", ["write_json", "fsync", "seal", "write"])
-def test_no_failure_of_rank_0_makes_the_others_wait(tmp_path, monkeypatch, function):
-    monkeypatch.setattr(manifest, function, full_disk)
+@pytest.mark.parametrize(
+    ("module", "function"), [(durable, "write_json"), (durable, "sync"), (manifest, "seal"), (manifest, "write")]
+)
+def test_no_failure_of_rank_0_makes_the_others_wait(tmp_path, monkeypatch, module, function):
+    monkeypatch.setattr(module, function, full_disk)
     assert all("rank 0: OSError" in str(error) for error in save_on_ranks(tmp_path, 2, 7))
     assert names(tmp_path) == []
 
@@ -179,7 +182,10 @@ def test_a_failed_commit_leaves_the_older_checkpoint_in_force(store, monkeypatch
 
 def test_a_save_that_fails_behind_its_commit_is_there_all_the_same(store, monkeypatch):
     store.save(ModelState(), trainer_state(10))
-    monkeypatch.setattr(manifest, "replace_text", full_disk)
+    write_text = durable.write_text
+    monkeypatch.setattr(
+        durable, "write_text", lambda path, text: (full_disk if path.name == "latest" else write_text)(path, text)
+    )
     with pytest.raises(
         RunError, match=r"saving step-00000020 failed: .* goes on from the newest whole checkpoint"
     ):
@@ -223,7 +229,7 @@ def test_a_file_that_the_disk_no_longer_gives_back_is_damage(store, monkeypatch)
     def unreadable(path):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(manifest, "sha256_of", unreadable)
+    monkeypatch.setattr(durable, "sha256_of", unreadable)
     assert re.search(r"cannot be read \(.*Input/output error", store.fault(path))
 
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -200,11 +199,10 @@ def test_workers_default_to_the_usable_cores(monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["preprocess", "inspect", "tokenizer"])
-def test_help_is_instant_and_imports_nothing_heavy(verb):
+def test_help_imports_nothing_heavy(verb):
     code = (
         f"import sys; from gpt2dist import cli; cli.build_parser({verb!r}).format_help(); "
         "print({'numpy', 'tokenizers', 'torch', 'transformers'} & set(sys.modules))"
     )
-    start = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout == "set()\n" and time.monotonic() - start < 3
+    assert result.stdout == "set()\n"
