@@ -21,6 +21,9 @@ DRIVER = shutil.which("chromedriver")
 MISSING = None if CHROMIUM and DRIVER else "no Chromium with its driver (Debian: chromium chromium-driver)"
 """Why there is no browser; None where there is one."""
 
+PATIENCE = 180.0
+"""Seconds that a command to the browser may take, on a machine that does much else."""
+
 TEXTS = """
 const texts = [];
 const collect = (node) => {
@@ -66,7 +69,7 @@ class Browser:
         """All texts of the page, those in shadow trees too, in the order of the document."""
         return self.run(TEXTS)
 
-    def wait_for(self, condition: Callable[[list[str]], Any], seconds: float = 60) -> list[str]:
+    def wait_for(self, condition: Callable[[list[str]], Any], seconds: float = 120) -> list[str]:
         """Waits until the texts of the page are as they should be, and returns them."""
         texts: list[str] = []
 
@@ -83,19 +86,19 @@ class Browser:
 
     def picture(self, path: Path) -> None:
         """Keeps what the window shows as a PNG."""
-        with urllib.request.urlopen(f"{self._session}/screenshot", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self._session}/screenshot", timeout=PATIENCE) as answer:
             path.write_bytes(base64.b64decode(json.load(answer)["value"]))
 
     def close(self) -> None:
         """Ends the browser."""
-        urllib.request.urlopen(urllib.request.Request(self._session, method="DELETE"), timeout=30).close()
+        urllib.request.urlopen(urllib.request.Request(self._session, method="DELETE"), timeout=PATIENCE).close()
 
     def _call(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
             self._session + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             raise RuntimeError(json.load(error)["value"]["message"]) from error

@@ -1,5 +1,6 @@
 """The guides cannot rot: their commands parse, the files that they name exist, and their Python runs."""
 
+import json
 import os
 import re
 import shlex
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import train, write_run
+from runs import metrics, train, write_run
 from test_readme import blocks
 
 from gpt2dist.cli import build_parser
@@ -48,3 +49,86 @@ def test_the_library_example_of_evaluation_runs(repository, tiny_dataset, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d+\.\d{3} bits per byte over \d+ tokens\n", done.stdout)
+
+
+STAND_INS = {
+    "wandb": """
+import json, pathlib, types
+
+def tell(*call):
+    with pathlib.Path(__file__).with_suffix(".jsonl").open("a") as file:
+        file.write(json.dumps(call) + "\\n")
+
+def init(*, project, name, config, dir, id, resume, allow_val_change):
+    tell("init", project, name, id, resume, config["model.n_layer"])
+    return types.SimpleNamespace(
+        log=lambda values, step: tell("log", step, values), finish=lambda exit_code: tell("finish", exit_code)
+    )
+
+def Html(text):
+    return text
+""",
+    "mlflow": """
+import json, pathlib, types
+
+def tell(*call):
+    with pathlib.Path(__file__).with_suffix(".jsonl").open("a") as file:
+        file.write(json.dumps(call) + "\\n")
+
+def set_experiment(name):
+    tell("experiment", name)
+
+def start_run(run_id, run_name):
+    tell("init", run_id, run_name)
+    return types.SimpleNamespace(info=types.SimpleNamespace(run_id=run_id or "7"))
+
+def log_params(params):
+    tell("params", params["model.n_layer"])
+
+def log_metrics(metrics, step, timestamp, synchronous):
+    tell("log", step, metrics)
+
+def log_text(text, path):
+    tell("text", path, text)
+
+def end_run(status):
+    tell("finish", status)
+""",
+}
+
+
+@pytest.fixture
+def trackers(repository, tmp_path, monkeypatch):
+    """The examples as a module, beside modules that stand in for the libraries."""
+    examples = blocks((repository / "docs/guides/trackers.md").read_text(encoding="utf-8"), "python")
+    for name, text in {**STAND_INS, "my_trackers": "\n".join(examples)}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield ["my_trackers:WeightsAndBiases", "my_trackers:MLflow"]
+    for name in ("wandb", "mlflow", "my_trackers"):
+        sys.modules.pop(name, None)
+
+
+def test_the_examples_of_trackers_go_on_in_the_same_run(trackers, tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    words = ["schedule.total_steps=6", f"monitoring.trackers={trackers}"]
+    words += ["monitoring.samples={prompts: [abc], every_steps: 4, max_new_tokens: 3}"]
+    train(config, *words, "run.stop_after_steps=3")
+    losses = metrics(train(config, *words), "train/loss")
+    wandb, mlflow = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in STAND_INS
+    )
+    first, second = (call for call in wandb if call[0] == "init")
+    assert first == second == ["init", "gpt2dist", "run", first[3], "allow", 2]
+    assert [call for call in mlflow if call[0] == "init"] == [["init", None, "run"], ["init", "7", "run"]]
+    assert [call for call in mlflow if call[0] == "params"] == [["params", 2]]
+    for told in (wandb, mlflow):
+        logged = [
+            (call[1], call[2]["train/loss"]) for call in told if call[0] == "log" and "train/loss" in call[2]
+        ]
+        assert logged == list(enumerate(losses, 1))
+    texts = [call[2]["samples/0"] for call in wandb if call[0] == "log" and "samples/0" in call[2]]
+    assert len(texts) == 1 and texts[0].startswith("<pre>abc")
+    assert [call[1] for call in mlflow if call[0] == "text"] == ["samples/0/step-00000004.txt"]
+    assert [call[1] for call in wandb if call[0] == "finish"] == [0, 0]
+    assert [call[1] for call in mlflow if call[0] == "finish"] == ["FINISHED", "FINISHED"]
