@@ -6,6 +6,7 @@ deepspeed) only when it runs, so that every `--help` is instant.
 
 import argparse
 import atexit
+import contextlib
 import gc
 import importlib
 import sys
@@ -22,7 +23,7 @@ VERBS = {
     "validate": "check a run configuration and print the plan that it resolves to",
     "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
     "launch": "start train, evaluate or lambada on several processes, as torchrun does",
-    "submit": "hand a training run to Slurm, or start it in the background of this machine",
+    "submit": "hand a training run, an evaluation or preprocessing to Slurm or Kubernetes, or to this machine",
     "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
     "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
     "lambada": "accuracy and perplexity of a model on the last words of passages",
@@ -63,7 +64,15 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             command = importlib.import_module(f"gpt2dist.commands.{name.replace('-', '_')}")
             command.configure(subparser)
             subparser.set_defaults(run=command.run)
+            if verb != "launch":  # whose words are those of the verb behind it
+                add_quiet(subparser)
     return parser
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Declares --quiet, which every verb has."""
+    what = "no progress and no news, only results and what is wrong"
+    parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help=what)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,17 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
     parser = build_parser(verb)
-    passed_on = _cut_behind(arguments, "launch") if verb == "launch" else []
-    args, rest = parser.parse_known_args(arguments)
-    if verb == "launch":
-        args.words = passed_on
+    own, passed_on = _split(arguments, verb)
+    args, rest = parser.parse_known_args(own)
+    args.words = passed_on
     # argparse takes overrides in one piece only; people also write them behind an option.
     if any(word.startswith("-") or not hasattr(args, "overrides") for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides += rest
     try:
-        return int(args.run(args) or EXIT_DONE)
+        with _at_volume(quiet=getattr(args, "quiet", False)):
+            return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
         # All ranks find the same mistake; one tells it.
         if launched.rank() == 0 or isinstance(error, RankUserError):
@@ -96,11 +105,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
 
 
-def _cut_behind(words: list[str], verb: str) -> list[str]:
-    """Cuts off, in place, and returns what stands behind a verb that passes it on; a plea for help stays."""
-    place = words.index(verb) + 1
-    if words[place : place + 1] in (["-h"], ["--help"]):
-        return []
-    behind = words[place:]
-    del words[place:]
-    return behind
+def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:
+    if not quiet:
+        return contextlib.nullcontext()
+    from gpt2dist.monitoring.progress import quietly
+
+    return quietly()
+
+
+def _split(words: list[str], verb: str | None) -> tuple[list[str], list[str]]:
+    """Parts the words of a verb from those it passes on: behind `launch` all, of `submit` those behind `--`."""
+    if verb == "submit" and "--" in words:
+        place = words.index("--")
+        return words[:place], words[place + 1 :]
+    if verb == "launch":
+        place = words.index(verb) + 1
+        if words[place : place + 1] not in (["-h"], ["--help"]):
+            return words[:place], words[place:]
+    return words, []

@@ -167,11 +167,20 @@ class SamplesSection(Section):
     top_k: int = Field(50, ge=0)  # only so many of the most likely tokens stay; 0 keeps all
 
 
+class ProfileSection(Section):
+    """A trace of some steps by torch.profiler: RUN/profile/step-…/rank-….pt.trace.json.gz, for each rank."""
+
+    start: Positive  # the first optimizer step that is traced; the one before warms up
+    steps: Positive = 3
+
+
 class MonitoringSection(Section):
     """What is recorded, and how often."""
 
     log_every_steps: Positive = 10
     tensorboard: bool = True
+    trackers: tuple[str, ...] = ()  # package.module:ClassName of others that are told what TensorBoard is
+    profile: ProfileSection | None = None
     samples: SamplesSection = SamplesSection()
 
 
@@ -314,8 +323,10 @@ def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
             return Config.model_validate_json(json.dumps(raw)), problems
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                if not _means_default(error):
-                    problems.append(_explain(error))
+                problem = _explain(error)
+                dropped = error["type"] == "missing" and any(told.key == problem.key for told in problems)
+                if not dropped and not _means_default(error):
+                    problems.append(problem)
                 _drop(raw, error)
 
 

@@ -35,7 +35,7 @@ say "3/6 token shards, 5 % of the documents held out"
 gpt2dist preprocess "data/$name.jsonl" --tokenizer "data/$name-tokenizer" --val-fraction 0.05 --output "data/$name"
 
 say "4/6 training on $processes processes with ZeRO"
-launch train configs/quickstart.yaml "run.name=$name" "run.output_dir=runs/$name" precision=$precision \
+launch train configs/quickstart.yaml "run.name=$name" "run.output_dir=runs/$name" precision="$precision" \
   "data.train=[{path: data/$name}]" "data.validation=[{name: held-out, path: data/$name}]" \
   batch.global_batch_size=$((4 * processes))
 

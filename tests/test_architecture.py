@@ -1,16 +1,17 @@
 """Who may import whom. A package stands above all that it imports; nothing but the command line knows commands.
 
 commands            may import everything below
-watching            training (failed, lock, stopped), checkpoint, monitoring (metrics), model (locate)
+watching            training (failed, lock, stopped), checkpoint, monitoring (metrics), model (locate), submission
 submission          config, monitoring (code)
 export              config, checkpoint, data, model, preflight (what a disk holds, lengths)
 training            config, plan, data, model, checkpoint, evaluation, generation, monitoring, distributed
 checkpoint          distributed, errors
-preflight           plan, config, data (manifest, mixture, stream, windows), model, training (deepspeed_config)
+preflight           plan, config, data (manifest, mixture, stream, windows), model, monitoring (trackers),
+                    training (deepspeed_config)
 plan                data (manifest, mixture, windows), model (shape, flops)
 evaluation          checkpoint, distributed, data, model
 generation          nothing of ours
-monitoring          distributed
+monitoring          distributed, errors
 model               errors
 distributed         errors, launched
 config              errors
@@ -32,7 +33,7 @@ MODULES = {
 }
 
 MAY_IMPORT = {
-    "cli": {"errors", "launched"},  # and commands, by name, when a verb is given
+    "cli": {"errors", "launched", "monitoring"},  # and commands, by name, when a verb is given
     "commands": {
         *(
             "checkpoint",
@@ -51,18 +52,18 @@ MAY_IMPORT = {
         *("monitoring", "plan", "preflight", "submission", "training", "watching"),
     },
     "submission": {"__init__", "config", "errors", "monitoring", "submission"},
-    "watching": {"checkpoint", "model", "monitoring", "training", "watching"},
+    "watching": {"checkpoint", "model", "monitoring", "submission", "training", "watching"},
     "export": {"__init__", "checkpoint", "config", "data", "errors", "export", "model", "preflight"},
     "training": {
         *("checkpoint", "config", "data", "distributed", "errors", "evaluation", "generation", "model"),
         *("deepspeed_start", "monitoring", "plan", "training"),
     },
     "checkpoint": {"checkpoint", "distributed", "errors"},
-    "preflight": {"config", "data", "errors", "model", "plan", "preflight", "training"},
+    "preflight": {"config", "data", "errors", "model", "monitoring", "plan", "preflight", "training"},
     "plan": {"data", "model"},
     "evaluation": {"checkpoint", "data", "deepspeed_start", "distributed", "errors", "evaluation", "model"},
     "generation": set(),
-    "monitoring": {"__init__", "distributed", "monitoring"},
+    "monitoring": {"__init__", "distributed", "errors", "monitoring"},
     "model": {"errors", "model"},
     "deepspeed_start": {"distributed"},
     "distributed": {"errors", "launched"},
@@ -107,7 +108,7 @@ LIGHT = (
         "model.flops",
     ),
     *("model.locate", "training.schedule", "training.deepspeed_config"),
-    *("training.failed", "training.lock", "training.stopped", "monitoring.metrics"),
+    *("training.failed", "training.lock", "training.stopped", "monitoring.metrics", "monitoring.trackers"),
     *("watching.evaluations", "watching.files", "watching.status", "watching.table"),
     *("watching.lineage", "watching.report", "watching.svg"),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# A real Slurm of two nodes on one machine, for tests/end_to_end/test_slurm.py: network and UTS namespaces, as root.
+# A real Slurm on the two nodes of tools/nodes.sh, for tests/end_to_end/test_slurm.py; as root.
 #
 #   tools/slurm_testbed.sh up      then: export SLURM_CONF=DIR/slurm.conf, as it says
 #   tools/slurm_testbed.sh down    ends it and removes all that it made
 #
-# DIR is ${GPT2DIST_SLURM_TESTBED:-/tmp/gpt2dist-slurm}. Nodes n1 and n2 have two cores and two pretended GPUs each;
-# a job in the partition `urgent` preempts those in `train`, which get 20 seconds to save.
+# DIR is ${GPT2DIST_SLURM_TESTBED:-/tmp/gpt2dist-slurm}; a second one also needs a name of its own in GPT2DIST_NODES.
+# Nodes n1 and n2 have two cores and two pretended GPUs each; a job in the partition `urgent` preempts those in
+# `train`, which get 20 seconds to save.
 set -Eeuo pipefail
 
 home=${GPT2DIST_SLURM_TESTBED:-/tmp/gpt2dist-slurm}
 host=$(hostname -s)
-bridge=gpt2dist-slurm
-net=10.77.0
+nodes=$(dirname "$0")/nodes.sh
 export SLURM_CONF=$home/slurm.conf
 fail() { echo "slurm_testbed.sh: $*" >&2; exit 2; }
 
 require() {
   [ "$(id -u)" = 0 ] || fail "needs root, for namespaces"
   local program missing=""
-  for program in slurmctld slurmd munged sinfo ip nsenter; do
+  for program in slurmctld slurmd munged sinfo ip; do
     command -v "$program" >/dev/null || missing+=" $program"
   done
   [ -z "$missing" ] || fail "missing:$missing; on Debian or Ubuntu:
@@ -27,15 +27,15 @@ require() {
 }
 
 write_configuration() {
+  local address=$1 net=${1%.*}
   mkdir -p "$home"/{state,spool.n1,spool.n2,log,munge}
   chmod 700 "$home/munge"
-  printf '127.0.0.1 localhost\n%s.1 %s\n%s.11 n1\n%s.12 n2\n' $net "$host" $net $net >"$home/hosts"
   touch "$home"/gpu{0,1} # stand for devices
   echo "Name=gpu File=$home/gpu[0-1]" >"$home/gres.conf"
   cat >"$SLURM_CONF" <<END
 ClusterName=gpt2dist
-SlurmctldHost=$host($net.1)
-SlurmctldPort=16817
+SlurmctldHost=$host($address)
+SlurmctldPort=$((16000 + ${net##*.}))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -71,38 +71,17 @@ PartitionName=urgent Nodes=n[1-2] MaxTime=60 PriorityTier=10 PreemptMode=OFF
 END
 }
 
-connect() {
-  ip link add $bridge type bridge
-  ip addr add $net.1/24 dev $bridge
-  ip link set $bridge up
-  local i
-  for i in 1 2; do
-    ip netns add gpt2dist-n$i
-    ip link add gpt2dist-v$i type veth peer name eth0 netns gpt2dist-n$i
-    ip link set gpt2dist-v$i master $bridge up
-    ip -n gpt2dist-n$i addr add $net.1$i/24 dev eth0
-    ip -n gpt2dist-n$i link set eth0 up
-    ip -n gpt2dist-n$i link set lo up
-  done
-}
-
-start_node() {
-  # shellcheck disable=SC2016
-  nsenter --net="/run/netns/gpt2dist-$1" unshare --uts --mount bash -c \
-    'mount --bind "$1" /etc/hosts; hostname "$2"; exec slurmd -f "$3" -N "$2"' node "$home/hosts" "$1" "$SLURM_CONF"
-}
-
 up() {
   require
+  "$nodes" up
   trap 'down; fail "it did not come up"' ERR
-  write_configuration
-  connect
+  write_configuration "$("$nodes" join)"
   (umask 077 && head -c 1024 /dev/urandom >"$home/munge/munge.key")
   munged --force --key-file="$home/munge/munge.key" --socket="$home/munge/munge.sock" \
     --pid-file="$home/munge/munged.pid" --log-file="$home/munge/munged.log" --seed-file="$home/munge/seed" 2>/dev/null
   slurmctld -f "$SLURM_CONF"
-  start_node n1
-  start_node n2
+  "$nodes" on 1 slurmd -f "$SLURM_CONF" -N n1
+  "$nodes" on 2 slurmd -f "$SLURM_CONF" -N n2
   local tries
   for tries in {1..100}; do
     [ "$(sinfo --noheader --partition=train --states=idle --format=%D 2>/dev/null)" != 2 ] || break
@@ -132,13 +111,9 @@ down() {
       sleep 0.1
     done
   fi
-  local pid i
+  local pid
   for pid in slurmctld.pid slurmd.n1.pid slurmd.n2.pid munge/munged.pid; do end "$home/$pid"; done
-  for i in 1 2; do
-    ip netns del gpt2dist-n$i 2>/dev/null || true
-    ip link del gpt2dist-v$i 2>/dev/null || true
-  done
-  ip link del $bridge 2>/dev/null || true
+  "$nodes" down
   rm -rf "$home"
 }
 

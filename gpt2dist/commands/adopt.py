@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Adopts the files and prints what they hold."""
     from gpt2dist.commands.inspect import describe
     from gpt2dist.data.adopt import Adoption, adopt
-    from gpt2dist.monitoring.progress import Progress
+    from gpt2dist.monitoring.progress import Progress, tell
 
     adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val))
     progress: list[Progress] = []
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         progress[0].advance(count)
 
     try:
-        manifest = adopt(adoption, show, lambda text: print(f"gpt2dist adopt: {text}", file=sys.stderr))
+        manifest = adopt(adoption, show, lambda text: tell(f"gpt2dist adopt: {text}"))
     finally:
         for bar in progress:
             bar.close()

@@ -102,6 +102,35 @@ def run(args: argparse.Namespace) -> None:
         distributed.leave()
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuses what cannot be, by all that can be known without scoring: the work may begin much later.
+
+    Raises:
+        UserError: The options, the text, or a model that is there already.
+    """
+    from gpt2dist.data.corpus import discover
+    from gpt2dist.data.tokenizer import Tokenizer
+    from gpt2dist.evaluation.evaluate import conditions, require_same_tokenizer
+    from gpt2dist.model.locate import locate
+
+    _check(args)
+    of_run = Path(args.model) if args.all_checkpoints else args.of_run
+    record = _record(of_run, args) if of_run else None
+    model = None
+    if not args.all_checkpoints or (Path(args.model) / "checkpoints/latest").is_file():
+        model = locate(args.model, weights=False)
+    if args.text:
+        discover(args.text, suffixes(args), format=args.format)
+        reading(args)
+        return
+    text = _source(args)(model)
+    if model:
+        require_same_tokenizer(text, Tokenizer.load(model), args.model)
+        found = conditions(model, text, _setting(args))
+        if record:
+            record.require_comparable(found)
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuses what cannot be meant, before anything is loaded."""
     results.check(args)
@@ -199,13 +228,14 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
     """Scores all checkpoints of a run, and where it is asked for those to come."""
     from gpt2dist.evaluation.following import checkpoints_to_score
+    from gpt2dist.monitoring.progress import tell
 
     record = _record(args)
     if args.watch:
         _end_on_signals(record)
     text = None
     for step, model in checkpoints_to_score(
-        record, world, args.watch, lambda state: _say(f"waiting for {record.run} ({state})")
+        record, world, args.watch, lambda state: tell(f"waiting for {record.run} ({state})")
     ):
         text = text or load(model)
         _require_comparable(record, model, text, args, world)
@@ -245,12 +275,11 @@ def _step(model: Path, args: argparse.Namespace) -> int:
 
 def _mirror(record: Any) -> None:
     """Shows the results in TensorBoard, as a run of its own below that of the training."""
-    import contextlib
-
     from gpt2dist.monitoring.tensorboard import TensorBoard
 
-    with contextlib.closing(TensorBoard(record.run / "tensorboard" / record.name)) as board:
-        board.rebuild(record.lines())
+    board = TensorBoard(record.run / "tensorboard" / record.name)
+    board.start({}, record.run, record.lines())
+    board.close(failed=False)
 
 
 def _end_on_signals(record: Any) -> None:

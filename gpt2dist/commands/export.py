@@ -1,7 +1,6 @@
 """`gpt2dist export`: publishes a checkpoint as a model directory of transformers."""
 
 import argparse
-import sys
 from pathlib import Path
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -73,4 +72,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"gpt2dist export: {text}", file=sys.stderr, flush=True)
+    from gpt2dist.monitoring.progress import tell
+
+    tell(f"gpt2dist export: {text}")

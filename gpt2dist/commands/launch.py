@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.training.failed import LOST
+from gpt2dist.training import failed
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -117,6 +117,8 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
     """
     rank, first = min(failures.items(), key=lambda item: _suspicion(item[1]))
     text = f"rank {rank} failed first: {_cause(first)}"
+    if first.exitcode > 0 and failed.is_consequence(_message(first)):  # the cause is on another host
+        text += f"\n  {failed.GONE}; the other hosts tell more"
     if run_directory:
         from gpt2dist.monitoring.logs import rank_log
 
@@ -130,7 +132,7 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
 def _suspicion(failure: "ProcessFailure") -> tuple[bool, bool, int]:
     """Sorts failures: those that nobody else caused come first."""
     killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM  # the launcher ends the others so
-    lost = failure.exitcode < 0 or any(word in _message(failure) for word in LOST)
+    lost = failure.exitcode < 0 or failed.is_consequence(_message(failure))
     return not killed, lost, failure.timestamp
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.progress import Progress
+from gpt2dist.monitoring.progress import Progress, tell
 
 if TYPE_CHECKING:
     from gpt2dist.data.corpus import Reading
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int | None:
     from gpt2dist.data.preprocessing import prepare, prepare_part
 
     part = _part(args)
-    job = _job(args)
+    job = job_of(args)
     start = time.monotonic()
     with Display() as display:
         try:
@@ -209,7 +209,8 @@ def run(args: argparse.Namespace) -> int | None:
     return None
 
 
-def _job(args: argparse.Namespace) -> "Job":
+def job_of(args: argparse.Namespace) -> "Job":
+    """What the options ask for."""
     from gpt2dist.data.preprocessing import Job
 
     return Job(
@@ -289,7 +290,7 @@ class Display:
         if self._progress:
             self._progress.say(line)
         else:
-            print(line, file=sys.stderr)
+            tell(line)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -1,48 +1,88 @@
-"""`gpt2dist submit`: checks a run for the nodes it is meant for, renders its job script, and submits it."""
+"""`gpt2dist submit`: checks work for the machines it is meant for, renders its job script, and submits it."""
 
 import argparse
-import shlex
+import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # pydantic would slow --help down
-    from gpt2dist.config import Config
-    from gpt2dist.plan import Plan
-    from gpt2dist.submission.slurm import Request
+    from gpt2dist.submission.plan import Job, Work
 
 EXAMPLES = """\
 examples:
   gpt2dist submit configs/gpt2-124m.yaml --scheduler slurm --nodes 2 --gpus-per-node 8 --time 24:00:00 --dry-run
   gpt2dist submit run.yaml optimizer.lr=3e-4 --scheduler slurm --nodes 1 --gpus-per-node 4 --partition a100
   gpt2dist submit run.yaml --scheduler local --gpus-per-node 2
+  gpt2dist submit run.yaml --scheduler kubernetes --nodes 2 --gpus-per-node 8 --container-image IMAGE \\
+      --volume training:/data
+  gpt2dist submit --job evaluate --scheduler slurm --gpus-per-node 8 \\
+      -- runs/gpt2-124m --data data/wikitext --all-checkpoints --watch
+  gpt2dist submit --job preprocess --scheduler slurm --tasks 64 --cpus-per-node 16 \\
+      -- 'dumps/*.jsonl.zst' --tokenizer gpt2 --output data/web
 
-Script, configuration as resolved, code and environment are recorded in RUN/submission/NNN, beside the log.
-What the job runs is that record: to change CONFIG afterwards changes no job that waits. A Slurm job that is
-preempted or comes near its time limit saves, goes back into the queue and goes on; one that fails does not.
+Behind `--` stands what the verb itself is to be given; it is checked before anything is submitted. Scripts,
+configuration as resolved, code and environment are recorded in RUN/submission/NNN (of preprocessing in
+DATASET.submission/NNN), beside the log. A training job runs what is recorded: to change CONFIG afterwards changes
+no job that waits. A job that is preempted goes back into the queue and goes on, and so does a training run, or an
+evaluation that watches one, near its time limit; one that fails does not.
 """
-GIB = 2**30
-ONLY_SLURM = ("partition", "account", "time", "save_seconds", "cpus_per_node", "container_image", "sbatch")
+OPTIONS_OF = {
+    "slurm": ("partition", "account", "time", "sbatch", "tasks"),
+    "kubernetes": ("namespace", "volume", "retries"),
+    "slurm or kubernetes": ("save_seconds", "cpus_per_node", "container_image"),
+}
+"""Options that not every scheduler has, by those that have them."""
+
+
+class Scheduler(Protocol):
+    """Who is given the job."""
+
+    @property
+    def name(self) -> str:
+        """As --scheduler has it."""
+
+    def check(self, work: "Work") -> None:
+        """Refuses what this scheduler cannot do, by a UserError."""
+
+    def files(self, job: "Job") -> dict[str, str]:
+        """What is rendered, by name."""
+
+    def command(self, job: "Job") -> str:
+        """The command that submits those files."""
+
+    def submit(self, job: "Job") -> list[int] | list[str]:
+        """Submits them; returns what the scheduler calls the job, and behind it those that follow it."""
+
+    def how_to_follow(self, job: "Job", names: list) -> str:
+        """What to type to watch and to stop it."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the verb."""
     parser.epilog = EXAMPLES
+    parser.usage = (
+        "gpt2dist submit CONFIG [section.key=value …] --scheduler S --gpus-per-node G [options]\n"
+        "       gpt2dist submit --job evaluate|preprocess --scheduler S [options] -- WORDS OF THAT VERB"
+    )
     add = parser.add_argument
-    add("config", type=Path, metavar="CONFIG", help="YAML file of the run")
     add(
         "overrides",
         nargs="*",
-        metavar="section.key=value",
-        help="keys to set instead of the file; values are YAML",
+        metavar="CONFIG [section.key=value …]",
+        help="YAML file of the run, and keys to set instead of the file; values are YAML",
     )
+    add("--job", choices=("train", "evaluate", "preprocess"), default="train", help="default: %(default)s")
     add(
-        "--scheduler", choices=("slurm", "local"), required=True, help="local: in the background, on this machine"
+        "--scheduler",
+        choices=("slurm", "local", "kubernetes"),
+        required=True,
+        help="local: in the background, on this machine",
     )
-    add("--nodes", type=int, default=1, metavar="N", help="default: 1")
-    add("--gpus-per-node", type=int, required=True, metavar="G", help="one rank per GPU; without GPUs, processes")
+    add("--nodes", type=int, metavar="N", help="default: 1")
+    add("--gpus-per-node", type=int, metavar="G", help="one rank per GPU; without GPUs, processes")
     add("--device-memory", type=float, metavar="GIB", help="memory of each GPU; a run that needs more is refused")
     add(
         "--env",
@@ -52,113 +92,119 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a variable to set in the job; repeatable",
     )
     add("--dry-run", action="store_true", help="record everything, print the script, submit nothing")
+    both = parser.add_argument_group("slurm and kubernetes").add_argument
+    both("--container-image", metavar="IMAGE", help="image to run in; its python has gpt2dist (slurm: by pyxis)")
+    both("--cpus-per-node", type=int, metavar="C", help="cores of each node (default: slurm: whole nodes)")
+    both(
+        "--save-seconds",
+        type=int,
+        metavar="S",
+        help="time to save: before the time limit, or once a pod is asked to end (default: 300)",
+    )
     slurm = parser.add_argument_group("slurm").add_argument
     slurm("--partition", metavar="NAME", help="default: the cluster's")
     slurm("--account", metavar="NAME", help="default: yours")
     slurm("--time", metavar="LIMIT", help="minutes, H:MM:SS or D-HH:MM:SS (default: the partition's)")
-    slurm("--save-seconds", type=int, metavar="S", help="asked to save so long before the limit (default: 300)")
-    slurm("--cpus-per-node", type=int, metavar="C", help="cores of each node (default: whole nodes)")
-    slurm("--container-image", metavar="IMAGE", help="image to run in, by pyxis; its python has gpt2dist")
     slurm(
         "--sbatch", action="append", metavar="OPTION", help="a further option, as --sbatch=--qos=high; repeatable"
     )
+    slurm("--tasks", type=int, metavar="N", help="preprocess: as an array of N jobs, and one that finishes")
+    kubernetes = parser.add_argument_group("kubernetes").add_argument
+    kubernetes("--namespace", metavar="NAME", help="default: that of kubectl's context")
+    kubernetes(
+        "--volume",
+        action="append",
+        metavar="CLAIM:PATH",
+        help="a volume claim, and where it is, here as in the job; repeatable",
+    )
+    kubernetes("--retries", type=int, metavar="N", help="failures of all pods that are tried again (default: 3)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Checks, records, submits."""
-    from gpt2dist.submission import local, record, slurm
-    from gpt2dist.submission.plan import Job, parse_environment, require_positive
+    from gpt2dist.commands.jobs import work_of
+    from gpt2dist.submission import record
+    from gpt2dist.submission.plan import Job, parse_environment
 
-    require_positive("--nodes", args.nodes, "the machines of the job")
-    require_positive("--gpus-per-node", args.gpus_per_node, "the ranks of each machine")
+    _check(args)
     environment = parse_environment(args.env)
-    request = _slurm_request(args)
-    config, plan = _checked(args)
-    run_directory = config.output_dir.absolute()
+    scheduler = _scheduler(args)
+    work = work_of(args)
+    scheduler.check(work)
     job = Job(
-        name=" ".join(config.run.name.split()),  # it stands in comments, too
-        run=run_directory,
-        record=record.make_directory(run_directory),
+        work=work,
+        record=record.make_directory(work.records),
         directory=Path.cwd(),
         python="python" if args.container_image else sys.executable,
-        nodes=args.nodes,
-        gpus_per_node=args.gpus_per_node,
+        nodes=args.nodes or 1,
+        gpus_per_node=args.gpus_per_node or 0,
         environment=environment,
+        tasks=args.tasks or 1,
     )
-    script = slurm.script(job, request, _datasets(plan)) if request else local.script(job)
-    record.write(job.record, script, config, _asked(args))
-    command = slurm.sbatch(job.script) if request else local.command(job.script)
+    files = scheduler.files(job)
+    record.write(job.record, files, work.config, _asked(args))
+    command = scheduler.command(job)
     if args.dry_run:
-        print(script, end="")
-        _say(f"nothing was submitted; recorded in {job.record}; to submit it: {shlex.join(command)}")
+        print("\n".join(files.values()), end="")
+        _say(f"nothing was submitted; recorded in {job.record}; to submit it: {command}")
         return
-    _say(shlex.join(command))
-    number = slurm.submit(job.script) if request else local.start(job)
-    record.note(job.record, **({"slurm_job": number} if request else {"pid": number}))
-    _say(f"{'job' if request else 'process'} {number}, recorded in {job.record}")
-    _say((slurm if request else local).how_to_follow(job, number))
+    _say(command)
+    names = scheduler.submit(job)
+    record.note(job.record, scheduler.name, names)
+    noun = "process" if args.scheduler == "local" else "job"
+    _say(f"{noun} {names[0]}, recorded in {job.record}")
+    _say(scheduler.how_to_follow(job, names))
 
 
-def _slurm_request(args: argparse.Namespace) -> "Request | None":
-    """What Slurm is asked; None where the job is for this machine."""
-    from gpt2dist.submission.slurm import SAVE_SECONDS, Request
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options that do not go with the scheduler or the kind of job."""
+    from gpt2dist.submission.plan import require_positive
 
-    if args.scheduler == "local":
-        _require_one_machine(args)
-        return None
-    request = Request(
-        partition=args.partition,
-        account=args.account,
-        time=args.time,
-        save_seconds=SAVE_SECONDS if args.save_seconds is None else args.save_seconds,
-        cpus_per_node=args.cpus_per_node,
-        container_image=args.container_image,
-        options=tuple(args.sbatch or ()),
-    )
-    request.check()
-    return request
-
-
-def _require_one_machine(args: argparse.Namespace) -> None:
-    """Refuses what one machine without a scheduler has not."""
-    given = [f"--{name.replace('_', '-')}" for name in ONLY_SLURM if getattr(args, name) is not None]
-    if given:
-        raise UserError(f"{', '.join(given)}: for --scheduler slurm only; leave it out")
-    if args.nodes != 1:
+    for schedulers, names in OPTIONS_OF.items():
+        given = [_option(name) for name in names if getattr(args, name) is not None]
+        if given and args.scheduler not in schedulers:
+            raise UserError(f"{', '.join(given)}: for --scheduler {schedulers} only; leave it out")
+    if args.scheduler == "local" and args.nodes not in (None, 1):
         raise UserError(f"--nodes {args.nodes}: --scheduler local is this machine alone; leave it out")
+    if args.nodes is not None:
+        require_positive("--nodes", args.nodes, "the machines of the job")
+    if args.job == "preprocess":
+        given = [name for name in ("nodes", "gpus_per_node") if getattr(args, name) is not None]
+        if given:
+            raise UserError(f"{_option(given[0])}: not for --job preprocess, which is divided by --tasks")
+    elif args.tasks is not None:
+        raise UserError("--tasks: for --job preprocess only; leave it out")
+    elif args.gpus_per_node is None:
+        raise UserError("--gpus-per-node: missing; one rank is started for each")
+    else:
+        require_positive("--gpus-per-node", args.gpus_per_node, "the ranks of each machine")
+    if args.tasks is not None:
+        require_positive("--tasks", args.tasks, "the jobs of the array")
+    if args.device_memory is not None and args.job != "train":
+        raise UserError("--device-memory: for --job train only; leave it out")
 
 
-def _checked(args: argparse.Namespace) -> "tuple[Config, Plan]":
-    """The run as it will be submitted, for a world of that size.
-
-    Raises:
-        UserError: It could not run; lists every mistake.
-    """
-    from gpt2dist.preflight import resolve
-    from gpt2dist.preflight.resources import require_resources
-
-    if args.device_memory is not None and not args.device_memory > 0:
-        raise UserError(f"--device-memory {args.device_memory:g}: must be above 0, in GiB per GPU")
-    ranks = args.nodes * args.gpus_per_node
-    config, plan = resolve(args.config, args.overrides, ranks)
-    require_resources(str(args.config), config, plan, args.device_memory and int(args.device_memory * GIB))
-    run_section = config.run.model_copy(update={"world_size": ranks})  # another number is refused when it starts
-    return config.model_copy(update={"run": run_section}), plan
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _datasets(plan: "Plan") -> list[Path]:
-    trained = [each.dataset.directory for each in plan.datasets]
-    validated = [each.dataset.directory for each in plan.validation]
-    return [path.absolute() for path in trained + validated]
+def _scheduler(args: argparse.Namespace) -> Scheduler:
+    """The one that is asked for, with its options."""
+    from gpt2dist.submission.kubernetes import Kubernetes
+    from gpt2dist.submission.local import Local
+    from gpt2dist.submission.slurm import Slurm
+
+    kind = {"slurm": Slurm, "local": Local, "kubernetes": Kubernetes}[args.scheduler]
+    given = {each.name: getattr(args, each.name, None) for each in dataclasses.fields(kind)}
+    if kind is Slurm:
+        given["options"] = tuple(args.sbatch or ())
+    return kind(**given)
 
 
 def _asked(args: argparse.Namespace) -> dict[str, object]:
     """The command line as JSON can hold it."""
-    given = {name: value for name, value in vars(args).items() if name not in ("run", "verb")}
     return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in given.items()
-        if value is not None
+        name: value for name, value in vars(args).items() if name not in ("run", "verb") and value is not None
     }
 
 

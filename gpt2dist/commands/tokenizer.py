@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2dist.cli import add_quiet
 from gpt2dist.commands.preprocess import add_corpus_arguments, reading, suffixes
 from gpt2dist.errors import UserError
 
@@ -74,6 +75,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     importer.add_argument("--merges", required=True, metavar="FILE", help="vocab.bpe (or merges.txt)")
     importer.add_argument("--output", required=True, metavar="DIR", help="directory to make")
+    for action in (train, importer):
+        add_quiet(action)
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -180,4 +183,6 @@ def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[
 
 
 def _say(text: str) -> None:
-    print(f"gpt2dist tokenizer: {text}", file=sys.stderr)
+    from gpt2dist.monitoring.progress import tell
+
+    tell(f"gpt2dist tokenizer: {text}")

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt2dist.monitoring.progress import is_quiet
+
 logger = logging.getLogger("gpt2dist")
 
 
@@ -31,6 +33,7 @@ def rank_logging(run: Path, rank: int) -> Iterator[None]:
     if rank == 0:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setFormatter(logging.Formatter("%(message)s"))
+        terminal.setLevel(logging.WARNING if is_quiet() else logging.INFO)
         handlers.append((logger, terminal))
     logging.getLogger().setLevel(logging.INFO)
     for owner, handler in handlers:

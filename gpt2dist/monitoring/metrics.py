@@ -1,4 +1,4 @@
-"""metrics.jsonl, the record of a run, and its mirror in TensorBoard.
+"""metrics.jsonl, the record of a run: all else that shows the run can be made from it.
 
 One object per line: `step` (optimizer steps done), `time` (seconds since 1970) and tags as keys. JSON has no
 infinity and no NaN: they are null. A resumed run first drops the lines beyond its checkpoint, so that no step
@@ -8,27 +8,14 @@ appears twice.
 import json
 import os
 from pathlib import Path
-from typing import Protocol
 
 from gpt2dist import durable
 
 Value = float | int | str | None
 """None stands for a number that was not finite, when it is read back."""
+Line = dict[str, Value]
 TAIL_BYTES = 2**18
 """Some hundred lines."""
-
-
-class Mirror(Protocol):
-    """Shows the same values elsewhere."""
-
-    def write(self, line: dict[str, Value]) -> None:
-        """Takes one line of metrics.jsonl."""
-
-    def rebuild(self, lines: list[dict[str, Value]]) -> None:
-        """Forgets all and takes these lines instead."""
-
-    def close(self) -> None:
-        """Brings everything to the disk."""
 
 
 class Metrics:
@@ -36,35 +23,22 @@ class Metrics:
 
     Args:
         path: The file; made if it is not there.
-        step: Steps that the run has done; later lines are dropped.
-        observed: Whether evaluation and samples of that step were finished; if not, their lines are dropped too.
-        mirrors: Shown the same lines.
     """
 
-    def __init__(self, path: Path, step: int, observed: bool, mirrors: list[Mirror]):
-        self._mirrors = mirrors
-        if path.exists():
-            kept = _cut(path, step, observed)
-            for mirror in mirrors:  # they may lack lines that were not flushed, or have some that are dropped now
-                mirror.rebuild(kept)
+    def __init__(self, path: Path):
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, time: float, values: dict[str, Value]) -> None:
+    def write(self, line: Line) -> None:
         """Appends one line."""
-        line: dict[str, Value] = {"step": step, "time": round(time, 3), **values}
         self._file.write(_text(line))
         self._file.flush()
-        for mirror in self._mirrors:
-            mirror.write(line)
 
     def close(self) -> None:
-        """Closes the file and the mirrors."""
+        """Closes the file."""
         self._file.close()
-        for mirror in self._mirrors:
-            mirror.close()
 
 
-def read(path: Path) -> list[dict[str, Value]]:
+def read(path: Path) -> list[Line]:
     """The lines of a metrics.jsonl; a last line that a crash tore off is left out."""
     if not path.exists():
         return []
@@ -79,7 +53,7 @@ def read(path: Path) -> list[dict[str, Value]]:
     return lines
 
 
-def read_tail(path: Path, tag: str) -> list[dict[str, Value]]:
+def read_tail(path: Path, tag: str) -> list[Line]:
     """The last lines of a metrics.jsonl that may be very long, back to one with `tag` at least, if there is one.
 
     Reads no more than it needs, and lines only that are whole; the file may be written or replaced meanwhile.
@@ -99,7 +73,7 @@ def read_tail(path: Path, tag: str) -> list[dict[str, Value]]:
             length *= 4
 
 
-def _whole(text: bytes) -> dict[str, Value] | None:
+def _whole(text: bytes) -> Line | None:
     try:
         line = json.loads(text)
     except ValueError:
@@ -107,8 +81,19 @@ def _whole(text: bytes) -> dict[str, Value] | None:
     return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
-def _cut(path: Path, step: int, observed: bool) -> list[dict[str, Value]]:
-    """Drops the lines beyond `step` from the file and returns what stays."""
+def cut_back(path: Path, step: int, observed: bool) -> list[Line]:
+    """Drops the lines of a run that goes on which lie beyond its checkpoint.
+
+    Args:
+        path: The file; nothing is done if it is not there.
+        step: Steps that the run has done; later lines are dropped.
+        observed: Whether evaluation and samples of that step were finished; if not, their lines are dropped too.
+
+    Returns:
+        What stays.
+    """
+    if not path.exists():
+        return []
     lines = read(path)
     kept = [
         line
@@ -119,11 +104,9 @@ def _cut(path: Path, step: int, observed: bool) -> list[dict[str, Value]]:
     torn = content != b"" and not content.endswith(b"\n")  # the next line would be glued to it
     if len(kept) == len(lines) and not torn:
         return kept
-    partial = path.with_suffix(".tmp")
-    partial.write_text("".join(map(_text, kept)), encoding="utf-8")
-    partial.replace(path)
+    durable.write_lines(path, map(_text, kept), end="")
     return kept
 
 
-def _text(line: dict[str, Value]) -> str:
+def _text(line: Line) -> str:
     return json.dumps(durable.finite(line), ensure_ascii=False) + "\n"

@@ -4,15 +4,38 @@ import contextlib
 import io
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 PLAIN_LINE_SECONDS = 10.0
 """Least time between two plain lines, so that the log of a week-long job stays readable."""
-
-
 PLAIN_FORMAT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+_quiet = False
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Shows no progress and no news, only what is wrong: the option --quiet."""
+    global _quiet
+    _quiet = True
+    try:
+        yield
+    finally:
+        _quiet = False
+
+
+def is_quiet() -> bool:
+    """Whether only what is wrong is to be shown."""
+    return _quiet
+
+
+def tell(text: str) -> None:
+    """Prints a line on standard error: news, which --quiet leaves out, or a WARNING, which it does not."""
+    if not _quiet or "WARNING: " in text:
+        print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -38,6 +61,7 @@ class Progress:
         enabled: bool = True,
         leave: bool = True,
     ):
+        self._enabled = enabled
         self._plain = enabled and not sys.stderr.isatty()
         self._bar = tqdm(
             desc=description,
@@ -47,7 +71,7 @@ class Progress:
             unit_scale=scale,
             dynamic_ncols=not self._plain,
             mininterval=0.2,
-            disable=not enabled,
+            disable=not enabled or _quiet,
             leave=leave,
             # Without a terminal tqdm only keeps the count and the time; its text is printed below, line by line.
             file=io.StringIO() if self._plain else sys.stderr,
@@ -84,11 +108,12 @@ class Progress:
             self._print_line()
 
     def say(self, text: str) -> None:
-        """Prints a line of text without tearing the bar."""
-        if self._bar.disable:
+        """Tells a line, as `tell`, without tearing the bar."""
+        if not self._enabled:
             return
-        with contextlib.nullcontext() if self._plain else tqdm.external_write_mode(file=sys.stderr):
-            print(text, file=sys.stderr, flush=True)
+        on_screen = not self._plain and not self._bar.disable
+        with tqdm.external_write_mode(file=sys.stderr) if on_screen else contextlib.nullcontext():
+            tell(text)
 
     def close(self) -> None:
         """Shows the final state and ends the display."""

@@ -16,6 +16,7 @@ from gpt2dist.preflight.deepspeed import check_offload, check_precision, check_r
 from gpt2dist.preflight.directories import check_directories
 from gpt2dist.preflight.init_from import begin_with, check_vocabulary, vocab_size_of
 from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
+from gpt2dist.preflight.monitoring import check_profile, check_samples, check_trackers
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
 
 
@@ -50,7 +51,9 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         *check_precision(config),
         *check_offload(config),
         *check_raw_keys(config),
-        *_check_samples(config),
+        *check_samples(config),
+        *check_profile(config, datasets),
+        *check_trackers(config),
         *check_directories(config),
     ]
     # A key that was wrong by itself now holds a default: what follows from that would only mislead.
@@ -83,13 +86,3 @@ def _check_world_size(config: Config, world_size: int) -> Iterator[Problem]:
             f"the job was submitted for {submitted} ranks and started with {world_size}; start {submitted}, or "
             f"set run.world_size={world_size} to go on with these",
         )
-
-
-def _check_samples(config: Config) -> Iterator[Problem]:
-    samples = config.monitoring.samples
-    if bool(samples.prompts) != bool(samples.every_steps):
-        keys = ("monitoring.samples.every_steps", "monitoring.samples.prompts")
-        missing = keys[0] if samples.prompts else keys[1]
-        yield Problem(missing, "missing; samples need both prompts and every_steps", also=keys)
-    if 0 < samples.temperature < 0.01:  # the logits divided by it could be infinite
-        yield Problem("monitoring.samples.temperature", "set it to 0 (greedy) or to 0.01 or more")

@@ -1,40 +1,54 @@
 """This machine: the script, started in the background."""
 
+import dataclasses
 import shlex
 import subprocess
 from pathlib import Path
+from typing import ClassVar
 
-from gpt2dist.submission.plan import Job
+from gpt2dist.submission.plan import Job, Work
 from gpt2dist.submission.template import common_values, render
 
 
-def script(job: Job) -> str:
-    """The script."""
-    return render("local.sh", common_values(job))
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """Starts jobs as processes of this machine."""
+
+    name: ClassVar[str] = "local"
+
+    def check(self, work: Work) -> None:
+        """Nothing can be wrong."""
+
+    def files(self, job: Job) -> dict[str, str]:
+        """The script, by its name."""
+        launch = f"launch --nproc-per-node {job.gpus_per_node} " if job.gpus_per_node else ""
+        return {"job.sh": render("local.sh", {**common_values(job), "launch": launch})}
+
+    def command(self, job: Job) -> str:
+        """The command that runs it."""
+        return shlex.join(["bash", str(job.script)])
+
+    def submit(self, job: Job) -> list[int]:
+        """Starts it in a session of its own, which outlives this shell; returns the process id."""
+        with _log(job).open("ab") as file:
+            process = subprocess.Popen(
+                ["bash", str(job.script)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        return [process.pid]
+
+    def how_to_follow(self, job: Job, numbers: list[int]) -> str:
+        """What to type to watch and to stop it."""
+        saved = "everything saved" if job.work.config else "what is done kept"
+        return f"""\
+  tail -F {shlex.quote(str(_log(job)))}
+  kill {numbers[0]}          stops it with {saved}
+  {self.command(job)}          goes on"""
 
 
-def log(job: Job) -> Path:
+def _log(job: Job) -> Path:
     """Where what it says goes."""
     return job.record / "job.log"
-
-
-def command(path: Path) -> list[str]:
-    """The command that runs a script."""
-    return ["bash", str(path)]
-
-
-def start(job: Job) -> int:
-    """Starts it in a session of its own, which outlives this shell; returns the process id."""
-    with log(job).open("ab") as file:
-        process = subprocess.Popen(
-            command(job.script), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
-    return process.pid
-
-
-def how_to_follow(job: Job, pid: int) -> str:
-    """What to type to watch and to stop it."""
-    return f"""\
-  tail -F {shlex.quote(str(log(job)))}
-  kill {pid}          stops it with everything saved
-  {shlex.join(command(job.script))}          goes on"""

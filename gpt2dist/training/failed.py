@@ -14,6 +14,13 @@ LOST = (
     *("Timed out waiting", "timed out", "NCCL"),
 )
 """What a rank says whose only trouble is that another one is gone."""
+GONE = "another rank was gone before: killed, perhaps out of memory, or its host or the network went down"
+"""What that means."""
+
+
+def is_consequence(reason: str) -> bool:
+    """Whether a rank with such a reason failed because another one was gone."""
+    return any(word in reason for word in LOST)
 
 
 def leave_word(run: Path, rank: int, error: BaseException) -> None:

@@ -13,6 +13,7 @@ from gpt2dist.distributed import World, leave
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.monitoring.logs import rank_log
 from gpt2dist.training import failed
+from gpt2dist.training.lifeline import HungError
 
 
 @contextlib.contextmanager
@@ -29,13 +30,25 @@ def told_by_every_rank(run: Path, world: World) -> Iterator[None]:
         if world.size == 1 or isinstance(error, UserError | RunError | KeyboardInterrupt):
             leave()
             raise
-        reason = next(iter(str(error).splitlines()), "")
-        print(
-            f"rank {world.rank}: {type(error).__name__}: {reason}\n  traceback: {rank_log(run, world.rank)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _tell_terminal(run, world, error)
         os._exit(1)
+
+
+def tell_of_hang(run: Path, world: World, error: HungError) -> None:
+    """Tells of a rank whose main thread hangs and that is about to be ended. Called by another thread."""
+    get_error_handler().record_exception(error)
+    logging.getLogger("failure").error("%s: %s", type(error).__name__, error)
+    failed.leave_word(run, world.rank, error)
+    _tell_terminal(run, world, error)
+
+
+def _tell_terminal(run: Path, world: World, error: BaseException) -> None:
+    reason = next(iter(str(error).splitlines()), "")
+    lines = [f"rank {world.rank}: {type(error).__name__}: {reason}"]
+    if failed.is_consequence(reason):
+        lines.append(f"  {failed.GONE}")
+    lines.append(f"  traceback: {rank_log(run, world.rank)}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpt2dist import durable
+from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.data.loader import MicroBatcher, MixtureBatcher
@@ -23,12 +25,15 @@ from gpt2dist.model.requirements import require_compiler, require_flash_attentio
 from gpt2dist.monitoring.environment import describe
 from gpt2dist.monitoring.logs import logger, rank_log
 from gpt2dist.monitoring.meter import Meter
-from gpt2dist.monitoring.metrics import Metrics
+from gpt2dist.monitoring.profile import Profile
+from gpt2dist.monitoring.recorder import Recorder
 from gpt2dist.monitoring.tensorboard import TensorBoard
+from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
-from gpt2dist.training.failure import word_of_failure
+from gpt2dist.training.failure import tell_of_hang, word_of_failure
+from gpt2dist.training.hyperparameters import hyperparameters
 from gpt2dist.training.initial import begin_from
 from gpt2dist.training.lifeline import StopSignal, Watchdog, end_with_launcher
 from gpt2dist.training.lock import only_job
@@ -54,7 +59,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         only_job(output, world),
         word_of_failure(output, world),
         StopSignal() as signal,
-        Watchdog(log, config.run.timeout_seconds) as watchdog,
+        Watchdog(log, config.run.timeout_seconds, partial(tell_of_hang, output, world)) as watchdog,
     ):
         pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
         settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
@@ -63,6 +68,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         if start:
             trainer.resume(start)
             logger.info("resumed from %s", start)
+            trainer.profile.say_what_is_missed(trainer.step)
         origin = begin(config, world, trainer) if not start else {}
         if world.is_main:
             write_run_files(output, config, plan, settings, origin)
@@ -72,8 +78,8 @@ def train(config: Config, plan: Plan, world: World) -> None:
             logger.info("%s: all %d steps are done", output, trainer.last_step)
             return
         logger.info("%s", summary(config, plan, world))
-        with open_metrics(config, trainer) if world.is_main else contextlib.nullcontext() as metrics:
-            trainer.fit(metrics)
+        with recording(config, plan, world, trainer) as recorder:
+            trainer.fit(recorder)
 
 
 def build_trainer(config: Config, plan: Plan, world: World, settings: dict[str, Any], pulse: Pulse) -> Trainer:
@@ -89,8 +95,17 @@ def build_trainer(config: Config, plan: Plan, world: World, settings: dict[str, 
         Observer(config, plan, world, engine, tokenizer),
         checkpoint_store(config, plan, world, tokenizer),
         Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(world)),
+        build_profile(config, world),
         pulse,
     )
+
+
+def build_profile(config: Config, world: World) -> Profile:
+    """Traces the steps of `monitoring.profile`."""
+    wanted = config.monitoring.profile
+    steps = range(wanted.start, wanted.start + wanted.steps) if wanted else range(0)
+    directory = config.output_dir / "profile" / checkpoint_name(steps.start)
+    return Profile(directory / f"rank-{world.rank:05d}.pt.trace.json.gz", steps)
 
 
 def build_batcher(config: Config, plan: Plan) -> MixtureBatcher:
@@ -188,15 +203,25 @@ def begin(config: Config, world: World, trainer: Trainer) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def open_metrics(config: Config, trainer: Trainer) -> Iterator[Metrics]:
-    """The run's metrics.jsonl and its TensorBoard mirror, cut back to where the trainer stands."""
-    output = config.output_dir
-    (output / "eval").mkdir(exist_ok=True)
-    mirrors = [TensorBoard(output / "tensorboard")] if config.monitoring.tensorboard else []
-    with contextlib.closing(
-        Metrics(output / "metrics.jsonl", trainer.step, trainer.observed, mirrors)
-    ) as metrics:
-        yield metrics
+def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Iterator[Recorder | None]:
+    """The records of the run on rank 0, cut back to where the trainer stands; None on the others. Collective.
+
+    Raises:
+        UserError: A tracker could not start.
+    """
+    output, monitoring, opened = config.output_dir, config.monitoring, []
+
+    def open_all() -> None:
+        (output / "eval").mkdir(exist_ok=True)
+        trackers = {name: load(name) for name in monitoring.trackers}
+        if monitoring.tensorboard:
+            trackers["TensorBoard"] = lambda: TensorBoard(output / "tensorboard")
+        known = hyperparameters(config, plan)
+        opened.append(Recorder(output, trainer.step, trainer.observed, trackers, known))
+
+    world.on_main(open_all)
+    with opened[0] if opened else contextlib.nullcontext() as recorder:
+        yield recorder
 
 
 def write_run_files(

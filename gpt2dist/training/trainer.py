@@ -17,8 +17,10 @@ from gpt2dist.distributed import World
 from gpt2dist.errors import RunError
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter, StepRecord
-from gpt2dist.monitoring.metrics import Metrics, Value
+from gpt2dist.monitoring.metrics import Value
+from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.progress import Progress
+from gpt2dist.monitoring.recorder import Recorder
 from gpt2dist.plan import Plan
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.observer import Observer
@@ -41,6 +43,7 @@ class Trainer:
         observer: Evaluates and samples.
         store: The checkpoints of the run.
         meter: Measures the steps.
+        profile: Traces some of them.
         pulse: Tells when to stop or to save.
     """
 
@@ -54,6 +57,7 @@ class Trainer:
         observer: Observer,
         store: CheckpointStore,
         meter: Meter,
+        profile: Profile,
         pulse: Pulse,
     ):
         self.config = config
@@ -64,6 +68,7 @@ class Trainer:
         self.observer = observer
         self.store = store
         self.meter = meter
+        self.profile = profile
         self.pulse = pulse
         self.step = 0  # optimizer steps done
         self.consumed_samples = 0  # windows
@@ -74,19 +79,21 @@ class Trainer:
         self.saved_step = 0
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
 
-    def fit(self, metrics: Metrics | None) -> None:
+    def fit(self, recorder: Recorder | None) -> None:
         """Trains from where the run stands to its last step, or until it is asked to stop.
 
         Args:
-            metrics: Where rank 0 records; None on the others.
+            recorder: Where rank 0 records; None on the others.
         """
-        self.metrics = metrics
+        self.recorder = recorder
         shown = Progress("train", self.last_step, "step", initial=self.step, enabled=self.world.is_main)
-        with shown as self.bar, contextlib.closing(self._loader()) as loader:
+        with shown as self.bar, contextlib.closing(self._loader()) as loader, self.profile:
             try:
                 if not self.observed:  # a stop cut it short
                     self._observe()
                 while self.step < self.last_step:
+                    with self.meter.paused():
+                        self.profile.before_step(self.step + 1)
                     with self.meter.waiting():
                         batch = next(loader)
                     self._train_step(batch)
@@ -157,8 +164,9 @@ class Trainer:
             self.skipped_in_a_row = self.skipped_in_a_row + 1 if each.skipped else 0
             if each.skipped and self.config.precision != "fp16":  # whose scale is found by overflows
                 self.bar.say(
-                    f"step {number} was left out: loss {each.loss:.4f}, gradient norm {each.grad_norm:.4g}; "
-                    f"its documents: gpt2dist trace {self.config.output_dir} --step {number}"
+                    f"WARNING: step {number} was left out: loss {each.loss:.4f}, "
+                    f"gradient norm {each.grad_norm:.4g}; its documents: "
+                    f"gpt2dist trace {self.config.output_dir} --step {number}"
                 )
 
     def _give_up(self) -> None:
@@ -282,5 +290,5 @@ class Trainer:
         return every is not None and self.step % every == 0
 
     def _record(self, values: dict[str, Value]) -> None:
-        if self.metrics:
-            self.metrics.write(self.step, time.time(), values)
+        if self.recorder:
+            self.recorder.write(self.step, time.time(), values)

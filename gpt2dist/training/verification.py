@@ -56,7 +56,8 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
 def _part(config: Config, directory: Path, stop: int) -> Config:
     """The run up to a step, in a directory of its own, recorded step by step."""
     run = config.run.model_copy(update={"output_dir": directory, "stop_after_steps": stop})
-    monitoring = config.monitoring.model_copy(update={"log_every_steps": 1, "tensorboard": False})
+    quiet = {"log_every_steps": 1, "tensorboard": False, "trackers": (), "profile": None}
+    monitoring = config.monitoring.model_copy(update=quiet)
     checkpoint = config.checkpoint.model_copy(update={"resume": "auto"})
     return config.model_copy(update={"run": run, "monitoring": monitoring, "checkpoint": checkpoint})
 

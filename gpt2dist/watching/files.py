@@ -12,6 +12,7 @@ from typing import Any
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import step_of
 from gpt2dist.monitoring import metrics
+from gpt2dist.submission.record import Submission, submissions
 from gpt2dist.training import failed, lock
 
 DEPTH = 3
@@ -21,9 +22,10 @@ _WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # how faulthandler begins
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a run has begun in a directory."""
+    """Whether a run has begun in a directory, or was submitted."""
     here = any((directory / name).is_file() for name in ("environment.json", "metrics.jsonl", failed.NAME))
-    return here or ((directory / lock.NAME).is_file() and (directory / "logs").is_dir())
+    begun = (directory / lock.NAME).is_file() and (directory / "logs").is_dir()
+    return here or begun or last_submission(directory) is not None
 
 
 def find_runs(directory: Path, depth: int = DEPTH) -> list[Path]:
@@ -87,6 +89,11 @@ def latest_checkpoint(run: Path) -> tuple[int, float] | None:
         return step_of(path), (path / manifest.NAME).stat().st_mtime
     except (OSError, ValueError):
         return None
+
+
+def last_submission(run: Path) -> Submission | None:
+    """The training job that was submitted last."""
+    return next((each for each in reversed(submissions(run)) if each.work == "train"), None)
 
 
 def hung_ranks(run: Path) -> list[str]:

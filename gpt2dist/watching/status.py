@@ -2,6 +2,7 @@
 
 The states, and what each is told by:
 
+submitted   Nobody is at work, and a job was submitted that has not begun to train.
 running     A job holds the lock of the directory. Where locks do not tell (the job is on another host, or the
             file system has none): it has given a sign of life within the time that its pace lets expect.
 stale       The same, without a sign of life: the job hangs, its host is gone, or it is in something that takes
@@ -28,7 +29,7 @@ from gpt2dist.watching import files
 from gpt2dist.watching.evaluations import Evaluation, last_evaluations
 from gpt2dist.watching.files import number
 
-State = Literal["running", "stale", "finished", "failed", "stopped"]
+State = Literal["submitted", "running", "stale", "finished", "failed", "stopped"]
 
 TRAINED = "train/loss"
 """The tag that tells a line of the training from those of evaluations and samples."""
@@ -104,7 +105,8 @@ def read_status(run: Path) -> Status:
     silent = max(0.0, now - max(signs)) if signs else None
     stop = _whole(settings.get("run", {}).get("stop_after_steps"))
     ending = _ending(run, saved[0] if saved else None, total, stop)
-    state, reason = _judge(run, held, ending, silent, _patience(times, settings.get("run", {})))
+    waiting = None if held else _waiting(run, start, now)
+    state, reason = waiting or _judge(run, held, ending, silent, _patience(times, settings.get("run", {})))
     goal = min(filter(None, (total, stop)), default=None)
     return Status(
         run=str(run),
@@ -122,6 +124,15 @@ def read_status(run: Path) -> Status:
         skipped_steps=_whole(last.get("train/skipped_steps")),
         silent=silent,
     )
+
+
+def _waiting(run: Path, start: float | None, now: float) -> tuple[State, str] | None:
+    """The state of a run whose last job has not begun to train."""
+    job = files.last_submission(run)
+    if job is None or job.time < (start or 0):
+        return None
+    ago = duration(max(0.0, now - job.time))
+    return "submitted", f"{ago} ago, {job.scheduler} {job.jobs[0]}; what it says will be in {job.record}"
 
 
 def _judge(
@@ -165,12 +176,7 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
         return "finished", ""  # also where a later start was refused
     if failure:
         reason = next(iter(str(failure.get("reason")).splitlines()), "")
-        lost = any(word in reason for word in failed.LOST)
-        hint = (
-            " (another rank was gone before: killed, perhaps out of memory, or its host went down)"
-            if lost
-            else ""
-        )
+        hint = f" ({failed.GONE})" if failed.is_consequence(reason) else ""
         return "failed", f"rank {failure.get('rank')}: {failure.get('kind')}: {reason}{hint}"
     if word:
         return "stopped", f"by {word.get('reason')}, with everything saved"

@@ -88,15 +88,19 @@ def train_with_a_hang(config, overrides):
     cli.main(["train", str(config), *overrides])
 
 
-def test_a_hung_rank_ends_with_the_stacks_of_all_ranks_in_their_logs(tiny_dataset, tmp_path):
+def test_a_hung_rank_is_told_by_all_and_ends_with_the_stacks_of_all_in_their_logs(tiny_dataset, tmp_path, capfd):
     config = write_run(tmp_path, tiny_dataset)
     with pytest.raises(RankFailedError, match="died without a word"):
         run_ranks(train_with_a_hang, 2, config, [*COMMON, "run.timeout_seconds=5"], timeout=60)
     logs = [(tmp_path / f"run/logs/rank-{rank:05d}.log").read_text() for rank in range(2)]
-    assert "Timeout (0:00:05)" in logs[1]
-    assert "test_stopping.py" in logs[1] and "in train_step" in logs[1]
+    assert all("no progress for 5 seconds, in " in log for log in logs)
+    assert "\nTimeout (" in logs[1] and "test_stopping.py" in logs[1] and "in train_step" in logs[1]
     # Rank 0 waits for the other: until its own patience ends, or the connection with the other's life.
     assert "distributed" in logs[0]
+    said = capfd.readouterr().err
+    assert "rank 0: HungError: no progress" in said and "rank 1: HungError: no progress" in said
+    word = json.loads((tmp_path / "run/failed.json").read_text())
+    assert word["kind"] == "HungError" and word["reason"].startswith("no progress for 5 seconds, in ")
 
 
 def train_with_bad_steps(config, overrides, bad, value):

@@ -44,7 +44,7 @@ def submit(*words: str) -> int:
     """Submits run.yaml on two nodes; returns the number of the job."""
     assert cli.main(["submit", "run.yaml", *words, *TWO_NODES]) == 0
     records = sorted(Path("run/submission").iterdir())
-    return json.loads((records[-1] / "environment.json").read_text())["slurm_job"]
+    return json.loads((records[-1] / "submission.json").read_text())["jobs"][0]
 
 
 def fact(job: int, name: str) -> str:
@@ -99,7 +99,7 @@ def test_a_job_that_is_preempted_before_it_trains_is_not_lost(slurm):
 def test_near_the_time_limit_it_saves_and_goes_on_in_another_job(slurm):
     job = submit(*LONG, "--time", "2", "--save-seconds", "60")
     wait_until(lambda: "start 1" in log(job), 240)
-    assert "the time limit is near: the run saves and stops" in log(job)
+    assert "the time limit is near: the job stops" in log(job)
     wait_until(lambda: "resumed from" in log(job), 90)
 
 

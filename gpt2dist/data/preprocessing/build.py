@@ -128,7 +128,7 @@ def _start(job: Job, identity: Identity) -> None:
     others = [item for item in job.build.iterdir() if item.name not in ours and item.suffix != ".tmp"]
     # Looked for after the others: whoever makes those has made it before.
     if (job.build / "plan.json").is_file():
-        _check_plan(job, identity)
+        check_plan(job, identity)
         return
     if not all(item.name.startswith("stdin-") for item in others):
         raise UserError(f"{job.build}: exists and is not the work of gpt2dist; choose another --output")
@@ -136,8 +136,16 @@ def _start(job: Job, identity: Identity) -> None:
     durable.write_text(job.build / "plan.json", json.dumps(_versioned(identity)))
 
 
-def _check_plan(job: Job, identity: Identity) -> None:
-    there = json.loads((job.build / "plan.json").read_bytes())
+def check_plan(job: Job, identity: Identity) -> None:
+    """Compares a job with the unfinished work in its build directory, if there is some.
+
+    Raises:
+        UserError: It is another job's.
+    """
+    path = job.build / "plan.json"
+    if not path.is_file():
+        return
+    there = json.loads(path.read_bytes())
     different = identity.differences(there, job.build)
     if not different and there.get("version") != PLAN_VERSION:
         different = "another version of gpt2dist"

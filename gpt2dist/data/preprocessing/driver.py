@@ -22,7 +22,7 @@ from gpt2dist.data.encoder import FAST, choose_encoder
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.assembly import assemble, dataset_folder, load_results
 from gpt2dist.data.preprocessing.attempts import MARKER, Counts, ProgressFile
-from gpt2dist.data.preprocessing.build import Identity, finished, open_build
+from gpt2dist.data.preprocessing.build import Identity, check_plan, finished, open_build
 from gpt2dist.data.preprocessing.duplicates import remove_duplicates
 from gpt2dist.data.preprocessing.executors import open_executor, run_all, start_early
 from gpt2dist.data.preprocessing.tasks import (
@@ -122,6 +122,22 @@ def prepare_part(
             _check_unchanged(job, sources)
 
 
+def check(job: Job) -> int:
+    """Checks what can be known before the work begins; returns the number of its tasks.
+
+    Args:
+        job: What to do; not with standard input.
+
+    Raises:
+        UserError: As of `prepare`.
+    """
+    job.check()
+    _, sources, identity = _look(replace(job, workers=1))  # starts none
+    if finished(job, identity) is None:
+        check_plan(job, identity)
+    return len(plan_tasks(sources))
+
+
 def _look(job: Job) -> tuple[Tokenizer, list[Source], Identity]:
     """Checks and finds what a job needs."""
     job.check()
@@ -134,7 +150,9 @@ def _look(job: Job) -> tuple[Tokenizer, list[Source], Identity]:
 
 def _discover(job: Job) -> list[Source]:
     if STANDARD_INPUT not in job.inputs:
-        return discover(job.inputs, job.suffixes, exclude=(job.output, job.build), format=job.format)
+        return discover(
+            job.inputs, job.suffixes, exclude=(job.output, job.build, job.submissions), format=job.format
+        )
     if len(job.inputs) > 1:
         raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
     # Named by its content, so that other input on another day does not replace what unfinished work needs.

@@ -88,6 +88,11 @@ class Job:
         return self.output.with_name(self.output.name + ".partial")
 
     @property
+    def submissions(self) -> Path:
+        """Where `gpt2dist submit` keeps what belongs to its jobs."""
+        return self.output.with_name(self.output.name + ".submission")
+
+    @property
     def running(self) -> Path:
         """Where the work is that is not finished."""
         return self.build / "running"

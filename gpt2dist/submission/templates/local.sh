@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # {{title}}
 # Made by `gpt2dist submit`. By hand: bash {{script}}
-# SIGTERM stops it with everything saved; started again, it goes on.
+# SIGTERM stops it with what is done kept; started again, it goes on.
 set -euo pipefail
 cd {{directory}}
 {{exports}}
-exec {{python}} -m gpt2dist launch --nproc-per-node {{gpus_per_node}} train {{record}}/config.yaml
+exec {{python}} -m gpt2dist {{launch}}{{words}}

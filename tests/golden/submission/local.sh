@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # gpt2-124m: training on 1 × 8 = 8 ranks (nodes × GPUs)
 # Made by `gpt2dist submit`. By hand: bash /home/me/runs/gpt2-124m/submission/001/job.sh
-# SIGTERM stops it with everything saved; started again, it goes on.
+# SIGTERM stops it with what is done kept; started again, it goes on.
 set -euo pipefail
 cd /home/me
 export NCCL_SOCKET_IFNAME=ib0

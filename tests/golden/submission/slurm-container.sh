@@ -16,13 +16,11 @@
 #SBATCH --output=/home/me/runs/gpt2-124m/submission/001/job-%j.log
 #SBATCH --qos=high
 
-# A run that is asked to stop saves, leaves stopped.json in its directory and ends well. This script then puts the
-# job back into the queue, and started again the run goes on from there. What fails is not started again.
 set -uo pipefail
 
-run=/home/me/runs/gpt2-124m
 record=/home/me/runs/gpt2-124m/submission/001
 job=${SLURM_JOB_ID:?start this with sbatch, or inside salloc}
+[ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 say() { echo "$(date '+%F %T') job $job: $*"; }
 # What Slurm knows of this job under a name such as JobState.
 fact() { scontrol --oneliner show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2-; }
@@ -32,27 +30,12 @@ export NCCL_SOCKET_IFNAME=ib0
 export NOTE='it'"'"'s mine'
 # Slurm no longer tells srun how many cores sbatch was asked for.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
-port=$((20000 + job % 20000))
 
 # Whether Slurm preempted this start, not one before it.
 preempted() {
   local when
   when=$(fact PreemptTime)
   [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
-}
-
-# Asks the ranks to stop. A job that is being cancelled is told so by Slurm itself.
-asked="" near="the time limit is near"
-# shellcheck disable=SC2317  # traps call it
-stop() {
-  [ -z "$asked" ] && [ "$(fact JobState)" = RUNNING ] || return
-  asked=$1
-  say "$asked: the run saves and stops"
-  until scancel --signal=TERM "$job.0"; do # a signal to srun would end the ranks unsaved
-    kill -0 "$srun" 2>/dev/null || return
-    sleep 1 # the step is not there yet
-  done
 }
 
 # Puts the job back into the queue. Slurm then ends this script.
@@ -70,14 +53,52 @@ again() {
   exit 0
 }
 
+# Asks the ranks to stop. A job that is being cancelled is told so by Slurm itself.
+asked="" near="the time limit is near"
+# shellcheck disable=SC2317  # traps call it
+stop() {
+  [ -z "$asked" ] && [ "$(fact JobState)" = RUNNING ] || return
+  asked=$1
+  say "$asked: the job stops"
+  until scancel --signal=TERM "$job.0"; do # a signal to srun would end the ranks unsaved
+    kill -0 "$srun" 2>/dev/null || return
+    sleep 1 # the step is not there yet
+  done
+}
+
+# A run that is asked to stop saves, leaves stopped.json in its directory and ends well. This script then puts the
+# job back into the queue, and started again the run goes on from there. What fails is not started again.
+run=/home/me/runs/gpt2-124m
 rm -f "$run/stopped.json" # word of an earlier start
+ending() {
+  if [ -f "$run/stopped.json" ]; then
+    [ "$(fact JobState)" = RUNNING ] || { say "cancelled, with everything saved"; exit 0; }
+    step=$(sed 's/.*"step": \([0-9]*\).*/\1/' "$run/stopped.json")
+    if [ "$asked" = "$near" ] && [ "$step" = "$(cat "$record/stopped-at" 2>/dev/null)" ]; then
+      say "no step since the start before this one; submit with a longer --time"
+      exit 1
+    fi
+    echo "$step" >"$record/stopped-at"
+    again "stopped at step $step, with everything saved"
+  elif [ "$1" -ne 0 ] && preempted; then
+    again "preempted before it had begun to train"
+  elif [ "$1" -ne 0 ]; then
+    say "failed with exit code $1; the reason stands above and in $run/logs"
+  else
+    say "done"
+  fi
+  exit "$1"
+}
+
 say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST"
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
+port=$((20000 + job % 20000))
 # One launcher per node. The ranks end together, well or not: where one launcher has ended, the others get a minute.
 # shellcheck disable=SC2016
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill-on-bad-exit=0 --wait=60 '--container-image=nvcr.io#nvidia/pytorch:25.10-py3' --container-mounts=/data/web:/data/web,/home/me:/home/me --container-workdir=/home/me \
   bash -c 'PET_NODE_RANK=$SLURM_NODEID exec "$@"' launcher \
   /home/me/.venv/bin/python -m gpt2dist launch --nnodes "$SLURM_NNODES" --nproc-per-node 8 --max-restarts 0 \
-  --master-addr "$head" --master-port "$port" train "$record/config.yaml" &
+  --master-addr "$head" --master-port "$port" train /home/me/runs/gpt2-124m/submission/001/config.yaml &
 srun=$!
 trap 'stop SIGTERM' TERM
 trap 'stop "$near"' USR1
@@ -85,22 +106,4 @@ while kill -0 "$srun" 2>/dev/null; do # a signal ends a wait, too
   wait "$srun"
 done
 wait "$srun"
-code=$?
-
-if [ -f "$run/stopped.json" ]; then
-  [ "$(fact JobState)" = RUNNING ] || { say "cancelled, with everything saved"; exit 0; }
-  step=$(sed 's/.*"step": \([0-9]*\).*/\1/' "$run/stopped.json")
-  if [ "$asked" = "$near" ] && [ "$step" = "$(cat "$record/stopped-at" 2>/dev/null)" ]; then
-    say "no step since the start before this one; submit with a longer --time"
-    exit 1
-  fi
-  echo "$step" >"$record/stopped-at"
-  again "stopped at step $step, with everything saved"
-elif [ "$code" -ne 0 ] && preempted; then
-  again "preempted before it had begun to train"
-elif [ "$code" -ne 0 ]; then
-  say "failed with exit code $code; the reason stands above and in $run/logs"
-else
-  say "done"
-fi
-exit "$code"
+ending $?

@@ -29,9 +29,12 @@ def sbatch(tmp_path, monkeypatch):
     """A stand-in that prints what is in `answer` and ends with the code in `code`; it notes its arguments."""
     home = tmp_path / "bin"
     home.mkdir()
-    program = home / "sbatch"
-    program.write_text(f'#!/bin/sh\necho "$@" >{home}/arguments\ncat {home}/answer\nexit $(cat {home}/code)\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    for name in ("sbatch", "kubectl"):
+        program = home / name
+        program.write_text(
+            f'#!/bin/sh\necho "$@" >>{home}/arguments\ncat {home}/answer\nexit $(cat {home}/code)\n'
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
     (home / "answer").write_text("4711;cluster\n")
     (home / "code").write_text("0")
     monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
@@ -58,8 +61,8 @@ def test_a_job_is_recorded_submitted_and_told_how_to_follow(run_file, tmp_path, 
     assert os.access(record / "job.sh", os.X_OK)
     assert "#SBATCH --nodes=2\n" in script and "#SBATCH --time=1:00:00\n" in script
     assert "export A='b c'\n" in script and f"{sys.executable} -m gpt2dist launch" in script
-    facts = json.loads((record / "environment.json").read_text())
-    assert facts["slurm_job"] == 4711
+    facts = json.loads((record / "submission.json").read_text())
+    assert (facts["scheduler"], facts["jobs"]) == ("slurm", [4711])
     assert facts["asked"]["gpus_per_node"] == 2 and facts["asked"]["env"] == ["A=b c"]
     assert {"git_commit", "git_uncommitted", "user", "host", "gpt2dist", "directory"} <= set(facts)
 
@@ -95,7 +98,7 @@ def test_variables_that_may_hold_secrets_are_not_recorded(run_file, tmp_path, sb
     monkeypatch.setenv("TORCH_API_KEY", "secret")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     submit(run_file, *SLURM, "--dry-run")
-    text = (tmp_path / "run/submission/001/environment.json").read_text()
+    text = (tmp_path / "run/submission/001/submission.json").read_text()
     assert json.loads(text)["environment"]["NCCL_DEBUG"] == "INFO"
     assert "secret" not in text
 
@@ -129,6 +132,11 @@ def test_without_sbatch_the_command_for_a_login_node_is_told(run_file, tmp_path,
         ([*SLURM, "--time", "1h"], "--time 1h: write minutes"),
         ([*SLURM, "--time", "5"], "--time 5: not above the 300 seconds"),
         ([*SLURM, "--sbatch", "qos"], "--sbatch qos: write an option of sbatch"),
+        (["--scheduler", "slurm"], "--gpus-per-node: missing; one rank is started for each"),
+        ([*SLURM, "--tasks", "3"], "--tasks: for --job preprocess only; leave it out"),
+        ([*SLURM, "--volume", "a:/b"], "--volume: for --scheduler kubernetes only; leave it out"),
+        ([*SLURM, "--", "x"], "-- x: words behind `--` are for --job evaluate and preprocess"),
+        ([*LOCAL, "--cpus-per-node", "2"], "--cpus-per-node: for --scheduler slurm or kubernetes only"),
         ([*LOCAL, "--nodes", "2"], "--nodes 2: --scheduler local is this machine alone; leave it out"),
         (
             [*LOCAL, "--time", "9", "--account", "x"],
@@ -142,6 +150,11 @@ def test_what_cannot_run_is_refused_and_leaves_nothing(run_file, tmp_path, sbatc
     assert not (tmp_path / "run").exists()
 
 
+def test_a_configuration_is_needed(sbatch, capsys):
+    assert submit(*SLURM) == 2
+    assert "no CONFIG; name the YAML file of the run, or another --job" in capsys.readouterr().err
+
+
 def test_a_run_directory_that_cannot_be_made_is_told(run_file, tmp_path, sbatch, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/submission").write_text("a file")
@@ -149,18 +162,11 @@ def test_a_run_directory_that_cannot_be_made_is_told(run_file, tmp_path, sbatch,
     assert f"{tmp_path}/run/submission: cannot be written (" in capsys.readouterr().err
 
 
-def test_other_schedulers_are_no_choice_yet(run_file, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        submit(run_file, "--scheduler", "kubernetes", "--gpus-per-node", "1")
-    assert exit_.value.code == 2
-    assert "invalid choice: 'kubernetes' (choose from" in capsys.readouterr().err
-
-
 def test_a_local_job_runs_in_the_background_to_its_end(run_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert submit(run_file, *LOCAL) == 0
     record = tmp_path / "run/submission/001"
-    pid = json.loads((record / "environment.json").read_text())["pid"]
+    (pid,) = json.loads((record / "submission.json").read_text())["jobs"]
     captured = capsys.readouterr()
     assert f"process {pid}, recorded in {record}" in captured.err
     assert f"kill {pid}" in captured.err and f"tail -F {record}/job.log" in captured.err

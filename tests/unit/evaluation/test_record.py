@@ -74,8 +74,8 @@ def test_what_is_not_finite_is_null_in_the_file_and_absent_in_tensorboard(record
     there = json.loads(text)
     assert [there[name] for name in odd] == [800.0, None, None, None]
     board = TensorBoard(tmp_path / "board")
-    board.rebuild(record.lines())
-    board.close()
+    board.start({}, record.run, record.lines())
+    board.close(failed=False)
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"eval/val/loss", "eval/val/loss_vs_tokens"}

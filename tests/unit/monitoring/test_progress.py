@@ -4,7 +4,7 @@ import select
 import sys
 import termios
 
-from gpt2dist.monitoring.progress import Progress
+from gpt2dist.monitoring.progress import Progress, quietly, tell
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys, monkeypatch):
@@ -61,3 +61,30 @@ def test_a_part_of_other_work_leaves_nothing_behind(capsys):
     with Progress("evaluate", 3, "token", leave=False) as bar:
         bar.advance(3)
     assert capsys.readouterr().err == ""
+
+
+def test_quietly_only_what_is_wrong_is_shown(capsys):
+    with quietly(), Progress("train", 3, "step") as bar:
+        bar.advance(1)
+        bar.say("saved")
+        tell("waiting")
+        bar.say("WARNING: step 2 was left out")
+        bar.advance(2)
+        tell("WARNING: slow")
+    assert capsys.readouterr().err == "WARNING: step 2 was left out\nWARNING: slow\n"
+    with Progress("train", 3, "step") as bar:
+        bar.advance(3)
+    tell("waiting")
+    assert capsys.readouterr().err.splitlines()[1] == "waiting", "and then all again"
+
+
+def test_quietly_a_terminal_has_no_bar(monkeypatch):
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with quietly(), Progress("train", 4, "step") as bar:
+            bar.advance(4, loss="1.0")
+            bar.say("WARNING: so it is")
+        terminal.flush()
+        assert os.read(reader, 65536) == b"WARNING: so it is\r\n"
+    os.close(reader)

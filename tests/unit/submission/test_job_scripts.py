@@ -8,23 +8,63 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
-from gpt2dist.submission import local, slurm
-from gpt2dist.submission.plan import Job
-from gpt2dist.submission.slurm import Request
+from gpt2dist.submission import slurm
+from gpt2dist.submission.kubernetes import Kubernetes
+from gpt2dist.submission.local import Local
+from gpt2dist.submission.plan import Job, Work
+from gpt2dist.submission.slurm import Slurm
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden/submission"
-JOB = Job(
+
+
+class Written:
+    """A configuration as far as a job knows it."""
+
+    def to_yaml(self) -> str:
+        return "run:\n  name: gpt2-124m\n"
+
+
+RUN = Path("/home/me/runs/gpt2-124m")
+TRAINING = Work(
+    "train",
     name="gpt2-124m",
-    run=Path("/home/me/runs/gpt2-124m"),
-    record=Path("/home/me/runs/gpt2-124m/submission/001"),
+    words=(),
+    records=RUN / "submission",
+    paths=(RUN, Path("/data/web"), Path("/home/me/data")),
+    config=Written(),
+    run=RUN,
+)
+WATCHING = Work(
+    "evaluate",
+    name="evaluate-gpt2-124m",
+    words=("runs/gpt2-124m", "--data", "it's data", "--all-checkpoints", "--watch"),
+    records=RUN / "submission",
+    paths=(RUN, Path("/home/me/it's data")),
+    endless=True,
+)
+CORPUS = Work(
+    "preprocess",
+    name="preprocess-web",
+    words=("dumps/*.jsonl", "--tokenizer", "gpt2", "--output", "/data/web"),
+    records=Path("/data/web.submission"),
+    paths=(Path("/home/me/dumps"), Path("/data")),
+)
+JOB = Job(
+    TRAINING,
+    record=RUN / "submission/001",
     directory=Path("/home/me"),
     python="/home/me/.venv/bin/python",
     nodes=2,
     gpus_per_node=8,
     environment={"NCCL_SOCKET_IFNAME": "ib0", "NOTE": "it's mine"},
 )
-FULL = Request(
+EVALUATION = dataclasses.replace(JOB, work=WATCHING, record=RUN / "submission/002")
+ARRAY = dataclasses.replace(
+    JOB, work=CORPUS, record=Path("/data/web.submission/001"), nodes=1, gpus_per_node=0, tasks=64
+)
+FULL = Slurm(
     partition="a100",
     account="lab",
     time="1-12",
@@ -33,28 +73,63 @@ FULL = Request(
     container_image="nvcr.io#nvidia/pytorch:25.10-py3",
     options=("--qos=high",),
 )
-AWKWARD = dataclasses.replace(JOB, record=Path("/home/o'neil & co/$HOME/100%/001"), directory=Path("/tmp/a b"))
-SCRIPTS = {
-    "slurm.sh": slurm.script(JOB, Request(time="24:00:00")),
-    "slurm-container.sh": slurm.script(JOB, FULL, [Path("/data/web"), Path("/home/me/data")]),
-    "local.sh": local.script(dataclasses.replace(JOB, nodes=1)),
+CLUSTER = Kubernetes(
+    "registry/gpt2dist:1",
+    ("training:/home/me", "texts:/data"),
+    namespace="lab",
+    cpus_per_node=64,
+    save_seconds=120,
+)
+IN_IMAGE = dataclasses.replace(JOB, python="python")
+AWKWARD = dataclasses.replace(
+    JOB, record=Path("/home/o'neil & co/$HOME/100%/{{run}}/001"), directory=Path("/tmp/a b")
+)
+ARRAY_FILES = Slurm(cpus_per_node=16).files(ARRAY)
+FILES = {
+    "slurm.sh": Slurm(time="24:00:00").files(JOB)["job.sh"],
+    "slurm-container.sh": FULL.files(JOB)["job.sh"],
+    "slurm-evaluate.sh": Slurm().files(EVALUATION)["job.sh"],
+    "slurm-preprocess.sh": FULL.files(dataclasses.replace(ARRAY, tasks=1))["job.sh"],
+    "slurm-array.sh": ARRAY_FILES["job.sh"],
+    "slurm-finish.sh": ARRAY_FILES["finish.sh"],
+    "local.sh": Local().files(dataclasses.replace(JOB, nodes=1))["job.sh"],
+    "local-preprocess.sh": Local().files(dataclasses.replace(ARRAY, tasks=1))["job.sh"],
+    "kubernetes.yaml": CLUSTER.files(IN_IMAGE)["job.yaml"],
 }
-ALL = {**SCRIPTS, "awkward.sh": slurm.script(AWKWARD, FULL), "awkward-local.sh": local.script(AWKWARD)}
 
 
-@pytest.mark.parametrize("name", list(SCRIPTS))
+def of_pods(job: Job) -> str:
+    """What the pods of a job run."""
+    return next(yaml.safe_load_all(CLUSTER.files(job)["job.yaml"]))["data"]["job.sh"]
+
+
+SCRIPTS = {
+    **{name: text for name, text in FILES.items() if name.endswith(".sh")},
+    "kubernetes-train.sh": of_pods(IN_IMAGE),
+    "kubernetes-evaluate.sh": of_pods(dataclasses.replace(EVALUATION, python="python")),
+    "kubernetes-preprocess.sh": of_pods(dataclasses.replace(ARRAY, tasks=1)),
+}
+ALL = {
+    **SCRIPTS,
+    "awkward.sh": FULL.files(AWKWARD)["job.sh"],
+    "awkward-local.sh": Local().files(AWKWARD)["job.sh"],
+    "awkward-kubernetes.sh": of_pods(AWKWARD),
+}
+
+
+@pytest.mark.parametrize("name", list(FILES))
 def test_a_script_is_the_golden_one(name):
     """After a change that is meant, GPT2DIST_WRITE_GOLDEN=1 writes them anew."""
     if os.environ.get("GPT2DIST_WRITE_GOLDEN"):
-        (GOLDEN / name).write_text(SCRIPTS[name], encoding="utf-8")
-    assert SCRIPTS[name] == (GOLDEN / name).read_text(encoding="utf-8")
+        (GOLDEN / name).write_text(FILES[name], encoding="utf-8")
+    assert FILES[name] == (GOLDEN / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", list(ALL))
 def test_bash_can_parse_it(name):
     done = subprocess.run(["bash", "-n"], input=ALL[name], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "{{" not in ALL[name]
+    assert "{{" not in ALL[name].replace("{{run}}", "")
 
 
 @pytest.mark.parametrize("name", list(SCRIPTS))
@@ -84,11 +159,11 @@ def test_awkward_paths_reach_the_commands_as_they_are():
 
 
 def test_a_percent_sign_in_the_path_of_the_log_is_none_of_slurms_patterns():
-    assert slurm.log_pattern(AWKWARD) == "/home/o'neil & co/$HOME/100%%/001/job-%j.log"
+    assert slurm.log_pattern(AWKWARD, "job-%j") == "/home/o'neil & co/$HOME/100%%/{{run}}/001/job-%j.log"
 
 
 def test_what_is_not_asked_for_is_left_to_slurm():
-    directives = re.findall(r"^#SBATCH (--[a-z-]+)", slurm.script(JOB, Request()), re.MULTILINE)
+    directives = re.findall(r"^#SBATCH (--[a-z-]+)", Slurm().files(JOB)["job.sh"], re.MULTILINE)
     assert "--exclusive" in directives
     assert not {"--partition", "--account", "--time", "--cpus-per-task"} & set(directives)
 

@@ -1,10 +1,17 @@
 """What a job asks for, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
+from gpt2dist.config import Config
 from gpt2dist.errors import UserError
-from gpt2dist.submission.plan import parse_environment, require_positive
-from gpt2dist.submission.slurm import Request, seconds
+from gpt2dist.submission.plan import Work, parse_environment, require_positive
+from gpt2dist.submission.slurm import Slurm, seconds
+
+HOME = Path("/runs/a")
+TRAINING = Work("train", "a", (), HOME, (HOME,), config=Config.model_construct(), run=HOME)
+SCORING = Work("evaluate", "a", ("a",), HOME, (HOME,))
 
 
 @pytest.mark.parametrize(
@@ -29,23 +36,29 @@ def test_other_times_are_refused(time):
 
 
 @pytest.mark.parametrize(
-    ("request_", "message"),
+    ("slurm", "message"),
     [
-        (Request(time="5"), "--time 5: not above the 300 seconds kept for saving; give it more time, or set"),
-        (Request(save_seconds=0), "--save-seconds 0: must be at least 1"),
-        (Request(cpus_per_node=0), "--cpus-per-node 0: must be at least 1"),
-        (Request(options=("qos=high",)), "--sbatch qos=high: write an option of sbatch, as --sbatch=--qos=high"),
-        (Request(options=("--a\nrm",)), "write an option of sbatch"),
+        (Slurm(time="5"), "--time 5: not above the 300 seconds kept for saving; give it more time, or set"),
+        (Slurm(save_seconds=0), "--save-seconds 0: must be at least 1"),
+        (Slurm(cpus_per_node=0), "--cpus-per-node 0: must be at least 1"),
+        (Slurm(options=("qos=high",)), "--sbatch qos=high: write an option of sbatch, as --sbatch=--qos=high"),
+        (Slurm(options=("--a\nrm",)), "write an option of sbatch"),
     ],
 )
-def test_what_slurm_would_refuse_is_refused_before(request_, message):
+def test_what_slurm_would_refuse_is_refused_before(slurm, message):
     with pytest.raises(UserError) as raised:
-        request_.check()
+        slurm.check(TRAINING)
     assert message in str(raised.value)
 
 
 def test_a_right_request_passes():
-    Request(time="5:01", cpus_per_node=1, options=("--qos=high", "-x n7")).check()
+    Slurm(time="5:01", cpus_per_node=1, options=("--qos=high", "-x n7")).check(TRAINING)
+
+
+def test_work_that_is_not_asked_to_stop_may_have_any_limit():
+    Slurm(time="5").check(SCORING)
+    with pytest.raises(UserError, match=r"^--save-seconds: training and .* are asked to stop before the limit"):
+        Slurm(save_seconds=5).check(SCORING)
 
 
 def test_the_environment_is_taken_apart():

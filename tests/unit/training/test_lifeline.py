@@ -1,9 +1,9 @@
 """Signals, dead launchers and hangs, with real processes."""
 
-import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -94,26 +94,45 @@ def test_an_orphan_is_told_when_its_launcher_dies():
 
 
 HANG = """
-import sys, time
+import ctypes, sys, time
 from pathlib import Path
 from gpt2dist.training.lifeline import Watchdog
-def stuck_here():
-    import ctypes
-    ctypes.PyDLL(None).sleep(60)  # keeps the interpreter's lock: no thread of Python runs
-with Watchdog(Path(sys.argv[1]), 3.0) as dog:
+def stuck_here(library):
+    library.sleep(60)
+with Watchdog(Path(sys.argv[1]), 3.0, lambda error: print(error, flush=True)) as dog:
     for _ in range(5):
         time.sleep(0.8)  # far from the limit, on a machine that has much else to do; all of them are beyond it
         dog.alive()
-    stuck_here()
+    stuck_here(ctypes.{library}(None))
 """
 
 
-def test_a_hang_ends_with_the_stacks_in_the_log(tmp_path):
-    log = tmp_path / "rank.log"
+def hang(log, library):
+    """What a process that hangs in a call of the C library says, and its log."""
     log.write_text("before\n")
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", HANG, str(log)], timeout=60, env=os.environ)
+    command = [sys.executable, "-c", HANG.format(library=library), str(log)]
+    done = subprocess.run(command, timeout=50, stdout=subprocess.PIPE, text=True)  # it does not sleep out
     assert done.returncode == 1
-    assert time.monotonic() - began < 50  # it did not sleep out
     text = log.read_text()
     assert text.startswith("before\n") and "Timeout" in text and "in stuck_here" in text
+    return done.stdout
+
+
+def test_a_hang_is_told_and_ends_with_the_stacks_in_the_log(tmp_path):
+    assert hang(tmp_path / "rank.log", "CDLL").startswith(
+        "no progress for 3 seconds, in stuck_here (<string>:6): it hangs there, or waits for a rank"
+    )
+
+
+def test_a_hang_of_python_itself_ends_without_a_word(tmp_path):
+    assert hang(tmp_path / "rank.log", "PyDLL") == ""  # keeps the interpreter's lock: no thread of Python runs
+
+
+def test_a_run_that_ends_in_time_is_left_alone(tmp_path):
+    from gpt2dist.training.lifeline import Watchdog
+
+    words = []
+    with Watchdog(tmp_path / "rank.log", 60.0, words.append) as dog:
+        dog.alive()
+    assert (words, (tmp_path / "rank.log").read_text()) == ([], "")
+    assert not any(thread.name == "gpt2dist-watchdog" for thread in threading.enumerate())

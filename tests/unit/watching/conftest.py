@@ -26,6 +26,11 @@ class MadeUpRun:
         """What the last job wrote into the lock; by default one of this host. Nobody holds it."""
         return self.write("lock", {"host": host or socket.gethostname(), "pid": pid})
 
+    def submit(self, ago, number=1, work="train", **facts):
+        """What `gpt2dist submit` records of a job that Slurm was given so many seconds ago."""
+        given = {"asked": {"job": work}, "scheduler": "slurm", "jobs": [4711], "submitted": time.time() - ago}
+        return self.write(f"submission/{number:03d}/submission.json", given | facts).parent
+
     def train(self, steps, seconds=1.0, ended_ago=0.0, **more):
         """Lines of the steps 1 … `steps`, of which the last was written `ended_ago` seconds ago."""
         end = time.time() - ended_ago

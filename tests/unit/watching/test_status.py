@@ -14,6 +14,7 @@ from ranks import RankFailedError, run_ranks
 from runs import metrics, train, train_here, write_run
 
 from gpt2dist.watching.evaluations import Evaluation
+from gpt2dist.watching.files import find_runs
 from gpt2dist.watching.status import duration, read_status
 
 FAST = ["schedule.total_steps=6", "checkpoint.every_steps=4"]
@@ -60,6 +61,39 @@ def test_a_run_that_leaves_early_and_then_goes_on(tiny_dataset, tmp_path):
     assert (status.step, status.total_steps) == (4, 6)
     train(config, *FAST)
     assert read_status(run).state == "finished"
+
+
+def test_a_job_in_the_queue(tmp_path, make_run):
+    run = make_run()
+    for name in ("environment.json", "config.yaml"):  # which a job writes that begins
+        (run.directory / name).unlink()
+    record = run.submit(200)
+    assert find_runs(tmp_path) == [run.directory]
+    status = read_status(run.directory)
+    assert status.state == "submitted"
+    assert status.reason == f"3:20 min ago, slurm 4711; what it says will be in {record}"
+    assert (status.step, status.loss, status.checkpoint, status.silent) == (None, None, None, None)
+
+
+def test_a_job_that_has_begun_waits_no_longer_and_one_after_a_failure_does(make_run):
+    run = make_run()
+    run.write("failed.json", {"rank": 0, "kind": "ValueError", "reason": "no"})
+    run.lock_by()  # now
+    run.submit(60)
+    assert read_status(run.directory).state == "failed", "that was this job"
+    run.submit(-1, number=2)
+    assert read_status(run.directory).state == "submitted"
+
+
+@pytest.mark.parametrize("facts", [{"work": "evaluate"}, {"jobs": None}, {"submitted": "now"}, {"asked": 3}])
+def test_what_is_no_training_that_was_submitted(tmp_path, make_run, facts):
+    run = make_run()
+    run.lock_by()
+    run.submit(-1, **facts)
+    assert read_status(run.directory).state == "failed"
+    for name in ("environment.json", "lock"):
+        (run.directory / name).unlink()
+    assert find_runs(tmp_path) == []
 
 
 def test_a_run_that_is_stopped_by_a_signal(tiny_dataset, tmp_path):

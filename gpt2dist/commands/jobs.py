@@ -1,0 +1,142 @@
+"""What can be submitted: a verb's own words, checked by that verb, and where its work leaves what."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2dist.errors import UserError
+
+if TYPE_CHECKING:  # pydantic would slow --help down
+    from gpt2dist.submission.plan import Work
+
+GIB = 2**30
+
+
+def work_of(args: argparse.Namespace) -> "Work":
+    """What a command line of `submit` wants done.
+
+    Raises:
+        UserError: It could not run.
+    """
+    if args.job == "train":
+        return _training(args)
+    if args.overrides:
+        raise UserError(
+            f"{args.overrides[0]}: --job {args.job} has no configuration; write what `gpt2dist {args.job}` is to "
+            "be given behind `--`"
+        )
+    if not args.words:
+        raise UserError(
+            f"--job {args.job}: write what `gpt2dist {args.job}` is to be given behind `--`, as in: gpt2dist "
+            f"submit --job {args.job} … -- …"
+        )
+    from gpt2dist.cli import build_parser
+
+    theirs = build_parser(args.job).parse_args([args.job, *args.words])
+    return _evaluation(theirs, args) if args.job == "evaluate" else _preprocessing(theirs, args)
+
+
+def _training(args: argparse.Namespace) -> "Work":
+    """A run, for a world of the size that is asked for."""
+    from gpt2dist.preflight import resolve
+    from gpt2dist.preflight.resources import require_resources
+    from gpt2dist.submission.plan import Work
+    from gpt2dist.submission.record import DIRECTORY
+
+    if args.words:
+        raise UserError(f"-- {args.words[0]}: words behind `--` are for --job evaluate and preprocess")
+    if not args.overrides:
+        raise UserError("no CONFIG; name the YAML file of the run, or another --job")
+    file, *overrides = args.overrides
+    if args.device_memory is not None and not args.device_memory > 0:
+        raise UserError(f"--device-memory {args.device_memory:g}: must be above 0, in GiB per GPU")
+    ranks = (args.nodes or 1) * args.gpus_per_node
+    config, plan = resolve(Path(file), overrides, ranks)
+    require_resources(file, config, plan, args.device_memory and int(args.device_memory * GIB))
+    run = config.output_dir.absolute()
+    datasets = [each.dataset.directory.absolute() for each in (*plan.datasets, *plan.validation)]
+    run_section = config.run.model_copy(update={"world_size": ranks})  # another number is refused when it starts
+    return Work(
+        verb="train",
+        name=_on_a_line(config.run.name),
+        words=(),
+        records=run / DIRECTORY,
+        paths=(run, *datasets),
+        config=config.model_copy(update={"run": run_section}),
+        run=run,
+    )
+
+
+def _evaluation(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":
+    from gpt2dist.commands import evaluate
+    from gpt2dist.submission.plan import Work
+    from gpt2dist.submission.record import DIRECTORY
+
+    evaluate.check(theirs)
+    run = _run_of(theirs)
+    home = run or Path.cwd()
+    files = [
+        theirs.model,
+        theirs.data,
+        *(theirs.text or ()),
+        theirs.of_run,
+        theirs.output and theirs.output.parent,
+    ]
+    return Work(
+        verb="evaluate",
+        name=_on_a_line(f"evaluate-{run.name if run else Path(theirs.model).name}"),
+        words=tuple(args.words),
+        records=home / DIRECTORY,
+        paths=tuple(_here(str(file) for file in files if file)),
+        endless=theirs.watch,
+    )
+
+
+def _run_of(theirs: argparse.Namespace) -> Path | None:
+    """The run that an evaluation is of; None where the model belongs to none."""
+    if theirs.of_run:
+        return Path(theirs.of_run).absolute()
+    model = Path(theirs.model).absolute()
+    if theirs.all_checkpoints or (model / "checkpoints").is_dir():
+        return model
+    return model.parent.parent if model.is_dir() and model.parent.name == "checkpoints" else None
+
+
+def _preprocessing(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":
+    from gpt2dist.commands import preprocess
+    from gpt2dist.data.preprocessing import check
+    from gpt2dist.submission.plan import Work
+
+    given = [name for name in ("task_index", "task_count", "scheduler") if getattr(theirs, name) is not None]
+    given += ["finish"] * theirs.finish
+    if given:
+        raise UserError(f"--{given[0].replace('_', '-')}: the job sees to that; leave it out")
+    if "-" in theirs.inputs:
+        raise UserError("-: a job has no standard input; name files")
+    job = preprocess.job_of(theirs)
+    tasks = check(job)
+    if args.tasks is not None and args.tasks > tasks:
+        raise UserError(f"--tasks {args.tasks}: there is work for {tasks} at most; set it to that or less")
+    return Work(
+        verb="preprocess",
+        name=_on_a_line(f"preprocess-{job.output.name}"),
+        words=tuple(args.words),
+        records=job.submissions.absolute(),
+        paths=(*_here([*theirs.inputs, theirs.tokenizer]), job.output.absolute().parent),
+    )
+
+
+def _on_a_line(name: str) -> str:
+    """A name that can stand in a comment, too."""
+    return " ".join(name.split())
+
+
+def _here(names: Iterable[str]) -> Iterable[Path]:
+    """Those of the names that are paths of this machine, absolute; of a glob, the directory above it."""
+    for name in names:
+        path = Path(name).absolute()
+        while any(letter in path.name for letter in "*?["):
+            path = path.parent
+        if path.exists() and "://" not in name:
+            yield path

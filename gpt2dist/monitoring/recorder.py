@@ -1,0 +1,54 @@
+"""What rank 0 records: metrics.jsonl, and the trackers that are told the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gpt2dist.monitoring.metrics import Line, Metrics, Value, cut_back
+from gpt2dist.monitoring.trackers import Hyperparameters, Tracker, Trackers
+
+
+class Recorder:
+    """Records a run; a context manager that closes everything on every way out.
+
+    Args:
+        run: The run directory.
+        step: Steps that the run has done; what was recorded of later ones is dropped.
+        observed: Whether evaluation and samples of that step were finished; if not, they are dropped too.
+        trackers: What makes a tracker, by the name that messages give it.
+        hyperparameters: What they are told of the run.
+
+    Raises:
+        UserError: A tracker could not start.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        observed: bool,
+        trackers: dict[str, Callable[[], Tracker]],
+        hyperparameters: Hyperparameters,
+    ):
+        path = run / "metrics.jsonl"
+        self._trackers = Trackers(trackers)
+        self._trackers.start(hyperparameters, run, cut_back(path, step, observed))
+        self._metrics = Metrics(path)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._metrics.close()
+        self._trackers.close(failed=kind is not None)
+
+    def write(self, step: int, time: float, values: dict[str, Value]) -> None:
+        """Records values of a step.
+
+        Args:
+            step: Optimizer steps done.
+            time: Seconds since 1970.
+            values: Tag → number or text.
+        """
+        line: Line = {"step": step, "time": round(time, 3), **values}
+        self._metrics.write(line)
+        self._trackers.tell(line)

@@ -1,0 +1,35 @@
+set -uo pipefail
+
+record={{record}}
+job=${SLURM_JOB_ID:?start this with sbatch, or inside salloc}
+[ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+say() { echo "$(date '+%F %T') job $job: $*"; }
+# What Slurm knows of this job under a name such as JobState.
+fact() { scontrol --oneliner show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2-; }
+
+cd {{directory}} || exit 1
+{{exports}}
+# Slurm no longer tells srun how many cores sbatch was asked for.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
+# Whether Slurm preempted this start, not one before it.
+preempted() {
+  local when
+  when=$(fact PreemptTime)
+  [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
+}
+
+# Puts the job back into the queue. Slurm then ends this script.
+again() {
+  say "$*; back into the queue"
+  # A requeued job would wait two minutes, unless told otherwise once it is pending.
+  # shellcheck disable=SC2016
+  setsid --fork bash -c 'for _ in {1..60}; do
+      sleep 3
+      [ "$(squeue --noheader --jobs="$1" --format=%r)" != BeginTime ] || exec scontrol update JobId="$1" StartTime=now
+    done' requeue "$job" </dev/null >/dev/null 2>&1
+  trap - TERM USR1
+  scontrol requeue "$job" && sleep 60 && exit 0
+  say "it could not be put back; to go on: sbatch $record/{{file}}"
+  exit 0
+}

@@ -1,0 +1,23 @@
+# A run that is asked to stop saves, leaves stopped.json in its directory and ends well. This script then puts the
+# job back into the queue, and started again the run goes on from there. What fails is not started again.
+run={{run}}
+rm -f "$run/stopped.json" # word of an earlier start
+ending() {
+  if [ -f "$run/stopped.json" ]; then
+    [ "$(fact JobState)" = RUNNING ] || { say "cancelled, with everything saved"; exit 0; }
+    step=$(sed 's/.*"step": \([0-9]*\).*/\1/' "$run/stopped.json")
+    if [ "$asked" = "$near" ] && [ "$step" = "$(cat "$record/stopped-at" 2>/dev/null)" ]; then
+      say "no step since the start before this one; submit with a longer --time"
+      exit 1
+    fi
+    echo "$step" >"$record/stopped-at"
+    again "stopped at step $step, with everything saved"
+  elif [ "$1" -ne 0 ] && preempted; then
+    again "preempted before it had begun to train"
+  elif [ "$1" -ne 0 ]; then
+    say "failed with exit code $1; the reason stands above and in $run/logs"
+  else
+    say "done"
+  fi
+  exit "$1"
+}

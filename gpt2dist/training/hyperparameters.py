@@ -1,0 +1,41 @@
+"""What runs are compared by."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from gpt2dist.config import Config
+from gpt2dist.monitoring.trackers import Hyperparameters
+from gpt2dist.plan import Plan
+
+SECTIONS = {"model", "data", "batch", "optimizer", "schedule", "precision", "zero", "stability"}
+"""Those that decide the training."""
+
+
+def hyperparameters(config: Config, plan: Plan) -> Hyperparameters:
+    """What decides the training, flat: `optimizer.betas.0`. What the plan worked out takes the place of defaults.
+
+    Keys without a value are left out.
+    """
+    given = config.model_dump(mode="json", include=SECTIONS, exclude={"data": {"validation"}})
+    return dict(_leaves("", given)) | {
+        "run.seed": config.run.seed,
+        "run.world_size": plan.world_size,
+        "model.n_layer": plan.shape.n_layer,
+        "model.n_head": plan.shape.n_head,
+        "model.n_embd": plan.shape.n_embd,
+        "model.context_length": plan.shape.context_length,
+        "model.parameters": plan.shape.parameters,
+        "data.sequence_length": plan.sequence_length,
+        "data.stride": plan.stride,
+        "batch.accumulation": plan.accumulation,
+        "schedule.warmup_steps": plan.warmup_steps,
+        "schedule.total_steps": plan.total_steps,
+    }
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(f"{key}.{name}" if key else str(name), part)
+    elif value is not None:
+        yield key, value

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Training with the launcher of DeepSpeed, on this host or on those of a hostfile (lines such as `host0 slots=8`).
+#
+#   launch/deepspeed.sh CONFIG [section.key=value …]                              this host
+#   HOSTFILE=hosts launch/deepspeed.sh CONFIG [section.key=value …]               on every host of the file
+#   HOSTFILE=hosts SSH=1 launch/deepspeed.sh CONFIG [section.key=value …]         once; needs pdsh, ssh without password
+#
+#   HOSTFILE      the hosts, in the order of their ranks; they share the run directory
+#   SSH           1: DeepSpeed itself starts the others
+#   NODE_RANK     line of this host in HOSTFILE, from 0 (default: the line that has its name)
+#   MASTER_ADDR   the first host, as the others see it (default: its name in HOSTFILE)
+#   MASTER_PORT   a free port there (default: 29500)
+#   GPUS          without HOSTFILE: processes (default: all GPUs; 2 where there is none)
+#
+# SIGTERM, SIGUSR1 or Ctrl-C on one host stops all with everything saved and stopped.json in the run directory, and exit
+# code 0. With SSH=1 DeepSpeed passes SIGTERM and Ctrl-C on, gives the ranks 30 seconds, and ends with 1.
+set -euo pipefail
+# shellcheck source=launch/host.sh
+. "$(dirname "$0")/host.sh"
+
+# The hosts of the file, one in a line.
+hosts() { sed 's/#.*//' "$HOSTFILE" | awk 'NF { print $1 }'; }
+
+# The line of this host, from 0.
+own_line() {
+  hosts | awk -v names="$(hostname) $(hostname -s) $(hostname -I 2>/dev/null)" '
+    BEGIN { split(names, list); for (i in list) mine[list[i]] }
+    $1 in mine { print NR - 1; exit }'
+}
+
+check deepspeed "$@"
+options=(--master_port "${MASTER_PORT:-29500}")
+if [ -z "${HOSTFILE:-}" ]; then
+  share_host
+  options+=(--num_gpus "$GPUS")
+else
+  [ -f "$HOSTFILE" ] || fail "HOSTFILE=$HOSTFILE: no such file; write lines such as: host0 slots=8"
+  count=$(hosts | wc -l)
+  options+=(--hostfile "$HOSTFILE" --master_addr "${MASTER_ADDR:-$(hosts | head -n1)}")
+  if [ -n "${SSH:-}" ]; then
+    command -v pdsh >/dev/null || fail "SSH=1 needs pdsh; without it, start this on every host of $HOSTFILE"
+    exec deepspeed "${options[@]}" --module gpt2dist train "$@"
+  fi
+  : "${NODE_RANK:=$(own_line)}"
+  [ -n "$NODE_RANK" ] || fail "$(hostname) is not in $HOSTFILE; set NODE_RANK to the line of this host, from 0"
+  at_least 0 NODE_RANK
+  [ "$NODE_RANK" -lt "$count" ] || fail "NODE_RANK=$NODE_RANK: $HOSTFILE has $count hosts, numbered from 0"
+  options+=(--no_ssh --node_rank "$NODE_RANK")
+fi
+
+# DeepSpeed's launcher leaves its ranks alone when it is signalled, or kills them after 30 seconds: so tell them ourselves.
+deepspeed "${options[@]}" --module gpt2dist train "$@" &
+launcher=$!
+stop() { pkill "-$1" --parent "$(pgrep --parent "$launcher" | paste -sd,)" || true; }
+trap 'stop TERM' TERM INT
+trap 'stop USR1' USR1
+while kill -0 "$launcher" 2>/dev/null; do # a signal ends a wait, too
+  wait "$launcher" || true
+done
+wait "$launcher"

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Training on this host with plain torchrun: one process per GPU.
+#
+#   launch/torchrun.sh CONFIG [section.key=value …]
+#
+#   GPUS        processes (default: all GPUs of the host; 2 where there is none)
+#   PET_…       any option of torchrun: PET_MAX_RESTARTS=3 starts the ranks again after a failure
+#
+# SIGTERM, SIGUSR1 and Ctrl-C stop it with everything saved and stopped.json in the run directory; started again, it
+# goes on. torchrun's exit code is 0 for a run that is done, and 1 for everything else.
+set -euo pipefail
+# shellcheck source=launch/host.sh
+. "$(dirname "$0")/host.sh"
+
+check torchrun "$@"
+share_host
+
+# torchrun passes the signals on, SIGUSR1 only if told so, and kills ranks that have not saved by then.
+exec torchrun --standalone --nproc-per-node "$GPUS" \
+  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "${SAVE_SECONDS:-300}" \
+  -m gpt2dist train "$@"

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# evaluate-gpt2-124m: evaluation on 2 × 8 = 16 ranks (nodes × GPUs)
+# Made by `gpt2dist submit`. By hand: sbatch /home/me/runs/gpt2-124m/submission/002/job.sh
+#SBATCH --job-name=evaluate-gpt2-124m
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --chdir=/home/me
+#SBATCH --output=/home/me/runs/gpt2-124m/submission/002/job-%j.log
+
+set -uo pipefail
+
+record=/home/me/runs/gpt2-124m/submission/002
+job=${SLURM_JOB_ID:?start this with sbatch, or inside salloc}
+[ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+say() { echo "$(date '+%F %T') job $job: $*"; }
+# What Slurm knows of this job under a name such as JobState.
+fact() { scontrol --oneliner show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2-; }
+
+cd /home/me || exit 1
+export NCCL_SOCKET_IFNAME=ib0
+export NOTE='it'"'"'s mine'
+# Slurm no longer tells srun how many cores sbatch was asked for.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
+# Whether Slurm preempted this start, not one before it.
+preempted() {
+  local when
+  when=$(fact PreemptTime)
+  [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
+}
+
+# Puts the job back into the queue. Slurm then ends this script.
+again() {
+  say "$*; back into the queue"
+  # A requeued job would wait two minutes, unless told otherwise once it is pending.
+  # shellcheck disable=SC2016
+  setsid --fork bash -c 'for _ in {1..60}; do
+      sleep 3
+      [ "$(squeue --noheader --jobs="$1" --format=%r)" != BeginTime ] || exec scontrol update JobId="$1" StartTime=now
+    done' requeue "$job" </dev/null >/dev/null 2>&1
+  trap - TERM USR1
+  scontrol requeue "$job" && sleep 60 && exit 0
+  say "it could not be put back; to go on: sbatch $record/job.sh"
+  exit 0
+}
+
+# Asks the ranks to stop. A job that is being cancelled is told so by Slurm itself.
+asked="" near="the time limit is near"
+# shellcheck disable=SC2317  # traps call it
+stop() {
+  [ -z "$asked" ] && [ "$(fact JobState)" = RUNNING ] || return
+  asked=$1
+  say "$asked: the job stops"
+  until scancel --signal=TERM "$job.0"; do # a signal to srun would end the ranks unsaved
+    kill -0 "$srun" 2>/dev/null || return
+    sleep 1 # the step is not there yet
+  done
+}
+
+# A result is written when it is there: started again, an evaluation does what has no result yet. One that is
+# preempted is put back into the queue; one that watches a run also near the time limit. What fails is not.
+ending() {
+  if [ "$(fact JobState)" != RUNNING ]; then
+    say "cancelled; what was scored stays"
+    exit 0
+  elif { [ -n "$asked" ] || preempted; } && { [ "$1" -ne 0 ] || true; }; then
+    again "stopped; what was scored stays"
+  elif [ "$1" -ne 0 ]; then
+    say "failed with exit code $1; the reason stands above"
+  else
+    say "done"
+  fi
+  exit "$1"
+}
+
+say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST"
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
+port=$((20000 + job % 20000))
+# One launcher per node. The ranks end together, well or not: where one launcher has ended, the others get a minute.
+# shellcheck disable=SC2016
+srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill-on-bad-exit=0 --wait=60 \
+  bash -c 'PET_NODE_RANK=$SLURM_NODEID exec "$@"' launcher \
+  /home/me/.venv/bin/python -m gpt2dist launch --nnodes "$SLURM_NNODES" --nproc-per-node 8 --max-restarts 0 \
+  --master-addr "$head" --master-port "$port" evaluate runs/gpt2-124m --data 'it'"'"'s data' --all-checkpoints --watch &
+srun=$!
+trap 'stop SIGTERM' TERM
+trap 'stop "$near"' USR1
+while kill -0 "$srun" 2>/dev/null; do # a signal ends a wait, too
+  wait "$srun"
+done
+wait "$srun"
+ending $?
