@@ -5,10 +5,11 @@ import contextlib
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ class Browser:
         """All texts of the page, those in shadow trees too, in the order of the document."""
         return self.run(TEXTS)
 
+    def wait_for(self, condition: Callable[[list[str]], Any], seconds: float = 60) -> list[str]:
+        """Waits until the texts of the page are as they should be, and returns them."""
+        texts: list[str] = []
+
+        def is_there() -> Any:
+            texts[:] = self.texts()
+            return condition(texts)
+
+        wait_until(is_there, seconds)
+        return texts
+
     def run(self, script: str) -> Any:
         """Runs JavaScript in the page and returns what it returns."""
         return self._call("/execute/sync", {"script": script, "args": []})
@@ -87,6 +99,17 @@ class Browser:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             raise RuntimeError(json.load(error)["value"]["message"]) from error
+
+
+@contextlib.contextmanager
+def tensorboard(logdir: Path) -> Iterator[str]:
+    """A TensorBoard that looks at a directory every second; its address."""
+    port = free_port()
+    options = ["--host", "127.0.0.1", "--port", str(port), "--reload_interval", "1"]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), *options]
+    with started(command, stderr=subprocess.DEVNULL):
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"))
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager

@@ -48,9 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Starts the ranks and waits for them."""
     options, words = split(args.words)
+    from torch.distributed import DistError
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.agent.server.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
     settings = torchrun.parse_args([*with_defaults(options, _gpus()), "-m", "gpt2dist", *words])
     directory = _run_directory(words, _ranks(settings.nnodes, settings.nproc_per_node))
@@ -65,6 +67,12 @@ def run(args: argparse.Namespace) -> int:
         if 2 in codes and codes <= {2, -signal.SIGTERM}:  # some of them ended, the launcher the others
             return 2
         raise RunError(describe(failed.failures, directory)) from failed
+    except (DistError, RendezvousError) as error:
+        place = settings.rdzv_endpoint or f"{settings.master_addr}:{settings.master_port}"
+        raise RunError(
+            f"the {settings.nnodes} hosts did not meet at {place} ({str(error).splitlines()[0]}); start this "
+            "on each of them, with its own --node-rank where they are numbered; can they reach that address?"
+        ) from error
     except SignalException as stopped:
         if _follows_a_run(words) or (directory and _was_saved(directory, began)):
             return 0

@@ -175,9 +175,9 @@ def _script(job: Job) -> str:
             "--nproc-per-node {gpus_per_node} --max-restarts 0 \\\n"
             f"  --master-addr {name}-0.{name} --master-port {PORT} {{words}}"
         )
-    ending = "train" if job.work.config else "other"
+    kind = "train" if job.work.config else "other"
     values["command"] = command.format(**values, nodes=job.nodes)
-    values["ending"] = render(f"kubernetes/ending-{ending}.sh", values).rstrip()
+    values["stopped"] = render(f"kubernetes/stopped-{kind}.sh", values).rstrip()
     return render("kubernetes/job.sh", values)
 
 

@@ -89,7 +89,7 @@ class Watchdog:
     """Ends a rank that makes no progress: it says so, then the stacks of all its threads go to its log.
 
     It watches from the first sign of life on. The end is a timer of the C library: it fires where Python itself
-    hangs, and can say nothing. Every rank waits for a hung one or for a host that was cut off, so all ranks
+    hangs, and can say nothing. Every rank waits for a hung one or for a host that was cut off, so all of them
     notice, and a grace between word and end lets each say so before the first end breaks the connections.
 
     Args:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from commands import is_alive, launch, ranks_of, started, wait_until
+from ranks import free_port
 from runs import metrics, train, write_run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
@@ -42,6 +43,27 @@ def test_a_signal_saves_everything_and_the_run_goes_on_as_if_nothing_had_been(ru
     whole = train(run_file, *LONG, further, f"run.output_dir={tmp_path}/whole", world_size=2)
     assert metrics(run, "train/loss") == metrics(whole, "train/loss")
     assert not (run / "stopped.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "number", "code"),
+    [
+        ("torchrun.sh", signal.SIGUSR1, 1),
+        ("deepspeed.sh", signal.SIGTERM, 0),
+        ("deepspeed.sh", signal.SIGUSR1, 0),
+    ],
+)
+def test_a_signal_to_a_script_of_launch_saves_everything(run_file, tmp_path, repository, script, number, code):
+    run = tmp_path / "run"
+    settings = ["GPUS=2", f"MASTER_PORT={free_port()}"]
+    with started(["env", *settings, str(repository / "launch" / script), str(run_file), *LONG]) as launcher:
+        wait_until(lambda: steps_done(run) >= 3)
+        launcher.send_signal(number)
+        _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == code, err  # torchrun has 1 for all that is not done
+    word = json.loads((run / "stopped.json").read_text())
+    assert word["reason"] == number.name
+    assert (run / "checkpoints/latest").read_text().strip() == f"step-{word['step']:08d}"
 
 
 def test_a_killed_rank_is_named_with_its_signal_and_log_and_nobody_stays(run_file, tmp_path):

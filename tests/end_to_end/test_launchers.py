@@ -1,18 +1,20 @@
-"""The same run started alone, by torchrun and by deepspeed gives the same losses, and a clean first screen."""
+"""The same run started alone, by the verb and by the scripts gives the same losses, and a clean first screen."""
 
 import sys
+from pathlib import Path
 
 import pytest
-from commands import BIN, launch
+from commands import launch
 from ranks import free_port
 from runs import metrics, write_run
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "launch"
 TRAIN = ["-m", "gpt2dist", "train"]
 LAUNCHERS = {
     "alone": [sys.executable, *TRAIN],
     "launch": [sys.executable, "-m", "gpt2dist", "launch", "--nproc-per-node", "2", "train"],
-    "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", *TRAIN],
-    "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--module", "gpt2dist", "train"],
+    "torchrun": ["env", "GPUS=2", str(SCRIPTS / "torchrun.sh")],
+    "deepspeed": ["env", "GPUS=2", f"MASTER_PORT={free_port()}", str(SCRIPTS / "deepspeed.sh")],
 }
 
 
@@ -25,10 +27,7 @@ def losses():
 @pytest.mark.parametrize("launcher", list(LAUNCHERS))
 def test_a_run_under_each_launcher(tiny_dataset, tmp_path, losses, launcher):
     config = write_run(tmp_path, tiny_dataset, validation=True)
-    command = list(LAUNCHERS[launcher])
-    if launcher == "deepspeed":  # its default port is fixed
-        command[1:1] = ["--master_port", str(free_port())]
-    done = launch([*command, str(config), "batch.micro_batch_size=2", "zero.stage=2"])
+    done = launch([*LAUNCHERS[launcher], str(config), "batch.micro_batch_size=2", "zero.stage=2"])
     assert done.returncode == 0, done.stderr
     assert "20/20" in done.stderr
     if launcher != "deepspeed":  # which has much to say itself

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import re
 import subprocess
 from pathlib import Path
@@ -44,6 +45,13 @@ def submit(*words: str) -> int:
     """Submits run.yaml on two nodes; returns the number of the job."""
     assert cli.main(["submit", "run.yaml", *words, *TWO_NODES]) == 0
     records = sorted(Path("run/submission").iterdir())
+    return json.loads((records[-1] / "submission.json").read_text())["jobs"][0]
+
+
+def submit_job(kind: str, *words: str) -> int:
+    """Submits other work; returns the number of the job."""
+    assert cli.main(["submit", "--job", kind, "--scheduler", "slurm", *words]) == 0
+    records = sorted(Path().glob("*/[0-9]*") if kind == "preprocess" else Path("run/submission").iterdir())
     return json.loads((records[-1] / "submission.json").read_text())["jobs"][0]
 
 
@@ -89,7 +97,7 @@ def test_a_job_that_is_preempted_before_it_trains_is_not_lost(slurm):
     wait_until(lambda: "start 0" in log(job))
     ask("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     wait_until(lambda: "start 1" in log(job), 120)
-    assert "preempted before it had begun to train; back into the queue" in log(job)
+    assert "asked to stop before it had begun to train; back into the queue" in log(job)
     # What then fails by itself is no preemption any more.
     wait_until(lambda: steps_done() >= 5, 90)
     os.kill(rank_of(job), 9)
@@ -123,6 +131,96 @@ def test_a_killed_rank_ends_the_job_as_a_failure_that_names_it(slurm):
     assert "failed with exit code 1; the reason stands above" in log(job)
 
 
+def test_two_starts_that_do_not_finish_a_step_before_the_limit_are_the_last(slurm):
+    """A step that takes longer than the time between start and limit would be begun again for ever."""
+    job = submit(
+        "batch.global_batch_size=400000", "batch.micro_batch_size=2", "--time", "3", "--save-seconds", "60"
+    )
+    wait_for_state(job, "FAILED", 500)
+    assert "stopped at step 0, with everything saved; back into the queue" in log(job)
+    assert "no step since the start before this one; submit with a longer --time" in log(job)
+    assert (fact(job, "Restarts"), fact(job, "ExitCode")) == ("1", "1:0")
+
+
+def test_an_evaluation_on_two_nodes_has_the_results_of_one_process(slurm, tmp_path, tiny_dataset):
+    train(tmp_path / "run.yaml", "checkpoint.every_steps=10")
+    words = ["evaluate", "run", "--data", str(tiny_dataset), "--all-checkpoints"]
+    job = submit_job("evaluate", "--nodes", "2", "--gpus-per-node", "1", "--", *words[1:])
+    wait_for_state(job, "COMPLETED")
+    results = {path.name: json.loads(path.read_text()) for path in Path("run/eval/dataset").glob("*.json")}
+    assert len(results) == 2 and all(each["world_size"] == 2 for each in results.values())
+    assert cli.main([*words, "--name", "here"]) == 0
+    for name, each in results.items():
+        assert json.loads(Path("run/eval/here", name).read_text())["nll_sum"] == each["nll_sum"]
+
+
+def test_an_evaluation_that_watches_a_run_goes_on_after_a_preemption(slurm, tmp_path, tiny_dataset):
+    train(tmp_path / "run.yaml", "run.stop_after_steps=5")  # more are to come
+    words = ["run", "--data", str(tiny_dataset), "--all-checkpoints", "--watch"]
+    job = submit_job("evaluate", "--nodes", "1", "--gpus-per-node", "2", "--", *words)
+    wait_until(lambda: "waiting for run (step 5 of 20)" in log(job), 90)
+    ask("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    wait_until(lambda: log(job).count("waiting for run (step 5 of 20)") == 2, 120)
+    assert "stopped; what was scored stays; back into the queue" in log(job)
+    assert log(job).count("step 5: loss") == 1  # once is enough
+    ask("scancel", str(job))
+    wait_for_state(job, "CANCELLED")
+    assert "cancelled; what was scored stays" in log(job)
+
+
+@pytest.fixture
+def corpus(tmp_path, tiny_dataset):
+    """Words of `preprocess` for three files, each large enough to be a task of its own."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijkl", k=draw.randint(2, 7))) for _ in range(60)]
+    (tmp_path / "corpus").mkdir()
+    for number in range(3):
+        lines = (" ".join(draw.choices(words, k=60)) + "\n" for _ in range(26_000))
+        (tmp_path / f"corpus/{number}.txt").write_text("".join(lines))
+    tokenizer = str(tiny_dataset.parent / "tokenizer")
+    return ["corpus", "--tokenizer", tokenizer, "--document-separator", "\\n", "--val-fraction", "0.1"]
+
+
+def preprocess(corpus: list[str]) -> tuple[int, int]:
+    """Submits preprocessing in three parts; returns the numbers of the array and of the job that finishes."""
+    array = submit_job("preprocess", "--tasks", "3", "--cpus-per-node", "1", "--", *corpus, "--output", "dataset")
+    return array, array + 1
+
+
+def require_the_dataset_of_one_process(corpus: list[str]) -> None:
+    assert cli.main(["preprocess", *corpus, "--output", "expected", "--workers", "1"]) == 0
+    expected, made = (
+        {path.name: path.read_bytes() for path in Path(each).iterdir()} for each in ("expected", "dataset")
+    )
+    assert {name for name in expected if expected[name] != made.get(name)} == set()
+    assert made.keys() == expected.keys()
+
+
+def test_an_array_that_is_preempted_makes_the_dataset_that_one_process_makes(slurm, corpus):
+    array, finish = preprocess(corpus)
+    wait_until(lambda: part(array, 1), 60)
+    ask("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for_state(finish, "COMPLETED", 240)
+    said = "".join(path.read_text() for path in Path("dataset.submission/001").glob(f"job-{array}-*.log"))
+    assert "preempted; what is done is kept; back into the queue" in said and said.count("done\n") == 3
+    require_the_dataset_of_one_process(corpus)
+
+
+def test_a_part_that_is_killed_is_done_when_the_same_is_submitted_again(slurm, corpus):
+    array, finish = preprocess(corpus)
+    wait_until(lambda: part(array, 1), 60)
+    os.kill(part(array, 1), 9)
+    wait_until(lambda: not ask("squeue", "--noheader"), 120)
+    assert fact(finish, "JobState") == "CANCELLED" and not Path("dataset").exists()
+    said = Path(f"dataset.submission/001/job-{array}-1.log").read_text()
+    assert "what is done is kept. To do what is left: submit it again" in said
+    array, finish = preprocess(corpus)
+    wait_for_state(finish, "COMPLETED")
+    done = Path(f"dataset.submission/002/job-{array}-2.log").read_text()
+    assert "peak memory" not in done  # of a worker: there was no work for one
+    require_the_dataset_of_one_process(corpus)
+
+
 def test_a_wrong_number_of_nodes_is_refused_by_the_job(slurm):
     assert cli.main(["submit", "run.yaml", *RUN, *TWO_NODES, "--dry-run"]) == 0
     job = int(ask("sbatch", "--parsable", "--nodes=1", "run/submission/001/job.sh"))
@@ -153,9 +251,22 @@ def link(state: str) -> None:
 
 def rank_of(job: int) -> int:
     """The process id of a rank of a job."""
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    found = process(SLURM_JOB_ID=str(job), RANK="1")
+    assert found, "no rank was found"
+    return found
+
+
+def part(array: int, index: int) -> int | None:
+    """The process id of a part of preprocessing; None before it is at work."""
+    return process("python", SLURM_ARRAY_JOB_ID=str(array), SLURM_ARRAY_TASK_ID=str(index), SLURM_PROCID="0")
+
+
+def process(name: str = "", **environment: str) -> int | None:
+    """The oldest process with such an environment, whose program has such a name."""
+    for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         with contextlib.suppress(OSError):
-            words = dict(word.partition("=")[::2] for word in path.read_text(errors="replace").split("\0"))
-            if words.get("SLURM_JOB_ID") == str(job) and words.get("RANK") == "1":
-                return int(path.parent.name)
-    raise AssertionError("no rank was found")
+            text = (path / "environ").read_text(errors="replace")
+            words = dict(word.partition("=")[::2] for word in text.split("\0"))
+            if environment.items() <= words.items() and name in (path / "comm").read_text():
+                return int(path.name)
+    return None

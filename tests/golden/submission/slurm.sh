@@ -77,8 +77,10 @@ ending() {
     fi
     echo "$step" >"$record/stopped-at"
     again "stopped at step $step, with everything saved"
-  elif [ "$1" -ne 0 ] && preempted; then
-    again "preempted before it had begun to train"
+  elif [ "$1" -ne 0 ] && [ "$asked" = "$near" ]; then
+    say "nothing could be saved before the time limit; submit with a longer --time, or look at $run/logs"
+  elif [ "$1" -ne 0 ] && { [ -n "$asked" ] || preempted; }; then
+    again "asked to stop before it had begun to train"
   elif [ "$1" -ne 0 ]; then
     say "failed with exit code $1; the reason stands above and in $run/logs"
   else

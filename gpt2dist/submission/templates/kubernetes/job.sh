@@ -7,16 +7,26 @@ set -uo pipefail
 cd {{directory}} || exit 1
 {{exports}}
 
+asked="" code=""
+{{stopped}}
+
 {{command}} &
 work=$!
-asked=""
 trap 'asked=1; kill -TERM "$work"' TERM # Kubernetes tells the first process of a pod only
-while kill -0 "$work" 2>/dev/null; do # a signal ends a wait, too
-  wait "$work"
+patience=10
+while kill -0 "$work" 2>/dev/null; do
+  sleep 1 &
+  wait $! # a signal ends it, too
+  # Where one launcher was told to stop, those of other pods would wait for it for five minutes more.
+  if stopped && [ $((patience--)) -eq 0 ]; then
+    kill -KILL "$work"
+  fi
 done
 wait "$work"
 code=$?
 [ -z "$asked" ] || echo "asked to end, and ended with exit code $code"
-
-{{ending}}
+if stopped; then
+  sleep 15 # the next pod in its place must not meet those that are about to end
+  exit 75
+fi
 exit "$code"

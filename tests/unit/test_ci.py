@@ -1,0 +1,104 @@
+"""What .ci/run does around `make test`, with stand-ins for all that it calls."""
+
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+from commands import wait_until
+
+BED = """\
+#!/bin/sh
+echo "bed $1" >>record
+[ "$1" != up ] || exit ${UP_CODE:-0}
+"""
+PROGRAMS = {
+    "id": "#!/bin/sh\necho ${USER_ID:-0}\n",
+    "make": '#!/bin/sh\necho "make $*" >>record\n[ -z "$HANG" ] || exec sleep 60\nexit ${MAKE_CODE:-0}\n',
+    "apt-get": '#!/bin/sh\necho "apt-get $2" >>record\necho "E: no network"\nexit ${APT_CODE:-0}\n',
+}
+SLURM = ("slurmctld", "slurmd", "munged", "sinfo", "ip")
+
+
+def write(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def ci(repository, tmp_path):
+    """A checkout in which nothing real is called; returns how to start its .ci/run."""
+    write(tmp_path / ".ci/run", (repository / ".ci/run").read_text())
+    write(tmp_path / "tools/slurm_testbed.sh", BED)
+    for name, text in PROGRAMS.items():
+        write(tmp_path / "bin" / name, text)
+    for name in SLURM:
+        write(tmp_path / "bin" / name, "#!/bin/sh\n")
+    for name in ("bash", "sh", "dirname", "mktemp", "tail", "timeout", "sleep"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+
+    def start(**settings):
+        kept = {"PATH": str(tmp_path / "bin"), "GPT2DIST_SLURM_TESTBED": str(tmp_path / "bed")}
+        return subprocess.Popen(
+            [tmp_path / ".ci/run"], env=kept | settings, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    return start
+
+
+def finish(process):
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def record(tmp_path):
+    path = tmp_path / "record"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_slurm_is_up_for_the_tests_and_down_afterwards(ci, tmp_path, code):
+    assert finish(ci(MAKE_CODE=str(code))) == (code, "")
+    assert record(tmp_path) == ["bed up", "make test", "bed down"]
+
+
+def test_slurm_is_taken_down_when_the_tests_are_cut_short(ci, tmp_path):
+    process = ci(HANG="1")
+    wait_until(lambda: "make test" in record(tmp_path))
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
+    assert record(tmp_path)[-1] == "bed down"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody stays
+
+
+def test_one_that_is_up_already_is_used_and_left(ci, tmp_path):
+    write(tmp_path / "bed/slurmctld.pid", "1")
+    assert finish(ci()) == (0, f".ci/run: Slurm is up in {tmp_path}/bed\n")
+    assert record(tmp_path) == ["make test"]
+
+
+def test_where_slurm_is_missing_it_is_installed(ci, tmp_path):
+    (tmp_path / "bin/slurmd").unlink()
+    assert finish(ci()) == (0, ".ci/run: installing Slurm\n")
+    assert record(tmp_path) == ["apt-get update", "apt-get install", "bed up", "make test", "bed down"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing", "reason"),
+    [
+        ({"USER_ID": "1000"}, [], "Slurm needs root"),
+        ({}, ["slurmd", "apt-get"], "Slurm is not installed, and there is no apt-get to do it"),
+        ({"APT_CODE": "100"}, ["slurmd"], "Slurm could not be installed: E: no network"),
+        ({"UP_CODE": "2"}, [], "Slurm did not come up"),
+    ],
+)
+def test_where_it_cannot_be_had_the_reason_is_told_and_the_tests_run(ci, tmp_path, settings, missing, reason):
+    for name in missing:
+        (tmp_path / "bin" / name).unlink()
+    code, said = finish(ci(**settings))
+    assert code == 0
+    assert said.splitlines()[-2:] == [f".ci/run: {reason}", ".ci/run: so the tests under Slurm are skipped"]
+    assert "make test" in record(tmp_path)
