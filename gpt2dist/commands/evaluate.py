@@ -114,8 +114,7 @@ def check(args: argparse.Namespace) -> None:
     from gpt2dist.model.locate import locate
 
     _check(args)
-    of_run = Path(args.model) if args.all_checkpoints else args.of_run
-    record = _record(of_run, args) if of_run else None
+    record = _record(args) if args.all_checkpoints or args.of_run else None
     model = None
     if not args.all_checkpoints or (Path(args.model) / "checkpoints/latest").is_file():
         model = locate(args.model, weights=False)
