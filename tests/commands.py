@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO
 
 BIN = Path(sys.executable).parent
+PATIENCE = 180.0
+"""Seconds until a test gives up what it waits for. Where nothing else computes, a start takes five to ten."""
 
 
 @contextlib.contextmanager
@@ -37,14 +39,14 @@ def started(command: list[str], stderr: int | IO[str] = subprocess.PIPE) -> Iter
         process.wait(10)
 
 
-def launch(command: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def launch(command: list[str], timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end."""
     with started(command) as process:
         out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Waits for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -26,9 +26,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes test, whole jobs go first, Slurm's before all: while they wait, others compute."""
+    """Where several processes test, whole jobs go first, the longest at once: while they wait, others compute."""
+    longest = ("test_slurm.py", "test_two_nodes.py")
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (item.path.name != "test_slurm.py", item.path.parent.name != "end_to_end"))
+        items.sort(key=lambda item: (item.path.name not in longest, item.path.parent.name != "end_to_end"))
 
 
 def find_shared_data() -> Path | None:

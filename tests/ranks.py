@@ -111,10 +111,10 @@ def _rank(
 
 
 def free_port() -> int:
-    """A port to listen on, below those that the kernel gives to whoever connects or asks for any."""
+    """A port to listen on: below those that the kernel gives to whoever connects, and launchers' fixed ones."""
     draw = random.SystemRandom()  # tests that run side by side may have the same seed
     while True:
-        port = draw.randrange(16384, 32768)
+        port = draw.randrange(16384, 29000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
             return port

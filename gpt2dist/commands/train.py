@@ -51,6 +51,10 @@ def run(args: argparse.Namespace) -> None:
 
 def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     """Checks a run and joins the other ranks."""
+    if launched.world_size() > 1:  # at once: the launcher may die while this rank imports, or waits for another
+        from gpt2dist.training.lifeline import end_with_launcher
+
+        end_with_launcher()
     from gpt2dist.preflight import resolve
 
     # Before torch is imported: a mistake in the configuration is told at once.

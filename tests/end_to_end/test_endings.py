@@ -6,7 +6,7 @@ import signal
 import sys
 
 import pytest
-from commands import is_alive, launch, ranks_of, started, wait_until
+from commands import PATIENCE, is_alive, launch, ranks_of, started, wait_until
 from ranks import free_port
 from runs import metrics, train, write_run
 
@@ -32,7 +32,7 @@ def test_a_signal_saves_everything_and_the_run_goes_on_as_if_nothing_had_been(ru
     with started([*LAUNCH, "train", str(run_file), *LONG]) as launcher:
         wait_until(lambda: steps_done(run) >= 5)
         launcher.send_signal(number)
-        _, err = launcher.communicate(timeout=60)
+        _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0, err
     word = json.loads((run / "stopped.json").read_text())
     assert word["reason"] == number.name
@@ -59,7 +59,7 @@ def test_a_signal_to_a_script_of_launch_saves_everything(run_file, tmp_path, rep
     with started(["env", *settings, str(repository / "launch" / script), str(run_file), *LONG]) as launcher:
         wait_until(lambda: steps_done(run) >= 3)
         launcher.send_signal(number)
-        _, err = launcher.communicate(timeout=60)
+        _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == code, err  # torchrun has 1 for all that is not done
     word = json.loads((run / "stopped.json").read_text())
     assert word["reason"] == number.name
@@ -72,7 +72,7 @@ def test_a_killed_rank_is_named_with_its_signal_and_log_and_nobody_stays(run_fil
         wait_until(lambda: steps_done(run) >= 3)
         ranks = ranks_of(launcher)
         os.kill(ranks[1], signal.SIGKILL)
-        _, err = launcher.communicate(timeout=60)
+        _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1
     assert "rank 1 failed first: SIGKILL (-9), probably out of memory" in err
     assert f"its log: {run}/logs/rank-00001.log" in err
@@ -85,7 +85,7 @@ def test_a_restarted_gang_goes_on_from_the_newest_checkpoint(run_file, tmp_path)
     with started([*LAUNCH, "--max-restarts", "1", "train", str(run_file), *short]) as launcher:
         wait_until(lambda: (run / "checkpoints/latest").exists())
         os.kill(ranks_of(launcher)[0], signal.SIGKILL)
-        _, err = launcher.communicate(timeout=110)
+        _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0, err
     assert "resumed from" in err
     assert [int(step) for step in metrics(run, "step")] == list(range(1, 101))
@@ -97,7 +97,7 @@ def test_orphans_end_with_their_launcher(run_file, tmp_path):
         wait_until(lambda: steps_done(run) >= 3)
         ranks = ranks_of(launcher)
         launcher.kill()
-        wait_until(lambda: not any(is_alive(pid) for pid in ranks.values()), 30)
+        wait_until(lambda: not any(is_alive(pid) for pid in ranks.values()))
     assert json.loads((run / "stopped.json").read_text())["reason"] == "SIGTERM"
 
 

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import nodes
 import pytest
-from commands import launch, started, wait_until
+from commands import PATIENCE, launch, started, wait_until
 from runs import metrics, train, write_run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "launch"
 RUN = ["batch.micro_batch_size=2", "zero.stage=2", "model.dropout=0.1"]
 RUN += ["schedule.total_steps=60", "checkpoint.every_steps=10", "run.timeout_seconds=10", "run.world_size=2"]
 STEPS = list(range(1, 61))
-PATIENCE = 180
-"""Seconds; where nothing else computes a start takes ten."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,7 +88,7 @@ def saved_step(run):
 def test_a_run_outlives_a_dead_host_and_a_cut_cable(losses, run_file, tmp_path, launchers, victim):
     run, survivor = tmp_path / "run", 3 - victim
     with job(launchers[0], run_file) as first:
-        wait_until(lambda: saved_step(run) >= 10, PATIENCE)
+        wait_until(lambda: saved_step(run) >= 10)
         nodes.call("kill", str(victim))
         codes, said = first.end()
     assert codes[survivor - 1] not in (0, 2)
@@ -99,7 +97,7 @@ def test_a_run_outlives_a_dead_host_and_a_cut_cable(losses, run_file, tmp_path, 
 
     resumed_at = saved_step(run)
     with job(launchers[1], run_file) as second:
-        wait_until(lambda: saved_step(run) >= resumed_at + 10, PATIENCE)
+        wait_until(lambda: saved_step(run) >= resumed_at + 10)
         nodes.call("unplug", "2")
         codes, said = second.end()
     nodes.call("plug", "2")

@@ -6,7 +6,7 @@ import signal
 import sys
 
 import pytest
-from commands import started, wait_until
+from commands import PATIENCE, started, wait_until
 from runs import train, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -128,7 +128,7 @@ def test_a_signal_ends_the_watch_in_order(run, tiny_dataset, launcher, tmp_path)
         wait_until(lambda: process.poll() is not None or len(results(run)) == 3)
         shutil.rmtree(run / "checkpoints/step-00000005")  # pruned, as the run goes on
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
     err = said.read_text()
     assert (process.returncode, out) == (0, ""), err
     assert f"waiting for {run} (step 10 of 20)" in err

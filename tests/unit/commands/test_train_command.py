@@ -2,12 +2,26 @@ import gc
 import importlib
 import sys
 
+import pytest
+
 from gpt2dist.commands import train
+from gpt2dist.errors import UserError
+from gpt2dist.training import lifeline
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_rank_ends_with_its_launcher_from_the_first_moment(monkeypatch, tmp_path, ranks):
+    asked = []
+    monkeypatch.setattr(lifeline, "end_with_launcher", lambda: asked.append(True))
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        train.start(tmp_path / "nowhere.yaml", [])
+    assert len(asked) == (ranks > 1)  # alone it may outlive the shell that started it
 
 
 def test_the_collector_of_garbage_leaves_libraries_alone(monkeypatch):
     seen = []
-    monkeypatch.delitem(sys.modules, "gpt2dist.training.setup")
+    monkeypatch.delitem(sys.modules, "gpt2dist.training.setup", raising=False)
     monkeypatch.setattr(importlib, "import_module", lambda name: seen.append((name, gc.isenabled())))
     frozen = gc.get_freeze_count()
     kept = [[] for _ in range(1000)]
