@@ -3,6 +3,7 @@
 python tests/picture.py RUNS docs/images/tensorboard.png
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -12,13 +13,8 @@ from browser import browser, tensorboard
 from commands import wait_until
 
 TAGS = "^(eval/[^/]*/loss|train/(loss|lr|grad_norm))$"
-CLOSE_SETTINGS = """
-const click = (kind, text, part) => [...document.querySelectorAll(kind)]
-    .filter((each) => each.innerText.includes(text))
-    .forEach((each) => (part ? each.querySelector(part) : each).click());
-click("mat-checkbox", "Enable step selection", "input");
-click("button", "Settings");
-"""
+SETTINGS = {"sideBarWidthInPercent": 24, "timeSeriesSettingsPaneOpened": False, "stepSelectorEnabled": False}
+"""As TensorBoard keeps them in the browser: room for the runs, none for the panel of settings."""
 DRAWN = 'return document.querySelectorAll("scalar-card canvas").length'
 SETTLING_SECONDS = 5.0
 """Curves and panels move into place."""
@@ -27,11 +23,11 @@ SETTLING_SECONDS = 5.0
 def main() -> None:
     """Takes the picture."""
     runs, picture = map(Path, sys.argv[1:])
-    with tensorboard(runs) as board, browser(width=1180, height=982) as page:
+    with tensorboard(runs) as board, browser(width=1200, height=982) as page:
+        page.open(board)
+        page.run(f"localStorage.setItem('_tb_global_settings', {json.dumps(json.dumps(SETTINGS))})")
         page.open(f"{board}/?smoothing=0&tagFilter={quote(TAGS)}#timeseries")
-        wait_until(lambda: page.run(DRAWN))
-        page.run(CLOSE_SETTINGS)
-        wait_until(lambda: page.run(DRAWN) >= 4)
+        wait_until(lambda: page.run(DRAWN) >= 4, 180)
         time.sleep(SETTLING_SECONDS)
         page.picture(picture)
 
