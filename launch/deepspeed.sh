@@ -12,7 +12,7 @@
 #   MASTER_PORT   a free port there (default: 29500)
 #   GPUS          without HOSTFILE: processes (default: all GPUs; 2 where there is none)
 #
-# SIGTERM, SIGUSR1 or Ctrl-C on one host stops all with everything saved and stopped.json in the run directory, and exit
+# SIGTERM or SIGUSR1 on one host stops all with everything saved and stopped.json in the run directory, and exit
 # code 0. With SSH=1 DeepSpeed would end the ranks unsaved: there, signal a rank, as the one whose pid is in RUN/lock.
 set -euo pipefail
 # shellcheck source=launch/host.sh
@@ -52,7 +52,7 @@ fi
 deepspeed "${options[@]}" --module gpt2dist train "$@" &
 launcher=$!
 stop() { pkill "-$1" --parent "$(pgrep --parent "$launcher" | paste -sd,)" || true; }
-trap 'stop TERM' TERM INT
+trap 'stop TERM' TERM
 trap 'stop USR1' USR1
 while kill -0 "$launcher" 2>/dev/null; do # a signal ends a wait, too
   wait "$launcher" || true

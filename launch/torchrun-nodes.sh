@@ -11,7 +11,7 @@
 #   GPUS          processes on this host (default: all its GPUs; 2 where there is none)
 #   PET_…         any option of torchrun, as PET_RDZV_CONF=timeout=60: seconds to wait for the other hosts (default: 900)
 #
-# The hosts share the run directory. SIGTERM, SIGUSR1 or Ctrl-C on one of them stops all with everything saved. When
+# The hosts share the run directory. SIGTERM or SIGUSR1 on one of them stops all with everything saved. When
 # a host or its network is gone the others end, after run.timeout_seconds at the latest; to go on from the newest
 # checkpoint start all of them again. torchrun's exit code is 0 for a run that is done, and 1 for everything else.
 set -euo pipefail

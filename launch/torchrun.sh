@@ -6,8 +6,8 @@
 #   GPUS        processes (default: all GPUs of the host; 2 where there is none)
 #   PET_…       any option of torchrun: PET_MAX_RESTARTS=3 starts the ranks again after a failure
 #
-# SIGTERM, SIGUSR1 and Ctrl-C stop it with everything saved and stopped.json in the run directory; started again, it
-# goes on. torchrun's exit code is 0 for a run that is done, and 1 for everything else.
+# SIGTERM and SIGUSR1 stop it with everything saved and stopped.json in the run directory, Ctrl-C at once; started again,
+# it goes on. torchrun's exit code is 0 for a run that is done, and 1 for everything else.
 set -euo pipefail
 # shellcheck source=launch/host.sh
 . "$(dirname "$0")/host.sh"
