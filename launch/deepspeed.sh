@@ -13,7 +13,7 @@
 #   GPUS          without HOSTFILE: processes (default: all GPUs; 2 where there is none)
 #
 # SIGTERM or SIGUSR1 on one host stops all with everything saved and stopped.json in the run directory, and exit
-# code 0. With SSH=1 DeepSpeed would end the ranks unsaved: there, signal a rank, as the one whose pid is in RUN/lock.
+# code 0; Ctrl-C saves too, and ends with 1. With SSH=1 DeepSpeed would end the ranks unsaved: there, signal a rank, as the one whose pid is in RUN/lock.
 set -euo pipefail
 # shellcheck source=launch/host.sh
 . "$(dirname "$0")/host.sh"
@@ -52,7 +52,7 @@ fi
 deepspeed "${options[@]}" --module gpt2dist train "$@" &
 launcher=$!
 stop() { pkill "-$1" --parent "$(pgrep --parent "$launcher" | paste -sd,)" || true; }
-trap 'stop TERM' TERM
+trap 'stop TERM' TERM INT # at Ctrl-C DeepSpeed's first process would stay, in the background
 trap 'stop USR1' USR1
 while kill -0 "$launcher" 2>/dev/null; do # a signal ends a wait, too
   wait "$launcher" || true
