@@ -62,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
     began = time.time()
     try:
         torchrun.run(settings)
-    except ChildFailedError as failed:
-        codes = {each.exitcode for each in failed.failures.values()}
+    except ChildFailedError as ended:
+        codes = {each.exitcode for each in ended.failures.values()}
         if 2 in codes and codes <= {2, -signal.SIGTERM}:  # some of them ended, the launcher the others
             return 2
-        raise RunError(describe(failed.failures, directory)) from failed
+        raise RunError(describe(ended.failures, directory)) from ended
     except (DistError, RendezvousError) as error:
         place = settings.rdzv_endpoint or f"{settings.master_addr}:{settings.master_port}"
         raise RunError(

@@ -9,10 +9,7 @@ from pathlib import Path
 
 from gpt2dist import durable
 from gpt2dist.data.corpus import Piece
-from gpt2dist.data.manifest import (
-    Manifest,
-    ShardRecord,
-)
+from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.origins import PIECES_NAME
 from gpt2dist.data.preprocessing.build import Identity
 from gpt2dist.data.preprocessing.tasks import (
