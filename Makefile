@@ -6,13 +6,14 @@ READY := .venv/ready
 
 # Processes that run the tests: one more than the cores, since tests wait for launchers and disks. 0: one by one.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 8 ? n + 1 : 8 )))
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: help quickstart test check format clean
+.PHONY: help quickstart test test-all check format clean
 
 help:
 	@echo "make quickstart [INPUT=\"files\"]   the whole pipeline on real text, in minutes"
-	@echo "make test [WORKERS=n]             all tests, a file to each of n processes"
+	@echo "make test [WORKERS=n]             the tests, a file to each of n processes"
+	@echo "make test-all                     with those of whole jobs that take minutes"
 	@echo "make check                        formatting, lint, types and tests"
 	@echo "make clean                        removes what quickstart made (data/, runs/), keeps .venv"
 
@@ -30,13 +31,16 @@ quickstart: $(READY)
 	@launch/quickstart.sh $(INPUT)
 
 test: $(READY)
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY)
 	$(PYTEST)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
 
 format: $(READY)
 	$(BIN)/ruff format .

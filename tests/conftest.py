@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.shards import ShardWriter
+
+# A shell lets what it starts in the background ignore Ctrl-C, and that is inherited by what tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

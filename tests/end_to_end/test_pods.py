@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import wait_until
+from commands import BIN, wait_until
+from ranks import free_port
 from runs import write_run
 
 from gpt2dist import cli
@@ -37,7 +38,8 @@ def prepare(home: Path, dataset: Path, *words: str) -> None:
     for name, text in next(yaml.safe_load_all(manifest.read_text()))["data"].items():
         (home / "pod" / name).write_text(text.replace("/etc/gpt2dist/", f"{home}/pod/"))
     script = home / "pod/job.sh"
-    script.write_text(re.sub(r"--master-addr \S+", "--master-addr 127.0.0.1", script.read_text()))
+    address = f"--master-addr 127.0.0.1 --master-port {free_port()}"
+    script.write_text(re.sub(r"--master-addr \S+ --master-port \S+", address, script.read_text()))
 
 
 @contextlib.contextmanager
@@ -46,7 +48,8 @@ def pods(home: Path, count: int) -> Iterator[list[subprocess.Popen]]:
     started = []
     for index in range(count):
         with (home / f"pod/{index}.log").open("a") as log:
-            environment = os.environ | {"JOB_COMPLETION_INDEX": str(index)}
+            path = f"{BIN}:{os.environ['PATH']}"  # the image's python has gpt2dist
+            environment = os.environ | {"JOB_COMPLETION_INDEX": str(index), "PATH": path}
             command = ["bash", str(home / "pod/job.sh")]
             started.append(
                 subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -88,6 +91,7 @@ def test_wrong_input_is_told_by_its_exit_code(home, tiny_dataset):
         assert codes(started) == [2]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_watches_is_started_again_after_an_eviction(home, tiny_dataset):
     (home / "run").mkdir()
     words = ["--", "run", "--data", str(tiny_dataset), "--all-checkpoints", "--watch"]

@@ -83,7 +83,8 @@ def saved_step(run):
 
 
 @pytest.mark.parametrize(
-    ("launchers", "victim"), [(["torchrun", "launch", "torchrun"], 1), (["deepspeed"] * 3, 2)]
+    ("launchers", "victim"),
+    [(["torchrun", "launch", "torchrun"], 1), pytest.param(["deepspeed"] * 3, 2, marks=pytest.mark.slow)],
 )
 def test_a_run_outlives_a_dead_host_and_a_cut_cable(losses, run_file, tmp_path, launchers, victim):
     run, survivor = tmp_path / "run", 3 - victim
