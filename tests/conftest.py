@@ -16,7 +16,7 @@ import pytest
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.shards import ShardWriter
 
-# A shell lets what it starts in the background ignore Ctrl-C, and that is inherited by what tests start and interrupt.
+# A shell lets what it starts in the background ignore Ctrl-C; what tests start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
