@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib
 import sys
+import time
 from collections.abc import Sequence
 
 from gpt2dist import __version__, launched
@@ -34,6 +35,8 @@ VERBS = {
     "trace": "list the documents behind a step of a run",
 }
 
+SECONDS_TO_TELL = 10
+"""The first rank that ends makes a launcher end the others, so rank 0 gets this time to tell; it ends the wait."""
 EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT = 0, 1, 2
 
 
@@ -96,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # All ranks find the same mistake; one tells it.
         if launched.rank() == 0 or isinstance(error, RankUserError):
             print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
+        else:
+            time.sleep(SECONDS_TO_TELL)
         return EXIT_WRONG_INPUT if isinstance(error, UserError) else EXIT_FAILURE
     except BrokenPipeError:  # `gpt2dist inspect … | head` is no failure
         sys.stderr.close()
