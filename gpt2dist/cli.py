@@ -36,7 +36,7 @@ VERBS = {
 }
 
 SECONDS_TO_TELL = 10
-"""The first rank that ends makes a launcher end the others, so rank 0 gets this time to tell; it ends the wait."""
+"""The first rank that ends makes a launcher end the others: rank 0 gets this time to tell, and ends the wait."""
 EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT = 0, 1, 2
 
 
