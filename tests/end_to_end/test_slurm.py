@@ -216,7 +216,7 @@ def test_a_dask_cluster_on_two_nodes_makes_the_dataset_that_one_process_makes(sl
     job = submit_job("preprocess", "--dask", "--nodes", "2", "--", *corpus, "--output", "dataset")
     wait_for_state(job, "COMPLETED", 240)
     said = Path(f"dataset.submission/001/job-{job}.log").read_text()
-    assert "0: 2 workers" in said and "1: 2 workers" in said
+    assert "0: 2 workers" in said and "1: 2 workers" in said and "Traceback" not in said
     require_the_dataset_of_one_process(corpus)
 
 

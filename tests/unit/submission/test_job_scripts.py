@@ -141,15 +141,6 @@ def test_shellcheck_finds_nothing(name):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_shellcheck_finds_nothing_in_the_test_bed(repository):
-    if not shutil.which("shellcheck"):
-        pytest.skip("shellcheck is not installed")
-    done = subprocess.run(
-        ["shellcheck", str(repository / "tools/slurm_testbed.sh")], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "")
-
-
 def test_awkward_paths_reach_the_commands_as_they_are():
     """bash itself says what it makes of them."""
     lines = [line for line in ALL["awkward.sh"].splitlines() if line.startswith(("record=", "export NOTE="))]
