@@ -21,12 +21,14 @@ def test_other_ranks_are_silent_and_have_files_of_their_own(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_libraries_are_kept_off_the_terminal(capsys, request):
+def test_libraries_are_kept_off_the_terminal(capsys, caplog, request):
+    logging.captureWarnings(False)  # as an earlier test may have left it
     request.addfinalizer(lambda: logging.captureWarnings(False))
-    quiet_libraries()
-    logging.getLogger("somebody").warning("look at me")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logging.captureWarnings(True)
+        quiet_libraries()
+        logging.getLogger("somebody").warning("look at me")
         warnings.warn("old", FutureWarning, stacklevel=1)
+        logging.captureWarnings(False)
     assert capsys.readouterr() == ("", "")
+    assert "look at me" in caplog.text and "FutureWarning: old" in caplog.text
