@@ -1,4 +1,4 @@
-"""What version 0.1 wrote stays readable: a dataset, a run of two ranks with its checkpoint, evaluations and metrics.
+"""What version 0.1 wrote stays readable: a dataset, and a run with its checkpoint, evaluations, metrics.
 
 tests/golden/v0.1/make.sh says how the files were made. A format may change, as long as these still open.
 """

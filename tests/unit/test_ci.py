@@ -16,8 +16,10 @@ echo "bed $1" >>record
 PROGRAMS = {
     "id": "#!/bin/sh\necho ${USER_ID:-0}\n",
     "make": '#!/bin/sh\necho "make $*" >>record\n[ -z "$HANG" ] || exec sleep 60\nexit ${MAKE_CODE:-0}\n',
+    "python3": '#!/bin/sh\necho "003.012.001 /usr/bin/python3.12"\n',
     "apt-get": '#!/bin/sh\necho "apt-get $2" >>record\necho "E: no network"\nexit ${APT_CODE:-0}\n',
 }
+TEST = "make test PYTHON=/usr/bin/python3.12"
 SLURM = ("slurmctld", "slurmd", "munged", "sinfo", "ip")
 
 
@@ -36,7 +38,7 @@ def ci(repository, tmp_path):
         write(tmp_path / "bin" / name, text)
     for name in SLURM:
         write(tmp_path / "bin" / name, "#!/bin/sh\n")
-    for name in ("bash", "sh", "dirname", "mktemp", "tail", "timeout", "sleep"):
+    for name in ("bash", "sh", "dirname", "mktemp", "sed", "sort", "tail", "timeout", "sleep"):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name))
 
     def start(**settings):
@@ -61,12 +63,12 @@ def record(tmp_path):
 @pytest.mark.parametrize("code", [0, 2])
 def test_slurm_is_up_for_the_tests_and_down_afterwards(ci, tmp_path, code):
     assert finish(ci(MAKE_CODE=str(code))) == (code, "")
-    assert record(tmp_path) == ["bed up", "make test", "bed down"]
+    assert record(tmp_path) == ["bed up", TEST, "bed down"]
 
 
 def test_slurm_is_taken_down_when_the_tests_are_cut_short(ci, tmp_path):
     process = ci(HANG="1")
-    wait_until(lambda: "make test" in record(tmp_path))
+    wait_until(lambda: TEST in record(tmp_path))
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
     assert record(tmp_path)[-1] == "bed down"
@@ -77,13 +79,13 @@ def test_slurm_is_taken_down_when_the_tests_are_cut_short(ci, tmp_path):
 def test_one_that_is_up_already_is_used_and_left(ci, tmp_path):
     write(tmp_path / "bed/slurmctld.pid", "1")
     assert finish(ci()) == (0, f".ci/run: Slurm is up in {tmp_path}/bed\n")
-    assert record(tmp_path) == ["make test"]
+    assert record(tmp_path) == [TEST]
 
 
 def test_where_slurm_is_missing_it_is_installed(ci, tmp_path):
     (tmp_path / "bin/slurmd").unlink()
     assert finish(ci()) == (0, ".ci/run: installing Slurm\n")
-    assert record(tmp_path) == ["apt-get update", "apt-get install", "bed up", "make test", "bed down"]
+    assert record(tmp_path) == ["apt-get update", "apt-get install", "bed up", TEST, "bed down"]
 
 
 @pytest.mark.parametrize(
@@ -101,4 +103,18 @@ def test_where_it_cannot_be_had_the_reason_is_told_and_the_tests_run(ci, tmp_pat
     code, said = finish(ci(**settings))
     assert code == 0
     assert said.splitlines()[-2:] == [f".ci/run: {reason}", ".ci/run: so the tests under Slurm are skipped"]
-    assert "make test" in record(tmp_path)
+    assert TEST in record(tmp_path)
+
+
+def test_the_oldest_python_tests(ci, tmp_path):
+    write(tmp_path / "bin/python3.11", '#!/bin/sh\necho "003.011.002 /opt/python 3.11.2/bin/python3.11"\n')
+    write(tmp_path / "bin/python3.13", "#!/bin/sh\necho python3.13: command not found >&2\nexit 127\n")
+    write(tmp_path / "bin/python3.14", "#!/bin/sh\n")  # too old, or without ensurepip
+    assert finish(ci()) == (0, "")
+    assert record(tmp_path)[1] == "make test PYTHON=/opt/python 3.11.2/bin/python3.11"
+
+
+def test_without_a_python_make_decides(ci, tmp_path):
+    (tmp_path / "bin/python3").unlink()
+    assert finish(ci())[1] == ".ci/run: no Python 3.11 or later with ensurepip was found; trying python3\n"
+    assert record(tmp_path)[1] == "make test"

@@ -5,7 +5,7 @@ import pytest
 
 from gpt2dist.data.corpus import BadDocument
 from gpt2dist.data.corpus.jsonl import parse
-from gpt2dist.data.corpus.longlines import text_parts
+from gpt2dist.data.corpus.longlines import _RUN, text_parts
 
 
 def scan(line, field, size):
@@ -151,3 +151,40 @@ def test_bad_long_lines_say_why(line, reason):
 def test_a_long_line_with_a_nested_and_a_dotted_field_is_refused():
     with pytest.raises(BadDocument, match=r"field 'a\.b' is there twice"):
         list(text_parts(iter([b'{"a.b": "x", "a": {"b": "y"}}']), "a.b"))
+
+
+def end_of_run(data):
+    """Where the characters and whole escapes at the start of `data` end, one by one."""
+    at = 0
+    while at < len(data) and data[at] >= 0x20 and data[at] != ord('"'):
+        if data[at] != ord("\\"):
+            at += 1
+        elif data[at + 1 : at + 2] and data[at + 1] in b'"\\/bfnrt':
+            at += 2
+        elif len(digits := data[at + 2 : at + 6]) == 4 and data[at + 1] == ord("u"):
+            if not set(digits) <= set(b"0123456789abcdefABCDEF"):
+                break
+            at += 6
+        else:
+            break
+    return at
+
+
+def test_escapes_are_taken_whole_on_every_python():
+    """Possessive quantifiers of Python 3.11.0 to 3.11.4 took a backslash that begins no escape."""
+    draw = random.Random(0)
+    for _ in range(30_000):
+        data = bytes(draw.choices(b'a"\\u012fn\x01', k=draw.randrange(15)))
+        assert _RUN.match(data).end() == end_of_run(data), data
+
+
+def test_a_megabyte_of_escapes_is_matched_in_a_few_bytes():
+    import tracemalloc
+
+    data = b"\\n" * (1 << 19)
+    tracemalloc.start()
+    try:
+        assert _RUN.match(data).end() == len(data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    finally:
+        tracemalloc.stop()
