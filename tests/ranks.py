@@ -4,6 +4,7 @@ The parent imports torch, deepspeed and transformers once and does no tensor wor
 """
 
 import contextlib
+import functools
 import gc
 import io
 import multiprocessing
@@ -32,8 +33,10 @@ class RankFailedError(Exception):
     """A rank raised; the message holds its traceback."""
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = TIMEOUT) -> list[Any]:
-    """Calls `function(*args)` on every rank, with a launcher's environment.
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = TIMEOUT, **options: Any
+) -> list[Any]:
+    """Calls `function(*args, **options)` on every rank, with a launcher's environment.
 
     Returns:
         What each rank returned, in rank order; it must be picklable and hold no tensors.
@@ -47,7 +50,9 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     for rank in range(world_size):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(
-            target=_rank, args=(function, args, rank, world_size, port, sender), daemon=True
+            target=_rank,
+            args=(functools.partial(function, **options), args, rank, world_size, port, sender),
+            daemon=True,
         )
         process.start()
         sender.close()

@@ -18,6 +18,20 @@ SMALL_RUN = {
     "monitoring": {"log_every_steps": 1, "tensorboard": False},
 }
 
+LARGE_MODEL = [
+    f"zero.deepspeed.zero_optimization.{key}"
+    for key in (
+        "stage3_param_persistence_threshold=0",
+        "stage3_prefetch_bucket_size=700",
+        "stage3_max_live_parameters=2000",
+        "stage3_max_reuse_distance=2000",
+        "sub_group_size=1000",
+        "reduce_bucket_size=700",
+        "allgather_bucket_size=700",
+    )
+]
+"""The regime of large models: ZeRO partitions every tensor, and sub-groups and buckets are smaller than most."""
+
 
 def write_run(
     directory: Path, dataset: Path, validation: bool = False, blend: dict[Path, float] | None = None
@@ -45,6 +59,14 @@ def train_here(config_path: Path, overrides: list[str]) -> None:
     world = distributed.join()
     with rank_logging(config.output_dir, world.rank):
         train(config, plan, world)
+
+
+def train_in_chunks(config_path: Path, overrides: list[str]) -> None:
+    """The same with a chunked loss of 24 tokens at a time, so that a micro-batch of a test has several chunks."""
+    from gpt2dist.model import chunks
+
+    chunks.ROWS_MULTIPLE, chunks.LOGITS_PER_CHUNK = 24, 1
+    train_here(config_path, [*overrides, "model.loss=chunked"])
 
 
 def train(config_path: Path, *overrides: str, world_size: int = 1) -> Path:

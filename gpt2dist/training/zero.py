@@ -8,13 +8,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
+    safe_get_local_fp32_param,
+    safe_get_local_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
+
+from gpt2dist.training.partition import cut_part, join_parts
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -29,7 +36,7 @@ class PartitionedState:
 
     def __init__(self, engine: Any, parameters: Iterator[tuple[str, nn.Parameter]]):
         self.parameters = dict(parameters)
-        self._zero = engine.optimizer if engine.zero_optimization() else None
+        self._zero: Any = engine.optimizer if engine.zero_optimization() else None
         self._adam: torch.optim.AdamW = self._zero.optimizer if self._zero else engine.optimizer
 
     def shape_of(self, name: str) -> torch.Size:
@@ -49,6 +56,10 @@ class PartitionedState:
         if self._zero is None:
             state = self._adam.state[parameter]
             return {"param": parameter.detach(), **{key: state[key] for key in MOMENTS}}
+        if _is_partitioned(parameter):
+            local = {"param": safe_get_local_fp32_param(parameter)}
+            local |= {key: safe_get_local_optimizer_state(parameter, key) for key in MOMENTS}
+            return {key: self._join(name, part.detach()) for key, part in local.items()}
         out = {"param": safe_get_full_fp32_param(parameter)}
         for key in MOMENTS:
             out[key] = safe_get_full_optimizer_state(parameter, key)
@@ -57,6 +68,13 @@ class PartitionedState:
     def scatter(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Sets a parameter and its moments from whole fp32 tensors. Call `refresh` after the last one."""
         parameter = self.parameters[name]
+        if _is_partitioned(parameter):
+            # DeepSpeed's safe_set_full_* do not pad: they fail where the ranks do not divide the elements.
+            local = {key: self._cut(name, value) for key, value in tensors.items()}
+            safe_set_local_fp32_param(parameter, local["param"])
+            for key in MOMENTS:
+                safe_set_local_optimizer_state(parameter, local[key], key)
+            return
         tensors = {key: value.to(parameter.device) for key, value in tensors.items()}
         if self._zero is None:
             parameter.data.copy_(tensors["param"])
@@ -85,7 +103,7 @@ class PartitionedState:
 
         DeepSpeed does so itself in its first step, but before the moments of all groups exist.
         """
-        zero: Any = self._zero
+        zero = self._zero
         if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
             zero._hp_optimizer_states_linked = False
             zero._lazy_init_hp_params_optimizer_state()
@@ -105,6 +123,18 @@ class PartitionedState:
         zero._partition_all_parameters()
         zero.checkpoint_event_epilogue()
 
+    def _cut(self, name: str, whole: Tensor) -> Tensor:
+        """This rank's part of a parameter's tensor at stage 3."""
+        group = self._zero._get_param_partition_group(self.parameters[name])
+        return cut_part(whole, dist.get_rank(group), dist.get_world_size(group))
+
+    def _join(self, name: str, part: Tensor) -> Tensor:
+        """A parameter's whole tensor at stage 3, from this rank's part and those of the others."""
+        group = self._zero._get_param_partition_group(self.parameters[name])
+        parts = part.new_empty(dist.get_world_size(group) * part.numel())
+        dist.all_gather_into_tensor(parts, part, group=group)
+        return join_parts(parts, self.shape_of(name))
+
     def _flat(self) -> list[Tensor]:
         """The tensors that AdamW's state is keyed by."""
         if self._zero is None:
@@ -117,3 +147,8 @@ class PartitionedState:
             if hasattr(self._zero, name):
                 return list(getattr(self._zero, name))
         raise RuntimeError(f"DeepSpeed's {type(self._zero).__name__} keeps its weights where nobody knows")
+
+
+def _is_partitioned(parameter: nn.Parameter) -> bool:
+    """Whether the ranks hold parts of the parameter itself, as at stage 3."""
+    return hasattr(parameter, "ds_id")

@@ -15,3 +15,18 @@ def second_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory)
         (home / "corpus" / path.name).write_text(path.read_text()[::-1])
     prepare(Job((str(home / "corpus"),), str(tiny_dataset), home / "second"))
     return home / "second"
+
+
+@pytest.fixture(scope="session")
+def odd_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The text of the tiny dataset with a vocabulary of 515."""
+    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.data.tokenizer import train_bpe
+
+    home, corpus = tmp_path_factory.mktemp("odd"), tiny_dataset.parent / "corpus"
+    texts = [path.read_text() for path in sorted(corpus.iterdir())]
+    tokenizer = train_bpe([*texts, *(text[::-1] for text in texts)], 515)  # one way alone has too few words
+    assert tokenizer.vocab_size == 515
+    tokenizer.save(home / "tokenizer")
+    prepare(Job((str(corpus),), str(home / "tokenizer"), home / "dataset"))
+    return home / "dataset"

@@ -3,7 +3,8 @@
 import itertools
 
 import pytest
-from runs import metrics, train, write_run
+from ranks import run_ranks
+from runs import LARGE_MODEL, metrics, train, train_in_chunks, write_run
 
 SAVED, LAST = 5, 25  # compared over the 20 steps after the save
 COMMON = ["batch.global_batch_size=12", f"schedule.total_steps={LAST}"]  # twelve windows: for 1, 2, 3 and 4 ranks
@@ -11,6 +12,11 @@ WORLDS = list(itertools.permutations([1, 2, 3, 4], 2))
 STAGES = list(itertools.permutations([0, 1, 2, 3], 2))
 # Every change of world size with a change of the stage, so that each ordered pair of either appears once.
 CHANGES = list(zip(WORLDS, STAGES, strict=True))
+
+# Shapes that few numbers of ranks divide, with the vocabulary of 515, and a batch that 1 to 5 ranks can share.
+ODD = ["batch.global_batch_size=60", "schedule.total_steps=10", "data.sequence_length=32"]
+EMBD_40 = ["model.n_embd=40", *ODD]
+EMBD_25 = ["model.n_embd=25", "model.n_head=5", "model.context_length=63", *ODD]
 
 
 def at(world_size, stage, offload):
@@ -71,3 +77,55 @@ def test_the_same_shape_with_offload_is_bitwise(tiny_dataset, tmp_path, precisio
     train(config, *common, parts, f"run.stop_after_steps={SAVED}", world_size=2)
     halves = train(config, *common, parts, world_size=2)
     assert metrics(halves, "train/loss") == metrics(uninterrupted, "train/loss")
+
+
+def resume_through(config, common, shapes):
+    """Trains two steps at each of the shapes (world size, stage, offload), resuming from one to the next."""
+    for number, (world_size, stage, offload) in enumerate(shapes, 1):
+        words = [*common, f"zero.stage={stage}", f"batch.micro_batch_size={60 // world_size}"]
+        words += [f"zero.offload_{what}=cpu" for what in offload.split()]
+        run_ranks(train_in_chunks, world_size, config, [*words, f"run.stop_after_steps={2 * number}"])
+    return metrics(config.parent / "run", "train/loss")
+
+
+@pytest.fixture(scope="module")
+def odd_whole(odd_dataset, tmp_path_factory):
+    """The losses of uninterrupted runs on one process."""
+
+    def losses(sizes):
+        config = write_run(tmp_path_factory.mktemp("odd"), odd_dataset)
+        run = train(config, *sizes, "zero.stage=0", "batch.micro_batch_size=60")
+        return metrics(run, "train/loss")
+
+    return {"40": losses(EMBD_40), "25": losses(EMBD_25)}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_odd_shapes_at_every_world_size(odd_dataset, tmp_path, odd_whole, stage):
+    """The second start at 3 and at 5 ranks is at the world size of the first: no change of shape is needed."""
+    offload = "optimizer parameters" if stage == 3 else "optimizer" if stage else ""
+    shapes = [(3, stage, ""), (3, stage, offload), (5, stage, ""), (2, stage, offload), (4, stage, "")]
+    found = resume_through(write_run(tmp_path, odd_dataset), EMBD_40, shapes)
+    assert found == pytest.approx(odd_whole["40"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(1, 2, ""), (2, 3, ""), (5, 1, "optimizer"), (3, 3, "optimizer"), (2, 0, "")],
+        [(5, 3, ""), (5, 3, ""), (4, 2, "optimizer"), (3, 3, "optimizer parameters"), (1, 3, "")],
+    ],
+)
+@pytest.mark.parametrize("regime", [[], LARGE_MODEL], ids=["small", "large"])
+def test_odd_shapes_from_stage_to_stage(odd_dataset, tmp_path, odd_whole, shapes, regime):
+    found = resume_through(write_run(tmp_path, odd_dataset), [*EMBD_25, *regime], shapes)
+    assert found == pytest.approx(odd_whole["25"], abs=1e-5)
+
+
+def test_the_same_odd_shape_is_bitwise(odd_dataset, tmp_path):
+    config = write_run(tmp_path, odd_dataset)
+    common = [*EMBD_25, *LARGE_MODEL, "zero.stage=3", "batch.micro_batch_size=20", "model.dropout=0.1"]
+    whole = train(config, *common, f"run.output_dir={tmp_path}/whole", world_size=3)
+    train(config, *common, "run.stop_after_steps=4", world_size=3)
+    halves = train(config, *common, world_size=3)
+    assert metrics(halves, "train/loss") == metrics(whole, "train/loss")

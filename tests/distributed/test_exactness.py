@@ -10,7 +10,7 @@ import re
 
 import pytest
 from ranks import run_ranks
-from runs import metrics, train_here, write_run
+from runs import LARGE_MODEL, metrics, train_here, train_in_chunks, write_run
 from test_parity import differences, plain_pytorch
 
 from gpt2dist.errors import UserError
@@ -90,6 +90,34 @@ def test_a_combination_is_exact_or_refused(run_file, tmp_path, references, case)
         assert metrics(out, "train/skipped_steps")[-1] == 0
         if case[1] == "fp16":
             assert metrics(out, "train/loss_scale")[-1] == 2**16
+
+
+@pytest.fixture(scope="module")
+def odd_reference(odd_dataset):
+    return run_ranks(plain_pytorch, 1, [odd_dataset], [1], n_embd=25, n_head=5)[0]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "stage", "precision", "offload"),
+    [
+        (2, 1, "fp32", "none"),
+        (4, 2, "fp32", "none"),
+        (2, 3, "fp32", "none"),
+        (4, 3, "fp32", "optimizer, parameters"),
+        (4, 1, "bf16", "none"),
+        (2, 3, "bf16", "none"),
+    ],
+)
+def test_the_regime_of_large_models_is_exact(
+    odd_dataset, tmp_path, odd_reference, world_size, stage, precision, offload
+):
+    """DeepSpeed keeps tensors below 100,000 elements whole: small models by themselves hardly partition."""
+    config = write_run(tmp_path, odd_dataset)
+    words = ["model.n_embd=25", "model.n_head=5", *overrides(stage, precision, offload), *WAYS["all"]]
+    run_ranks(train_in_chunks, world_size, config, [*words, *LARGE_MODEL])
+    loss, norm = differences(tmp_path / "run", odd_reference)
+    assert loss < BOUND[precision]
+    assert norm < 1e-4 or precision != "fp32"
 
 
 def table(run_file):

@@ -22,7 +22,7 @@ def tool(repository):
     return module
 
 
-def train_natively(directory, stage, vocab_size):
+def train_natively(directory, stage, vocab_size, n_embd=32):
     """Trains as DeepSpeed's documentation does; returns sums of the whole state, by parameter."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -33,7 +33,7 @@ def train_natively(directory, stage, vocab_size):
     world = distributed.join()
     start_quietly(world)
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=vocab_size, n_positions=32, n_embd=32, n_layer=2, n_head=4)
+    config = GPT2Config(vocab_size=vocab_size, n_positions=32, n_embd=n_embd, n_layer=2, n_head=4)
     model = GPT2LMHeadModel(config)
     adam = torch.optim.AdamW(model.parameters(), lr=1e-3)
     settings = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": stage}}
@@ -69,6 +69,20 @@ def test_weights_moments_and_steps_are_taken_over_and_the_run_goes_on(tool, tiny
         found |= {name: tensor.flatten().tolist() for name, tensor in load_file(file).items()}
     assert found == expected
     run = train(config, "batch.micro_batch_size=2", world_size=2)
+    assert [int(step) for step in metrics(run, "step")] == list(range(STEPS + 1, 21))
+
+
+@pytest.mark.parametrize(("world_size", "stage"), [(3, 1), (3, 2), (3, 3), (5, 3)])
+def test_shapes_that_the_ranks_do_not_divide_are_taken_over(tool, odd_dataset, tmp_path, world_size, stage):
+    native, config = tmp_path / "native", write_run(tmp_path, odd_dataset)
+    expected = run_ranks(train_natively, world_size, native, stage, 515, 40)[0]
+    words = ["model.n_embd=40", "batch.global_batch_size=15"]
+    assert run_ranks(tool.main, 1, [str(native), str(config), "--trust", *words]) == [0]
+    found = {}
+    for file in (tmp_path / f"run/checkpoints/step-{STEPS:08d}").glob("*.safetensors"):
+        found |= {name: tensor.flatten().tolist() for name, tensor in load_file(file).items()}
+    assert found == expected
+    run = train(config, *words, "zero.stage=3", world_size=3)
     assert [int(step) for step in metrics(run, "step")] == list(range(STEPS + 1, 21))
 
 

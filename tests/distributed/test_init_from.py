@@ -20,17 +20,17 @@ SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 32}
 OTHERS = "model={init_from: MODEL, dropout: 0}"
 
 
-def save_model(directory, dataset, vocab_size, dtype="float32", shards="10GB"):
+def save_model(directory, dataset, vocab_size, dtype="float32", shards="10GB", **sizes):
     """A transformers GPT-2 with random weights of unusual size, and the dataset's tokenizer beside it.
 
     On a forked rank, as all tensor work here: the parent of ranks must do none.
     """
-    run_ranks(save_model_here, 1, directory, dataset, vocab_size, dtype, shards)
+    run_ranks(save_model_here, 1, directory, dataset, vocab_size, dtype, shards, **sizes)
 
 
-def save_model_here(directory, dataset, vocab_size, dtype, shards):
+def save_model_here(directory, dataset, vocab_size, dtype, shards, **sizes):
     torch.manual_seed(5)
-    config = GPT2Config(**SIZES, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(**SIZES | sizes, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -88,6 +88,26 @@ def test_the_first_loss_is_transformers_own(tiny_dataset, tmp_path, vocab_size, 
     assert metrics(run, "train/loss")[0] == pytest.approx(expected, abs=1e-5)
     recorded = json.loads((run / "environment.json").read_text())["init_from"]
     assert recorded["path"] == str(tmp_path / "model") and len(recorded["fingerprint"]) == 64
+
+
+@pytest.mark.parametrize(("world_size", "offload"), [(3, "none"), (5, "cpu")])
+def test_at_stage_3_the_ranks_need_not_divide_its_shapes(odd_dataset, tmp_path, world_size, offload):
+    save_model(tmp_path / "model", odd_dataset, 515, n_embd=40, n_positions=33)
+    config = write_run(tmp_path, odd_dataset)
+    words = ["zero.stage=3", f"zero.offload_parameters={offload}", f"zero.offload_optimizer={offload}"]
+    words += [f"batch.global_batch_size={world_size}", "data.sequence_length=32"]
+    common = [OTHERS.replace("MODEL", str(tmp_path / "model")), *words]
+    run_ranks(begin_without_a_step, world_size, config, common)
+    started, given = tmp_path / "run/checkpoints/step-00000000", tmp_path / "model"
+    assert run_ranks(whole_weights, 1, started) == run_ranks(whole_weights, 1, given)
+
+
+def whole_weights(directory):
+    found = {}
+    for path in sorted(directory.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_tensor(name).flatten().tolist() for name in file.keys()}  # noqa: SIM118
+    return found
 
 
 def test_a_model_with_a_padded_vocabulary_keeps_all_its_rows(tiny_dataset, tmp_path, vocab_size):

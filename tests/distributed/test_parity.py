@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ranks import run_ranks
-from runs import metrics, train, write_run
+from runs import metrics, train, train_in_chunks, write_run
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.data.manifest import Manifest
@@ -19,7 +19,7 @@ from gpt2dist.model.shape import Shape
 LENGTH, STRIDE, GLOBAL, STEPS, WARMUP, LR, SEED = 32, 12, 8, 20, 5, 2e-3, 1337
 
 
-def plain_pytorch(datasets, shares, isolate=False, clip=1.0):
+def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4):
     """One process, the whole batch, no gpt2dist in the loop: windows, loss, schedule and clipping by hand.
 
     Only the initial weights and the order of the windows are taken from gpt2dist. With `isolate` each document
@@ -31,14 +31,14 @@ def plain_pytorch(datasets, shares, isolate=False, clip=1.0):
     windows = [1 + math.ceil((len(tokens) - 1 - LENGTH) / STRIDE) for tokens in texts]
     order = np.stack(Mixture(windows, shares, SEED)(np.arange(STEPS * GLOBAL)), axis=1).tolist()
 
-    shape = Shape(2, 4, 32, LENGTH, manifest.vocab_size)
+    shape = Shape(2, n_head, n_embd, LENGTH, manifest.vocab_size)
     start = LanguageModel(shape, manifest.end_of_text_id, seed=SEED).gpt2.state_dict()
     config = GPT2Config(
         vocab_size=manifest.vocab_size,
         n_positions=LENGTH,
-        n_embd=32,
+        n_embd=n_embd,
         n_layer=2,
-        n_head=4,
+        n_head=n_head,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -118,16 +118,6 @@ def test_one_process_equals_plain_pytorch(tiny_dataset, tmp_path, reference, sta
     loss, norm = differences(run, reference)
     assert loss < 1e-5
     assert norm < 1e-4
-
-
-def train_in_chunks(config, overrides):
-    """Chunks of 24 tokens, so that a micro-batch of a test has several."""
-    from runs import train_here
-
-    from gpt2dist.model import chunks
-
-    chunks.ROWS_MULTIPLE, chunks.LOGITS_PER_CHUNK = 24, 1
-    train_here(config, [*overrides, "model.loss=chunked"])
 
 
 @pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (2, 2), (3, 2)])
