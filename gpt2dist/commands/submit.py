@@ -131,18 +131,20 @@ def run(args: argparse.Namespace) -> None:
     """Checks, records, submits."""
     from gpt2dist.commands.jobs import work_of
     from gpt2dist.submission import record
-    from gpt2dist.submission.plan import Job, parse_environment
+    from gpt2dist.submission.plan import Job, parse_environment, require_fit_for_scripts
 
     _check(args)
     environment = parse_environment(args.env)
     scheduler = _scheduler(args)
     work = work_of(args)
+    directory, python = Path.cwd(), "python" if args.container_image else sys.executable
+    require_fit_for_scripts(work, scheduler, environment, directory, python)
     scheduler.check(work)
     job = Job(
         work=work,
         record=record.make_directory(work.records),
-        directory=Path.cwd(),
-        python="python" if args.container_image else sys.executable,
+        directory=directory,
+        python=python,
         nodes=args.nodes or 1,
         gpus_per_node=args.gpus_per_node or 0,
         environment=environment,

@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
@@ -97,8 +99,6 @@ def parse_environment(words: Iterable[str]) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise UserError(f"--env {word}: write NAME=VALUE, where NAME is of letters, digits and '_'")
-        if "\n" in value:
-            raise UserError(f"--env {name}: its value is of several lines; let the job read it from a file")
         found[name] = value
     return found
 
@@ -111,3 +111,53 @@ def require_positive(option: str, number: int, meaning: str) -> None:
     """
     if number < 1:
         raise UserError(f"{option} {number}: must be at least 1, {meaning}")
+
+
+UNFIT = {"Cc": "a control character", "Cs": "no UTF-8", "Zl": "a line separator", "Zp": "a paragraph separator"}
+"""Categories of Unicode that no script and no manifest may hold: a line break ends a comment or a directive."""
+
+
+def require_fit_for_scripts(
+    work: Work, scheduler: Any, environment: Mapping[str, str], directory: Path, python: str
+) -> None:
+    """Refuses control characters in whatever reaches a job script or a manifest. Nothing is written before.
+
+    Quoting is not enough: scripts have paths in comments and directives, where a newline begins a command.
+
+    Args:
+        work: What is done. Its configuration is left out, since YAML escapes what a text may hold.
+        scheduler: A dataclass of the scheduler's options.
+        environment: Variables to set in the job.
+        directory: Where the job works.
+        python: Its interpreter.
+
+    Raises:
+        UserError: Names the first such value and character.
+    """
+    given: dict[str, Any] = {f"--env {name}": value for name, value in environment.items()}
+    given |= {_option(field.name): getattr(scheduler, field.name) for field in dataclasses.fields(scheduler)}
+    given |= {"run.output_dir": work.run, "the name of the job": work.name, f"{work.verb}": work.words}
+    given |= {"a path of the job": (work.records, *work.paths)}
+    given |= {"the working directory": directory, "the interpreter": python}
+    for label, value in given.items():
+        for text in _texts(value):
+            unfit = next((each for each in text if unicodedata.category(each) in UNFIT), None)
+            if unfit:
+                kind = UNFIT[unicodedata.category(unfit)]
+                raise UserError(
+                    f"{label}: {text!r} has {kind} ({unfit!r}), which a job script cannot hold; rename it, or "
+                    "write it in another way"
+                )
+
+
+def _option(field: str) -> str:
+    return "--sbatch" if field == "options" else f"--{field.replace('_', '-')}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts and paths in a value."""
+    if isinstance(value, str | Path):
+        yield str(value)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)

@@ -64,7 +64,7 @@ class Slurm:
                 "--save-seconds"
             )
         for option in self.options:
-            if not re.fullmatch(r"--?[A-Za-z][^\n]*", option):
+            if not re.match(r"--?[A-Za-z]", option):
                 raise UserError(f"--sbatch {option}: write an option of sbatch, as --sbatch=--qos=high")
 
     def _kept(self, work: Work) -> int:

@@ -150,6 +150,29 @@ def test_what_cannot_run_is_refused_and_leaves_nothing(run_file, tmp_path, sbatc
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("scheduler", [SLURM, LOCAL, [*SLURM, "--dry-run"], [*LOCAL, "--dry-run"]])
+def test_a_newline_in_a_path_cannot_become_a_command(run_file, tmp_path, sbatch, capsys, scheduler):
+    before = sorted(tmp_path.rglob("*"))
+    assert submit(run_file, 'run.output_dir="out/x\\ntouch MARKER\\n#"', *scheduler) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert (
+        "run.output_dir: " in err
+        and r"out/x\ntouch MARKER\n#' has a control character ('\n'), which a job" in err
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("option", ["--partition", "--account", "--container-image", "--env", "--sbatch"])
+def test_a_newline_in_an_option_cannot_become_a_command(run_file, tmp_path, sbatch, capsys, option):
+    value = {"--env": "A=a\ntouch X", "--sbatch": "--qos=a\ntouch X"}.get(option, "a\ntouch X")
+    assert submit(run_file, *SLURM, f"{option}={value}") == 2
+    assert (
+        r"a\ntouch X' has a control character ('\n'), which a job script cannot hold" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_configuration_is_needed(sbatch, capsys):
     assert submit(*SLURM) == 2
     assert "no CONFIG; name the YAML file of the run, or another --job" in capsys.readouterr().err
