@@ -4,9 +4,10 @@
 
 CHECKPOINT is what `save_checkpoint` of an engine wrote at ZeRO stage 1, 2 or 3, of a GPT2LMHeadModel of
 transformers trained with Adam or AdamW: the directory with the file `latest`, or one of its global_step…
-directories. CONFIG is the run that goes on: its model section must have the sizes of that model, its datasets the
-same tokenizer. The weights, both moments and the number of steps are taken over; the position in the data is that
-of a run of ours after as many steps, since DeepSpeed keeps none.
+directories. CONFIG is the run that resumes from it: its model section must have the sizes of that model, its
+datasets the same tokenizer. A wrong `n_head` cannot be noticed, since DeepSpeed does not record it. The weights,
+both moments and the number of steps are taken over; the position in the data is that of a run of ours after as
+many steps, since DeepSpeed keeps none.
 
 DeepSpeed's files are pickles: reading one runs whatever its writer put in it. Only read those that you trust.
 """

@@ -1,4 +1,4 @@
-"""Whether a run goes on as the run that a checkpoint is of: the same data, in the same order."""
+"""Check that a run resumes from a checkpoint of its own: the same model, and the same data in the same order."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
+from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.shape import Shape
 from gpt2dist.plan import Plan
 
 
@@ -22,6 +24,16 @@ def data_order(config: Config, plan: Plan) -> dict[str, Any]:
     }
 
 
+def architecture(shape: Shape) -> dict[str, int]:
+    """The keys that decide what the weights compute. Another `n_head` leaves all their shapes as they are."""
+    return {
+        "model.n_layer": shape.n_layer,
+        "model.n_head": shape.n_head,
+        "model.n_embd": shape.n_embd,
+        "model.context_length": shape.context_length,
+    }
+
+
 def datasets_of(plan: Plan) -> list[dict[str, Any]]:
     """What a checkpoint records of the datasets."""
     return [
@@ -31,11 +43,12 @@ def datasets_of(plan: Plan) -> list[dict[str, Any]]:
 
 
 def require_same_run(path: Path, state: TrainerState, config: Config, plan: Plan) -> None:
-    """Refuses to go on from the checkpoint at `path` with other data, weights, order or windows.
+    """Refuses to resume from the checkpoint at `path` with another model, other data, weights, order or windows.
 
     Raises:
         UserError: Names what differs and the way out.
     """
+    _require_same_model(path, plan.shape)
     if state.tokenizer != plan.tokenizer_fingerprint:
         raise UserError(
             f"data.train: {plan.tokenizer} was made with another tokenizer than the data that {path} was "
@@ -47,14 +60,34 @@ def require_same_run(path: Path, state: TrainerState, config: Config, plan: Plan
             f"data.train: not what {path} was trained on: {'; '.join(changes)}; set it back, or start a new run "
             "in another run.output_dir"
         )
-    order = data_order(config, plan)
-    changed = [key for key, value in order.items() if state.order.get(key) != value]
+    changed = _changed(state.order, data_order(config, plan))
     if changed:
-        listed = ", ".join(f"{key} (was {_as_yaml(state.order.get(key))})" for key in changed)
         raise UserError(
-            f"{listed}: changed since {path}, which would change what the model is trained on; set it back, or "
+            f"{changed}: changed since {path}, which would change what the model is trained on; set it back, or "
             "start a new run in another run.output_dir"
         )
+
+
+def _require_same_model(path: Path, shape: Shape) -> None:
+    """Compares the model with the config.json of a checkpoint."""
+    saved = Pretrained.read(path)
+    if saved.differences:
+        raise UserError(
+            f"{path}/config.json: {'; '.join(saved.differences)}, which gpt2dist does not train; resume from "
+            "another checkpoint"
+        )
+    changed = _changed(architecture(saved.shape), architecture(shape))
+    if changed:
+        raise UserError(
+            f"{changed}: changed since {path}, which would make its weights another model; set it back, or start "
+            "a new run in another run.output_dir"
+        )
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The keys whose values differ, each with the old one; empty where none do."""
+    differ = [key for key, value in now.items() if before.get(key) != value]
+    return ", ".join(f"{key} (was {_as_yaml(before.get(key))})" for key in differ)
 
 
 def dataset_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:

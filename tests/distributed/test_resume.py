@@ -121,6 +121,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(tiny_dataset, tmp_p
     ("override", "message"),
     [
         ("data.stride=16", "data.stride (was 12): changed since"),
+        ("model.n_head=8", "model.n_head (was 4): changed since"),
+        ("model.context_length=33", "model.context_length (was 32): changed since"),
         ("run.seed=5", "run.seed (was 1337): changed since"),
         ("data.loss_on=all", "data.loss_on (was new): changed since"),
         ("data.document_boundaries=isolate", "data.document_boundaries (was pack): changed since"),

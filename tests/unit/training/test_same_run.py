@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from gpt2dist.checkpoint.state import TrainerState
@@ -23,8 +25,9 @@ def run_file(tmp_path, make_dataset):
 
 @pytest.fixture
 def state(run_file) -> TrainerState:
-    """What a checkpoint of the run file holds."""
+    """What a checkpoint of the run file holds, beside its config.json."""
     config, plan = resolve(run_file, [], 1)
+    write_config(run_file.parent / "step-3", plan.shape)
     return TrainerState(
         step=3,
         consumed_samples=24,
@@ -42,6 +45,13 @@ def state(run_file) -> TrainerState:
         zero_stage=1,
         precision="fp32",
     )
+
+
+def write_config(checkpoint, shape, **options) -> None:
+    sizes = {key: getattr(shape, key) for key in ("n_layer", "n_head", "n_embd", "vocab_size")}
+    checkpoint.mkdir(exist_ok=True)
+    text = json.dumps({**sizes, "n_positions": shape.context_length, **options})
+    (checkpoint / "config.json").write_text(text)
 
 
 def go_on(run_file, state, *overrides: str) -> None:
@@ -135,3 +145,41 @@ def test_equal_weights_of_two_of_three_stay_equal():
 def test_another_order_is_refused_with_what_it_was(run_file, state, override, message):
     with pytest.raises(UserError, match=message):
         go_on(run_file, state, override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.n_head=2"], "model.n_head (was 1): changed since"),
+        (["model.n_layer=2"], "model.n_layer (was 1): changed since"),
+        (["model.n_embd=16"], "model.n_embd (was 8): changed since"),
+        (["model.context_length=9"], "model.context_length (was 8): changed since"),
+        (["model.n_head=4", "model.n_embd=4"], "model.n_head (was 1), model.n_embd (was 8): changed since"),
+    ],
+)
+def test_another_model_is_refused_by_its_keys(run_file, state, overrides, message):
+    with pytest.raises(UserError) as refused:
+        go_on(run_file, state, *overrides)
+    assert str(refused.value) == (
+        f"{message} {run_file.parent}/step-3, which would make its weights another model; set it back, or "
+        "start a new run in another run.output_dir"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"activation_function": "relu"}, "activation_function is 'relu', not gelu_new or gelu_pytorch_tanh"),
+        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06, not 1e-05"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True, not False"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_refused(run_file, state, option, message):
+    _, plan = resolve(run_file, [], 1)
+    write_config(run_file.parent / "step-3", plan.shape, **option)
+    with pytest.raises(UserError) as refused:
+        go_on(run_file, state)
+    assert str(refused.value) == (
+        f"{run_file.parent}/step-3/config.json: {message}, which gpt2dist does not train; resume from another "
+        "checkpoint"
+    )
