@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.errors import UserError
 
 FORMAT_VERSION = 3
@@ -32,7 +32,9 @@ def write(directory: Path, files: Records) -> None:
         size = (directory / name).stat().st_size
         if size != record["bytes"]:
             raise OSError(f"{directory / name} has {size} bytes, {record['bytes']} were written")
-    durable.write_json(directory / NAME, {"format_version": FORMAT_VERSION, "files": dict(sorted(files.items()))})
+    atomic_io.write_json(
+        directory / NAME, {"format_version": FORMAT_VERSION, "files": dict(sorted(files.items()))}
+    )
 
 
 def read(directory: Path, without: str | None = None) -> Records:
@@ -97,7 +99,7 @@ def check_contents(directory: Path, files: Records, names: Iterable[str] | None 
     """
     for name in files if names is None else names:
         try:
-            changed = durable.sha256_of(directory / name) != files[name]["sha256"]
+            changed = atomic_io.sha256_of(directory / name) != files[name]["sha256"]
         except OSError as error:
             raise InvalidCheckpointError(f"{name} cannot be read ({error})") from error
         if changed:
@@ -120,5 +122,5 @@ def require_whole_model(directory: Path) -> None:
 
 def seal(path: Path) -> dict[str, Any]:
     """Brings a file to the disk and returns its record."""
-    durable.sync(path)
-    return {"bytes": path.stat().st_size, "sha256": durable.sha256_of(path)}
+    atomic_io.sync(path)
+    return {"bytes": path.stat().st_size, "sha256": atomic_io.sha256_of(path)}

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 
 NAME = "trainer_state.json"
 
@@ -55,4 +55,4 @@ class TrainerState:
 
     def write(self, checkpoint: Path) -> None:
         """Writes it into a checkpoint that is being made."""
-        durable.write_json(checkpoint / NAME, dataclasses.asdict(self))
+        atomic_io.write_json(checkpoint / NAME, dataclasses.asdict(self))

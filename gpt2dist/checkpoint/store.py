@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
 from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
@@ -239,7 +239,7 @@ class CheckpointStore:
         shutil.rmtree(apart, ignore_errors=True)
         apart.mkdir()
         self._write_model_files(apart)
-        durable.write_json(apart / "model.safetensors.index.json", _index(shapes, parts))
+        atomic_io.write_json(apart / "model.safetensors.index.json", _index(shapes, parts))
         trainer.write(apart)
         files = {}
         for path in sorted(apart.iterdir()):
@@ -254,12 +254,12 @@ class CheckpointStore:
             return {}
         partial, final = saving.partial, self.directory / checkpoint_name(saving.step)
         manifest.write(partial, files)
-        durable.sync(partial)
+        atomic_io.sync(partial)
         if final.exists():  # invalid, or of the future of an older checkpoint that the run was resumed from
             _remove(final)
         partial.rename(final)
-        durable.sync(self.directory)
-        durable.write_text(self.directory / "latest", final.name + "\n")
+        atomic_io.sync(self.directory)
+        atomic_io.write_text(self.directory / "latest", final.name + "\n")
         there = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(there, saving.step, self.keep_last, self.keep_every):
             with contextlib.suppress(OSError):

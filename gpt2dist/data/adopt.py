@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.data.corpus.utf8 import complete
 from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
 from gpt2dist.data.flat import BLOCK
@@ -82,7 +82,7 @@ def adopt(
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
     listing = "".join(json.dumps(_source(path)) + "\n" for record in records for path in _files(empty, record))
-    durable.write_text(output / "sources.jsonl", listing)
+    atomic_io.write_text(output / "sources.jsonl", listing)
     manifest = _manifest(adoption, tokenizer, np.dtype(empty.dtype), records, listing)
     manifest.save(output)
     return manifest

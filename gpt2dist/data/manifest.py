@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.errors import UserError
 
 FORMAT_VERSION = 1
@@ -124,7 +124,7 @@ class Manifest:
         content["shards"] = [asdict(record) for record in self.shards]
         content["totals"] = {split: asdict(self.totals(split)) for split in self.splits}
         content["fingerprint"] = self.fingerprint
-        durable.write_json(Path(directory) / FILE_NAME, content)
+        atomic_io.write_json(Path(directory) / FILE_NAME, content)
         object.__setattr__(self, "directory", Path(directory))
 
     @cached_property

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist.atomic_io import sha256_of
 from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.origins import ORIGIN, PIECES_NAME, SUFFIX
 from gpt2dist.data.token_bytes import TokenBytes
 from gpt2dist.data.tokenizer import Tokenizer
-from gpt2dist.durable import sha256_of
 from gpt2dist.errors import UserError
 
 BLOCK = 1 << 20

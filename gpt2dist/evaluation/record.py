@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
@@ -82,7 +82,7 @@ class Record:
         if (model / manifest.NAME).is_file():
             known["consumed_tokens"] = TrainerState.read(model).consumed_tokens
         path = self.directory / f"{checkpoint_name(step)}.json"
-        durable.write_json(path, known | durable.finite(result))
+        atomic_io.write_json(path, known | atomic_io.finite(result))
 
     def lines(self) -> list[dict[str, Any]]:
         """The results as lines of metrics.jsonl, for TensorBoard."""

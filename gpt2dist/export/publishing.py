@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.preflight.resources import nearest_directory
 
@@ -63,13 +63,13 @@ def published(output: Path) -> Iterator[Path]:
         mode = partial.stat().st_mode & 0o666
         for path in partial.iterdir():
             path.chmod(mode)  # safetensors writes files that their owner alone may read
-            durable.sync(path)
-        durable.sync(partial)
+            atomic_io.sync(path)
+        atomic_io.sync(partial)
         try:
             partial.rename(output)
         except OSError as error:
             raise UserError(f"--output: {output} cannot be made ({error.strerror}); name another") from None
-        durable.sync(output.parent)
+        atomic_io.sync(output.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"--output: {output} cannot be written ({reason}); nothing was published") from error

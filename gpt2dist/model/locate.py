@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2dist.durable import sha256_of
+from gpt2dist.atomic_io import sha256_of
 from gpt2dist.errors import UserError
 
 WEIGHTS = ("*.safetensors", "*.bin")

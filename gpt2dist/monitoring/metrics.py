@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 
 Value = float | int | str | None
 """None stands for a number that was not finite, when it is read back."""
@@ -106,9 +106,9 @@ def cut_back(path: Path, step: int, observed: bool) -> list[Line]:
     torn = content != b"" and not content.endswith(b"\n")  # the next line would be glued to it
     if len(kept) == len(lines) and not torn:
         return kept
-    durable.write_lines(path, map(_text, kept), end="")
+    atomic_io.write_lines(path, map(_text, kept), end="")
     return kept
 
 
 def _text(line: Line) -> str:
-    return json.dumps(durable.finite(line), ensure_ascii=False) + "\n"
+    return json.dumps(atomic_io.finite(line), ensure_ascii=False) + "\n"

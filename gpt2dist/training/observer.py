@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
 from gpt2dist.data.held_out import HeldOut
@@ -54,7 +54,7 @@ class Observer:
         results = {entry.name: self._score(entry, beat) for entry in self.plan.validation}
         if self.world.is_main and results:
             report = {name: result.measures() for name, result in results.items()}
-            durable.write_json(self.config.output_dir / "eval" / f"{checkpoint_name(step)}.json", report)
+            atomic_io.write_json(self.config.output_dir / "eval" / f"{checkpoint_name(step)}.json", report)
         return results
 
     def sample(self, beat: Callable[[], None]) -> dict[str, Value]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
@@ -228,15 +228,15 @@ def write_run_files(
     output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str]
 ) -> None:
     """Records what is about to run: config.yaml, deepspeed.json, environment.json."""
-    durable.write_text(output / "config.yaml", config.to_yaml())
-    durable.write_json(output / "deepspeed.json", settings)
+    atomic_io.write_text(output / "config.yaml", config.to_yaml())
+    atomic_io.write_json(output / "deepspeed.json", settings)
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
     record = output / "environment.json"
     if not origin and record.is_file():  # a run that goes on still has the weights that it began with
         origin = json.loads(record.read_text()).get("init_from", {})
     facts |= {"init_from": origin} if origin else {}
-    durable.write_json(record, facts)
+    atomic_io.write_json(record, facts)
 
 
 def device_peak_flops(world: World) -> float | None:

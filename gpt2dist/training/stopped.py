@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 
 NAME = "stopped.json"
 
@@ -22,7 +22,7 @@ def leave_word(run: Path, reason: str, step: int, total_steps: int) -> None:
         total_steps: Of the whole run.
     """
     word = {"reason": reason, "step": step, "total_steps": total_steps, "time": round(time.time(), 3)}
-    durable.write_text(run / NAME, json.dumps(word) + "\n")  # one line: shell scripts read it
+    atomic_io.write_text(run / NAME, json.dumps(word) + "\n")  # one line: shell scripts read it
 
 
 def take_back(run: Path) -> None:

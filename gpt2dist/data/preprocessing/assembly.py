@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.data.corpus import Piece
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.origins import PIECES_NAME
@@ -52,9 +52,9 @@ def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identi
     if broken:
         raise UserError(f"{target / broken[0]}: damaged; rm -r {job.build} and run the command again")
     first_lines = _first_lines(tasks, results)
-    durable.write_lines(target / PIECES_NAME, _piece_lines(job, tasks, first_lines))
-    durable.write_lines(target / "rejected.jsonl", _rejection_lines(job, tasks, first_lines))
-    durable.write_text(target / "sources.jsonl", identity.listing)
+    atomic_io.write_lines(target / PIECES_NAME, _piece_lines(job, tasks, first_lines))
+    atomic_io.write_lines(target / "rejected.jsonl", _rejection_lines(job, tasks, first_lines))
+    atomic_io.write_text(target / "sources.jsonl", identity.listing)
     tokenizer.save(target)
     left_out: dict[str, int] = defaultdict(int)
     for result in results:
@@ -68,14 +68,14 @@ def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identi
         shards=tuple(records),
         left_out=dict(left_out),
         listings={
-            name: durable.sha256_of(target / name) for name in (PIECES_NAME, "rejected.jsonl", "sources.jsonl")
+            name: atomic_io.sha256_of(target / name) for name in (PIECES_NAME, "rejected.jsonl", "sources.jsonl")
         },
         repaired=sum(result.repaired for result in results),
     )
     manifest.save(target)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     target.replace(job.output)
-    durable.sync(job.output.parent)
+    atomic_io.sync(job.output.parent)
     shutil.rmtree(job.build)
     return Manifest.load(job.output)
 

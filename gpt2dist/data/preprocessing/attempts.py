@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.errors import RunError
 
 MARKER = "done.json"
@@ -42,7 +42,7 @@ def attempt(final: Path, running: Path) -> Iterator[Path]:
 
 def _publish(folder: Path, final: Path) -> None:
     final.parent.mkdir(exist_ok=True)
-    durable.sync(folder)
+    atomic_io.sync(folder)
     if final.exists() and not (final / MARKER).exists():
         shutil.rmtree(final)  # its marker was removed, to have it done again
     try:
@@ -50,7 +50,7 @@ def _publish(folder: Path, final: Path) -> None:
     except OSError:
         if not (final / MARKER).exists():
             raise
-    durable.sync(final.parent)
+    atomic_io.sync(final.parent)
 
 
 @dataclass

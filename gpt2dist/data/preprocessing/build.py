@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.data.corpus import Source
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.tasks import PLAN_VERSION, Job
@@ -132,8 +132,8 @@ def _start(job: Job, identity: Identity) -> None:
         return
     if not all(item.name.startswith("stdin-") for item in others):
         raise UserError(f"{job.build}: exists and is not the work of gpt2dist; choose another --output")
-    durable.write_text(job.build / "sources.jsonl", identity.listing)
-    durable.write_text(job.build / "plan.json", json.dumps(_versioned(identity)))
+    atomic_io.write_text(job.build / "sources.jsonl", identity.listing)
+    atomic_io.write_text(job.build / "plan.json", json.dumps(_versioned(identity)))
 
 
 def check_plan(job: Job, identity: Identity) -> None:

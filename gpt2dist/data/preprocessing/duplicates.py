@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.data.manifest import ShardRecord
 from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.origins import SUFFIX as ORIGINS_SUFFIX
@@ -82,7 +82,7 @@ def remove_from_task(job: Job, task: Task, first: int) -> None:
             "shards": [asdict(record) for record in records],
             "left_out": result.left_out | {"duplicate": duplicates},
         }
-        durable.write_text(folder / MARKER, json.dumps(content))
+        atomic_io.write_text(folder / MARKER, json.dumps(content))
 
 
 def _result(job: Job, task: Task) -> TaskResult:
@@ -129,7 +129,7 @@ def _find(job: Job, work: list[tuple[Task, TaskResult]], documents: int) -> None
             flags[_later_equals(np.fromfile(folder / str(number), ENTRY))] = True
         flags.flush()
         (folder / "flags").rename(_flags_path(job))
-        durable.write_text(folder / MARKER, "")
+        atomic_io.write_text(folder / MARKER, "")
     shutil.rmtree(job.build / "hashes")
 
 

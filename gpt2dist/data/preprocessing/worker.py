@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.data.corpus import BadDocument, Document, LongDocument, Piece, Rejected, read
 from gpt2dist.data.corpus.storage import unreadable
 from gpt2dist.data.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
@@ -100,7 +100,7 @@ def _do(job: Job, task: Task, folder: Path) -> None:
         result = _Work(job, task, folder, report).run()
     finally:
         progress.close()
-    durable.write_text(folder / MARKER, json.dumps(result))
+    atomic_io.write_text(folder / MARKER, json.dumps(result))
 
 
 class _Tools:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
-from gpt2dist import durable
+from gpt2dist import atomic_io
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint import store as store_module
 from gpt2dist.checkpoint.state import TrainerState
@@ -157,7 +157,8 @@ def test_a_rank_that_cannot_write_stops_all_of_them(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "function"), [(durable, "write_json"), (durable, "sync"), (manifest, "seal"), (manifest, "write")]
+    ("module", "function"),
+    [(atomic_io, "write_json"), (atomic_io, "sync"), (manifest, "seal"), (manifest, "write")],
 )
 def test_no_failure_of_rank_0_makes_the_others_wait(tmp_path, monkeypatch, module, function):
     monkeypatch.setattr(module, function, full_disk)
@@ -182,9 +183,11 @@ def test_a_failed_commit_leaves_the_older_checkpoint_in_force(store, monkeypatch
 
 def test_a_save_that_fails_behind_its_commit_is_there_all_the_same(store, monkeypatch):
     store.save(ModelState(), trainer_state(10))
-    write_text = durable.write_text
+    write_text = atomic_io.write_text
     monkeypatch.setattr(
-        durable, "write_text", lambda path, text: (full_disk if path.name == "latest" else write_text)(path, text)
+        atomic_io,
+        "write_text",
+        lambda path, text: (full_disk if path.name == "latest" else write_text)(path, text),
     )
     with pytest.raises(
         RunError, match=r"saving step-00000020 failed: .* goes on from the newest whole checkpoint"
@@ -229,7 +232,7 @@ def test_a_file_that_the_disk_no_longer_gives_back_is_damage(store, monkeypatch)
     def unreadable(path):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(durable, "sha256_of", unreadable)
+    monkeypatch.setattr(atomic_io, "sha256_of", unreadable)
     assert re.search(r"cannot be read \(.*Input/output error", store.fault(path))
 
 
