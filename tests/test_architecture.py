@@ -18,8 +18,8 @@ MODULES = {
 MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
-        "checkpoint cli config data distributed evaluation export generation launched model monitoring "
-        "plan preflight submission training watching"
+        "checkpoint cli config corpus data distributed evaluation export generation launched model "
+        "monitoring plan preflight submission training watching"
     ),
     "cli": "__init__ launched monitoring",
     "export": "__init__ checkpoint config data model preflight",
@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "evaluation": "checkpoint data deepspeed_start distributed model",
     "generation": "",
     "plan": "data model",
-    "data": "",
+    "data": "corpus",
+    "corpus": "",
     "checkpoint": "distributed",
     "monitoring": "__init__ distributed",
     "model": "",

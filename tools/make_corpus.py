@@ -13,7 +13,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt2dist.data.corpus import Document, Reading, cut, discover, read
+from gpt2dist.corpus import Document, Reading, cut, discover, read
 from gpt2dist.errors import UserError
 
 SUFFIXES = (".py", ".txt", ".rst", ".md", ".jsonl", ".ndjson")

@@ -111,7 +111,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         UserError: The options, the text, or a model that is there already.
     """
-    from gpt2dist.data.corpus import discover
+    from gpt2dist.corpus import discover
     from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.evaluation.evaluate import conditions, require_same_tokenizer
     from gpt2dist.model.locate import locate

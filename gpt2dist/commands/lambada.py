@@ -24,7 +24,7 @@ example:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluates."""
-    from gpt2dist.data.corpus import Reading
+    from gpt2dist.corpus import Reading
     from gpt2dist.data.held_out import read_texts
     from gpt2dist.monitoring.logs import quiet_libraries
 

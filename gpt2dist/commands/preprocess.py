@@ -12,7 +12,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import Progress, tell
 
 if TYPE_CHECKING:
-    from gpt2dist.data.corpus import Reading
+    from gpt2dist.corpus import Reading
     from gpt2dist.data.preprocessing import Job
     from gpt2dist.data.preprocessing.attempts import Counts
 
@@ -164,7 +164,7 @@ def _unescaped(text: str) -> str:
 
 def suffixes(args: argparse.Namespace) -> tuple[str, ...]:
     """What to take from directories, each with its dot."""
-    from gpt2dist.data.corpus import DEFAULT_SUFFIXES
+    from gpt2dist.corpus import DEFAULT_SUFFIXES
 
     named = tuple(f".{suffix.removeprefix('.')}" for suffix in args.suffix or ())
     return named or DEFAULT_SUFFIXES
@@ -172,7 +172,7 @@ def suffixes(args: argparse.Namespace) -> tuple[str, ...]:
 
 def reading(args: argparse.Namespace) -> "Reading":
     """How documents are read."""
-    from gpt2dist.data.corpus import Reading
+    from gpt2dist.corpus import Reading
 
     if args.document_separator == "":
         raise UserError("--document-separator: is empty; leave it out to take each file as one document")

@@ -15,7 +15,7 @@ from gpt2dist.commands.preprocess import add_corpus_arguments, reading, suffixes
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:
-    from gpt2dist.data.corpus import Reading, Source
+    from gpt2dist.corpus import Reading, Source
     from gpt2dist.data.tokenizer import Tokenizer
 
 TRAIN_EPILOG = """\
@@ -107,7 +107,7 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
         raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text or 50257 as GPT-2")
     if args.kind == "char" and args.vocab_size is not None:
         raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
-    from gpt2dist.data.corpus import discover, spool
+    from gpt2dist.corpus import discover, spool
     from gpt2dist.data.tokenizer import train_bpe, train_char
 
     how = reading(args)
@@ -163,7 +163,7 @@ def _is_there(output: Path, origin: dict) -> bool:
 
 def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[str]:
     """The texts of a corpus, long ones in parts, with progress over its bytes."""
-    from gpt2dist.data.corpus import BadDocument, Document, Rejected, cut, read
+    from gpt2dist.corpus import BadDocument, Document, Rejected, cut, read
     from gpt2dist.monitoring.progress import Progress
 
     documents, first = 0, ""

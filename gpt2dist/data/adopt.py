@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
-from gpt2dist.data.corpus.utf8 import complete
+from gpt2dist.corpus.utf8 import complete
+from gpt2dist.corpus.word_count import WordCounter
 from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
 from gpt2dist.data.flat import BLOCK
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.token_bytes import TokenBytes
 from gpt2dist.data.tokenizer import Tokenizer
-from gpt2dist.data.words import WordCounter
 from gpt2dist.errors import UserError
 
 FORMATS = ("megatron", "nanogpt", "llmc")

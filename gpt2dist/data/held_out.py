@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.data.corpus import DEFAULT_SUFFIXES, Document, LongDocument, Reading, Rejected, cut, discover, read
-from gpt2dist.data.corpus.types import BadDocument, Item
+from gpt2dist.corpus import DEFAULT_SUFFIXES, Document, LongDocument, Reading, Rejected, cut, discover, read
+from gpt2dist.corpus.documents import BadDocument, Item
 from gpt2dist.data.detokenizers import DETOKENIZERS
 from gpt2dist.data.manifest import Manifest, Totals
 from gpt2dist.data.stream import LazyShard, Tokens, TokenStream, check_files

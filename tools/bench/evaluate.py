@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from gpt2dist import distributed
-from gpt2dist.data.corpus import Reading
+from gpt2dist.corpus import Reading
 from gpt2dist.data.held_out import HeldOut, read_texts
 from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.evaluation import Setting, evaluate, lambada

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpt2dist import atomic_io
-from gpt2dist.data.corpus import Piece
+from gpt2dist.corpus import Piece
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.origins import PIECES_NAME
 from gpt2dist.data.preprocessing.build import Identity

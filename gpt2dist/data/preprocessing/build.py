@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist import atomic_io
-from gpt2dist.data.corpus import Source
+from gpt2dist.corpus import Source
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.tasks import PLAN_VERSION, Job
 from gpt2dist.data.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.data.corpus import Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
 from gpt2dist.data.encoder import FAST, choose_encoder
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.assembly import assemble, dataset_folder, load_results

@@ -87,7 +87,7 @@ def open_executor(job: Job, calls: int, prepare: Callable[[Job], object] = id) -
             yield executor
 
 
-PRELOAD = ["gpt2dist.data.preprocessing.worker", "gpt2dist.data.corpus.jsonl", "awkward", "gigatoken"]
+PRELOAD = ["gpt2dist.data.preprocessing.worker", "gpt2dist.corpus.readers.jsonl", "awkward", "gigatoken"]
 """What most workers need, and what starts no thread."""
 
 

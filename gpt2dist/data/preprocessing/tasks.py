@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.data.corpus import DEFAULT_SUFFIXES, Piece, Reading, Source, cut
+from gpt2dist.corpus import DEFAULT_SUFFIXES, Piece, Reading, Source, cut
 from gpt2dist.data.manifest import ShardRecord
 from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.origins import SUFFIX as ORIGINS_SUFFIX

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from gpt2dist import cli
-from gpt2dist.data.corpus import files, types
+from gpt2dist.corpus import documents, files
 from gpt2dist.data.tokenizer import Tokenizer
 
 
@@ -42,7 +42,7 @@ def test_files_of_several_kinds(train, tmp_path):
 
 
 def test_long_documents_and_bad_ones(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(types, "LONG_BYTES", 40)
+    monkeypatch.setattr(documents, "LONG_BYTES", 40)
     monkeypatch.setattr(files, "BLOCK_BYTES", 10)
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "ab" * 100}) + "\n" + "not JSON " * 20 + "\n")
     assert train("a.jsonl") == set("ab")

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from gpt2dist.data.words import count_words
+from gpt2dist.corpus.word_count import count_words
 
 
 def expected(texts):

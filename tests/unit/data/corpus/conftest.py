@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gpt2dist.data.corpus import BadDocument, LongDocument, Reading, Rejected, cut, discover, read
+from gpt2dist.corpus import BadDocument, LongDocument, Reading, Rejected, cut, discover, read
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpt2dist.data.corpus import Piece, Reading, cut, discover, read, types
+from gpt2dist.corpus import Piece, Reading, cut, discover, documents, read
 from gpt2dist.errors import UserError
 
 TEXTS = ["plain", "", "é€😀", "x" * 1000, "two\nlines", *(f"text {i}" for i in range(45))]
@@ -140,7 +140,7 @@ def test_tables_without_rows(tmp_path, read_corpus, name):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_long_cell_comes_in_parts(tmp_path, read_corpus, name, monkeypatch):
-    monkeypatch.setattr(types, "LONG_BYTES", 1 << 20)
+    monkeypatch.setattr(documents, "LONG_BYTES", 1 << 20)
     text = "é€😀x" * (1 << 18)
     WRITERS[name](pa.table({"text": ["short", text, "short"]}), tmp_path / name, 3)
     seen = read_corpus(tmp_path / name)
@@ -163,5 +163,5 @@ def test_only_the_column_with_the_text_is_read_of_a_parquet_file_and_a_little_at
     for document in read(piece, Reading()):
         peak = max(peak, pool.bytes_allocated() - before)
         assert len(document.text) > 10_000
-    assert peak + tracemalloc.get_traced_memory()[1] < 3 * types.LONG_BYTES
+    assert peak + tracemalloc.get_traced_memory()[1] < 3 * documents.LONG_BYTES
     tracemalloc.stop()

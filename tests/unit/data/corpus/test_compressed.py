@@ -7,7 +7,7 @@ import random
 import pytest
 import zstandard
 
-from gpt2dist.data.corpus import cut, discover, types
+from gpt2dist.corpus import cut, discover, documents
 from gpt2dist.errors import UserError
 
 COMPRESS = {
@@ -64,7 +64,7 @@ def test_a_frame_that_needs_too_much_memory_is_refused(tmp_path, read_corpus):
 
 @pytest.mark.parametrize("compression", COMPRESS)
 def test_a_long_document_in_a_compressed_file(tmp_path, read_corpus, compression, monkeypatch):
-    monkeypatch.setattr(types, "LONG_BYTES", 1 << 20)
+    monkeypatch.setattr(documents, "LONG_BYTES", 1 << 20)
     path = tmp_path / f"a.csv.{compression}"
     text = "é,😀\n" * (1 << 18)
     path.write_bytes(COMPRESS[compression](f'text\n"{text}"\nshort\n'.encode()))

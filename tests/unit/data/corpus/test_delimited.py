@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gpt2dist.data.corpus import LongDocument, Reading, cut, discover, files, read, types
+from gpt2dist.corpus import LongDocument, Reading, cut, discover, documents, files, read
 from gpt2dist.errors import UserError
 
 
@@ -64,7 +64,7 @@ def test_a_table_without_the_column_is_refused(tmp_path, read_corpus, data, mess
 
 
 def test_a_header_that_is_too_long_is_refused(tmp_path, read_corpus, monkeypatch):
-    monkeypatch.setattr(types, "LONG_BYTES", 100)
+    monkeypatch.setattr(documents, "LONG_BYTES", 100)
     monkeypatch.setattr(files, "BLOCK_BYTES", 10)
     (tmp_path / "a.csv").write_bytes(b"x" * 1000)
     with pytest.raises(UserError, match="its first row names no columns"):
@@ -95,12 +95,12 @@ def test_long_rows_read_as_the_module_csv_does(tmp_path, read_corpus, monkeypatc
         text = random_table(generator)
         path.write_bytes(b"a,text,c\n" + text.encode())
         monkeypatch.setattr(files, "BLOCK_BYTES", generator.choice([1, 2, 3, 8]))
-        monkeypatch.setattr(types, "LONG_BYTES", 1 << 20)
+        monkeypatch.setattr(documents, "LONG_BYTES", 1 << 20)
         whole = read_corpus(path)
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row] if "\r" not in text else None
         if rows is not None and not any("closed" in document.reason for document in whole):
             assert [document.text for document in whole] == [row[1] if len(row) == 3 else None for row in rows]
-        monkeypatch.setattr(types, "LONG_BYTES", 9)  # the header is just short enough
+        monkeypatch.setattr(documents, "LONG_BYTES", 9)  # the header is just short enough
         parts = read_corpus(path)
         assert [(item.text, item.line, item.offset) for item in parts] == [
             (item.text, item.line, item.offset) for item in whole
@@ -110,7 +110,7 @@ def test_long_rows_read_as_the_module_csv_does(tmp_path, read_corpus, monkeypatc
 
 
 def test_a_long_row_that_nobody_reads_is_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(types, "LONG_BYTES", 20)
+    monkeypatch.setattr(documents, "LONG_BYTES", 20)
     monkeypatch.setattr(files, "BLOCK_BYTES", 10)
     path = tmp_path / "a.csv"
     path.write_text('id,text\n1,"' + "a line of it\n" * 10 + '"\n2,short\n')

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from gpt2dist.data.corpus import discover, spool
+from gpt2dist.corpus import discover, spool
 from gpt2dist.errors import UserError
 
 

@@ -6,8 +6,8 @@ import datasets
 import fsspec
 import pytest
 
-from gpt2dist.data.corpus import cut, discover
-from gpt2dist.data.corpus.hub import HubDataset
+from gpt2dist.corpus import cut, discover
+from gpt2dist.corpus.readers.hub import HubDataset
 from gpt2dist.errors import UserError
 
 TEXTS = [f"text {i} é" for i in range(40)]

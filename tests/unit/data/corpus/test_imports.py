@@ -9,7 +9,7 @@ def test_text_and_json_lines_need_no_library_of_tables(tmp_path):
     (tmp_path / "d.csv").write_text("text\ncell\n")
     code = """if True:
         import sys
-        from gpt2dist.data.corpus import Reading, cut, discover, read
+        from gpt2dist.corpus import Reading, cut, discover, read
         pieces = [piece for source in discover(sys.argv[1:]) for piece in cut(source, 1)]
         print(sum(1 for piece in pieces for _ in read(piece, Reading())))
         print({"pyarrow", "fsspec", "datasets", "pandas"} & set(sys.modules))"""

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from gpt2dist.data.corpus import LongDocument, Piece, Reading, files, read, types
+from gpt2dist.corpus import LongDocument, Piece, Reading, documents, files, read
 
 
 def whole(path):
@@ -67,23 +67,23 @@ def test_dotted_field(tmp_path, read_corpus):
 def test_pieces_give_every_line_once_whatever_the_cut(
     tmp_path, read_corpus, monkeypatch, size, block_bytes, long_bytes
 ):
-    monkeypatch.setattr(types, "LONG_BYTES", long_bytes)
+    monkeypatch.setattr(documents, "LONG_BYTES", long_bytes)
     monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": "x" * (i % 53)}) + "\n" + "\n" * (i % 3) for i in range(50)))
-    documents = read_corpus(path, size)
-    assert [document.text for document in documents] == ["x" * (i % 53) for i in range(50)]
-    assert any(document.long for document in documents) == (long_bytes == 30)
+    found = read_corpus(path, size)
+    assert [document.text for document in found] == ["x" * (i % 53) for i in range(50)]
+    assert any(document.long for document in found) == (long_bytes == 30)
     data = path.read_bytes()
-    for document in documents:  # number and offset lead back to the document
+    for document in found:  # number and offset lead back to the document
         line = data.split(b"\n")[document.line - 1]
         assert json.loads(line)["text"] == document.text
         assert data[document.offset :].startswith(line)
-    assert sum(document.size for document in documents) <= len(data)
+    assert sum(document.size for document in found) <= len(data)
 
 
 def test_a_long_document_that_nobody_reads_is_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(types, "LONG_BYTES", 30)
+    monkeypatch.setattr(documents, "LONG_BYTES", 30)
     monkeypatch.setattr(files, "BLOCK_BYTES", 10)
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": "x" * 100 + str(i)}) + "\n" for i in range(3)))
@@ -92,7 +92,7 @@ def test_a_long_document_that_nobody_reads_is_skipped(tmp_path, monkeypatch):
 
 
 def test_a_bad_long_line_accounts_for_all_its_bytes(tmp_path, monkeypatch, read_corpus):
-    monkeypatch.setattr(types, "LONG_BYTES", 30)
+    monkeypatch.setattr(documents, "LONG_BYTES", 30)
     monkeypatch.setattr(files, "BLOCK_BYTES", 10)
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": ' + "x" * 1000 + '}\n{"text": "good"}\n')
@@ -114,7 +114,7 @@ def test_memory_does_not_grow_with_a_line(tmp_path):
         for _ in range(200):
             file.write("".join(words))
         file.write('"}\n')
-    assert path.stat().st_size > 12 * types.LONG_BYTES
+    assert path.stat().st_size > 12 * documents.LONG_BYTES
     tracemalloc.start()
     reader = read(whole(path), Reading())
     document = next(reader)
@@ -122,4 +122,4 @@ def test_memory_does_not_grow_with_a_line(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 200 * len(json.loads(f'"{"".join(words)}"').encode())
-    assert peak < 4 * types.LONG_BYTES
+    assert peak < 4 * documents.LONG_BYTES

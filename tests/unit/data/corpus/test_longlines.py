@@ -3,9 +3,9 @@ import random
 
 import pytest
 
-from gpt2dist.data.corpus import BadDocument
-from gpt2dist.data.corpus.jsonl import parse
-from gpt2dist.data.corpus.longlines import _RUN, text_parts
+from gpt2dist.corpus import BadDocument
+from gpt2dist.corpus.readers.jsonl import parse
+from gpt2dist.corpus.readers.long_lines import _RUN, text_parts
 
 
 def scan(line, field, size):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from gpt2dist.data.corpus import files, types
+from gpt2dist.corpus import documents, files
 
 SEPARATOR = "\n<|end|>\n"
 COMPRESS = {
@@ -92,7 +92,7 @@ def test_texts_come_back_from_every_format(tmp_path, read_corpus, monkeypatch, n
     write, pack = WRITERS[name]
     path = tmp_path / f"corpus.{name}"
     path.write_bytes(pack(write(texts)))
-    monkeypatch.setattr(types, "LONG_BYTES", long_bytes)
+    monkeypatch.setattr(documents, "LONG_BYTES", long_bytes)
     monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
     for size in (100, 1 << 40):
         seen = read_corpus(path, size, document_separator=SEPARATOR)

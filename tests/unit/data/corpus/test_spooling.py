@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpt2dist.data.corpus import Reading, cut, read, spool
+from gpt2dist.corpus import Reading, cut, read, spool
 
 
 @pytest.mark.parametrize("compression", ["", "gz"])

@@ -1,6 +1,6 @@
 import pytest
 
-from gpt2dist.data.corpus import Piece, cut, discover, files, types
+from gpt2dist.corpus import Piece, cut, discover, documents, files
 from gpt2dist.errors import UserError
 
 
@@ -27,7 +27,7 @@ def test_broken_utf8_is_repaired_and_binaries_are_rejected(tmp_path, read_corpus
 @pytest.mark.parametrize("long_bytes", [1 << 20, 4])
 @pytest.mark.parametrize("block_bytes", [1 << 20, 1, 2, 5])
 def test_a_separator_cuts_a_file_into_documents(tmp_path, read_corpus, monkeypatch, long_bytes, block_bytes):
-    monkeypatch.setattr(types, "LONG_BYTES", long_bytes)
+    monkeypatch.setattr(documents, "LONG_BYTES", long_bytes)
     monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
     path = tmp_path / "a.txt"
     path.write_text("one é<|end|>\n<|<|end|><|end|>a longer document, with <|end in it<|end|>last")
@@ -51,7 +51,7 @@ def test_a_separator_cuts_a_file_into_documents(tmp_path, read_corpus, monkeypat
 
 @pytest.mark.parametrize("block_bytes", [1, 2, 3, 7])
 def test_a_long_file_comes_in_parts_that_end_between_characters(tmp_path, read_corpus, monkeypatch, block_bytes):
-    monkeypatch.setattr(types, "LONG_BYTES", 5)
+    monkeypatch.setattr(documents, "LONG_BYTES", 5)
     monkeypatch.setattr(files, "BLOCK_BYTES", block_bytes)
     data = "aé€😀".encode() * 3 + b"\xe2\x82 \xf0\x9f\x98 \xff \xc3(" + "€".encode() + b"\xf0\x9f"
     (tmp_path / "a.txt").write_bytes(data)

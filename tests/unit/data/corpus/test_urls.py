@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
 
-from gpt2dist.data.corpus import Piece, discover, files
+from gpt2dist.corpus import Piece, discover, files
 from gpt2dist.errors import UserError
 
 

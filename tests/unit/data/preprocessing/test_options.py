@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2dist.data.corpus import Reading
-from gpt2dist.data.corpus import types as corpus_types
+from gpt2dist.corpus import Reading
+from gpt2dist.corpus import documents as corpus_types
 from gpt2dist.data.encoder import REFERENCE
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.origins import ORIGIN
@@ -182,7 +182,7 @@ def test_deduplication_is_the_same_for_any_number_of_workers_and_buckets(
 @pytest.fixture
 def small_is_long(monkeypatch):
     monkeypatch.setattr(corpus_types, "LONG_BYTES", 2000)
-    monkeypatch.setattr("gpt2dist.data.corpus.files.BLOCK_BYTES", 700)
+    monkeypatch.setattr("gpt2dist.corpus.files.BLOCK_BYTES", 700)
 
 
 def long_corpus(directory):
@@ -201,7 +201,7 @@ def test_long_documents_are_as_short_ones(tmp_path, tokenizer, monkeypatch):
     options = {"val_fraction": 0.3, "shard_tokens": 3000}
     short = run(tmp_path / "c", tokenizer, tmp_path / "short", **options)
     monkeypatch.setattr(corpus_types, "LONG_BYTES", 2000)
-    monkeypatch.setattr("gpt2dist.data.corpus.files.BLOCK_BYTES", 700)
+    monkeypatch.setattr("gpt2dist.corpus.files.BLOCK_BYTES", 700)
     spilled = []
     spill = worker_module._Work._spill
     monkeypatch.setattr(

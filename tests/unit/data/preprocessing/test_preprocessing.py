@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2dist.data.corpus import discover
+from gpt2dist.corpus import discover
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing import Job, assembly, driver, prepare
 from gpt2dist.data.preprocessing import tasks as tasks_module

@@ -10,12 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.data.corpus.cells import document, spread
-from gpt2dist.data.corpus.columns import cut_units
-from gpt2dist.data.corpus.fields import find_text, no_column
-from gpt2dist.data.corpus.naming import HUB_PREFIX
-from gpt2dist.data.corpus.storage import filesystem, reaching
-from gpt2dist.data.corpus.types import BadDocument, Items, Piece, Reading, Rejected, Source
+from gpt2dist.corpus.documents import BadDocument, Items, Piece, Reading, Rejected, Source
+from gpt2dist.corpus.formats import HUB_PREFIX
+from gpt2dist.corpus.readers.cells import document, spread
+from gpt2dist.corpus.readers.fields import find_text, no_column
+from gpt2dist.corpus.readers.parquet import cut_units
+from gpt2dist.corpus.storage import filesystem, reaching
 from gpt2dist.errors import UserError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -1,10 +1,6 @@
 """The corpus: which sources it has, and the documents in them, one at a time."""
 
-from gpt2dist.data.corpus.discovery import discover
-from gpt2dist.data.corpus.naming import DEFAULT_SUFFIXES, FORMATS
-from gpt2dist.data.corpus.reading import cut, read
-from gpt2dist.data.corpus.spooling import spool
-from gpt2dist.data.corpus.types import (
+from gpt2dist.corpus.documents import (
     LONG_BYTES,
     BadDocument,
     Document,
@@ -16,6 +12,10 @@ from gpt2dist.data.corpus.types import (
     Rejected,
     Source,
 )
+from gpt2dist.corpus.formats import DEFAULT_SUFFIXES, FORMATS
+from gpt2dist.corpus.reading import cut, read
+from gpt2dist.corpus.sources import discover
+from gpt2dist.corpus.standard_input import spool
 
 __all__ = [
     "DEFAULT_SUFFIXES",

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 
-from gpt2dist.data.corpus import types
-from gpt2dist.data.corpus.fields import no_column
-from gpt2dist.data.corpus.files import Stream
-from gpt2dist.data.corpus.longrows import UNCLOSED, cell_parts, wrong_number
-from gpt2dist.data.corpus.records import Records
-from gpt2dist.data.corpus.types import BadDocument, Document, Item, Items, LongDocument, Piece, Reading, Rejected
-from gpt2dist.data.corpus.utf8 import repair, repair_parts
+from gpt2dist.corpus import documents
+from gpt2dist.corpus.documents import BadDocument, Document, Item, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.corpus.files import Stream
+from gpt2dist.corpus.readers.fields import no_column
+from gpt2dist.corpus.readers.long_rows import UNCLOSED, cell_parts, wrong_number
+from gpt2dist.corpus.readers.records import Records
+from gpt2dist.corpus.utf8 import repair, repair_parts
 from gpt2dist.errors import UserError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -21,7 +21,7 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 def read_delimited(piece: Piece, reading: Reading) -> Items:
     """Reads the rows of a file; blank lines are none, and the names of the columns are not counted."""
     # The limit holds for the whole process; rows of LONG_BYTES are read elsewhere.
-    csv.field_size_limit(max(csv.field_size_limit(), 4 * types.LONG_BYTES))
+    csv.field_size_limit(max(csv.field_size_limit(), 4 * documents.LONG_BYTES))
     with Stream(piece.path, piece.compression) as stream:
         table = _Table(piece, reading, stream)
         yield from table.rows()
@@ -133,7 +133,7 @@ class _Lines:
         if not isinstance(line, bytes):
             raise _LongRow
         self._size += len(line)
-        if self._size > types.LONG_BYTES:
+        if self._size > documents.LONG_BYTES:
             raise _LongRow
         return line.decode("latin-1") + "\n"
 

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from gpt2dist.data.corpus import files
-from gpt2dist.data.corpus.naming import PLAIN_FORMATS
-from gpt2dist.data.corpus.types import Source
+from gpt2dist.corpus import files
+from gpt2dist.corpus.documents import Source
+from gpt2dist.corpus.formats import PLAIN_FORMATS
 
 _MARKS = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ\0": "xz", b"BZh": "bz2"}
 

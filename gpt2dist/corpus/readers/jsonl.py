@@ -5,12 +5,12 @@ import sys
 
 import orjson
 
-from gpt2dist.data.corpus.fields import find_text, mend
-from gpt2dist.data.corpus.files import Stream
-from gpt2dist.data.corpus.longlines import text_parts
-from gpt2dist.data.corpus.records import Records
-from gpt2dist.data.corpus.types import BadDocument, Document, Items, LongDocument, Piece, Reading, Rejected
-from gpt2dist.data.corpus.utf8 import REPLACEMENT
+from gpt2dist.corpus.documents import BadDocument, Document, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.corpus.files import Stream
+from gpt2dist.corpus.readers.fields import find_text, mend
+from gpt2dist.corpus.readers.long_lines import text_parts
+from gpt2dist.corpus.readers.records import Records
+from gpt2dist.corpus.utf8 import REPLACEMENT
 
 
 def read_jsonl(piece: Piece, reading: Reading) -> Items:

@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from gpt2dist.data.corpus.naming import format_of, no_file_in_directory
-from gpt2dist.data.corpus.storage import filesystem, reaching
-from gpt2dist.data.corpus.types import Source
+from gpt2dist.corpus.documents import Source
+from gpt2dist.corpus.formats import format_of, no_file_in_directory
+from gpt2dist.corpus.storage import filesystem, reaching
 from gpt2dist.errors import UserError
 
 _MAGIC = re.compile(r"[*?\[]")

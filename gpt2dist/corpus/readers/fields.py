@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gpt2dist.data.corpus.types import BadDocument
-from gpt2dist.data.corpus.utf8 import REPLACEMENT
+from gpt2dist.corpus.documents import BadDocument
+from gpt2dist.corpus.utf8 import REPLACEMENT
 from gpt2dist.errors import UserError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

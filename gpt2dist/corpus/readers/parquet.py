@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gpt2dist.data.corpus import files
-from gpt2dist.data.corpus.cells import document, spread
-from gpt2dist.data.corpus.fields import no_column, no_string
-from gpt2dist.data.corpus.storage import damaged, is_url, open_file
-from gpt2dist.data.corpus.types import Item, Items, Piece, Reading, Rejected, Source
+from gpt2dist.corpus import files
+from gpt2dist.corpus.documents import Item, Items, Piece, Reading, Rejected, Source
+from gpt2dist.corpus.readers.cells import document, spread
+from gpt2dist.corpus.readers.fields import no_column, no_string
+from gpt2dist.corpus.storage import damaged, is_url, open_file
 from gpt2dist.errors import UserError
 
 BATCH_BYTES, MOST_ROWS = 4 << 20, 512

@@ -7,7 +7,7 @@ import zlib
 from types import TracebackType
 from typing import Any
 
-from gpt2dist.data.corpus.storage import damaged, open_file
+from gpt2dist.corpus.storage import damaged, open_file
 
 BLOCK_BYTES = 1 << 20
 """What is read at once."""

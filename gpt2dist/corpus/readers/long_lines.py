@@ -10,9 +10,9 @@ from collections.abc import Generator, Iterator
 
 import orjson
 
-from gpt2dist.data.corpus.fields import mend, no_field, no_string
-from gpt2dist.data.corpus.types import BadDocument
-from gpt2dist.data.corpus.utf8 import complete, repair
+from gpt2dist.corpus.documents import BadDocument
+from gpt2dist.corpus.readers.fields import mend, no_field, no_string
+from gpt2dist.corpus.utf8 import complete, repair
 
 MOST_DEPTH = 1024
 """As orjson."""

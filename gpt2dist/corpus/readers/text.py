@@ -2,10 +2,10 @@
 
 from itertools import chain
 
-from gpt2dist.data.corpus.files import Stream
-from gpt2dist.data.corpus.records import Records
-from gpt2dist.data.corpus.types import Document, Items, LongDocument, Piece, Reading, Rejected
-from gpt2dist.data.corpus.utf8 import repair, repair_parts
+from gpt2dist.corpus.documents import Document, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.corpus.files import Stream
+from gpt2dist.corpus.readers.records import Records
+from gpt2dist.corpus.utf8 import repair, repair_parts
 
 _HEAD_BYTES = 8192
 """Where a zero byte tells binary files, as in git; UTF-16 and UTF-32 have zero bytes too."""

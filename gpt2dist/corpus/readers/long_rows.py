@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from enum import Enum, auto
 
-from gpt2dist.data.corpus.types import BadDocument
+from gpt2dist.corpus.documents import BadDocument
 
 UNCLOSED = "a quote that is never closed"
 

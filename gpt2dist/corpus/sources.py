@@ -6,11 +6,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gpt2dist.data.corpus.naming import DEFAULT_SUFFIXES, HUB_PREFIX, format_of, no_file_in_directory
-from gpt2dist.data.corpus.remote import find_remote
-from gpt2dist.data.corpus.saved import is_saved, saved_source
-from gpt2dist.data.corpus.storage import is_url
-from gpt2dist.data.corpus.types import Source
+from gpt2dist.corpus.documents import Source
+from gpt2dist.corpus.formats import DEFAULT_SUFFIXES, HUB_PREFIX, format_of, no_file_in_directory
+from gpt2dist.corpus.readers.saved_datasets import is_saved, saved_source
+from gpt2dist.corpus.remote import find_remote
+from gpt2dist.corpus.storage import is_url
 from gpt2dist.errors import UserError
 
 
@@ -54,7 +54,7 @@ def discover(
 def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path], format: str | None) -> list[Source]:
     """The sources that one input names."""
     if name.startswith(HUB_PREFIX):
-        from gpt2dist.data.corpus.hub import hub_source
+        from gpt2dist.corpus.readers.hub import hub_source
 
         return [hub_source(name)]
     if is_url(name):

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from functools import partial
 
-from gpt2dist.data.corpus import files, types
-from gpt2dist.data.corpus.types import Document, LongDocument
-from gpt2dist.data.corpus.utf8 import repair, repair_parts
+from gpt2dist.corpus import documents, files
+from gpt2dist.corpus.documents import Document, LongDocument
+from gpt2dist.corpus.utf8 import repair, repair_parts
 
 
 def document(text: bytes | memoryview, line: int, size: int) -> Document | LongDocument:
     """The document of a cell, whose bytes may be broken UTF-8."""
-    if len(text) > types.LONG_BYTES:
+    if len(text) > documents.LONG_BYTES:
         return LongDocument(line, -1, repair_parts(_chunks(text)), partial(int, size))
     whole, repaired = repair(bytes(text))
     return Document(whole, line, -1, size, repaired)

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from gpt2dist.data.corpus.naming import HUB_PREFIX
-from gpt2dist.data.corpus.storage import unreadable
-from gpt2dist.data.corpus.types import Items, Piece, Reading, Source
+from gpt2dist.corpus.documents import Items, Piece, Reading, Source
+from gpt2dist.corpus.formats import HUB_PREFIX
+from gpt2dist.corpus.storage import unreadable
 
 
 def cut(source: Source, size: int) -> list[Piece]:
@@ -41,19 +41,19 @@ def _cutter(source: Source, size: int) -> Callable[[Source, int], list[Piece]]:
     """What cuts a source; a file that is one piece anyhow is not looked into."""
     match source.format:
         case "datasets" if source.path.startswith(HUB_PREFIX):
-            from gpt2dist.data.corpus.hub import cut_hub
+            from gpt2dist.corpus.readers.hub import cut_hub
 
             return cut_hub
         case "datasets":
-            from gpt2dist.data.corpus.saved import cut_saved
+            from gpt2dist.corpus.readers.saved_datasets import cut_saved
 
             return cut_saved
         case "parquet" if source.size > size:
-            from gpt2dist.data.corpus.columns import cut_parquet
+            from gpt2dist.corpus.readers.parquet import cut_parquet
 
             return cut_parquet
         case "arrow" if source.size > size:
-            from gpt2dist.data.corpus.columns import cut_arrow
+            from gpt2dist.corpus.readers.parquet import cut_arrow
 
             return cut_arrow
     return _cut_bytes
@@ -70,29 +70,29 @@ def _reader(piece: Piece) -> Callable[[Piece, Reading], Items]:
     """What reads a piece; imported only where it is needed, since pyarrow and datasets take their time."""
     match piece.format:
         case "jsonl":
-            from gpt2dist.data.corpus.jsonl import read_jsonl
+            from gpt2dist.corpus.readers.jsonl import read_jsonl
 
             return read_jsonl
         case "csv" | "tsv":
-            from gpt2dist.data.corpus.delimited import read_delimited
+            from gpt2dist.corpus.readers.csv import read_delimited
 
             return read_delimited
         case "parquet":
-            from gpt2dist.data.corpus.columns import read_parquet
+            from gpt2dist.corpus.readers.parquet import read_parquet
 
             return read_parquet
         case "arrow":
-            from gpt2dist.data.corpus.columns import read_arrow
+            from gpt2dist.corpus.readers.parquet import read_arrow
 
             return read_arrow
         case "datasets" if piece.path.startswith(HUB_PREFIX):
-            from gpt2dist.data.corpus.hub import read_hub
+            from gpt2dist.corpus.readers.hub import read_hub
 
             return read_hub
         case "datasets":
-            from gpt2dist.data.corpus.saved import read_saved
+            from gpt2dist.corpus.readers.saved_datasets import read_saved
 
             return read_saved
-    from gpt2dist.data.corpus.text import read_text
+    from gpt2dist.corpus.readers.text import read_text
 
     return read_text

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Iterator
 
-from gpt2dist.data.corpus import files, types
-from gpt2dist.data.corpus.files import Stream
+from gpt2dist.corpus import documents, files
+from gpt2dist.corpus.files import Stream
 
 
 class Records:
@@ -53,7 +53,7 @@ class Records:
                 record, self._held = self._held, b""
                 self._begin(len(record))
                 yield record
-            elif len(self._held) > types.LONG_BYTES:
+            elif len(self._held) > documents.LONG_BYTES:
                 self._begin(0)
                 self._chunks = self._rest()
                 yield self._chunks
@@ -70,9 +70,9 @@ class Records:
         """Reads up to the first record that starts in the range."""
         if self._start == 0:
             self._held = self._stream.read()
-            if self._held.startswith(types.UTF8_MARK):
-                self._held = self._held.removeprefix(types.UTF8_MARK)
-                self._next = len(types.UTF8_MARK)
+            if self._held.startswith(documents.UTF8_MARK):
+                self._held = self._held.removeprefix(documents.UTF8_MARK)
+                self._next = len(documents.UTF8_MARK)
             return
         assert self._separator is not None and len(self._separator) == 1
         self._next = self._start - 1

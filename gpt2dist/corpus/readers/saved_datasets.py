@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.data.corpus.cells import spread
-from gpt2dist.data.corpus.types import Items, Piece, Reading, Source
+from gpt2dist.corpus.documents import Items, Piece, Reading, Source
+from gpt2dist.corpus.readers.cells import spread
 from gpt2dist.errors import UserError
 
 
@@ -51,7 +51,7 @@ def cut_saved(source: Source, size: int) -> list[Piece]:
 
 def read_saved(piece: Piece, reading: Reading) -> Items:
     """Reads some rows, in the order that the dataset has them in."""
-    from gpt2dist.data.corpus.columns import TextColumn, rows_at_once
+    from gpt2dist.corpus.readers.parquet import TextColumn, rows_at_once
 
     dataset = _load(piece.path)
     column = TextColumn(dataset.features.arrow_schema, reading.text_field, piece.path)

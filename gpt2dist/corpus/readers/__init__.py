@@ -1,0 +1,1 @@
+"""Readers of one corpus format each: from bytes, rows or a hub to documents."""
