@@ -95,7 +95,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import random
 
     from gpt2dist.data.preprocessing import Job, prepare
-    from gpt2dist.data.tokenizer import train_bpe
+    from gpt2dist.tokenizer.tokenizer import train_bpe
 
     home = tmp_path_factory.mktemp("tiny")
     draw = random.Random(0)

@@ -19,18 +19,21 @@ MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
         "checkpoint cli config corpus data distributed evaluation export generation launched model "
-        "monitoring plan preflight submission training watching"
+        "monitoring plan preflight submission tokenizer training watching"
     ),
     "cli": "__init__ launched monitoring",
-    "export": "__init__ checkpoint config data model preflight",
+    "export": "__init__ checkpoint config model preflight tokenizer",
     "watching": "checkpoint model monitoring submission training",
     "submission": "__init__ config monitoring",
-    "preflight": "config data model monitoring plan training",
-    "training": "checkpoint config data deepspeed_start distributed evaluation generation model monitoring plan",
-    "evaluation": "checkpoint data deepspeed_start distributed model",
+    "preflight": "config data model monitoring plan tokenizer training",
+    "training": (
+        "checkpoint config data deepspeed_start distributed evaluation generation model monitoring plan tokenizer"
+    ),
+    "evaluation": "checkpoint data deepspeed_start distributed model tokenizer",
     "generation": "",
     "plan": "data model",
-    "data": "corpus",
+    "data": "corpus tokenizer",
+    "tokenizer": "",
     "corpus": "",
     "checkpoint": "distributed",
     "monitoring": "__init__ distributed",

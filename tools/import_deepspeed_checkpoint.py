@@ -24,12 +24,12 @@ from torch import Tensor
 
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.plan import Plan, targets_per_sample
 from gpt2dist.preflight import resolve
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.probe import probe_loss
 from gpt2dist.training.same_run import data_order, datasets_of
 from gpt2dist.training.setup import build_batcher, checkpoint_store

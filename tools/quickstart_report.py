@@ -13,8 +13,8 @@ import numpy as np
 
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.shards import Shard
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.monitoring.metrics import read
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 def held_out_text(dataset: Manifest) -> bytes:

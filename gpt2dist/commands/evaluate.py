@@ -112,9 +112,9 @@ def check(args: argparse.Namespace) -> None:
         UserError: The options, the text, or a model that is there already.
     """
     from gpt2dist.corpus import discover
-    from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.evaluation.evaluate import conditions, require_same_tokenizer
     from gpt2dist.model.locate import locate
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     _check(args)
     record = _record(args) if args.all_checkpoints or args.of_run else None
@@ -184,7 +184,7 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
         return lambda directory: text
 
     from gpt2dist.data.held_out import HeldOut, read_texts
-    from gpt2dist.data.tokenizer import Tokenizer
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     texts = list(read_texts(args.text, reading(args), suffixes(args), args.format))
     name = ", ".join(args.text)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt2dist.data.prompts import Prompt
-    from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.generation import Generator, Sampling
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 DIVIDER = "-" * 80
 
@@ -101,9 +101,9 @@ def run(args: argparse.Namespace) -> None:
     quiet_libraries()
 
     from gpt2dist.checkpoint.manifest import require_whole_model
-    from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.generation import Sampling
     from gpt2dist.model.locate import locate
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     directory = locate(args.model)
     require_whole_model(directory)

@@ -101,7 +101,7 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
         UserError: The split has no such document.
     """
     from gpt2dist.data.dataset import open_shard
-    from gpt2dist.data.tokenizer import Tokenizer
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     documents = manifest.totals(split).documents
     if not 0 <= number < documents:
@@ -126,8 +126,8 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
 
     from gpt2dist.data.origins import StreamDocuments
     from gpt2dist.data.stream import TokenStream
-    from gpt2dist.data.tokenizer import Tokenizer
     from gpt2dist.data.windows import Windows
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     stride = length if stride is None else stride
     stream = TokenStream.open(manifest, split)

@@ -16,7 +16,7 @@ from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading, Source
-    from gpt2dist.data.tokenizer import Tokenizer
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TRAIN_EPILOG = """\
 An INPUT is anything that `gpt2dist preprocess` takes. DIR then loads with AutoTokenizer too. Run again with the
@@ -108,7 +108,7 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
     if args.kind == "char" and args.vocab_size is not None:
         raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
     from gpt2dist.corpus import discover, spool
-    from gpt2dist.data.tokenizer import train_bpe, train_char
+    from gpt2dist.tokenizer.tokenizer import train_bpe, train_char
 
     how = reading(args)
     spooled = None
@@ -135,7 +135,7 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
 
 
 def _prepare_import(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"], dict]:
-    from gpt2dist.data.tokenizer import import_gpt2
+    from gpt2dist.tokenizer.tokenizer import import_gpt2
 
     hashes = {}
     for name in ("vocab", "merges"):

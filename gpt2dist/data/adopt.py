@@ -21,9 +21,9 @@ from gpt2dist.corpus.word_count import WordCounter
 from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
 from gpt2dist.data.flat import BLOCK
 from gpt2dist.data.manifest import Manifest, ShardRecord
-from gpt2dist.data.token_bytes import TokenBytes
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.token_bytes import TokenBytes
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 FORMATS = ("megatron", "nanogpt", "llmc")
 _VAL = re.compile(r"(?:^|[^a-z])(?:val|valid|validation)(?:[^a-z]|$)", re.IGNORECASE)

@@ -16,9 +16,9 @@ from gpt2dist.corpus.documents import BadDocument, Item
 from gpt2dist.data.detokenizers import DETOKENIZERS
 from gpt2dist.data.manifest import Manifest, Totals
 from gpt2dist.data.stream import LazyShard, Tokens, TokenStream, check_files
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.data.windows import DocumentWindows, Windows, WindowSet
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TOKENISED_TOGETHER = 256
 """Documents that are tokenised in one call."""

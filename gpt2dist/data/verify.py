@@ -11,9 +11,9 @@ from gpt2dist.atomic_io import sha256_of
 from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.origins import ORIGIN, PIECES_NAME, SUFFIX
-from gpt2dist.data.token_bytes import TokenBytes
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.token_bytes import TokenBytes
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 BLOCK = 1 << 20
 """Tokens that are looked at together."""

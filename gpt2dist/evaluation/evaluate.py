@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2dist.data.held_out import HeldOut
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.models import load_forward, locate_together
@@ -14,6 +13,7 @@ from gpt2dist.evaluation.perplexity import score
 from gpt2dist.evaluation.scoring import OnBatch, ignore
 from gpt2dist.model.locate import fingerprint
 from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 from huggingface_hub import save_torch_model
 from transformers import GPT2LMHeadModel
 
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.export.agreement import Difference, Reference
 from gpt2dist.export.publishing import published
 from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary
 from gpt2dist.model.locate import weight_files
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SHARD_SIZE = "50GB"
 """The largest file of weights, as in transformers."""

@@ -12,7 +12,7 @@ from gpt2dist.model.shape import PRESETS
 from gpt2dist.plan import TrainingSet
 
 if TYPE_CHECKING:  # the library behind it is for those only who begin with a model
-    from gpt2dist.data.tokenizer import Tokenizer
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 KEY = "model.init_from"
 
@@ -46,7 +46,7 @@ def check_vocabulary(
     try:
         theirs = _tokenizer(origin.directory)
         if theirs and theirs.fingerprint != dataset.tokenizer_fingerprint:
-            from gpt2dist.data.tokenizer import Tokenizer
+            from gpt2dist.tokenizer.tokenizer import Tokenizer
 
             ours = Tokenizer.load(dataset.directory).vocabulary
             moved = next(
@@ -135,7 +135,7 @@ def _other_sizes(config: Config, origin: Pretrained) -> Iterator[Problem]:
 
 def _tokenizer(directory: Path) -> "Tokenizer | None":
     """The tokenizer that lies beside a model; None where there is none."""
-    from gpt2dist.data.tokenizer import FILE_NAME, Tokenizer, import_gpt2
+    from gpt2dist.tokenizer.tokenizer import FILE_NAME, Tokenizer, import_gpt2
 
     if (directory / FILE_NAME).is_file():
         return Tokenizer.load(directory)

@@ -6,7 +6,6 @@ from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
 from gpt2dist.data.held_out import HeldOut
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.perplexity import Score, score
@@ -14,6 +13,7 @@ from gpt2dist.generation import Generator, Sampling
 from gpt2dist.monitoring.metrics import Value
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan, ValidationSet
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.engine import Engine
 
 

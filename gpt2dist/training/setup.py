@@ -16,7 +16,6 @@ from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.data.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.flops import flops_per_token, peak_flops
@@ -30,6 +29,7 @@ from gpt2dist.monitoring.recorder import Recorder
 from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import Plan
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.failure import tell_of_hang, word_of_failure

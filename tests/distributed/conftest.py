@@ -21,7 +21,7 @@ def second_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory)
 def odd_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The text of the tiny dataset with a vocabulary of 515."""
     from gpt2dist.data.preprocessing import Job, prepare
-    from gpt2dist.data.tokenizer import train_bpe
+    from gpt2dist.tokenizer.tokenizer import train_bpe
 
     home, corpus = tmp_path_factory.mktemp("odd"), tiny_dataset.parent / "corpus"
     texts = [path.read_text() for path in sorted(corpus.iterdir())]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 CONTEXT = 32
 BATCH_SIZES = (1, 3, 8)

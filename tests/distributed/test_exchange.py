@@ -7,7 +7,7 @@ from runs import train, write_run
 
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 def logits_in_the_trainer(config_path, overrides, tokens):

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 32}
 OTHERS = "model={init_from: MODEL, dropout: 0}"

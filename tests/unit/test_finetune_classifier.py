@@ -11,8 +11,8 @@ import pytest
 from small_models import make_model
 from transformers import pipeline
 
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.export.exporter import export
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 needs_accelerate = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="transformers' Trainer needs accelerate"

@@ -29,14 +29,14 @@ import orjson
 import torch
 
 from gpt2dist.data.batch_sizes import BatchSizes
-from gpt2dist.data.encoder import FastEncoder
 from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
 from gpt2dist.data.manifest import Manifest, ShardRecord
 from gpt2dist.data.mixture import Mixture
 from gpt2dist.data.shards import HEADER, MAGIC, VERSION
 from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.data.windows import Windows
+from gpt2dist.tokenizer.encoder import FastEncoder
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 WORKERS = 2
 BATCH_BYTES = 1 << 20

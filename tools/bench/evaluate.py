@@ -24,7 +24,6 @@ from safetensors.torch import save_file
 from gpt2dist import distributed
 from gpt2dist.corpus import Reading
 from gpt2dist.data.held_out import HeldOut, read_texts
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.evaluation import Setting, evaluate, lambada
 from gpt2dist.evaluation.models import load_forward
 from gpt2dist.evaluation.perplexity import score
@@ -33,6 +32,7 @@ from gpt2dist.model.locate import locate
 from gpt2dist.model.pretrained import Pretrained
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
 from gpt2dist.monitoring.logs import quiet_libraries
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 

@@ -26,8 +26,8 @@ from gpt2dist.data.preprocessing.tasks import (
     task_folder,
 )
 from gpt2dist.data.shards import token_dtype
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 def load_results(job: Job, tasks: list[Task]) -> list[TaskResult]:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
-from gpt2dist.data.encoder import FAST, choose_encoder
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.assembly import assemble, dataset_folder, load_results
 from gpt2dist.data.preprocessing.attempts import MARKER, Counts, ProgressFile
@@ -36,8 +35,9 @@ from gpt2dist.data.preprocessing.tasks import (
 )
 from gpt2dist.data.preprocessing.worker import load_normalizer, load_tools, place, run_task
 from gpt2dist.data.shards import token_dtype
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.encoder import FAST, choose_encoder
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
 """How many places of the corpus the encoder is proved at, and how much is taken there at most."""

@@ -4,7 +4,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist import distributed
 from gpt2dist.cli import main
-from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

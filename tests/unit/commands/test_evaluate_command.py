@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.cli import main
 from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.tokenizer import train_char
+from gpt2dist.tokenizer.tokenizer import train_char
 
 KEYS = {
     *("nll_sum", "targets", "loss", "perplexity", "bits_per_token", "bits_per_byte", "word_perplexity"),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.cli import main
-from gpt2dist.data.tokenizer import Tokenizer, train_char
+from gpt2dist.tokenizer.tokenizer import Tokenizer, train_char
 
 DIVIDER = "\n" + "-" * 80 + "\n"
 

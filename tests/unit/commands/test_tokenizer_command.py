@@ -7,7 +7,7 @@ import pytest
 
 from gpt2dist import cli
 from gpt2dist.corpus import documents, files
-from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.origins import StreamDocuments
 from gpt2dist.data.preprocessing import Job, prepare
 from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.token_bytes import TokenBytes
-from gpt2dist.data.tokenizer import Tokenizer, train_bpe, train_char
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.token_bytes import TokenBytes
+from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from gpt2dist.data import encoder as encoder_module
-from gpt2dist.data.encoder import (
+from gpt2dist.tokenizer import encoder as encoder_module
+from gpt2dist.tokenizer.encoder import (
     FAST,
     HARD_TEXTS,
     REFERENCE,
@@ -18,7 +18,7 @@ from gpt2dist.data.encoder import (
     cut_long_text,
     resident_bytes,
 )
-from gpt2dist.data.tokenizer import Tokenizer, import_gpt2, train_bpe, train_char
+from gpt2dist.tokenizer.tokenizer import Tokenizer, import_gpt2, train_bpe, train_char
 
 WORDS = [
     "the ",

@@ -9,8 +9,8 @@ from gpt2dist.data.held_out import HeldOut, read_texts
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing import Job, prepare
 from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.tokenizer import Tokenizer, train_bpe, train_char
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
 
 TEXTS = [
     "The first one.",

@@ -5,7 +5,8 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from gpt2dist.data.tokenizer import (
+from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.tokenizer import (
     BYTE_ALPHABET,
     END_OF_TEXT,
     Tokenizer,
@@ -14,7 +15,6 @@ from gpt2dist.data.tokenizer import (
     train_bpe,
     train_char,
 )
-from gpt2dist.errors import UserError
 
 TEXTS = ["def f(x):\n    return x\r\n", "naïve café, 日本語 😀\t", "the theory of the thing " * 3]
 

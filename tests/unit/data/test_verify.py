@@ -11,9 +11,9 @@ from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.preprocessing import Job, prepare
 from gpt2dist.data.preprocessing import tasks as tasks_module
-from gpt2dist.data.tokenizer import train_bpe
 from gpt2dist.data.verify import token_bytes, verify
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.tokenizer import train_bpe
 
 
 @pytest.fixture(scope="module")

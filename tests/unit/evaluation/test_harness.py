@@ -8,9 +8,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.data.held_out import HeldOut
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.evaluation import Setting, evaluate, lambada
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm-eval is not here: pip install 'gpt2dist[lm-eval]'", allow_module_level=True)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.data.tokenizer import Tokenizer
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import lambada
 from gpt2dist.evaluation.lambada import split_last_word
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 CONTEXT = 16
 PASSAGES = [

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from runs import train, write_run
 
-from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture

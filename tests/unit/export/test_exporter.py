@@ -15,10 +15,10 @@ from transformers import (
     pipeline,
 )
 
-from gpt2dist.data.tokenizer import Tokenizer, train_char
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.export import exporter
 from gpt2dist.export.exporter import export
+from gpt2dist.tokenizer.tokenizer import Tokenizer, train_char
 
 END = 299
 

@@ -3,8 +3,8 @@ import json
 import pytest
 from mistakes import mistakes
 
-from gpt2dist.data.tokenizer import Tokenizer, train_bpe
 from gpt2dist.preflight import resolve
+from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
 
 CONFIG = {
     "model_type": "gpt2",
@@ -239,7 +239,7 @@ def test_without_a_tokenizer_only_the_same_number_of_tokens_is_taken(
 
 
 def test_gpt2s_own_files_beside_a_model_are_its_tokenizer(run_file, tmp_path, make_dataset, shared_data):
-    from gpt2dist.data.tokenizer import import_gpt2
+    from gpt2dist.tokenizer.tokenizer import import_gpt2
 
     model = write_model(tmp_path / "m")
     (model / "vocab.json").write_bytes((shared_data / "encoder.json").read_bytes())

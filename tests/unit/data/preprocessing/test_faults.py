@@ -13,8 +13,8 @@ import pytest
 
 from gpt2dist.data.preprocessing import Job, prepare
 from gpt2dist.data.preprocessing.driver import prepare_part
-from gpt2dist.data.tokenizer import train_bpe
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.tokenizer.tokenizer import train_bpe
 
 LINES = 60_000
 TIMEOUT = 120

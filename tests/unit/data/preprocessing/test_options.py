@@ -13,15 +13,15 @@ import pytest
 
 from gpt2dist.corpus import Reading
 from gpt2dist.corpus import documents as corpus_types
-from gpt2dist.data.encoder import REFERENCE
 from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.preprocessing import Job, driver, duplicates, prepare
 from gpt2dist.data.preprocessing import tasks as tasks_module
 from gpt2dist.data.preprocessing import worker as worker_module
 from gpt2dist.data.shards import Shard
-from gpt2dist.data.tokenizer import END_OF_TEXT, Tokenizer, train_bpe, train_char
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.encoder import REFERENCE
+from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, train_bpe, train_char
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_long_documents_go_through_all_filters(tmp_path, small_is_long, tokenize
 
 def test_long_documents_that_cannot_be_taken(tmp_path, small_is_long, tokenizer, monkeypatch):
     source = write_lines(tmp_path / "a.jsonl", ["word " * 800, "é" * 3000, "after"])
-    monkeypatch.setattr("gpt2dist.data.encoder.MAX_STRETCH", 4000)
+    monkeypatch.setattr("gpt2dist.tokenizer.encoder.MAX_STRETCH", 4000)
     manifest = run(source, tokenizer, tmp_path / "out", max_bad_fraction=0.5)
     assert documents(manifest) == ["word " * 800, "after"]
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]

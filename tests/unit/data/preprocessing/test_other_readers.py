@@ -16,7 +16,7 @@ from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing import Job, prepare
 from gpt2dist.data.preprocessing import tasks as tasks_module
 from gpt2dist.data.shards import Shard
-from gpt2dist.data.tokenizer import END_OF_TEXT, Tokenizer, import_gpt2, train_bpe
+from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, import_gpt2, train_bpe
 
 CODES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from gpt2dist.data.tokenizer import Tokenizer
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 FAST, REFERENCE = "gigatoken", "tokenizers"
 
