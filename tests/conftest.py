@@ -13,8 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
-from gpt2dist.data.manifest import Manifest, ShardRecord
-from gpt2dist.data.shards import ShardWriter
+from gpt2dist.dataset.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.megatron_format import ShardWriter
 
 # A shell lets what it starts in the background ignore Ctrl-C; what tests start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

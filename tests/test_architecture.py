@@ -18,21 +18,22 @@ MODULES = {
 MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
-        "checkpoint cli config corpus data distributed evaluation export generation launched model "
-        "monitoring plan preflight submission tokenizer training watching"
+        "checkpoint cli config corpus data dataset distributed evaluation export generation launched "
+        "model monitoring plan preflight submission tokenizer training watching"
     ),
     "cli": "__init__ launched monitoring",
     "export": "__init__ checkpoint config model preflight tokenizer",
     "watching": "checkpoint model monitoring submission training",
     "submission": "__init__ config monitoring",
-    "preflight": "config data model monitoring plan tokenizer training",
+    "preflight": "config data dataset model monitoring plan tokenizer training",
     "training": (
         "checkpoint config data deepspeed_start distributed evaluation generation model monitoring plan tokenizer"
     ),
     "evaluation": "checkpoint data deepspeed_start distributed model tokenizer",
     "generation": "",
-    "plan": "data model",
-    "data": "corpus tokenizer",
+    "plan": "data dataset model",
+    "data": "corpus dataset tokenizer",
+    "dataset": "corpus tokenizer",
     "tokenizer": "",
     "corpus": "",
     "checkpoint": "distributed",
@@ -75,7 +76,7 @@ LIGHT = (
         "launched",
         "strict_yaml",
         "data.batch_sizes",
-        "data.manifest",
+        "dataset.manifest",
         "data.mixture",
         "data.stream",
         "data.windows",

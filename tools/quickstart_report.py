@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.shards import Shard
+from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.monitoring.metrics import read
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 

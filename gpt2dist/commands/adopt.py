@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Adopts the files and prints what they hold."""
     from gpt2dist.commands.inspect import describe
-    from gpt2dist.data.adopt import Adoption, adopt
+    from gpt2dist.dataset.adopt import Adoption, adopt
     from gpt2dist.monitoring.progress import Progress, tell
 
     adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val))

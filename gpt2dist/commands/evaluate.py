@@ -170,7 +170,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _dataset(args: argparse.Namespace) -> "HeldOut":
     from gpt2dist.data.held_out import HeldOut
-    from gpt2dist.data.manifest import Manifest
+    from gpt2dist.dataset.manifest import Manifest
 
     dataset = Manifest.load(args.data)
     split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))

@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from gpt2dist.data.manifest import Manifest
+from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 
 EPILOG = """\
@@ -100,7 +100,7 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
     Raises:
         UserError: The split has no such document.
     """
-    from gpt2dist.data.dataset import open_shard
+    from gpt2dist.dataset.dataset import open_shard
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     documents = manifest.totals(split).documents
@@ -124,9 +124,9 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
     """
     import numpy as np
 
-    from gpt2dist.data.origins import StreamDocuments
     from gpt2dist.data.stream import TokenStream
     from gpt2dist.data.windows import Windows
+    from gpt2dist.dataset.provenance import StreamDocuments
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     stride = length if stride is None else stride
@@ -177,13 +177,13 @@ def describe_window(window: dict) -> str:
 
 
 def _origin(origin: dict | None) -> str:
-    from gpt2dist.data.origins import Origin
+    from gpt2dist.dataset.provenance import Origin
 
     return f", from {Origin(**origin)}" if origin else ""
 
 
 def _verify(manifest: Manifest) -> None:
-    from gpt2dist.data.verify import token_bytes, verify
+    from gpt2dist.dataset.verify import token_bytes, verify
     from gpt2dist.monitoring.progress import Progress
 
     with Progress("verify", token_bytes(manifest), "B", scale=True) as progress:

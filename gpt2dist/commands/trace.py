@@ -87,7 +87,7 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    from gpt2dist.data.origins import StreamDocuments
+    from gpt2dist.dataset.provenance import StreamDocuments
 
     if not 1 <= step <= plan.total_steps:
         raise UserError(f"--step {step}: the run has the steps 1 … {plan.total_steps}")
@@ -123,7 +123,7 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
 
 def describe(window: dict[str, Any], length: int) -> list[str]:
     """A window for people."""
-    from gpt2dist.data.origins import Origin
+    from gpt2dist.dataset.provenance import Origin
 
     lines = [
         f"sample {window['sample']:,} (rank {window['rank']}): window {window['window']:,} of "

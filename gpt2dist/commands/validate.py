@@ -79,7 +79,7 @@ def verify_data(plan: "Plan") -> None:
     Raises:
         UserError: One is not what its manifest says.
     """
-    from gpt2dist.data.verify import token_bytes, verify
+    from gpt2dist.dataset.verify import token_bytes, verify
     from gpt2dist.monitoring.progress import Progress
 
     manifests = [each.dataset for each in plan.datasets] + [each.dataset for each in plan.validation]

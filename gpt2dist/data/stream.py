@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from gpt2dist.data.dataset import index_file, open_shard, token_file
-from gpt2dist.data.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.dataset import index_file, open_shard, token_file
+from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.errors import UserError
 
 _AGAIN = "copy the dataset again, or preprocess the corpus again"

@@ -8,7 +8,7 @@ from ranks import run_ranks
 from runs import metrics, train, write_run
 from safetensors.torch import load_file
 
-from gpt2dist.data.manifest import Manifest
+from gpt2dist.dataset.manifest import Manifest
 
 STEPS = 3
 

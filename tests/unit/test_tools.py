@@ -56,7 +56,7 @@ def test_an_input_that_is_not_there(tool):
 def test_the_report_compares_on_the_very_text_that_was_held_out(tool, tiny_dataset, tmp_path):
     import gzip
 
-    from gpt2dist.data.manifest import Manifest
+    from gpt2dist.dataset.manifest import Manifest
 
     totals = Manifest.load(tiny_dataset).totals("val")
     run = tmp_path / "run"

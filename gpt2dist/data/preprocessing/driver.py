@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
-from gpt2dist.data.manifest import Manifest
 from gpt2dist.data.preprocessing.assembly import assemble, dataset_folder, load_results
 from gpt2dist.data.preprocessing.attempts import MARKER, Counts, ProgressFile
 from gpt2dist.data.preprocessing.build import Identity, check_plan, finished, open_build
@@ -34,7 +33,8 @@ from gpt2dist.data.preprocessing.tasks import (
     task_folder,
 )
 from gpt2dist.data.preprocessing.worker import load_normalizer, load_tools, place, run_task
-from gpt2dist.data.shards import token_dtype
+from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.encoder import FAST, choose_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.cli import main
-from gpt2dist.data.manifest import Manifest
+from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.tokenizer.tokenizer import train_char
 
 KEYS = {

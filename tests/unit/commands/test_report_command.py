@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from runs import metrics, train, write_run
 
-from gpt2dist.data.manifest import Manifest
+from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.model.locate import fingerprint
 
 VOID = {"meta"}

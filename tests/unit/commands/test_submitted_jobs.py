@@ -13,7 +13,7 @@ from commands import wait_until
 from runs import train, write_run
 
 from gpt2dist import cli
-from gpt2dist.data.manifest import Manifest
+from gpt2dist.dataset.manifest import Manifest
 
 EVALUATE = ["--job", "evaluate", "--scheduler", "slurm", "--gpus-per-node", "2"]
 PREPROCESS = ["--job", "preprocess", "--scheduler", "slurm"]

@@ -9,11 +9,11 @@ import pytest
 from runs import metrics, train, write_run
 
 from gpt2dist import cli
-from gpt2dist.data.adopt import Adoption, adopt
-from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.origins import StreamDocuments
 from gpt2dist.data.preprocessing import Job, prepare
 from gpt2dist.data.stream import TokenStream
+from gpt2dist.dataset.adopt import Adoption, adopt
+from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.dataset.provenance import StreamDocuments
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
@@ -291,7 +291,7 @@ def test_the_bytes_of_tokens(home):
 
 def test_blocks_change_nothing(home, documents, tmp_path, monkeypatch):
     write_nanogpt(tmp_path / "train.bin", *documents)
-    monkeypatch.setattr("gpt2dist.data.adopt.BLOCK", 3)
-    monkeypatch.setattr("gpt2dist.data.flat.BLOCK", 5)
+    monkeypatch.setattr("gpt2dist.dataset.adopt.BLOCK", 3)
+    monkeypatch.setattr("gpt2dist.dataset.flat_formats.BLOCK", 5)
     manifest, _ = taken(home, tmp_path / "out", tmp_path / "train.bin", format="nanogpt")
     assert manifest.totals("train") == Manifest.load(home / "ours").totals("train")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gpt2dist.data.manifest import Manifest, ShardRecord, Totals
+from gpt2dist.dataset.manifest import Manifest, ShardRecord, Totals
 from gpt2dist.errors import UserError
 
 
@@ -76,5 +76,5 @@ def test_unknown_version_and_changed_content(tmp_path):
 
 
 def test_loads_without_numpy_and_tokenizers():
-    code = "import sys, gpt2dist.data.manifest; print({'numpy', 'tokenizers', 'torch'} & set(sys.modules))"
+    code = "import sys, gpt2dist.dataset.manifest; print({'numpy', 'tokenizers', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from gpt2dist.data.shards import Shard, ShardWriter, token_dtype
+from gpt2dist.dataset.megatron_format import Shard, ShardWriter, token_dtype
 from gpt2dist.errors import UserError
 
 # Two documents, [5 6 7] and [8 9], uint16. Every field spelled out; nothing of shards.py is used.

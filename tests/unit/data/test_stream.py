@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2dist.data import dataset as dataset_module
-from gpt2dist.data.manifest import Manifest, ShardRecord
-from gpt2dist.data.shards import HEADER, MAGIC
 from gpt2dist.data.stream import TokenStream, check_files
+from gpt2dist.dataset import dataset as dataset_module
+from gpt2dist.dataset.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.megatron_format import HEADER, MAGIC
 from gpt2dist.errors import UserError
 
 SHARDS = [np.arange(10, 17), np.arange(17, 18), np.zeros(0, int), np.arange(18, 30)]

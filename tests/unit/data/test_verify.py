@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.preprocessing import Job, prepare
 from gpt2dist.data.preprocessing import tasks as tasks_module
-from gpt2dist.data.verify import token_bytes, verify
+from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.dataset.provenance import ORIGIN
+from gpt2dist.dataset.verify import token_bytes, verify
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.tokenizer import train_bpe
 
@@ -76,7 +76,7 @@ def test_a_whole_one(whole):
 
 @pytest.mark.parametrize("block", [1, 7, 100])
 def test_blocks_do_not_matter(whole, block, monkeypatch):
-    monkeypatch.setattr("gpt2dist.data.verify.BLOCK", block)
+    monkeypatch.setattr("gpt2dist.dataset.verify.BLOCK", block)
     verify(Manifest.load(whole))
 
 

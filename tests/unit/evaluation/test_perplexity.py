@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2dist.data.held_out import HeldOut
-from gpt2dist.data.manifest import Totals
+from gpt2dist.dataset.manifest import Totals
 from gpt2dist.distributed import World
 from gpt2dist.evaluation import scoring
 from gpt2dist.evaluation.perplexity import Score, score

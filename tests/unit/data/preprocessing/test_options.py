@@ -13,12 +13,12 @@ import pytest
 
 from gpt2dist.corpus import Reading
 from gpt2dist.corpus import documents as corpus_types
-from gpt2dist.data.manifest import Manifest
-from gpt2dist.data.origins import ORIGIN
 from gpt2dist.data.preprocessing import Job, driver, duplicates, prepare
 from gpt2dist.data.preprocessing import tasks as tasks_module
 from gpt2dist.data.preprocessing import worker as worker_module
-from gpt2dist.data.shards import Shard
+from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.dataset.megatron_format import Shard
+from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.encoder import REFERENCE
 from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, train_bpe, train_char

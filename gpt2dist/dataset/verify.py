@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist.atomic_io import sha256_of
-from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
-from gpt2dist.data.manifest import Manifest, ShardRecord
-from gpt2dist.data.origins import ORIGIN, PIECES_NAME, SUFFIX
+from gpt2dist.dataset.dataset import OpenShard, index_file, open_shard, token_file
+from gpt2dist.dataset.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.provenance import ORIGIN, PIECES_NAME, SUFFIX
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer

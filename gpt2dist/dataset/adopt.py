@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from gpt2dist import atomic_io
 from gpt2dist.corpus.utf8 import complete
 from gpt2dist.corpus.word_count import WordCounter
-from gpt2dist.data.dataset import OpenShard, index_file, open_shard, token_file
-from gpt2dist.data.flat import BLOCK
-from gpt2dist.data.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.dataset import OpenShard, index_file, open_shard, token_file
+from gpt2dist.dataset.flat_formats import BLOCK
+from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer

@@ -6,9 +6,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.data.flat import HEADER_BYTES, FlatShard
-from gpt2dist.data.manifest import Manifest, ShardRecord
-from gpt2dist.data.shards import Shard
+from gpt2dist.dataset.flat_formats import HEADER_BYTES, FlatShard
+from gpt2dist.dataset.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.megatron_format import Shard
 
 
 class OpenShard(Protocol):

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2dist.data.dataset import OpenShard, open_shard
-from gpt2dist.data.manifest import Manifest
+from gpt2dist.dataset.dataset import OpenShard, open_shard
+from gpt2dist.dataset.manifest import Manifest
 
 SUFFIX = ".origins"
 PIECES_NAME = "pieces.jsonl"
