@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from gpt2dist.data.batch_sizes import BatchSizes
-from gpt2dist.data.mixture import Mixture
-from gpt2dist.data.windows import Windows
 from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.loading.batch_ramp import BatchSizes
+from gpt2dist.loading.mixture import Mixture
+from gpt2dist.loading.windows import Windows
 from gpt2dist.model.flops import flops_per_token
 from gpt2dist.model.shape import Shape
 

@@ -19,20 +19,22 @@ MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
         "checkpoint cli config corpus data dataset distributed evaluation export generation launched "
-        "model monitoring plan preflight submission tokenizer training watching"
+        "loading model monitoring plan preflight submission tokenizer training watching"
     ),
     "cli": "__init__ launched monitoring",
     "export": "__init__ checkpoint config model preflight tokenizer",
     "watching": "checkpoint model monitoring submission training",
     "submission": "__init__ config monitoring",
-    "preflight": "config data dataset model monitoring plan tokenizer training",
+    "preflight": "config dataset loading model monitoring plan tokenizer training",
     "training": (
-        "checkpoint config data deepspeed_start distributed evaluation generation model monitoring plan tokenizer"
+        "checkpoint config data deepspeed_start distributed evaluation generation loading model "
+        "monitoring plan tokenizer"
     ),
-    "evaluation": "checkpoint data deepspeed_start distributed model tokenizer",
+    "evaluation": "checkpoint data deepspeed_start distributed loading model tokenizer",
     "generation": "",
-    "plan": "data dataset model",
-    "data": "corpus dataset tokenizer",
+    "plan": "dataset loading model",
+    "data": "corpus dataset loading tokenizer",
+    "loading": "dataset",
     "dataset": "corpus tokenizer",
     "tokenizer": "",
     "corpus": "",
@@ -75,11 +77,11 @@ LIGHT = (
         "errors",
         "launched",
         "strict_yaml",
-        "data.batch_sizes",
+        "loading.batch_ramp",
         "dataset.manifest",
-        "data.mixture",
-        "data.stream",
-        "data.windows",
+        "loading.mixture",
+        "loading.token_stream",
+        "loading.windows",
         "model.shape",
         "model.flops",
     ),

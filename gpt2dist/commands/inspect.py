@@ -124,9 +124,9 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
     """
     import numpy as np
 
-    from gpt2dist.data.stream import TokenStream
-    from gpt2dist.data.windows import Windows
     from gpt2dist.dataset.provenance import StreamDocuments
+    from gpt2dist.loading.token_stream import TokenStream
+    from gpt2dist.loading.windows import Windows
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     stride = length if stride is None else stride

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.data.stream import TokenStream
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.models import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import exp
 from gpt2dist.evaluation.scoring import OnBatch, ignore, score_windows
+from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.locate import fingerprint
 from gpt2dist.model.pretrained import Pretrained
 from gpt2dist.tokenizer.tokenizer import Tokenizer

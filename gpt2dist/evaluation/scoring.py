@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2dist.data.loader import MicroBatch, MicroBatcher
-from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.windows import WindowSet
 from gpt2dist.distributed import World
+from gpt2dist.loading.loader import MicroBatch, MicroBatcher
+from gpt2dist.loading.token_stream import TokenStream
+from gpt2dist.loading.windows import WindowSet
 
 Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps tokens [B, L + 1], and the bounds [B] and [B] of the targets that count, to the nll of each target, [B, L]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt2dist.config import Config, Problem, raise_problems, read
-from gpt2dist.data.mixture import Mixture
+from gpt2dist.loading.mixture import Mixture
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets

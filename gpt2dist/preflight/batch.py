@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gpt2dist.config import BatchSection, Config, Problem, RampSection
-from gpt2dist.data.batch_sizes import MOST_SIZES, BatchSizes, Ramp
+from gpt2dist.loading.batch_ramp import MOST_SIZES, BatchSizes, Ramp
 from gpt2dist.preflight.words import alternatives, divisors
 
 MOST_LISTED = 8

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gpt2dist.config import Config, Problem, TrainingDataset
-from gpt2dist.data.mixture import MOST_TURNS, rounded, whole_shares
-from gpt2dist.data.stream import check_files
-from gpt2dist.data.windows import Windows
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.loading.mixture import MOST_TURNS, rounded, whole_shares
+from gpt2dist.loading.token_stream import check_files
+from gpt2dist.loading.windows import Windows
 from gpt2dist.plan import TrainingSet, ValidationSet
 from gpt2dist.preflight.model import Lengths
 

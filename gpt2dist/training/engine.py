@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import Cache
 
 from gpt2dist.config import Config
-from gpt2dist.data.loader import MicroBatch, StepBatch
 from gpt2dist.deepspeed_start import deepspeed, start_quietly
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
+from gpt2dist.loading.loader import MicroBatch, StepBatch
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.training.optimizer import build_optimizer
 from gpt2dist.training.stability import Guard

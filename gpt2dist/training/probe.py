@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from gpt2dist.checkpoint.state import TrainerState
-from gpt2dist.data.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.errors import RunError
 from gpt2dist.evaluation.scoring import Forward, score_batch
+from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
 
 TOLERANCE = 1e-4
 """Relative change that a load may show in fp32; a rounding of weights to 16 bits shows more."""

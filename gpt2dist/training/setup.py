@@ -14,10 +14,10 @@ from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
-from gpt2dist.data.loader import MicroBatcher, MixtureBatcher
-from gpt2dist.data.stream import TokenStream
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
+from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
+from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
 from gpt2dist.model.requirements import require_compiler, require_flash_attention

@@ -6,7 +6,7 @@ import pytest
 from ranks import RankFailedError
 from runs import metrics, train, write_run
 
-from gpt2dist.data.mixture import Mixture
+from gpt2dist.loading.mixture import Mixture
 from gpt2dist.preflight import resolve
 
 STEPS, GLOBAL = 20, 8

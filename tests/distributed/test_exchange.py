@@ -5,8 +5,8 @@ import torch
 from ranks import run_ranks
 from runs import train, write_run
 
-from gpt2dist.data.stream import TokenStream
 from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 

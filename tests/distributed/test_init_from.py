@@ -11,9 +11,9 @@ from runs import metrics, train, write_run
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.data.mixture import Mixture
-from gpt2dist.data.stream import TokenStream
 from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.loading.mixture import Mixture
+from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 32}

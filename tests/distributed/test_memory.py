@@ -8,7 +8,7 @@ import torch
 from ranks import run_ranks
 
 from gpt2dist.config import Config
-from gpt2dist.data.loader import StepBatch
+from gpt2dist.loading.loader import StepBatch
 from gpt2dist.model.shape import Shape
 from gpt2dist.preflight.memory import STATES, Setting, estimate, total
 from gpt2dist.training.deepspeed_config import deepspeed_config

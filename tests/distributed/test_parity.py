@@ -10,9 +10,9 @@ from ranks import run_ranks
 from runs import metrics, train, train_in_chunks, write_run
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.data.mixture import Mixture
-from gpt2dist.data.stream import TokenStream
 from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.loading.mixture import Mixture
+from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.shape import Shape
 

@@ -28,13 +28,13 @@ import numpy as np
 import orjson
 import torch
 
-from gpt2dist.data.batch_sizes import BatchSizes
-from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
-from gpt2dist.data.mixture import Mixture
-from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.windows import Windows
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.megatron_format import HEADER, MAGIC, VERSION
+from gpt2dist.loading.batch_ramp import BatchSizes
+from gpt2dist.loading.loader import Loader, MicroBatcher, MixtureBatcher
+from gpt2dist.loading.mixture import Mixture
+from gpt2dist.loading.token_stream import TokenStream
+from gpt2dist.loading.windows import Windows
 from gpt2dist.tokenizer.encoder import FastEncoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 

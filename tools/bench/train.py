@@ -37,11 +37,11 @@ from transformers import GPT2LMHeadModel
 
 from gpt2dist import distributed
 from gpt2dist.config import Config
-from gpt2dist.data.batch_sizes import BatchSizes
-from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
-from gpt2dist.data.mixture import Mixture
-from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.windows import Windows
+from gpt2dist.loading.batch_ramp import BatchSizes
+from gpt2dist.loading.loader import Loader, MicroBatcher, MixtureBatcher
+from gpt2dist.loading.mixture import Mixture
+from gpt2dist.loading.token_stream import TokenStream
+from gpt2dist.loading.windows import Windows
 from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel, huggingface_config
 from gpt2dist.model.shape import PRESETS, Shape

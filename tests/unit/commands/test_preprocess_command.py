@@ -88,7 +88,7 @@ def test_inspect(gpt2dist, dataset, corpus):
 
 
 def test_inspect_window(gpt2dist, dataset):
-    pytest.importorskip("gpt2dist.data.stream")
+    pytest.importorskip("gpt2dist.loading.token_stream")
     window = ("--window", 2, "--sequence-length", 16, "--stride", 4)
     code, out, _ = gpt2dist("inspect", "data", "--json", *window)
     shown = json.loads(out)["window"]

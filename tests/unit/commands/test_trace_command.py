@@ -3,9 +3,9 @@ from itertools import islice
 import pytest
 
 from gpt2dist.commands.trace import trace
-from gpt2dist.data.loader import Loader, MicroBatcher, MixtureBatcher
-from gpt2dist.data.stream import TokenStream
 from gpt2dist.errors import UserError
+from gpt2dist.loading.loader import Loader, MicroBatcher, MixtureBatcher
+from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.preflight import resolve
 
 RUN = """

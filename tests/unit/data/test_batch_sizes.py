@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2dist.data.batch_sizes import MOST_SIZES, BatchSizes, Ramp, Stage
+from gpt2dist.loading.batch_ramp import MOST_SIZES, BatchSizes, Ramp, Stage
 
 
 def megatron(ramp: Ramp, full: int, consumed: int) -> int:

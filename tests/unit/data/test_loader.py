@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2dist.data import loader as loader_module
-from gpt2dist.data.batch_sizes import BatchSizes, Ramp
-from gpt2dist.data.loader import Loader, MicroBatch, MicroBatcher, MixtureBatcher, StepBatch
-from gpt2dist.data.mixture import Mixture
-from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.windows import Windows
+from gpt2dist.loading import loader as loader_module
+from gpt2dist.loading.batch_ramp import BatchSizes, Ramp
+from gpt2dist.loading.loader import Loader, MicroBatch, MicroBatcher, MixtureBatcher, StepBatch
+from gpt2dist.loading.mixture import Mixture
+from gpt2dist.loading.token_stream import TokenStream
+from gpt2dist.loading.windows import Windows
 
 TOKENS, LENGTH, STRIDE, SEED = 100, 8, 5, 3
 WINDOWS = Windows(TOKENS, LENGTH, STRIDE)  # 20 of them

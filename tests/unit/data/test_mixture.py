@@ -3,8 +3,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gpt2dist.data.mixture import Mixture, rounded, schedule, whole_shares
-from gpt2dist.data.shuffle import Permutation
+from gpt2dist.loading.mixture import Mixture, rounded, schedule, whole_shares
+from gpt2dist.loading.permutation import Permutation
 
 SHARES = [(1,), (1, 1), (7, 2, 1), (1, 999), (500, 300, 199), (97, 1, 1, 1), tuple(range(1, 30)), (1,) * 7]
 

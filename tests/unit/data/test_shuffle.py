@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from gpt2dist.data import shuffle
-from gpt2dist.data.shuffle import Permutation
+from gpt2dist.loading import permutation
+from gpt2dist.loading.permutation import Permutation
 
 N = 3_000_001
 SIZES = [
@@ -130,7 +130,7 @@ def test_looks_random(seed):
 
 
 def test_the_scores_would_show_an_order_that_is_not_random(monkeypatch):
-    monkeypatch.setattr(shuffle, "ROUNDS", 3)
+    monkeypatch.setattr(permutation, "ROUNDS", 3)
     assert max(map(abs, scores(0).values())) > 30
 
 

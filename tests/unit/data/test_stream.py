@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2dist.data.stream import TokenStream, check_files
 from gpt2dist.dataset import dataset as dataset_module
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.megatron_format import HEADER, MAGIC
 from gpt2dist.errors import UserError
+from gpt2dist.loading.token_stream import TokenStream, check_files
 
 SHARDS = [np.arange(10, 17), np.arange(17, 18), np.zeros(0, int), np.arange(18, 30)]
 WHOLE = np.arange(10, 30)

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gpt2dist.data.windows import DocumentWindows, Windows
+from gpt2dist.loading.windows import DocumentWindows, Windows
 
 STREAMS = [
     (tokens, length, stride)

@@ -15,10 +15,10 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.data.batch_sizes import BatchSizes
-from gpt2dist.data.mixture import Mixture
-from gpt2dist.data.stream import TokenStream
-from gpt2dist.data.windows import WindowSet
+from gpt2dist.loading.batch_ramp import BatchSizes
+from gpt2dist.loading.mixture import Mixture
+from gpt2dist.loading.token_stream import TokenStream
+from gpt2dist.loading.windows import WindowSet
 
 T = TypeVar("T")
 """A micro-batch as it is handed out."""

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.data.shuffle import Permutation
+from gpt2dist.loading.permutation import Permutation
 
 MOST_TURNS = 100_000
 """Longest period of a blend: what is held in memory of it. Five decimals of weights that add up to 1."""
