@@ -94,7 +94,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset directory of made-up sentences: about 10,000 training tokens, 300 ids, a val split."""
     import random
 
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
     from gpt2dist.tokenizer.tokenizer import train_bpe
 
     home = tmp_path_factory.mktemp("tiny")

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
         "checkpoint cli config corpus data dataset distributed evaluation export generation launched "
-        "loading model monitoring plan preflight submission tokenizer training watching"
+        "loading model monitoring plan preflight preprocessing submission tokenizer training watching"
     ),
     "cli": "__init__ launched monitoring",
     "export": "__init__ checkpoint config model preflight tokenizer",
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "evaluation": "checkpoint data deepspeed_start distributed loading model tokenizer",
     "generation": "",
     "plan": "dataset loading model",
+    "preprocessing": "corpus dataset tokenizer",
     "data": "corpus dataset loading tokenizer",
     "loading": "dataset",
     "dataset": "corpus tokenizer",

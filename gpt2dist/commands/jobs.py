@@ -105,7 +105,7 @@ def _run_of(theirs: argparse.Namespace) -> Path | None:
 
 def _preprocessing(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":
     from gpt2dist.commands import preprocess
-    from gpt2dist.data.preprocessing import check
+    from gpt2dist.preprocessing import check
     from gpt2dist.submission.plan import Work
 
     given = [name for name in ("task_index", "task_count", "scheduler") if getattr(theirs, name) is not None]

@@ -13,8 +13,8 @@ from gpt2dist.monitoring.progress import Progress, tell
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading
-    from gpt2dist.data.preprocessing import Job
-    from gpt2dist.data.preprocessing.attempts import Counts
+    from gpt2dist.preprocessing import Job
+    from gpt2dist.preprocessing.atomic_output import Counts
 
 EPILOG = """\
 An INPUT is a file, a directory (searched recursively), a quoted glob such as 'books/**/*.txt', a URL (s3://, gs://,
@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> int | None:
     # Set before the first use, or a single worker would take all cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from gpt2dist.commands.inspect import describe, summary
-    from gpt2dist.data.preprocessing import prepare, prepare_part
+    from gpt2dist.preprocessing import prepare, prepare_part
 
     part = _part(args)
     job = job_of(args)
@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 def job_of(args: argparse.Namespace) -> "Job":
     """What the options ask for."""
-    from gpt2dist.data.preprocessing import Job
+    from gpt2dist.preprocessing import Job
 
     return Job(
         inputs=tuple(args.inputs),

@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def second_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other sentences under the tokenizer of the tiny dataset: a quarter of its size."""
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
 
     home = tmp_path_factory.mktemp("second")
     texts = sorted((tiny_dataset.parent / "corpus").iterdir())[::4]
@@ -20,7 +20,7 @@ def second_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def odd_dataset(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The text of the tiny dataset with a vocabulary of 515."""
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
     from gpt2dist.tokenizer.tokenizer import train_bpe
 
     home, corpus = tmp_path_factory.mktemp("odd"), tiny_dataset.parent / "corpus"

@@ -124,7 +124,7 @@ def extended_dataset(tiny_dataset, tmp_path):
     """The same text under the same tokenizer with two tokens more."""
     import tokenizers
 
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
 
     backend = tokenizers.Tokenizer.from_str(Tokenizer.load(tiny_dataset).to_json())
     backend.add_special_tokens(["<|user|>", "<|model|>"])

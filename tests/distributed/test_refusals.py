@@ -62,7 +62,7 @@ def test_checkpoints_none_of_which_is_whole_are_not_trained_over(tiny_dataset, t
 
 
 def test_a_tokenizer_that_changed_is_refused(tiny_dataset, tmp_path):
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
     from gpt2dist.tokenizer.tokenizer import train_bpe
 
     config = write_run(tmp_path, tiny_dataset)
@@ -103,7 +103,7 @@ def test_an_older_checkpoint_is_not_resumed_beside_a_newer_one(tiny_dataset, tmp
 
 
 def test_a_prompt_with_an_unknown_character_is_told_before_the_first_step(tmp_path):
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
     from gpt2dist.tokenizer.tokenizer import train_char
 
     (tmp_path / "text.txt").write_text("abcd " * 200)

@@ -139,7 +139,7 @@ def test_a_resume_as_another_run_is_refused(tiny_dataset, tmp_path, override, me
 
 
 def test_a_changed_dataset_is_refused_by_name(tiny_dataset, tmp_path):
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
 
     config = write_run(tmp_path, tiny_dataset)
     train(config, "run.stop_after_steps=3")

@@ -9,7 +9,7 @@ import torch
 from ranks import run_ranks
 from runs import train, write_run
 
-from gpt2dist.data.preprocessing import Job, prepare
+from gpt2dist.preprocessing import Job, prepare
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
 
 STEPS = 120

@@ -9,9 +9,9 @@ from runs import train, write_run
 
 from gpt2dist import cli
 from gpt2dist.commands.trace import load_plan, trace
-from gpt2dist.data.preprocessing import Job, prepare
-from gpt2dist.data.preprocessing import tasks as tasks_module
 from gpt2dist.loading.loader import Loader
+from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
 from gpt2dist.training.setup import build_batcher
 

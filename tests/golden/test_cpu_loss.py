@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).with_name("cpu_loss.json")
 
 def golden_run(home: Path) -> Path:
     """A run on numbers from a fixed generator, character by character: no trained tokenizer is involved."""
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
     from gpt2dist.tokenizer.tokenizer import train_char
 
     draw = random.Random(7)

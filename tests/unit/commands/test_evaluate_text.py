@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2dist.data.preprocessing import Job, prepare
+from gpt2dist.preprocessing import Job, prepare
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["abc abd, abe. " * 40, "fgh", "i", " jkl abc\nfed " * 7 + " "]

@@ -8,8 +8,8 @@ import pytest
 
 from gpt2dist import cli
 from gpt2dist.commands import preprocess as preprocess_command
-from gpt2dist.data.preprocessing import driver
 from gpt2dist.errors import RunError
+from gpt2dist.preprocessing import driver
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 

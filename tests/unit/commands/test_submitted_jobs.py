@@ -141,7 +141,7 @@ def test_options_that_the_verb_does_not_know_are_refused_by_it(here, capsys):
 @pytest.fixture
 def small_tasks(monkeypatch):
     """A corpus of some kilobytes is cut into several tasks."""
-    from gpt2dist.data.preprocessing import tasks
+    from gpt2dist.preprocessing import tasks
 
     monkeypatch.setattr(tasks, "MIN_TASK_BYTES", 5000)
 

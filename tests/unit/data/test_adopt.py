@@ -9,12 +9,12 @@ import pytest
 from runs import metrics, train, write_run
 
 from gpt2dist import cli
-from gpt2dist.data.preprocessing import Job, prepare
 from gpt2dist.dataset.adopt import Adoption, adopt
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.provenance import StreamDocuments
 from gpt2dist.errors import UserError
 from gpt2dist.loading.token_stream import TokenStream
+from gpt2dist.preprocessing import Job, prepare
 from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
 

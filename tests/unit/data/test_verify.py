@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from gpt2dist.data.preprocessing import Job, prepare
-from gpt2dist.data.preprocessing import tasks as tasks_module
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.verify import token_bytes, verify
 from gpt2dist.errors import UserError
+from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.tokenizer.tokenizer import train_bpe
 
 

@@ -159,7 +159,7 @@ def tokenizers():
 @pytest.fixture
 def on_real_tokens(run_file, tmp_path, tokenizers):
     """The run on a dataset that was made with the first tokenizer."""
-    from gpt2dist.data.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import Job, prepare
 
     tokenizers[0].save(tmp_path / "tokenizer")
     (tmp_path / "text.txt").write_text("the cat sat on the mat " * 400)

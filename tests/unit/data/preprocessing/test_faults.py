@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gpt2dist.data.preprocessing import Job, prepare
-from gpt2dist.data.preprocessing.driver import prepare_part
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing.driver import prepare_part
 from gpt2dist.tokenizer.tokenizer import train_bpe
 
 LINES = 60_000

@@ -13,13 +13,13 @@ import pytest
 
 from gpt2dist.corpus import Reading
 from gpt2dist.corpus import documents as corpus_types
-from gpt2dist.data.preprocessing import Job, driver, duplicates, prepare
-from gpt2dist.data.preprocessing import tasks as tasks_module
-from gpt2dist.data.preprocessing import worker as worker_module
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.errors import UserError
+from gpt2dist.preprocessing import Job, deduplication, driver, prepare
+from gpt2dist.preprocessing import tasks as tasks_module
+from gpt2dist.preprocessing import worker as worker_module
 from gpt2dist.tokenizer.encoder import REFERENCE
 from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, train_bpe, train_char
 
@@ -132,7 +132,7 @@ def repeating_texts(count, seed):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_deduplication_keeps_the_first(tmp_path, tokenizer, small_tasks, workers, monkeypatch):
-    monkeypatch.setattr(duplicates, "BLOCK_DOCUMENTS", 7)
+    monkeypatch.setattr(deduplication, "BLOCK_DOCUMENTS", 7)
     texts = repeating_texts(400, seed=workers)
     source = write_lines(tmp_path / "a.jsonl", texts)
     (tmp_path / "b.txt").write_text(texts[5])  # a duplicate in another file
@@ -163,8 +163,8 @@ def test_deduplication_is_the_same_for_any_number_of_workers_and_buckets(
     source = write_lines(tmp_path / "a.jsonl", repeating_texts(400, seed=3))
     run(source, tokenizer, tmp_path / "one", deduplicate=True)
     run(source, tokenizer, tmp_path / "two", deduplicate=True, workers=2)
-    monkeypatch.setattr(duplicates, "BUCKET_SHARE", 1 << 22)
-    remove, calls = duplicates.remove_from_task, []
+    monkeypatch.setattr(deduplication, "BUCKET_SHARE", 1 << 22)
+    remove, calls = deduplication.remove_from_task, []
 
     def interrupted(job, task, first):
         calls.append(task.number)
@@ -172,7 +172,7 @@ def test_deduplication_is_the_same_for_any_number_of_workers_and_buckets(
             raise KeyboardInterrupt
         remove(job, task, first)
 
-    monkeypatch.setattr(duplicates, "remove_from_task", interrupted)
+    monkeypatch.setattr(deduplication, "remove_from_task", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(source, tokenizer, tmp_path / "resumed", deduplicate=True)
     run(source, tokenizer, tmp_path / "resumed", deduplicate=True)

@@ -12,10 +12,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gpt2dist.data.preprocessing import Job, prepare
-from gpt2dist.data.preprocessing import tasks as tasks_module
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
+from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, import_gpt2, train_bpe
 
 CODES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}

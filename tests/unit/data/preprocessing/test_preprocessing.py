@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from gpt2dist.corpus import discover
-from gpt2dist.data.preprocessing import Job, assembly, driver, prepare
-from gpt2dist.data.preprocessing import tasks as tasks_module
-from gpt2dist.data.preprocessing.tasks import plan_tasks
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.preprocessing import Job, assembly, driver, prepare
+from gpt2dist.preprocessing import tasks as tasks_module
+from gpt2dist.preprocessing.tasks import plan_tasks
 from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, import_gpt2, train_bpe, train_char
 
 

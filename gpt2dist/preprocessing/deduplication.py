@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
-from gpt2dist.data.preprocessing.attempts import MARKER, attempt
-from gpt2dist.data.preprocessing.executors import open_executor, run_all
-from gpt2dist.data.preprocessing.splits import DIGEST, FACTS, FACTS_SUFFIX, Block, OpenShard
-from gpt2dist.data.preprocessing.tasks import Job, Task, TaskResult, load_result, task_folder, unique_folder
 from gpt2dist.dataset.manifest import ShardRecord
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
+from gpt2dist.preprocessing.atomic_output import MARKER, attempt
+from gpt2dist.preprocessing.executors import open_executor, run_all
+from gpt2dist.preprocessing.splits import DIGEST, FACTS, FACTS_SUFFIX, Block, OpenShard
+from gpt2dist.preprocessing.tasks import Job, Task, TaskResult, load_result, task_folder, unique_folder
 
 BLOCK_DOCUMENTS = 1 << 16
 MAX_BUCKETS = 512

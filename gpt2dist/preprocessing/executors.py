@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from typing import Any
 
-from gpt2dist.data.preprocessing.tasks import Job
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.preprocessing.tasks import Job
 
 POLL_SECONDS = 0.2
 """How often the driver looks at what its workers have done."""
@@ -87,7 +87,7 @@ def open_executor(job: Job, calls: int, prepare: Callable[[Job], object] = id) -
             yield executor
 
 
-PRELOAD = ["gpt2dist.data.preprocessing.worker", "gpt2dist.corpus.readers.jsonl", "awkward", "gigatoken"]
+PRELOAD = ["gpt2dist.preprocessing.worker", "gpt2dist.corpus.readers.jsonl", "awkward", "gigatoken"]
 """What most workers need, and what starts no thread."""
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.data.preprocessing.tasks import shard_name
 from gpt2dist.dataset.manifest import ShardRecord
 from gpt2dist.dataset.megatron_format import HashingFile, ShardWriter
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
+from gpt2dist.preprocessing.tasks import shard_name
 
 MAX_SHARD_DOCUMENTS = 1 << 23
 """Bounds what a writer holds of a shard's index: 64 MiB."""

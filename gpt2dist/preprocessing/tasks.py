@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist.corpus import DEFAULT_SUFFIXES, Piece, Reading, Source, cut
-from gpt2dist.data.preprocessing.attempts import MARKER, Counts
 from gpt2dist.dataset.manifest import ShardRecord
 from gpt2dist.dataset.megatron_format import HEADER
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.errors import UserError
+from gpt2dist.preprocessing.atomic_output import MARKER, Counts
 
 PLAN_VERSION = 2
 """Changes when the same job would be cut or written in another way."""

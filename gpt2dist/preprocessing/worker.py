@@ -23,12 +23,12 @@ from gpt2dist import atomic_io
 from gpt2dist.corpus import BadDocument, Document, LongDocument, Piece, Rejected, read
 from gpt2dist.corpus.storage import unreadable
 from gpt2dist.corpus.word_count import WordCounter, count_words
-from gpt2dist.data.preprocessing.attempts import MARKER, Counts, ProgressFile, attempt
-from gpt2dist.data.preprocessing.splits import DIGEST, Block, SplitWriter
-from gpt2dist.data.preprocessing.tasks import SPLITS, Job, Task, task_folder
 from gpt2dist.dataset.megatron_format import MAX_DOCUMENT_TOKENS, token_dtype
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.errors import UserError
+from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, attempt
+from gpt2dist.preprocessing.splits import DIGEST, Block, SplitWriter
+from gpt2dist.preprocessing.tasks import SPLITS, Job, Task, task_folder
 from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from gpt2dist import atomic_io
 from gpt2dist.corpus import Source
-from gpt2dist.data.preprocessing.tasks import PLAN_VERSION, Job
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.preprocessing.tasks import PLAN_VERSION, Job
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 

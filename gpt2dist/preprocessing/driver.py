@@ -18,12 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
-from gpt2dist.data.preprocessing.assembly import assemble, dataset_folder, load_results
-from gpt2dist.data.preprocessing.attempts import MARKER, Counts, ProgressFile
-from gpt2dist.data.preprocessing.build import Identity, check_plan, finished, open_build
-from gpt2dist.data.preprocessing.duplicates import remove_duplicates
-from gpt2dist.data.preprocessing.executors import open_executor, run_all, start_early
-from gpt2dist.data.preprocessing.tasks import (
+from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.dataset.megatron_format import token_dtype
+from gpt2dist.errors import UserError
+from gpt2dist.preprocessing.assembly import assemble, dataset_folder, load_results
+from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
+from gpt2dist.preprocessing.build import Identity, check_plan, finished, open_build
+from gpt2dist.preprocessing.deduplication import remove_duplicates
+from gpt2dist.preprocessing.executors import open_executor, run_all, start_early
+from gpt2dist.preprocessing.tasks import (
     STANDARD_INPUT,
     Job,
     Task,
@@ -32,10 +35,7 @@ from gpt2dist.data.preprocessing.tasks import (
     plan_tasks,
     task_folder,
 )
-from gpt2dist.data.preprocessing.worker import load_normalizer, load_tools, place, run_task
-from gpt2dist.dataset.manifest import Manifest
-from gpt2dist.dataset.megatron_format import token_dtype
-from gpt2dist.errors import UserError
+from gpt2dist.preprocessing.worker import load_normalizer, load_tools, place, run_task
 from gpt2dist.tokenizer.encoder import FAST, choose_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from gpt2dist import atomic_io
 from gpt2dist.corpus import Piece
-from gpt2dist.data.preprocessing.build import Identity
-from gpt2dist.data.preprocessing.tasks import (
+from gpt2dist.dataset.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.megatron_format import token_dtype
+from gpt2dist.dataset.provenance import PIECES_NAME
+from gpt2dist.errors import UserError
+from gpt2dist.preprocessing.build import Identity
+from gpt2dist.preprocessing.tasks import (
     SHARD_SUFFIXES,
     SPLITS,
     STANDARD_INPUT,
@@ -23,10 +27,6 @@ from gpt2dist.data.preprocessing.tasks import (
     shard_name,
     task_folder,
 )
-from gpt2dist.dataset.manifest import Manifest, ShardRecord
-from gpt2dist.dataset.megatron_format import token_dtype
-from gpt2dist.dataset.provenance import PIECES_NAME
-from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
