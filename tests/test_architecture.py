@@ -27,16 +27,16 @@ MAY_IMPORT = {
     "submission": "__init__ config monitoring",
     "preflight": "config dataset loading model monitoring plan tokenizer training",
     "training": (
-        "checkpoint config data deepspeed_start distributed evaluation generation loading model "
-        "monitoring plan tokenizer"
+        "checkpoint config deepspeed_start distributed evaluation generation loading model monitoring "
+        "plan tokenizer"
     ),
-    "evaluation": "checkpoint data deepspeed_start distributed loading model tokenizer",
+    "evaluation": "checkpoint corpus dataset deepspeed_start distributed loading model tokenizer",
     "generation": "",
     "plan": "dataset loading model",
     "preprocessing": "corpus dataset tokenizer",
-    "data": "corpus dataset loading tokenizer",
     "loading": "dataset",
     "dataset": "corpus tokenizer",
+    "data": "",
     "tokenizer": "",
     "corpus": "",
     "checkpoint": "distributed",
@@ -64,7 +64,7 @@ DATA_LIBRARIES = {
 }
 KNOW_DEEPSPEED = {
     "gpt2dist.deepspeed_start",
-    "gpt2dist.evaluation.partitioned",
+    "gpt2dist.evaluation.zero3_forward",
     "gpt2dist.training.engine",
     "gpt2dist.training.zero",
 }

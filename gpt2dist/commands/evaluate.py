@@ -14,7 +14,7 @@ from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixe
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # numpy would slow --help down
-    from gpt2dist.data.held_out import HeldOut
+    from gpt2dist.evaluation.held_out_text import HeldOut
 
 EPILOG = """\
 Every token of the text is scored exactly once, by the first window that predicts it. For one batch size the
@@ -169,8 +169,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _dataset(args: argparse.Namespace) -> "HeldOut":
-    from gpt2dist.data.held_out import HeldOut
     from gpt2dist.dataset.manifest import Manifest
+    from gpt2dist.evaluation.held_out_text import HeldOut
 
     dataset = Manifest.load(args.data)
     split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
@@ -183,7 +183,7 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
         text = _dataset(args)
         return lambda directory: text
 
-    from gpt2dist.data.held_out import HeldOut, read_texts
+    from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     texts = list(read_texts(args.text, reading(args), suffixes(args), args.format))
@@ -214,7 +214,7 @@ def _evaluate(model: Path, label: str, text: Any, args: argparse.Namespace, worl
 
 
 def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
-    from gpt2dist.evaluation.models import locate_together
+    from gpt2dist.evaluation.model_forward import locate_together
 
     model = locate_together(args.model, world)
     text = load(model)
@@ -233,7 +233,7 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
     """Scores all checkpoints of a run, and where it is asked for those to come."""
-    from gpt2dist.evaluation.following import checkpoints_to_score
+    from gpt2dist.evaluation.watch import checkpoints_to_score
     from gpt2dist.monitoring.progress import tell
 
     record = _record(args)
@@ -263,7 +263,7 @@ def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Name
 
 
 def _record(args: argparse.Namespace) -> Any:
-    from gpt2dist.evaluation.record import Record
+    from gpt2dist.evaluation.results import Record
 
     return Record(args.of_run or Path(args.model), args.name or Path(args.data or args.text[0]).stem)
 
@@ -290,7 +290,7 @@ def _mirror(record: Any) -> None:
 
 def _end_on_signals(record: Any) -> None:
     """Ends in order on SIGTERM and SIGUSR1: each result was written as it came."""
-    from gpt2dist.evaluation.following import unpin
+    from gpt2dist.evaluation.watch import unpin
 
     def end(number: int, frame: Any) -> None:
         if launched.rank() == 0:

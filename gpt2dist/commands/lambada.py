@@ -25,7 +25,7 @@ example:
 def run(args: argparse.Namespace) -> None:
     """Evaluates."""
     from gpt2dist.corpus import Reading
-    from gpt2dist.data.held_out import read_texts
+    from gpt2dist.evaluation.held_out_text import read_texts
     from gpt2dist.monitoring.logs import quiet_libraries
 
     results.check(args)

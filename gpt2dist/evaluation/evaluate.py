@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt2dist.data.held_out import HeldOut
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.models import load_forward, locate_together
+from gpt2dist.evaluation.held_out_text import HeldOut
+from gpt2dist.evaluation.model_forward import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import score
 from gpt2dist.evaluation.scoring import OnBatch, ignore
 from gpt2dist.model.locate import fingerprint

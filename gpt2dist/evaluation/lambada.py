@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.models import load_forward, locate_together
+from gpt2dist.evaluation.model_forward import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import exp
 from gpt2dist.evaluation.scoring import OnBatch, ignore, score_windows
 from gpt2dist.loading.token_stream import TokenStream

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2dist.data.held_out import HeldOut
 from gpt2dist.distributed import World
+from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.scoring import Forward, OnBatch, ignore, score_windows
 
 MEASURES = (

@@ -195,11 +195,11 @@ def test_a_file_that_was_cut_off_is_told_by_all_ranks(directory, tmp_path):
 def found_by_each(run):
     """What each rank finds in a run that goes on, when it looks a checkpoint later than the one before."""
     from gpt2dist import distributed
-    from gpt2dist.evaluation import models
+    from gpt2dist.evaluation import model_forward
 
     world = distributed.join()
-    models.locate = lambda name: run / f"checkpoints/step-{10 + world.rank:08d}"
-    return models.locate_together(run, world).name
+    model_forward.locate = lambda name: run / f"checkpoints/step-{10 + world.rank:08d}"
+    return model_forward.locate_together(run, world).name
 
 
 def test_all_ranks_score_the_checkpoint_that_the_main_rank_found(tmp_path):

@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 
 from gpt2dist import distributed
 from gpt2dist.corpus import Reading
-from gpt2dist.data.held_out import HeldOut, read_texts
 from gpt2dist.evaluation import Setting, evaluate, lambada
-from gpt2dist.evaluation.models import load_forward
+from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
+from gpt2dist.evaluation.model_forward import load_forward
 from gpt2dist.evaluation.perplexity import score
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
 from gpt2dist.model.locate import locate

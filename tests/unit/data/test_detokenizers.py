@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2dist.data.detokenizers import DETOKENIZERS, wikitext
+from gpt2dist.evaluation.detokenizers import DETOKENIZERS, wikitext
 
 KNOWN = {
     ' = Robert <unk> = \n \n He said : " all @-@ new , 1 @,@ 000 @.@ 5 " . \n': (

@@ -5,9 +5,9 @@ import pytest
 
 from gpt2dist.corpus import Reading
 from gpt2dist.corpus.word_count import count_words
-from gpt2dist.data.held_out import HeldOut, read_texts
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.preprocessing import Job, prepare
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe, train_char

@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.record import Record
+from gpt2dist.evaluation.results import Record
 from gpt2dist.monitoring.tensorboard import TensorBoard
 
 CONDITIONS = {"data": "d" * 64, "stride": 16, "prefix": "none"}

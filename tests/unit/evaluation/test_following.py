@@ -15,9 +15,9 @@ from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation import following
-from gpt2dist.evaluation.following import checkpoints_to_score
-from gpt2dist.evaluation.record import Record
+from gpt2dist.evaluation import watch
+from gpt2dist.evaluation.results import Record
+from gpt2dist.evaluation.watch import checkpoints_to_score
 from gpt2dist.model.gpt2 import LanguageModel, load_pretrained, write_huggingface_config
 from gpt2dist.model.locate import fingerprint
 from gpt2dist.model.shape import Shape
@@ -73,7 +73,7 @@ def follow(record, watch=False, meanwhile=None, waits=(), limit=20):
     scored, told, waits = [], [], list(waits)
 
     def sleep(seconds):
-        assert seconds == following.POLL_SECONDS
+        assert seconds == watch.POLL_SECONDS
         waits.pop(0)()
 
     for step, model in checkpoints_to_score(record, ALONE, watch, told.append, sleep):
@@ -133,8 +133,8 @@ def test_the_links_go_also_when_the_work_fails(run, record):
 
 def test_what_a_killed_job_left_linked_is_replaced(run, record):
     save(run, 10)
-    (record.directory / following.PINNED).mkdir(parents=True)
-    (record.directory / following.PINNED / "model-00001-of-00001.safetensors").write_bytes(b"of another")
+    (record.directory / watch.PINNED).mkdir(parents=True)
+    (record.directory / watch.PINNED / "model-00001-of-00001.safetensors").write_bytes(b"of another")
     assert follow(record)[0] == [10]
     assert record.results()[10]["model"] == fingerprint(run / "checkpoints/step-00000010")
 
@@ -151,8 +151,8 @@ def test_where_there_are_no_hard_links_files_are_copied(run, record, monkeypatch
 
 def test_one_that_is_pruned_between_the_look_and_the_link_is_passed_over(run, record, monkeypatch):
     doomed, _ = save(run, 10), save(run, 20)
-    pin = following._pin
-    monkeypatch.setattr(following, "_pin", lambda *args: (doomed.exists() and prune(doomed)) or pin(*args))
+    pin = watch._pin
+    monkeypatch.setattr(watch, "_pin", lambda *args: (doomed.exists() and prune(doomed)) or pin(*args))
     assert follow(record)[0] == [20]
 
 
@@ -236,7 +236,7 @@ def test_without_watching_it_does_not_wait(run, record):
 def test_the_last_checkpoint_is_not_missed_when_it_comes_just_after_the_look_for_one(run, record, monkeypatch):
     """The state of the run must not be newer than the look for checkpoints."""
     save(run, 10, total=20)
-    pin_next = following._pin_next
+    pin_next = watch._pin_next
 
     def pin_next_then_save(record):
         found = pin_next(record)
@@ -244,7 +244,7 @@ def test_the_last_checkpoint_is_not_missed_when_it_comes_just_after_the_look_for
             save(run, 20)
         return found
 
-    monkeypatch.setattr(following, "_pin_next", pin_next_then_save)
+    monkeypatch.setattr(watch, "_pin_next", pin_next_then_save)
     assert follow(record, watch=True, waits=[lambda: None])[0] == [10, 20]
 
 

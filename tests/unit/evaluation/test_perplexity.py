@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2dist.data.held_out import HeldOut
 from gpt2dist.dataset.manifest import Totals
 from gpt2dist.distributed import World
 from gpt2dist.evaluation import scoring
+from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.perplexity import Score, score
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.shape import Shape

@@ -46,7 +46,7 @@ def load_forward(
     """
     require_whole_model(directory)
     if partitioned:
-        from gpt2dist.evaluation.partitioned import load_partitioned
+        from gpt2dist.evaluation.zero3_forward import load_partitioned
 
         model = load_partitioned(directory, world)
     else:

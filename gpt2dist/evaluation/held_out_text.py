@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from gpt2dist.corpus import DEFAULT_SUFFIXES, Document, LongDocument, Reading, Rejected, cut, discover, read
 from gpt2dist.corpus.documents import BadDocument, Item
-from gpt2dist.data.detokenizers import DETOKENIZERS
 from gpt2dist.dataset.manifest import Manifest, Totals
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation.detokenizers import DETOKENIZERS
 from gpt2dist.loading.token_stream import LazyShard, Tokens, TokenStream, check_files
 from gpt2dist.loading.windows import DocumentWindows, Windows, WindowSet
 from gpt2dist.tokenizer.tokenizer import Tokenizer
