@@ -18,8 +18,8 @@ MODULES = {
 MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
-        "checkpoint cli config corpus data dataset distributed evaluation export generation launched "
-        "loading model monitoring plan preflight preprocessing submission tokenizer training watching"
+        "checkpoint cli config corpus dataset distributed evaluation export generation launched loading "
+        "model monitoring plan preflight preprocessing submission tokenizer training watching"
     ),
     "cli": "__init__ launched monitoring",
     "export": "__init__ checkpoint config model preflight tokenizer",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt2dist.data.prompts import Prompt
-    from gpt2dist.generation import Generator, Sampling
+    from gpt2dist.generation.generator import Generator, Sampling
+    from gpt2dist.generation.prompts import Prompt
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 DIVIDER = "-" * 80
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     quiet_libraries()
 
     from gpt2dist.checkpoint.manifest import require_whole_model
-    from gpt2dist.generation import Sampling
+    from gpt2dist.generation.generator import Sampling
     from gpt2dist.model.locate import locate
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prompts(args: argparse.Namespace) -> "list[Prompt]":
-    from gpt2dist.data.prompts import Prompt, read_prompt, read_prompts
+    from gpt2dist.generation.prompts import Prompt, read_prompt, read_prompts
 
     if args.prompts_file is not None:
         return read_prompts(args.prompts_file)
@@ -149,7 +149,7 @@ def _load(directory: Path, tokenizer: "Tokenizer") -> "Generator":
     import torch
 
     from gpt2dist.errors import UserError
-    from gpt2dist.generation import Generator
+    from gpt2dist.generation.generator import Generator
     from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

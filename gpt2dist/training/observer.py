@@ -9,7 +9,7 @@ from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.perplexity import Score, score
-from gpt2dist.generation import Generator, Sampling
+from gpt2dist.generation.generator import Generator, Sampling
 from gpt2dist.monitoring.metrics import Value
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan, ValidationSet

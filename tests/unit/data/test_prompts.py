@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from gpt2dist.data.prompts import Prompt, read_prompt, read_prompts
 from gpt2dist.errors import UserError
+from gpt2dist.generation.prompts import Prompt, read_prompt, read_prompts
 
 
 @pytest.fixture

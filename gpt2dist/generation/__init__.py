@@ -1,0 +1,1 @@
+"""Sampling from a model, and the prompts that it continues."""
