@@ -36,7 +36,6 @@ MAY_IMPORT = {
     "preprocessing": "corpus dataset tokenizer",
     "loading": "dataset",
     "dataset": "corpus tokenizer",
-    "data": "",
     "tokenizer": "",
     "corpus": "",
     "checkpoint": "distributed",
@@ -55,7 +54,7 @@ MAY_IMPORT = {
 
 EVERYWHERE = {"atomic_io", "errors"}
 
-DATA = {"data", "corpus", "tokenizer", "preprocessing", "dataset", "loading"}
+DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
     *("numpy", "orjson"),
     *("tokenizers", "gigatoken", "awkward"),
@@ -86,7 +85,7 @@ LIGHT = (
         "model.shape",
         "model.flops",
     ),
-    *("model.locate", "training.schedule", "training.deepspeed_config"),
+    *("model.find_model", "training.schedule", "training.deepspeed_config"),
     *("training.failed", "training.lock", "training.stopped", "monitoring.metrics", "monitoring.trackers"),
     *("watching.evaluations", "watching.files", "watching.status", "watching.table"),
     *("watching.lineage", "watching.report", "watching.svg"),

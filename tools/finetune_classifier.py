@@ -23,7 +23,7 @@ from typing import Any
 
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.errors import UserError
-from gpt2dist.model.locate import locate
+from gpt2dist.model.find_model import locate
 from gpt2dist.monitoring.logs import quiet_libraries
 
 

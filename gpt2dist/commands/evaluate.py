@@ -113,7 +113,7 @@ def check(args: argparse.Namespace) -> None:
     """
     from gpt2dist.corpus import discover
     from gpt2dist.evaluation.evaluate import conditions, require_same_tokenizer
-    from gpt2dist.model.locate import locate
+    from gpt2dist.model.find_model import locate
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     _check(args)

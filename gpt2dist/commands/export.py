@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.errors import UserError
     from gpt2dist.export.origin import Origin
     from gpt2dist.export.publishing import require_room
-    from gpt2dist.model.locate import locate
+    from gpt2dist.model.find_model import locate
     from gpt2dist.monitoring.logs import quiet_libraries
 
     for option in ("name", "license"):

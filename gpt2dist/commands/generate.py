@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
 
     from gpt2dist.checkpoint.manifest import require_whole_model
     from gpt2dist.generation.generator import Sampling
-    from gpt2dist.model.locate import locate
+    from gpt2dist.model.find_model import locate
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     directory = locate(args.model)

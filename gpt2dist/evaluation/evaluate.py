@@ -11,8 +11,8 @@ from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.model_forward import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import score
 from gpt2dist.evaluation.scoring import OnBatch, ignore
-from gpt2dist.model.locate import fingerprint
-from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.find_model import fingerprint
+from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 

@@ -22,8 +22,8 @@ from gpt2dist.evaluation.model_forward import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import exp
 from gpt2dist.evaluation.scoring import OnBatch, ignore, score_windows
 from gpt2dist.loading.token_stream import TokenStream
-from gpt2dist.model.locate import fingerprint
-from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.find_model import fingerprint
+from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 

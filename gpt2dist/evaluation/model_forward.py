@@ -7,8 +7,8 @@ from torch import Tensor
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.distributed import World
 from gpt2dist.evaluation.scoring import Forward
+from gpt2dist.model.find_model import locate
 from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary, score
-from gpt2dist.model.locate import locate
 from gpt2dist.model.onednn import use_onednn
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gpt2dist.checkpoint.naming import finished, step_of
 from gpt2dist.distributed import World
 from gpt2dist.evaluation.results import Record
-from gpt2dist.model.locate import fingerprint
+from gpt2dist.model.find_model import fingerprint
 
 POLL_SECONDS = 2.0
 PINNED = "scored-now"

@@ -14,9 +14,9 @@ from gpt2dist.checkpoint.tensors import TensorFiles
 from gpt2dist.deepspeed_start import deepspeed, start_quietly
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
-from gpt2dist.model.head import Head
-from gpt2dist.model.locate import weight_files
-from gpt2dist.model.pretrained import require_match
+from gpt2dist.model.find_model import weight_files
+from gpt2dist.model.huggingface import require_match
+from gpt2dist.model.lm_head import Head
 
 PREFIX = "transformer."
 SETTINGS = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9}

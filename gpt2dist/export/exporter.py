@@ -10,8 +10,8 @@ from transformers import GPT2LMHeadModel
 
 from gpt2dist.export.agreement import Difference, Reference
 from gpt2dist.export.publishing import published
+from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary
-from gpt2dist.model.locate import weight_files
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SHARD_SIZE = "50GB"

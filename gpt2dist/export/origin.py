@@ -12,8 +12,8 @@ from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config, raise_problems, read
 from gpt2dist.errors import UserError
-from gpt2dist.model.locate import fingerprint
-from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.find_model import fingerprint
+from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape
 from gpt2dist.preflight.model import lengths_of
 

@@ -17,9 +17,9 @@ from transformers import AttentionInterface, Cache, GenerationConfig, GPT2Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gpt2dist.errors import UserError
-from gpt2dist.model.head import Head, Loss
+from gpt2dist.model.huggingface import require_match
+from gpt2dist.model.lm_head import Head, Loss
 from gpt2dist.model.loss import counted_mask
-from gpt2dist.model.pretrained import require_match
 from gpt2dist.model.shape import Shape
 
 INIT_STD = 0.02

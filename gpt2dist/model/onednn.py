@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from gpt2dist.model.head import Head
+from gpt2dist.model.lm_head import Head
 
 
 class OneDnnLinear(nn.Module):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from gpt2dist.config import Config, Problem
 from gpt2dist.errors import UserError
-from gpt2dist.model.locate import locate, weight_files
-from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.find_model import locate, weight_files
+from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import PRESETS
 from gpt2dist.plan import TrainingSet
 

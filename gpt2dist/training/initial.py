@@ -11,8 +11,8 @@ from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.checkpoint.tensors import TensorFiles
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
-from gpt2dist.model.locate import fingerprint, locate, weight_files
-from gpt2dist.model.pretrained import BUFFERS
+from gpt2dist.model.find_model import fingerprint, locate, weight_files
+from gpt2dist.model.huggingface import BUFFERS
 from gpt2dist.training.zero import MOMENTS, PartitionedState
 
 RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")

@@ -6,7 +6,7 @@ from typing import Any
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
-from gpt2dist.model.pretrained import Pretrained
+from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape
 from gpt2dist.plan import Plan
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist.checkpoint.naming import checkpoint_name
-from gpt2dist.model.locate import fingerprint
+from gpt2dist.model.find_model import fingerprint
 from gpt2dist.watching import files
 from gpt2dist.watching.evaluations import Evaluation
 

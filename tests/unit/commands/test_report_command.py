@@ -10,7 +10,7 @@ import pytest
 from runs import metrics, train, write_run
 
 from gpt2dist.dataset.manifest import Manifest
-from gpt2dist.model.locate import fingerprint
+from gpt2dist.model.find_model import fingerprint
 
 VOID = {"meta"}
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gpt2dist.model import chunks
-from gpt2dist.model.head import Head
+from gpt2dist.model.lm_head import Head
 from gpt2dist.model.onednn import OneDnnLinear
 
 WIDTH, VOCAB, PADDED = 16, 100, 128

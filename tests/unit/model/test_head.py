@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gpt2dist.model import chunks
-from gpt2dist.model.head import Head
+from gpt2dist.model.lm_head import Head
 
 WIDTH, VOCAB, PADDED = 16, 100, 128
 BEYOND_FP16 = 65504
@@ -118,7 +118,7 @@ def test_without_gradients_none_are_computed():
 )
 def test_auto_goes_by_the_device_and_what_a_chunk_holds(monkeypatch, device, tokens, chunked):
     calls = []
-    monkeypatch.setattr("gpt2dist.model.head.chunked_nll", lambda *each: calls.append(1) or torch.zeros(()))
+    monkeypatch.setattr("gpt2dist.model.lm_head.chunked_nll", lambda *each: calls.append(1) or torch.zeros(()))
     hidden, weight, targets, counted = (each.to(device) for each in batch(rows=1, length=tokens + 1))
     Head(nn.Parameter(weight), VOCAB, "auto")(hidden[:, 1:], targets[:, 1:], counted[:, 1:])
     assert bool(calls) == chunked

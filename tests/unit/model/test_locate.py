@@ -4,7 +4,7 @@ import json
 import pytest
 
 from gpt2dist.errors import UserError
-from gpt2dist.model.locate import fingerprint, locate
+from gpt2dist.model.find_model import fingerprint, locate
 
 
 def make_model(path, weights=b"w", model_type="gpt2"):

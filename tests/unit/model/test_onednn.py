@@ -3,7 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.model.gpt2 import score
-from gpt2dist.model.head import Head
+from gpt2dist.model.lm_head import Head
 from gpt2dist.model.onednn import OneDnnLinear, use_onednn
 
 

@@ -1,1 +1,0 @@
-"""Corpus → shards → windows → batches. Rank and world size are plain integers here."""
