@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.checkpoint.tensors import TensorFiles
+from gpt2dist.checkpoint.safetensors_io import TensorFiles
 from gpt2dist.deepspeed_start import deepspeed, start_quietly
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gpt2dist.checkpoint.manifest import require_whole_model
-from gpt2dist.checkpoint.tensors import TensorFiles
+from gpt2dist.checkpoint.safetensors_io import TensorFiles
 from gpt2dist.distributed import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint, locate, weight_files

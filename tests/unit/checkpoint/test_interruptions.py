@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_protocol import CPU, ModelState, ThreadWorld, names, store_of, trainer_state
 
-from gpt2dist.checkpoint import tensors as tensors_module
+from gpt2dist.checkpoint import safetensors_io as tensors_module
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.distributed import World
 from gpt2dist.errors import RunError, UserError

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpt2dist.checkpoint import tensors as module
-from gpt2dist.checkpoint.tensors import write_tensors
+from gpt2dist.checkpoint import safetensors_io as module
+from gpt2dist.checkpoint.safetensors_io import write_tensors
 
 
 @pytest.mark.parametrize("piece", [8, 1000, 2**24])
