@@ -18,11 +18,12 @@ MODULES = {
 MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
-        "checkpoint cli config corpus dataset distributed evaluation export generation launched loading "
-        "model monitoring plan preflight preprocessing submission tokenizer training watching"
+        "checkpoint cli config corpus dataset distributed evaluation generation launched loading model "
+        "monitoring plan preflight preprocessing publishing submission tokenizer training watching"
     ),
     "cli": "__init__ launched monitoring",
-    "export": "__init__ checkpoint config model preflight tokenizer",
+    "publishing": "__init__ checkpoint config model preflight tokenizer",
+    "export": "",
     "watching": "checkpoint model monitoring submission training",
     "submission": "__init__ config monitoring",
     "preflight": "config dataset loading model monitoring plan tokenizer training",
@@ -92,7 +93,7 @@ LIGHT = (
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *(f"submission.{path.stem}" for path in (PACKAGE / "submission").glob("[a-z]*.py")),
     "monitoring.code",
-    *("export.origin", "export.publishing"),
+    *("publishing.origin", "publishing.output_directory"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )
 MOST_LINES = 450

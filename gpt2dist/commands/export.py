@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> None:
     """Exports."""
     from gpt2dist.checkpoint.manifest import require_whole_model
     from gpt2dist.errors import UserError
-    from gpt2dist.export.origin import Origin
-    from gpt2dist.export.publishing import require_room
     from gpt2dist.model.find_model import locate
     from gpt2dist.monitoring.logs import quiet_libraries
+    from gpt2dist.publishing.origin import Origin
+    from gpt2dist.publishing.output_directory import require_room
 
     for option in ("name", "license"):
         if getattr(args, option) is not None and not getattr(args, option).strip():
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
     origin = Origin.read(source, args.results)
     require_room(args.output, DTYPES[args.dtype] * origin.shape.parameters + BESIDE_THE_WEIGHTS)
 
-    from gpt2dist.export.card import model_card
-    from gpt2dist.export.exporter import Exported, export
+    from gpt2dist.publishing.card import model_card
+    from gpt2dist.publishing.exporter import Exported, export
 
     directory = args.output.resolve().name
     name = args.name or (origin.config.run.name if origin.config else "") or directory

@@ -11,7 +11,7 @@ import pytest
 from small_models import make_model
 from transformers import pipeline
 
-from gpt2dist.export.exporter import export
+from gpt2dist.publishing.exporter import export
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 needs_accelerate = pytest.mark.skipif(

@@ -12,7 +12,7 @@ from transformers import GPT2LMHeadModel
 from gpt2dist import distributed
 from gpt2dist.checkpoint import manifest
 from gpt2dist.cli import main
-from gpt2dist.export import exporter
+from gpt2dist.publishing import exporter
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 

@@ -7,8 +7,8 @@ from small_models import make_model
 from transformers import GPT2LMHeadModel
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.export.agreement import Difference, Reference
 from gpt2dist.model.gpt2 import load_pretrained
+from gpt2dist.publishing.agreement import Difference, Reference
 
 CPU = torch.device("cpu")
 

@@ -6,10 +6,10 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard
 from small_models import make_model
 
-from gpt2dist.export.card import model_card
-from gpt2dist.export.exporter import export
-from gpt2dist.export.origin import Origin
 from gpt2dist.model.find_model import fingerprint
+from gpt2dist.publishing.card import model_card
+from gpt2dist.publishing.exporter import export
+from gpt2dist.publishing.origin import Origin
 from gpt2dist.tokenizer.tokenizer import train_bpe, train_char
 
 

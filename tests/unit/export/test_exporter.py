@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.export import exporter
-from gpt2dist.export.exporter import export
+from gpt2dist.publishing import exporter
+from gpt2dist.publishing.exporter import export
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_char
 
 END = 299

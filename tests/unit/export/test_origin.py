@@ -4,8 +4,8 @@ import pytest
 from small_models import make_model
 
 from gpt2dist.errors import UserError
-from gpt2dist.export.origin import Origin, Result
 from gpt2dist.model.find_model import fingerprint
+from gpt2dist.publishing.origin import Origin, Result
 
 
 def test_a_checkpoint_in_its_run_tells_everything(run):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt2dist.errors import UserError
-from gpt2dist.export.publishing import published, require_room
+from gpt2dist.publishing.output_directory import published, require_room
 
 
 def test_a_directory_appears_whole(tmp_path):
@@ -56,7 +56,7 @@ def test_what_is_killed_leaves_nothing_under_the_name(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from gpt2dist.export.publishing import published
+from gpt2dist.publishing.output_directory import published
 with published(Path({str(tmp_path / "model")!r})) as partial:
     (partial / "weights").touch()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -9,8 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
-from gpt2dist.export.exporter import Exported
-from gpt2dist.export.origin import MEASURES, Origin, Result
+from gpt2dist.publishing.exporter import Exported
+from gpt2dist.publishing.origin import MEASURES, Origin, Result
 
 MEASURE_NAMES = {
     "perplexity": "perplexity",

@@ -1,0 +1,1 @@
+"""A checkpoint as a model for others: checked, with a model card."""
