@@ -19,13 +19,15 @@ MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
         "checkpoint cli config corpus dataset distributed evaluation generation launched loading model "
-        "monitoring plan preflight preprocessing publishing submission tokenizer training watching"
+        "monitoring plan preflight preprocessing publishing report status submission tokenizer training"
     ),
     "cli": "__init__ launched monitoring",
+    "report": "monitoring status",
+    "status": "checkpoint model monitoring submission training",
+    "submission": "__init__ config monitoring",
     "publishing": "__init__ checkpoint config model preflight tokenizer",
     "export": "",
-    "watching": "checkpoint model monitoring submission training",
-    "submission": "__init__ config monitoring",
+    "watching": "",
     "preflight": "config dataset loading model monitoring plan tokenizer training",
     "training": (
         "checkpoint config deepspeed_start distributed evaluation generation loading model monitoring "
@@ -88,8 +90,8 @@ LIGHT = (
     ),
     *("model.find_model", "training.schedule", "training.deepspeed_config"),
     *("training.failed", "training.lock", "training.stopped", "monitoring.metrics", "monitoring.trackers"),
-    *("watching.evaluations", "watching.files", "watching.status", "watching.table"),
-    *("watching.lineage", "watching.report", "watching.svg"),
+    *("status.evaluations", "status.run_files", "status.status", "status.table"),
+    *("status.lineage", "report.page", "report.svg"),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *(f"submission.{path.stem}" for path in (PACKAGE / "submission").glob("[a-z]*.py")),
     "monitoring.code",

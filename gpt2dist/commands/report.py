@@ -21,8 +21,8 @@ example:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the page."""
-    from gpt2dist.watching.files import is_run
-    from gpt2dist.watching.report import report
+    from gpt2dist.report.page import report
+    from gpt2dist.status.run_files import is_run
 
     if not is_run(args.run_directory):
         raise UserError(

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from gpt2dist.errors import UserError
-from gpt2dist.watching import table
-from gpt2dist.watching.files import DEPTH, find_runs
-from gpt2dist.watching.status import Status, read_status
+from gpt2dist.status import table
+from gpt2dist.status.run_files import DEPTH, find_runs
+from gpt2dist.status.status import Status, read_status
 
 REFRESH_SECONDS = 2.0
 PLAIN_SECONDS = 10.0

@@ -1,6 +1,6 @@
 import pytest
 
-from gpt2dist.watching.evaluations import Evaluation, all_evaluations, last_evaluations
+from gpt2dist.status.evaluations import Evaluation, all_evaluations, last_evaluations
 
 
 @pytest.fixture

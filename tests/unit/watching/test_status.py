@@ -13,9 +13,9 @@ import pytest
 from ranks import RankFailedError, run_ranks
 from runs import metrics, train, train_here, write_run
 
-from gpt2dist.watching.evaluations import Evaluation
-from gpt2dist.watching.files import find_runs
-from gpt2dist.watching.status import duration, read_status
+from gpt2dist.status.evaluations import Evaluation
+from gpt2dist.status.run_files import find_runs
+from gpt2dist.status.status import duration, read_status
 
 FAST = ["schedule.total_steps=6", "checkpoint.every_steps=4"]
 
@@ -323,7 +323,7 @@ def test_it_needs_no_torch(make_run):
     run = make_run()
     run.train(3)
     code = (
-        "import sys; from pathlib import Path; from gpt2dist.watching.status import read_status; "
+        "import sys; from pathlib import Path; from gpt2dist.status.status import read_status; "
         f"assert read_status(Path({str(run.directory)!r})).step == 3; "
         "print({'torch', 'numpy', 'pydantic', 'transformers', 'tqdm'} & set(sys.modules))"
     )

@@ -2,8 +2,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gpt2dist.watching import svg
-from gpt2dist.watching.svg import Curve, chart, thinned, ticks
+from gpt2dist.report import svg
+from gpt2dist.report.svg import Curve, chart, thinned, ticks
 
 
 def test_a_point_lies_where_its_numbers_say():

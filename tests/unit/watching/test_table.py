@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from gpt2dist.watching import table
-from gpt2dist.watching.evaluations import Evaluation
-from gpt2dist.watching.status import Checkpoint, Status
+from gpt2dist.status import table
+from gpt2dist.status.evaluations import Evaluation
+from gpt2dist.status.status import Checkpoint, Status
 
 
 @pytest.fixture

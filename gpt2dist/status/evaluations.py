@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.watching.files import number, read_object
+from gpt2dist.status.run_files import number, read_object
 
 _STEP = re.compile(r"step-(\d+)\.json")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist.monitoring import metrics
-from gpt2dist.watching import files, table
-from gpt2dist.watching.evaluations import Evaluation, all_evaluations
-from gpt2dist.watching.files import number
-from gpt2dist.watching.lineage import lineage
-from gpt2dist.watching.status import TRAINED, read_status
-from gpt2dist.watching.svg import Curve, chart
+from gpt2dist.report.svg import Curve, chart
+from gpt2dist.status import run_files, table
+from gpt2dist.status.evaluations import Evaluation, all_evaluations
+from gpt2dist.status.lineage import lineage
+from gpt2dist.status.run_files import number
+from gpt2dist.status.status import TRAINED, read_status
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 800px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -30,7 +30,7 @@ def report(run: Path) -> str:
     status = read_status(run)
     lines = [each for each in metrics.read(run / "metrics.jsonl") if isinstance(each, dict)]
     results = all_evaluations(run)
-    name = str(files.read_settings(run).get("run", {}).get("name") or run.resolve().name)
+    name = str(run_files.read_settings(run).get("run", {}).get("name") or run.resolve().name)
     sections = [
         _section("State", _table(table.in_full(status))),
         _section("Curves", "".join(_charts(lines, results))),

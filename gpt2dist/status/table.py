@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2dist.watching.evaluations import Evaluation
-from gpt2dist.watching.status import Status, duration
+from gpt2dist.status.evaluations import Evaluation
+from gpt2dist.status.status import Status, duration
 
 NOTHING = "–"
 HEADER = (

@@ -5,8 +5,8 @@ from typing import Any
 
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.model.find_model import fingerprint
-from gpt2dist.watching import files
-from gpt2dist.watching.evaluations import Evaluation
+from gpt2dist.status import run_files
+from gpt2dist.status.evaluations import Evaluation
 
 Link = tuple[str, str, str]
 """What it is, its hash (empty where it is not known), and what is to be said of it."""
@@ -14,20 +14,20 @@ Link = tuple[str, str, str]
 
 def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
     """Corpus → tokenizer → dataset, for each dataset; → checkpoint → results."""
-    facts = files.read_object(run / "environment.json")
+    facts = run_files.read_object(run / "environment.json")
     datasets = facts.get("datasets")
     links: list[Link] = []
     for path, known in datasets.items() if isinstance(datasets, dict) else ():
         links += _of_dataset(Path(path), str(known))
-    saved = files.latest_checkpoint(run)
+    saved = run_files.latest_checkpoint(run)
     if saved:
         directory = run / "checkpoints" / checkpoint_name(saved[0])
-        state = files.read_object(directory / "trainer_state.json")
+        state = run_files.read_object(directory / "trainer_state.json")
         tokens = state.get("consumed_tokens")
         trained = f", {tokens:,} targets trained on" if isinstance(tokens, int) else ""
         links.append(("checkpoint", _weights(directory), f"{directory.name}{trained}"))
     for each in evaluations:
-        result = files.read_object(run / "eval" / each.name / f"{checkpoint_name(each.step)}.json")
+        result = run_files.read_object(run / "eval" / each.name / f"{checkpoint_name(each.step)}.json")
         data, model = (str(result.get(key) or "") for key in ("data", "model"))
         of = f", of the model {model[:12]} on the data {data[:12]}" if data and model else ""
         bits = f", {each.bits_per_byte:.4f} bits per byte" if each.bits_per_byte is not None else ""
@@ -38,7 +38,7 @@ def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
 
 def _of_dataset(path: Path, known: str) -> list[Link]:
     """A dataset and what it was made of, as far as it still lies where it was."""
-    manifest = files.read_object(path / "manifest.json")
+    manifest = run_files.read_object(path / "manifest.json")
     if manifest.get("fingerprint") != known:
         return [("dataset", known, f"{path} (no longer there as it was)")]
     sources = manifest.get("sources") or {}

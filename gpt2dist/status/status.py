@@ -24,10 +24,10 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt2dist.status import run_files
+from gpt2dist.status.evaluations import Evaluation, last_evaluations
+from gpt2dist.status.run_files import number
 from gpt2dist.training import failed, lock, stopped
-from gpt2dist.watching import files
-from gpt2dist.watching.evaluations import Evaluation, last_evaluations
-from gpt2dist.watching.files import number
 
 State = Literal["submitted", "running", "stale", "finished", "failed", "stopped"]
 
@@ -92,10 +92,10 @@ def read_status(run: Path) -> Status:
     """Reads a run directory, which may change meanwhile."""
     now = time.time()
     held = lock.is_held(run)  # first: what a job leaves at its end is then there
-    lines = files.last_lines(run, TRAINED)
+    lines = run_files.last_lines(run, TRAINED)
     last: dict[str, Any] = next((line for line in reversed(lines) if TRAINED in line), {})
-    saved = files.latest_checkpoint(run)
-    settings, facts = files.read_settings(run), files.read_object(run / "environment.json")
+    saved = run_files.latest_checkpoint(run)
+    settings, facts = run_files.read_settings(run), run_files.read_object(run / "environment.json")
     total = _whole(facts.get("total_steps")) or _whole(settings.get("schedule", {}).get("total_steps"))
     step = max(([last["step"]] if last else []) + ([saved[0]] if saved else []), default=None)
 
@@ -128,7 +128,7 @@ def read_status(run: Path) -> Status:
 
 def _waiting(run: Path, start: float | None, now: float) -> tuple[State, str] | None:
     """The state of a run whose last job has not begun to train."""
-    job = files.last_submission(run)
+    job = run_files.last_submission(run)
     if job is None or job.time < (start or 0):
         return None
     ago = duration(max(0.0, now - job.time))
@@ -147,7 +147,7 @@ def _judge(
         silent: Seconds since the last sign of life.
         patience: Seconds of silence that are no bad sign.
     """
-    owner, here = files.read_object(run / lock.NAME), socket.gethostname()
+    owner, here = run_files.read_object(run / lock.NAME), socket.gethostname()
     host, quiet = owner.get("host"), silent is None or silent > patience
     silence = f"no sign of life for {duration(silent)}" if silent is not None else "no sign of life"
     if held and host == here:
@@ -171,7 +171,7 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
         total: Steps of the whole run.
         stop: `run.stop_after_steps`.
     """
-    failure, word = files.read_object(run / failed.NAME), files.read_object(run / stopped.NAME)
+    failure, word = run_files.read_object(run / failed.NAME), run_files.read_object(run / stopped.NAME)
     if saved is not None and total is not None and saved >= total and not word:
         return "finished", ""  # also where a later start was refused
     if failure:
@@ -187,7 +187,7 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
 
 def _killed(run: Path) -> tuple[State, str]:
     """The end of a run that left no word."""
-    if logs := files.hung_ranks(run):
+    if logs := run_files.hung_ranks(run):
         return "failed", f"hung for run.timeout_seconds; the stacks are in {logs[0]}"
     return "failed", "ended without a word: killed, perhaps out of memory, or its host went down"
 

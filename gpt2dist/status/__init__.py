@@ -1,0 +1,1 @@
+"""How runs stand, read from their directories."""
