@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gpt2dist.config import BatchSection, Config, Problem, RampSection
 from gpt2dist.loading.batch_ramp import MOST_SIZES, BatchSizes, Ramp
-from gpt2dist.preflight.words import alternatives, divisors
+from gpt2dist.preflight.messages import alternatives, divisors
 
 MOST_LISTED = 8
 

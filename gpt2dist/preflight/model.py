@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gpt2dist.config import Config, Problem
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
-from gpt2dist.preflight.words import alternatives, divisors
+from gpt2dist.preflight.messages import alternatives, divisors
 
 
 @dataclass(frozen=True)

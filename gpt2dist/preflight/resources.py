@@ -12,8 +12,8 @@ from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import check_batch
 from gpt2dist.preflight.deepspeed import check_offload, check_precision
 from gpt2dist.preflight.memory import GIB, STATES, estimate, setting_of, total
+from gpt2dist.preflight.messages import divisors
 from gpt2dist.preflight.model import check_kernels
-from gpt2dist.preflight.words import divisors
 
 Changes = Mapping[str, Any]
 """Dotted keys and what they are set to."""
