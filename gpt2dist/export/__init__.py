@@ -1,1 +1,0 @@
-"""A model for others: files that transformers loads, compared with the checkpoint, and a model card."""

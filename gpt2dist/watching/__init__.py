@@ -1,1 +1,0 @@
-"""How runs stand, told by their directories alone. Free of torch."""
