@@ -26,8 +26,6 @@ MAY_IMPORT = {
     "status": "checkpoint model monitoring submission training",
     "submission": "__init__ config monitoring",
     "publishing": "__init__ checkpoint config model preflight tokenizer",
-    "export": "",
-    "watching": "",
     "preflight": "config dataset loading model monitoring plan tokenizer training",
     "training": (
         "checkpoint config deepspeed_start distributed evaluation generation loading model monitoring "

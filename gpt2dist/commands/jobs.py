@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # pydantic would slow --help down
-    from gpt2dist.submission.plan import Work
+    from gpt2dist.submission.job import Work
 
 GIB = 2**30
 
@@ -41,7 +41,7 @@ def _training(args: argparse.Namespace) -> "Work":
     """A run, for a world of the size that is asked for."""
     from gpt2dist.preflight import resolve
     from gpt2dist.preflight.resources import require_resources
-    from gpt2dist.submission.plan import Work
+    from gpt2dist.submission.job import Work
     from gpt2dist.submission.record import DIRECTORY
 
     if args.words:
@@ -70,7 +70,7 @@ def _training(args: argparse.Namespace) -> "Work":
 
 def _evaluation(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":
     from gpt2dist.commands import evaluate
-    from gpt2dist.submission.plan import Work
+    from gpt2dist.submission.job import Work
     from gpt2dist.submission.record import DIRECTORY
 
     evaluate.check(theirs)
@@ -106,7 +106,7 @@ def _run_of(theirs: argparse.Namespace) -> Path | None:
 def _preprocessing(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":
     from gpt2dist.commands import preprocess
     from gpt2dist.preprocessing import check
-    from gpt2dist.submission.plan import Work
+    from gpt2dist.submission.job import Work
 
     given = [name for name in ("task_index", "task_count", "scheduler") if getattr(theirs, name) is not None]
     given += ["finish"] * theirs.finish

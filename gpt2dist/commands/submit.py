@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # pydantic would slow --help down
-    from gpt2dist.submission.plan import Job, Work
+    from gpt2dist.submission.job import Job, Work
 
 EXAMPLES = """\
 examples:
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
     """Checks, records, submits."""
     from gpt2dist.commands.jobs import work_of
     from gpt2dist.submission import record
-    from gpt2dist.submission.plan import Job, parse_environment, require_fit_for_scripts
+    from gpt2dist.submission.job import Job, parse_environment, require_fit_for_scripts
 
     _check(args)
     environment = parse_environment(args.env)
@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses options that do not go with the scheduler or the kind of job."""
-    from gpt2dist.submission.plan import require_positive
+    from gpt2dist.submission.job import require_positive
 
     for schedulers, names in OPTIONS_OF.items():
         given = [_option(name) for name in names if getattr(args, name) is not None]
@@ -194,7 +194,7 @@ def _check_division(args: argparse.Namespace) -> None:
     """Refuses what does not say how preprocessing is divided."""
     from importlib.util import find_spec
 
-    from gpt2dist.submission.plan import require_positive
+    from gpt2dist.submission.job import require_positive
 
     if args.gpus_per_node is not None:
         raise UserError("--gpus-per-node: not for --job preprocess, which needs none")
@@ -214,9 +214,9 @@ def _option(name: str) -> str:
 
 def _scheduler(args: argparse.Namespace) -> Scheduler:
     """The one that is asked for, with its options."""
-    from gpt2dist.submission.kubernetes import Kubernetes
-    from gpt2dist.submission.local import Local
-    from gpt2dist.submission.slurm import Slurm
+    from gpt2dist.submission.schedulers.kubernetes import Kubernetes
+    from gpt2dist.submission.schedulers.local import Local
+    from gpt2dist.submission.schedulers.slurm import Slurm
 
     kind = {"slurm": Slurm, "local": Local, "kubernetes": Kubernetes}[args.scheduler]
     given = {each.name: getattr(args, each.name, None) for each in dataclasses.fields(kind)}

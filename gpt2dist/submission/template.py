@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpt2dist.submission.plan import Job
+from gpt2dist.submission.job import Job
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gpt2dist.submission import slurm
-from gpt2dist.submission.kubernetes import Kubernetes
-from gpt2dist.submission.local import Local
-from gpt2dist.submission.plan import Job, Work
-from gpt2dist.submission.slurm import Slurm
+from gpt2dist.submission.job import Job, Work
+from gpt2dist.submission.schedulers import slurm
+from gpt2dist.submission.schedulers.kubernetes import Kubernetes
+from gpt2dist.submission.schedulers.local import Local
+from gpt2dist.submission.schedulers.slurm import Slurm
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden/submission"
 

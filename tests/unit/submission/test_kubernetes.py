@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from gpt2dist.errors import UserError
-from gpt2dist.submission.kubernetes import Kubernetes, name_of
-from gpt2dist.submission.plan import Job, Work
+from gpt2dist.submission.job import Job, Work
+from gpt2dist.submission.schedulers.kubernetes import Kubernetes, name_of
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "golden/kubernetes/v1.31.json").read_text())
 KINDS = {"ConfigMap": "core.v1.ConfigMap", "Service": "core.v1.Service", "Job": "batch.v1.Job"}

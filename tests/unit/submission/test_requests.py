@@ -7,10 +7,10 @@ import pytest
 
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
-from gpt2dist.submission.kubernetes import Kubernetes
-from gpt2dist.submission.local import Local
-from gpt2dist.submission.plan import Work, parse_environment, require_fit_for_scripts, require_positive
-from gpt2dist.submission.slurm import Slurm, seconds
+from gpt2dist.submission.job import Work, parse_environment, require_fit_for_scripts, require_positive
+from gpt2dist.submission.schedulers.kubernetes import Kubernetes
+from gpt2dist.submission.schedulers.local import Local
+from gpt2dist.submission.schedulers.slurm import Slurm, seconds
 
 HOME = Path("/runs/a")
 TRAINING = Work("train", "a", (), HOME, (HOME,), config=Config.model_construct(), run=HOME)

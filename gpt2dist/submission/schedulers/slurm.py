@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.submission.plan import Job, Work, require_positive
+from gpt2dist.submission.job import Job, Work, require_positive
 from gpt2dist.submission.template import common_values, render
 
 SAVE_SECONDS = 300

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import yaml
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.submission.plan import Job, Work, require_positive
+from gpt2dist.submission.job import Job, Work, require_positive
 from gpt2dist.submission.template import common_values, read, render
 
 SAVE_SECONDS = 300

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
-from gpt2dist.submission.plan import Job, Work
+from gpt2dist.submission.job import Job, Work
 from gpt2dist.submission.template import common_values, render
 
 
