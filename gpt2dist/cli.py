@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gpt2dist import __version__, launched
+from gpt2dist import __version__
+from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import RankUserError, RunError, UserError
 
 VERBS = {
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
         # All ranks find the same mistake; one tells it.
-        if launched.rank() == 0 or isinstance(error, RankUserError):
+        if launch_environment.rank() == 0 or isinstance(error, RankUserError):
             print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
         else:
             time.sleep(SECONDS_TO_TELL)

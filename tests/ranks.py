@@ -109,7 +109,7 @@ def _rank(
     sender.send_bytes(pickle.dumps(outcome))
     sender.close()
     if outcome[0]:
-        from gpt2dist.distributed import leave
+        from gpt2dist.distributed.world import leave
 
         leave()
     os._exit(0)  # threads of the libraries must not keep the rank alive

@@ -51,12 +51,13 @@ def write_run(
 
 def train_here(config_path: Path, overrides: list[str]) -> None:
     """What `gpt2dist train` does on one rank."""
-    from gpt2dist import distributed, launched
+    from gpt2dist.distributed import launch_environment
+    from gpt2dist.distributed.world import join
     from gpt2dist.monitoring.logs import rank_logging
     from gpt2dist.training.setup import train
 
-    config, plan = resolve(config_path, overrides, launched.world_size())
-    world = distributed.join()
+    config, plan = resolve(config_path, overrides, launch_environment.world_size())
+    world = join()
     with rank_logging(config.output_dir, world.rank):
         train(config, plan, world)
 

@@ -18,20 +18,17 @@ MODULES = {
 MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
-        "checkpoint cli config corpus dataset distributed evaluation generation launched loading model "
-        "monitoring plan preflight preprocessing publishing report status submission tokenizer training"
+        "checkpoint cli config corpus dataset distributed evaluation generation loading model monitoring "
+        "plan preflight preprocessing publishing report status submission tokenizer training"
     ),
-    "cli": "__init__ launched monitoring",
+    "cli": "__init__ distributed monitoring",
     "report": "monitoring status",
     "status": "checkpoint model monitoring submission training",
     "submission": "__init__ config monitoring",
     "publishing": "__init__ checkpoint config model preflight tokenizer",
     "preflight": "config dataset loading model monitoring plan tokenizer training",
-    "training": (
-        "checkpoint config deepspeed_start distributed evaluation generation loading model monitoring "
-        "plan tokenizer"
-    ),
-    "evaluation": "checkpoint corpus dataset deepspeed_start distributed loading model tokenizer",
+    "training": "checkpoint config distributed evaluation generation loading model monitoring plan tokenizer",
+    "evaluation": "checkpoint corpus dataset distributed loading model tokenizer",
     "generation": "",
     "plan": "dataset loading model",
     "preprocessing": "corpus dataset tokenizer",
@@ -44,9 +41,7 @@ MAY_IMPORT = {
     "model": "",
     "config": "strict_yaml",
     "strict_yaml": "",
-    "deepspeed_start": "distributed",
-    "distributed": "launched",
-    "launched": "",
+    "distributed": "",
     "__init__": "",
     "atomic_io": "",
     "errors": "",
@@ -63,7 +58,7 @@ DATA_LIBRARIES = {
     *("distributed",),
 }
 KNOW_DEEPSPEED = {
-    "gpt2dist.deepspeed_start",
+    "gpt2dist.distributed.deepspeed_import",
     "gpt2dist.evaluation.zero3_forward",
     "gpt2dist.training.engine",
     "gpt2dist.training.zero",
@@ -76,7 +71,7 @@ LIGHT = (
         "plan",
         "atomic_io",
         "errors",
-        "launched",
+        "distributed.launch_environment",
         "strict_yaml",
         "loading.batch_ramp",
         "dataset.manifest",
@@ -164,7 +159,10 @@ def test_only_few_know_deepspeed():
     knowing = {
         name
         for name, path in MODULES.items()
-        if any(i.split(".")[0] == "deepspeed" or i.startswith("gpt2dist.deepspeed_start") for i in imports(path))
+        if any(
+            i.split(".")[0] == "deepspeed" or i.startswith("gpt2dist.distributed.deepspeed_import")
+            for i in imports(path)
+        )
     }
     assert knowing == KNOW_DEEPSPEED
 

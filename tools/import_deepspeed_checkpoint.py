@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.plan import Plan, targets_per_sample

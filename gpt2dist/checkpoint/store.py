@@ -25,7 +25,7 @@ from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
 from gpt2dist.checkpoint.state import TrainerState
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

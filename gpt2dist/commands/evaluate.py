@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2dist import launched
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
+from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # numpy would slow --help down
@@ -93,16 +93,16 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     load = _source(args)
 
-    from gpt2dist import distributed
+    from gpt2dist.distributed.world import join, leave
 
-    world = distributed.join()
+    world = join()
     try:
         if args.all_checkpoints:
             _score_all(args, load, world)
         else:
             _score_one(args, load, world)
     finally:
-        distributed.leave()
+        leave()
 
 
 def check(args: argparse.Namespace) -> None:
@@ -293,7 +293,7 @@ def _end_on_signals(record: Any) -> None:
     from gpt2dist.evaluation.watch import unpin
 
     def end(number: int, frame: Any) -> None:
-        if launched.rank() == 0:
+        if launch_environment.rank() == 0:
             unpin(record)
             os.write(2, f"stopped; the results are in {record.directory}\n".encode())  # print may be at work
         os._exit(0)  # other ranks may wait in a collective

@@ -9,11 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2dist import launched
+from gpt2dist.distributed import launch_environment
 
 if TYPE_CHECKING:  # torch would slow --help down
     from gpt2dist.config import Config
-    from gpt2dist.distributed import World
+    from gpt2dist.distributed.world import World
     from gpt2dist.plan import Plan
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """Trains."""
     config, plan, world = start(args.config, args.overrides)
     require_room(args.config, config, plan, world)
-    from gpt2dist.distributed import leave
+    from gpt2dist.distributed.world import leave
     from gpt2dist.monitoring.logs import rank_logging
     from gpt2dist.training.failure import told_by_every_rank
     from gpt2dist.training.setup import train
@@ -51,20 +51,22 @@ def run(args: argparse.Namespace) -> None:
 
 def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     """Checks a run and joins the other ranks."""
-    if launched.world_size() > 1:  # at once: the launcher may die while this rank imports, or waits for another
+    if (
+        launch_environment.world_size() > 1
+    ):  # at once: the launcher may die while this rank imports, or waits for another
         from gpt2dist.training.lifeline import end_with_launcher
 
         end_with_launcher()
     from gpt2dist.preflight import resolve
 
     # Before torch is imported: a mistake in the configuration is told at once.
-    config, plan = resolve(path, overrides, launched.world_size())
+    config, plan = resolve(path, overrides, launch_environment.world_size())
     from gpt2dist.monitoring.logs import quiet_libraries
 
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import_libraries()
-    from gpt2dist.distributed import join
+    from gpt2dist.distributed.world import join
 
     # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.
     return config, plan, join(timedelta(seconds=config.run.timeout_seconds + 30))

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.commands.train import start
 
     config, plan, world = start(args.config, args.overrides)
-    from gpt2dist.distributed import leave
+    from gpt2dist.distributed.world import leave
     from gpt2dist.monitoring.logs import rank_logging
     from gpt2dist.training.failure import told_by_every_rank
     from gpt2dist.training.verification import verify_resume

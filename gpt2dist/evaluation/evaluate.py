@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.model_forward import load_forward, locate_together
@@ -71,7 +71,7 @@ def evaluate(
         model: A checkpoint, a run directory (its newest checkpoint), a model directory or a hub name.
         text: The text, in tokens of the model's tokenizer.
         setting: How it is scored.
-        world: This rank: `gpt2dist.distributed.join()`.
+        world: This rank: `gpt2dist.distributed.world.join()`.
         on_batch: As of `score_windows`.
 
     Returns:

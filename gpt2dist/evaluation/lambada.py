@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.model_forward import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import exp
@@ -80,7 +80,7 @@ def lambada(
     Args:
         model: A checkpoint, a run directory (its newest checkpoint), a model directory or a hub name.
         texts: The passages.
-        world: This rank: `gpt2dist.distributed.join()`.
+        world: This rank: `gpt2dist.distributed.world.join()`.
         batch_size: Passages per forward pass.
         zero_stage: 3 holds the parameters in parts on all ranks; 0 gives each rank a replica.
         on_batch: As of `score_windows`.

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gpt2dist.checkpoint.manifest import require_whole_model
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.evaluation.scoring import Forward
 from gpt2dist.model.find_model import locate
 from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary, score

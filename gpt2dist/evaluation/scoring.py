@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.loading.loader import MicroBatch, MicroBatcher
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.loading.windows import WindowSet

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpt2dist.checkpoint.naming import finished, step_of
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.evaluation.results import Record
 from gpt2dist.model.find_model import fingerprint
 

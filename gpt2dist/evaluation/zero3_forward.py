@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.checkpoint.safetensors_io import TensorFiles
-from gpt2dist.deepspeed_start import deepspeed, start_quietly
-from gpt2dist.distributed import World
+from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.huggingface import require_match

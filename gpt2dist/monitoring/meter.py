@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import Cache
 
 from gpt2dist.config import Config
-from gpt2dist.deepspeed_start import deepspeed, start_quietly
-from gpt2dist.distributed import World
+from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from gpt2dist.distributed import World, leave
+from gpt2dist.distributed.world import World, leave
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.monitoring.logs import rank_log
 from gpt2dist.training import failed

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.checkpoint.safetensors_io import TensorFiles
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint, locate, weight_files
 from gpt2dist.model.huggingface import BUFFERS

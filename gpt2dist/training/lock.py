@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:
-    from gpt2dist.distributed import World
+    from gpt2dist.distributed.world import World
 
 NAME = "lock"
 PATIENCE_SECONDS = 1.0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.perplexity import Score, score

@@ -2,7 +2,7 @@
 
 import time
 
-from gpt2dist.distributed import Agreement, World
+from gpt2dist.distributed.world import Agreement, World
 from gpt2dist.training.lifeline import StopSignal, Watchdog
 
 

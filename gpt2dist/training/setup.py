@@ -14,7 +14,7 @@ from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.loading.token_stream import TokenStream

@@ -12,7 +12,7 @@ from torch import Tensor
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError
 from gpt2dist.loading.loader import Loader, MixtureBatcher, StepBatch
 from gpt2dist.monitoring.logs import logger

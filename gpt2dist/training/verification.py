@@ -9,7 +9,7 @@ import torch
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.metrics import read
 from gpt2dist.plan import Plan

@@ -36,10 +36,10 @@ def save(kind, directory, dataset, **options):
 
 def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=False):
     """What each rank computes, for each batch size."""
-    from gpt2dist import distributed
+    from gpt2dist.distributed.world import join
     from gpt2dist.evaluation import HeldOut, Setting, evaluate
 
-    world = distributed.join()
+    world = join()
     text = HeldOut.of_texts(TEXTS, Tokenizer.load(directory))
 
     def setting(batch_size):
@@ -50,11 +50,11 @@ def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=F
 
 
 def score_passages(directory, zero_stage):
-    from gpt2dist import distributed
+    from gpt2dist.distributed.world import join
     from gpt2dist.evaluation import lambada
 
     passages = ["abc def ghi", "jkl", "abc  def", "abcdef " * 20 + "abc", "fed cab"]
-    result = lambada(directory, passages, distributed.join(), 2, zero_stage)
+    result = lambada(directory, passages, join(), 2, zero_stage)
     return result["nll_sum"], result["accuracy"], result["targets"]
 
 
@@ -194,10 +194,10 @@ def test_a_file_that_was_cut_off_is_told_by_all_ranks(directory, tmp_path):
 
 def found_by_each(run):
     """What each rank finds in a run that goes on, when it looks a checkpoint later than the one before."""
-    from gpt2dist import distributed
+    from gpt2dist.distributed.world import join
     from gpt2dist.evaluation import model_forward
 
-    world = distributed.join()
+    world = join()
     model_forward.locate = lambda name: run / f"checkpoints/step-{10 + world.rank:08d}"
     return model_forward.locate_together(run, world).name
 
@@ -209,12 +209,12 @@ def test_all_ranks_score_the_checkpoint_that_the_main_rank_found(tmp_path):
 
 
 def score_dataset(checkpoint, dataset, zero_stage):
-    from gpt2dist import distributed
+    from gpt2dist.distributed.world import join
     from gpt2dist.evaluation import HeldOut, Setting, evaluate
 
     text = HeldOut.of_dataset(Manifest.load(dataset), "val")
     setting = Setting(stride=12, batch_size=5, zero_stage=zero_stage)
-    result = evaluate(checkpoint, text, setting, distributed.join())
+    result = evaluate(checkpoint, text, setting, join())
     return result["nll_sum"], result["targets"], result["bits_per_byte"]
 
 

@@ -12,7 +12,8 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 def logits_in_the_trainer(config_path, overrides, tokens):
     """Trains, and gives the logits of the trainer's own model at the end, from rank 0."""
-    from gpt2dist import distributed, launched
+    from gpt2dist.distributed import launch_environment
+    from gpt2dist.distributed.world import join
     from gpt2dist.preflight import resolve
     from gpt2dist.training import setup
 
@@ -24,8 +25,8 @@ def logits_in_the_trainer(config_path, overrides, tokens):
             kept["logits"] = self.engine.logits(torch.tensor([tokens])).numpy()
 
     setup.Trainer = Watched
-    config, plan = resolve(config_path, overrides, launched.world_size())
-    setup.train(config, plan, distributed.join())
+    config, plan = resolve(config_path, overrides, launch_environment.world_size())
+    setup.train(config, plan, join())
     return kept["logits"]
 
 

@@ -27,10 +27,10 @@ def train_natively(directory, stage, vocab_size, n_embd=32):
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from gpt2dist import distributed
-    from gpt2dist.deepspeed_start import deepspeed, start_quietly
+    from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
+    from gpt2dist.distributed.world import join
 
-    world = distributed.join()
+    world = join()
     start_quietly(world)
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=vocab_size, n_positions=32, n_embd=n_embd, n_layer=2, n_head=4)

@@ -32,7 +32,7 @@ def held() -> int:
 
 def most_held(zero, precision):
     """Bytes that a rank holds when the last backward pass of the second step begins."""
-    from gpt2dist import distributed
+    from gpt2dist.distributed.world import join
     from gpt2dist.model.gpt2 import LanguageModel
     from gpt2dist.training.engine import Engine
 
@@ -42,7 +42,7 @@ def most_held(zero, precision):
         "precision": precision,
     }
     config = Config.model_validate_json(json.dumps(sections))
-    world = distributed.join()
+    world = join()
     settings = deepspeed_config(config, ACCUMULATION, SHAPE.padded_parameters)
     engine = Engine(LanguageModel(SHAPE, 0, loss="plain"), config, settings, world)
     measured = []

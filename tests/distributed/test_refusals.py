@@ -5,7 +5,8 @@ import torch
 from ranks import RankFailedError, run_ranks
 from runs import train, write_run
 
-from gpt2dist import distributed, launched
+from gpt2dist.distributed import launch_environment
+from gpt2dist.distributed.world import join
 from gpt2dist.errors import RankUserError, UserError
 from gpt2dist.training import engine
 
@@ -48,7 +49,7 @@ def test_more_processes_than_gpus(monkeypatch):
     with pytest.raises(
         RankUserError, match=r"local rank 2 has no GPU: this host has 2; start at most one process per GPU"
     ):
-        distributed.join()
+        join()
 
 
 def test_checkpoints_none_of_which_is_whole_are_not_trained_over(tiny_dataset, tmp_path):
@@ -123,10 +124,10 @@ def join_without_the_others(connects):
 
     import torch.distributed as dist
 
-    from gpt2dist import distributed
+    from gpt2dist.distributed.world import join
 
     if os.environ["RANK"] == "0":
-        distributed.join(timedelta(seconds=2))
+        join(timedelta(seconds=2))
     elif connects:
         _store = next(dist.rendezvous("env://"))
         time.sleep(5)
@@ -150,15 +151,15 @@ def verify_resume_with_chance(config, overrides, steps, chance):
 
     import torch
 
-    from gpt2dist import distributed
+    from gpt2dist.distributed.world import join
     from gpt2dist.preflight import resolve
     from gpt2dist.training import trainer
     from gpt2dist.training.verification import verify_resume
 
     if chance:
         trainer.torch.manual_seed = lambda _: torch.random.default_generator.manual_seed(random.getrandbits(60))
-    config, plan = resolve(config, overrides, launched.world_size())
-    return verify_resume(config, plan, distributed.join(), steps)
+    config, plan = resolve(config, overrides, launch_environment.world_size())
+    return verify_resume(config, plan, join(), steps)
 
 
 def test_verify_resume_lists_what_differs(tiny_dataset, tmp_path):

@@ -4,13 +4,12 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from gpt2dist import distributed
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World, join
 from gpt2dist.errors import UserError
 
 
 def worked_on_main(fault):
-    world, done = distributed.join(), []
+    world, done = join(), []
 
     def work():
         if fault:

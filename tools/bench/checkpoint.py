@@ -19,10 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from gpt2dist import distributed
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
+from gpt2dist.distributed.world import World, join, leave
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
 from gpt2dist.monitoring.logs import quiet_libraries
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     quiet_libraries()
-    world = distributed.join()
+    world = join()
     home = Path(world.from_main(tempfile.mkdtemp(dir=args.directory) if world.is_main else ""))
     shape = Shape(*PRESETS[args.preset], PRESET_CONTEXT_LENGTH, VOCAB)
     config = Config.model_validate({"zero": {"stage": args.stage}, "batch": {"global_batch_size": world.size}})
@@ -80,7 +80,7 @@ def main() -> None:
             f"{size / world.size / 2**20:,.0f} MiB ({world.size} ranks, stage {args.stage}, {world.device.type})"
         )
         shutil.rmtree(home)
-    distributed.leave()
+    leave()
 
 
 def state(step: int) -> TrainerState:
@@ -100,7 +100,7 @@ def plain_write(home: Path, rank: int, number: int, content: list[memoryview]) -
         path.unlink()
 
 
-def timed(world: distributed.World, work) -> float:
+def timed(world: World, work) -> float:
     """Seconds until the last rank is done."""
     world.all(True)
     began = time.monotonic()

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from gpt2dist import distributed
 from gpt2dist.corpus import Reading
+from gpt2dist.distributed.world import join, leave
 from gpt2dist.evaluation import Setting, evaluate, lambada
 from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
 from gpt2dist.evaluation.model_forward import load_forward
@@ -56,7 +56,7 @@ def main() -> None:
         compare_perplexity(directory, harness, documents, args)
         if args.passages:
             compare_lambada(directory, harness, list(read_texts([args.passages], Reading())), args.batch_size)
-    distributed.leave()
+    leave()
 
 
 class Harness:
@@ -117,7 +117,7 @@ LAMBADA_TASK = {
 
 def compare_perplexity(directory: Path, harness: Harness, documents: list[str], args: argparse.Namespace) -> None:
     """Prints the measures of both, and the ratio of their speeds."""
-    world = distributed.join()
+    world = join()
     tokenizer = Tokenizer.load(directory)
     length = Pretrained.read(directory).shape.context_length
     forward = load_forward(directory, tokenizer, None, False, world)
@@ -145,7 +145,7 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
 
 def compare_lambada(directory: Path, harness: Harness, passages: list[str], batch_size: int) -> None:
     """Prints the measures of both."""
-    result = lambada(directory, passages, distributed.join(), batch_size)
+    result = lambada(directory, passages, join(), batch_size)
     theirs = harness.task(passages, **LAMBADA_TASK)
     print(f"{result['examples']} passages")
     print_pair("perplexity", result["perplexity"], theirs["perplexity"])

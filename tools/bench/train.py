@@ -35,8 +35,8 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2LMHeadModel
 
-from gpt2dist import distributed
 from gpt2dist.config import Config
+from gpt2dist.distributed.world import World, join, leave
 from gpt2dist.loading.batch_ramp import BatchSizes
 from gpt2dist.loading.loader import Loader, MicroBatcher, MixtureBatcher
 from gpt2dist.loading.mixture import Mixture
@@ -102,7 +102,7 @@ def measure(args: argparse.Namespace, stage: int) -> None:
     """Measures one stage beside the others."""
     torch.backends.cuda.matmul.allow_tf32 = True  # for all, as nanoGPT does
     torch.backends.cudnn.allow_tf32 = True
-    world = distributed.join()
+    world = join()
     sizes = PRESETS[args.preset] if args.preset else (args.n_layer, args.n_head, args.n_embd)
     shape = Shape(*sizes, args.length, args.vocab_size)
     with tempfile.TemporaryDirectory() as home:
@@ -125,7 +125,7 @@ def measure(args: argparse.Namespace, stage: int) -> None:
             print(f"stage {stage}: {summary(variant, variants[0], shape, world.device)}")
     how = f"{args.precision}, loss {args.loss}, {'compiled' if args.compile else 'not compiled'}"
     print(f"stage {stage}: {how}, {device_name(world.device)}")
-    distributed.leave()
+    leave()
 
 
 def time_round(variant: Variant, args: argparse.Namespace, device: torch.device) -> None:
@@ -167,9 +167,7 @@ def device_name(device: torch.device) -> str:
     )
 
 
-def trainer_steps(
-    args: argparse.Namespace, shape: Shape, stage: int, world: distributed.World, home: Path
-) -> Steps:
+def trainer_steps(args: argparse.Namespace, shape: Shape, stage: int, world: World, home: Path) -> Steps:
     """Steps of the engine, with windows from the loader."""
     config = Config.model_validate(
         {

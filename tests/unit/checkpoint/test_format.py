@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from gpt2dist.checkpoint import store as store_module
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import EMBEDDING, CheckpointStore, deal
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 
 VOCAB = 5

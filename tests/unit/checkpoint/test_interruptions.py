@@ -16,7 +16,7 @@ from test_protocol import CPU, ModelState, ThreadWorld, names, store_of, trainer
 
 from gpt2dist.checkpoint import safetensors_io as tensors_module
 from gpt2dist.checkpoint.manifest import require_whole_model
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}

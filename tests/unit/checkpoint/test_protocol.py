@@ -18,7 +18,7 @@ from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint import store as store_module
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters, write_huggingface_config
 from gpt2dist.model.shape import Shape

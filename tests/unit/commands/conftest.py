@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist import distributed
 from gpt2dist.cli import main
+from gpt2dist.distributed.world import leave
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
@@ -28,7 +28,7 @@ def gpt2dist(capsys):
         try:
             code = main([str(word) for word in words])
         finally:
-            distributed.leave()
+            leave()
         return code, *capsys.readouterr()
 
     return call

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from small_models import make_model
 from transformers import GPT2LMHeadModel
 
-from gpt2dist import distributed
 from gpt2dist.checkpoint import manifest
 from gpt2dist.cli import main
+from gpt2dist.distributed.world import leave
 from gpt2dist.publishing import exporter
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -61,7 +61,7 @@ def test_the_other_verbs_take_it_as_a_model(export, tmp_path, tiny_dataset, caps
     try:
         assert main(["evaluate", model, "--data", str(tiny_dataset), "--json"]) == 0
     finally:
-        distributed.leave()
+        leave()
     assert '"perplexity"' in capsys.readouterr().out
     assert main(["generate", model, "--prompt", "abc", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out.startswith("abc")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import watch
 from gpt2dist.evaluation.results import Record

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.evaluation import Setting, evaluate, lambada
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.tokenizer.tokenizer import Tokenizer

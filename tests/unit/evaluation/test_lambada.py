@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import lambada
 from gpt2dist.evaluation.lambada import split_last_word

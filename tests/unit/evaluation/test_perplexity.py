@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2dist.dataset.manifest import Totals
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.evaluation import scoring
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.perplexity import Score, score

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.monitoring import meter as meter_module
 from gpt2dist.monitoring.meter import Meter
 

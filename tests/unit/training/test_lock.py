@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.training import lock
 from gpt2dist.training.lock import is_held, only_job

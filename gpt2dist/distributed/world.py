@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from gpt2dist import launched
+from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import RankUserError, RunError, UserError
 
 T = TypeVar("T")
@@ -144,7 +144,11 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         RankUserError: More ranks than GPUs on this host.
         RunError: The other ranks did not come.
     """
-    rank, local_rank, size = launched.rank(), launched.local_rank(), launched.world_size()
+    rank, local_rank, size = (
+        launch_environment.rank(),
+        launch_environment.local_rank(),
+        launch_environment.world_size(),
+    )
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():

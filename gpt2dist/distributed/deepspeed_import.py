@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from gpt2dist.distributed import World
+from gpt2dist.distributed.world import World
 
 if not torch.cuda.is_available():
     # DeepSpeed would find that out itself, with a warning. Never set where there is a GPU: it would be left out.

@@ -1,0 +1,1 @@
+"""This process among the others: ranks, launchers, and how DeepSpeed is imported."""
