@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from gpt2dist.config import BatchSection, Config, Problem, RampSection
+from gpt2dist.config import Config, Problem
+from gpt2dist.config.schema import BatchSection, RampSection
 from gpt2dist.loading.batch_ramp import MOST_SIZES, BatchSizes, Ramp
 from gpt2dist.preflight.messages import alternatives, divisors
 

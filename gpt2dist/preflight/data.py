@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from gpt2dist.config import Config, Problem, TrainingDataset
+from gpt2dist.config import Config, Problem
+from gpt2dist.config.schema import TrainingDataset
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.loading.mixture import MOST_TURNS, rounded, whole_shares

@@ -2,7 +2,7 @@
 
 import math
 
-from gpt2dist.config import ScheduleSection
+from gpt2dist.config.schema import ScheduleSection
 
 DECAY_FRACTION = 0.2
 """Of the steps of a `wsd` run; Hägele et al. 2024 see little gain beyond it."""

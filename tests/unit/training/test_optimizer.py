@@ -1,4 +1,4 @@
-from gpt2dist.config import OptimizerSection
+from gpt2dist.config.schema import OptimizerSection
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.model.shape import Shape
 from gpt2dist.training.optimizer import build_optimizer

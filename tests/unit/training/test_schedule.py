@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gpt2dist.config import ScheduleSection
+from gpt2dist.config.schema import ScheduleSection
 from gpt2dist.training.schedule import learning_rate
 
 PEAK, WARMUP, TOTAL, LEAST = 0.8, 4, 12, 0.25

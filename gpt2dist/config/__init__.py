@@ -1,0 +1,6 @@
+"""The run configuration: its schema, and how it is read."""
+
+from gpt2dist.config.reading import Problem, raise_problems, read
+from gpt2dist.config.schema import Config
+
+__all__ = ["Config", "Problem", "raise_problems", "read"]

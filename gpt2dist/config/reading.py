@@ -1,0 +1,202 @@
+"""Read a run configuration from YAML and `section.key=value`, and report all mistakes at once.
+
+`read` never stops at the first mistake. It replaces what is wrong by the default, notes a `Problem` and continues, so
+that the checks that span several keys (`preflight`) still see everything that is right.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpt2dist.config.schema import Config, Section
+from gpt2dist.config.yaml import parse
+from gpt2dist.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One mistake in a configuration.
+
+    Attributes:
+        key: Dotted key, such as `optimizer.lr`.
+        message: What is wrong and the way out.
+        also: Other keys that it is about. A problem that spans keys is not told where one of them is wrong by
+            itself: it would follow from the default that took the wrong value's place.
+    """
+
+    key: str
+    message: str
+    also: tuple[str, ...] = ()
+
+    def follows_from(self, other: "Problem") -> bool:
+        """Whether the two share a key, or one is about a key inside the other's."""
+        mine, theirs = ([f"{key}." for key in (p.key, *p.also)] for p in (self, other))
+        return any(m.startswith(t) or t.startswith(m) for m in mine for t in theirs)
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, list[Problem]]:
+    """Reads a configuration file and the overrides of its keys.
+
+    Args:
+        path: A YAML file.
+        overrides: Words `section.key=value`, where value is YAML; `data.train.0.path=…` reaches into a list.
+
+    Returns:
+        The configuration, with defaults in place of what is wrong, and all that is wrong with it.
+
+    Raises:
+        UserError: The file cannot be read as YAML at all.
+    """
+    problems: list[Problem] = []
+    raw = _read_yaml(path)
+    for word in overrides:
+        problems += _override(raw, word)
+    config, more = _validate(raw)
+    if not config.run.name:
+        config = config.model_copy(update={"run": config.run.model_copy(update={"name": path.stem})})
+    return config, problems + more
+
+
+def raise_problems(problems: Iterable[Problem], where: str) -> None:
+    """Raises one UserError that lists every problem, each with its key; does nothing for none."""
+    listed = list(dict.fromkeys(problems))
+    if listed:
+        count = "1 mistake" if len(listed) == 1 else f"{len(listed)} mistakes"
+        lines = "".join(f"\n  {problem.key}: {problem.message}" for problem in listed)
+        raise UserError(f"{where}: {count} in the configuration{lines}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = parse(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the path of a YAML run file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; give the path of a YAML run file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold sections ({', '.join(Config.model_fields)}), not {_brief(raw)}")
+    return raw
+
+
+def _override(raw: dict[str, Any], word: str) -> list[Problem]:
+    """Writes one `section.key=value` into `raw`."""
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        return [Problem(word, "not an override; write section.key=value")]
+    try:
+        value = parse(text)
+    except ValueError as error:
+        return [Problem(key, f"{_brief(text)} is not valid YAML ({error}); quote it")]
+    node: Any = raw
+    *sections, last = key.split(".")
+    for depth, name in enumerate([*sections, last]):
+        if isinstance(node, list):
+            if not name.isdecimal() or int(name) >= len(node):
+                place, count = ".".join(sections[:depth]), len(node)
+                return [Problem(key, f"{place} is a list of {count}: name an item by its number, from 0")]
+            step: Any = int(name)
+        else:
+            step = name
+            node.setdefault(step, {})
+        if depth == len(sections):
+            node[step] = value
+        elif not isinstance(node[step], dict | list):
+            node[step] = {}
+        node = node[step]
+    return []
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
+    """Validates `raw`, dropping each wrong key after noting it, until what remains is right."""
+    problems: list[Problem] = []
+    while True:
+        try:
+            # JSON mode: strict about types, yet lists become tuples and text becomes paths.
+            return Config.model_validate_json(json.dumps(raw)), problems
+        except ValidationError as invalid:
+            for error in invalid.errors(include_url=False):
+                problem = _explain(error)
+                dropped = error["type"] == "missing" and any(told.key == problem.key for told in problems)
+                if not dropped and not _means_default(error):
+                    problems.append(problem)
+                _drop(raw, error)
+
+
+def _means_default(error: Any) -> bool:
+    """Whether the error is a known key with nothing behind it, as in `optimizer:` or `lr: null`."""
+    in_list = any(isinstance(part, int) for part in error["loc"])
+    return error["input"] is None and error["type"] != "extra_forbidden" and not in_list
+
+
+def _drop(raw: dict[str, Any], error: Any) -> None:
+    """Removes the key that is wrong. A list goes whole with a wrong item, a section with a missing key."""
+    *sections, last = itertools.takewhile(lambda part: isinstance(part, str), error["loc"])
+    if error["type"] == "missing" and last == error["loc"][-1]:
+        *sections, last = sections
+    node: Any = raw
+    for name in sections:
+        node = node.get(name, {})  # gone already if another item of the same list was wrong
+    node.pop(last, None)
+
+
+_WORDS = {"Input ": "", "a valid array": "a list", "a valid integer": "an integer", "an object": "a mapping"}
+"""From JSON's words in pydantic's messages to those of YAML's users."""
+
+
+def _explain(error: Any) -> Problem:
+    location, kind, context = error["loc"], error["type"], error.get("ctx", {})
+    key, given = ".".join(map(str, location)), _brief(error["input"])
+    if kind == "extra_forbidden":
+        return _unknown(location)
+    if kind == "missing":
+        return Problem(key, "is required here and missing; add it")
+    if kind == "literal_error":
+        return Problem(key, f"{given} is not one of {context['expected']}")
+    if kind == "model_type":
+        return Problem(key, f"should be a section with keys ({', '.join(_fields_at(location))}), not {given}")
+    if kind == "too_long":
+        return Problem(key, f"should be a list of {context['max_length']}, not {given}")
+    if kind == "string_pattern_mismatch":
+        return Problem(key, f"should be made of letters, digits, '.', '_' and '-', not {given}")
+    message = error["msg"]
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    scalar = not isinstance(error["input"], dict | list | None)
+    quote = "; quote it if it is meant as text" if kind == "string_type" and scalar else ""
+    return Problem(key, f"{message.replace('valid ', '')}, not {given}{quote}")
+
+
+def _unknown(location: tuple[int | str, ...]) -> Problem:
+    *section, name = map(str, location)
+    known = _fields_at(location[:-1])
+    homes = [f"{place}.{name}" for place in Config.model_fields if name in _fields_at((place,))]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    meant = [".".join([*section, close[0]])] if close else homes
+    way_out = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(known)}"
+    return Problem(".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known in the section at `location`; none where it is no section."""
+    model: Any = Config
+    for name in location:
+        if isinstance(name, str):
+            annotation = model.model_fields[name].annotation
+            found = (annotation, *getattr(annotation, "__args__", ()))
+            model = next((a for a in found if isinstance(a, type) and issubclass(a, Section)), None)
+    return list(model.model_fields) if model else []
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
