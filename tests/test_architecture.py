@@ -60,7 +60,7 @@ KNOW_DEEPSPEED = {
     "gpt2dist.distributed.deepspeed_import",
     "gpt2dist.evaluation.zero3_forward",
     "gpt2dist.training.engine",
-    "gpt2dist.training.zero",
+    "gpt2dist.training.zero_state",
 }
 LIGHT = (
     *(
@@ -80,7 +80,7 @@ LIGHT = (
         "model.shape",
         "model.flops",
     ),
-    *("model.find_model", "training.schedule", "training.deepspeed_config"),
+    *("model.find_model", "training.lr_schedule", "training.deepspeed_config"),
     *("training.failed", "training.lock", "training.stopped", "monitoring.metrics", "monitoring.trackers"),
     *("status.evaluations", "status.run_files", "status.status", "status.table"),
     *("status.lineage", "report.page", "report.svg"),

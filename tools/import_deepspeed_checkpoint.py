@@ -30,8 +30,7 @@ from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.plan import Plan, targets_per_sample
 from gpt2dist.preflight import resolve
 from gpt2dist.tokenizer.tokenizer import Tokenizer
-from gpt2dist.training.probe import probe_loss
-from gpt2dist.training.same_run import data_order, datasets_of
+from gpt2dist.training.resume_checks import data_order, datasets_of, probe_loss
 from gpt2dist.training.setup import build_batcher, checkpoint_store
 
 TIED = "lm_head.weight"

@@ -26,7 +26,7 @@ class TrainerState:
         probe_loss: Mean loss of a fixed batch, which a load must reproduce.
         datasets: Of each training dataset its path, fingerprint and share of the samples.
         tokenizer: Fingerprint of the tokenizer.
-        order: What the data order and the windows depend on: see `same_run.data_order`.
+        order: What the data order and the windows depend on: see `resume_checks.data_order`.
         world_size: Ranks that saved.
         zero_stage: Their ZeRO stage.
         precision: Their precision.

@@ -54,7 +54,7 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     if (
         launch_environment.world_size() > 1
     ):  # at once: the launcher may die while this rank imports, or waits for another
-        from gpt2dist.training.lifeline import end_with_launcher
+        from gpt2dist.training.watchdog import end_with_launcher
 
         end_with_launcher()
     from gpt2dist.preflight import resolve

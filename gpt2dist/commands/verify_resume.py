@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.distributed.world import leave
     from gpt2dist.monitoring.logs import rank_logging
     from gpt2dist.training.failure import told_by_every_rank
-    from gpt2dist.training.verification import verify_resume
+    from gpt2dist.training.verify_resume import verify_resume
 
     home = config.output_dir / "verify-resume"
     with rank_logging(home, world.rank), told_by_every_rank(home, world):

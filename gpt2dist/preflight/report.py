@@ -13,7 +13,7 @@ from gpt2dist.preflight.duration import durations
 from gpt2dist.preflight.memory import GIB, estimate, setting_of, total
 from gpt2dist.preflight.plot import plot, sampled
 from gpt2dist.preflight.resources import checkpoint_space, nearest_directory
-from gpt2dist.training.schedule import decay_steps, learning_rate
+from gpt2dist.training.lr_schedule import decay_steps, learning_rate
 
 Table = dict[str, list[tuple[str, str]]]
 PLOT_HEIGHT = 6

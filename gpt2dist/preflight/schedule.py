@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from gpt2dist.config import Config, Problem
 from gpt2dist.plan import TrainingSet, targets_per_sample
 from gpt2dist.preflight.batch import batch_sizes
-from gpt2dist.training.schedule import decay_steps
+from gpt2dist.training.lr_schedule import decay_steps
 
 TOTAL = ("schedule.total_steps", "schedule.total_tokens")
 WARMUP = ("schedule.warmup_steps", "schedule.warmup_tokens")

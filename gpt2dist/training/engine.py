@@ -19,8 +19,8 @@ from gpt2dist.errors import UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.training.optimizer import build_optimizer
-from gpt2dist.training.stability import Guard
-from gpt2dist.training.zero import PartitionedState
+from gpt2dist.training.skip_step import Guard
+from gpt2dist.training.zero_state import PartitionedState
 
 
 @dataclasses.dataclass

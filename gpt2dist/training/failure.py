@@ -13,7 +13,7 @@ from gpt2dist.distributed.world import World, leave
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.monitoring.logs import rank_log
 from gpt2dist.training import failed
-from gpt2dist.training.lifeline import HungError
+from gpt2dist.training.watchdog import HungError
 
 
 @contextlib.contextmanager

@@ -32,15 +32,15 @@ from gpt2dist.plan import Plan
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
+from gpt2dist.training.evaluator import Observer
 from gpt2dist.training.failure import tell_of_hang, word_of_failure
 from gpt2dist.training.hyperparameters import hyperparameters
-from gpt2dist.training.initial import begin_from
-from gpt2dist.training.lifeline import StopSignal, Watchdog, end_with_launcher
+from gpt2dist.training.initial_weights import begin_from
 from gpt2dist.training.lock import only_job
-from gpt2dist.training.observer import Observer
-from gpt2dist.training.pulse import Pulse
+from gpt2dist.training.stop import Pulse, StopSignal
 from gpt2dist.training.stopped import take_back
 from gpt2dist.training.trainer import Trainer
+from gpt2dist.training.watchdog import Watchdog, end_with_launcher
 
 
 def train(config: Config, plan: Plan, world: World) -> None:

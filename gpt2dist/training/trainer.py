@@ -23,11 +23,16 @@ from gpt2dist.monitoring.progress import Progress
 from gpt2dist.monitoring.recorder import Recorder
 from gpt2dist.plan import Plan
 from gpt2dist.training.engine import Engine
-from gpt2dist.training.observer import Observer
-from gpt2dist.training.probe import probe_loss, require_equal_probe
-from gpt2dist.training.pulse import Pulse, StopRequestedError
-from gpt2dist.training.same_run import data_order, datasets_of, require_same_run
-from gpt2dist.training.schedule import learning_rate
+from gpt2dist.training.evaluator import Observer
+from gpt2dist.training.lr_schedule import learning_rate
+from gpt2dist.training.resume_checks import (
+    data_order,
+    datasets_of,
+    probe_loss,
+    require_equal_probe,
+    require_same_run,
+)
+from gpt2dist.training.stop import Pulse, StopRequestedError
 from gpt2dist.training.stopped import leave_word
 
 

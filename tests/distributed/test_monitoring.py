@@ -40,7 +40,7 @@ def waits_in_the_loop(config, overrides):
 
     from gpt2dist.checkpoint.store import CheckpointStore
     from gpt2dist.training.engine import Engine
-    from gpt2dist.training.pulse import Pulse
+    from gpt2dist.training.stop import Pulse
     from gpt2dist.training.trainer import Trainer
 
     where, found, main = ["outside"], Counter(), threading.get_ident()

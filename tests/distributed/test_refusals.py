@@ -154,7 +154,7 @@ def verify_resume_with_chance(config, overrides, steps, chance):
     from gpt2dist.distributed.world import join
     from gpt2dist.preflight import resolve
     from gpt2dist.training import trainer
-    from gpt2dist.training.verification import verify_resume
+    from gpt2dist.training.verify_resume import verify_resume
 
     if chance:
         trainer.torch.manual_seed = lambda _: torch.random.default_generator.manual_seed(random.getrandbits(60))

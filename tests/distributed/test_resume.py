@@ -156,7 +156,7 @@ def load_with_wrong_weights(config, overrides):
     """A load that goes wrong in silence: the weights stay as initialised."""
     from runs import train_here
 
-    from gpt2dist.training.zero import PartitionedState
+    from gpt2dist.training.zero_state import PartitionedState
 
     PartitionedState.scatter = lambda self, name, tensors: None
     train_here(config, overrides)

@@ -14,7 +14,7 @@ COMMON = ["batch.micro_batch_size=1", "model.dropout=0.1"]  # 8 / 2 / 1: four mi
 
 def train_with_signal(config, overrides, rank, beat):
     """One rank is signalled at one of its beats."""
-    from gpt2dist.training.pulse import Pulse
+    from gpt2dist.training.stop import Pulse
 
     feel, count = Pulse.beat, iter(range(10**6))
 

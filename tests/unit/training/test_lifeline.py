@@ -10,9 +10,9 @@ import pytest
 
 STOP = """
 import os, signal, sys, time
-from gpt2dist.training import lifeline
-lifeline.ECHO_SECONDS = {echo}
-with lifeline.StopSignal() as stop:
+from gpt2dist.training import stop as module
+module.ECHO_SECONDS = {echo}
+with module.StopSignal() as stop:
     print("ready", flush=True)
     while not stop.name:
         time.sleep(0.01)
@@ -62,7 +62,7 @@ def test_the_echo_of_a_launcher_is_no_second_signal():
 
 
 def test_signals_are_as_before_afterwards():
-    from gpt2dist.training.lifeline import StopSignal
+    from gpt2dist.training.stop import StopSignal
 
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal():
@@ -74,7 +74,7 @@ ORPHAN = """
 import subprocess, sys, time
 child = '''
 import os, signal, sys, time
-from gpt2dist.training.lifeline import end_with_launcher
+from gpt2dist.training.watchdog import end_with_launcher
 end_with_launcher()
 signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"told" + bytes([10])), sys.exit()))  # print may be at work
 print("ready", flush=True)
@@ -96,7 +96,7 @@ def test_an_orphan_is_told_when_its_launcher_dies():
 HANG = """
 import ctypes, sys, time
 from pathlib import Path
-from gpt2dist.training.lifeline import Watchdog
+from gpt2dist.training.watchdog import Watchdog
 def stuck_here(library):
     library.sleep(60)
 with Watchdog(Path(sys.argv[1]), 3.0, lambda error: print(error, flush=True)) as dog:
@@ -129,7 +129,7 @@ def test_a_hang_of_python_itself_ends_without_a_word(tmp_path):
 
 
 def test_a_run_that_ends_in_time_is_left_alone(tmp_path):
-    from gpt2dist.training.lifeline import Watchdog
+    from gpt2dist.training.watchdog import Watchdog
 
     words = []
     with Watchdog(tmp_path / "rank.log", 60.0, words.append) as dog:

@@ -5,7 +5,7 @@ import pytest
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
-from gpt2dist.training.same_run import data_order, dataset_changes, datasets_of, require_same_run
+from gpt2dist.training.resume_checks import data_order, dataset_changes, datasets_of, require_same_run
 
 RUN = """
 model: {n_layer: 1, n_head: 1, n_embd: 8, context_length: 8}

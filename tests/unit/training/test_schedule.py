@@ -3,7 +3,7 @@ import math
 import pytest
 
 from gpt2dist.config.schema import ScheduleSection
-from gpt2dist.training.schedule import learning_rate
+from gpt2dist.training.lr_schedule import learning_rate
 
 PEAK, WARMUP, TOTAL, LEAST = 0.8, 4, 12, 0.25
 DECAYING = ["cosine", "linear", "wsd"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpt2dist.training.optimizer import VetoedAdamW
-from gpt2dist.training.stability import HISTORY, LEAST_HISTORY, Guard
+from gpt2dist.training.skip_step import HISTORY, LEAST_HISTORY, Guard
 
 CPU = torch.device("cpu")
 

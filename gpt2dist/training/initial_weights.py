@@ -13,7 +13,7 @@ from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint, locate, weight_files
 from gpt2dist.model.huggingface import BUFFERS
-from gpt2dist.training.zero import MOMENTS, PartitionedState
+from gpt2dist.training.zero_state import MOMENTS, PartitionedState
 
 RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")
 

@@ -1,10 +1,9 @@
-"""What ends a rank before its work is done: a signal, the death of its launcher, or a hang."""
+"""End a rank that hangs, or whose launcher died."""
 
 import ctypes
 import faulthandler
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -13,58 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from gpt2dist.monitoring.logs import logger
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-ECHO_SECONDS = 2.0
-"""A scheduler signals a launcher and its ranks, and the launcher its ranks: within this time it is one signal."""
 GRACE_SECONDS = 1.0
 """Between the word of a rank that hangs and its end."""
 _PR_SET_PDEATHSIG = 1
-
-
-class StopSignal:
-    """Notices SIGTERM and SIGUSR1; a context manager of the main thread.
-
-    The first one is remembered for the training to ask about. A second one ends the process at once, even where
-    the main thread hangs in a collective: a thread of its own waits for them.
-    """
-
-    def __init__(self) -> None:
-        self.name = ""  # of the first signal; empty before
-        self._since = 0.0
-
-    def __enter__(self) -> "StopSignal":
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
-        # With any handler in Python, the number of the signal goes to the wakeup descriptor as it arrives.
-        self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-        self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, name="gpt2dist-signals", daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        signal.set_wakeup_fd(self._wakeup_before)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._writer.close()  # which ends the thread
-
-    def _watch(self) -> None:
-        with self._reader:
-            while received := self._reader.recv(1):
-                if received[0] in SIGNALS:
-                    self._notice(signal.Signals(received[0]))
-
-    def _notice(self, number: signal.Signals) -> None:
-        now = time.monotonic()
-        if not self.name:
-            self._since = now
-            self.name = number.name
-        elif now - self._since > ECHO_SECONDS:
-            logger.error("%s after %s: ending at once, without saving", number.name, self.name)
-            os._exit(128 + number)
 
 
 def end_with_launcher() -> None:
