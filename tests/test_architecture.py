@@ -19,16 +19,18 @@ MAY_IMPORT = {
     "__main__": "cli",
     "commands": (
         "checkpoint cli config corpus dataset distributed evaluation generation loading model monitoring "
-        "plan preflight preprocessing publishing report status submission tokenizer training"
+        "plan preflight preprocessing publishing report run status submission tokenizer training"
     ),
     "cli": "__init__ distributed monitoring",
-    "report": "monitoring status",
-    "status": "checkpoint model monitoring submission training",
-    "submission": "__init__ config monitoring",
-    "publishing": "__init__ checkpoint config model preflight tokenizer",
-    "preflight": "config dataset loading model monitoring plan tokenizer training",
-    "training": "checkpoint config distributed evaluation generation loading model monitoring plan tokenizer",
-    "evaluation": "checkpoint corpus dataset distributed loading model tokenizer",
+    "report": "run status",
+    "status": "checkpoint model run",
+    "submission": "config run",
+    "publishing": "__init__ checkpoint config model preflight run tokenizer",
+    "preflight": "config dataset loading model monitoring plan run tokenizer training",
+    "training": (
+        "checkpoint config distributed evaluation generation loading model monitoring plan run tokenizer"
+    ),
+    "evaluation": "checkpoint corpus dataset distributed loading model run tokenizer",
     "generation": "",
     "plan": "dataset loading model",
     "preprocessing": "corpus dataset tokenizer",
@@ -36,9 +38,10 @@ MAY_IMPORT = {
     "dataset": "corpus tokenizer",
     "tokenizer": "",
     "corpus": "",
-    "checkpoint": "distributed",
-    "monitoring": "__init__ distributed",
-    "model": "",
+    "checkpoint": "distributed run",
+    "monitoring": "distributed run",
+    "model": "run",
+    "run": "__init__ config distributed",
     "config": "",
     "distributed": "",
     "__init__": "",
@@ -81,12 +84,14 @@ LIGHT = (
         "model.flops",
     ),
     *("model.find_model", "training.lr_schedule", "training.deepspeed_config"),
-    *("training.failed", "training.lock", "training.stopped", "monitoring.metrics", "monitoring.trackers"),
-    *("status.evaluations", "status.run_files", "status.status", "status.table"),
-    *("status.lineage", "report.page", "report.svg"),
+    "monitoring.trackers",
+    *(
+        f"{room}.{path.stem}"
+        for room in ("run", "status", "report")
+        for path in (PACKAGE / room).glob("[a-z]*.py")
+    ),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *(f"submission.{path.stem}" for path in (PACKAGE / "submission").glob("[a-z]*.py")),
-    "monitoring.code",
     *("publishing.origin", "publishing.output_directory"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )
@@ -171,6 +176,41 @@ def test_what_answers_at_once_imports_nothing_heavy():
     code = f"import sys, {modules}; print(sorted({{'torch', 'transformers', 'deepspeed'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+RUN_FILES = {"config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl", "stopped.json", "failed.json"}
+RUN_DIRECTORIES = {"checkpoints", "eval", "latest", "logs", "profile", "submission", "tensorboard"}
+"""What lies in a run directory. A record of a submission has a config.yaml, too."""
+
+
+def spelled(path):
+    """The names of a run's files and directories that a module spells, outside of prose."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and node.value in RUN_FILES:
+            found.add(node.value)
+        parts = []
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            parts = [node.right]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
+            "glob",
+            "rglob",
+            "joinpath",
+            "Path",
+        ):
+            parts = node.args
+        for part in parts:
+            first = part.values[0] if isinstance(part, ast.JoinedStr) else part
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                found |= set(first.value.split("/")) & RUN_DIRECTORIES
+    return found
+
+
+def test_only_the_run_directory_spells_the_names_of_its_files():
+    owner = "gpt2dist.run.directory"
+    assert spelled(MODULES[owner]) == RUN_FILES | RUN_DIRECTORIES - {"latest"}
+    elsewhere = {name: spelled(path) for name, path in MODULES.items() if name != owner and spelled(path)}
+    assert elsewhere == {"gpt2dist.run.submissions": {"config.yaml"}}
 
 
 def test_there_are_no_cycles():

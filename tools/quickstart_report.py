@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
-from gpt2dist.monitoring.metrics import read
+from gpt2dist.run.metrics_file import read
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 

@@ -27,6 +27,7 @@ from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.run.directory import LATEST
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 EMBEDDING = "transformer.wte.weight"
@@ -259,7 +260,7 @@ class CheckpointStore:
             _remove(final)
         partial.rename(final)
         atomic_io.sync(self.directory)
-        atomic_io.write_text(self.directory / "latest", final.name + "\n")
+        atomic_io.write_text(self.directory / LATEST, final.name + "\n")
         there = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(there, saving.step, self.keep_last, self.keep_every):
             with contextlib.suppress(OSError):

@@ -12,6 +12,7 @@ from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
 from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import UserError
+from gpt2dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # numpy would slow --help down
     from gpt2dist.evaluation.held_out_text import HeldOut
@@ -119,7 +120,7 @@ def check(args: argparse.Namespace) -> None:
     _check(args)
     record = _record(args) if args.all_checkpoints or args.of_run else None
     model = None
-    if not args.all_checkpoints or (Path(args.model) / "checkpoints/latest").is_file():
+    if not args.all_checkpoints or RunDirectory(Path(args.model)).latest.is_file():
         model = locate(args.model, weights=False)
     if args.text:
         discover(args.text, suffixes(args), format=args.format)
@@ -154,7 +155,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(
                 f"--all-checkpoints: {args.model} is no run directory; name one that `gpt2dist train` made"
             )
-        if not args.watch and not (Path(args.model) / "checkpoints").is_dir():
+        if not args.watch and not RunDirectory(Path(args.model)).checkpoints.is_dir():
             raise UserError(
                 f"--all-checkpoints: {args.model} has no checkpoints yet; add --watch to wait for them"
             )
@@ -283,7 +284,7 @@ def _mirror(record: Any) -> None:
     """Shows the results in TensorBoard, as a run of its own below that of the training."""
     from gpt2dist.monitoring.tensorboard import TensorBoard
 
-    board = TensorBoard(record.run / "tensorboard" / record.name)
+    board = TensorBoard(RunDirectory(record.run).tensorboard / record.name)
     board.start({}, record.run, record.lines())
     board.close(failed=False)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.errors import UserError
+from gpt2dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # pydantic would slow --help down
     from gpt2dist.submission.job import Work
@@ -42,7 +43,6 @@ def _training(args: argparse.Namespace) -> "Work":
     from gpt2dist.preflight import resolve
     from gpt2dist.preflight.resources import require_resources
     from gpt2dist.submission.job import Work
-    from gpt2dist.submission.record import DIRECTORY
 
     if args.words:
         raise UserError(f"-- {args.words[0]}: words behind `--` are for --job evaluate and preprocess")
@@ -61,7 +61,7 @@ def _training(args: argparse.Namespace) -> "Work":
         verb="train",
         name=_on_a_line(config.run.name),
         words=(),
-        records=run / DIRECTORY,
+        records=RunDirectory(run).submissions,
         paths=(run, *(dataset.directory.absolute() for dataset in datasets)),
         config=config.model_copy(update={"run": run_section}),
         run=run,
@@ -71,7 +71,6 @@ def _training(args: argparse.Namespace) -> "Work":
 def _evaluation(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":
     from gpt2dist.commands import evaluate
     from gpt2dist.submission.job import Work
-    from gpt2dist.submission.record import DIRECTORY
 
     evaluate.check(theirs)
     run = _run_of(theirs)
@@ -87,7 +86,7 @@ def _evaluation(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":
         verb="evaluate",
         name=_on_a_line(f"evaluate-{run.name if run else Path(theirs.model).name}"),
         words=tuple(args.words),
-        records=home / DIRECTORY,
+        records=RunDirectory(home).submissions,
         paths=tuple(_here(str(file) for file in files if file)),
         endless=theirs.watch,
     )
@@ -98,9 +97,10 @@ def _run_of(theirs: argparse.Namespace) -> Path | None:
     if theirs.of_run:
         return Path(theirs.of_run).absolute()
     model = Path(theirs.model).absolute()
-    if theirs.all_checkpoints or (model / "checkpoints").is_dir():
+    if theirs.all_checkpoints or RunDirectory(model).checkpoints.is_dir():
         return model
-    return model.parent.parent if model.is_dir() and model.parent.name == "checkpoints" else None
+    run = model.parent.parent
+    return run if model.is_dir() and RunDirectory(run).checkpoints == model.parent else None
 
 
 def _preprocessing(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":

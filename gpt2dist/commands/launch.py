@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.training import failed
+from gpt2dist.run import end_markers
+from gpt2dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -125,12 +126,10 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
     """
     rank, first = min(failures.items(), key=lambda item: _suspicion(item[1]))
     text = f"rank {rank} failed first: {_cause(first)}"
-    if first.exitcode > 0 and failed.is_consequence(_message(first)):  # the cause is on another host
-        text += f"\n  {failed.GONE}; the other hosts tell more"
+    if first.exitcode > 0 and end_markers.is_consequence(_message(first)):  # the cause is on another host
+        text += f"\n  {end_markers.GONE}; the other hosts tell more"
     if run_directory:
-        from gpt2dist.monitoring.logs import rank_log
-
-        text += f"\n  its log: {rank_log(run_directory, rank)}"
+        text += f"\n  its log: {RunDirectory(run_directory).rank_log(rank)}"
     others = sorted(set(failures) - {rank})
     if others:
         text += f"\n  ranks that ended because of it: {', '.join(map(str, others))}"
@@ -140,7 +139,7 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
 def _suspicion(failure: "ProcessFailure") -> tuple[bool, bool, int]:
     """Sorts failures: those that nobody else caused come first."""
     killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM  # the launcher ends the others so
-    lost = failure.exitcode < 0 or failed.is_consequence(_message(failure))
+    lost = failure.exitcode < 0 or end_markers.is_consequence(_message(failure))
     return not killed, lost, failure.timestamp
 
 
@@ -208,8 +207,6 @@ def _follows_a_run(words: list[str]) -> bool:
 
 
 def _was_saved(directory: Path, since: float) -> bool:
-    """Whether the run left word that it stopped with everything saved."""
-    from gpt2dist.training.stopped import NAME
-
-    word = directory / NAME
-    return word.is_file() and word.stat().st_mtime >= since - 1
+    """Whether the run left the marker that it stopped with everything saved."""
+    marker = RunDirectory(directory).stopped_marker
+    return marker.is_file() and marker.stat().st_mtime >= since - 1

@@ -130,7 +130,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Checks, records, submits."""
     from gpt2dist.commands.jobs import work_of
-    from gpt2dist.submission import record
+    from gpt2dist.run import submissions
     from gpt2dist.submission.job import Job, parse_environment, require_fit_for_scripts
 
     _check(args)
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
     scheduler.check(work)
     job = Job(
         work=work,
-        record=record.make_directory(work.records),
+        record=submissions.make_directory(work.records),
         directory=directory,
         python=python,
         nodes=args.nodes or 1,
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
         dask=bool(args.dask),
     )
     files = scheduler.files(job)
-    record.write(job.record, files, work.config, _asked(args))
+    submissions.write(job.record, files, work.config, _asked(args))
     command = scheduler.command(job)
     if args.dry_run:
         print("\n".join(files.values()), end="")
@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
         return
     _say(command)
     names = scheduler.submit(job)
-    record.note(job.record, scheduler.name, names)
+    submissions.note(job.record, scheduler.name, names)
     noun = "process" if args.scheduler == "local" else "job"
     _say(f"{noun} {names[0]}, recorded in {job.record}")
     _say(scheduler.how_to_follow(job, names))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import UserError
+from gpt2dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from gpt2dist.plan import Plan
@@ -53,7 +54,8 @@ def load_plan(run_directory: Path) -> "Plan":
     """
     from gpt2dist.preflight import resolve
 
-    configuration, environment = (run_directory / name for name in ("config.yaml", "environment.json"))
+    run = RunDirectory(run_directory)
+    configuration, environment = run.config, run.environment
     for path in (configuration, environment):
         if not path.is_file():
             raise UserError(

@@ -1,7 +1,7 @@
 """Read a run configuration from YAML and `section.key=value`, and report all mistakes at once.
 
-`read` never stops at the first mistake. It replaces what is wrong by the default and notes a `Problem`, so that the
-checks that span several keys (`preflight`) still see everything that is right.
+`read` never stops at the first mistake. It replaces what is wrong by the default and notes a `Problem`, so that
+the checks that span several keys (`preflight`) still see everything that is right.
 """
 
 import dataclasses

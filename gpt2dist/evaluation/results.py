@@ -10,6 +10,7 @@ from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
+from gpt2dist.run.directory import RunDirectory
 
 CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
 """What goes to TensorBoard."""
@@ -35,7 +36,7 @@ class Record:
             )
         self.run = run
         self.name = name
-        self.directory = run / "eval" / name
+        self.directory = RunDirectory(run).evaluations / name
 
     def results(self) -> dict[int, dict[str, Any]]:
         """What there is, by step, in order.

@@ -12,6 +12,7 @@ from gpt2dist.checkpoint.naming import finished, step_of
 from gpt2dist.distributed.world import World
 from gpt2dist.evaluation.results import Record
 from gpt2dist.model.find_model import fingerprint
+from gpt2dist.run.directory import RunDirectory
 
 POLL_SECONDS = 2.0
 PINNED = "scored-now"
@@ -67,7 +68,7 @@ def checkpoints_to_score(
 def _pin_next(record: Record) -> tuple[int, Path] | None:
     """Links the oldest checkpoint without a result; None where all have one."""
     results = record.results()
-    for checkpoint in finished(record.run / "checkpoints"):
+    for checkpoint in finished(RunDirectory(record.run).checkpoints):
         step = step_of(checkpoint)
         # One that was pruned meanwhile is passed over.
         with contextlib.suppress(FileNotFoundError):
@@ -106,10 +107,10 @@ def _pin(checkpoint: Path, place: Path) -> Path:
 
 def _state(run: Path) -> str:
     """What a run still waits for, in words; empty when all its steps are done."""
-    steps = [step_of(path) for path in finished(run / "checkpoints")]
+    steps = [step_of(path) for path in finished(RunDirectory(run).checkpoints)]
     total = None
     with contextlib.suppress(FileNotFoundError, ValueError):  # not there yet, or being written
-        total = json.loads((run / "environment.json").read_bytes()).get("total_steps")
+        total = json.loads(RunDirectory(run).environment.read_bytes()).get("total_steps")
     if steps and total and steps[-1] >= total:
         return ""
     known = f"step {steps[-1]:,}" if steps else "no checkpoint yet"

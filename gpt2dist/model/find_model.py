@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.errors import UserError
+from gpt2dist.run.directory import RunDirectory
 
 WEIGHTS = ("*.safetensors", "*.bin")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,8 +25,8 @@ def locate(name: str, weights: bool = True) -> Path:
         UserError: There is no such model, or it is no GPT-2.
     """
     path = Path(name)
-    if (path / "checkpoints").is_dir():
-        path = _latest(path / "checkpoints")
+    if RunDirectory(path).checkpoints.is_dir():
+        path = _latest(RunDirectory(path))
     elif not path.exists():
         path = _download(name, (*DESCRIPTION, "*.safetensors") if weights else DESCRIPTION)
     config = path / "config.json"
@@ -85,11 +86,10 @@ def weight_files(path: Path) -> list[Path]:
     raise UserError(f"{path}: no weights there ({SINGLE} or {INDEX}); give a whole model directory")
 
 
-def _latest(checkpoints: Path) -> Path:
-    pointer = checkpoints / "latest"
-    if not pointer.is_file():
-        raise UserError(f"{checkpoints.parent}: the run has no checkpoint yet; name a model that is finished")
-    newest = checkpoints / pointer.read_text().strip()
+def _latest(run: RunDirectory) -> Path:
+    if not run.latest.is_file():
+        raise UserError(f"{run.path}: the run has no checkpoint yet; name a model that is finished")
+    newest = run.checkpoints / run.latest.read_text().strip()
     if not newest.is_dir():
         raise UserError(f"{newest}: gone, though `latest` names it; give one of the other checkpoints")
     return newest

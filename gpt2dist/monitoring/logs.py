@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt2dist.monitoring.progress import is_quiet
+from gpt2dist.run.directory import RunDirectory
 
 logger = logging.getLogger("gpt2dist")
 
@@ -17,15 +18,10 @@ def quiet_libraries() -> None:
     logging.captureWarnings(True)
 
 
-def rank_log(run: Path, rank: int) -> Path:
-    """The log of a rank in a run directory."""
-    return run / "logs" / f"rank-{rank:05d}.log"
-
-
 @contextlib.contextmanager
 def rank_logging(run: Path, rank: int) -> Iterator[None]:
     """Sends everything to the rank's log, and on rank 0 gpt2dist's own messages to standard error too."""
-    path = rank_log(run, rank)
+    path = RunDirectory(run).rank_log(rank)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt2dist.monitoring.metrics import Line, Metrics, Value, cut_back
 from gpt2dist.monitoring.trackers import Hyperparameters, Tracker, Trackers
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.metrics_file import Line, Metrics, Value, cut_back
 
 
 class Recorder:
@@ -29,7 +30,7 @@ class Recorder:
         trackers: dict[str, Callable[[], Tracker]],
         hyperparameters: Hyperparameters,
     ):
-        path = run / "metrics.jsonl"
+        path = RunDirectory(run).metrics
         self._trackers = Trackers(trackers)
         self._trackers.start(hyperparameters, run, cut_back(path, step, observed))
         self._metrics = Metrics(path)

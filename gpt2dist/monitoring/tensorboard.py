@@ -6,8 +6,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from gpt2dist.monitoring.metrics import Line
 from gpt2dist.monitoring.trackers import Hyperparameters, tell
+from gpt2dist.run.metrics_file import Line
 
 LAYOUT = {
     "gpt2dist": {

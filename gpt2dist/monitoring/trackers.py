@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.logs import logger
-from gpt2dist.monitoring.metrics import Line
+from gpt2dist.run.metrics_file import Line
 
 Hyperparameters = dict[str, bool | int | float | str]
 """Dotted key of the configuration → what it resolved to."""

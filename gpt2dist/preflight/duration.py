@@ -8,6 +8,7 @@ from gpt2dist.config import Config
 from gpt2dist.errors import UserError
 from gpt2dist.model.flops import PEAK_BF16_TFLOPS, peak_flops
 from gpt2dist.plan import Plan
+from gpt2dist.run.directory import RunDirectory
 
 ASSUMED_MFU = 0.4
 """Of the peak of a GPU: what GPT-2s of these sizes reach, give or take a third."""
@@ -53,8 +54,8 @@ def durations(config: Config, plan: Plan, device: str | None = None) -> list[Dur
 def measured_rate(config: Config, plan: Plan) -> float | None:
     """Tokens per second of the run so far, by its last records; None if it never ran on as many ranks."""
     try:
-        facts = json.loads((config.output_dir / "environment.json").read_bytes())
-        with open(config.output_dir / "metrics.jsonl", "rb") as file:
+        facts = json.loads(RunDirectory(config.output_dir).environment.read_bytes())
+        with open(RunDirectory(config.output_dir).metrics, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
             lines = file.read().splitlines()[-LAST_LINES:]
         if facts["world_size"] != plan.world_size:

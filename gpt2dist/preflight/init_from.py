@@ -10,6 +10,7 @@ from gpt2dist.model.find_model import locate, weight_files
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import PRESETS
 from gpt2dist.plan import TrainingSet
+from gpt2dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # the library behind it is for those only who begin with a model
     from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ def _checkpoint(config: Config) -> Path | None:
     resume = config.checkpoint.resume
     if resume not in ("auto", "never"):
         return Path(resume) if (Path(resume) / "config.json").is_file() else None
-    checkpoints = sorted(config.output_dir.glob("checkpoints/step-*[0-9]/config.json"))
+    checkpoints = sorted(RunDirectory(config.output_dir).checkpoints.glob("step-*[0-9]/config.json"))
     return checkpoints[-1].parent if checkpoints else None
 
 

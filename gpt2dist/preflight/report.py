@@ -13,6 +13,7 @@ from gpt2dist.preflight.duration import durations
 from gpt2dist.preflight.memory import GIB, estimate, setting_of, total
 from gpt2dist.preflight.plot import plot, sampled
 from gpt2dist.preflight.resources import checkpoint_space, nearest_directory
+from gpt2dist.run.directory import RunDirectory
 from gpt2dist.training.lr_schedule import decay_steps, learning_rate
 
 Table = dict[str, list[tuple[str, str]]]
@@ -277,7 +278,7 @@ def _checkpoints(config: Config, plan: Plan) -> list[tuple[str, str]]:
     size, home = plan.checkpoint_bytes, nearest_directory(config.output_dir)
     free = shutil.disk_usage(home).free
     return [
-        ("directory", str(config.output_dir / "checkpoints")),
+        ("directory", str(RunDirectory(config.output_dir).checkpoints)),
         ("written", _when_saved(config)),
         ("size", f"{_bytes(size)} each; the newest {keep:,} kept: {_bytes(size * keep)}{for_ever}"),
         ("disk", f"{_bytes(checkpoint_space(config, plan))} at most, of {_bytes(free)} that are free in {home}"),

@@ -14,6 +14,7 @@ from gpt2dist.preflight.deepspeed import check_offload, check_precision
 from gpt2dist.preflight.memory import GIB, STATES, estimate, setting_of, total
 from gpt2dist.preflight.messages import divisors
 from gpt2dist.preflight.model import check_kernels
+from gpt2dist.run.directory import RunDirectory
 
 Changes = Mapping[str, Any]
 """Dotted keys and what they are set to."""
@@ -127,7 +128,7 @@ def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
     """Whether the checkpoints fit on the disk, beside those that the run has there already."""
     home = nearest_directory(config.output_dir)
     free, needed = shutil.disk_usage(home).free, checkpoint_space(config, plan)
-    there = sum(_size(path) for path in (config.output_dir / "checkpoints").glob("*/*"))
+    there = sum(_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
     if needed - there > free:
         beside = f", {_gb(there)} of which are there" if there else ""
         for_ever = " and those of checkpoint.keep_every" if config.checkpoint.keep_every else ""

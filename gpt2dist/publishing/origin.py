@@ -16,6 +16,7 @@ from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape
 from gpt2dist.preflight.model import lengths_of
+from gpt2dist.run.directory import RunDirectory
 
 MEASURES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
 PROTOCOL = (
@@ -92,18 +93,18 @@ class Origin:
         if not (directory / manifest.NAME).is_file():  # transformers' Trainer has a trainer_state.json too
             return cls(shape, digest, _hub_name(directory), None, None, {}, tuple(given))
         trainer = TrainerState.read(directory)
-        run = directory.resolve().parent.parent
-        if not (run / "config.yaml").is_file():  # a checkpoint that was taken out of its run
+        run = RunDirectory(directory.resolve().parent.parent)
+        if not run.config.is_file():  # a checkpoint that was taken out of its run
             return cls(shape, digest, None, trainer, None, {}, tuple(given))
-        config, problems = read(run / "config.yaml")
-        raise_problems(problems, str(run / "config.yaml"))
-        environment = _optional(run / "environment.json")
+        config, problems = read(run.config)
+        raise_problems(problems, str(run.config))
+        environment = _optional(run.environment)
         base = _hub_name(Path(environment.get("init_from", {}).get("path", "")))
         recorded = [*_validation(run, trainer.step, config), *_recorded(run, trainer.step, digest)]
         return cls(shape, digest, base, trainer, config, environment, (*recorded, *given))
 
 
-def _validation(run: Path, step: int, config: Config) -> Iterator[Result]:
+def _validation(run: RunDirectory, step: int, config: Config) -> Iterator[Result]:
     """The scores of the run's own validation at a step."""
     lengths = lengths_of(config)
     protocol = {
@@ -111,13 +112,13 @@ def _validation(run: Path, step: int, config: Config) -> Iterator[Result]:
         "stride": lengths.evaluation_stride,
         "document_boundaries": config.data.document_boundaries,
     }
-    for name, record in _optional(run / "eval" / f"{checkpoint_name(step)}.json").items():
+    for name, record in _optional(run.evaluations / f"{checkpoint_name(step)}.json").items():
         yield Result.of(name, protocol | record)
 
 
-def _recorded(run: Path, step: int, digest: str) -> Iterator[Result]:
+def _recorded(run: RunDirectory, step: int, digest: str) -> Iterator[Result]:
     """The scores that `gpt2dist evaluate` recorded for the weights at a step."""
-    for path in sorted(run.glob(f"eval/*/{checkpoint_name(step)}.json")):
+    for path in sorted(run.evaluations.glob(f"*/{checkpoint_name(step)}.json")):
         record = _json(path)
         if record.get("model") == digest:
             yield Result.of(path.parent.name, record)

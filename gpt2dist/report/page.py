@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.monitoring import metrics
 from gpt2dist.report.svg import Curve, chart
+from gpt2dist.run import metrics_file
+from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status import run_files, table
 from gpt2dist.status.evaluations import Evaluation, all_evaluations
 from gpt2dist.status.lineage import lineage
@@ -28,7 +29,7 @@ svg { width: 100%; margin: 6px 0 } .grid { stroke: #e4e4e4 } .label { font: 11px
 def report(run: Path) -> str:
     """The page of a run."""
     status = read_status(run)
-    lines = [each for each in metrics.read(run / "metrics.jsonl") if isinstance(each, dict)]
+    lines = [each for each in metrics_file.read(RunDirectory(run).metrics) if isinstance(each, dict)]
     results = all_evaluations(run)
     name = str(run_files.read_settings(run).get("run", {}).get("name") or run.resolve().name)
     sections = [
@@ -36,8 +37,8 @@ def report(run: Path) -> str:
         _section("Curves", "".join(_charts(lines, results))),
         _section("Samples", "".join(_samples(lines))),
         _section("Lineage", _lineage(run, status.evaluations)),
-        _section("Configuration", _preformatted(run / "config.yaml")),
-        _section("Environment", _preformatted(run / "environment.json")),
+        _section("Configuration", _preformatted(RunDirectory(run).config)),
+        _section("Environment", _preformatted(RunDirectory(run).environment)),
     ]
     title, when = html.escape(name), time.strftime("%Y-%m-%d %H:%M %z")
     return (

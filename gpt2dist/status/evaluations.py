@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status.run_files import number, read_object
 
 _STEP = re.compile(r"step-(\d+)\.json")
@@ -37,7 +38,7 @@ def last_evaluations(run: Path, up_to: int | None) -> list[Evaluation]:
         up_to: Step of the run; what is beyond is of a past from which the run went back. None: all.
     """
     newest: dict[str, Evaluation] = {}
-    for path in _newest_files(run / "eval", up_to):
+    for path in _newest_files(RunDirectory(run).evaluations, up_to):
         for result in _results(path):
             if result.name not in newest or newest[result.name].step < result.step:
                 newest[result.name] = result
@@ -48,7 +49,7 @@ def all_evaluations(run: Path) -> list[Evaluation]:
     """All results, by name and step."""
     found = {
         (result.name, result.step): result
-        for directory in _directories(run / "eval")
+        for directory in _directories(RunDirectory(run).evaluations)
         for path in _steps(directory).values()
         for result in _results(path)
     }

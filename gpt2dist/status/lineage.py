@@ -5,6 +5,7 @@ from typing import Any
 
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.model.find_model import fingerprint
+from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status import run_files
 from gpt2dist.status.evaluations import Evaluation
 
@@ -14,20 +15,22 @@ Link = tuple[str, str, str]
 
 def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
     """Corpus → tokenizer → dataset, for each dataset; → checkpoint → results."""
-    facts = run_files.read_object(run / "environment.json")
+    facts = run_files.read_object(RunDirectory(run).environment)
     datasets = facts.get("datasets")
     links: list[Link] = []
     for path, known in datasets.items() if isinstance(datasets, dict) else ():
         links += _of_dataset(Path(path), str(known))
     saved = run_files.latest_checkpoint(run)
     if saved:
-        directory = run / "checkpoints" / checkpoint_name(saved[0])
+        directory = RunDirectory(run).checkpoints / checkpoint_name(saved[0])
         state = run_files.read_object(directory / "trainer_state.json")
         tokens = state.get("consumed_tokens")
         trained = f", {tokens:,} targets trained on" if isinstance(tokens, int) else ""
         links.append(("checkpoint", _weights(directory), f"{directory.name}{trained}"))
     for each in evaluations:
-        result = run_files.read_object(run / "eval" / each.name / f"{checkpoint_name(each.step)}.json")
+        result = run_files.read_object(
+            RunDirectory(run).evaluations / each.name / f"{checkpoint_name(each.step)}.json"
+        )
         data, model = (str(result.get(key) or "") for key in ("data", "model"))
         of = f", of the model {model[:12]} on the data {data[:12]}" if data and model else ""
         bits = f", {each.bits_per_byte:.4f} bits per byte" if each.bits_per_byte is not None else ""

@@ -11,9 +11,9 @@ from typing import Any
 
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import step_of
-from gpt2dist.monitoring import metrics
-from gpt2dist.submission.record import Submission, submissions
-from gpt2dist.training import failed, lock
+from gpt2dist.run import metrics_file
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.submissions import Submission, submissions
 
 DEPTH = 3
 """How far below a folder runs are looked for."""
@@ -23,8 +23,9 @@ _WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # how faulthandler begins
 
 def is_run(directory: Path) -> bool:
     """Whether a run has begun in a directory, or was submitted."""
-    here = any((directory / name).is_file() for name in ("environment.json", "metrics.jsonl", failed.NAME))
-    begun = (directory / lock.NAME).is_file() and (directory / "logs").is_dir()
+    run = RunDirectory(directory)
+    here = any(path.is_file() for path in (run.environment, run.metrics, run.failed_marker))
+    begun = run.lock.is_file() and run.logs.is_dir()
     return here or begun or last_submission(directory) is not None
 
 
@@ -59,7 +60,7 @@ def read_settings(run: Path) -> dict[str, dict[str, Any]]:
     import yaml
 
     try:
-        value = yaml.load((run / "config.yaml").read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        value = yaml.load(RunDirectory(run).config.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     if not isinstance(value, dict):
@@ -76,7 +77,7 @@ def number(value: Any) -> float | None:
 def last_lines(run: Path, tag: str) -> list[dict[str, Any]]:
     """The last lines of metrics.jsonl, back to one with `tag` if there is one."""
     try:
-        return metrics.read_tail(run / "metrics.jsonl", tag)
+        return metrics_file.read_tail(RunDirectory(run).metrics, tag)
     except OSError:
         return []
 
@@ -84,8 +85,7 @@ def last_lines(run: Path, tag: str) -> list[dict[str, Any]]:
 def latest_checkpoint(run: Path) -> tuple[int, float] | None:
     """Step of the newest checkpoint, and when it was complete in seconds since 1970."""
     try:
-        name = (run / "checkpoints/latest").read_text().strip()
-        path = run / "checkpoints" / name
+        path = RunDirectory(run).checkpoints / RunDirectory(run).latest.read_text().strip()
         return step_of(path), (path / manifest.NAME).stat().st_mtime
     except (OSError, ValueError):
         return None
@@ -99,7 +99,7 @@ def last_submission(run: Path) -> Submission | None:
 def hung_ranks(run: Path) -> list[str]:
     """The logs that end with the stacks that the watchdog writes before it ends a rank."""
     found = []
-    for path in sorted((run / "logs").glob("rank-*.log")):
+    for path in sorted(RunDirectory(run).logs.glob("rank-*.log")):
         try:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))

@@ -24,10 +24,11 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt2dist.run import end_markers, lock
+from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status import run_files
 from gpt2dist.status.evaluations import Evaluation, last_evaluations
 from gpt2dist.status.run_files import number
-from gpt2dist.training import failed, lock, stopped
 
 State = Literal["submitted", "running", "stale", "finished", "failed", "stopped"]
 
@@ -95,7 +96,7 @@ def read_status(run: Path) -> Status:
     lines = run_files.last_lines(run, TRAINED)
     last: dict[str, Any] = next((line for line in reversed(lines) if TRAINED in line), {})
     saved = run_files.latest_checkpoint(run)
-    settings, facts = run_files.read_settings(run), run_files.read_object(run / "environment.json")
+    settings, facts = run_files.read_settings(run), run_files.read_object(RunDirectory(run).environment)
     total = _whole(facts.get("total_steps")) or _whole(settings.get("schedule", {}).get("total_steps"))
     step = max(([last["step"]] if last else []) + ([saved[0]] if saved else []), default=None)
 
@@ -147,7 +148,7 @@ def _judge(
         silent: Seconds since the last sign of life.
         patience: Seconds of silence that are no bad sign.
     """
-    owner, here = run_files.read_object(run / lock.NAME), socket.gethostname()
+    owner, here = run_files.read_object(RunDirectory(run).lock), socket.gethostname()
     host, quiet = owner.get("host"), silent is None or silent > patience
     silence = f"no sign of life for {duration(silent)}" if silent is not None else "no sign of life"
     if held and host == here:
@@ -171,15 +172,17 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
         total: Steps of the whole run.
         stop: `run.stop_after_steps`.
     """
-    failure, word = run_files.read_object(run / failed.NAME), run_files.read_object(run / stopped.NAME)
-    if saved is not None and total is not None and saved >= total and not word:
+    directory = RunDirectory(run)
+    failure = run_files.read_object(directory.failed_marker)
+    stopped = run_files.read_object(directory.stopped_marker)
+    if saved is not None and total is not None and saved >= total and not stopped:
         return "finished", ""  # also where a later start was refused
     if failure:
         reason = next(iter(str(failure.get("reason")).splitlines()), "")
-        hint = f" ({failed.GONE})" if failed.is_consequence(reason) else ""
+        hint = f" ({end_markers.GONE})" if end_markers.is_consequence(reason) else ""
         return "failed", f"rank {failure.get('rank')}: {failure.get('kind')}: {reason}{hint}"
-    if word:
-        return "stopped", f"by {word.get('reason')}, with everything saved"
+    if stopped:
+        return "stopped", f"by {stopped.get('reason')}, with everything saved"
     if saved is not None and stop is not None and saved >= stop:
         return "stopped", f"by run.stop_after_steps={stop}, with everything saved"
     return None
@@ -207,7 +210,7 @@ def _is_alive(pid: Any) -> bool:
 def _start(run: Path) -> float | None:
     """When the last job began: it wrote its name into the lock."""
     try:
-        return (run / lock.NAME).stat().st_mtime
+        return RunDirectory(run).lock.stat().st_mtime
     except OSError:
         return None
 

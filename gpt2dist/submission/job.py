@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
+from gpt2dist.run.submissions import CONFIG, SCRIPT
 
 DOES = {"train": "training", "evaluate": "evaluation", "preprocess": "preprocessing"}
 """The verbs that can be submitted, and what that is called."""
@@ -79,13 +80,13 @@ class Job:
     @property
     def words(self) -> list[str]:
         """The verb with its words."""
-        config = [str(self.record / "config.yaml")] if self.work.config else []
+        config = [str(self.record / CONFIG)] if self.work.config else []
         return [self.work.verb, *config, *self.work.words]
 
     @property
     def script(self) -> Path:
         """The rendered script."""
-        return self.record / "job.sh"
+        return self.record / SCRIPT
 
 
 def parse_environment(words: Iterable[str]) -> dict[str, str]:

@@ -10,9 +10,10 @@ from gpt2dist.errors import UserError
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.perplexity import Score, score
 from gpt2dist.generation.generator import Generator, Sampling
-from gpt2dist.monitoring.metrics import Value
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan, ValidationSet
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.metrics_file import Value
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.engine import Engine
 
@@ -54,7 +55,9 @@ class Observer:
         results = {entry.name: self._score(entry, beat) for entry in self.plan.validation}
         if self.world.is_main and results:
             report = {name: result.measures() for name, result in results.items()}
-            atomic_io.write_json(self.config.output_dir / "eval" / f"{checkpoint_name(step)}.json", report)
+            atomic_io.write_json(
+                RunDirectory(self.config.output_dir).evaluations / f"{checkpoint_name(step)}.json", report
+            )
         return results
 
     def sample(self, beat: Callable[[], None]) -> dict[str, Value]:

@@ -11,8 +11,8 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from gpt2dist.distributed.world import World, leave
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.monitoring.logs import rank_log
-from gpt2dist.training import failed
+from gpt2dist.run import end_markers
+from gpt2dist.run.directory import RunDirectory
 from gpt2dist.training.watchdog import HungError
 
 
@@ -38,16 +38,16 @@ def tell_of_hang(run: Path, world: World, error: HungError) -> None:
     """Tells of a rank whose main thread hangs and that is about to be ended. Called by another thread."""
     get_error_handler().record_exception(error)
     logging.getLogger("failure").error("%s: %s", type(error).__name__, error)
-    failed.leave_word(run, world.rank, error)
+    end_markers.write_failed(run, world.rank, error)
     _tell_terminal(run, world, error)
 
 
 def _tell_terminal(run: Path, world: World, error: BaseException) -> None:
     reason = next(iter(str(error).splitlines()), "")
     lines = [f"rank {world.rank}: {type(error).__name__}: {reason}"]
-    if failed.is_consequence(reason):
-        lines.append(f"  {failed.GONE}")
-    lines.append(f"  traceback: {rank_log(run, world.rank)}")
+    if end_markers.is_consequence(reason):
+        lines.append(f"  {end_markers.GONE}")
+    lines.append(f"  traceback: {RunDirectory(run).rank_log(world.rank)}")
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
@@ -57,9 +57,9 @@ def word_of_failure(run: Path, world: World) -> Iterator[None]:
 
     Entered by the job that holds the lock: one that is turned away says nothing about the run.
     """
-    world.on_main(lambda: failed.take_back(run))
+    world.on_main(lambda: end_markers.clear_failed(run))
     try:
         yield
     except BaseException as error:
-        failed.leave_word(run, world.rank, error)
+        end_markers.write_failed(run, world.rank, error)
         raise

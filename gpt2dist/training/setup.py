@@ -21,14 +21,17 @@ from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
 from gpt2dist.model.requirements import require_compiler, require_flash_attention
-from gpt2dist.monitoring.environment import describe
-from gpt2dist.monitoring.logs import logger, rank_log
+from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.recorder import Recorder
 from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import Plan
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.end_markers import clear_stopped
+from gpt2dist.run.environment import describe
+from gpt2dist.run.lock import only_job
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
@@ -36,9 +39,7 @@ from gpt2dist.training.evaluator import Observer
 from gpt2dist.training.failure import tell_of_hang, word_of_failure
 from gpt2dist.training.hyperparameters import hyperparameters
 from gpt2dist.training.initial_weights import begin_from
-from gpt2dist.training.lock import only_job
 from gpt2dist.training.stop import Pulse, StopSignal
-from gpt2dist.training.stopped import take_back
 from gpt2dist.training.trainer import Trainer
 from gpt2dist.training.watchdog import Watchdog, end_with_launcher
 
@@ -52,7 +53,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         world: This rank.
     """
     output = config.output_dir
-    log = rank_log(output, world.rank)
+    log = RunDirectory(output).rank_log(world.rank)
     if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:  # alone it may outlive the shell that started it
         end_with_launcher()
     with (
@@ -73,7 +74,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         if world.is_main:
             write_run_files(output, config, plan, settings, origin)
             trainer.store.remove_leftovers()
-            take_back(output)
+            clear_stopped(output)
         if trainer.step >= trainer.last_step and trainer.observed:
             logger.info("%s: all %d steps are done", output, trainer.last_step)
             return
@@ -104,7 +105,7 @@ def build_profile(config: Config, world: World) -> Profile:
     """Traces the steps of `monitoring.profile`."""
     wanted = config.monitoring.profile
     steps = range(wanted.start, wanted.start + wanted.steps) if wanted else range(0)
-    directory = config.output_dir / "profile" / checkpoint_name(steps.start)
+    directory = RunDirectory(config.output_dir).profile / checkpoint_name(steps.start)
     return Profile(directory / f"rank-{world.rank:05d}.pt.trace.json.gz", steps)
 
 
@@ -151,7 +152,7 @@ def checkpoint_store(config: Config, plan: Plan, world: World, tokenizer: Tokeni
         tokenizer.save(directory)
 
     return CheckpointStore(
-        config.output_dir / "checkpoints",
+        RunDirectory(config.output_dir).checkpoints,
         world,
         config.checkpoint.keep_last,
         config.checkpoint.keep_every,
@@ -210,12 +211,13 @@ def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Ite
         UserError: A tracker could not start.
     """
     output, monitoring, opened = config.output_dir, config.monitoring, []
+    run = RunDirectory(output)
 
     def open_all() -> None:
-        (output / "eval").mkdir(exist_ok=True)
+        run.evaluations.mkdir(exist_ok=True)
         trackers = {name: load(name) for name in monitoring.trackers}
         if monitoring.tensorboard:
-            trackers["TensorBoard"] = lambda: TensorBoard(output / "tensorboard")
+            trackers["TensorBoard"] = lambda: TensorBoard(run.tensorboard)
         known = hyperparameters(config, plan)
         opened.append(Recorder(output, trainer.step, trainer.observed, trackers, known))
 
@@ -228,15 +230,15 @@ def write_run_files(
     output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str]
 ) -> None:
     """Records what is about to run: config.yaml, deepspeed.json, environment.json."""
-    atomic_io.write_text(output / "config.yaml", config.to_yaml())
-    atomic_io.write_json(output / "deepspeed.json", settings)
+    run = RunDirectory(output)
+    atomic_io.write_text(run.config, config.to_yaml())
+    atomic_io.write_json(run.deepspeed_config, settings)
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
-    record = output / "environment.json"
-    if not origin and record.is_file():  # a run that goes on still has the weights that it began with
-        origin = json.loads(record.read_text()).get("init_from", {})
+    if not origin and run.environment.is_file():  # a run that goes on still has the weights that it began with
+        origin = json.loads(run.environment.read_text()).get("init_from", {})
     facts |= {"init_from": origin} if origin else {}
-    atomic_io.write_json(record, facts)
+    atomic_io.write_json(run.environment, facts)
 
 
 def device_peak_flops(world: World) -> float | None:

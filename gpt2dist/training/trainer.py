@@ -17,11 +17,12 @@ from gpt2dist.errors import RunError
 from gpt2dist.loading.loader import Loader, MixtureBatcher, StepBatch
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter, StepRecord
-from gpt2dist.monitoring.metrics import Value
 from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.monitoring.recorder import Recorder
 from gpt2dist.plan import Plan
+from gpt2dist.run.end_markers import write_stopped
+from gpt2dist.run.metrics_file import Value
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.evaluator import Observer
 from gpt2dist.training.lr_schedule import learning_rate
@@ -33,7 +34,6 @@ from gpt2dist.training.resume_checks import (
     require_same_run,
 )
 from gpt2dist.training.stop import Pulse, StopRequestedError
-from gpt2dist.training.stopped import leave_word
 
 
 class Trainer:
@@ -269,7 +269,7 @@ class Trainer:
         self._save()
         self._tell_saved(self.store.finish())
         if self.world.is_main:
-            leave_word(self.config.output_dir, signal, self.step, self.plan.total_steps)
+            write_stopped(self.config.output_dir, signal, self.step, self.plan.total_steps)
         logger.info(
             "stopped by %s at step %d, with everything saved; started again, it goes on", signal, self.step
         )

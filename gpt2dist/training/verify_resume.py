@@ -11,8 +11,9 @@ from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.metrics import read
 from gpt2dist.plan import Plan
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.metrics_file import read
 from gpt2dist.training.setup import train
 
 COMPARED = ("train/loss", "train/grad_norm", "train/lr", "progress/tokens")
@@ -69,10 +70,10 @@ def _differences(whole: Path, halves: Path, step: int) -> list[str]:
         for tag in COMPARED
         if a.get(tag) != b.get(tag)
     ]
-    files = [manifest.read(run / "checkpoints" / checkpoint_name(step)) for run in (whole, halves)]
+    files = [manifest.read(RunDirectory(run).checkpoints / checkpoint_name(step)) for run in (whole, halves)]
     names = [name for name in files[0] if name.endswith(".safetensors")]
     return lines + [f"{name} differs at step {step}" for name in names if files[0][name] != files[1].get(name)]
 
 
 def _steps(run: Path) -> list[dict]:
-    return [line for line in read(run / "metrics.jsonl") if "train/loss" in line]
+    return [line for line in read(RunDirectory(run).metrics) if "train/loss" in line]

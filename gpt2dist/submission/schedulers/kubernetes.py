@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import yaml
 
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.run.submissions import CONFIG, SCRIPT
 from gpt2dist.submission.job import Job, Work, require_positive
 from gpt2dist.submission.template import common_values, read, render
 
@@ -94,9 +95,9 @@ class Kubernetes:
 
     def _values(self, job: Job) -> dict[str, Any]:
         """What stands in the manifest for each name in the template."""
-        files = {"job.sh": _script(job)}
+        files = {SCRIPT: _script(job)}
         if job.work.config:
-            files["config.yaml"] = job.work.config.to_yaml()
+            files[CONFIG] = job.work.config.to_yaml()
         claims = list(self._volumes().items())
         requested = {"cpu": str(self.cpus_per_node)} if self.cpus_per_node else None
         limits = {"nvidia.com/gpu": str(job.gpus_per_node)} if job.gpus_per_node else None

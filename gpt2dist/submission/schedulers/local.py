@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
+from gpt2dist.run.submissions import SCRIPT
 from gpt2dist.submission.job import Job, Work
 from gpt2dist.submission.template import common_values, render
 
@@ -22,7 +23,7 @@ class Local:
     def files(self, job: Job) -> dict[str, str]:
         """The script, by its name."""
         launch = f"launch --nproc-per-node {job.gpus_per_node} " if job.gpus_per_node else ""
-        return {"job.sh": render("local.sh", {**common_values(job), "launch": launch})}
+        return {SCRIPT: render("local.sh", {**common_values(job), "launch": launch})}
 
     def command(self, job: Job) -> str:
         """The command that runs it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.run.submissions import SCRIPT
 from gpt2dist.submission.job import Job, Work, require_positive
 from gpt2dist.submission.template import common_values, render
 
@@ -76,15 +77,15 @@ class Slurm:
     def files(self, job: Job) -> dict[str, str]:
         """The scripts, by their names."""
         if job.work.verb != "preprocess":
-            return {"job.sh": self._render("launch.sh", job, "job.sh", "job-%j")}
+            return {SCRIPT: self._render("launch.sh", job, SCRIPT, "job-%j")}
         if job.dask:
-            return {"job.sh": self._render("dask.sh", job, "job.sh", "job-%j")}
+            return {SCRIPT: self._render("dask.sh", job, SCRIPT, "job-%j")}
         if job.tasks == 1:
-            return {"job.sh": self._render("preprocess.sh", job, "job.sh", "job-%j", part="")}
+            return {SCRIPT: self._render("preprocess.sh", job, SCRIPT, "job-%j", part="")}
         part = f' --task-index "$SLURM_ARRAY_TASK_ID" --task-count {job.tasks}'
         array = f"--array=0-{job.tasks - 1}"
         return {
-            "job.sh": self._render("preprocess.sh", job, "job.sh", "job-%A-%a", array, part=part),
+            SCRIPT: self._render("preprocess.sh", job, SCRIPT, "job-%A-%a", array, part=part),
             FINISH: self._render("preprocess.sh", job, FINISH, "finish-%j", part=" --finish"),
         }
 

@@ -2,7 +2,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from gpt2dist.monitoring import code
+from gpt2dist.run import environment
 
 
 def git(directory, *words):
@@ -12,14 +12,14 @@ def git(directory, *words):
 
 
 def test_the_commit_is_that_of_the_code_and_not_of_a_repository_around_it(tmp_path, monkeypatch):
-    installed = shutil.copy(code.__file__, tmp_path / "code.py")
-    monkeypatch.setattr(code, "HERE", Path(installed))
+    installed = shutil.copy(environment.__file__, tmp_path / "code.py")
+    monkeypatch.setattr(environment, "HERE", Path(installed))
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "somebody else's")
-    assert code.commit() is None
+    assert environment.commit() is None
     git(tmp_path, "add", "code.py")
     git(tmp_path, "commit", "-q", "-m", "ours")
-    assert code.commit() == git(tmp_path, "rev-parse", "HEAD")
-    assert code.uncommitted() == ""
+    assert environment.commit() == git(tmp_path, "rev-parse", "HEAD")
+    assert environment.uncommitted() == ""
     installed.write_text("changed\n")
-    assert "+changed" in code.uncommitted().splitlines()
+    assert "+changed" in environment.uncommitted().splitlines()

@@ -2,7 +2,7 @@ import json
 
 import torch
 
-from gpt2dist.monitoring import environment
+from gpt2dist.run import environment
 
 
 def test_it_names_what_a_run_depends_on_and_fits_into_json():

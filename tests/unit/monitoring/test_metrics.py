@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from gpt2dist.monitoring import metrics as metrics_module
-from gpt2dist.monitoring.metrics import Metrics, cut_back, read, read_tail
+from gpt2dist.run import metrics_file as metrics_module
+from gpt2dist.run.metrics_file import Metrics, cut_back, read, read_tail
 
 
 def write(path, *lines):

@@ -1,8 +1,8 @@
 import pytest
 from test_trackers import Diary
 
-from gpt2dist.monitoring.metrics import read
 from gpt2dist.monitoring.recorder import Recorder
+from gpt2dist.run.metrics_file import read
 
 
 def recorder(run, diary, step=0, observed=True):

@@ -1,14 +1,13 @@
 """The records of submissions, and who can read them."""
 
-from gpt2dist.submission import record
-from gpt2dist.submission.record import submissions
+from gpt2dist.run.submissions import make_directory, note, submissions, write
 
 
 def submitted(run, job, scheduler, jobs):
-    directory = record.make_directory(run / "submission")
-    record.write(directory, {"job.sh": "#!/bin/sh\n", "job.yaml": "{}\n"}, None, {"job": job})
+    directory = make_directory(run / "submission")
+    write(directory, {"job.sh": "#!/bin/sh\n", "job.yaml": "{}\n"}, None, {"job": job})
     if jobs:
-        record.note(directory, scheduler, jobs)
+        note(directory, scheduler, jobs)
     return directory
 
 

@@ -1,17 +1,18 @@
 import json
 
-from gpt2dist.training import failed
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.end_markers import clear_failed, write_failed
 
 
-def test_the_first_to_fail_has_the_word_until_it_is_taken_back(tmp_path):
-    failed.leave_word(tmp_path, 1, ValueError("ä cause"))
-    failed.leave_word(tmp_path, 0, RuntimeError("Connection closed by peer"))
-    word = json.loads((tmp_path / failed.NAME).read_text())
-    assert word == word | {"rank": 1, "kind": "ValueError", "reason": "ä cause"}
-    failed.take_back(tmp_path)
-    failed.take_back(tmp_path)
+def test_the_first_failure_stays_until_it_is_cleared(tmp_path):
+    write_failed(tmp_path, 1, ValueError("ä cause"))
+    write_failed(tmp_path, 0, RuntimeError("Connection closed by peer"))
+    marker = json.loads(RunDirectory(tmp_path).failed_marker.read_text())
+    assert marker == marker | {"rank": 1, "kind": "ValueError", "reason": "ä cause"}
+    clear_failed(tmp_path)
+    clear_failed(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nothing_can_be_written_the_failure_itself_is_told(tmp_path):
-    failed.leave_word(tmp_path / "gone", 0, OSError("no space left"))
+    write_failed(tmp_path / "gone", 0, OSError("no space left"))

@@ -11,8 +11,8 @@ import torch
 
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
-from gpt2dist.training import lock
-from gpt2dist.training.lock import is_held, only_job
+from gpt2dist.run import lock
+from gpt2dist.run.lock import is_held, only_job
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 

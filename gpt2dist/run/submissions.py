@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2dist import __version__
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring import code
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.environment import commit, uncommitted
 
 if TYPE_CHECKING:  # pydantic would slow `status` down
     from gpt2dist.config import Config
 
-DIRECTORY = "submission"
+CONFIG, SCRIPT = "config.yaml", "job.sh"
+"""The run as resolved, and the script that the scheduler is given."""
 FACTS = "submission.json"
 
 
@@ -60,8 +62,8 @@ def write(record: Path, files: Mapping[str, str], config: "Config | None", asked
         if text.startswith("#!"):
             (record / name).chmod(0o755)
     if config:
-        (record / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    changes = code.uncommitted()
+        (record / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+    changes = uncommitted()
     if changes:
         (record / "code.diff").write_text(changes, encoding="utf-8")
     facts = {
@@ -72,7 +74,7 @@ def write(record: Path, files: Mapping[str, str], config: "Config | None", asked
         "directory": str(Path.cwd()),
         "asked": asked,
         "gpt2dist": __version__,
-        "git_commit": code.commit(),
+        "git_commit": commit(),
         "git_uncommitted": bool(changes),
         "python": platform.python_version(),
         "interpreter": sys.executable,
@@ -116,7 +118,7 @@ class Submission:
 def submissions(run: Path) -> list[Submission]:
     """The jobs that were submitted for a run, oldest first; dry runs are none."""
     found = []
-    for path in (run / DIRECTORY).glob(f"*/{FACTS}"):
+    for path in RunDirectory(run).submissions.glob(f"*/{FACTS}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not submitted, or being written
             facts = json.loads(path.read_bytes())
             asked = facts["asked"]["job"], facts["scheduler"], list(facts["jobs"]), float(facts["submitted"])

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.errors import UserError
+from gpt2dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from gpt2dist.distributed.world import World
 
-NAME = "lock"
 PATIENCE_SECONDS = 1.0
 """A look at the lock holds it for an instant, which must not turn a job away."""
 
@@ -39,7 +39,7 @@ def is_held(directory: Path) -> bool | None:
     False is certain only of jobs of this host: there are file systems whose locks do not reach others.
     """
     try:
-        with (directory / NAME).open("rb") as file:
+        with RunDirectory(directory).lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
     except BlockingIOError:
         return True
@@ -49,7 +49,7 @@ def is_held(directory: Path) -> bool | None:
 
 
 def _take(directory: Path, held: contextlib.ExitStack) -> None:
-    file = held.enter_context((directory / NAME).open("a+"))
+    file = held.enter_context(RunDirectory(directory).lock.open("a+"))
     try:
         _lock(file.fileno())
     except BlockingIOError:

@@ -1,0 +1,92 @@
+"""Where everything lies in a run directory. Each file's format is its owner's; its place is decided here."""
+
+import dataclasses
+from pathlib import Path
+
+LATEST = "latest"
+"""The file beside the checkpoints that names the newest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """The paths of a run. Looks at no file.
+
+    Attributes:
+        path: The run directory: `run.output_dir`.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration of the last start, as resolved."""
+        return self.path / "config.yaml"
+
+    @property
+    def deepspeed_config(self) -> Path:
+        """What DeepSpeed was given."""
+        return self.path / "deepspeed.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, code and datasets of the last start."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The record of the run, a line for each log interval and evaluation; see `metrics_file`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The event files of TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def evaluations(self) -> Path:
+        """Results: step-….json of the evaluations during training, and a directory for each other evaluation."""
+        return self.path / "eval"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints, one directory each."""
+        return self.path / "checkpoints"
+
+    @property
+    def latest(self) -> Path:
+        """The file that names the newest checkpoint."""
+        return self.checkpoints / LATEST
+
+    @property
+    def logs(self) -> Path:
+        """The logs of the ranks."""
+        return self.path / "logs"
+
+    def rank_log(self, rank: int) -> Path:
+        """The log of a rank."""
+        return self.logs / f"rank-{rank:05d}.log"
+
+    @property
+    def profile(self) -> Path:
+        """The traces of `monitoring.profile`."""
+        return self.path / "profile"
+
+    @property
+    def submissions(self) -> Path:
+        """The records of submitted jobs; see `submissions`."""
+        return self.path / "submission"
+
+    @property
+    def lock(self) -> Path:
+        """The file that the job at work holds; see `lock`."""
+        return self.path / "lock"
+
+    @property
+    def stopped_marker(self) -> Path:
+        """What a run leaves that stopped on request; see `end_markers`."""
+        return self.path / "stopped.json"
+
+    @property
+    def failed_marker(self) -> Path:
+        """What a run leaves of which a rank failed; see `end_markers`."""
+        return self.path / "failed.json"

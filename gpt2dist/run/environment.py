@@ -1,0 +1,60 @@
+"""What a run ran on: versions, machine, and the git commit of the tree that gpt2dist runs from."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpt2dist import __version__
+
+HERE = Path(__file__).resolve()
+PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "safetensors")
+
+
+def describe() -> dict[str, Any]:
+    """Versions, host, devices and git commit of this process."""
+    import torch  # here: `status` and `submit` do without it
+
+    cuda = torch.cuda.is_available()
+    return {
+        "gpt2dist": __version__,
+        "git_commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "cuda": torch.version.cuda,
+        "command": sys.argv,
+    }
+
+
+def commit() -> str | None:
+    """The commit; None where gpt2dist is installed as a package."""
+    return _git("rev-parse", "HEAD")
+
+
+def uncommitted() -> str:
+    """The difference of tracked files from the commit; empty where there is none, or no commit."""
+    return _git("diff", "HEAD") or ""
+
+
+def _git(*words: str) -> str | None:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(HERE.parent), *words]
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        )
+        return done.stdout
+
+    try:
+        git("ls-files", "--error-unmatch", HERE.name)  # a virtual environment may lie in another repository
+        return git(*words).strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
