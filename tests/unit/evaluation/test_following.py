@@ -68,7 +68,7 @@ def result_of(model):
     return measures | {"model": fingerprint(model)}
 
 
-def follow(record, watch=False, meanwhile=None, waits=(), limit=20):
+def follow(record, watching=False, meanwhile=None, waits=(), limit=20):
     """Scores what it is handed; `meanwhile` happens during each scoring, one of `waits` during each wait."""
     scored, told, waits = [], [], list(waits)
 
@@ -76,7 +76,7 @@ def follow(record, watch=False, meanwhile=None, waits=(), limit=20):
         assert seconds == watch.POLL_SECONDS
         waits.pop(0)()
 
-    for step, model in checkpoints_to_score(record, ALONE, watch, told.append, sleep):
+    for step, model in checkpoints_to_score(record, ALONE, watching, told.append, sleep):
         scored.append(step)
         assert len(scored) < limit, "it goes on for ever"
         if meanwhile:
@@ -190,7 +190,7 @@ def test_one_that_is_replaced_while_it_is_linked_is_linked_anew(run, record, mon
             save(run, 10, seed=2)
 
     monkeypatch.setattr(os, "link", link_and_replace)
-    scored, _ = follow(record, watch=True, waits=[lambda: save(run, 20, total=20)])
+    scored, _ = follow(record, watching=True, waits=[lambda: save(run, 20, total=20)])
     assert scored == [10, 20]
     assert record.results()[10]["model"] == fingerprint(run / "checkpoints/step-00000010")
 
@@ -216,14 +216,14 @@ def test_the_same_weights_saved_again_are_not_scored_again(run, record):
 def test_waiting_is_told_once_for_each_state(run, record):
     nothing, forty = (lambda: None), (lambda: save(run, 40))
     waits = [nothing, nothing, forty, nothing, nothing, lambda: save(run, 50, total=50)]
-    scored, told = follow(record, watch=True, waits=waits)
+    scored, told = follow(record, watching=True, waits=waits)
     assert scored == [40, 50]
     assert told == ["no checkpoint yet", "step 40"]
 
 
 def test_the_watch_ends_with_the_last_step_and_tells_how_many_there_are(run, record):
     save(run, 10, total=1000)
-    scored, told = follow(record, watch=True, waits=[lambda: save(run, 600), lambda: save(run, 1000)])
+    scored, told = follow(record, watching=True, waits=[lambda: save(run, 600), lambda: save(run, 1000)])
     assert scored == [10, 600, 1000]
     assert told == ["step 10 of 1,000", "step 600 of 1,000"]
 
@@ -245,14 +245,14 @@ def test_the_last_checkpoint_is_not_missed_when_it_comes_just_after_the_look_for
         return found
 
     monkeypatch.setattr(watch, "_pin_next", pin_next_then_save)
-    assert follow(record, watch=True, waits=[lambda: None])[0] == [10, 20]
+    assert follow(record, watching=True, waits=[lambda: None])[0] == [10, 20]
 
 
 @pytest.mark.parametrize("text", ["", '{"total_st', '{"world_size": 1}'])
 def test_the_facts_of_a_run_that_is_being_started(run, record, text):
     save(run, 10)
     (run / "environment.json").write_text(text)
-    scored, told = follow(record, watch=True, waits=[lambda: save(run, 20, total=20)])
+    scored, told = follow(record, watching=True, waits=[lambda: save(run, 20, total=20)])
     assert (scored, told) == ([10, 20], ["step 10"])
 
 
