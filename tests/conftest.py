@@ -94,7 +94,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset directory of made-up sentences: about 10,000 training tokens, 300 ids, a val split."""
     import random
 
-    from gpt2dist.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import PreprocessingJob, prepare
     from gpt2dist.tokenizer.tokenizer import train_bpe
 
     home = tmp_path_factory.mktemp("tiny")
@@ -105,5 +105,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, text in enumerate(texts):
         (home / "corpus" / f"{number:03d}.txt").write_text(text)
     train_bpe(texts, 300).save(home / "tokenizer")
-    prepare(Job((str(home / "corpus"),), str(home / "tokenizer"), home / "dataset", val_fraction=0.1))
+    prepare(
+        PreprocessingJob((str(home / "corpus"),), str(home / "tokenizer"), home / "dataset", val_fraction=0.1)
+    )
     return home / "dataset"

@@ -92,6 +92,7 @@ LIGHT = (
     ),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *(f"submission.{path.stem}" for path in (PACKAGE / "submission").glob("[a-z]*.py")),
+    *(f"submission.schedulers.{path.stem}" for path in (PACKAGE / "submission/schedulers").glob("[a-z]*.py")),
     *("publishing.origin", "publishing.output_directory"),
     *(f"commands.{path.stem}" for path in (PACKAGE / "commands").glob("[a-z]*.py")),
 )

@@ -175,7 +175,7 @@ def trainer_state(counts: dict[str, int], config: Config, plan: Plan, model: Lan
         consumed_samples=samples,
         consumed_tokens=round(samples * targets_per_sample(plan.datasets)),
         updates=step - counts["skipped_steps"],
-        observed=True,
+        evaluation_done=True,
         lr=config.optimizer.lr,
         loss_scaler={},
         history={},

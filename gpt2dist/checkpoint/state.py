@@ -8,6 +8,8 @@ from typing import Any
 from gpt2dist import atomic_io
 
 NAME = "trainer_state.json"
+_FIELDS = {"observed": "evaluation_done"}
+"""Keys of the file whose fields have another name here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +21,10 @@ class TrainerState:
         consumed_samples: Windows trained on: the cursor of the data.
         consumed_tokens: Targets trained on.
         updates: Updates that the optimizer applied: steps less those skipped.
-        observed: Whether the evaluation and samples that were due after this step, if any, were finished.
+        evaluation_done: Whether the evaluation and samples that were due after this step, if any, were finished.
         lr: Learning rate of the last step.
         loss_scaler: The fp16 loss scaler; empty elsewhere.
-        history: What a spike is told by: see `stability.Guard`.
+        history: What a spike is told by: see `stability.SpikeDetector`.
         probe_loss: Mean loss of a fixed batch, which a load must reproduce.
         datasets: Of each training dataset its path, fingerprint and share of the samples.
         tokenizer: Fingerprint of the tokenizer.
@@ -36,7 +38,7 @@ class TrainerState:
     consumed_samples: int
     consumed_tokens: int
     updates: int
-    observed: bool
+    evaluation_done: bool
     lr: float
     loss_scaler: dict[str, float]
     history: dict[str, list[float]]
@@ -51,8 +53,11 @@ class TrainerState:
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainerState":
         """Reads it from a checkpoint that was checked."""
-        return cls(**json.loads((checkpoint / NAME).read_text()))
+        values = json.loads((checkpoint / NAME).read_text())
+        return cls(**{_FIELDS.get(key, key): value for key, value in values.items()})
 
     def write(self, checkpoint: Path) -> None:
         """Writes it into a checkpoint that is being made."""
-        atomic_io.write_json(checkpoint / NAME, dataclasses.asdict(self))
+        keys = {field: key for key, field in _FIELDS.items()}
+        values = {keys.get(field, field): value for field, value in dataclasses.asdict(self).items()}
+        atomic_io.write_json(checkpoint / NAME, values)

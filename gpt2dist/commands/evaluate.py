@@ -193,9 +193,9 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
 
 
 def _setting(args: argparse.Namespace) -> Any:
-    from gpt2dist.evaluation import Setting
+    from gpt2dist.evaluation import EvaluationConfig
 
-    return Setting(
+    return EvaluationConfig(
         args.sequence_length,
         args.stride,
         args.prefix,
@@ -264,9 +264,9 @@ def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Name
 
 
 def _record(args: argparse.Namespace) -> Any:
-    from gpt2dist.evaluation.results import Record
+    from gpt2dist.evaluation.results import EvaluationResults
 
-    return Record(args.of_run or Path(args.model), args.name or Path(args.data or args.text[0]).stem)
+    return EvaluationResults(args.of_run or Path(args.model), args.name or Path(args.data or args.text[0]).stem)
 
 
 def _step(model: Path, args: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.errors import UserError
     from gpt2dist.model.find_model import locate
     from gpt2dist.monitoring.logs import quiet_libraries
-    from gpt2dist.publishing.origin import Origin
+    from gpt2dist.publishing.origin import ModelProvenance
     from gpt2dist.publishing.output_directory import require_room
 
     for option in ("name", "license"):
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     source = locate(args.checkpoint)
     _say(f"checking {source}")
     require_whole_model(source)
-    origin = Origin.read(source, args.results)
+    origin = ModelProvenance.read(source, args.results)
     require_room(args.output, DTYPES[args.dtype] * origin.shape.parameters + BESIDE_THE_WEIGHTS)
 
     from gpt2dist.publishing.card import model_card

@@ -177,9 +177,9 @@ def describe_window(window: dict) -> str:
 
 
 def _origin(origin: dict | None) -> str:
-    from gpt2dist.dataset.provenance import Origin
+    from gpt2dist.dataset.provenance import SourceLocation
 
-    return f", from {Origin(**origin)}" if origin else ""
+    return f", from {SourceLocation(**origin)}" if origin else ""
 
 
 def _verify(manifest: Manifest) -> None:

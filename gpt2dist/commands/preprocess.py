@@ -13,7 +13,7 @@ from gpt2dist.monitoring.progress import Progress, tell
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading
-    from gpt2dist.preprocessing import Job
+    from gpt2dist.preprocessing import PreprocessingJob
     from gpt2dist.preprocessing.atomic_output import Counts
 
 EPILOG = """\
@@ -209,11 +209,11 @@ def run(args: argparse.Namespace) -> int | None:
     return None
 
 
-def job_of(args: argparse.Namespace) -> "Job":
+def job_of(args: argparse.Namespace) -> "PreprocessingJob":
     """What the options ask for."""
-    from gpt2dist.preprocessing import Job
+    from gpt2dist.preprocessing import PreprocessingJob
 
-    return Job(
+    return PreprocessingJob(
         inputs=tuple(args.inputs),
         tokenizer=args.tokenizer,
         output=Path(args.output).absolute() if args.scheduler else Path(args.output),
@@ -248,7 +248,7 @@ def _part(args: argparse.Namespace) -> tuple[int, int] | None:
     return index, count
 
 
-def _workers(job: "Job") -> str:
+def _workers(job: "PreprocessingJob") -> str:
     if job.scheduler:
         return f"the workers of {job.scheduler}"
     return f"{job.workers} worker{'s' * (job.workers > 1)}"

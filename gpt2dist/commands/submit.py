@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # pydantic would slow --help down
-    from gpt2dist.submission.job import Job, Work
+    from gpt2dist.submission.job import SchedulerJob, Work
 
 EXAMPLES = """\
 examples:
@@ -48,16 +48,16 @@ class Scheduler(Protocol):
     def check(self, work: "Work") -> None:
         """Refuses what this scheduler cannot do, by a UserError."""
 
-    def files(self, job: "Job") -> dict[str, str]:
+    def files(self, job: "SchedulerJob") -> dict[str, str]:
         """What is rendered, by name."""
 
-    def command(self, job: "Job") -> str:
+    def command(self, job: "SchedulerJob") -> str:
         """The command that submits those files."""
 
-    def submit(self, job: "Job") -> list[int] | list[str]:
+    def submit(self, job: "SchedulerJob") -> list[int] | list[str]:
         """Submits them; returns what the scheduler calls the job, and behind it those that follow it."""
 
-    def how_to_follow(self, job: "Job", names: list) -> str:
+    def how_to_follow(self, job: "SchedulerJob", names: list) -> str:
         """What to type to watch and to stop it."""
 
 
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
     """Checks, records, submits."""
     from gpt2dist.commands.jobs import work_of
     from gpt2dist.run import submissions
-    from gpt2dist.submission.job import Job, parse_environment, require_fit_for_scripts
+    from gpt2dist.submission.job import SchedulerJob, parse_environment, require_fit_for_scripts
 
     _check(args)
     environment = parse_environment(args.env)
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
     directory, python = Path.cwd(), "python" if args.container_image else sys.executable
     require_fit_for_scripts(work, scheduler, environment, directory, python)
     scheduler.check(work)
-    job = Job(
+    job = SchedulerJob(
         work=work,
         record=submissions.make_directory(work.records),
         directory=directory,

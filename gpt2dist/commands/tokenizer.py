@@ -163,7 +163,7 @@ def _is_there(output: Path, origin: dict) -> bool:
 
 def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[str]:
     """The texts of a corpus, long ones in parts, with progress over its bytes."""
-    from gpt2dist.corpus import BadDocument, Document, Rejected, cut, read
+    from gpt2dist.corpus import BadDocumentError, Document, Rejected, cut, read
     from gpt2dist.monitoring.progress import Progress
 
     documents, first = 0, ""
@@ -172,10 +172,10 @@ def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[
             for item in read(piece, reading):
                 try:
                     if isinstance(item, Rejected):
-                        raise BadDocument(item.reason)
+                        raise BadDocumentError(item.reason)
                     yield from map(bytes.decode, [item.text] if isinstance(item, Document) else item.parts)
                     documents += 1
-                except BadDocument as error:
+                except BadDocumentError as error:
                     first = first or f"; the first: {piece.path}:{item.line}: {error}"
                 progress.advance(item.size)
     if documents == 0:

@@ -125,7 +125,7 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
 
 def describe(window: dict[str, Any], length: int) -> list[str]:
     """A window for people."""
-    from gpt2dist.dataset.provenance import Origin
+    from gpt2dist.dataset.provenance import SourceLocation
 
     lines = [
         f"sample {window['sample']:,} (rank {window['rank']}): window {window['window']:,} of "
@@ -133,7 +133,7 @@ def describe(window: dict[str, Any], length: int) -> list[str]:
     ]
     for document in window["documents"]:
         origin = document["origin"]
-        where = Origin(**origin) if origin else f"{document['shard']}, of unknown origin"
+        where = SourceLocation(**origin) if origin else f"{document['shard']}, of unknown origin"
         place = f"tokens {document['begin']} … {document['end'] - 1}"
         lines.append(f"  {place}: document {document['number']:,}, {where}")
     return lines

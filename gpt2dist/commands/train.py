@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> None:
     require_room(args.config, config, plan, world)
     from gpt2dist.distributed.world import leave
     from gpt2dist.monitoring.logs import rank_logging
-    from gpt2dist.training.failure import told_by_every_rank
+    from gpt2dist.training.failure import report_rank_failure
     from gpt2dist.training.setup import train
 
-    with rank_logging(config.output_dir, world.rank), told_by_every_rank(config.output_dir, world):
+    with rank_logging(config.output_dir, world.rank), report_rank_failure(config.output_dir, world):
         train(config, plan, world)
     leave()
 
@@ -54,9 +54,9 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     if (
         launch_environment.world_size() > 1
     ):  # at once: the launcher may die while this rank imports, or waits for another
-        from gpt2dist.training.watchdog import end_with_launcher
+        from gpt2dist.training.watchdog import exit_with_parent
 
-        end_with_launcher()
+        exit_with_parent()
     from gpt2dist.preflight import resolve
 
     # Before torch is imported: a mistake in the configuration is told at once.

@@ -34,11 +34,11 @@ def run(args: argparse.Namespace) -> None:
     config, plan, world = start(args.config, args.overrides)
     from gpt2dist.distributed.world import leave
     from gpt2dist.monitoring.logs import rank_logging
-    from gpt2dist.training.failure import told_by_every_rank
+    from gpt2dist.training.failure import report_rank_failure
     from gpt2dist.training.verify_resume import verify_resume
 
     home = config.output_dir / "verify-resume"
-    with rank_logging(home, world.rank), told_by_every_rank(home, world):
+    with rank_logging(home, world.rank), report_rank_failure(home, world):
         differences = verify_resume(config, plan, world, args.steps)
         if differences:
             listed = "".join(f"\n  {line}" for line in differences[:20])

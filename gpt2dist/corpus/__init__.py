@@ -2,7 +2,7 @@
 
 from gpt2dist.corpus.documents import (
     LONG_BYTES,
-    BadDocument,
+    BadDocumentError,
     Document,
     Item,
     Items,
@@ -21,7 +21,7 @@ __all__ = [
     "DEFAULT_SUFFIXES",
     "FORMATS",
     "LONG_BYTES",
-    "BadDocument",
+    "BadDocumentError",
     "Document",
     "Item",
     "Items",

@@ -74,7 +74,7 @@ class Rejected:
     reason: str
 
 
-class BadDocument(Exception):
+class BadDocumentError(Exception):
     """A long document turned out, while its parts were read, to be unreadable; the message says why."""
 
 
@@ -85,9 +85,9 @@ class LongDocument:
         line: As of `Document`.
         offset: As of `Document`.
         parts: UTF-8 in pieces of a few MiB at most, in order, each valid by itself; to be consumed before the
-            next document is asked for, which skips them. Raises `BadDocument` when the text, or what follows it
-            in its line, cannot be read: then the parts given so far are to be dropped.
-        size: As of `Document`; set when the parts have ended, also by `BadDocument`.
+            next document is asked for, which skips them. Raises `BadDocumentError` when the text, or what follows
+            it in its line, cannot be read: then the parts given so far are to be dropped.
+        size: As of `Document`; set when the parts have ended, also by `BadDocumentError`.
         repaired: As of `Document`; set when the parts have ended.
     """
 
@@ -102,7 +102,7 @@ class LongDocument:
     def _watch(self, parts: Generator[bytes, None, bool], finish: Callable[[], int]) -> Iterator[bytes]:
         try:
             self.repaired = yield from parts
-        except BadDocument:
+        except BadDocumentError:
             self.size = finish()
             raise
         self.size = finish()

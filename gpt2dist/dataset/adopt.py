@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gpt2dist import atomic_io
 from gpt2dist.corpus.utf8 import complete
 from gpt2dist.corpus.word_count import WordCounter
-from gpt2dist.dataset.dataset import OpenShard, index_file, open_shard, token_file
+from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_file
 from gpt2dist.dataset.flat_formats import BLOCK
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.errors import UserError
@@ -218,7 +218,7 @@ def _check_vocabulary(
 
 def _unmarked(manifest: Manifest, record: ShardRecord) -> str:
     """What is to be said of documents that do not end with end-of-text; nothing where all do."""
-    shard: OpenShard = open_shard(manifest, record)
+    shard: ShardReader = open_shard(manifest, record)
     path = token_file(manifest, record)[0]
     if record.format != "megatron":
         marked = record.documents > 1 or manifest.end_of_text_id in (shard.tokens[0], shard.tokens[-1])

@@ -11,7 +11,7 @@ from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.megatron_format import Shard
 
 
-class OpenShard(Protocol):
+class ShardReader(Protocol):
     """What all shards can do; see `Shard`."""
 
     dtype: np.dtype
@@ -28,7 +28,7 @@ class OpenShard(Protocol):
     def document(self, number: int) -> NDArray[np.integer]: ...  # noqa: D102
 
 
-def open_shard(manifest: Manifest, record: ShardRecord) -> OpenShard:
+def open_shard(manifest: Manifest, record: ShardRecord) -> ShardReader:
     """Opens a shard of a dataset.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2dist.dataset.dataset import OpenShard, open_shard
+from gpt2dist.dataset.dataset import ShardReader, open_shard
 from gpt2dist.dataset.manifest import Manifest
 
 SUFFIX = ".origins"
@@ -29,7 +29,7 @@ byte of the document in the (decompressed) file, −1 where the format has none.
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceLocation:
     """The place of a document in the corpus.
 
     Attributes:
@@ -62,7 +62,7 @@ class StreamDocument:
     start: int
     end: int
     shard: str
-    origin: Origin | None
+    origin: SourceLocation | None
 
 
 class StreamDocuments:
@@ -79,7 +79,7 @@ class StreamDocuments:
         self._token_ends = np.cumsum([record.tokens for record in self._records])
         self._document_ends = np.cumsum([record.documents for record in self._records])
         self._manifest = manifest
-        self._shards: dict[int, OpenShard] = {}
+        self._shards: dict[int, ShardReader] = {}
 
     def between(self, begin: int, end: int) -> list[StreamDocument]:
         """The documents with a token in [begin, end), in order.
@@ -117,19 +117,21 @@ class StreamDocuments:
             if int(ends[place]) > (int(ends[place - 1]) if place else 0)  # adopted shards can have empty ones
         ]
 
-    def _shard(self, number: int) -> OpenShard:
+    def _shard(self, number: int) -> ShardReader:
         if number not in self._shards:
             self._shards[number] = open_shard(self._manifest, self._records[number])
         return self._shards[number]
 
-    def _origin(self, shard: str, place: int) -> Origin | None:
+    def _origin(self, shard: str, place: int) -> SourceLocation | None:
         path = self._directory / (shard + SUFFIX)
         if not path.is_file():
             return None
         (record,) = np.fromfile(path, ORIGIN, 1, offset=place * ORIGIN.itemsize)
         piece = self._pieces[int(record["piece"])]
         offset = int(record["offset"])
-        return Origin(piece["path"], piece["first_line"] + int(record["line"]), None if offset < 0 else offset)
+        return SourceLocation(
+            piece["path"], piece["first_line"] + int(record["line"]), None if offset < 0 else offset
+        )
 
     @cached_property
     def _pieces(self) -> list[dict[str, Any]]:

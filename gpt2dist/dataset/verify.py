@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist.atomic_io import sha256_of
-from gpt2dist.dataset.dataset import OpenShard, index_file, open_shard, token_file
+from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_file
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.provenance import ORIGIN, PIECES_NAME, SUFFIX
 from gpt2dist.errors import UserError
@@ -101,7 +101,7 @@ def _shard(
 def _tokens(
     manifest: Manifest,
     record: ShardRecord,
-    shard: OpenShard,
+    shard: ShardReader,
     text: TokenBytes | None,
     on_bytes: Callable[[int], None],
 ) -> Iterator[str]:

@@ -100,7 +100,7 @@ class World:
         return value
 
 
-class Agreement:
+class FlagExchange:
     """What any rank wishes, made known to all of them at the same place without waiting for anybody.
 
     Each poll sends this rank's wishes and returns those of the poll before, by a reduction on the CPU that runs

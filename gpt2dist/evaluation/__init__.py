@@ -1,7 +1,7 @@
 """Scores of a model on held-out text."""
 
-from gpt2dist.evaluation.evaluate import Setting, evaluate
+from gpt2dist.evaluation.evaluate import EvaluationConfig, evaluate
 from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
 from gpt2dist.evaluation.lambada import lambada
 
-__all__ = ["HeldOut", "Setting", "evaluate", "lambada", "read_texts"]
+__all__ = ["EvaluationConfig", "HeldOut", "evaluate", "lambada", "read_texts"]

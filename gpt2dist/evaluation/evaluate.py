@@ -17,7 +17,7 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationConfig:
     """How a text is scored.
 
     Attributes:
@@ -61,7 +61,7 @@ class Setting:
 def evaluate(
     model: str | Path,
     text: HeldOut,
-    setting: Setting,
+    setting: EvaluationConfig,
     world: World,
     on_batch: OnBatch = ignore,
 ) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def evaluate(
     tokenizer = Tokenizer.load(directory)
     require_same_tokenizer(text, tokenizer, model)
     how = conditions(directory, text, setting)
-    border = tokenizer.end_of_text_id if setting.document_boundaries == "isolate" else None
-    forward = load_forward(directory, tokenizer, border, setting.zero_stage == 3, world)
+    document_separator_id = tokenizer.end_of_text_id if setting.document_boundaries == "isolate" else None
+    forward = load_forward(directory, tokenizer, document_separator_id, setting.zero_stage == 3, world)
     began = time.monotonic()
     result = score(
         forward,
@@ -114,7 +114,7 @@ def evaluate(
     }
 
 
-def conditions(directory: Path, text: HeldOut, setting: Setting) -> dict[str, Any]:
+def conditions(directory: Path, text: HeldOut, setting: EvaluationConfig) -> dict[str, Any]:
     """What two results must share to be points of one curve.
 
     Args:

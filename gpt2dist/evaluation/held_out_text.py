@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist.corpus import DEFAULT_SUFFIXES, Document, LongDocument, Reading, Rejected, cut, discover, read
-from gpt2dist.corpus.documents import BadDocument, Item
+from gpt2dist.corpus.documents import BadDocumentError, Item
 from gpt2dist.dataset.manifest import Manifest, Totals
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.detokenizers import DETOKENIZERS
@@ -181,7 +181,7 @@ def _whole(item: Item, path: str) -> str:
         case LongDocument():
             try:
                 text = b"".join(item.parts)
-            except BadDocument as error:
+            except BadDocumentError as error:
                 raise _unreadable(path, item.line, str(error)) from error
             repaired = item.repaired  # known when the parts have ended
         case Rejected():

@@ -30,14 +30,14 @@ def locate_together(model: str | Path, world: World) -> Path:
 
 
 def load_forward(
-    directory: Path, tokenizer: Tokenizer, border: int | None, partitioned: bool, world: World
+    directory: Path, tokenizer: Tokenizer, document_separator_id: int | None, partitioned: bool, world: World
 ) -> Forward:
     """Loads a model for `score_windows`. Collective where it is partitioned.
 
     Args:
         directory: The model.
         tokenizer: Its tokenizer.
-        border: The token at which attention and positions begin anew; None: nowhere.
+        document_separator_id: The token at which attention and positions begin anew; None: nowhere.
         partitioned: Whether the ranks hold a part of each parameter, as ZeRO stage 3 does.
         world: This rank.
 
@@ -57,6 +57,8 @@ def load_forward(
 
     def forward(tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
         device = world.device
-        return score(model, tokens.to(device), counted_from.to(device), counted_to.to(device), border)
+        return score(
+            model, tokens.to(device), counted_from.to(device), counted_to.to(device), document_separator_id
+        )
 
     return forward

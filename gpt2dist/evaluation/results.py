@@ -18,7 +18,7 @@ NEEDED = ("time", "model", *CURVES)
 """What a file must have beside its step to be a result."""
 
 
-class Record:
+class EvaluationResults:
     """The results of one evaluation of a run.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpt2dist.checkpoint.naming import finished, step_of
 from gpt2dist.distributed.world import World
-from gpt2dist.evaluation.results import Record
+from gpt2dist.evaluation.results import EvaluationResults
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.run.directory import RunDirectory
 
@@ -20,7 +20,7 @@ PINNED = "scored-now"
 
 
 def checkpoints_to_score(
-    record: Record,
+    record: EvaluationResults,
     world: World,
     watch: bool,
     on_wait: Callable[[str], None],
@@ -65,7 +65,7 @@ def checkpoints_to_score(
         sleep(POLL_SECONDS)
 
 
-def _pin_next(record: Record) -> tuple[int, Path] | None:
+def _pin_next(record: EvaluationResults) -> tuple[int, Path] | None:
     """Links the oldest checkpoint without a result; None where all have one."""
     results = record.results()
     for checkpoint in finished(RunDirectory(record.run).checkpoints):
@@ -79,7 +79,7 @@ def _pin_next(record: Record) -> tuple[int, Path] | None:
     return None
 
 
-def unpin(record: Record) -> None:
+def unpin(record: EvaluationResults) -> None:
     """Removes the links to the checkpoint that is, or was, being scored."""
     shutil.rmtree(record.directory / PINNED, ignore_errors=True)
 

@@ -80,8 +80,8 @@ class DocumentWindows:
     """The windows over stretches of a stream, each of which is windowed as if it stood alone.
 
     Args:
-        begins: int64 [D], stream positions of the first token of each stretch.
-        tokens: int64 [D], tokens of each stretch; one of less than 2 tokens has no target and no window.
+        begins: int64 [D], stream positions of the first token of each span.
+        tokens: int64 [D], tokens of each span; one of less than 2 tokens has no target and no window.
         sequence_length: As of `Windows`.
         stride: As of `Windows`.
 
@@ -103,26 +103,26 @@ class DocumentWindows:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Stream positions (int64) of the first token of each window; one may reach beyond its stretch."""
-        stretch, inner = self._find(indices)
-        offsets = _starts(inner, self._targets[stretch], self.sequence_length, self.stride)
-        return self._begins[stretch] + offsets
+        """Stream positions (int64) of the first token of each window; one may reach beyond its span."""
+        span, inner = self._find(indices)
+        offsets = _starts(inner, self._targets[span], self.sequence_length, self.stride)
+        return self._begins[span] + offsets
 
     def owned(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         """Number of targets that each window owns; the sum over all windows is `targets`."""
-        stretch, inner = self._find(indices)
-        return _owned(inner, self._targets[stretch], self.sequence_length, self.stride)
+        span, inner = self._find(indices)
+        return _owned(inner, self._targets[span], self.sequence_length, self.stride)
 
     def predicted(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Number of targets that each window predicts; those behind it belong to another stretch."""
-        stretch, _ = self._find(indices)
-        return np.minimum(self.sequence_length, self._targets[stretch])
+        """Number of targets that each window predicts; those behind it belong to another span."""
+        span, _ = self._find(indices)
+        return np.minimum(self.sequence_length, self._targets[span])
 
     def _find(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-        """The stretch of each window, and its number there."""
+        """The span of each window, and its number there."""
         indices = np.asarray(indices, np.int64)
-        stretch = np.searchsorted(self._ends, indices, side="right")
-        return stretch, indices - np.append(0, self._ends)[stretch]
+        span = np.searchsorted(self._ends, indices, side="right")
+        return span, indices - np.append(0, self._ends)[span]
 
 
 def _check_stride(stride: int, sequence_length: int) -> None:

@@ -89,7 +89,7 @@ class LanguageModel(nn.Module):
         compile: bool = False,
     ):
         super().__init__()
-        self._border = end_of_text_id if isolate else None
+        self._document_separator_id = end_of_text_id if isolate else None
         config = huggingface_config(shape, end_of_text_id, dropout)
         config.vocab_size = shape.padded_vocab_size
         config.use_cache = False
@@ -106,11 +106,11 @@ class LanguageModel(nn.Module):
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits [B, L, V] of the tokens [B, L] (any integer dtype), without the padding columns."""
-        return logits(self.gpt2, tokens, self._border)
+        return logits(self.gpt2, tokens, self._document_separator_id)
 
     def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
         """The nll of each target of a micro-batch; see the function `score`."""
-        return score(self.gpt2, tokens, counted_from, counted_to, self._border)
+        return score(self.gpt2, tokens, counted_from, counted_to, self._document_separator_id)
 
     def forward(
         self,
@@ -145,22 +145,27 @@ class LanguageModel(nn.Module):
 
     def nll_sum(self, inputs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         """Σ nll over the counted [B, L] of the targets [B, L] int64, from the inputs [B, L] int64."""
-        return self.gpt2.lm_head(hidden_states(self.gpt2, inputs, self._border), targets, counted)
+        return self.gpt2.lm_head(hidden_states(self.gpt2, inputs, self._document_separator_id), targets, counted)
 
 
-def logits(model: GPT2LMHeadModel, tokens: Tensor, border: int | None = None) -> Tensor:
+def logits(model: GPT2LMHeadModel, tokens: Tensor, document_separator_id: int | None = None) -> Tensor:
     """Logits [B, L, V] of the tokens [B, L] (any integer dtype).
 
     Args:
         model: The model.
         tokens: The tokens.
-        border: The token at which a document begins that nothing before is seen from; None: all is seen.
+        document_separator_id: The token that begins a document, from which nothing before is seen; None: all is
+            seen.
     """
-    return model.lm_head(hidden_states(model, tokens.long(), border))
+    return model.lm_head(hidden_states(model, tokens.long(), document_separator_id))
 
 
 def score(
-    model: GPT2LMHeadModel, tokens: Tensor, counted_from: Tensor, counted_to: Tensor, border: int | None = None
+    model: GPT2LMHeadModel,
+    tokens: Tensor,
+    counted_from: Tensor,
+    counted_to: Tensor,
+    document_separator_id: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The nll of each target of a micro-batch, and whether it is the likeliest token; see `each_nll`.
 
@@ -169,31 +174,33 @@ def score(
         tokens: [B, L + 1], any integer dtype: inputs and, shifted by one, targets.
         counted_from: [B] int64, first target that counts.
         counted_to: [B] int64, behind the last one.
-        border: As of `logits`.
+        document_separator_id: As of `logits`.
 
     Returns:
         [B, L] fp32 in nats, 0 where a target does not count, and [B, L] bool.
     """
     inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
     counted = counted_mask(targets, counted_from, counted_to)
-    return model.lm_head(hidden_states(model, inputs, border), targets, counted, each=True)
+    return model.lm_head(hidden_states(model, inputs, document_separator_id), targets, counted, each=True)
 
 
-def hidden_states(model: GPT2LMHeadModel, tokens: Tensor, border: int | None) -> Tensor:
+def hidden_states(model: GPT2LMHeadModel, tokens: Tensor, document_separator_id: int | None) -> Tensor:
     """What the output layer sees, [B, L, D], of the tokens [B, L] int64."""
-    out = model.transformer(input_ids=tokens, position_ids=positions(tokens, border), use_cache=False)
+    out = model.transformer(
+        input_ids=tokens, position_ids=positions(tokens, document_separator_id), use_cache=False
+    )
     return out.last_hidden_state
 
 
-def positions(tokens: Tensor, border: int | None) -> Tensor | None:
+def positions(tokens: Tensor, document_separator_id: int | None) -> Tensor | None:
     """What transformers is given as `position_ids`: None, or positions that begin anew at a border.
 
     Where positions begin anew, transformers lets attention begin anew too.
     """
-    return None if border is None else segment_positions(tokens, border)
+    return None if document_separator_id is None else segment_positions(tokens, document_separator_id)
 
 
-def segment_positions(tokens: Tensor, border: int) -> Tensor:
+def segment_positions(tokens: Tensor, document_separator_id: int) -> Tensor:
     """Positions that begin anew at each end-of-text token.
 
     That token is the beginning of the next document rather than the end of the last: it is what the first token
@@ -202,13 +209,13 @@ def segment_positions(tokens: Tensor, border: int) -> Tensor:
 
     Args:
         tokens: [B, L] int64.
-        border: The end-of-text token.
+        document_separator_id: The end-of-text token.
 
     Returns:
         [B, L] int64.
     """
     place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    begins = torch.where(tokens == border, place, 0).cummax(dim=1).values
+    begins = torch.where(tokens == document_separator_id, place, 0).cummax(dim=1).values
     return place - begins
 
 

@@ -8,13 +8,13 @@ from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.metrics_file import Line, Metrics, Value, cut_back
 
 
-class Recorder:
+class MetricsRecorder:
     """Records a run; a context manager that closes everything on every way out.
 
     Args:
         run: The run directory.
         step: Steps that the run has done; what was recorded of later ones is dropped.
-        observed: Whether evaluation and samples of that step were finished; if not, they are dropped too.
+        evaluation_done: Whether evaluation and samples of that step were finished; if not, they are dropped too.
         trackers: What makes a tracker, by the name that messages give it.
         hyperparameters: What they are told of the run.
 
@@ -26,16 +26,16 @@ class Recorder:
         self,
         run: Path,
         step: int,
-        observed: bool,
+        evaluation_done: bool,
         trackers: dict[str, Callable[[], Tracker]],
         hyperparameters: Hyperparameters,
     ):
         path = RunDirectory(run).metrics
         self._trackers = Trackers(trackers)
-        self._trackers.start(hyperparameters, run, cut_back(path, step, observed))
+        self._trackers.start(hyperparameters, run, cut_back(path, step, evaluation_done))
         self._metrics = Metrics(path)
 
-    def __enter__(self) -> "Recorder":
+    def __enter__(self) -> "MetricsRecorder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

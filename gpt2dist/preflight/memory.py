@@ -23,7 +23,7 @@ STATES = ("weights", "gradients", "optimizer", "buckets")
 
 
 @dataclass(frozen=True)
-class Setting:
+class MemoryInputs:
     """What the memory of a rank depends on.
 
     Attributes:
@@ -93,11 +93,11 @@ class Part:
     what: str
 
 
-def setting_of(config: Config, plan: Plan) -> Setting:
+def setting_of(config: Config, plan: Plan) -> MemoryInputs:
     """What the memory of a run depends on."""
     settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
     zero = settings["zero_optimization"]
-    return Setting(
+    return MemoryInputs(
         shape=plan.shape,
         sequence_length=plan.sequence_length,
         micro_batch_size=config.batch.micro_batch_size,
@@ -122,7 +122,7 @@ def _whole(raw: Mapping[str, Any], key: str, default: int) -> int:
     return int(value) if isinstance(value, int | float) and value > 0 else default
 
 
-def estimate(setting: Setting) -> tuple[Part, ...]:
+def estimate(setting: MemoryInputs) -> tuple[Part, ...]:
     """The parts of a rank's memory at the beginning of the backward pass."""
     return (
         _weights(setting),
@@ -145,7 +145,7 @@ def _placed(name: str, here: int, shard: int, place: str, what: str) -> Part:
     return Part(name, here + (shard if place == "none" else 0), shard if place == "cpu" else 0, f"{what}{where}")
 
 
-def _weights(setting: Setting) -> Part:
+def _weights(setting: MemoryInputs) -> Part:
     size, parameters = setting.width, setting.parameters
     if setting.stage == 3:
         live = size * min(parameters, setting.live_parameters)
@@ -155,7 +155,7 @@ def _weights(setting: Setting) -> Part:
     return Part("weights", size * parameters, 0, f"{8 * size} bits")
 
 
-def _gradients(setting: Setting) -> Part:
+def _gradients(setting: MemoryInputs) -> Part:
     size, parameters, stage = setting.width, setting.parameters, setting.stage
     summed = 4 if setting.fp32_accumulation else size
     if stage >= 2:
@@ -168,7 +168,7 @@ def _gradients(setting: Setting) -> Part:
     return Part("gradients", size * parameters, 0, f"{8 * size} bits")
 
 
-def _optimizer(setting: Setting) -> Part:
+def _optimizer(setting: MemoryInputs) -> Part:
     if setting.stage == 0:
         return Part("optimizer", 8 * setting.parameters, 0, "AdamW's two moments, fp32")
     shard, what = 12, "this rank's part of fp32 weights and AdamW's moments"
@@ -179,7 +179,7 @@ def _optimizer(setting: Setting) -> Part:
     return _placed("optimizer", 0, shard, setting.offload_optimizer, what)
 
 
-def _buckets(setting: Setting) -> int:
+def _buckets(setting: MemoryInputs) -> int:
     """DeepSpeed's bucket; what sums bf16 at stage 1 on the device has none."""
     offloaded, elements = setting.offload_optimizer != "none", setting.bucket_elements
     summed_apart = setting.fp32_accumulation and setting.width == 2
@@ -191,7 +191,7 @@ def _buckets(setting: Setting) -> int:
     return width * elements
 
 
-def _activations(setting: Setting) -> int:
+def _activations(setting: MemoryInputs) -> int:
     """What lies between the passes: the inputs of all blocks, or all that their backward pass needs."""
     unit, width = setting.tokens * setting.shape.n_embd, setting.width
     last = {"fp32": 8, "autocast_bf16": 6}.get(setting.precision, 4) * unit
@@ -204,7 +204,7 @@ def _activations(setting: Setting) -> int:
     return setting.shape.n_layer * per_block + last + embedding
 
 
-def _block(setting: Setting) -> int:
+def _block(setting: MemoryInputs) -> int:
     """What the backward pass of a block needs: 16 elements per token and width, most in 16 bits under autocast.
 
     They are the inputs of two norms, four linear layers and the activation function, and q, k and v. Autocast
@@ -222,7 +222,7 @@ def _block(setting: Setting) -> int:
     return needed + (softmax + dropped) * matrix
 
 
-def _largest_moment(setting: Setting) -> Part:
+def _largest_moment(setting: MemoryInputs) -> Part:
     """What comes on top at the worst moment: the loss, or the backward pass of one block."""
     unit, rows = setting.tokens * setting.shape.n_embd, setting.shape.padded_vocab_size
     passing = 8 * setting.width * unit

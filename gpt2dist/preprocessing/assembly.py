@@ -13,12 +13,12 @@ from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.dataset.provenance import PIECES_NAME
 from gpt2dist.errors import UserError
-from gpt2dist.preprocessing.build import Identity
+from gpt2dist.preprocessing.build import JobFingerprint
 from gpt2dist.preprocessing.tasks import (
     SHARD_SUFFIXES,
     SPLITS,
     STANDARD_INPUT,
-    Job,
+    PreprocessingJob,
     Task,
     TaskResult,
     final_folder,
@@ -30,19 +30,21 @@ from gpt2dist.preprocessing.tasks import (
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
-def load_results(job: Job, tasks: list[Task]) -> list[TaskResult]:
+def load_results(job: PreprocessingJob, tasks: list[Task]) -> list[TaskResult]:
     """The results of tasks that are all done, duplicates removed or not yet."""
     results = [load_result(final_folder(job, task)) for task in tasks]
     assert all(results), "a task without a marker"
     return [result for result in results if result is not None]
 
 
-def dataset_folder(job: Job) -> Path:
+def dataset_folder(job: PreprocessingJob) -> Path:
     """Where the dataset comes together."""
     return job.build / "dataset"
 
 
-def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identity) -> Manifest:
+def assemble(
+    job: PreprocessingJob, tokenizer: Tokenizer, tasks: list[Task], identity: JobFingerprint
+) -> Manifest:
     """Gives all files their final names and places; can be interrupted and repeated."""
     target, results = dataset_folder(job), load_results(job, tasks)
     target.mkdir(exist_ok=True)
@@ -80,7 +82,7 @@ def assemble(job: Job, tokenizer: Tokenizer, tasks: list[Task], identity: Identi
     return Manifest.load(job.output)
 
 
-def _collect_shards(job: Job, tasks: list[Task], results: list[TaskResult]) -> list[ShardRecord]:
+def _collect_shards(job: PreprocessingJob, tasks: list[Task], results: list[TaskResult]) -> list[ShardRecord]:
     records = []
     for split in SPLITS:
         number = 0
@@ -113,18 +115,18 @@ def _first_lines(tasks: list[Task], results: list[TaskResult]) -> list[int]:
     return first_lines
 
 
-def _piece_lines(job: Job, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
+def _piece_lines(job: PreprocessingJob, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
     pieces = (piece for task in tasks for piece in task.pieces)
     for piece, first_line in zip(pieces, first_lines, strict=True):
         yield json.dumps({"path": _path(job, piece), "format": piece.format, "first_line": first_line})
 
 
-def _path(job: Job, piece: Piece) -> str:
+def _path(job: PreprocessingJob, piece: Piece) -> str:
     """The path of a piece as the user knows it: what was read from standard input lies in a file that goes."""
     return STANDARD_INPUT if Path(piece.path).parent == job.build else piece.path
 
 
-def _rejection_lines(job: Job, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
+def _rejection_lines(job: PreprocessingJob, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
     for task in tasks:
         with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
             for item in map(json.loads, file):

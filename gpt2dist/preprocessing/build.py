@@ -15,12 +15,12 @@ from gpt2dist import atomic_io
 from gpt2dist.corpus import Source
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
-from gpt2dist.preprocessing.tasks import PLAN_VERSION, Job
+from gpt2dist.preprocessing.tasks import PLAN_VERSION, PreprocessingJob
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Identity:
+class JobFingerprint:
     """What makes two jobs the same: then one goes on where the other stopped.
 
     Attributes:
@@ -32,7 +32,7 @@ class Identity:
     listing: str
 
     @classmethod
-    def of(cls, job: Job, tokenizer: Tokenizer, sources: list[Source]) -> "Identity":
+    def of(cls, job: PreprocessingJob, tokenizer: Tokenizer, sources: list[Source]) -> "JobFingerprint":
         """Of a job, whose corpus and tokenizer were found."""
         listing = "".join(json.dumps(asdict(source)) + "\n" for source in sources)
         plan = {
@@ -70,7 +70,7 @@ class Identity:
         return ", ".join(f"{len(names)} {kind}: {names[0]} …" for kind, names in kinds.items() if names)
 
 
-def finished(job: Job, identity: Identity) -> Manifest | None:
+def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None:
     """The dataset in `job.output` where it is this job's; None where there is none yet.
 
     Raises:
@@ -94,7 +94,9 @@ def finished(job: Job, identity: Identity) -> Manifest | None:
 
 
 @contextmanager
-def open_build(job: Job, identity: Identity, tokenizer: Tokenizer, shared: bool) -> Iterator[None]:
+def open_build(
+    job: PreprocessingJob, identity: JobFingerprint, tokenizer: Tokenizer, shared: bool
+) -> Iterator[None]:
     """Makes the build directory, or takes up the one of an interrupted run, and keeps other runs out of it.
 
     Args:
@@ -122,7 +124,7 @@ def open_build(job: Job, identity: Identity, tokenizer: Tokenizer, shared: bool)
         yield
 
 
-def _start(job: Job, identity: Identity) -> None:
+def _start(job: PreprocessingJob, identity: JobFingerprint) -> None:
     """Writes down what the work here is, or compares it with what is written."""
     ours = ("lock", "sources.jsonl")
     others = [item for item in job.build.iterdir() if item.name not in ours and item.suffix != ".tmp"]
@@ -136,7 +138,7 @@ def _start(job: Job, identity: Identity) -> None:
     atomic_io.write_text(job.build / "plan.json", json.dumps(_versioned(identity)))
 
 
-def check_plan(job: Job, identity: Identity) -> None:
+def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
     """Compares a job with the unfinished work in its build directory, if there is some.
 
     Raises:
@@ -156,11 +158,11 @@ def check_plan(job: Job, identity: Identity) -> None:
         )
 
 
-def _versioned(identity: Identity) -> dict[str, Any]:
+def _versioned(identity: JobFingerprint) -> dict[str, Any]:
     return {"version": PLAN_VERSION, **identity.plan}
 
 
-def _copy_tokenizer(job: Job, tokenizer: Tokenizer) -> None:
+def _copy_tokenizer(job: PreprocessingJob, tokenizer: Tokenizer) -> None:
     """Puts the tokenizer there whole, even if several processes do it at once."""
     final = job.build / "tokenizer"
     if not final.exists():

@@ -23,8 +23,15 @@ from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.preprocessing.atomic_output import MARKER, attempt
 from gpt2dist.preprocessing.executors import open_executor, run_all
-from gpt2dist.preprocessing.splits import DIGEST, FACTS, FACTS_SUFFIX, Block, OpenShard
-from gpt2dist.preprocessing.tasks import Job, Task, TaskResult, load_result, task_folder, unique_folder
+from gpt2dist.preprocessing.splits import DIGEST, FACTS, FACTS_SUFFIX, Block, SplitShardWriter
+from gpt2dist.preprocessing.tasks import (
+    PreprocessingJob,
+    Task,
+    TaskResult,
+    load_result,
+    task_folder,
+    unique_folder,
+)
 
 BLOCK_DOCUMENTS = 1 << 16
 MAX_BUCKETS = 512
@@ -34,7 +41,7 @@ BUCKET_SHARE = 16
 ENTRY = np.dtype([("digest", DIGEST), ("index", "<i8")])
 
 
-def remove_duplicates(job: Job, tasks: list[Task]) -> None:
+def remove_duplicates(job: PreprocessingJob, tasks: list[Task]) -> None:
     """Finds the duplicates among the documents of finished tasks, and writes their shards anew without them.
 
     Raises:
@@ -58,7 +65,7 @@ def remove_duplicates(job: Job, tasks: list[Task]) -> None:
             pass
 
 
-def remove_from_task(job: Job, task: Task, first: int) -> None:
+def remove_from_task(job: PreprocessingJob, task: Task, first: int) -> None:
     """Writes the shards of a task without the documents that are flagged.
 
     Args:
@@ -85,13 +92,13 @@ def remove_from_task(job: Job, task: Task, first: int) -> None:
         atomic_io.write_text(folder / MARKER, json.dumps(content))
 
 
-def _result(job: Job, task: Task) -> TaskResult:
+def _result(job: PreprocessingJob, task: Task) -> TaskResult:
     result = load_result(task_folder(job, task))
     assert result is not None, "a task without a marker"
     return result
 
 
-def _flags_path(job: Job) -> Path:
+def _flags_path(job: PreprocessingJob) -> Path:
     """A byte per document in the order of tasks and shards: 1 for one that an equal document comes before."""
     return job.build / "duplicates"
 
@@ -101,7 +108,7 @@ def _copy_kept(record: ShardRecord, source: Path, target: Path, kept: NDArray[np
     shard = Shard(source / record.name)
     facts = np.memmap(source / (record.name + FACTS_SUFFIX), FACTS, "r")
     origins = np.memmap(source / (record.name + ORIGINS_SUFFIX), ORIGIN, "r")
-    out = OpenShard(target / record.name, shard.dtype, keep_facts=False)
+    out = SplitShardWriter(target / record.name, shard.dtype, keep_facts=False)
     starts = shard.document_ends - shard.lengths
     for begin, end in _runs(kept):
         stop = shard.document_ends[end - 1]
@@ -119,7 +126,7 @@ def _runs(kept: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
             yield start, min(start + BLOCK_DOCUMENTS, end)
 
 
-def _find(job: Job, work: list[tuple[Task, TaskResult]], documents: int) -> None:
+def _find(job: PreprocessingJob, work: list[tuple[Task, TaskResult]], documents: int) -> None:
     """Writes the flags."""
     buckets = min(1 + documents * ENTRY.itemsize * BUCKET_SHARE // job.memory_per_worker, MAX_BUCKETS)
     with attempt(job.build / "hashes" / "0", job.running) as folder:
@@ -133,7 +140,7 @@ def _find(job: Job, work: list[tuple[Task, TaskResult]], documents: int) -> None
     shutil.rmtree(job.build / "hashes")
 
 
-def _deal(job: Job, work: list[tuple[Task, TaskResult]], folder: Path, buckets: int) -> None:
+def _deal(job: PreprocessingJob, work: list[tuple[Task, TaskResult]], folder: Path, buckets: int) -> None:
     """Writes the hash and place of every document into the bucket that its hash says."""
     place = 0
     with ExitStack() as stack:

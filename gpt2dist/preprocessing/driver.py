@@ -23,12 +23,12 @@ from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.assembly import assemble, dataset_folder, load_results
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
-from gpt2dist.preprocessing.build import Identity, check_plan, finished, open_build
+from gpt2dist.preprocessing.build import JobFingerprint, check_plan, finished, open_build
 from gpt2dist.preprocessing.deduplication import remove_duplicates
 from gpt2dist.preprocessing.executors import open_executor, run_all, start_early
 from gpt2dist.preprocessing.tasks import (
     STANDARD_INPUT,
-    Job,
+    PreprocessingJob,
     Task,
     is_intact,
     load_result,
@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 
 def prepare(
-    job: Job,
+    job: PreprocessingJob,
     on_progress: OnProgress = lambda counts, total: None,
     say: Say = lambda text: None,
     finish: bool = False,
@@ -72,7 +72,7 @@ def prepare(
         say(f"{job.output} was prepared from this corpus with these options: nothing to do")
         _forget_spool(job, sources)
         return manifest
-    with open_build(job, identity, tokenizer, shared=False), _nothing_kept_of_nothing(job):
+    with open_build(job, identity, tokenizer, shared=False), remove_partial_if_empty(job):
         tasks = plan_tasks(sources)
         if not dataset_folder(job).exists():
             drive = _Drive(job, tokenizer, tasks, on_progress, say)
@@ -87,7 +87,7 @@ def prepare(
 
 
 def prepare_part(
-    job: Job,
+    job: PreprocessingJob,
     index: int,
     count: int,
     on_progress: OnProgress = lambda counts, total: None,
@@ -122,7 +122,7 @@ def prepare_part(
             _check_unchanged(job, sources)
 
 
-def check(job: Job) -> int:
+def check(job: PreprocessingJob) -> int:
     """Checks what can be known before the work begins; returns the number of its tasks.
 
     Args:
@@ -138,17 +138,17 @@ def check(job: Job) -> int:
     return len(plan_tasks(sources))
 
 
-def _look(job: Job) -> tuple[Tokenizer, list[Source], Identity]:
+def _look(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
     """Checks and finds what a job needs."""
     job.check()
     start_early(job)
     load_normalizer(job.normalizer)
     tokenizer = Tokenizer.load(job.tokenizer)
     sources = _discover(job)
-    return tokenizer, sources, Identity.of(job, tokenizer, sources)
+    return tokenizer, sources, JobFingerprint.of(job, tokenizer, sources)
 
 
-def _discover(job: Job) -> list[Source]:
+def _discover(job: PreprocessingJob) -> list[Source]:
     if STANDARD_INPUT not in job.inputs:
         return discover(
             job.inputs, job.suffixes, exclude=(job.output, job.build, job.submissions), format=job.format
@@ -163,7 +163,7 @@ def _discover(job: Job) -> list[Source]:
     return [replace(source, spool=str(path))]
 
 
-def _forget_spool(job: Job, sources: list[Source]) -> None:
+def _forget_spool(job: PreprocessingJob, sources: list[Source]) -> None:
     """Removes what was read from standard input and is not needed."""
     for source in sources:
         if source.spool:
@@ -172,7 +172,7 @@ def _forget_spool(job: Job, sources: list[Source]) -> None:
                 job.build.rmdir()
 
 
-def _check_unchanged(job: Job, sources: list[Source]) -> None:
+def _check_unchanged(job: PreprocessingJob, sources: list[Source]) -> None:
     if STANDARD_INPUT not in job.inputs and _discover(job) != sources:
         raise UserError(
             f"the corpus changed while it was read; remove the unfinished work (rm -r {job.build}) "
@@ -186,7 +186,9 @@ def _check_unchanged(job: Job, sources: list[Source]) -> None:
 class _Drive:
     """Has tasks done, and tells how far they are."""
 
-    def __init__(self, job: Job, tokenizer: Tokenizer, tasks: list[Task], on_progress: OnProgress, say: Say):
+    def __init__(
+        self, job: PreprocessingJob, tokenizer: Tokenizer, tasks: list[Task], on_progress: OnProgress, say: Say
+    ):
         self._job = replace(job, tokenizer_fingerprint=tokenizer.fingerprint, driver=uuid.uuid4().hex)
         self._tokenizer, self._tasks, self._on_progress, self._say = tokenizer, tasks, on_progress, say
         self._total = 0
@@ -276,11 +278,11 @@ class _Drive:
             raise _too_many(self._job, self._tasks, counts.rejected, seen)
 
 
-def _run_and_name(job: Job, task: Task) -> tuple[Task, int]:
+def _run_and_name(job: PreprocessingJob, task: Task) -> tuple[Task, int]:
     return task, run_task(job, task)
 
 
-def _samples(job: Job, tasks: list[Task]) -> Iterator[bytes]:
+def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
     """The beginnings of documents at places all over the tasks."""
     pieces = [piece for task in tasks for piece in task.pieces]
     for number in np.unique(np.linspace(0, len(pieces) - 1, SAMPLE_PIECES).astype(int)):
@@ -303,7 +305,7 @@ class _NothingReadable(UserError):
 
 
 @contextmanager
-def _nothing_kept_of_nothing(job: Job) -> Iterator[None]:
+def remove_partial_if_empty(job: PreprocessingJob) -> Iterator[None]:
     """Lets a job that read no document leave nothing behind, so that the mended command just runs."""
     try:
         yield
@@ -312,7 +314,7 @@ def _nothing_kept_of_nothing(job: Job) -> Iterator[None]:
         raise
 
 
-def _check_yield(job: Job, tasks: list[Task]) -> None:
+def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
     """Refuses to make a dataset of a corpus that was mostly unreadable or gave no training document."""
     results = load_results(job, tasks)
     rejected = sum(result.left_out["rejected"] for result in results)
@@ -329,7 +331,7 @@ def _check_yield(job: Job, tasks: list[Task]) -> None:
         raise UserError(f"no documents to train on; {way_out} (and rm -r {job.build})")
 
 
-def _too_many(job: Job, tasks: list[Task], rejected: int, seen: int) -> UserError:
+def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
     shown = "".join(f"\n  {example}" for example in islice(_rejections(job, tasks), 3))
     problem = (
         f"{rejected:,} of {seen:,} documents cannot be read, more than --max-bad-fraction {job.max_bad_fraction} "
@@ -343,7 +345,7 @@ def _too_many(job: Job, tasks: list[Task], rejected: int, seen: int) -> UserErro
     )
 
 
-def _rejections(job: Job, tasks: list[Task]) -> Iterator[str]:
+def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
     """What was rejected so far, as "place: reason"."""
     for task in tasks:
         if load_result(task_folder(job, task)):

@@ -12,7 +12,7 @@ from multiprocessing import forkserver
 from typing import Any
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.preprocessing.tasks import Job
+from gpt2dist.preprocessing.tasks import PreprocessingJob
 
 POLL_SECONDS = 0.2
 """How often the driver looks at what its workers have done."""
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.2
 
 def run_all(
     executor: Executor,
-    job: Job,
+    job: PreprocessingJob,
     function: Callable[..., Any],
     calls: Sequence[tuple[Any, ...]],
     on_poll: Callable[[], None] = lambda: None,
@@ -63,7 +63,9 @@ def run_all(
 
 
 @contextmanager
-def open_executor(job: Job, calls: int, prepare: Callable[[Job], object] = id) -> Iterator[Executor]:
+def open_executor(
+    job: PreprocessingJob, calls: int, prepare: Callable[[PreprocessingJob], object] = id
+) -> Iterator[Executor]:
     """Where the work of a job is done: its processes, its Dask scheduler, or a thread of this process.
 
     Args:
@@ -91,7 +93,7 @@ PRELOAD = ["gpt2dist.preprocessing.worker", "gpt2dist.corpus.readers.jsonl", "aw
 """What most workers need, and what starts no thread."""
 
 
-def start_early(job: Job) -> None:
+def start_early(job: PreprocessingJob) -> None:
     """Has the server that workers are forked from import what they need, while the driver does other things."""
     if not job.scheduler and job.workers > 1:
         forkserver.set_forkserver_preload(PRELOAD)
@@ -102,7 +104,7 @@ def _begin() -> None:
     """Nothing."""
 
 
-def _start_worker(prepare: Callable[[Job], object], job: Job) -> None:
+def _start_worker(prepare: Callable[[PreprocessingJob], object], job: PreprocessingJob) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver decides
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     threading.Thread(target=_die_with_parent, daemon=True).start()

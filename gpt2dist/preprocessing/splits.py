@@ -80,7 +80,7 @@ class SplitWriter:
         self._folder, self._split, self._dtype = folder, split, dtype
         self._shard_tokens, self._keep_facts = shard_tokens, keep_facts
         self._records: list[ShardRecord] = []
-        self._shard: OpenShard | None = None
+        self._shard: SplitShardWriter | None = None
 
     def add(self, block: Block) -> None:
         """Appends documents."""
@@ -114,10 +114,10 @@ class SplitWriter:
         self._finish()
         return self._records
 
-    def _open(self) -> "OpenShard":
+    def _open(self) -> "SplitShardWriter":
         if self._shard is None:
             prefix = self._folder / shard_name(self._split, len(self._records))
-            self._shard = OpenShard(prefix, self._dtype, self._keep_facts)
+            self._shard = SplitShardWriter(prefix, self._dtype, self._keep_facts)
         return self._shard
 
     def _finish(self) -> None:
@@ -126,7 +126,7 @@ class SplitWriter:
             self._records.append(shard.close(self._split))
 
 
-class OpenShard:
+class SplitShardWriter:
     """A shard that is being written, with what lies beside it.
 
     Args:

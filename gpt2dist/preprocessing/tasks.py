@@ -38,7 +38,7 @@ MIN_MEMORY = 512 << 20
 
 
 @dataclass(frozen=True)
-class Job:
+class PreprocessingJob:
     """What is to be done. Hashable, and the same in every process that works on it."""
 
     inputs: tuple[str, ...]
@@ -200,17 +200,17 @@ class TaskResult:
         return Counts(task.size, self.tokens, self.documents, self.left_out["rejected"])
 
 
-def task_folder(job: Job, task: Task) -> Path:
+def task_folder(job: PreprocessingJob, task: Task) -> Path:
     """Where a finished task lies."""
     return job.build / "tasks" / f"{task.number:05d}"
 
 
-def unique_folder(job: Job, task: Task) -> Path:
+def unique_folder(job: PreprocessingJob, task: Task) -> Path:
     """Where its shards lie without duplicates, if it had some."""
     return job.build / "unique" / f"{task.number:05d}"
 
 
-def final_folder(job: Job, task: Task) -> Path:
+def final_folder(job: PreprocessingJob, task: Task) -> Path:
     """The one of the two that counts."""
     unique = unique_folder(job, task)
     return unique if unique.exists() else task_folder(job, task)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
-from gpt2dist.corpus import BadDocument, Document, LongDocument, Piece, Rejected, read
+from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Piece, Rejected, read
 from gpt2dist.corpus.storage import unreadable
 from gpt2dist.corpus.word_count import WordCounter, count_words
 from gpt2dist.dataset.megatron_format import MAX_DOCUMENT_TOKENS, token_dtype
@@ -28,7 +28,7 @@ from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, attempt
 from gpt2dist.preprocessing.splits import DIGEST, Block, SplitWriter
-from gpt2dist.preprocessing.tasks import SPLITS, Job, Task, task_folder
+from gpt2dist.preprocessing.tasks import SPLITS, PreprocessingJob, Task, task_folder
 from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
 
@@ -40,7 +40,7 @@ class StoppedError(Exception):
     """The driver has given up, and the task was left."""
 
 
-def run_task(job: Job, task: Task) -> int:
+def run_task(job: PreprocessingJob, task: Task) -> int:
     """Does a task, unless it is done. Several workers may try at once: one of them wins.
 
     Args:
@@ -88,7 +88,7 @@ def load_normalizer(name: str | None) -> Callable[[str], str] | None:
     return found
 
 
-def _do(job: Job, task: Task, folder: Path) -> None:
+def _do(job: PreprocessingJob, task: Task, folder: Path) -> None:
     progress = ProgressFile(folder)
 
     def report(counts: Counts) -> None:
@@ -106,18 +106,18 @@ def _do(job: Job, task: Task, folder: Path) -> None:
 class _Tools:
     """What a worker needs for every task of a job, and keeps between them."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: PreprocessingJob):
         self.tokenizer = Tokenizer.load(job.build / "tokenizer")
         self.encoder: Encoder = make_encoder(job.encoder, self.tokenizer, job.memory_per_worker)
         self.normalize = load_normalizer(job.normalizer)
 
 
 @lru_cache(maxsize=1)
-def _tools(job: Job, thread: int) -> _Tools:
+def _tools(job: PreprocessingJob, thread: int) -> _Tools:
     return _Tools(job)
 
 
-def load_tools(job: Job) -> _Tools:
+def load_tools(job: PreprocessingJob) -> _Tools:
     """What this thread needs for the tasks of a job; kept for the next time."""
     return _tools(job, threading.get_ident())
 
@@ -132,7 +132,7 @@ class _Work:
         report: Called after each batch with the work done so far.
     """
 
-    def __init__(self, job: Job, task: Task, folder: Path, report: Callable[[Counts], None]):
+    def __init__(self, job: PreprocessingJob, task: Task, folder: Path, report: Callable[[Counts], None]):
         self._job, self._task, self._folder, self._report = job, task, folder, report
         tools = load_tools(job)
         self._tokenizer, self._encoder, self._normalize = tools.tokenizer, tools.encoder, tools.normalize
@@ -307,9 +307,9 @@ class _Work:
                 self._left_out[reason] += 1
             else:
                 self._add_long(document, facts, spill)
-        except (BadDocument, UncuttableError) as error:
+        except (BadDocumentError, UncuttableError) as error:
             self._reject(document.line, document.offset, str(error))
-            with suppress(BadDocument):
+            with suppress(BadDocumentError):
                 deque(document.parts, maxlen=0)  # the next document begins behind them
         finally:
             spill.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
 from gpt2dist.publishing.exporter import Exported
-from gpt2dist.publishing.origin import MEASURES, Origin, Result
+from gpt2dist.publishing.origin import MEASURES, ModelProvenance, Result
 
 MEASURE_NAMES = {
     "perplexity": "perplexity",
@@ -21,7 +21,9 @@ MEASURE_NAMES = {
 PROMPT = "Once upon a time"
 
 
-def model_card(name: str, directory_name: str, origin: Origin, exported: Exported, license: str | None) -> str:
+def model_card(
+    name: str, directory_name: str, origin: ModelProvenance, exported: Exported, license: str | None
+) -> str:
     """The text of the card.
 
     Args:
@@ -43,7 +45,7 @@ def model_card(name: str, directory_name: str, origin: Origin, exported: Exporte
     )
 
 
-def metadata(name: str, origin: Origin, license: str | None) -> ModelCardData:
+def metadata(name: str, origin: ModelProvenance, license: str | None) -> ModelCardData:
     """What the hub reads of a card."""
     results = [entry for result in origin.results for entry in _entries(result)]
     return ModelCardData(
@@ -74,7 +76,7 @@ def _entries(result: Result) -> Iterator[EvalResult]:
         )
 
 
-def _summary(origin: Origin, exported: Exported) -> str:
+def _summary(origin: ModelProvenance, exported: Exported) -> str:
     made = "trained by gpt2dist" if origin.state else "written by gpt2dist"
     text = f"A GPT-2 of {exported.parameters:,} parameters, {made} {__version__}."
     if origin.base_model and origin.state:
@@ -84,7 +86,7 @@ def _summary(origin: Origin, exported: Exported) -> str:
     return text
 
 
-def _sizes(origin: Origin, exported: Exported) -> str:
+def _sizes(origin: ModelProvenance, exported: Exported) -> str:
     shape, tokenizer = origin.shape, exported.tokenizer
     kind = "byte-level BPE" if tokenizer.is_byte_level else "a token per character"
     return _table(
@@ -117,7 +119,7 @@ load it with `from_pretrained`, and `AutoTokenizer` its tokenizer. `{tokenizer.e
 text, and pads batches (on the left in generation: `padding_side="left"`)."""
 
 
-def _training(origin: Origin) -> str:
+def _training(origin: ModelProvenance) -> str:
     state = origin.state
     assert state
     datasets = [
@@ -133,7 +135,7 @@ def _training(origin: Origin) -> str:
     )
 
 
-def _progress(origin: Origin) -> Iterator[tuple[str, Any]]:
+def _progress(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     state = origin.state
     assert state
     yield "optimizer steps", f"{state.step:,}"
@@ -152,7 +154,7 @@ def _progress(origin: Origin) -> Iterator[tuple[str, Any]]:
     yield "processes", f"{state.world_size} with ZeRO stage {state.zero_stage}"
 
 
-def _configuration(origin: Origin) -> Iterator[tuple[str, Any]]:
+def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     if not origin.config:
         return
     optimizer, schedule = origin.config.optimizer, origin.config.schedule
@@ -189,7 +191,7 @@ def _words(key: str, value: Any) -> str:
     return key if value is True else f"{key} {value}"
 
 
-def _versions(origin: Origin) -> str:
+def _versions(origin: ModelProvenance) -> str:
     environment = origin.environment
     rows = [
         ("exported with", f"gpt2dist {__version__}, transformers {importlib.metadata.version('transformers')}")

@@ -56,7 +56,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelProvenance:
     """Where a model comes from; what is not known is None or empty.
 
     Attributes:
@@ -78,7 +78,7 @@ class Origin:
     results: tuple[Result, ...]
 
     @classmethod
-    def read(cls, directory: Path, results: Sequence[Path] = ()) -> "Origin":
+    def read(cls, directory: Path, results: Sequence[Path] = ()) -> "ModelProvenance":
         """Reads what lies in and around a model directory.
 
         Args:

@@ -83,13 +83,14 @@ def _whole(text: bytes) -> Line | None:
     return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
-def cut_back(path: Path, step: int, observed: bool) -> list[Line]:
+def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
     """Drops the lines of a run that goes on which lie beyond its checkpoint.
 
     Args:
         path: The file; nothing is done if it is not there.
         step: Steps that the run has done; later lines are dropped.
-        observed: Whether evaluation and samples of that step were finished; if not, their lines are dropped too.
+        evaluation_done: Whether evaluation and samples of that step were finished; if not, their lines are
+            dropped too.
 
     Returns:
         What stays.
@@ -100,7 +101,7 @@ def cut_back(path: Path, step: int, observed: bool) -> list[Line]:
     kept = [
         line
         for line in lines
-        if int(line["step"]) < step or (int(line["step"]) == step and (observed or "train/loss" in line))
+        if int(line["step"]) < step or (int(line["step"]) == step and (evaluation_done or "train/loss" in line))
     ]
     content = path.read_bytes()
     torn = content != b"" and not content.endswith(b"\n")  # the next line would be glued to it

@@ -41,7 +41,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class SchedulerJob:
     """Work, and where it is to be done.
 
     Attributes:

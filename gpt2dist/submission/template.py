@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpt2dist.submission.job import Job
+from gpt2dist.submission.job import SchedulerJob
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,7 +26,7 @@ def render(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\n{3,}", "\n\n", filled)
 
 
-def common_values(job: Job) -> dict[str, str]:
+def common_values(job: SchedulerJob) -> dict[str, str]:
     """What every script needs."""
     exports = (f"export {name}={shlex.quote(value)}" for name, value in job.environment.items())
     return {

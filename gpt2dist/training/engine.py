@@ -19,7 +19,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.training.optimizer import build_optimizer
-from gpt2dist.training.skip_step import Guard
+from gpt2dist.training.skip_step import SpikeDetector
 from gpt2dist.training.zero_state import PartitionedState
 
 
@@ -32,14 +32,14 @@ class _Step:
         nll: This rank's Σ nll so far.
         loss: Mean loss of the global batch, where spikes are looked for.
         grad_norm: Norm of the gradient, where DeepSpeed does not find it.
-        left_out: The verdict.
+        skipped: The verdict.
     """
 
     targets: int
     nll: Tensor
     loss: Tensor
     grad_norm: Tensor | None = None
-    left_out: Tensor | None = None
+    skipped: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +80,10 @@ class Engine:
             model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
         )
         self._clip = config.optimizer.clip_grad_norm
-        self.guard = Guard(config.stability.spike_sigma, world.device)
+        self.spike_detector = SpikeDetector(config.stability.spike_sigma, world.device)
         self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
         self.state.materialise(updates=0)  # so that a run can be saved before its first update
-        optimizer.veto = self._veto
+        optimizer.should_skip = self._should_skip
 
     def train_step(
         self, batch: StepBatch[list[Tensor]], lr: float, before_each: Callable[[], None] = lambda: None
@@ -120,17 +120,17 @@ class Engine:
         """Finds out of the finished gradient and loss what the verdict needs and DeepSpeed does not tell."""
         if not self._engine.zero_optimization():
             step.grad_norm = self._clip_whole()
-        if self.guard.spike_sigma is not None:  # else the norm tells: it is that of all ranks
+        if self.spike_detector.spike_sigma is not None:  # else the norm tells: it is that of all ranks
             step.loss = self.world.sum(step.nll.clone()) / step.targets
 
-    def _veto(self) -> Tensor:
+    def _should_skip(self) -> Tensor:
         """Judges the step that is being done, once; AdamW asks for every group of parameters."""
         step = self._step
-        if step.left_out is None:
-            step.left_out = self.guard.judge(step.loss, self._norm(step))
+        if step.skipped is None:
+            step.skipped = self.spike_detector.should_skip(step.loss, self._norm(step))
             if self.config.zero.offload_optimizer != "none":  # AdamW runs on the CPU
-                step.left_out = step.left_out.cpu()
-        return step.left_out
+                step.skipped = step.skipped.cpu()
+        return step.skipped
 
     def _norm(self, step: _Step) -> Tensor:
         """Global norm of the gradient: ours at stage 0, else what DeepSpeed found."""
@@ -142,7 +142,7 @@ class Engine:
             infinite = torch.full_like(step.nll, float("inf"))
             return StepResult(step.nll, infinite, torch.ones_like(step.nll))
         # Ranks without a part of the parameters never ask.
-        return StepResult(step.nll, self._norm(step), self._veto().to(step.nll))
+        return StepResult(step.nll, self._norm(step), self._should_skip().to(step.nll))
 
     def stage(self, micro_batch: MicroBatch) -> list[Tensor]:
         """Makes tensors of a micro-batch, in pinned memory where they go to a GPU. Any thread may call it."""

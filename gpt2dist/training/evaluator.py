@@ -18,7 +18,7 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.engine import Engine
 
 
-class Observer:
+class Evaluator:
     """Evaluates and samples. Nothing here changes a bit of the training.
 
     Args:
@@ -45,14 +45,14 @@ class Observer:
         # Now, since a character that the tokenizer does not know is better told before the first step.
         self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]
 
-    def evaluate(self, step: int, beat: Callable[[], None]) -> dict[str, Score]:
+    def evaluate(self, step: int, poll: Callable[[], None]) -> dict[str, Score]:
         """Scores all validation sets in full, and records them in eval/step-N.json. Collective.
 
         Args:
             step: Optimizer steps done.
-            beat: Called after each batch; may raise.
+            poll: Called after each batch; may raise.
         """
-        results = {entry.name: self._score(entry, beat) for entry in self.plan.validation}
+        results = {entry.name: self._score(entry, poll) for entry in self.plan.validation}
         if self.world.is_main and results:
             report = {name: result.measures() for name, result in results.items()}
             atomic_io.write_json(
@@ -60,25 +60,25 @@ class Observer:
             )
         return results
 
-    def sample(self, beat: Callable[[], None]) -> dict[str, Value]:
+    def sample(self, poll: Callable[[], None]) -> dict[str, Value]:
         """Continues the prompts: tag → text. Collective."""
         samples, seed = self.config.monitoring.samples, self.config.run.seed
         how = Sampling(samples.max_new_tokens, temperature=samples.temperature, top_k=samples.top_k)
         texts: dict[str, Value] = {}
         # One by one: the attention of the training knows no padding.
         for number, (prompt, tokens) in enumerate(zip(samples.prompts, self.prompts, strict=True)):
-            beat()
+            poll()
             (new,) = self.generator([tokens], [seed + number], how, run_on=True)
             texts[f"samples/{number}"] = prompt + self.tokenizer.decode(new)
         return texts
 
-    def _score(self, entry: ValidationSet, beat: Callable[[], None]) -> Score:
+    def _score(self, entry: ValidationSet, poll: Callable[[], None]) -> Score:
         text = HeldOut.of_dataset(entry.dataset, entry.split)
         shown = Progress(f"evaluate {entry.name}", None, "token", 0, True, self.world.is_main, leave=False)
 
         def on_batch(targets: int, of: int) -> None:
             shown.advance(targets, of)
-            beat()
+            poll()
 
         with shown:
             return score(

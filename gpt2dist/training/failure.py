@@ -17,7 +17,7 @@ from gpt2dist.training.watchdog import HungError
 
 
 @contextlib.contextmanager
-def told_by_every_rank(run: Path, world: World) -> Iterator[None]:
+def report_rank_failure(run: Path, world: World) -> Iterator[None]:
     """Tells how the work inside failed, then ends the process where other ranks wait for it.
 
     A tidy end would be waited for by collectives that nobody answers any more.
@@ -34,7 +34,7 @@ def told_by_every_rank(run: Path, world: World) -> Iterator[None]:
         os._exit(1)
 
 
-def tell_of_hang(run: Path, world: World, error: HungError) -> None:
+def report_hang(run: Path, world: World, error: HungError) -> None:
     """Tells of a rank whose main thread hangs and that is about to be ended. Called by another thread."""
     get_error_handler().record_exception(error)
     logging.getLogger("failure").error("%s: %s", type(error).__name__, error)
@@ -52,7 +52,7 @@ def _tell_terminal(run: Path, world: World, error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def word_of_failure(run: Path, world: World) -> Iterator[None]:
+def failure_marker(run: Path, world: World) -> Iterator[None]:
     """Leaves failed.json in the run directory if the work inside fails, and takes back an older one. Collective.
 
     Entered by the job that holds the lock: one that is turned away says nothing about the run.

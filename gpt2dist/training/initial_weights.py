@@ -18,7 +18,7 @@ from gpt2dist.training.zero_state import MOMENTS, PartitionedState
 RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")
 
 
-def begin_from(name: str, world: World, state: PartitionedState) -> dict[str, str]:
+def load_initial_weights(name: str, world: World, state: PartitionedState) -> dict[str, str]:
     """Gives a new model the weights of another; rows that the other lacks stay as they are. Collective.
 
     Args:

@@ -21,26 +21,26 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     ]
 
 
-class VetoedAdamW(torch.optim.AdamW):
+class SkipStepAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov and Hutter 2019) that leaves an update out where a tensor on the device says so.
 
     Weights, moments and the count of updates stay as they are then, by the means that torch has for gradient
     scalers: the fused kernel reads `found_inf` itself, so that nobody waits for its value.
     """
 
-    veto: Callable[[], Tensor] | None = None
+    should_skip: Callable[[], Tensor] | None = None
     """Returns an fp32 scalar beside the parameters, 1 to leave the update out. Called by each `step`."""
 
     def step(self, closure: Any = None) -> Any:
         """Updates the parameters, or not."""
-        self.found_inf = self.veto() if self.veto else None
+        self.found_inf = self.should_skip() if self.should_skip else None
         return super().step(closure)
 
 
-def build_optimizer(model: nn.Module, section: OptimizerSection) -> VetoedAdamW:
+def build_optimizer(model: nn.Module, section: OptimizerSection) -> SkipStepAdamW:
     """Builds the optimizer.
 
     torch's own fused AdamW rather than DeepSpeed's, which compiles an extension at the first start.
     """
     groups = parameter_groups(model, section.weight_decay)
-    return VetoedAdamW(groups, lr=section.lr, betas=section.betas, eps=section.eps, fused=True)
+    return SkipStepAdamW(groups, lr=section.lr, betas=section.betas, eps=section.eps, fused=True)

@@ -54,7 +54,7 @@ def datasets_of(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def require_same_run(path: Path, state: TrainerState, config: Config, plan: Plan) -> None:
+def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan) -> None:
     """Refuses to resume from the checkpoint at `path` with another model, other data, weights, order or windows.
 
     Raises:
@@ -157,7 +157,7 @@ def probe_loss(forward: Forward, batcher: MixtureBatcher) -> float:
     return sum(nll) / int(owned.counted(indices).sum())
 
 
-def require_equal_probe(path: Path, state: TrainerState, precision: str, loss: float) -> None:
+def check_probe_loss(path: Path, state: TrainerState, precision: str, loss: float) -> None:
     """Compares the probe of a loaded model with the stored one.
 
     Args:

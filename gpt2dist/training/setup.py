@@ -24,7 +24,7 @@ from gpt2dist.model.requirements import require_compiler, require_flash_attentio
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.profile import Profile
-from gpt2dist.monitoring.recorder import Recorder
+from gpt2dist.monitoring.recorder import MetricsRecorder
 from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import Plan
@@ -35,13 +35,13 @@ from gpt2dist.run.lock import only_job
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
-from gpt2dist.training.evaluator import Observer
-from gpt2dist.training.failure import tell_of_hang, word_of_failure
+from gpt2dist.training.evaluator import Evaluator
+from gpt2dist.training.failure import failure_marker, report_hang
 from gpt2dist.training.hyperparameters import hyperparameters
-from gpt2dist.training.initial_weights import begin_from
-from gpt2dist.training.stop import Pulse, StopSignal
+from gpt2dist.training.initial_weights import load_initial_weights
+from gpt2dist.training.stop import StopCoordinator, StopSignal
 from gpt2dist.training.trainer import Trainer
-from gpt2dist.training.watchdog import Watchdog, end_with_launcher
+from gpt2dist.training.watchdog import Watchdog, exit_with_parent
 
 
 def train(config: Config, plan: Plan, world: World) -> None:
@@ -55,16 +55,16 @@ def train(config: Config, plan: Plan, world: World) -> None:
     output = config.output_dir
     log = RunDirectory(output).rank_log(world.rank)
     if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:  # alone it may outlive the shell that started it
-        end_with_launcher()
+        exit_with_parent()
     with (
         only_job(output, world),
-        word_of_failure(output, world),
+        failure_marker(output, world),
         StopSignal() as signal,
-        Watchdog(log, config.run.timeout_seconds, partial(tell_of_hang, output, world)) as watchdog,
+        Watchdog(log, config.run.timeout_seconds, partial(report_hang, output, world)) as watchdog,
     ):
-        pulse = Pulse(world, signal, watchdog, config.checkpoint.every_minutes)
+        coordinator = StopCoordinator(world, signal, watchdog, config.checkpoint.every_minutes)
         settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
-        trainer = build_trainer(config, plan, world, settings, pulse)
+        trainer = build_trainer(config, plan, world, settings, coordinator)
         start = starting_point(config, trainer.store)
         if start:
             trainer.resume(start)
@@ -75,7 +75,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
             write_run_files(output, config, plan, settings, origin)
             trainer.store.remove_leftovers()
             clear_stopped(output)
-        if trainer.step >= trainer.last_step and trainer.observed:
+        if trainer.step >= trainer.last_step and trainer.evaluation_done:
             logger.info("%s: all %d steps are done", output, trainer.last_step)
             return
         logger.info("%s", summary(config, plan, world))
@@ -83,7 +83,9 @@ def train(config: Config, plan: Plan, world: World) -> None:
             trainer.fit(recorder)
 
 
-def build_trainer(config: Config, plan: Plan, world: World, settings: dict[str, Any], pulse: Pulse) -> Trainer:
+def build_trainer(
+    config: Config, plan: Plan, world: World, settings: dict[str, Any], coordinator: StopCoordinator
+) -> Trainer:
     """The trainer and its parts. Collective."""
     tokenizer = Tokenizer.load(plan.tokenizer)
     engine = Engine(build_model(config, plan, world.device), config, settings, world)
@@ -93,11 +95,11 @@ def build_trainer(config: Config, plan: Plan, world: World, settings: dict[str, 
         world,
         engine,
         build_batcher(config, plan),
-        Observer(config, plan, world, engine, tokenizer),
+        Evaluator(config, plan, world, engine, tokenizer),
         checkpoint_store(config, plan, world, tokenizer),
         Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(world)),
         build_profile(config, world),
-        pulse,
+        coordinator,
     )
 
 
@@ -198,13 +200,13 @@ def begin(config: Config, world: World, trainer: Trainer) -> dict[str, str]:
     """Begins a new run: with the weights of `model.init_from`, whose record is returned. Collective."""
     if not config.model.init_from:
         return {}
-    origin = begin_from(config.model.init_from, world, trainer.engine.state)
+    origin = load_initial_weights(config.model.init_from, world, trainer.engine.state)
     logger.info("began with the weights of %s", origin["path"])
     return origin
 
 
 @contextlib.contextmanager
-def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Iterator[Recorder | None]:
+def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Iterator[MetricsRecorder | None]:
     """The records of the run on rank 0, cut back to where the trainer stands; None on the others. Collective.
 
     Raises:
@@ -219,7 +221,7 @@ def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Ite
         if monitoring.tensorboard:
             trackers["TensorBoard"] = lambda: TensorBoard(run.tensorboard)
         known = hyperparameters(config, plan)
-        opened.append(Recorder(output, trainer.step, trainer.observed, trackers, known))
+        opened.append(MetricsRecorder(output, trainer.step, trainer.evaluation_done, trackers, known))
 
     world.on_main(open_all)
     with opened[0] if opened else contextlib.nullcontext() as recorder:

@@ -15,7 +15,7 @@ LEAST_HISTORY = 32
 """Steps before which nothing is a spike: early losses fall too fast to tell."""
 
 
-class Guard:
+class SpikeDetector:
     """Judges the steps of a run.
 
     Args:
@@ -32,7 +32,7 @@ class Guard:
         self._places = torch.arange(HISTORY, device=device)
 
     @torch.no_grad()
-    def judge(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
+    def should_skip(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Judges a step and, if it is good, remembers it.
 
         Args:

@@ -19,21 +19,21 @@ from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter, StepRecord
 from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.progress import Progress
-from gpt2dist.monitoring.recorder import Recorder
+from gpt2dist.monitoring.recorder import MetricsRecorder
 from gpt2dist.plan import Plan
 from gpt2dist.run.end_markers import write_stopped
 from gpt2dist.run.metrics_file import Value
 from gpt2dist.training.engine import Engine
-from gpt2dist.training.evaluator import Observer
+from gpt2dist.training.evaluator import Evaluator
 from gpt2dist.training.lr_schedule import learning_rate
 from gpt2dist.training.resume_checks import (
+    check_probe_loss,
+    check_resumable,
     data_order,
     datasets_of,
     probe_loss,
-    require_equal_probe,
-    require_same_run,
 )
-from gpt2dist.training.stop import Pulse, StopRequestedError
+from gpt2dist.training.stop import StopCoordinator, StopRequestedError
 
 
 class Trainer:
@@ -45,11 +45,11 @@ class Trainer:
         world: This rank.
         engine: The model under DeepSpeed.
         batcher: Windows of the training sets.
-        observer: Evaluates and samples.
+        evaluator: Evaluates and samples.
         store: The checkpoints of the run.
         meter: Measures the steps.
         profile: Traces some of them.
-        pulse: Tells when to stop or to save.
+        coordinator: Tells when to stop or to save.
     """
 
     def __init__(
@@ -59,32 +59,32 @@ class Trainer:
         world: World,
         engine: Engine,
         batcher: MixtureBatcher,
-        observer: Observer,
+        evaluator: Evaluator,
         store: CheckpointStore,
         meter: Meter,
         profile: Profile,
-        pulse: Pulse,
+        coordinator: StopCoordinator,
     ):
         self.config = config
         self.plan = plan
         self.world = world
         self.engine = engine
         self.batcher = batcher
-        self.observer = observer
+        self.evaluator = evaluator
         self.store = store
         self.meter = meter
         self.profile = profile
-        self.pulse = pulse
+        self.coordinator = coordinator
         self.step = 0  # optimizer steps done
         self.consumed_samples = 0  # windows
         self.consumed_tokens = 0  # targets
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
-        self.observed = True  # whether what was due to be looked at after this step was
+        self.evaluation_done = True  # whether what was due to be looked at after this step was
         self.saved_step = 0
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
 
-    def fit(self, recorder: Recorder | None) -> None:
+    def fit(self, recorder: MetricsRecorder | None) -> None:
         """Trains from where the run stands to its last step, or until it is asked to stop.
 
         Args:
@@ -94,8 +94,8 @@ class Trainer:
         shown = Progress("train", self.last_step, "step", initial=self.step, enabled=self.world.is_main)
         with shown as self.bar, contextlib.closing(self._loader()) as loader, self.profile:
             try:
-                if not self.observed:  # a stop cut it short
-                    self._observe()
+                if not self.evaluation_done:  # a stop cut it short
+                    self._evaluate_and_sample()
                 while self.step < self.last_step:
                     with self.meter.paused():
                         self.profile.before_step(self.step + 1)
@@ -105,11 +105,11 @@ class Trainer:
                     if self.step == self.last_step or self._due(self.config.monitoring.log_every_steps):
                         self._log()
                     with self.meter.paused():
-                        self._observe()
+                        self._evaluate_and_sample()
                         self._save_if_due()
                     self.bar.advance()
                 self._tell_saved(self.store.finish())
-                self.pulse.close()
+                self.coordinator.close()
             except StopRequestedError as stop:
                 self._leave(str(stop))
 
@@ -120,23 +120,23 @@ class Trainer:
             UserError: The run is about other data, or other windows, than the checkpoint.
             RunError: The loaded model does not reproduce the loss that was stored.
         """
-        require_same_run(path, TrainerState.read(path), self.config, self.plan)
+        check_resumable(path, TrainerState.read(path), self.config, self.plan)
         state = self.store.load(path, self.engine.state)
         self.engine.load_scaler_state(state.loss_scaler)
-        self.engine.guard.load_state(state.history)
+        self.engine.spike_detector.load_state(state.history)
         self.step = state.step
         self.saved_step = state.step if path.resolve().parent == self.store.directory.resolve() else 0
         self.consumed_samples = state.consumed_samples
         self.consumed_tokens = state.consumed_tokens
         self.skipped_steps = state.step - state.updates
-        self.observed = state.observed
-        require_equal_probe(path, state, self.config.precision, self._probe())
+        self.evaluation_done = state.evaluation_done
+        check_probe_loss(path, state, self.config.precision, self._probe())
 
     def _train_step(self, batch: StepBatch[list[Tensor]]) -> None:
         # Every draw of a step is a function of (seed, step, rank): a resumed run draws the same.
         seeds = (self.config.run.seed, self.step, self.world.rank)
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        result = self.engine.train_step(batch, self._lr(self.step), self.pulse.beat)
+        result = self.engine.train_step(batch, self._lr(self.step), self.coordinator.poll)
         self.step += 1
         self.consumed_samples += batch.samples
         self.consumed_tokens += batch.targets
@@ -192,19 +192,19 @@ class Trainer:
             return {"train/epoch": epochs[0]}
         return {f"train/epoch/{each.name}": done for each, done in zip(self.plan.datasets, epochs, strict=True)}
 
-    def _observe(self) -> None:
+    def _evaluate_and_sample(self) -> None:
         """Evaluates and samples, where that is due after this step."""
         evaluates = self.step == self.plan.total_steps or self._due(self.config.evaluation.every_steps)
         samples = self._due(self.config.monitoring.samples.every_steps)
-        self.observed = not (evaluates or samples)  # what a checkpoint says that a stop in here leaves
+        self.evaluation_done = not (evaluates or samples)  # what a checkpoint says that a stop in here leaves
         if evaluates:
             self._evaluate()
         if samples:
-            self._record(self.observer.sample(self.pulse.beat))
-        self.observed = True
+            self._record(self.evaluator.sample(self.coordinator.poll))
+        self.evaluation_done = True
 
     def _evaluate(self) -> None:
-        for name, result in self.observer.evaluate(self.step, self.pulse.beat).items():
+        for name, result in self.evaluator.evaluate(self.step, self.coordinator.poll).items():
             values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
             tagged: dict[str, Value] = {f"eval/{name}/{key}": value for key, value in values.items()}
             self._record(tagged | {"progress/tokens": self.consumed_tokens})
@@ -216,7 +216,7 @@ class Trainer:
     def _save_if_due(self) -> None:
         self._tell_saved(self.store.finish_if_written())
         ending = self.step == self.last_step
-        if ending or self.pulse.save_due or self._due(self.config.checkpoint.every_steps):
+        if ending or self.coordinator.save_due or self._due(self.config.checkpoint.every_steps):
             self._save()
 
     def _save(self) -> None:
@@ -226,7 +226,7 @@ class Trainer:
             return
         self.store.start(self.engine.state, self._state())
         self.saved_step = self.step
-        self.pulse.saved()
+        self.coordinator.saved()
         if not self.config.checkpoint.asynchronous:
             self._tell_saved(self.store.finish())
 
@@ -246,10 +246,10 @@ class Trainer:
             consumed_samples=self.consumed_samples,
             consumed_tokens=self.consumed_tokens,
             updates=self.engine.state.updates,
-            observed=self.observed,
+            evaluation_done=self.evaluation_done,
             lr=self._lr(self.step - 1),
             loss_scaler=self.engine.scaler_state(),
-            history=self.engine.guard.state(),
+            history=self.engine.spike_detector.state(),
             probe_loss=probe,
             datasets=datasets_of(self.plan),
             tokenizer=self.plan.tokenizer_fingerprint,

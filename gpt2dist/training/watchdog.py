@@ -17,7 +17,7 @@ GRACE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_launcher() -> None:
+def exit_with_parent() -> None:
     """Asks Linux for a SIGTERM when the process that started this one dies, so that no orphan trains on.
 
     Elsewhere it does nothing. The ranks then stop as for any SIGTERM: together, with everything saved.

@@ -37,13 +37,15 @@ def save(kind, directory, dataset, **options):
 def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=False):
     """What each rank computes, for each batch size."""
     from gpt2dist.distributed.world import join
-    from gpt2dist.evaluation import HeldOut, Setting, evaluate
+    from gpt2dist.evaluation import EvaluationConfig, HeldOut, evaluate
 
     world = join()
     text = HeldOut.of_texts(TEXTS, Tokenizer.load(directory))
 
     def setting(batch_size):
-        return Setting(stride=12, per_document=per_document, batch_size=batch_size, zero_stage=zero_stage)
+        return EvaluationConfig(
+            stride=12, per_document=per_document, batch_size=batch_size, zero_stage=zero_stage
+        )
 
     results = [evaluate(directory, text, setting(size), world) for size in batch_sizes]
     return [(result["nll_sum"], result["targets"], result["windows"]) for result in results]
@@ -210,10 +212,10 @@ def test_all_ranks_score_the_checkpoint_that_the_main_rank_found(tmp_path):
 
 def score_dataset(checkpoint, dataset, zero_stage):
     from gpt2dist.distributed.world import join
-    from gpt2dist.evaluation import HeldOut, Setting, evaluate
+    from gpt2dist.evaluation import EvaluationConfig, HeldOut, evaluate
 
     text = HeldOut.of_dataset(Manifest.load(dataset), "val")
-    setting = Setting(stride=12, batch_size=5, zero_stage=zero_stage)
+    setting = EvaluationConfig(stride=12, batch_size=5, zero_stage=zero_stage)
     result = evaluate(checkpoint, text, setting, join())
     return result["nll_sum"], result["targets"], result["bits_per_byte"]
 

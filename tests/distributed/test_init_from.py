@@ -124,12 +124,16 @@ def extended_dataset(tiny_dataset, tmp_path):
     """The same text under the same tokenizer with two tokens more."""
     import tokenizers
 
-    from gpt2dist.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import PreprocessingJob, prepare
 
     backend = tokenizers.Tokenizer.from_str(Tokenizer.load(tiny_dataset).to_json())
     backend.add_special_tokens(["<|user|>", "<|model|>"])
     Tokenizer(backend).save(tmp_path / "tokenizer")
-    prepare(Job((str(tiny_dataset.parent / "corpus"),), str(tmp_path / "tokenizer"), tmp_path / "extended"))
+    prepare(
+        PreprocessingJob(
+            (str(tiny_dataset.parent / "corpus"),), str(tmp_path / "tokenizer"), tmp_path / "extended"
+        )
+    )
     return tmp_path / "extended"
 
 

@@ -10,7 +10,7 @@ from ranks import run_ranks
 from gpt2dist.config import Config
 from gpt2dist.loading.loader import StepBatch
 from gpt2dist.model.shape import Shape
-from gpt2dist.preflight.memory import STATES, Setting, estimate, total
+from gpt2dist.preflight.memory import STATES, MemoryInputs, estimate, total
 from gpt2dist.training.deepspeed_config import deepspeed_config
 
 SHAPE = Shape(n_layer=3, n_head=4, n_embd=384, context_length=16, vocab_size=1000)
@@ -77,7 +77,7 @@ def test_the_states_are_what_deepspeed_holds(precision, stage, offload):
     zero = {"stage": stage, "offload_optimizer": offload}
     (measured, *_) = run_ranks(most_held, 2, zero, precision)
     parts = estimate(
-        Setting(
+        MemoryInputs(
             SHAPE,
             sequence_length=LENGTH,
             micro_batch_size=1,

@@ -40,7 +40,7 @@ def waits_in_the_loop(config, overrides):
 
     from gpt2dist.checkpoint.store import CheckpointStore
     from gpt2dist.training.engine import Engine
-    from gpt2dist.training.stop import Pulse
+    from gpt2dist.training.stop import StopCoordinator
     from gpt2dist.training.trainer import Trainer
 
     where, found, main = ["outside"], Counter(), threading.get_ident()
@@ -70,7 +70,7 @@ def waits_in_the_loop(config, overrides):
     for owner, name, place in (
         *((Trainer, "fit", "loop"), (Trainer, "_log", "log"), (Trainer, "_observe", "observe")),
         *((Trainer, "_save_if_due", "save"), (Engine, "train_step", "step")),
-        *((CheckpointStore, "finish", "save"), (Pulse, "close", "end")),
+        *((CheckpointStore, "finish", "save"), (StopCoordinator, "close", "end")),
     ):
         named(owner, name, place)
     for name in READS:

@@ -63,14 +63,14 @@ def test_checkpoints_none_of_which_is_whole_are_not_trained_over(tiny_dataset, t
 
 
 def test_a_tokenizer_that_changed_is_refused(tiny_dataset, tmp_path):
-    from gpt2dist.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import PreprocessingJob, prepare
     from gpt2dist.tokenizer.tokenizer import train_bpe
 
     config = write_run(tmp_path, tiny_dataset)
     train(config, "run.stop_after_steps=3")
     corpus = tiny_dataset.parent / "corpus"
     train_bpe([path.read_text() for path in sorted(corpus.iterdir())], 290).save(tmp_path / "tokenizer")
-    prepare(Job((str(corpus),), str(tmp_path / "tokenizer"), tmp_path / "other"))
+    prepare(PreprocessingJob((str(corpus),), str(tmp_path / "tokenizer"), tmp_path / "other"))
     with pytest.raises(
         RankFailedError, match=r"other was made with another tokenizer than the data that .*step-00000003"
     ):
@@ -104,12 +104,12 @@ def test_an_older_checkpoint_is_not_resumed_beside_a_newer_one(tiny_dataset, tmp
 
 
 def test_a_prompt_with_an_unknown_character_is_told_before_the_first_step(tmp_path):
-    from gpt2dist.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import PreprocessingJob, prepare
     from gpt2dist.tokenizer.tokenizer import train_char
 
     (tmp_path / "text.txt").write_text("abcd " * 200)
     train_char(["abcd "]).save(tmp_path / "tokenizer")
-    prepare(Job((str(tmp_path / "text.txt"),), str(tmp_path / "tokenizer"), tmp_path / "data"))
+    prepare(PreprocessingJob((str(tmp_path / "text.txt"),), str(tmp_path / "tokenizer"), tmp_path / "data"))
     config = write_run(tmp_path, tmp_path / "data")
     with pytest.raises(RankFailedError, match=r"UserError: monitoring\.samples\.prompts: .*'é'"):
         train(config, "monitoring.samples={prompts: [é], every_steps: 5}")

@@ -139,13 +139,13 @@ def test_a_resume_as_another_run_is_refused(tiny_dataset, tmp_path, override, me
 
 
 def test_a_changed_dataset_is_refused_by_name(tiny_dataset, tmp_path):
-    from gpt2dist.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import PreprocessingJob, prepare
 
     config = write_run(tmp_path, tiny_dataset)
     train(config, "run.stop_after_steps=3")
     corpus = tiny_dataset.parent / "corpus"
     other = tmp_path / "other"
-    prepare(Job((str(corpus),), str(tiny_dataset), other, val_fraction=0.2))
+    prepare(PreprocessingJob((str(corpus),), str(tiny_dataset), other, val_fraction=0.2))
     with pytest.raises(
         RankFailedError, match=rf"not what .*step-00000003 was trained on: {other} .* was not part of it"
     ):

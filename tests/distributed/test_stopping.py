@@ -12,36 +12,36 @@ from runs import metrics, train, train_here, write_run
 COMMON = ["batch.micro_batch_size=1", "model.dropout=0.1"]  # 8 / 2 / 1: four micro-batches a step
 
 
-def train_with_signal(config, overrides, rank, beat):
+def train_with_signal(config, overrides, rank, number):
     """One rank is signalled at one of its beats."""
-    from gpt2dist.training.stop import Pulse
+    from gpt2dist.training.stop import StopCoordinator
 
-    feel, count = Pulse.beat, iter(range(10**6))
+    poll, count = StopCoordinator.poll, iter(range(10**6))
 
-    def beat_and_signal(self):
-        if next(count) == beat and os.environ["RANK"] == str(rank):
+    def poll_and_signal(self):
+        if next(count) == number and os.environ["RANK"] == str(rank):
             os.kill(os.getpid(), signal.SIGTERM)
             while not self._signal.name:  # a thread notices it
                 pass
-        feel(self)
+        poll(self)
 
-    Pulse.beat = beat_and_signal
+    StopCoordinator.poll = poll_and_signal
     train_here(config, overrides)
 
 
 @pytest.mark.parametrize(
-    ("stage", "beat"),  # in the first step, and in the middle of the sixth
+    ("stage", "number"),  # in the first step, and in the middle of the sixth
     [(1, 0), (2, 1), (0, 21), (1, 21), (2, 21), (3, 21)],
 )
-def test_a_signal_to_one_rank_stops_all_within_a_micro_batch(tiny_dataset, tmp_path, stage, beat):
+def test_a_signal_to_one_rank_stops_all_within_a_micro_batch(tiny_dataset, tmp_path, stage, number):
     config = write_run(tmp_path, tiny_dataset)
     common = [*COMMON, f"zero.stage={stage}", "schedule.total_steps=8"]
     whole = train(config, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
     parts = [*common, f"run.output_dir={tmp_path}/parts"]
-    run_ranks(train_with_signal, 2, config, parts, 1, beat)
+    run_ranks(train_with_signal, 2, config, parts, 1, number)
     word = json.loads((tmp_path / "parts/stopped.json").read_text())
-    # Sent at one beat, heard at the next: the steps that were whole by then are done.
-    assert word == word | {"reason": "SIGTERM", "step": (beat + 1) // 4, "total_steps": 8}
+    # Sent at one number, heard at the next: the steps that were whole by then are done.
+    assert word == word | {"reason": "SIGTERM", "step": (number + 1) // 4, "total_steps": 8}
     resumed = train(config, *parts, world_size=2)
     assert metrics(resumed, "train/loss") == metrics(whole, "train/loss")
     assert not (resumed / "stopped.json").exists()

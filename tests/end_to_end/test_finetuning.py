@@ -9,7 +9,7 @@ import torch
 from ranks import run_ranks
 from runs import train, write_run
 
-from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
 
 STEPS = 120
@@ -40,7 +40,11 @@ def home(texts, tmp_path_factory):
     train_bpe([text for kind in texts for text in kind], 320).save(home / "tokenizer")
     for name, kind in zip(("general", "special"), texts, strict=True):
         (home / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in kind))
-        prepare(Job((str(home / f"{name}.jsonl"),), str(home / "tokenizer"), home / name, val_fraction=0.2))
+        prepare(
+            PreprocessingJob(
+                (str(home / f"{name}.jsonl"),), str(home / "tokenizer"), home / name, val_fraction=0.2
+            )
+        )
     train(write_run(home, home / "general"), "schedule.total_steps=250", "optimizer.lr=5e-3", "run.name=base")
     return home
 

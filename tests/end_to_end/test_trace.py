@@ -10,7 +10,7 @@ from runs import train, write_run
 from gpt2dist import cli
 from gpt2dist.commands.trace import load_plan, trace
 from gpt2dist.loading.loader import Loader
-from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
 from gpt2dist.training.setup import build_batcher
@@ -33,7 +33,9 @@ def run(tmp_path_factory):
     train_bpe(texts, 320).save(home / "tokenizer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks_module, "MIN_TASK_BYTES", 5000)
-        job = Job((str(home / "corpus"),), str(home / "tokenizer"), home / "dataset", val_fraction=0.1)
+        job = PreprocessingJob(
+            (str(home / "corpus"),), str(home / "tokenizer"), home / "dataset", val_fraction=0.1
+        )
         assert len(prepare(job).shards) > 10
     config = write_run(home, home / "dataset")
     return train(config, f"run.stop_after_steps={STEP}", "batch.micro_batch_size=2", world_size=2)

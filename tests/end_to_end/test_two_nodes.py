@@ -49,7 +49,7 @@ def command(launcher, node, run_file, *overrides, hosts=2):
     return nodes.on(node, [sys.executable, "-m", "gpt2dist", "launch", *options, "train", *words])
 
 
-class Job:
+class PreprocessingJob:
     """A run that both hosts have started."""
 
     def __init__(self, processes, outputs):
@@ -68,7 +68,7 @@ def job(launcher, run_file, *overrides):
     """Starts a run on both hosts."""
     with contextlib.ExitStack() as held:
         outputs = [held.enter_context(tempfile.NamedTemporaryFile("w")) for _ in range(2)]
-        yield Job(
+        yield PreprocessingJob(
             [
                 held.enter_context(started(command(launcher, node, run_file, *overrides), stderr=output))
                 for node, output in zip((1, 2), outputs, strict=True)

@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).with_name("cpu_loss.json")
 
 def golden_run(home: Path) -> Path:
     """A run on numbers from a fixed generator, character by character: no trained tokenizer is involved."""
-    from gpt2dist.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import PreprocessingJob, prepare
     from gpt2dist.tokenizer.tokenizer import train_char
 
     draw = random.Random(7)
@@ -29,7 +29,7 @@ def golden_run(home: Path) -> Path:
     )
     (home / "sums.txt").write_text(text)
     train_char([text]).save(home / "tokenizer")
-    prepare(Job((str(home / "sums.txt"),), str(home / "tokenizer"), home / "dataset"))
+    prepare(PreprocessingJob((str(home / "sums.txt"),), str(home / "tokenizer"), home / "dataset"))
     return train(write_run(home, home / "dataset"), "model.dropout=0.1", "zero.stage=1", world_size=2)
 
 

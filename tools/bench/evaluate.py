@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from gpt2dist.corpus import Reading
 from gpt2dist.distributed.world import join, leave
-from gpt2dist.evaluation import Setting, evaluate, lambada
+from gpt2dist.evaluation import EvaluationConfig, evaluate, lambada
 from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
 from gpt2dist.evaluation.model_forward import load_forward
 from gpt2dist.evaluation.perplexity import score
@@ -130,7 +130,7 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
 
     times = in_turns(args.rounds, ours=ours, harness=lambda: harness.rolling(documents))
     text = HeldOut.of_texts(documents, tokenizer)
-    setting = Setting(length, length, "end-of-text", per_document=True, batch_size=args.batch_size)
+    setting = EvaluationConfig(length, length, "end-of-text", per_document=True, batch_size=args.batch_size)
     result = evaluate(directory, text, setting, world)
     theirs = harness.task(documents, **ROLLING_TASK)
     print(f"{text.totals.documents} documents, {result['targets']:,} tokens, {length} positions, fp32")

@@ -7,11 +7,20 @@ from contextlib import suppress
 from itertools import chain
 
 from gpt2dist.corpus import documents
-from gpt2dist.corpus.documents import BadDocument, Document, Item, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.corpus.documents import (
+    BadDocumentError,
+    Document,
+    Item,
+    Items,
+    LongDocument,
+    Piece,
+    Reading,
+    Rejected,
+)
 from gpt2dist.corpus.files import Stream
 from gpt2dist.corpus.readers.fields import no_column
 from gpt2dist.corpus.readers.long_rows import UNCLOSED, cell_parts, wrong_number
-from gpt2dist.corpus.readers.records import Records
+from gpt2dist.corpus.readers.records import FileRecords
 from gpt2dist.corpus.utf8 import repair, repair_parts
 from gpt2dist.errors import UserError
 
@@ -37,7 +46,7 @@ class _Table:
     def __init__(self, piece: Piece, reading: Reading, stream: Stream):
         self.count = 0
         self._delimiter = DELIMITERS[piece.format]
-        self._records = Records(stream, b"\n")
+        self._records = FileRecords(stream, b"\n")
         self._lines = _Lines(self._records)
         self._reader = csv.reader(self._lines, delimiter=self._delimiter)
         header = self._header(piece)
@@ -55,7 +64,7 @@ class _Table:
                 self.count += 1
                 document = self._long_row()
                 yield document
-                with suppress(BadDocument):
+                with suppress(BadDocumentError):
                     deque(document.parts, maxlen=0)  # the next row begins behind them
                 continue
             except csv.Error as error:
@@ -109,7 +118,7 @@ class _Lines:
         ended: Whether the file ended within the row.
     """
 
-    def __init__(self, records: Records):
+    def __init__(self, records: FileRecords):
         self._records, self._source = records, iter(records)
         self.begin()
 

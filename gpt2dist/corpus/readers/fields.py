@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gpt2dist.corpus.documents import BadDocument
+from gpt2dist.corpus.documents import BadDocumentError
 from gpt2dist.corpus.utf8 import REPLACEMENT
 from gpt2dist.errors import UserError
 
@@ -15,17 +15,17 @@ def find_text(content: Any, name: str) -> str:
     """The string at `name` in an object; a key that is `name` with its dots goes before a nested one.
 
     Raises:
-        BadDocument: There is none.
+        BadDocumentError: There is none.
     """
     if not isinstance(content, dict):
-        raise BadDocument(f"not a JSON object but {type(content).__name__}")
+        raise BadDocumentError(f"not a JSON object but {type(content).__name__}")
     value: Any = content
     for key in [name] if name in content else name.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise BadDocument(no_field(name, list(content)))
+            raise BadDocumentError(no_field(name, list(content)))
         value = value[key]
     if not isinstance(value, str):
-        raise BadDocument(no_string(name, type(value).__name__))
+        raise BadDocumentError(no_string(name, type(value).__name__))
     return value
 
 

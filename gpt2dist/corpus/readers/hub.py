@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gpt2dist.corpus.documents import BadDocument, Items, Piece, Reading, Rejected, Source
+from gpt2dist.corpus.documents import BadDocumentError, Items, Piece, Reading, Rejected, Source
 from gpt2dist.corpus.formats import HUB_PREFIX
 from gpt2dist.corpus.readers.cells import document, spread
 from gpt2dist.corpus.readers.fields import find_text, no_column
@@ -95,7 +95,7 @@ def read_hub(piece: Piece, reading: Reading) -> Items:
             try:
                 text = find_text(row, name).encode()  # Arrow's strings have no lone surrogates
                 yield document(text, line, size)
-            except BadDocument as error:
+            except BadDocumentError as error:
                 yield Rejected(line, -1, size, str(error))
             size = 0
     return line

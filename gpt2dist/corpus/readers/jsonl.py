@@ -5,18 +5,18 @@ import sys
 
 import orjson
 
-from gpt2dist.corpus.documents import BadDocument, Document, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.corpus.documents import BadDocumentError, Document, Items, LongDocument, Piece, Reading, Rejected
 from gpt2dist.corpus.files import Stream
 from gpt2dist.corpus.readers.fields import find_text, mend
 from gpt2dist.corpus.readers.long_lines import text_parts
-from gpt2dist.corpus.readers.records import Records
+from gpt2dist.corpus.readers.records import FileRecords
 from gpt2dist.corpus.utf8 import REPLACEMENT
 
 
 def read_jsonl(piece: Piece, reading: Reading) -> Items:
     """Reads the lines that start in the piece; a blank one is no document."""
     with Stream(piece.path, piece.compression, max(piece.start - 1, 0)) as stream:
-        records = Records(stream, b"\n", piece.start, sys.maxsize if piece.compression else piece.end)
+        records = FileRecords(stream, b"\n", piece.start, sys.maxsize if piece.compression else piece.end)
         for line in records:
             if not isinstance(line, bytes):
                 parts = text_parts(line, reading.text_field)
@@ -25,7 +25,7 @@ def read_jsonl(piece: Piece, reading: Reading) -> Items:
                 try:
                     text, repaired = parse(line, reading.text_field)
                     yield Document(text, records.count, records.offset, records.take(), repaired)
-                except BadDocument as error:
+                except BadDocumentError as error:
                     yield Rejected(records.count, records.offset, records.take(), str(error))
         return records.count
 
@@ -34,7 +34,7 @@ def parse(line: bytes, text_field: str) -> tuple[bytes, bool]:
     """The text of a line in UTF-8, and whether it was repaired.
 
     Raises:
-        BadDocument: The line is not JSON, or has no text at that field.
+        BadDocumentError: The line is not JSON, or has no text at that field.
     """
     try:
         return find_text(orjson.loads(line), text_field).encode(), False
@@ -44,7 +44,7 @@ def parse(line: bytes, text_field: str) -> tuple[bytes, bool]:
     try:
         content = json.loads(decoded)
     except (ValueError, RecursionError) as error:
-        raise BadDocument(f"not JSON: {error}") from None
+        raise BadDocumentError(f"not JSON: {error}") from None
     text, repaired = mend(find_text(content, text_field))
     broken = REPLACEMENT.encode() in text and decoded.encode() != line
     return text, repaired or broken

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 
 import orjson
 
-from gpt2dist.corpus.documents import BadDocument
+from gpt2dist.corpus.documents import BadDocumentError
 from gpt2dist.corpus.readers.fields import mend, no_field, no_string
 from gpt2dist.corpus.utf8 import complete, repair
 
@@ -34,20 +34,20 @@ def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, Non
     """The text of a line that comes in chunks; returns whether it was repaired.
 
     Raises:
-        BadDocument: The line is not JSON, or has no text at that field.
+        BadDocumentError: The line is not JSON, or has no text at that field.
     """
     scan = _Scanner(chunks)
     first = scan.peek()
     if first != b"{":
         scan.skip()
-        raise BadDocument(f"not a JSON object but {_KINDS.get(first, 'a number')}")
+        raise BadDocumentError(f"not a JSON object but {_KINDS.get(first, 'a number')}")
     first_key, *rest = text_field.split(".")
     there: list[str] = []
     repaired = yield from _find(scan, {first_key: rest, text_field: []}, text_field, there)
     if scan.peek():
         raise scan.fail("more after the object")
     if repaired is None:
-        raise BadDocument(no_field(text_field, there))
+        raise BadDocumentError(no_field(text_field, there))
     return repaired
 
 
@@ -63,12 +63,14 @@ def _find(
             scan.skip()
             continue
         if found:
-            raise BadDocument(f"field {text_field!r} is there twice, which is refused in a line of this length")
+            raise BadDocumentError(
+                f"field {text_field!r} is there twice, which is refused in a line of this length"
+            )
         found, rest = key, wanted[key]
         first = scan.peek()
         if not rest and first != b'"':
             scan.skip()
-            raise BadDocument(no_string(text_field, _KINDS.get(first, "a number")))
+            raise BadDocumentError(no_string(text_field, _KINDS.get(first, "a number")))
         if not rest:
             repaired = yield from scan.text()
         elif first == b"{":
@@ -87,8 +89,8 @@ class _Scanner:
         self._at = 0
         self._before = 0  # bytes dropped before the data
 
-    def fail(self, what: str) -> BadDocument:
-        return BadDocument(f"not JSON: {what} at byte {self._before + self._at} of the line")
+    def fail(self, what: str) -> BadDocumentError:
+        return BadDocumentError(f"not JSON: {what} at byte {self._before + self._at} of the line")
 
     def peek(self) -> bytes:
         """The next byte that is no white space, b"" at the end."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from enum import Enum, auto
 
-from gpt2dist.corpus.documents import BadDocument
+from gpt2dist.corpus.documents import BadDocumentError
 
 UNCLOSED = "a quote that is never closed"
 
@@ -23,7 +23,7 @@ def cell_parts(lines: Iterator[Iterator[bytes]], column: int, columns: int, deli
         delimiter: What stands between cells.
 
     Raises:
-        BadDocument: The row has another number of cells, or does not end.
+        BadDocumentError: The row has another number of cells, or does not end.
     """
     row = _Row(column, delimiter)
     for line in lines:
@@ -34,10 +34,10 @@ def cell_parts(lines: Iterator[Iterator[bytes]], column: int, columns: int, deli
             yield from row.feed(data.removesuffix(held))
         if not row.quoted:
             if row.cell + 1 != columns:
-                raise BadDocument(wrong_number(row.cell + 1, columns))
+                raise BadDocumentError(wrong_number(row.cell + 1, columns))
             return
         yield from row.feed(held + b"\n")
-    raise BadDocument(UNCLOSED)
+    raise BadDocumentError(UNCLOSED)
 
 
 class _State(Enum):
@@ -82,7 +82,7 @@ class _Row:
         end = data.find(mark, at)
         text = data[at:] if end < 0 else data[at:end]
         if not self.quoted and b"\r" in text:
-            raise BadDocument("a carriage return outside quotes that ends no line")
+            raise BadDocumentError("a carriage return outside quotes that ends no line")
         if end >= 0:
             self._state = _State.CLOSING if self.quoted else _State.START
             self.cell += mark == self._delimiter

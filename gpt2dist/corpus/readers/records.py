@@ -7,7 +7,7 @@ from gpt2dist.corpus import documents, files
 from gpt2dist.corpus.files import Stream
 
 
-class Records:
+class FileRecords:
     """The records of a file that start in [start, end), the last one read to its end.
 
     A separator ends a record and is no part of it; after the last record there need be none. A byte-order mark of

@@ -4,7 +4,7 @@ from itertools import chain
 
 from gpt2dist.corpus.documents import Document, Items, LongDocument, Piece, Reading, Rejected
 from gpt2dist.corpus.files import Stream
-from gpt2dist.corpus.readers.records import Records
+from gpt2dist.corpus.readers.records import FileRecords
 from gpt2dist.corpus.utf8 import repair, repair_parts
 
 _HEAD_BYTES = 8192
@@ -16,7 +16,7 @@ def read_text(piece: Piece, reading: Reading) -> Items:
     """Reads the documents of a file; a file that ends with a separator has no empty document behind it."""
     separator = reading.document_separator.encode() if reading.document_separator else None
     with Stream(piece.path, piece.compression) as stream:
-        records = Records(stream, separator)
+        records = FileRecords(stream, separator)
         for record in records:
             head = record if isinstance(record, bytes) else next(record)
             if b"\0" in head[:_HEAD_BYTES]:

@@ -19,7 +19,7 @@ import yaml
 
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.submissions import CONFIG, SCRIPT
-from gpt2dist.submission.job import Job, Work, require_positive
+from gpt2dist.submission.job import SchedulerJob, Work, require_positive
 from gpt2dist.submission.template import common_values, read, render
 
 SAVE_SECONDS = 300
@@ -86,14 +86,14 @@ class Kubernetes:
             found[claim] = Path(path)
         return found
 
-    def files(self, job: Job) -> dict[str, str]:
+    def files(self, job: SchedulerJob) -> dict[str, str]:
         """The manifest, by its name."""
         template, values = yaml.safe_load_all(read("kubernetes/manifest.yaml")), self._values(job)
         documents = [_without_nothing(_filled(each, values)) for each in template]
         text = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=114)
         return {MANIFEST: f"# {job.title}\n# Made by `gpt2dist submit`. By hand: {self.command(job)}\n{text}"}
 
-    def _values(self, job: Job) -> dict[str, Any]:
+    def _values(self, job: SchedulerJob) -> dict[str, Any]:
         """What stands in the manifest for each name in the template."""
         files = {SCRIPT: _script(job)}
         if job.work.config:
@@ -126,11 +126,11 @@ class Kubernetes:
             ],
         }
 
-    def command(self, job: Job) -> str:
+    def command(self, job: SchedulerJob) -> str:
         """The command that submits the job."""
         return shlex.join(["kubectl", "create", "-f", str(job.record / MANIFEST)])
 
-    def submit(self, job: Job) -> list[str]:
+    def submit(self, job: SchedulerJob) -> list[str]:
         """Submits the job; returns its name.
 
         Raises:
@@ -145,7 +145,7 @@ class Kubernetes:
             raise RunError(f"kubectl refused {job.record / MANIFEST} (exit code {done.returncode}): {said}")
         return [name_of(job)]
 
-    def how_to_follow(self, job: Job, names: list[str]) -> str:
+    def how_to_follow(self, job: SchedulerJob, names: list[str]) -> str:
         """What to type to watch and to stop a job."""
         kubectl = f"kubectl --namespace {self.namespace}" if self.namespace else "kubectl"
         manifest = shlex.quote(str(job.record / MANIFEST))
@@ -156,7 +156,7 @@ class Kubernetes:
   {self.command(job)}          goes on"""
 
 
-def name_of(job: Job) -> str:
+def name_of(job: SchedulerJob) -> str:
     """What Kubernetes calls a job: begins with a letter, and differs for each submission."""
     plain = re.sub(r"[^a-z0-9]+", "-", job.work.name.lower()).strip("-")
     if not plain[:1].isalpha():
@@ -165,7 +165,7 @@ def name_of(job: Job) -> str:
     return f"{plain[:36].rstrip('-')}-{job.record.name}-{place}"
 
 
-def _script(job: Job) -> str:
+def _script(job: SchedulerJob) -> str:
     """What each pod runs."""
     values = common_values(dataclasses.replace(job, record=CONFIGURATION))
     command = "{python} -m gpt2dist {words}"

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.submissions import SCRIPT
-from gpt2dist.submission.job import Job, Work, require_positive
+from gpt2dist.submission.job import SchedulerJob, Work, require_positive
 from gpt2dist.submission.template import common_values, render
 
 SAVE_SECONDS = 300
@@ -74,7 +74,7 @@ class Slurm:
             return 0
         return SAVE_SECONDS if self.save_seconds is None else self.save_seconds
 
-    def files(self, job: Job) -> dict[str, str]:
+    def files(self, job: SchedulerJob) -> dict[str, str]:
         """The scripts, by their names."""
         if job.work.verb != "preprocess":
             return {SCRIPT: self._render("launch.sh", job, SCRIPT, "job-%j")}
@@ -89,7 +89,7 @@ class Slurm:
             FINISH: self._render("preprocess.sh", job, FINISH, "finish-%j", part=" --finish"),
         }
 
-    def _render(self, template: str, job: Job, file: str, log: str, *options: str, **values: str) -> str:
+    def _render(self, template: str, job: SchedulerJob, file: str, log: str, *options: str, **values: str) -> str:
         """A script.
 
         Args:
@@ -113,7 +113,7 @@ class Slurm:
         values["ending"] = render(f"slurm/ending-{job.work.verb}.sh", values).rstrip()
         return render(f"slurm/{template}", values)
 
-    def _directives(self, job: Job, log: str, options: Iterable[str]) -> Iterable[str]:
+    def _directives(self, job: SchedulerJob, log: str, options: Iterable[str]) -> Iterable[str]:
         quote = shlex.quote
         yield f"--job-name={quote(job.work.name)}"
         yield f"--nodes={job.nodes}"
@@ -133,7 +133,7 @@ class Slurm:
         yield from options
         yield from self.options
 
-    def _container(self, job: Job) -> str:
+    def _container(self, job: SchedulerJob) -> str:
         """Words of srun for pyxis, with a blank behind; empty without an image."""
         if not self.container_image:
             return ""
@@ -145,14 +145,14 @@ class Slurm:
         ]
         return shlex.join(words) + " "
 
-    def command(self, job: Job) -> str:
+    def command(self, job: SchedulerJob) -> str:
         """The command that submits the job."""
         first = shlex.join(["sbatch", "--parsable", str(job.script)])
         if job.tasks == 1:
             return first
         return f'sbatch --parsable --dependency=afterok:"$({first})" {DROPPED} {shlex.quote(_finish(job))}'
 
-    def submit(self, job: Job) -> list[int]:
+    def submit(self, job: SchedulerJob) -> list[int]:
         """Submits the job; returns its number, and that of the job that finishes an array.
 
         Raises:
@@ -169,7 +169,7 @@ class Slurm:
         except RunError as error:
             raise RunError(f"{error}; job {number} is submitted and does the parts") from None
 
-    def how_to_follow(self, job: Job, numbers: list[int]) -> str:
+    def how_to_follow(self, job: SchedulerJob, numbers: list[int]) -> str:
         """What to type to watch and to stop a job."""
         number, *finish = numbers
         if finish:
@@ -196,7 +196,7 @@ DROPPED = "--kill-on-invalid-dep=yes"
 """A job whose condition cannot come about any more leaves the queue."""
 
 
-def _finish(job: Job) -> str:
+def _finish(job: SchedulerJob) -> str:
     return str(job.record / FINISH)
 
 
@@ -216,7 +216,7 @@ def _sbatch(*words: str) -> int:
     return int(number)
 
 
-def log_pattern(job: Job, name: str) -> str:
+def log_pattern(job: SchedulerJob, name: str) -> str:
     """Where Slurm writes; `name` may hold its patterns, such as %j for the number of the job."""
     return str(job.record).replace("%", "%%") + f"/{name}.log"
 

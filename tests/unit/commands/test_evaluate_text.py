@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["abc abd, abe. " * 40, "fgh", "i", " jkl abc\nfed " * 7 + " "]
@@ -42,7 +42,7 @@ def nll_of(model, tokens):
 def test_the_same_texts_as_files_and_as_a_dataset_score_the_same(
     evaluate, corpus, small_model, tmp_path, options
 ):
-    prepare(Job((str(corpus),), str(small_model), tmp_path / "dataset"))
+    prepare(PreprocessingJob((str(corpus),), str(small_model), tmp_path / "dataset"))
     of_files = evaluate("--text", corpus, *options)
     of_dataset = evaluate("--data", tmp_path / "dataset", *options)
     for name in ("nll_sum", "targets", "bytes", "words", "documents", "windows", "tokenizer", "bits_per_byte"):

@@ -12,7 +12,7 @@ from gpt2dist.training import watchdog
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_rank_ends_with_its_launcher_from_the_first_moment(monkeypatch, tmp_path, ranks):
     asked = []
-    monkeypatch.setattr(watchdog, "end_with_launcher", lambda: asked.append(True))
+    monkeypatch.setattr(watchdog, "exit_with_parent", lambda: asked.append(True))
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
     with pytest.raises(UserError, match=r"nowhere\.yaml"):
         train.start(tmp_path / "nowhere.yaml", [])

@@ -14,7 +14,7 @@ from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.provenance import StreamDocuments
 from gpt2dist.errors import UserError
 from gpt2dist.loading.token_stream import TokenStream
-from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
 
@@ -31,7 +31,7 @@ def home(tmp_path_factory):
     ]
     (home / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     train_bpe(texts, 330).save(home / "tokenizer")
-    prepare(Job((str(home / "a.jsonl"),), str(home / "tokenizer"), home / "ours"))
+    prepare(PreprocessingJob((str(home / "a.jsonl"),), str(home / "tokenizer"), home / "ours"))
     return home
 
 

@@ -9,7 +9,7 @@ from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
 from gpt2dist.loading.token_stream import TokenStream
-from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe, train_char
 
 TEXTS = [
@@ -53,7 +53,11 @@ def documents_of(windows_of):
 
 def test_texts_are_what_preprocess_makes_of_them(tokenizer, corpus, tmp_path):
     tokenizer.save(tmp_path / "tokenizer")
-    prepare(Job((str(corpus),), str(tmp_path / "tokenizer"), tmp_path / "dataset", reading=Reading("body")))
+    prepare(
+        PreprocessingJob(
+            (str(corpus),), str(tmp_path / "tokenizer"), tmp_path / "dataset", reading=Reading("body")
+        )
+    )
     dataset = HeldOut.of_dataset(Manifest.load(tmp_path / "dataset"), "train")
     texts = HeldOut.of_texts(read_texts([str(corpus)], Reading("body")), tokenizer)
     assert sorted(tokens_of(texts)) == sorted(tokens_of(dataset))

@@ -11,7 +11,7 @@ from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.verify import token_bytes, verify
 from gpt2dist.errors import UserError
-from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.tokenizer.tokenizer import train_bpe
 
@@ -26,7 +26,9 @@ def whole(tmp_path_factory):
     train_bpe(texts, 300).save(home / "tokenizer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks_module, "MIN_TASK_BYTES", 3000)
-        job = Job((str(home / "a.jsonl"),), str(home / "tokenizer"), home / "dataset", val_fraction=0.2)
+        job = PreprocessingJob(
+            (str(home / "a.jsonl"),), str(home / "tokenizer"), home / "dataset", val_fraction=0.2
+        )
         prepare(dataclasses.replace(job, max_bad_fraction=0.1, shard_tokens=800))
     return home / "dataset"
 

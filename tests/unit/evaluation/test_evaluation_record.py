@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.results import Record
+from gpt2dist.evaluation.results import EvaluationResults
 from gpt2dist.monitoring.tensorboard import TensorBoard
 
 CONDITIONS = {"data": "d" * 64, "stride": 16, "prefix": "none"}
@@ -18,7 +18,7 @@ RESULT = {
 
 @pytest.fixture
 def record(tmp_path):
-    return Record(tmp_path / "run", "val")
+    return EvaluationResults(tmp_path / "run", "val")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a/"])
 def test_a_name_is_that_of_a_directory(tmp_path, name):
     with pytest.raises(UserError, match="cannot be the name of a directory; give a plain word"):
-        Record(tmp_path, name)
+        EvaluationResults(tmp_path, name)
 
 
 def test_results_are_in_the_order_of_their_steps_whatever_their_number_of_digits(record, tmp_path):

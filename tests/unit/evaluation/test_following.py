@@ -16,7 +16,7 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import watch
-from gpt2dist.evaluation.results import Record
+from gpt2dist.evaluation.results import EvaluationResults
 from gpt2dist.evaluation.watch import checkpoints_to_score
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.gpt2 import LanguageModel, load_pretrained, write_huggingface_config
@@ -34,7 +34,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def record(run):
-    return Record(run, "val")
+    return EvaluationResults(run, "val")
 
 
 def save(run, step, seed=0, total=None):

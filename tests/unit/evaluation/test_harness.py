@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.distributed.world import World
-from gpt2dist.evaluation import Setting, evaluate, lambada
+from gpt2dist.evaluation import EvaluationConfig, evaluate, lambada
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -17,7 +17,7 @@ if importlib.util.find_spec("lm_eval") is None:
 
 CONTEXT = 32
 ALONE = World(0, 0, 1, torch.device("cpu"))
-AS_HARNESS = Setting(stride=CONTEXT, prefix="end-of-text", per_document=True, batch_size=3)
+AS_HARNESS = EvaluationConfig(stride=CONTEXT, prefix="end-of-text", per_document=True, batch_size=3)
 AGREED = 1e-4  # relative
 
 KNOWN = "abc def ghi"

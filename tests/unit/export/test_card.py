@@ -9,7 +9,7 @@ from small_models import make_model
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.publishing.card import model_card
 from gpt2dist.publishing.exporter import export
-from gpt2dist.publishing.origin import Origin
+from gpt2dist.publishing.origin import ModelProvenance
 from gpt2dist.tokenizer.tokenizer import train_bpe, train_char
 
 
@@ -18,7 +18,7 @@ def publish(tmp_path):
     """Exports with a card: `publish(source)` is the directory."""
 
     def call(source, results=(), name="tiny words", license=None):
-        origin = Origin.read(source, results)
+        origin = ModelProvenance.read(source, results)
         output = tmp_path / "published"
         export(source, output, "float32", lambda out: model_card(name, output.name, origin, out, license))
         return output

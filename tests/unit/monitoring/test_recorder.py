@@ -1,12 +1,12 @@
 import pytest
 from test_trackers import Diary
 
-from gpt2dist.monitoring.recorder import Recorder
+from gpt2dist.monitoring.recorder import MetricsRecorder
 from gpt2dist.run.metrics_file import read
 
 
-def recorder(run, diary, step=0, observed=True):
-    return Recorder(run, step, observed, {"diary": lambda: diary}, {"optimizer.lr": 0.1})
+def recorder(run, diary, step=0, evaluation_done=True):
+    return MetricsRecorder(run, step, evaluation_done, {"diary": lambda: diary}, {"optimizer.lr": 0.1})
 
 
 def test_the_file_and_the_trackers_get_the_same(tmp_path):
@@ -28,7 +28,7 @@ def test_a_run_that_goes_on_hands_over_its_history_cut_back(tmp_path):
             record.write(step, 0.0, {"train/loss": float(step)})
         record.write(3, 0.0, {"eval/val/loss": 1.0})
     after = Diary()
-    with recorder(tmp_path, after, step=3, observed=False) as record:
+    with recorder(tmp_path, after, step=3, evaluation_done=False) as record:
         record.write(3, 0.0, {"eval/val/loss": 1.5})
     (_, _, _, history), *calls = after.calls
     assert [(line["step"], line["train/loss"]) for line in history] == [(1, 1.0), (2, 2.0), (3, 3.0)]

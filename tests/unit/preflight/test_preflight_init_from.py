@@ -159,12 +159,12 @@ def tokenizers():
 @pytest.fixture
 def on_real_tokens(run_file, tmp_path, tokenizers):
     """The run on a dataset that was made with the first tokenizer."""
-    from gpt2dist.preprocessing import Job, prepare
+    from gpt2dist.preprocessing import PreprocessingJob, prepare
 
     tokenizers[0].save(tmp_path / "tokenizer")
     (tmp_path / "text.txt").write_text("the cat sat on the mat " * 400)
     dataset = tmp_path / "real"
-    prepare(Job((str(tmp_path / "text.txt"),), str(tmp_path / "tokenizer"), dataset))
+    prepare(PreprocessingJob((str(tmp_path / "text.txt"),), str(tmp_path / "tokenizer"), dataset))
     data = f"data={{train: [{{path: {dataset}}}], sequence_length: 32}}"
 
     def with_model(model, *keys):

@@ -7,16 +7,16 @@ import torch
 
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.shape import PRESETS, Shape
-from gpt2dist.preflight.memory import Setting, estimate, total
+from gpt2dist.preflight.memory import MemoryInputs, estimate, total
 
 SMALL = Shape(n_layer=4, n_head=4, n_embd=64, context_length=128, vocab_size=512)
 
 
-def part(setting: Setting, name: str):
+def part(setting: MemoryInputs, name: str):
     return next(each for each in estimate(setting) if each.name == name)
 
 
-def kept_by_autograd(setting: Setting) -> int:
+def kept_by_autograd(setting: MemoryInputs) -> int:
     """Bytes that are saved for the backward pass, weights left out."""
     model = LanguageModel(
         setting.shape,
@@ -51,7 +51,7 @@ def kept_by_autograd(setting: Setting) -> int:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast_bf16"])
 def test_activations_are_what_autograd_keeps(precision, attention, checkpointing):
-    setting = Setting(
+    setting = MemoryInputs(
         SMALL,
         sequence_length=128,
         micro_batch_size=4,
@@ -69,7 +69,7 @@ PARAMETERS = 124_439_808 + 47 * 768  # with the padding of the vocabulary
 
 
 def test_gpt2_by_hand():
-    setting = Setting(GPT2, 1024, micro_batch_size=20, world_size=8, stage=1, precision="bf16")
+    setting = MemoryInputs(GPT2, 1024, micro_batch_size=20, world_size=8, stage=1, precision="bf16")
     unit = 20 * 1024 * 768
     assert {each.name: each.device for each in estimate(setting)} == {
         "weights": 2 * PARAMETERS,
@@ -105,12 +105,12 @@ def test_gpt2_by_hand():
     ],
 )
 def test_what_each_choice_changes(changes, name, expected):
-    setting = dataclasses.replace(Setting(GPT2, 1024, micro_batch_size=1, world_size=8), **changes)
+    setting = dataclasses.replace(MemoryInputs(GPT2, 1024, micro_batch_size=1, world_size=8), **changes)
     assert part(setting, name).device == expected
 
 
 def test_what_is_offloaded_is_on_the_host_unless_it_is_on_a_disk():
-    setting = Setting(GPT2, 1024, 1, world_size=8, stage=3, precision="bf16", offload_optimizer="cpu")
+    setting = MemoryInputs(GPT2, 1024, 1, world_size=8, stage=3, precision="bf16", offload_optimizer="cpu")
     assert part(setting, "optimizer").host == (12 + 4) * PARAMETERS / 8
     assert part(setting, "gradients").host == 4 * PARAMETERS / 8
     on_disk = dataclasses.replace(setting, offload_optimizer="nvme")
@@ -118,5 +118,5 @@ def test_what_is_offloaded_is_on_the_host_unless_it_is_on_a_disk():
 
 
 def test_without_large_logits_the_backward_pass_of_a_block_is_the_largest_moment():
-    setting = Setting(GPT2, 1024, 32, precision="bf16", loss="chunked", activation_checkpointing=True)
+    setting = MemoryInputs(GPT2, 1024, 32, precision="bf16", loss="chunked", activation_checkpointing=True)
     assert part(setting, "one block").device == (8 * 2 + 32) * 32 * 1024 * 768

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gpt2dist.submission.job import Job, Work
+from gpt2dist.submission.job import SchedulerJob, Work
 from gpt2dist.submission.schedulers import slurm
 from gpt2dist.submission.schedulers.kubernetes import Kubernetes
 from gpt2dist.submission.schedulers.local import Local
@@ -51,7 +51,7 @@ CORPUS = Work(
     records=Path("/data/web.submission"),
     paths=(Path("/home/me/dumps"), Path("/data")),
 )
-JOB = Job(
+JOB = SchedulerJob(
     TRAINING,
     record=RUN / "submission/001",
     directory=Path("/home/me"),
@@ -99,7 +99,7 @@ FILES = {
 }
 
 
-def of_pods(job: Job) -> str:
+def of_pods(job: SchedulerJob) -> str:
     """What the pods of a job run."""
     return next(yaml.safe_load_all(CLUSTER.files(job)["job.yaml"]))["data"]["job.sh"]
 

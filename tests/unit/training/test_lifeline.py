@@ -74,8 +74,8 @@ ORPHAN = """
 import subprocess, sys, time
 child = '''
 import os, signal, sys, time
-from gpt2dist.training.watchdog import end_with_launcher
-end_with_launcher()
+from gpt2dist.training.watchdog import exit_with_parent
+exit_with_parent()
 signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"told" + bytes([10])), sys.exit()))  # print may be at work
 print("ready", flush=True)
 time.sleep(60)

@@ -5,7 +5,7 @@ import pytest
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
-from gpt2dist.training.resume_checks import data_order, dataset_changes, datasets_of, require_same_run
+from gpt2dist.training.resume_checks import check_resumable, data_order, dataset_changes, datasets_of
 
 RUN = """
 model: {n_layer: 1, n_head: 1, n_embd: 8, context_length: 8}
@@ -33,7 +33,7 @@ def state(run_file) -> TrainerState:
         consumed_samples=24,
         consumed_tokens=192,
         updates=3,
-        observed=True,
+        evaluation_done=True,
         lr=0.1,
         loss_scaler={},
         history={},
@@ -56,7 +56,7 @@ def write_config(checkpoint, shape, **options) -> None:
 
 def go_on(run_file, state, *overrides: str) -> None:
     config, plan = resolve(run_file, list(overrides), 1)
-    require_same_run(run_file.parent / "step-3", state, config, plan)
+    check_resumable(run_file.parent / "step-3", state, config, plan)
 
 
 def train(home, **weights: float) -> str:

@@ -6,26 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2dist.training.optimizer import VetoedAdamW
-from gpt2dist.training.skip_step import HISTORY, LEAST_HISTORY, Guard
+from gpt2dist.training.optimizer import SkipStepAdamW
+from gpt2dist.training.skip_step import HISTORY, LEAST_HISTORY, SpikeDetector
 
 CPU = torch.device("cpu")
 
 
-def judge(guard, loss, norm=1.0):
-    return bool(guard.judge(torch.tensor(loss), torch.tensor(norm)))
+def should_skip(spike_detector, loss, norm=1.0):
+    return bool(spike_detector.should_skip(torch.tensor(loss), torch.tensor(norm)))
 
 
 @pytest.mark.parametrize("sigma", [None, 6.0])
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (3.0, math.nan), (3.0, math.inf)])
 def test_what_is_not_finite_is_left_out(sigma, loss, norm):
-    assert judge(Guard(sigma, CPU), loss, norm)
+    assert should_skip(SpikeDetector(sigma, CPU), loss, norm)
 
 
 def test_without_sigma_any_finite_step_is_good():
-    guard = Guard(None, CPU)
-    assert not any(judge(guard, loss, norm) for loss, norm in [(3.0, 1.0)] * 50 + [(1e9, 1e9)])
-    assert guard.state() == {}
+    spike_detector = SpikeDetector(None, CPU)
+    assert not any(should_skip(spike_detector, loss, norm) for loss, norm in [(3.0, 1.0)] * 50 + [(1e9, 1e9)])
+    assert spike_detector.state() == {}
 
 
 def by_hand(values, sigma):
@@ -47,8 +47,8 @@ def test_spikes_are_those_of_a_plain_loop_and_do_not_enter_the_history():
     values = np.stack([3 + 0.1 * draw.standard_normal(400), 1 + 0.2 * draw.standard_normal(400)], axis=1)
     values[[10, 50, 51, 52, 200, 390], 0] += 2  # the first while the history is too short
     values[[120, 300], 1] += 5
-    guard = Guard(4.0, CPU)
-    verdicts = [judge(guard, *pair) for pair in values]
+    spike_detector = SpikeDetector(4.0, CPU)
+    verdicts = [should_skip(spike_detector, *pair) for pair in values]
     assert verdicts == by_hand(values, 4.0)
     assert [i for i in (10, 50, 51, 52, 120, 200, 300, 390) if verdicts[i]] == [50, 51, 52, 120, 200, 300, 390]
 
@@ -56,36 +56,36 @@ def test_spikes_are_those_of_a_plain_loop_and_do_not_enter_the_history():
 def test_a_resumed_guard_judges_alike():
     draw = np.random.default_rng(1)
     values = 3 + 0.1 * draw.standard_normal((300, 2))
-    one, before = Guard(2.0, CPU), Guard(2.0, CPU)
-    expected = [judge(one, *pair) for pair in values]
-    first = [judge(before, *pair) for pair in values[:150]]
-    after = Guard(2.0, CPU)
+    one, before = SpikeDetector(2.0, CPU), SpikeDetector(2.0, CPU)
+    expected = [should_skip(one, *pair) for pair in values]
+    first = [should_skip(before, *pair) for pair in values[:150]]
+    after = SpikeDetector(2.0, CPU)
     after.load_state(before.state())
-    assert first + [judge(after, *pair) for pair in values[150:]] == expected
+    assert first + [should_skip(after, *pair) for pair in values[150:]] == expected
     assert any(expected)
 
 
 def test_a_run_that_begins_to_look_for_spikes_begins_without_a_past():
-    guard = Guard(6.0, CPU)
-    guard.load_state({})
-    assert not judge(guard, 3.0)
+    spike_detector = SpikeDetector(6.0, CPU)
+    spike_detector.load_state({})
+    assert not should_skip(spike_detector, 3.0)
 
 
 def test_a_vetoed_update_changes_nothing():
     weight = torch.nn.Parameter(torch.ones(5))
-    adam = VetoedAdamW([weight], lr=0.1, weight_decay=0.1, fused=True)
-    veto = torch.zeros(())
-    adam.veto = lambda: veto
+    adam = SkipStepAdamW([weight], lr=0.1, weight_decay=0.1, fused=True)
+    should_skip = torch.zeros(())
+    adam.should_skip = lambda: should_skip
     weight.grad = torch.full((5,), 0.5)
     adam.step()
     kept = {key: value.clone() for key, value in adam.state[weight].items()} | {"weight": weight.detach().clone()}
     weight.grad = torch.full((5,), math.nan)
-    veto.fill_(1.0)
+    should_skip.fill_(1.0)
     adam.step()
     now = adam.state[weight] | {"weight": weight.detach()}
     assert all(torch.equal(now[key], value) for key, value in kept.items())
     assert kept["step"] == 1
-    veto.fill_(0.0)
+    should_skip.fill_(0.0)
     weight.grad = torch.full((5,), 0.5)
     adam.step()
     assert adam.state[weight]["step"] == 2 and not torch.equal(weight.detach(), kept["weight"])

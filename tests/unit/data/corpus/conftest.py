@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gpt2dist.corpus import BadDocument, LongDocument, Reading, Rejected, cut, discover, read
+from gpt2dist.corpus import BadDocumentError, LongDocument, Reading, Rejected, cut, discover, read
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def see(item):
         return Seen(item.text.decode(), item.line, item.offset, item.size, item.repaired)
     try:
         text = "".join([part.decode() for part in item.parts])  # each part is valid by itself
-    except BadDocument as error:
+    except BadDocumentError as error:
         return Seen(None, item.line, item.offset, item.size, reason=str(error), long=True)
     return Seen(text, item.line, item.offset, item.size, item.repaired, long=True)
 

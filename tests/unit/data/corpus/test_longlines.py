@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from gpt2dist.corpus import BadDocument
+from gpt2dist.corpus import BadDocumentError
 from gpt2dist.corpus.readers.jsonl import parse
 from gpt2dist.corpus.readers.long_lines import _RUN, text_parts
 
@@ -19,14 +19,14 @@ def scan(line, field, size):
             text += part
     except StopIteration as end:
         return text, end.value
-    except BadDocument:
+    except BadDocumentError:
         return None
 
 
 def expected(line, field):
     try:
         return parse(line, field)
-    except BadDocument:
+    except BadDocumentError:
         return None
 
 
@@ -143,13 +143,13 @@ def test_a_line_in_chunks_reads_as_in_one_go(seed):
     ids=lambda value: value[:40],
 )
 def test_bad_long_lines_say_why(line, reason):
-    with pytest.raises(BadDocument) as error:
+    with pytest.raises(BadDocumentError) as error:
         list(text_parts(iter([line.encode()]), "text"))
     assert str(error.value).startswith(reason)
 
 
 def test_a_long_line_with_a_nested_and_a_dotted_field_is_refused():
-    with pytest.raises(BadDocument, match=r"field 'a\.b' is there twice"):
+    with pytest.raises(BadDocumentError, match=r"field 'a\.b' is there twice"):
         list(text_parts(iter([b'{"a.b": "x", "a": {"b": "y"}}']), "a.b"))
 
 

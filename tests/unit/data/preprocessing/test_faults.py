@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.preprocessing.driver import prepare_part
 from gpt2dist.tokenizer.tokenizer import train_bpe
 
@@ -36,7 +36,7 @@ def home(tmp_path_factory):
 
 def job(home, output, **options):
     options = {"val_fraction": 0.1, "deduplicate": True} | options
-    return Job((str(home / "a.jsonl"),), str(home / "tokenizer"), Path(output), **options)
+    return PreprocessingJob((str(home / "a.jsonl"),), str(home / "tokenizer"), Path(output), **options)
 
 
 def command(home, output, *options):

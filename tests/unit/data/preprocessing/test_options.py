@@ -17,7 +17,7 @@ from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.errors import UserError
-from gpt2dist.preprocessing import Job, deduplication, driver, prepare
+from gpt2dist.preprocessing import PreprocessingJob, deduplication, driver, prepare
 from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.preprocessing import worker as worker_module
 from gpt2dist.tokenizer.encoder import REFERENCE
@@ -37,7 +37,7 @@ def write_lines(path, texts):
 
 
 def run(source, tokenizer, output, **options):
-    return prepare(Job((str(source),), str(tokenizer), Path(output), **options))
+    return prepare(PreprocessingJob((str(source),), str(tokenizer), Path(output), **options))
 
 
 def documents(manifest, split="train"):
@@ -258,7 +258,7 @@ def test_standard_input(tmp_path, tokenizer, monkeypatch):
     def read_stdin(data, output, **options):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         said = []
-        job = Job(("-",), str(tokenizer), tmp_path / output, max_bad_fraction=0.5, **options)
+        job = PreprocessingJob(("-",), str(tokenizer), tmp_path / output, max_bad_fraction=0.5, **options)
         return prepare(job, say=said.append), said
 
     manifest, _ = read_stdin(lines, "out")
@@ -274,9 +274,9 @@ def test_standard_input(tmp_path, tokenizer, monkeypatch):
     text, _ = read_stdin(b"one\n\ntwo", "text", format="text", reading=Reading(document_separator="\n\n"))
     assert documents(text) == ["one", "two"]
     with pytest.raises(UserError, match="-: standard input cannot be read together with other inputs"):
-        prepare(Job(("-", str(tmp_path)), str(tokenizer), tmp_path / "both"))
+        prepare(PreprocessingJob(("-", str(tmp_path)), str(tokenizer), tmp_path / "both"))
     with pytest.raises(UserError, match="--task-index: not with standard input"):
-        driver.prepare_part(Job(("-",), str(tokenizer), tmp_path / "part"), 0, 2)
+        driver.prepare_part(PreprocessingJob(("-",), str(tokenizer), tmp_path / "part"), 0, 2)
 
 
 def test_an_encoder_that_disagrees_is_told_of_and_replaced(tmp_path, tokenizer, monkeypatch):
@@ -284,7 +284,7 @@ def test_an_encoder_that_disagrees_is_told_of_and_replaced(tmp_path, tokenizer, 
     right = run(source, tokenizer, tmp_path / "right")
     monkeypatch.setattr(driver, "choose_encoder", lambda tokenizer, samples: (REFERENCE, "they disagree"))
     said = []
-    other = prepare(Job((str(source),), str(tokenizer), tmp_path / "other"), say=said.append)
+    other = prepare(PreprocessingJob((str(source),), str(tokenizer), tmp_path / "other"), say=said.append)
     assert said[0].startswith("WARNING: they disagree; going on with tokenizers")
     assert other.fingerprint == right.fingerprint
 

@@ -14,7 +14,7 @@ import pytest
 
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
-from gpt2dist.preprocessing import Job, prepare
+from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, import_gpt2, train_bpe
 
@@ -55,7 +55,7 @@ def random_texts(count, seed):
 
 def prepared(home, texts, tokenizer, **options):
     (home / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return prepare(Job((str(home / "a.jsonl"),), str(tokenizer), home / "dataset", **options))
+    return prepare(PreprocessingJob((str(home / "a.jsonl"),), str(tokenizer), home / "dataset", **options))
 
 
 @pytest.fixture(scope="module", params=["u16", "i32"])
@@ -121,7 +121,9 @@ def test_random_unicode_comes_back(tmp_path):
     assert decoded(manifest) == texts and manifest.repaired == 0
     for number, text in enumerate(texts[:400]):
         (tmp_path / f"{number:04d}.txt").write_text(text, encoding="utf-8", newline="")
-    job = Job((f"{tmp_path}/*.txt",), str(tmp_path / "tokenizer"), tmp_path / "files", max_bad_fraction=1)
+    job = PreprocessingJob(
+        (f"{tmp_path}/*.txt",), str(tmp_path / "tokenizer"), tmp_path / "files", max_bad_fraction=1
+    )
     kept = [text.removeprefix("\ufeff") for text in texts[:400] if "\0" not in text]
     assert decoded(prepare(job)) == [text for text in kept if text]
 

@@ -16,7 +16,7 @@ from gpt2dist.corpus import discover
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.preprocessing import Job, assembly, driver, prepare
+from gpt2dist.preprocessing import PreprocessingJob, assembly, driver, prepare
 from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.preprocessing.tasks import plan_tasks
 from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, import_gpt2, train_bpe, train_char
@@ -47,7 +47,7 @@ def corpus(tmp_path):
 
 
 def job(corpus, tokenizer, output, **options):
-    return Job(inputs=(str(corpus),), tokenizer=str(tokenizer), output=Path(output), **options)
+    return PreprocessingJob(inputs=(str(corpus),), tokenizer=str(tokenizer), output=Path(output), **options)
 
 
 def content(directory):
