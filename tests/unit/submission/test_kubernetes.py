@@ -15,7 +15,7 @@ from gpt2dist.submission.job import SchedulerJob, Work
 from gpt2dist.submission.schedulers.kubernetes import Kubernetes, name_of
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "golden/kubernetes/v1.31.json").read_text())
-KINDS = {"ConfigMap": "core.v1.ConfigMap", "Service": "core.v1.Service", "SchedulerJob": "batch.v1.Job"}
+KINDS = {"ConfigMap": "core.v1.ConfigMap", "Service": "core.v1.Service", "Job": "batch.v1.Job"}
 RUN = Path("/data/runs/a")
 WORK = Work("evaluate", "a", ("runs/a", "--data", "d"), RUN / "submission", (RUN,), endless=True)
 JOB = SchedulerJob(WORK, RUN / "submission/001", Path("/data"), "python", nodes=2, gpus_per_node=8)
@@ -57,7 +57,7 @@ def test_every_object_is_one_that_kubernetes_knows(job, cluster):
 )
 def test_the_schema_refuses_what_kubernetes_would(path, value):
     """Else the test above would hold nothing."""
-    job = documents(JOB)["SchedulerJob"]
+    job = documents(JOB)["Job"]
     place = job
     for key in path[:-1]:
         place = place[key]
@@ -88,7 +88,7 @@ def test_the_pods_are_a_gang_with_gpus_shared_memory_and_time_to_save():
 
 
 def test_wrong_input_is_not_tried_again_and_a_stop_does_not_count():
-    spec = documents(JOB)["SchedulerJob"]["spec"]
+    spec = documents(JOB)["Job"]["spec"]
     assert [
         (rule["action"], rule.get("onExitCodes", {}).get("values")) for rule in spec["podFailurePolicy"]["rules"]
     ] == [
