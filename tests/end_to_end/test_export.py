@@ -68,7 +68,7 @@ def test_the_checkpoint_is_pruned_under_the_export(run, tmp_path):
 def test_an_interrupted_export_leaves_nothing(run, tmp_path):
     code = (
         "import os, signal, sys\n"
-        "from gpt2dist.export import exporter\n"
+        "from gpt2dist.publishing import exporter\n"
         "exporter.save_torch_model = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\n"
         "from gpt2dist.cli import main\n"
         f"sys.exit(main(['export', {str(run)!r}, '--output', {str(tmp_path / 'model')!r}]))\n"
