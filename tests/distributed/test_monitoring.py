@@ -68,7 +68,7 @@ def waits_in_the_loop(config, overrides):
         setattr(owner, name, counting)
 
     for owner, name, place in (
-        *((Trainer, "fit", "loop"), (Trainer, "_log", "log"), (Trainer, "_observe", "observe")),
+        *((Trainer, "fit", "loop"), (Trainer, "_log", "log"), (Trainer, "_evaluate_and_sample", "observe")),
         *((Trainer, "_save_if_due", "save"), (Engine, "train_step", "step")),
         *((CheckpointStore, "finish", "save"), (StopCoordinator, "close", "end")),
     ):
