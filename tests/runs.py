@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from ranks import run_ranks
+from safetensors import safe_open
 
 from gpt2dist.preflight import resolve
 
@@ -81,3 +82,12 @@ def metrics(run: Path, tag: str) -> list[float]:
     """The values of a tag in metrics.jsonl, in the order of the lines."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line[tag] for line in lines if tag in line]
+
+
+def weights_of(directory: Path) -> dict[str, list[float]]:
+    """Name → values, flat, of the weights in a model directory. Call it on a forked rank: it makes tensors."""
+    found = {}
+    for path in sorted(directory.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_tensor(name).flatten().tolist() for name in file.keys()}  # noqa: SIM118
+    return found

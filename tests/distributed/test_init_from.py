@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import RankFailedError, run_ranks
-from runs import metrics, train, write_run
+from runs import metrics, train, weights_of, write_run
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -99,15 +99,7 @@ def test_at_stage_3_the_ranks_need_not_divide_its_shapes(odd_dataset, tmp_path, 
     common = [OTHERS.replace("MODEL", str(tmp_path / "model")), *words]
     run_ranks(begin_without_a_step, world_size, config, common)
     started, given = tmp_path / "run/checkpoints/step-00000000", tmp_path / "model"
-    assert run_ranks(whole_weights, 1, started) == run_ranks(whole_weights, 1, given)
-
-
-def whole_weights(directory):
-    found = {}
-    for path in sorted(directory.glob("model*.safetensors")):
-        with safe_open(path, "pt") as file:
-            found |= {name: file.get_tensor(name).flatten().tolist() for name in file.keys()}  # noqa: SIM118
-    return found
+    assert run_ranks(weights_of, 1, started) == run_ranks(weights_of, 1, given)
 
 
 def test_a_model_with_a_padded_vocabulary_keeps_all_its_rows(tiny_dataset, tmp_path, vocab_size):

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from ranks import run_ranks
-from runs import metrics, train
-from safetensors import safe_open
+from runs import metrics, train, weights_of
 
 from gpt2dist import cli
 from gpt2dist.config import read
@@ -72,18 +71,9 @@ def test_the_checkpoint_scores_as_it_did(home):
         assert now[key] == then[key]
 
 
-def tensors(directory):
-    """Name → values, flat."""
-    found = {}
-    for path in sorted(directory.glob("model*.safetensors")):
-        with safe_open(path, "pt") as file:
-            found |= {name: file.get_tensor(name).flatten().tolist() for name in file.keys()}  # noqa: SIM118
-    return found
-
-
 def test_the_checkpoint_is_exported(home):
     gpt2dist("export", "run", "--output", "model")
-    exported, saved = run_ranks(tensors, 1, home / "model")[0], run_ranks(tensors, 1, checkpoint(home))[0]
+    exported, saved = run_ranks(weights_of, 1, home / "model")[0], run_ranks(weights_of, 1, checkpoint(home))[0]
     assert exported == saved and len(saved) == 28
     assert "golden" in (home / "model/README.md").read_text()
 
