@@ -24,7 +24,7 @@ help:
 	@echo "make test-all                     with those of whole jobs that take minutes"
 	@echo "make check                        formatting, lint, types and tests"
 	@echo "make clean                        removes what quickstart made (data/, runs/), keeps .venv"
-	@echo "PYTHON=python3.12 before or behind any of them names the interpreter of .venv"
+	@echo "PYTHON=python3.12, given to any of them, names the interpreter of .venv"
 
 # The pinned set of packages; installed afresh when it changes.
 $(READY): pyproject.toml constraints.txt

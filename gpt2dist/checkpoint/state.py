@@ -24,7 +24,7 @@ class TrainerState:
         evaluation_done: Whether the evaluation and samples that were due after this step, if any, were finished.
         lr: Learning rate of the last step.
         loss_scaler: The fp16 loss scaler; empty elsewhere.
-        history: What a spike is told by: see `stability.SpikeDetector`.
+        history: What a spike is told by: see `skip_step.SpikeDetector`.
         probe_loss: Mean loss of a fixed batch, which a load must reproduce.
         datasets: Of each training dataset its path, fingerprint and share of the samples.
         tokenizer: Fingerprint of the tokenizer.

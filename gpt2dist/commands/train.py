@@ -51,9 +51,8 @@ def run(args: argparse.Namespace) -> None:
 
 def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     """Checks a run and joins the other ranks."""
-    if (
-        launch_environment.world_size() > 1
-    ):  # at once: the launcher may die while this rank imports, or waits for another
+    if launch_environment.world_size() > 1:
+        # At once: the launcher may die while this rank imports, or waits for another.
         from gpt2dist.training.watchdog import exit_with_parent
 
         exit_with_parent()

@@ -107,7 +107,7 @@ class FlagExchange:
     beside the work; so a rank waits only for one that is a whole poll behind.
 
     Args:
-        world: This rank. Making an agreement is collective.
+        world: This rank. Making an exchange is collective.
     """
 
     def __init__(self, world: World):

@@ -137,7 +137,7 @@ def require_fit_for_scripts(
     """
     given: dict[str, Any] = {f"--env {name}": value for name, value in environment.items()}
     given |= {_option(field.name): getattr(scheduler, field.name) for field in dataclasses.fields(scheduler)}
-    given |= {"run.output_dir": work.run, "the name of the job": work.name, f"{work.verb}": work.words}
+    given |= {"run.output_dir": work.run, "the name of the job": work.name, work.verb: work.words}
     given |= {"a path of the job": (work.records, *work.paths)}
     given |= {"the working directory": directory, "the interpreter": python}
     for label, value in given.items():
