@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support import REPOSITORY
+
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,7 +21,6 @@ from gpt2dist.dataset.megatron_format import ShardWriter
 # A shell lets what it starts in the background ignore Ctrl-C; what tests start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 gc.disable()  # until the tests are imported, with a million objects, none of which is garbage
 

@@ -5,11 +5,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "gpt2dist"
+from tests.support import REPOSITORY
+
+PACKAGE = REPOSITORY / "gpt2dist"
 MODULES = {
     ".".join(("gpt2dist", *path.relative_to(PACKAGE).with_suffix("").parts)): path
     for path in PACKAGE.rglob("*.py")
@@ -212,6 +213,57 @@ def test_only_the_run_directory_spells_the_names_of_its_files():
     assert spelled(MODULES[owner]) == RUN_FILES | RUN_DIRECTORIES - {"latest"}
     elsewhere = {name: spelled(path) for name, path in MODULES.items() if name != owner and spelled(path)}
     assert elsewhere == {"gpt2dist.run.submissions": {"config.yaml"}}
+
+
+def names_in(module):
+    """The names at the top of a module, and the modules and packages in it where it is a package."""
+    path = MODULES.get(f"{module}.__init__") or MODULES.get(module)
+    found = {name.removeprefix(f"{module}.").split(".")[0] for name in MODULES if name.startswith(f"{module}.")}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path else ():
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def texts_of_the_repository():
+    command = ["git", "ls-files", "*.py", "*.md", "*.sh", "*.yaml", "*.toml", "*.j2", "*.sbatch", "Makefile"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
+    for name in listed.stdout.split():
+        if name not in ("docs/log.md", "CHANGELOG.md") and (REPOSITORY / name).is_file():
+            yield name, (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def test_every_reference_to_a_module_leads_somewhere():
+    """Imports in strings, in documentation and in scripts, too."""
+    dead = []
+    for name, text in texts_of_the_repository():
+        for module, imported in re.findall(r"from (gpt2dist[\w.]*) import \(?([\w, ]+)", text):
+            names = {part.split(" as ")[0].strip() for part in imported.split(",")} - {""}
+            dead += [(name, module, missing) for missing in names - names_in(module)]
+        for dotted in re.findall(r"\bgpt2dist(?:\.[a-z_]\w*)+(?!\w*\()", text):
+            parts = dotted.split(".")
+            if parts[-1] in ("egg", "yaml", "py"):
+                continue
+            parent = max((p for p in range(1, len(parts)) if known(".".join(parts[:p]))), default=1)
+            if parts[parent] not in names_in(".".join(parts[:parent])):
+                dead.append((name, dotted, parts[parent]))
+    assert dead == []
+
+
+def known(module):
+    return module in MODULES or any(name.startswith(f"{module}.") for name in MODULES)
+
+
+def test_the_unit_tests_mirror_the_package():
+    """tests/unit has folders of the package's names, and of the other top folders whose files it tests."""
+    unit = REPOSITORY / "tests/unit"
+    folders = {path.relative_to(unit) for path in unit.rglob("*") if path.is_dir() and path.name[0] not in "._"}
+    strange = {folder for folder in folders if not (PACKAGE / folder).is_dir()}
+    assert {str(folder) for folder in strange} == {"launch", "tools"}
 
 
 def test_there_are_no_cycles():

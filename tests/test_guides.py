@@ -6,16 +6,16 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from runs import metrics, train, write_run
-from test_readme import blocks
 
 from gpt2dist.cli import build_parser
 from gpt2dist.commands.launch import split
+from tests.support import REPOSITORY
+from tests.support.markdown import blocks
+from tests.support.runs import metrics, train, write_run
 
-GUIDES = sorted((Path(__file__).resolve().parent.parent / "docs" / "guides").glob("*.md"))
+GUIDES = sorted((REPOSITORY / "docs" / "guides").glob("*.md"))
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)

@@ -5,21 +5,17 @@ import shlex
 import subprocess
 
 import pytest
-from runs import train, write_run
 from torch.distributed import run as torchrun
 
 from gpt2dist.cli import VERBS, build_parser
 from gpt2dist.commands.launch import split, with_defaults
+from tests.support.markdown import blocks
+from tests.support.runs import train, write_run
 
 
 @pytest.fixture(scope="module")
 def readme(repository):
     return (repository / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(readme, kind):
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", readme, flags=re.DOTALL | re.MULTILINE)
-    return [text for language, text in fenced if language == kind]
 
 
 def test_every_gpt2dist_command_parses(readme):

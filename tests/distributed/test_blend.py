@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from ranks import RankFailedError
-from runs import metrics, train, write_run
 
 from gpt2dist.loading.mixture import Mixture
 from gpt2dist.preflight import resolve
+from tests.support.ranks import RankFailedError
+from tests.support.runs import metrics, train, write_run
 
 STEPS, GLOBAL = 20, 8
 

@@ -1,9 +1,10 @@
 """model.compile: the same losses, validation, checkpoints and resume as without it."""
 
 import pytest
-from ranks import RankFailedError, run_ranks
-from runs import metrics, train, train_here, write_run
 from transformers import GPT2LMHeadModel
+
+from tests.support.ranks import RankFailedError, run_ranks
+from tests.support.runs import metrics, train, train_here, write_run
 
 
 @pytest.fixture(scope="module")

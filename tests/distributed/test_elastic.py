@@ -3,8 +3,9 @@
 import itertools
 
 import pytest
-from ranks import run_ranks
-from runs import LARGE_MODEL, metrics, train, train_in_chunks, write_run
+
+from tests.support.ranks import run_ranks
+from tests.support.runs import LARGE_MODEL, metrics, train, train_in_chunks, write_run
 
 SAVED, LAST = 5, 25  # compared over the 20 steps after the save
 COMMON = ["batch.global_batch_size=12", f"schedule.total_steps={LAST}"]  # twelve windows: for 1, 2, 3 and 4 ranks

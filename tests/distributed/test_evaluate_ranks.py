@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from ranks import run_ranks
-from runs import train, write_run
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+from tests.support.ranks import run_ranks
+from tests.support.runs import train, write_run
 
 CONTEXT = 32
 BATCH_SIZES = (1, 3, 8)

@@ -9,12 +9,12 @@ import os
 import re
 
 import pytest
-from ranks import run_ranks
-from runs import LARGE_MODEL, metrics, train_here, train_in_chunks, write_run
-from test_parity import differences, plain_pytorch
 
 from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
+from tests.support.plain_pytorch import differences, plain_pytorch
+from tests.support.ranks import run_ranks
+from tests.support.runs import LARGE_MODEL, metrics, train_here, train_in_chunks, write_run
 
 STAGES, PRECISIONS = range(4), ("fp32", "bf16", "autocast_bf16", "fp16")
 OFFLOADS = {"none": ("none", "none"), "optimizer": ("cpu", "none"), "optimizer, parameters": ("cpu", "cpu")}

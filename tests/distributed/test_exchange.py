@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from ranks import run_ranks
-from runs import train, write_run
 
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+from tests.support.ranks import run_ranks
+from tests.support.runs import train, write_run
 
 
 def logits_in_the_trainer(config_path, overrides, tokens):

@@ -4,11 +4,11 @@ import importlib.util
 
 import pytest
 import torch
-from ranks import run_ranks
-from runs import metrics, train, write_run
 from safetensors.torch import load_file
 
 from gpt2dist.dataset.manifest import Manifest
+from tests.support.ranks import run_ranks
+from tests.support.runs import metrics, train, write_run
 
 STEPS = 3
 

@@ -6,8 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from ranks import RankFailedError, run_ranks
-from runs import metrics, train, weights_of, write_run
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -15,6 +13,8 @@ from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.loading.mixture import Mixture
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+from tests.support.ranks import RankFailedError, run_ranks
+from tests.support.runs import metrics, train, weights_of, write_run
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 32}
 OTHERS = "model={init_from: MODEL, dropout: 0}"
@@ -142,7 +142,7 @@ def begin_without_a_step(config, overrides):
     from gpt2dist.training.trainer import Trainer
 
     Trainer.fit = lambda self, metrics: self.store.save(self.engine.state, self._state())
-    from runs import train_here
+    from tests.support.runs import train_here
 
     train_here(config, overrides)
 

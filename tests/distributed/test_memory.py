@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-from ranks import run_ranks
 
 from gpt2dist.config import Config
 from gpt2dist.loading.loader import StepBatch
 from gpt2dist.model.shape import Shape
 from gpt2dist.preflight.memory import STATES, MemoryInputs, estimate, total
 from gpt2dist.training.deepspeed_config import deepspeed_config
+from tests.support.ranks import run_ranks
 
 SHAPE = Shape(n_layer=3, n_head=4, n_embd=384, context_length=16, vocab_size=1000)
 BUCKET = 1_500_000

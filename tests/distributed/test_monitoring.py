@@ -10,14 +10,13 @@ import threading
 from collections import Counter
 
 import pytest
-from diary import entries
-from events import events, points, scalar_tags, session, texts
-from ranks import RankFailedError, run_ranks
-from runs import metrics, train, train_here, write_run
-from test_no_waiting import READS
-from test_stopping import train_with_bad_steps, train_with_signal
 
 from gpt2dist.errors import UserError
+from tests.support.events import events, points, scalar_tags, session, texts
+from tests.support.ranks import RankFailedError, run_ranks
+from tests.support.recording_tracker import calls_of
+from tests.support.runs import metrics, train, train_here, train_with_bad_steps, train_with_signal, write_run
+from tests.support.tensor_reads import READS
 
 COLLECTIVES = (
     *(
@@ -31,6 +30,9 @@ COLLECTIVES = (
     ),
     *("broadcast_object_list", "reduce_scatter", "reduce_scatter_tensor", "send", "recv"),
 )
+
+TRACKER = "tests.support.recording_tracker:FileTracker"
+WITH_TRACKER = f"monitoring.trackers=[{TRACKER}]"
 
 
 def waits_in_the_loop(config, overrides):
@@ -115,7 +117,11 @@ ENDINGS = {
 def test_whatever_ends_the_run_the_event_file_is_whole(tiny_dataset, tmp_path, ending):
     function, more, error = ENDINGS[ending]
     config = write_run(tmp_path, tiny_dataset)
-    words = ["monitoring.tensorboard=true", "stability.max_skipped_steps=3", "monitoring.trackers=[diary:Diary]"]
+    words = [
+        "monitoring.tensorboard=true",
+        "stability.max_skipped_steps=3",
+        WITH_TRACKER,
+    ]
     expected = pytest.raises(RankFailedError, match=error) if error else contextlib.nullcontext()
     with expected:
         run_ranks(function, 2, config, words, *more)
@@ -129,7 +135,7 @@ def test_whatever_ends_the_run_the_event_file_is_whole(tiny_dataset, tmp_path, e
     values, ended_well = session(known)
     assert values["optimizer.lr"] == 2e-3 and values["run.world_size"] == 2
     assert ended_well == (error is None)
-    assert entries(run)[-1] == ["close", error is not None]
+    assert calls_of(run)[-1] == ["close", error is not None]
 
 
 def train_and_die(config, overrides, step):
@@ -243,15 +249,12 @@ def test_a_trace_that_cannot_be_written_ends_no_run(tiny_dataset, tmp_path, capf
     assert "the trace could not be written: " in capfd.readouterr().err
 
 
-DIARY = "monitoring.trackers=[diary:Diary]"
-
-
 def test_a_tracker_is_told_on_rank_0_and_after_a_resume_of_new_steps_only(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset, validation=True)
-    common = [DIARY, "schedule.total_steps=8", "monitoring.samples={prompts: [abc], every_steps: 4}"]
+    common = [WITH_TRACKER, "schedule.total_steps=8", "monitoring.samples={prompts: [abc], every_steps: 4}"]
     train(config, *common, "run.stop_after_steps=5", world_size=2)
     run = train(config, *common, world_size=2)
-    told = entries(run)
+    told = calls_of(run)
     starts = [number for number, entry in enumerate(told) if entry[0] == "start"]
     assert len(starts) == 2 and starts[0] == 0 and told[starts[1] - 1] == told[-1] == ["close", False]
     assert [told[number][3] for number in starts] == [0, 6]  # lines before: of five steps, and a sample
@@ -266,12 +269,12 @@ def test_a_tracker_is_told_on_rank_0_and_after_a_resume_of_new_steps_only(tiny_d
 
 def test_a_tracker_that_fails_on_the_way_ends_no_run(tiny_dataset, tmp_path, monkeypatch, capfd):
     config = write_run(tmp_path, tiny_dataset)
-    monkeypatch.setenv("DIARY_FAILS_IN", "log")
-    run = train(config, DIARY, "monitoring.tensorboard=true", "schedule.total_steps=8", world_size=2)
+    monkeypatch.setenv("TRACKER_FAILS_IN", "log")
+    run = train(config, WITH_TRACKER, "monitoring.tensorboard=true", "schedule.total_steps=8", world_size=2)
     assert len(metrics(run, "train/loss")) == len(points(events(run / "tensorboard"), "train/loss")) == 8
-    assert [entry[0] for entry in entries(run)] == ["start", "log"]
+    assert [entry[0] for entry in calls_of(run)] == ["start", "log"]
     said = capfd.readouterr().err
-    assert said.count("diary:Diary failed (ConnectionError: the server is gone) and is not told more") == 1
+    assert said.count(f"{TRACKER} failed (ConnectionError: the server is gone) and is not told more") == 1
     assert "Traceback" not in said and "Traceback" in (run / "logs/rank-00000.log").read_text()
 
 
@@ -283,10 +286,10 @@ def refusal(config, overrides):
 
 
 def test_a_tracker_that_cannot_start_refuses_the_run_on_all_ranks(tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("DIARY_FAILS_IN", "start")
+    monkeypatch.setenv("TRACKER_FAILS_IN", "start")
     message = (
-        "diary:Diary could not start (ConnectionError: the server is gone); repair it, or take it out of the "
+        f"{TRACKER} could not start (ConnectionError: the server is gone); repair it, or take it out of the "
         "section monitoring"
     )
-    assert run_ranks(refusal, 2, write_run(tmp_path, tiny_dataset), [DIARY]) == [message] * 2
+    assert run_ranks(refusal, 2, write_run(tmp_path, tiny_dataset), [WITH_TRACKER]) == [message] * 2
     assert not (tmp_path / "run/metrics.jsonl").exists()

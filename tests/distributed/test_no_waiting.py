@@ -3,10 +3,10 @@
 import sys
 
 import pytest
-from ranks import run_ranks
-from runs import train_here, write_run
 
-READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "nonzero")
+from tests.support.ranks import run_ranks
+from tests.support.runs import train_here, write_run
+from tests.support.tensor_reads import READS
 
 
 def readers_in_steps(config, overrides):

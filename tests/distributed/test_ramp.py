@@ -1,9 +1,9 @@
 """A batch that grows: the same losses at any world size and stage, and bitwise the same after a resume."""
 
 import pytest
-from runs import metrics, train, write_run
 
 from gpt2dist.preflight import resolve
+from tests.support.runs import metrics, train, write_run
 
 RAMP = "batch.ramp={start: 4, increment: 2, samples: 24}"  # 4 4 4, 6 6, 8 8 8 8
 STEPS = 9

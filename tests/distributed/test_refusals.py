@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from ranks import RankFailedError, run_ranks
-from runs import train, write_run
 
 from gpt2dist.distributed import launch_environment
 from gpt2dist.distributed.world import join
 from gpt2dist.errors import RankUserError, UserError
 from gpt2dist.training import engine
+from tests.support.ranks import RankFailedError, run_ranks
+from tests.support.runs import train, write_run
 
 
 def test_a_diverged_run_stops_and_says_so(tiny_dataset, tmp_path):
@@ -21,7 +21,8 @@ def test_a_diverged_run_stops_and_says_so(tiny_dataset, tmp_path):
 
 def train_without_fp16(config, overrides):
     from deepspeed.accelerator import get_accelerator
-    from runs import train_here
+
+    from tests.support.runs import train_here
 
     type(get_accelerator()).is_fp16_supported = lambda self: False
     train_here(config, overrides)

@@ -6,10 +6,10 @@ import io
 import json
 
 import pytest
-from ranks import RankFailedError, run_ranks
-from runs import metrics, train, write_run
 
 from gpt2dist.cli import main
+from tests.support.ranks import RankFailedError, run_ranks
+from tests.support.runs import metrics, train, write_run
 
 EXACT = [(precision, stage) for precision in ("fp32", "bf16", "autocast_bf16") for stage in range(4)]
 EXACT.remove(("bf16", 0))  # refused, and the next one too: see test_preflight
@@ -154,9 +154,8 @@ def test_a_changed_dataset_is_refused_by_name(tiny_dataset, tmp_path):
 
 def load_with_wrong_weights(config, overrides):
     """A load that goes wrong in silence: the weights stay as initialised."""
-    from runs import train_here
-
     from gpt2dist.training.zero_state import PartitionedState
+    from tests.support.runs import train_here
 
     PartitionedState.scatter = lambda self, name, tensors: None
     train_here(config, overrides)
@@ -173,9 +172,8 @@ def save_without_space(config, overrides):
     """Rank 1 finds the disk full at its second save."""
     import os
 
-    from runs import train_here
-
     from gpt2dist.checkpoint import store
+    from tests.support.runs import train_here
 
     write_tensors = store.write_tensors
 
@@ -198,7 +196,7 @@ def test_a_rank_that_cannot_write_is_named_and_the_checkpoint_before_stays(tiny_
 
 
 def test_a_run_that_begins_with_another_runs_checkpoint_and_is_stopped_has_one_of_its_own(tiny_dataset, tmp_path):
-    from test_stopping import train_with_signal
+    from tests.support.runs import train_with_signal
 
     config = write_run(tmp_path, tiny_dataset)
     train(config, f"run.output_dir={tmp_path}/first", "run.stop_after_steps=4")

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from ranks import run_ranks
-from runs import train_here, write_run
+
+from tests.support.ranks import run_ranks
+from tests.support.runs import train_here, write_run
 
 
 def started_by(config, overrides):

@@ -3,30 +3,13 @@
 import json
 import math
 import os
-import signal
 
 import pytest
-from ranks import RankFailedError, run_ranks
-from runs import metrics, train, train_here, write_run
+
+from tests.support.ranks import RankFailedError, run_ranks
+from tests.support.runs import metrics, train, train_with_bad_steps, train_with_signal, write_run
 
 COMMON = ["batch.micro_batch_size=1", "model.dropout=0.1"]  # 8 / 2 / 1: four micro-batches a step
-
-
-def train_with_signal(config, overrides, rank, number):
-    """One rank is signalled at one of its beats."""
-    from gpt2dist.training.stop import StopCoordinator
-
-    poll, count = StopCoordinator.poll, iter(range(10**6))
-
-    def poll_and_signal(self):
-        if next(count) == number and os.environ["RANK"] == str(rank):
-            os.kill(os.getpid(), signal.SIGTERM)
-            while not self._signal.name:  # a thread notices it
-                pass
-        poll(self)
-
-    StopCoordinator.poll = poll_and_signal
-    train_here(config, overrides)
 
 
 @pytest.mark.parametrize(
@@ -101,27 +84,6 @@ def test_a_hung_rank_is_told_by_all_and_ends_with_the_stacks_of_all_in_their_log
     assert "rank 0: HungError: no progress" in said and "rank 1: HungError: no progress" in said
     word = json.loads((tmp_path / "run/failed.json").read_text())
     assert word["kind"] == "HungError" and word["reason"].startswith("no progress for 5 seconds, in ")
-
-
-def train_with_bad_steps(config, overrides, bad, value):
-    """In these steps (from 1) the loss of rank 1 is multiplied with something."""
-    from gpt2dist.model.gpt2 import LanguageModel
-    from gpt2dist.training.engine import Engine
-
-    step, forward, count = Engine.train_step, LanguageModel.forward, iter(range(1, 1000))
-    now = [0]
-
-    def train_step(self, *args):
-        now[0] = next(count)
-        return step(self, *args)
-
-    def spoiled(self, *args, **options):
-        out = forward(self, *args, **options)
-        wrong = now[0] in bad and os.environ["RANK"] == "1" and self.training
-        return out * value if wrong else out
-
-    Engine.train_step, LanguageModel.forward = train_step, spoiled
-    train_here(config, overrides)
 
 
 @pytest.mark.parametrize(

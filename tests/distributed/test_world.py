@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from ranks import run_ranks
 
 from gpt2dist.distributed.world import World, join
 from gpt2dist.errors import UserError
+from tests.support.ranks import run_ranks
 
 
 def worked_on_main(fault):

@@ -6,9 +6,10 @@ import signal
 import sys
 
 import pytest
-from commands import PATIENCE, is_alive, launch, ranks_of, started, wait_until
-from ranks import free_port
-from runs import metrics, train, write_run
+
+from tests.support.commands import PATIENCE, is_alive, launch, ranks_of, started, wait_until
+from tests.support.ranks import free_port
+from tests.support.runs import metrics, train, write_run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import launch
 from huggingface_hub import ModelCard
-from runs import train, write_run
 from transformers import AutoTokenizer, GPT2LMHeadModel, pipeline
+
+from tests.support.commands import launch
+from tests.support.runs import train, write_run
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import random
 
 import pytest
 import torch
-from ranks import run_ranks
-from runs import train, write_run
 
 from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
+from tests.support.ranks import run_ranks
+from tests.support.runs import train, write_run
 
 STEPS = 120
 

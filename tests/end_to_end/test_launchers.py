@@ -1,14 +1,15 @@
 """The same run started alone, by the verb and by the scripts gives the same losses, and a clean first screen."""
 
 import sys
-from pathlib import Path
 
 import pytest
-from commands import launch
-from ranks import free_port
-from runs import metrics, write_run
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "launch"
+from tests.support import REPOSITORY
+from tests.support.commands import launch
+from tests.support.ranks import free_port
+from tests.support.runs import metrics, write_run
+
+SCRIPTS = REPOSITORY / "launch"
 TRAIN = ["-m", "gpt2dist", "train"]
 LAUNCHERS = {
     "alone": [sys.executable, *TRAIN],

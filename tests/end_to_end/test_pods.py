@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import BIN, wait_until
-from ranks import free_port
-from runs import write_run
 
 from gpt2dist import cli
+from tests.support.commands import BIN, wait_until
+from tests.support.ranks import free_port
+from tests.support.runs import write_run
 
 STOPPED = 75
 CLUSTER = ["--scheduler", "kubernetes", "--container-image", "image:1", "--dry-run"]

@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import wait_until
-from runs import metrics, train, write_run
 
 from gpt2dist import cli
+from tests.support.commands import wait_until
+from tests.support.runs import metrics, train, write_run
 
 HOME = Path(os.environ.get("GPT2DIST_SLURM_TESTBED", "/tmp/gpt2dist-slurm"))
 TWO_NODES = ["--scheduler", "slurm", "--nodes", "2", "--gpus-per-node", "1"]

@@ -7,10 +7,11 @@ import urllib.parse
 import urllib.request
 
 import pytest
-from browser import MISSING, browser, tensorboard
-from commands import wait_until
-from ranks import run_ranks
-from runs import train, write_run
+
+from tests.support.browser import MISSING, browser, tensorboard
+from tests.support.commands import wait_until
+from tests.support.ranks import run_ranks
+from tests.support.runs import train, write_run
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 

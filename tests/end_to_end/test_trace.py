@@ -5,7 +5,6 @@ import random
 
 import numpy as np
 import pytest
-from runs import train, write_run
 
 from gpt2dist import cli
 from gpt2dist.commands.trace import load_plan, trace
@@ -14,6 +13,7 @@ from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
 from gpt2dist.training.setup import build_batcher
+from tests.support.runs import train, write_run
 
 STEP = 3
 

@@ -6,12 +6,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nodes
 import pytest
-from commands import PATIENCE, launch, started, wait_until
-from runs import metrics, train, write_run
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "launch"
+from tests.support import REPOSITORY, nodes
+from tests.support.commands import PATIENCE, launch, started, wait_until
+from tests.support.runs import metrics, train, write_run
+
+SCRIPTS = REPOSITORY / "launch"
 RUN = ["batch.micro_batch_size=2", "zero.stage=2", "model.dropout=0.1"]
 RUN += ["schedule.total_steps=60", "checkpoint.every_steps=10", "run.timeout_seconds=10", "run.world_size=2"]
 STEPS = list(range(1, 61))

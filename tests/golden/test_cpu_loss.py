@@ -1,19 +1,16 @@
 """The loss curve of a small run on a CPU, as it was when the numerics were last changed on purpose.
 
-After such a change: `python tests/golden/test_cpu_loss.py` prints the new curve; say why in CHANGELOG.md.
+After such a change: `python -m tests.golden.test_cpu_loss` prints the new curve; say why in CHANGELOG.md.
 """
 
 import json
 import random
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from runs import metrics, train, write_run
+from tests.support.runs import metrics, train, write_run
 
 GOLDEN = Path(__file__).with_name("cpu_loss.json")
 

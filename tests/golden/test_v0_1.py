@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ranks import run_ranks
-from runs import metrics, train, weights_of
 
 from gpt2dist import cli
 from gpt2dist.config import read
+from tests.support.ranks import run_ranks
+from tests.support.runs import metrics, train, weights_of
 
 FILES = Path(__file__).parent / "v0.1"
 SAVED, LAST = 20, 30  # the step of its checkpoint, and that of its schedule's end

@@ -6,7 +6,8 @@ import signal
 import subprocess
 
 import pytest
-from commands import wait_until
+
+from tests.support.commands import wait_until
 
 BED = """\
 #!/bin/sh

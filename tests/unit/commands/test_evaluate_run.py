@@ -6,9 +6,10 @@ import signal
 import sys
 
 import pytest
-from commands import PATIENCE, started, wait_until
-from runs import train, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.support.commands import PATIENCE, started, wait_until
+from tests.support.runs import train, write_run
 
 STEPS = [5, 10, 15, 20]
 

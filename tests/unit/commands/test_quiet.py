@@ -2,8 +2,8 @@
 
 import sys
 
-from commands import launch
-from runs import write_run
+from tests.support.commands import launch
+from tests.support.runs import write_run
 
 
 def test_training_says_nothing(tiny_dataset, tmp_path):

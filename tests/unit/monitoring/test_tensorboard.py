@@ -1,11 +1,11 @@
 import math
 
 import pytest
-from events import events, points, runs, scalar_tags, session, texts
 from tensorboard.plugins.hparams import metadata
 
 from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.monitoring.trackers import tell
+from tests.support.events import events, points, runs, scalar_tags, session, texts
 
 
 def line(step, loss, **more):

@@ -5,30 +5,7 @@ import pytest
 
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.trackers import METHODS, Trackers, load, tell
-
-
-class Diary:
-    """Remembers its calls; fails in one of them if told so."""
-
-    def __init__(self, fails_in=""):
-        self.calls, self.fails_in = [], fails_in
-
-    def _note(self, *call):
-        self.calls.append(call)
-        if call[0] == self.fails_in:
-            raise ConnectionError("the server is gone")
-
-    def start(self, *what):
-        self._note("start", *what)
-
-    def log(self, *what):
-        self._note("log", *what)
-
-    def text(self, *what):
-        self._note("text", *what)
-
-    def close(self, *what):
-        self._note("close", *what)
+from tests.support.recording_tracker import MemoryTracker
 
 
 def started(tmp_path, **diaries):
@@ -38,7 +15,7 @@ def started(tmp_path, **diaries):
 
 
 def test_a_line_becomes_numbers_and_texts(tmp_path):
-    diary = Diary()
+    diary = MemoryTracker()
     tell(diary, {"step": 7, "time": 1.5, "train/loss": 2.5, "progress/tokens": 9, "samples/0": "a", "gone": None})
     assert diary.calls == [
         ("log", 7, 1.5, {"train/loss": 2.5, "progress/tokens": 9}),
@@ -47,13 +24,13 @@ def test_a_line_becomes_numbers_and_texts(tmp_path):
 
 
 def test_without_numbers_there_is_no_log(tmp_path):
-    diary = Diary()
+    diary = MemoryTracker()
     tell(diary, {"step": 7, "time": 1.5, "samples/0": "a", "samples/1": "b"})
     assert [call[0] for call in diary.calls] == ["text", "text"]
 
 
 def test_all_are_told_all_in_order(tmp_path):
-    first, second = Diary(), Diary()
+    first, second = MemoryTracker(), MemoryTracker()
     trackers = started(tmp_path, first=first, second=second)
     trackers.tell({"step": 1, "time": 2.0, "a": 3.0})
     trackers.close(failed=False)
@@ -67,7 +44,7 @@ def test_all_are_told_all_in_order(tmp_path):
 
 @pytest.mark.parametrize("where", ["log", "text", "close"])
 def test_one_that_fails_is_dropped_with_a_word_and_the_others_go_on(tmp_path, caplog, where):
-    bad, good = Diary(fails_in=where), Diary()
+    bad, good = MemoryTracker(fails_in=where), MemoryTracker()
     trackers = started(tmp_path, bad=bad, good=good)
     with caplog.at_level(logging.WARNING):
         for step in (1, 2):
@@ -81,9 +58,9 @@ def test_one_that_fails_is_dropped_with_a_word_and_the_others_go_on(tmp_path, ca
 
 
 def test_one_that_cannot_start_refuses_the_run_and_closes_the_others(tmp_path):
-    good = Diary()
+    good = MemoryTracker()
     with pytest.raises(UserError) as refusal:
-        started(tmp_path, good=good, bad=Diary(fails_in="start"))
+        started(tmp_path, good=good, bad=MemoryTracker(fails_in="start"))
     assert str(refusal.value) == (
         "bad could not start (ConnectionError: the server is gone); repair it, or take it out of the section "
         "monitoring"

@@ -1,5 +1,6 @@
 import pytest
-from mistakes import mistakes
+
+from tests.support.mistakes import mistakes
 
 
 @pytest.mark.parametrize(

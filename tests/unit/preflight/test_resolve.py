@@ -4,12 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from mistakes import mistakes
 
 from gpt2dist.config import Config
 from gpt2dist.plan import Plan
 from gpt2dist.preflight import resolve
 from gpt2dist.preflight.memory import GIB, estimate, setting_of, total
+from tests.support.mistakes import mistakes
 
 
 def test_the_plan_by_hand(run_file):

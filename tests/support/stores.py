@@ -1,0 +1,78 @@
+"""Checkpoint stores without a trainer: ranks that are threads, and a state that one process holds."""
+
+import threading
+from dataclasses import dataclass, field
+
+import torch
+
+from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.store import CheckpointStore
+from gpt2dist.distributed.world import World
+from gpt2dist.model.gpt2 import LanguageModel, named_parameters, write_huggingface_config
+from gpt2dist.model.shape import Shape
+
+SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=50)
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ThreadWorld(World):
+    """A rank that is a thread."""
+
+    board: dict = field(default_factory=dict)
+    meet: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+
+    def all(self, flag):
+        return all(self.gather(flag))
+
+    def gather(self, value):
+        self.board[self.rank] = value
+        self.meet.wait(10)
+        values = [self.board[rank] for rank in range(self.size)]
+        self.meet.wait(10)
+        return values
+
+
+class ModelState:
+    """The whole state of a model on one process; its moments are multiples of the weights."""
+
+    def __init__(self, shape=SHAPE, seed=0):
+        self.model = LanguageModel(shape, end_of_text_id=0, seed=seed)
+        self.parameters = dict(named_parameters(self.model))
+        self.loaded = {}
+
+    def shape_of(self, name):
+        return self.parameters[name].shape
+
+    def gather(self, name):
+        whole = self.parameters[name].detach()
+        return {"param": whole, "exp_avg": 2 * whole, "exp_avg_sq": 3 * whole}
+
+    def scatter(self, name, tensors):
+        self.loaded[name] = tensors
+
+    def materialise(self, updates):
+        pass
+
+    def link(self):
+        pass
+
+    def refresh(self):
+        pass
+
+
+def trainer_state(step):
+    return TrainerState(step, 0, 0, step, True, 0.1, {}, {}, 1.0, [], "t", {}, 1, 0, "fp32")
+
+
+def store_of(directory, world, keep_last=2, keep_every=None):
+    def write_model_files(path):
+        write_huggingface_config(path, SHAPE, 0, 0.0)
+
+    return CheckpointStore(directory, world, keep_last, keep_every, SHAPE.vocab_size, write_model_files)
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())

@@ -1,0 +1,128 @@
+"""`gpt2dist report`: the page of a real run, and of one with hardly anything in it."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.model.find_model import fingerprint
+from tests.support.runs import metrics, train, write_run
+
+VOID = {"meta"}
+
+
+class Page(HTMLParser):
+    """The text of a page; fails where its tags do not close each other."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(tiny_dataset, tmp_path_factory):
+    config = write_run(tmp_path_factory.mktemp("report"), tiny_dataset, validation=True)
+    samples = "monitoring.samples={prompts: [abc], every_steps: 6, max_new_tokens: 3}"
+    return train(config, "schedule.total_steps=6", "evaluation.every_steps=3", samples)
+
+
+def report(gpt2dist, run, tmp_path):
+    path = tmp_path / "pages/report.html"
+    assert gpt2dist("report", run, "--output", path) == (0, "", f"written {path}\n")
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_page_of_a_run_has_all_of_it(gpt2dist, run, tmp_path, tiny_dataset):
+    page = report(gpt2dist, run, tmp_path)
+    for heading in ("State", "Curves", "Samples", "Lineage", "Configuration", "Environment"):
+        assert heading in page.text
+    assert "finished" in page.text and "6/6 100%" in page.text
+    assert (run / "config.yaml").read_text() in page.text
+    assert metrics(run, "samples/0")[-1] in page.text
+    manifest = Manifest.load(tiny_dataset)
+    raw = json.loads((tiny_dataset / "manifest.json").read_bytes())
+    weights = fingerprint(run / "checkpoints/step-00000006")
+    hashes = (raw["sources"]["listing_sha256"], manifest.tokenizer_fingerprint, manifest.fingerprint, weights)
+    places = [page.text.index(each[:12]) for each in hashes]
+    assert places == sorted(places)
+    (bits,) = re.findall(r"result *val at step 6: loss [\d.]+, ([\d.]+) bits per byte", page.text)
+    assert float(bits) == pytest.approx(metrics(run, "eval/val/bits_per_byte")[-1], abs=1e-4)
+    curves = [attributes["points"] for tag, attributes in page.tags if tag == "polyline"]
+    assert [len(each.split()) for each in curves] == [
+        6,
+        2,
+        2,
+        6,
+        6,
+        6,
+    ]  # loss of two kinds, bits, speed, norm, rate
+
+
+def test_it_fetches_and_runs_nothing(gpt2dist, run, tmp_path):
+    page = report(gpt2dist, run, tmp_path)
+    assert {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object"} == set()
+    assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
+
+
+def test_what_a_run_says_is_text_and_no_markup(gpt2dist, tmp_path):
+    run = tmp_path / "<i>run"
+    (run / "eval").mkdir(parents=True)
+    nasty = "<script>alert(1)</script> & \ud800"
+    lines = [{"step": 1, "train/loss": None}, {"step": 2, "train/loss": 3.0, "samples/0": nasty}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    (run / "config.yaml").write_text("run: {name: '<b>bold</b>'}\n")
+    (run / "environment.json").write_text(json.dumps({"datasets": {"/gone<p>": "f" * 64}}))
+    (run / "eval/step-00000002.json").write_text(
+        json.dumps({"</text><script>": {"loss": 2.0}, "x": {"loss": None}})
+    )
+    page = report(gpt2dist, run, tmp_path)
+    assert {tag for tag, _ in page.tags} & {"script", "i", "b"} == set()
+    assert "<script>alert(1)</script> & ?" in page.text
+    assert "/gone<p> (no longer there as it was)" in page.text
+    assert "x at step 2: loss not finite" in page.text
+
+
+def test_a_run_that_has_just_begun(gpt2dist, tmp_path):
+    (tmp_path / "run/logs").mkdir(parents=True)
+    (tmp_path / "run/lock").touch()
+    page = report(gpt2dist, tmp_path / "run", tmp_path)
+    assert "Curves" not in page.text and "Samples" not in page.text
+
+
+def test_mistakes(gpt2dist, run, tmp_path):
+    code, out, err = gpt2dist("report", tmp_path, "--output", tmp_path / "r.html")
+    words = f"{tmp_path}: not a run directory; `gpt2dist status DIR` lists those in a folder"
+    assert (code, out, err) == (2, "", f"gpt2dist report: {words}\n")
+    code, out, err = gpt2dist("report", run, "--output", tmp_path)
+    words = f"--output: {tmp_path} cannot be written (Is a directory); name another"
+    assert (code, out, err) == (2, "", f"gpt2dist report: {words}\n")
+
+
+def test_it_needs_no_torch(run, tmp_path):
+    code = (
+        "import sys; from gpt2dist.cli import main; "
+        f"main(['report', {str(run)!r}, '--output', {str(tmp_path / 'r.html')!r}]); "
+        "print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"

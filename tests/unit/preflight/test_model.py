@@ -1,0 +1,84 @@
+import pytest
+
+from gpt2dist.preflight import resolve
+from tests.support.mistakes import mistakes
+
+
+def test_lengths_and_strides_that_are_not_given(run_file):
+    unset = ["data.stride=null", "data.sequence_length=null"]
+    _, plan = resolve(run_file, unset, 1)
+    assert (plan.sequence_length, plan.stride, plan.evaluation_stride) == (64, 32, 32)
+    _, plan = resolve(run_file, ["model.context_length=null", "evaluation.stride=7"], 1)
+    assert (plan.shape.context_length, plan.stride, plan.evaluation_stride) == (32, 20, 7)
+
+
+def test_a_preset_gives_the_sizes_and_a_key_beside_it_overrides_one(run_file):
+    preset = "model={preset: gpt2-355m, n_layer: 3}"
+    _, plan = resolve(run_file, [preset], 1)
+    shape = plan.shape
+    assert (shape.n_layer, shape.n_head, shape.n_embd, shape.context_length) == (3, 16, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.n_layer="],
+            "model.n_layer: missing; set it, or model.preset to gpt2-124m, gpt2-355m, gpt2-774m or gpt2-1558m",
+        ),
+        (
+            ["model={context_length: 64}"],
+            "model.preset: missing; set it to gpt2-124m, gpt2-355m, gpt2-774m or gpt2-1558m, "
+            "or set model.n_layer, n_head and n_embd",
+        ),
+        (["model.n_head=5"], "model.n_head: 5 does not divide n_embd 32; 2, 4 or 8 would"),
+        (["model.n_embd=1"], "model.n_head: 4 does not divide n_embd 1; 1 would"),
+        (
+            ["model.context_length=", "data.sequence_length=", "data.stride="],
+            "data.sequence_length: missing; set it (tokens per window)",
+        ),
+        (
+            ["data.sequence_length=65"],
+            "data.sequence_length: 65 is more than the 64 positions of the model; lower it, or raise "
+            "model.context_length",
+        ),
+        (["data.stride=33"], "data.stride: 33 would skip tokens; it must be at most data.sequence_length 32"),
+        (
+            ["evaluation.stride=40"],
+            "evaluation.stride: 40 would skip tokens; it must be at most data.sequence_length 32",
+        ),
+    ],
+)
+def test_each_mistake_of_model_and_lengths_names_its_key_and_the_way_out(run_file, overrides, message):
+    assert mistakes(run_file, overrides) == [message]
+
+
+STAGE_3 = (
+    "model.compile: at ZeRO stage 3 the hooks that gather parameters break the graph at each layer, which makes "
+    "training slower; set zero.stage to 0, 1 or 2, or model.compile to false"
+)
+FP32 = (
+    "model.attention: flash_attention_2 computes in 16 bits, precision is fp32; set precision to bf16, fp16 or "
+    "autocast_bf16, or model.attention to sdpa"
+)
+ISOLATE = (
+    "model.attention: with flash_attention_2 transformers heeds document boundaries in batches of one window "
+    "only; set model.attention to sdpa, or data.document_boundaries to pack"
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["model.compile=true", "zero.stage=2"], None),
+        (["model.compile=true", "zero.stage=3"], [STAGE_3]),
+        (["model.attention=flash_attention_2", "precision=bf16"], None),
+        (["model.attention=flash_attention_2"], [FP32]),
+        (["model.attention=flash_attention_2", "data.document_boundaries=isolate"], [FP32, ISOLATE]),
+    ],
+)
+def test_kernels_that_do_not_go_with_the_rest(run_file, overrides, messages):
+    if messages:
+        assert mistakes(run_file, overrides) == messages
+    else:
+        resolve(run_file, overrides, 1)

@@ -1,0 +1,82 @@
+import sys
+
+import pytest
+
+from gpt2dist.preflight import resolve
+from tests.support.mistakes import mistakes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["monitoring.samples.prompts=[a]"],
+            "monitoring.samples.every_steps: missing; samples need both prompts and every_steps",
+        ),
+        (
+            ["monitoring.samples.every_steps=5"],
+            "monitoring.samples.prompts: missing; samples need both prompts and every_steps",
+        ),
+        (
+            ["monitoring.samples.temperature=0.001"],
+            "monitoring.samples.temperature: set it to 0 (greedy) or to 0.01 or more",
+        ),
+    ],
+)
+def test_what_is_wrong_with_samples_and_the_way_out(run_file, overrides, message):
+    assert mistakes(run_file, overrides) == [message]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (
+            ["monitoring.profile={start: 0}"],
+            ["monitoring.profile.start: should be greater than 0, not 0"],
+        ),
+        (
+            ["monitoring.profile={start: 5, steps: 0}"],
+            ["monitoring.profile.steps: should be greater than 0, not 0"],
+        ),
+        (
+            ["monitoring.profile={steps: 5}"],
+            ["monitoring.profile.start: is required here and missing; add it"],
+        ),
+        (
+            ["monitoring.profile={start: 99, steps: 3}"],
+            ["monitoring.profile: traces the steps 99 to 101 of a run of 100; lower start or steps"],
+        ),
+        (
+            ["monitoring.profile={start: 200, steps: 1}", "schedule={total_tokens: 9000, warmup_steps: 2}"],
+            ["monitoring.profile: traces the steps 200 to 200 of a run of 18; lower start or steps"],
+        ),
+        (
+            ["monitoring.profile={start: 200}", "schedule={total_tokens: 9000}", "data.train=[{path: gone}]"],
+            ["data.train.0.path: gone"],
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_steps_to_trace(run_file, overrides, messages):
+    found = mistakes(run_file, overrides)
+    assert len(found) == len(messages) and all(map(str.startswith, found, messages)), found
+
+
+@pytest.mark.parametrize("profile", ["{start: 1, steps: 100}", "{start: 100, steps: 1}"])
+def test_any_steps_of_the_run_can_be_traced(run_file, profile):
+    config, _ = resolve(run_file, [f"monitoring.profile={profile}"], 1)
+    assert config.monitoring.profile
+
+
+def test_every_tracker_that_cannot_be_imported_is_told_with_the_way_out(run_file):
+    assert mistakes(run_file, ["monitoring.trackers=[gone_module:A, tracker]"]) == [
+        "monitoring.trackers: gone_module:A cannot be imported (ModuleNotFoundError: No module named "
+        "'gone_module'); install it, put its folder on PYTHONPATH, or leave it out",
+        "monitoring.trackers: 'tracker' is not of the form package.module:ClassName",
+    ]
+
+
+def test_a_look_at_a_run_imports_its_trackers_and_starts_none(run_file, monkeypatch):
+    module = "tests.support.recording_tracker"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    config, _ = resolve(run_file, [f"monitoring.trackers=[{module}:FileTracker]"], 1)
+    assert config.monitoring.trackers == (f"{module}:FileTracker",) and module in sys.modules
