@@ -1,6 +1,7 @@
 """Small files that are there whole or not at all, also after a crash, and the hashes of files of any size."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -53,6 +54,41 @@ def sha256_of(path: Path) -> str:
     """Hex sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_text(text: str) -> str:
+    """Hex sha256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def rename_directory(partial: Path, final: Path) -> None:
+    """Give a directory that is written its final name, durably.
+
+    Raises:
+        OSError: A directory that is not empty has that name, or it cannot be given.
+    """
+    sync(partial)
+    partial.rename(final)
+    sync(final.parent)
+
+
+def try_lock(file: int, shared: bool = False) -> bool | None:
+    """Lock an open file until it is closed, without waiting.
+
+    Args:
+        file: Its descriptor.
+        shared: Whether other shared locks may be held at the same time.
+
+    Returns:
+        Whether the lock was taken; None if the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,41 @@
-"""The exceptions whose message is all that a user needs; anything else is a bug and shows its traceback."""
+"""The exceptions of gpt2dist.
+
+    Gpt2distError
+    ├── UserError                    wrong input: one message, no traceback, exit code 2
+    │   ├── RankUserError            wrong input that only one rank can see
+    │   └── UnknownCharacterError    gpt2dist.tokenizer.tokenizer
+    ├── RunError                     the work failed for a reason that the message gives: exit code 1
+    ├── PeerLostError                a collective failed because another rank is gone
+    ├── HungError                    a rank makes no progress; gpt2dist.training.watchdog
+    ├── StopRequestedError           all ranks stop on request; gpt2dist.training.stop
+    ├── TaskCancelledError           the job was stopped; gpt2dist.preprocessing.worker
+    ├── BadDocumentError             a document cannot be read; gpt2dist.corpus.documents
+    ├── UncuttableError              a long text cannot be encoded in pieces; gpt2dist.tokenizer.encoder
+    └── InvalidCheckpointError       a checkpoint is damaged or incomplete; gpt2dist.checkpoint.manifest
+
+The command line shows the message of a UserError or a RunError. The package handles the others itself. Anything
+else is a bug, and its traceback is shown.
+"""
 
 
-class UserError(Exception):
-    """Wrong input: shown as one readable message without a traceback, exit code 2.
+class Gpt2distError(Exception):
+    """Base class of the exceptions that gpt2dist raises on purpose."""
 
-    The message names the file, line or key, says what is wrong with it, and the way out.
+
+class UserError(Gpt2distError):
+    """Wrong input. Shown as one message without a traceback; exit code 2.
+
+    The message names the file, line or key, says what is wrong with it, and gives the way out.
     """
 
 
 class RankUserError(UserError):
-    """Wrong input that only this rank can see, so that this rank tells it; else rank 0 speaks for all."""
+    """Wrong input that only this rank can see. This rank reports it; in all other cases rank 0 does."""
 
 
-class RunError(Exception):
-    """The input was right and the work failed all the same, for a reason that the message gives; exit code 1."""
+class RunError(Gpt2distError):
+    """A failure that is not the user's, for a reason that the message gives; exit code 1."""
+
+
+class PeerLostError(Gpt2distError):
+    """A collective failed because another rank, its host or the network is gone."""

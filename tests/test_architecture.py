@@ -48,10 +48,12 @@ MAY_IMPORT = {
     "__init__": "",
     "atomic_io": "",
     "errors": "",
+    "importing": "",
+    "memory": "",
 }
 """Each package or module, top first, and those below that it may import beside itself and EVERYWHERE."""
 
-EVERYWHERE = {"atomic_io", "errors"}
+EVERYWHERE = {"atomic_io", "errors", "importing", "memory"}
 
 DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
@@ -74,6 +76,8 @@ LIGHT = (
         "plan",
         "atomic_io",
         "errors",
+        "importing",
+        "memory",
         "distributed.launch_environment",
         "config.yaml",
         "loading.batch_ramp",

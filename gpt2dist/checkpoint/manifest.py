@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist import atomic_io
-from gpt2dist.errors import UserError
+from gpt2dist.errors import Gpt2distError, UserError
 
 FORMAT_VERSION = 3
 NAME = "manifest.json"
@@ -18,7 +18,7 @@ Records = dict[str, dict[str, Any]]
 """File name → its `bytes` and `sha256`."""
 
 
-class InvalidCheckpointError(Exception):
+class InvalidCheckpointError(Gpt2distError):
     """A directory is not a whole checkpoint; the message says why."""
 
 

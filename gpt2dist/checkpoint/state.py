@@ -8,6 +8,8 @@ from typing import Any
 from gpt2dist import atomic_io
 
 NAME = "trainer_state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""State tensors of AdamW for each parameter."""
 _FIELDS = {"observed": "evaluation_done"}
 """Keys of the file whose fields have another name here."""
 

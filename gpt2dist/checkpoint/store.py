@@ -24,12 +24,11 @@ from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
 from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
-from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.state import MOMENTS, TrainerState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.directory import LATEST
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 EMBEDDING = "transformer.wte.weight"
 _SAME_MODEL = "give the model section of the run that wrote it"
 
@@ -255,11 +254,9 @@ class CheckpointStore:
             return {}
         partial, final = saving.partial, self.directory / checkpoint_name(saving.step)
         manifest.write(partial, files)
-        atomic_io.sync(partial)
         if final.exists():  # invalid, or of the future of an older checkpoint that the run was resumed from
             _remove(final)
-        partial.rename(final)
-        atomic_io.sync(self.directory)
+        atomic_io.rename_directory(partial, final)
         atomic_io.write_text(self.directory / LATEST, final.name + "\n")
         there = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(there, saving.step, self.keep_last, self.keep_every):

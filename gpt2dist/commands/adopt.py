@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Adopts the files and prints what they hold."""
     from gpt2dist.commands.inspect import describe
     from gpt2dist.dataset.adopt import Adoption, adopt
-    from gpt2dist.monitoring.progress import Progress, tell
+    from gpt2dist.monitoring.progress import Progress, warn
 
     adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val))
     progress: list[Progress] = []
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         progress[0].advance(count)
 
     try:
-        manifest = adopt(adoption, show, lambda text: tell(f"gpt2dist adopt: {text}"))
+        manifest = adopt(adoption, show, lambda text: warn(text, "adopt"))
     finally:
         for bar in progress:
             bar.close()

@@ -235,14 +235,14 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
     """Scores all checkpoints of a run, and where it is asked for those to come."""
     from gpt2dist.evaluation.watch import checkpoints_to_score
-    from gpt2dist.monitoring.progress import tell
+    from gpt2dist.monitoring.progress import info
 
     record = _record(args)
     if args.watch:
         _end_on_signals(record)
     text = None
     for step, model in checkpoints_to_score(
-        record, world, args.watch, lambda state: tell(f"waiting for {record.run} ({state})")
+        record, world, args.watch, lambda state: info(f"waiting for {record.run} ({state})")
     ):
         text = text or load(model)
         _require_comparable(record, model, text, args, world)
@@ -250,9 +250,9 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
         if world.is_main:
             record.add(step, model, result)
             _mirror(record)
-            _say(f"step {step}: {_in_short(result)}")
+            print(f"step {step}: {_in_short(result)}", file=sys.stderr, flush=True)
     if world.is_main:
-        _say(f"{len(record.results())} results in {record.directory}")
+        print(f"{len(record.results())} results in {record.directory}", file=sys.stderr)
 
 
 def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Namespace, world: Any) -> None:
@@ -301,10 +301,6 @@ def _end_on_signals(record: Any) -> None:
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, end)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _in_short(result: dict[str, Any]) -> str:

@@ -1,7 +1,10 @@
 """`gpt2dist export`: publishes a checkpoint as a model directory of transformers."""
 
 import argparse
+from functools import partial
 from pathlib import Path
+
+from gpt2dist.monitoring.progress import info
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per parameter."""
@@ -49,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
     require_room(args.output, 0)
     quiet_libraries()
     source = locate(args.checkpoint)
-    _say(f"checking {source}")
+    show = partial(info, command="export")
+    show(f"checking {source}")
     require_whole_model(source)
     origin = ModelProvenance.read(source, args.results)
     require_room(args.output, DTYPES[args.dtype] * origin.shape.parameters + BESIDE_THE_WEIGHTS)
@@ -63,15 +67,9 @@ def run(args: argparse.Namespace) -> None:
     def card(exported: Exported) -> str:
         return model_card(name, directory, origin, exported, args.license)
 
-    exported = export(source, args.output, args.dtype, card, _say)
-    _say(
+    exported = export(source, args.output, args.dtype, card, show)
+    show(
         f"{args.output}: {exported.parameters:,} parameters in {exported.dtype}, "
         f"{exported.bytes / 1e6:,.1f} MB; its logits differ from the checkpoint's by {exported.difference}"
     )
-    _say(f'load it: transformers.GPT2LMHeadModel.from_pretrained("{args.output}")')
-
-
-def _say(text: str) -> None:
-    from gpt2dist.monitoring.progress import tell
-
-    tell(f"gpt2dist export: {text}")
+    show(f'load it: transformers.GPT2LMHeadModel.from_pretrained("{args.output}")')

@@ -11,8 +11,6 @@ from gpt2dist.run.directory import RunDirectory
 if TYPE_CHECKING:  # pydantic would slow --help down
     from gpt2dist.submission.job import Work
 
-GIB = 2**30
-
 
 def work_of(args: argparse.Namespace) -> "Work":
     """What a command line of `submit` wants done.
@@ -41,7 +39,7 @@ def work_of(args: argparse.Namespace) -> "Work":
 def _training(args: argparse.Namespace) -> "Work":
     """A run, for a world of the size that is asked for."""
     from gpt2dist.preflight import resolve
-    from gpt2dist.preflight.resources import require_resources
+    from gpt2dist.preflight.resources import device_memory_bytes, require_resources
     from gpt2dist.submission.job import Work
 
     if args.words:
@@ -49,11 +47,10 @@ def _training(args: argparse.Namespace) -> "Work":
     if not args.overrides:
         raise UserError("no CONFIG; name the YAML file of the run, or another --job")
     file, *overrides = args.overrides
-    if args.device_memory is not None and not args.device_memory > 0:
-        raise UserError(f"--device-memory {args.device_memory:g}: must be above 0, in GiB per GPU")
+    device_memory = device_memory_bytes(args.device_memory)
     ranks = (args.nodes or 1) * args.gpus_per_node
     config, plan = resolve(Path(file), overrides, ranks)
-    require_resources(file, config, plan, args.device_memory and int(args.device_memory * GIB))
+    require_resources(file, config, plan, device_memory)
     run = config.output_dir.absolute()
     datasets = [*(each.dataset for each in plan.datasets), *(each.dataset for each in plan.validation)]
     run_section = config.run.model_copy(update={"world_size": ranks})  # another number is refused when it starts

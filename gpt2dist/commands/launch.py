@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2dist.errors import RunError, UserError
+from gpt2dist.errors import PeerLostError, RunError, UserError
 from gpt2dist.run import end_markers
 from gpt2dist.run.directory import RunDirectory
 
@@ -126,8 +126,8 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
     """
     rank, first = min(failures.items(), key=lambda item: _suspicion(item[1]))
     text = f"rank {rank} failed first: {_cause(first)}"
-    if first.exitcode > 0 and end_markers.is_consequence(_message(first)):  # the cause is on another host
-        text += f"\n  {end_markers.GONE}; the other hosts tell more"
+    if first.exitcode > 0 and _lost_a_peer(first):  # the cause is on another host
+        text += f"\n  {end_markers.PEER_LOST}; the other hosts tell more"
     if run_directory:
         text += f"\n  its log: {RunDirectory(run_directory).rank_log(rank)}"
     others = sorted(set(failures) - {rank})
@@ -139,8 +139,12 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
 def _suspicion(failure: "ProcessFailure") -> tuple[bool, bool, int]:
     """Sorts failures: those that nobody else caused come first."""
     killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM  # the launcher ends the others so
-    lost = failure.exitcode < 0 or end_markers.is_consequence(_message(failure))
+    lost = failure.exitcode < 0 or _lost_a_peer(failure)
     return not killed, lost, failure.timestamp
+
+
+def _lost_a_peer(failure: "ProcessFailure") -> bool:
+    return _message(failure).startswith(f"{PeerLostError.__name__}: ")
 
 
 def _cause(failure: "ProcessFailure") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.progress import Progress, tell
+from gpt2dist.monitoring.progress import Progress, info, warn
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading
@@ -192,12 +192,12 @@ def run(args: argparse.Namespace) -> int | None:
     with Display() as display:
         try:
             if part:
-                prepare_part(job, *part, display.update, display.say)
+                prepare_part(job, *part, display.update, display.info, display.warn)
                 return None
-            manifest = prepare(job, display.update, display.say, finish=args.finish)
+            manifest = prepare(job, display.update, display.info, display.warn, finish=args.finish)
         except KeyboardInterrupt:
             display.close()
-            display.say(f"interrupted; run the same command again to go on ({job.build} is kept)")
+            display.info(f"interrupted; run the same command again to go on ({job.build} is kept)")
             return 1
     print(describe(manifest), file=sys.stderr)
     if display.worked:
@@ -284,13 +284,13 @@ class Display:
         self._progress.advance(worked - self.worked, **details)
         self.worked = worked
 
-    def say(self, text: str) -> None:
-        """Prints a line, above the bar where there is one."""
-        line = f"gpt2dist preprocess: {text}"
-        if self._progress:
-            self._progress.say(line)
-        else:
-            tell(line)
+    def info(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        (self._progress.info if self._progress else info)(text, "preprocess")
+
+    def warn(self, text: str) -> None:
+        """Print a warning, above the bar where there is one."""
+        (self._progress.warn if self._progress else warn)(text, "preprocess")
 
     def close(self) -> None:
         """Ends the bar."""

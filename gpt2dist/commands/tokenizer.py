@@ -10,9 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2dist import atomic_io
 from gpt2dist.cli import add_quiet
 from gpt2dist.commands.preprocess import add_corpus_arguments, reading, suffixes
 from gpt2dist.errors import UserError
+from gpt2dist.monitoring.progress import info
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading, Source
@@ -86,17 +88,18 @@ def run(args: argparse.Namespace) -> int | None:
         training = args.action == "train"
         make, origin = _prepare_training(args, Path(scratch)) if training else _prepare_import(args)
         if _is_there(output, origin):
-            _say(f"{output} was made from the same inputs with the same options: nothing to do")
+            info(f"{output} was made from the same inputs with the same options: nothing to do", "tokenizer")
             return None
         tokenizer = make()
     tokenizer.save(output)
     (output / RECORD_NAME).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     wanted = getattr(args, "vocab_size", None)
     if wanted and tokenizer.vocab_size < wanted:
-        _say(f"the corpus is too small for {wanted} entries; it gave {tokenizer.vocab_size}")
-    _say(
+        info(f"the corpus is too small for {wanted} entries; it gave {tokenizer.vocab_size}", "tokenizer")
+    info(
         f"{output}: {tokenizer.vocab_size:,} entries, end-of-text {tokenizer.end_of_text!r} is "
-        f"{tokenizer.end_of_text_id}, fingerprint {tokenizer.fingerprint[:12]}"
+        f"{tokenizer.end_of_text_id}, fingerprint {tokenizer.fingerprint[:12]}",
+        "tokenizer",
     )
     return None
 
@@ -129,7 +132,7 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
         "vocab_size": args.vocab_size,
         **asdict(how),
         "files": len(sources),
-        "files_sha256": hashlib.sha256(files.encode("utf-8", "surrogateescape")).hexdigest(),
+        "files_sha256": atomic_io.sha256_of_text(files),
     }
     return make, origin
 
@@ -180,9 +183,3 @@ def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[
                 progress.advance(item.size)
     if documents == 0:
         raise UserError(f"not one document of the corpus can be read{first}")
-
-
-def _say(text: str) -> None:
-    from gpt2dist.monitoring.progress import tell
-
-    tell(f"gpt2dist tokenizer: {text}")

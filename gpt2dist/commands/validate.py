@@ -18,7 +18,6 @@ examples:
 
 Memory and hours are estimates. A run that cannot fit, and one that the disk could not hold, is an error.
 """
-GIB = 2**30
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,14 +55,13 @@ def run(args: argparse.Namespace) -> None:
     """Checks the configuration; prints the plan."""
     from gpt2dist.preflight import resolve
     from gpt2dist.preflight.report import as_json, count, render, table
-    from gpt2dist.preflight.resources import require_resources
+    from gpt2dist.preflight.resources import device_memory_bytes, require_resources
 
     if args.world_size is not None and args.world_size < 1:
         raise UserError(f"--world-size {args.world_size}: must be at least 1, the number of ranks of the run")
-    if args.device_memory is not None and not args.device_memory > 0:
-        raise UserError(f"--device-memory {args.device_memory:g}: must be above 0, in GiB per GPU")
+    device_memory = device_memory_bytes(args.device_memory)
     config, plan = resolve(args.config, args.overrides, args.world_size)
-    require_resources(str(args.config), config, plan, args.device_memory and int(args.device_memory * GIB))
+    require_resources(str(args.config), config, plan, device_memory)
     if args.verify_data:
         verify_data(plan)
     if args.json:

@@ -40,6 +40,24 @@ class Problem:
         return any(m.startswith(t) or t.startswith(m) for m in mine for t in theirs)
 
 
+def flatten(tree: dict[str, Any], lists: bool = False) -> dict[str, Any]:
+    """Turn nested settings into one level with dotted keys, such as `zero.stage`.
+
+    Args:
+        tree: Nested dictionaries.
+        lists: Whether lists are taken apart as well: `optimizer.betas.0`.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if lists and isinstance(value, list):
+            value = {str(number): item for number, item in enumerate(value)}
+        if isinstance(value, dict) and (value or lists):
+            flat |= {f"{key}.{name}": item for name, item in flatten(value, lists).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, list[Problem]]:
     """Reads a configuration file and the overrides of its keys.
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
+from gpt2dist.errors import Gpt2distError
+
 LONG_BYTES = 8 << 20
 """A document whose source is longer is a `LongDocument`, which nobody holds whole."""
 
@@ -74,7 +76,7 @@ class Rejected:
     reason: str
 
 
-class BadDocumentError(Exception):
+class BadDocumentError(Gpt2distError):
     """A long document turned out, while its parts were read, to be unreadable; the message says why."""
 
 

@@ -52,14 +52,14 @@ class Adoption:
 def adopt(
     adoption: Adoption,
     on_bytes: Callable[[int, int], None] = lambda count, total: None,
-    say: Callable[[str], None] = lambda text: None,
+    on_warning: Callable[[str], None] = lambda text: None,
 ) -> Manifest:
     """Makes a dataset directory whose shards are the files of others.
 
     Args:
         adoption: What to adopt.
         on_bytes: Called with the bytes of tokens that were read since the last call, and those there are.
-        say: Called with what is worth a line.
+        on_warning: Called with the text of each warning.
 
     Returns:
         The manifest of the dataset.
@@ -78,7 +78,7 @@ def adopt(
     for record in files:
         records.append(_measure(empty, record, tokenizer, lambda count: on_bytes(count, total)))
         if problem := _unmarked(empty, records[-1]):
-            say(f"WARNING: {problem}")
+            on_warning(problem)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
     listing = "".join(json.dumps(_source(path)) + "\n" for record in records for path in _files(empty, record))
@@ -250,8 +250,8 @@ def _manifest(
         sources={
             "files": len(lines),
             "bytes": sum(line["size"] for line in lines),
-            "listing_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+            "listing_sha256": atomic_io.sha256_of_text(listing),
         },
         shards=tuple(records),
-        listings={"sources.jsonl": hashlib.sha256(listing.encode()).hexdigest()},
+        listings={"sources.jsonl": atomic_io.sha256_of_text(listing)},
     )

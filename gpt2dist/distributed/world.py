@@ -1,5 +1,7 @@
 """The process group: who this rank is, and the few collectives that gpt2dist uses itself."""
 
+import contextlib
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from gpt2dist.distributed import launch_environment
-from gpt2dist.errors import RankUserError, RunError, UserError
+from gpt2dist.errors import PeerLostError, RankUserError, RunError, UserError
 
 T = TypeVar("T")
 
@@ -98,6 +100,35 @@ class World:
         if fault:
             raise UserError(fault)
         return value
+
+
+GLOO_LOST_A_PEER = re.compile(
+    r"\[(?!enforce)[^\]]*gloo/transport/\w+/(pair|buffer|unbound_buffer)\.cc:\d+\] "
+    r"|Application timeout caused pair closure"
+)
+"""How gloo's own errors start: plain RuntimeErrors, whose place in gloo's sources tells them from others."""
+NCCL_LOST_A_PEER = re.compile("ncclRemoteError|NCCL communicator was aborted|collective operation timeout")
+"""NCCL's result codes and c10d's texts for another rank's end. An invalid use, for one, is this rank's own."""
+
+
+def is_peer_loss(error: BaseException) -> bool:
+    """Return whether an exception of c10d means that another rank, its host or the network is gone."""
+    if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
+        return True
+    if isinstance(error, dist.DistBackendError):
+        return bool(NCCL_LOST_A_PEER.search(str(error)))
+    return type(error) is RuntimeError and bool(GLOO_LOST_A_PEER.match(str(error)))
+
+
+@contextlib.contextmanager
+def lost_peers() -> Iterator[None]:
+    """Raise c10d's errors about a lost rank as PeerLostError, with the same text."""
+    try:
+        yield
+    except Exception as error:
+        if is_peer_loss(error):
+            raise PeerLostError(str(error)) from error
+        raise
 
 
 class FlagExchange:

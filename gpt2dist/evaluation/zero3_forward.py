@@ -15,10 +15,9 @@ from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import weight_files
-from gpt2dist.model.huggingface import require_match
+from gpt2dist.model.huggingface import PREFIX, bare_name, require_match
 from gpt2dist.model.lm_head import Head
 
-PREFIX = "transformer."
 SETTINGS = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9}
 
 
@@ -35,9 +34,8 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
         model = GPT2LMHeadModel(config)
     try:
         files = TensorFiles(weight_files(directory))
-        # A model that was saved without its output layer has no prefix.
-        there = {name.removeprefix(PREFIX): name for name in files}
-        parameters = {name.removeprefix(PREFIX): parameter for name, parameter in model.named_parameters()}
+        there = {bare_name(name): name for name in files}
+        parameters = {bare_name(name): parameter for name, parameter in model.named_parameters()}
         missing = [PREFIX + name for name in parameters if name not in there]
         require_match(directory, missing, (there[name] for name in there.keys() - parameters.keys()))
         for name, parameter in parameters.items():

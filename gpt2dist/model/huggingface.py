@@ -9,6 +9,9 @@ from typing import Any
 from gpt2dist.errors import UserError
 from gpt2dist.model.shape import Shape
 
+PREFIX = "transformer."
+"""What the names of the tensors start with, unless the model was saved without its output layer."""
+
 GELU = ("gelu_new", "gelu_pytorch_tanh")
 """Two names of GPT-2's activation function."""
 
@@ -24,6 +27,11 @@ OPTIONS: dict[str, Any] = {
     "layer_norm_epsilon": 1e-5,
 }
 """Options of transformers' GPT2Config that ours has in one way only, which is also their default."""
+
+
+def bare_name(name: str) -> str:
+    """Return the name of a tensor without `PREFIX`."""
+    return name.removeprefix(PREFIX)
 
 
 @dataclass(frozen=True)

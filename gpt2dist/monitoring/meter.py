@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gpt2dist.distributed.world import World
+from gpt2dist.memory import GIB, peak_resident_bytes
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Meter:
             "throughput/tokens_per_second": rate,
             "time/step": seconds / len(records),
             "time/data_wait": self._waited / len(records),
-            "memory/peak_gib": self._peak_memory() / 2**30,
+            "memory/peak_gib": self._peak_memory() / GIB,
         }
         if self._peak_flops:
             possible = self._peak_flops * self._world.size
@@ -120,4 +120,4 @@ class Meter:
         """Bytes that the process had at most: on the GPU where there is one, else resident."""
         if self._world.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_resident_bytes()

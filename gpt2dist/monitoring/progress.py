@@ -5,6 +5,7 @@ import io
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from tqdm import tqdm
@@ -32,10 +33,24 @@ def is_quiet() -> bool:
     return _quiet
 
 
-def tell(text: str) -> None:
-    """Prints a line on standard error: news, which --quiet leaves out, or a WARNING, which it does not."""
-    if not _quiet or "WARNING: " in text:
-        print(text, file=sys.stderr, flush=True)
+def info(text: str, command: str = "") -> None:
+    """Print a line on standard error, unless --quiet was given.
+
+    Args:
+        text: The message.
+        command: The verb to name at the start of the line, if any.
+    """
+    if not _quiet:
+        _print(text, command)
+
+
+def warn(text: str, command: str = "") -> None:
+    """Print a warning on standard error, also under --quiet; the arguments are those of `info`."""
+    _print(f"WARNING: {text}", command)
+
+
+def _print(text: str, command: str) -> None:
+    print(f"gpt2dist {command}: {text}" if command else text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -107,13 +122,21 @@ class Progress:
         if time.monotonic() - self._last_line >= PLAIN_LINE_SECONDS:
             self._print_line()
 
-    def say(self, text: str) -> None:
-        """Tells a line, as `tell`, without tearing the bar."""
-        if not self._enabled:
-            return
+    def info(self, text: str, command: str = "") -> None:
+        """Print a line above the bar, as `info` does."""
+        if self._enabled:
+            with self._above_the_bar():
+                info(text, command)
+
+    def warn(self, text: str, command: str = "") -> None:
+        """Print a warning above the bar, as `warn` does."""
+        if self._enabled:
+            with self._above_the_bar():
+                warn(text, command)
+
+    def _above_the_bar(self) -> AbstractContextManager[None]:
         on_screen = not self._plain and not self._bar.disable
-        with tqdm.external_write_mode(file=sys.stderr) if on_screen else contextlib.nullcontext():
-            tell(text)
+        return tqdm.external_write_mode(file=sys.stderr) if on_screen else contextlib.nullcontext()
 
     def close(self) -> None:
         """Shows the final state and ends the display."""

@@ -3,14 +3,13 @@
 docs/guides/trackers.md has examples. A tracker hears what metrics.jsonl gets, on rank 0 only.
 """
 
-import importlib
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from gpt2dist.errors import UserError
+from gpt2dist.importing import import_attribute
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.run.metrics_file import Line
 
@@ -68,14 +67,10 @@ def load(name: str) -> Callable[[], Tracker]:
     Raises:
         ValueError: Says why not, and the way out.
     """
-    module, _, class_name = name.partition(":")
-    if not module or not class_name:
+    if ":" not in name.strip(":"):
         raise ValueError(f"{name!r} is not of the form package.module:ClassName")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script does not look there, and `python -m` does
-        sys.path.append(here)
     try:
-        found: Callable[[], Tracker] = getattr(importlib.import_module(module), class_name)
+        found: Callable[[], Tracker] = import_attribute(name)
     except Exception as error:  # whatever its module raises
         raise ValueError(
             f"{name} cannot be imported ({type(error).__name__}: {error}); install it, put its folder on "

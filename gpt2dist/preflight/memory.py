@@ -16,7 +16,6 @@ from gpt2dist.model.shape import Shape
 from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import BUCKET_ELEMENTS, deepspeed_config
 
-GIB = 2**30
 LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's default `stage3_max_live_parameters`, and the distance within which they are not given up."""
 STATES = ("weights", "gradients", "optimizer", "buckets")

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from gpt2dist.config import Config
+from gpt2dist.memory import GIB
 from gpt2dist.model.flops import FORMULA
 from gpt2dist.plan import Plan, TrainingSet
 from gpt2dist.preflight.duration import durations
-from gpt2dist.preflight.memory import GIB, estimate, setting_of, total
+from gpt2dist.preflight.memory import estimate, setting_of, total
 from gpt2dist.preflight.plot import plot, sampled
 from gpt2dist.preflight.resources import checkpoint_space, nearest_directory
 from gpt2dist.run.directory import RunDirectory

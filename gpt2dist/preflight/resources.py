@@ -8,16 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist.config import Config, Problem, raise_problems
+from gpt2dist.errors import UserError
+from gpt2dist.memory import GIB
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import check_batch
 from gpt2dist.preflight.deepspeed import check_offload, check_precision
-from gpt2dist.preflight.memory import GIB, STATES, estimate, setting_of, total
+from gpt2dist.preflight.memory import STATES, estimate, setting_of, total
 from gpt2dist.preflight.messages import divisors
 from gpt2dist.preflight.model import check_kernels
 from gpt2dist.run.directory import RunDirectory
 
 Changes = Mapping[str, Any]
 """Dotted keys and what they are set to."""
+
+
+def device_memory_bytes(gib: float | None) -> int | None:
+    """Convert the value of --device-memory, in GiB per GPU, to bytes.
+
+    Raises:
+        UserError: The value is not above 0.
+    """
+    if gib is None:
+        return None
+    if not gib > 0:
+        raise UserError(f"--device-memory {gib:g}: must be above 0, in GiB per GPU")
+    return int(gib * GIB)
 
 
 def require_resources(where: str, config: Config, plan: Plan, device_bytes: int | None = None) -> None:

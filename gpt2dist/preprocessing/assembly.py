@@ -76,8 +76,7 @@ def assemble(
     )
     manifest.save(target)
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    target.replace(job.output)
-    atomic_io.sync(job.output.parent)
+    atomic_io.rename_directory(target, job.output)
     shutil.rmtree(job.build)
     return Manifest.load(job.output)
 

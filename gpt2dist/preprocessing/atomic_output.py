@@ -42,15 +42,13 @@ def attempt(final: Path, running: Path) -> Iterator[Path]:
 
 def _publish(folder: Path, final: Path) -> None:
     final.parent.mkdir(exist_ok=True)
-    atomic_io.sync(folder)
     if final.exists() and not (final / MARKER).exists():
         shutil.rmtree(final)  # its marker was removed, to have it done again
     try:
-        folder.rename(final)
+        atomic_io.rename_directory(folder, final)
     except OSError:
         if not (final / MARKER).exists():
             raise
-    atomic_io.sync(final.parent)
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """The directory where the work is done: who may work in it, and whether what lies there is this job's."""
 
-import fcntl
-import hashlib
 import json
 import shutil
 import uuid
@@ -41,7 +39,7 @@ class JobFingerprint:
             "sources": {
                 "files": len(sources),
                 "bytes": sum(source.size for source in sources),
-                "listing_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+                "listing_sha256": atomic_io.sha256_of_text(listing),
             },
         }
         return cls(plan, listing)
@@ -110,12 +108,9 @@ def open_build(
     """
     job.build.mkdir(parents=True, exist_ok=True)
     with open(job.build / "lock", "a") as lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{job.build}: another gpt2dist preprocess is at work here; wait for it") from None
-        except OSError:
-            pass  # a file system without locks; tasks are safe all the same
+        # Without locks, tasks are safe all the same.
+        if atomic_io.try_lock(lock.fileno(), shared) is False:
+            raise UserError(f"{job.build}: another gpt2dist preprocess is at work here; wait for it")
         _start(job, identity)
         if not shared:
             shutil.rmtree(job.running, ignore_errors=True)  # of runs that were killed
@@ -169,6 +164,6 @@ def _copy_tokenizer(job: PreprocessingJob, tokenizer: Tokenizer) -> None:
         copy = job.build / f"tokenizer-{uuid.uuid4().hex[:12]}.tmp"
         tokenizer.save(copy)
         try:
-            copy.rename(final)
+            atomic_io.rename_directory(copy, final)
         except OSError:  # another was faster
             shutil.rmtree(copy)

@@ -43,13 +43,14 @@ SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
 """How many places of the corpus the encoder is proved at, and how much is taken there at most."""
 
 OnProgress = Callable[[Counts, int], None]
-Say = Callable[[str], None]
+OnMessage = Callable[[str], None]
 
 
 def prepare(
     job: PreprocessingJob,
     on_progress: OnProgress = lambda counts, total: None,
-    say: Say = lambda text: None,
+    on_info: OnMessage = lambda text: None,
+    on_warning: OnMessage = lambda text: None,
     finish: bool = False,
 ) -> Manifest:
     """Makes the dataset directory of a job, or goes on where an interrupted run of it stopped.
@@ -57,7 +58,8 @@ def prepare(
     Args:
         job: What to do.
         on_progress: Called now and then with the work done so far and the bytes of the whole corpus.
-        say: Called with what is worth a line.
+        on_info: Called with each message about the job's progress.
+        on_warning: Called with the text of each warning.
         finish: Only put together what `prepare_part` has done.
 
     Returns:
@@ -69,13 +71,13 @@ def prepare(
     """
     tokenizer, sources, identity = _look(job)
     if (manifest := finished(job, identity)) is not None:
-        say(f"{job.output} was prepared from this corpus with these options: nothing to do")
+        on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         _forget_spool(job, sources)
         return manifest
     with open_build(job, identity, tokenizer, shared=False), remove_partial_if_empty(job):
         tasks = plan_tasks(sources)
         if not dataset_folder(job).exists():
-            drive = _Drive(job, tokenizer, tasks, on_progress, say)
+            drive = _Drive(job, tokenizer, tasks, on_progress, on_info, on_warning)
             if finish:
                 drive.require_all()
             drive.run(tasks)
@@ -91,7 +93,8 @@ def prepare_part(
     index: int,
     count: int,
     on_progress: OnProgress = lambda counts, total: None,
-    say: Say = lambda text: None,
+    on_info: OnMessage = lambda text: None,
+    on_warning: OnMessage = lambda text: None,
 ) -> None:
     """Does the tasks index, index + count, index + 2·count … of a job, and leaves it at that.
 
@@ -103,7 +106,8 @@ def prepare_part(
         index: 0 ≤ index < count.
         count: The number of parts.
         on_progress: As of `prepare`, but for the tasks of this part.
-        say: As of `prepare`.
+        on_info: As for `prepare`.
+        on_warning: As for `prepare`.
 
     Raises:
         UserError: As of `prepare`.
@@ -113,12 +117,12 @@ def prepare_part(
         raise UserError("--task-index: not with standard input, which only one process can read; name files")
     tokenizer, sources, identity = _look(job)
     if finished(job, identity) is not None:
-        say(f"{job.output} was prepared from this corpus with these options: nothing to do")
+        on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return
     with open_build(job, identity, tokenizer, shared=True):
         tasks = plan_tasks(sources)
         if not dataset_folder(job).exists():
-            _Drive(job, tokenizer, tasks, on_progress, say).run(tasks[index::count])
+            _Drive(job, tokenizer, tasks, on_progress, on_info, on_warning).run(tasks[index::count])
             _check_unchanged(job, sources)
 
 
@@ -187,10 +191,17 @@ class _Drive:
     """Has tasks done, and tells how far they are."""
 
     def __init__(
-        self, job: PreprocessingJob, tokenizer: Tokenizer, tasks: list[Task], on_progress: OnProgress, say: Say
+        self,
+        job: PreprocessingJob,
+        tokenizer: Tokenizer,
+        tasks: list[Task],
+        on_progress: OnProgress,
+        on_info: OnMessage,
+        on_warning: OnMessage,
     ):
         self._job = replace(job, tokenizer_fingerprint=tokenizer.fingerprint, driver=uuid.uuid4().hex)
-        self._tokenizer, self._tasks, self._on_progress, self._say = tokenizer, tasks, on_progress, say
+        self._tokenizer, self._tasks = tokenizer, tasks
+        self._on_progress, self._info, self._warn = on_progress, on_info, on_warning
         self._total = 0
         self._finished = Counts()
         self._peak = 0
@@ -206,7 +217,7 @@ class _Drive:
                 self._count(task)
         self._total = sum(task.size for task in tasks)
         if len(todo) < len(tasks):
-            self._say(f"goes on where it stopped: {len(tasks) - len(todo)} of {len(tasks)} parts are done")
+            self._info(f"goes on where it stopped: {len(tasks) - len(todo)} of {len(tasks)} parts are done")
         likely = replace(self._job, encoder=FAST)
         with open_executor(likely, len(todo), load_tools) as executor:  # the workers load what they need …
             self._job = replace(self._job, encoder=self._encoder(todo))  # … while this is found out
@@ -218,7 +229,7 @@ class _Drive:
                     self._count(task)
                     self._check_rejections()
         self._poll()
-        self._say(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
+        self._info(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
 
     def require_all(self) -> None:
         """Refuses to go on without tasks that other processes should have done.
@@ -254,10 +265,10 @@ class _Drive:
         samples = list(_samples(self._job, tasks))
         name, why_not = choose_encoder(self._tokenizer, samples)
         if why_not:
-            self._say(f"WARNING: {why_not}; going on with tokenizers, which is some fifty times slower")
+            self._warn(f"{why_not}; going on with tokenizers, which is some fifty times slower")
         elif name == FAST:
             size = sum(map(len, samples))
-            self._say(f"{name} agrees with tokenizers on {len(samples)} samples of the corpus, {size:,} bytes")
+            self._info(f"{name} agrees with tokenizers on {len(samples)} samples of the corpus, {size:,} bytes")
         return name
 
     def _count(self, task: Task) -> None:
@@ -300,7 +311,7 @@ def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
 # --- Whether there is enough ------------------------------------------------------------------------------
 
 
-class _NothingReadable(UserError):
+class _NothingReadableError(UserError):
     """Not one document could be read."""
 
 
@@ -309,7 +320,7 @@ def remove_partial_if_empty(job: PreprocessingJob) -> Iterator[None]:
     """Lets a job that read no document leave nothing behind, so that the mended command just runs."""
     try:
         yield
-    except _NothingReadable:
+    except _NothingReadableError:
         shutil.rmtree(job.build)
         raise
 
@@ -338,7 +349,9 @@ def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int
         f"allows. The first:{shown}\n"
     )
     if rejected == seen:
-        return _NothingReadable(f"{problem}Name the field of the text with --text-field, or check the inputs")
+        return _NothingReadableError(
+            f"{problem}Name the field of the text with --text-field, or check the inputs"
+        )
     return UserError(
         f"{problem}Leave them out with a larger --max-bad-fraction, which goes on from here; or mend them, "
         f"remove the unfinished work (rm -r {job.build}) and run the command again"

@@ -1,9 +1,7 @@
 """One task of preprocessing: a part of the corpus, read, tokenised and written to shards by one worker."""
 
-import importlib
 import json
 import os
-import resource
 import sys
 import threading
 from collections import deque
@@ -25,7 +23,9 @@ from gpt2dist.corpus.storage import unreadable
 from gpt2dist.corpus.word_count import WordCounter, count_words
 from gpt2dist.dataset.megatron_format import MAX_DOCUMENT_TOKENS, token_dtype
 from gpt2dist.dataset.provenance import ORIGIN
-from gpt2dist.errors import UserError
+from gpt2dist.errors import Gpt2distError, UserError
+from gpt2dist.importing import import_attribute
+from gpt2dist.memory import peak_resident_bytes
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, attempt
 from gpt2dist.preprocessing.splits import DIGEST, Block, SplitWriter
 from gpt2dist.preprocessing.tasks import SPLITS, PreprocessingJob, Task, task_folder
@@ -36,7 +36,7 @@ BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096
 """What is tokenised at once."""
 
 
-class StoppedError(Exception):
+class TaskCancelledError(Gpt2distError):
     """The driver has given up, and the task was left."""
 
 
@@ -53,19 +53,13 @@ def run_task(job: PreprocessingJob, task: Task) -> int:
     Raises:
         UserError: A file of the corpus cannot be read, or a text is bad and `on_bad_text` is "fail".
         RunError: The files cannot be written.
-        StoppedError: The driver has given up.
+        TaskCancelledError: The driver has given up.
     """
     final = task_folder(job, task)
     if not (final / MARKER).exists():
         with attempt(final, job.running) as folder:
             _do(job, task, folder)
-    return peak_memory()
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident_bytes()
 
 
 def load_normalizer(name: str | None) -> Callable[[str], str] | None:
@@ -76,11 +70,8 @@ def load_normalizer(name: str | None) -> Callable[[str], str] | None:
     """
     if name is None:
         return None
-    module, _, function = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module), function)
+        found: Callable[[str], str] = import_attribute(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"--normalizer {name}: cannot be found ({error}); write module:function, such as mytools:clean"
@@ -94,7 +85,7 @@ def _do(job: PreprocessingJob, task: Task, folder: Path) -> None:
     def report(counts: Counts) -> None:
         progress.write(counts)
         if job.stop.exists():
-            raise StoppedError
+            raise TaskCancelledError
 
     try:
         result = _Work(job, task, folder, report).run()

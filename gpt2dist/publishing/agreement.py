@@ -20,6 +20,7 @@ from gpt2dist.checkpoint.safetensors_io import TensorFiles
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.gpt2 import logits
+from gpt2dist.model.huggingface import bare_name
 
 SAFETY = 4.0
 """Between the rounding error that is expected and the one that is refused. Models at initialisation, at 4 times
@@ -173,21 +174,16 @@ def _logits(model: GPT2LMHeadModel, tokens: Tensor) -> Tensor:
 def _different_tensor(source: Path, written: Path, dtype: torch.dtype) -> str:
     """Says which tensor of the written files is not the source's; empty where all are."""
     theirs, ours = (TensorFiles(weight_files(path)) for path in (source, written))
-    names = {_plain(name): name for name in theirs}
+    names = {bare_name(name): name for name in theirs}
     for name in sorted(ours):
-        if _plain(name) not in names:
+        if bare_name(name) not in names:
             return f"{name} is in them, and not in the checkpoint"
-        expected, actual = theirs.read(names[_plain(name)]).to(dtype).float(), ours.read(name).float()
+        expected, actual = theirs.read(names[bare_name(name)]).to(dtype).float(), ours.read(name).float()
         if expected.shape != actual.shape:
             return f"{name} has the shape {list(actual.shape)}, not {list(expected.shape)}"
         if not torch.equal(expected, actual):
             return f"{name} differs by up to {(actual - expected).abs().max().item():.3g}"
     return ""
-
-
-def _plain(name: str) -> str:
-    """The name of a tensor; a model that was saved without its output layer has no prefix."""
-    return name.removeprefix("transformer.")
 
 
 def _rms(tensor: Tensor) -> float:

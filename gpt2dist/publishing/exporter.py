@@ -42,7 +42,7 @@ def export(
     output: Path,
     dtype: str,
     card: Callable[[Exported], str],
-    say: Callable[[str], None] = lambda text: None,
+    on_info: Callable[[str], None] = lambda text: None,
 ) -> Exported:
     """Writes a model that transformers loads, and publishes it if it is the same model.
 
@@ -51,25 +51,25 @@ def export(
         output: The directory to make; it is not there, or empty.
         dtype: Of the weights: "float32", "bfloat16" or "float16".
         card: Makes the text of README.md.
-        say: Told what is being done.
+        on_info: Called with a line about each step of the work.
 
     Raises:
         UserError: The source cannot be read, or be used in that dtype.
         RunError: What was written is not the source.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    say(f"reading {source}")
+    on_info(f"reading {source}")
     tokenizer = Tokenizer.load(source)
     weight_files(source)  # refuses pickles
     model = load_pretrained(source, device)
     require_vocabulary(model, tokenizer.vocab_size, source)
     reference = Reference(model, getattr(torch, dtype), source)
     with published(output) as partial:
-        say(f"writing {dtype}")
+        on_info(f"writing {dtype}")
         write(partial, model.to(reference.dtype), tokenizer)  # type: ignore[arg-type]  # a wrapped method
         parameters = model.num_parameters()
         del model
-        say("loading what was written, and comparing its logits with the checkpoint's")
+        on_info("loading what was written, and comparing its logits with the checkpoint's")
         difference = reference.require(partial)
         size = sum(path.stat().st_size for path in partial.glob("*.safetensors"))
         exported = Exported(parameters, dtype, size, difference, tokenizer)

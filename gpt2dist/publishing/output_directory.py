@@ -64,12 +64,10 @@ def published(output: Path) -> Iterator[Path]:
         for path in partial.iterdir():
             path.chmod(mode)  # safetensors writes files that their owner alone may read
             atomic_io.sync(path)
-        atomic_io.sync(partial)
         try:
-            partial.rename(output)
+            atomic_io.rename_directory(partial, output)
         except OSError as error:
             raise UserError(f"--output: {output} cannot be made ({error.strerror}); name another") from None
-        atomic_io.sync(output.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"--output: {output} cannot be written ({reason}); nothing was published") from error

@@ -13,18 +13,8 @@ from pathlib import Path
 from gpt2dist import atomic_io
 from gpt2dist.run.directory import RunDirectory
 
-LOST = (
-    *("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed"),
-    *("Timed out waiting", "timed out", "NCCL"),
-)
-"""What a rank says whose only trouble is that another one is gone."""
-GONE = "another rank was gone before: killed, perhaps out of memory, or its host or the network went down"
-"""What that means."""
-
-
-def is_consequence(reason: str) -> bool:
-    """Whether a rank with such a reason failed because another one was gone."""
-    return any(word in reason for word in LOST)
+PEER_LOST = "another rank was gone before: killed, perhaps out of memory, or its host or the network went down"
+"""What to report of a PeerLostError."""
 
 
 def write_stopped(run: Path, reason: str, step: int, total_steps: int) -> None:

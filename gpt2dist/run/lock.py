@@ -1,7 +1,6 @@
 """One job at a time in a run directory, and whether there is one. Free of torch."""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2dist import atomic_io
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
@@ -40,41 +40,34 @@ def is_held(directory: Path) -> bool | None:
     """
     try:
         with RunDirectory(directory).lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
-    except BlockingIOError:
-        return True
-    except OSError:  # no such file, not ours to read, or a file system without locks
+            free = atomic_io.try_lock(file.fileno(), shared=True)  # shared: two that look do not see each other
+    except OSError:  # no such file, or not ours to read
         return None
-    return False
+    return None if free is None else not free
 
 
 def _take(directory: Path, held: contextlib.ExitStack) -> None:
     file = held.enter_context(RunDirectory(directory).lock.open("a+"))
-    try:
-        _lock(file.fileno())
-    except BlockingIOError:
+    if not _lock(file.fileno()):
         file.seek(0)
         other = file.read().strip() or "it has just begun"
         raise UserError(
             f"{directory}: another job is training here ({other}); wait for it, stop it, or set "
             "run.output_dir to a new directory"
-        ) from None
-    except OSError:
-        pass  # a file system without locks: who is at work is written all the same
+        )
     file.truncate(0)
     file.write(json.dumps(_owner()) + "\n")
     file.flush()
 
 
-def _lock(file: int) -> None:
+def _lock(file: int) -> bool:
+    """Return whether no other job holds the lock. A file system without locks cannot tell, and counts as free."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(PATIENCE_SECONDS / 20)
+    while atomic_io.try_lock(file) is False:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(PATIENCE_SECONDS / 20)
+    return True
 
 
 def _owner() -> dict[str, str | int]:

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt2dist.errors import PeerLostError
 from gpt2dist.run import end_markers, lock
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status import run_files
@@ -179,7 +180,7 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
         return "finished", ""  # also where a later start was refused
     if failure:
         reason = next(iter(str(failure.get("reason")).splitlines()), "")
-        hint = f" ({end_markers.GONE})" if end_markers.is_consequence(reason) else ""
+        hint = f" ({end_markers.PEER_LOST})" if failure.get("kind") == PeerLostError.__name__ else ""
         return "failed", f"rank {failure.get('rank')}: {failure.get('kind')}: {reason}{hint}"
     if stopped:
         return "stopped", f"by {stopped.get('reason')}, with everything saved"

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from gpt2dist.errors import Gpt2distError
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 FAST, REFERENCE = "gigatoken", "tokenizers"
@@ -161,7 +162,7 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
         yield b"".join(held)
 
 
-class UncuttableError(ValueError):
+class UncuttableError(Gpt2distError):
     """A text that is too long to be encoded whole cannot be cut."""
 
 

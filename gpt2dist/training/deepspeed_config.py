@@ -3,6 +3,7 @@
 from typing import Any
 
 from gpt2dist.config import Config
+from gpt2dist.config.reading import flatten
 
 BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's default `reduce_bucket_size`."""
@@ -62,19 +63,11 @@ def conflicts(config: Config) -> list[str]:
     owned = {"train_batch_size", "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types"}
     set_twice = {
         theirs
-        for theirs in _leaves(raw)
-        for mine in _leaves(ours)
+        for theirs in flatten(raw)
+        for mine in flatten(ours)
         if theirs == mine or theirs.startswith(mine + ".") or mine.startswith(theirs + ".")
     }
     return sorted(set_twice | {key for key in raw if key in owned})
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    out: list[str] = []
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        out += _leaves(value, name + ".") if isinstance(value, dict) and value else [name]
-    return out
 
 
 def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from gpt2dist.distributed.world import World, leave
-from gpt2dist.errors import RunError, UserError
+from gpt2dist.distributed.world import World, leave, lost_peers
+from gpt2dist.errors import PeerLostError, RunError, UserError
 from gpt2dist.run import end_markers
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.training.watchdog import HungError
@@ -23,7 +23,8 @@ def report_rank_failure(run: Path, world: World) -> Iterator[None]:
     A tidy end would be waited for by collectives that nobody answers any more.
     """
     try:
-        yield
+        with lost_peers():
+            yield
     except BaseException as error:
         get_error_handler().record_exception(error)  # for the launcher, if it asked for it
         logging.getLogger("failure").error("%s", type(error).__name__, exc_info=error)  # to the log only
@@ -45,8 +46,8 @@ def report_hang(run: Path, world: World, error: HungError) -> None:
 def _tell_terminal(run: Path, world: World, error: BaseException) -> None:
     reason = next(iter(str(error).splitlines()), "")
     lines = [f"rank {world.rank}: {type(error).__name__}: {reason}"]
-    if end_markers.is_consequence(reason):
-        lines.append(f"  {end_markers.GONE}")
+    if isinstance(error, PeerLostError):
+        lines.append(f"  {end_markers.PEER_LOST}")
     lines.append(f"  traceback: {RunDirectory(run).rank_log(world.rank)}")
     print("\n".join(lines), file=sys.stderr, flush=True)
 
@@ -59,7 +60,8 @@ def failure_marker(run: Path, world: World) -> Iterator[None]:
     """
     world.on_main(lambda: end_markers.clear_failed(run))
     try:
-        yield
+        with lost_peers():
+            yield
     except BaseException as error:
         end_markers.write_failed(run, world.rank, error)
         raise

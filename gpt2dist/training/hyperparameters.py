@@ -1,9 +1,7 @@
 """What runs are compared by."""
 
-from collections.abc import Iterator
-from typing import Any
-
 from gpt2dist.config import Config
+from gpt2dist.config.reading import flatten
 from gpt2dist.monitoring.trackers import Hyperparameters
 from gpt2dist.plan import Plan
 
@@ -17,7 +15,7 @@ def hyperparameters(config: Config, plan: Plan) -> Hyperparameters:
     Keys without a value are left out.
     """
     given = config.model_dump(mode="json", include=SECTIONS, exclude={"data": {"validation"}})
-    return dict(_leaves("", given)) | {
+    return {key: value for key, value in flatten(given, lists=True).items() if value is not None} | {
         "run.seed": config.run.seed,
         "run.world_size": plan.world_size,
         "model.n_layer": plan.shape.n_layer,
@@ -31,11 +29,3 @@ def hyperparameters(config: Config, plan: Plan) -> Hyperparameters:
         "schedule.warmup_steps": plan.warmup_steps,
         "schedule.total_steps": plan.total_steps,
     }
-
-
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list):
-        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(f"{key}.{name}" if key else str(name), part)
-    elif value is not None:
-        yield key, value

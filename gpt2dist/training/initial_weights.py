@@ -9,11 +9,12 @@ from torch import Tensor
 
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.checkpoint.safetensors_io import TensorFiles
+from gpt2dist.checkpoint.state import MOMENTS
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint, locate, weight_files
-from gpt2dist.model.huggingface import BUFFERS
-from gpt2dist.training.zero_state import MOMENTS, PartitionedState
+from gpt2dist.model.huggingface import BUFFERS, PREFIX, bare_name
+from gpt2dist.training.zero_state import PartitionedState
 
 RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")
 
@@ -54,8 +55,7 @@ class _Weights:
         self._directory = directory
         self._files = TensorFiles(weight_files(directory))
         names = [name for name in self._files if not name.endswith(BUFFERS)]
-        # A model that was saved without its output layer has no prefix.
-        self._names = {f"transformer.{name.removeprefix('transformer.')}": name for name in names}
+        self._names = {PREFIX + bare_name(name): name for name in names}
 
     def require_no_more_than(self, parameters: Iterable[str]) -> None:
         unknown = sorted(self._names.keys() - set(parameters))

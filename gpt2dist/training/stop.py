@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 
 from gpt2dist.distributed.world import FlagExchange, World
+from gpt2dist.errors import Gpt2distError
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.training.watchdog import Watchdog
 
@@ -60,7 +61,7 @@ class StopSignal:
             os._exit(128 + number)
 
 
-class StopRequestedError(Exception):
+class StopRequestedError(Gpt2distError):
     """A rank was asked to stop; all ranks raise this at the same place. The message is the signal's name."""
 
 

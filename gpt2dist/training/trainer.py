@@ -168,8 +168,8 @@ class Trainer:
             self.skipped_steps += each.skipped
             self.skipped_in_a_row = self.skipped_in_a_row + 1 if each.skipped else 0
             if each.skipped and self.config.precision != "fp16":  # whose scale is found by overflows
-                self.bar.say(
-                    f"WARNING: step {number} was left out: loss {each.loss:.4f}, "
+                self.bar.warn(
+                    f"step {number} was left out: loss {each.loss:.4f}, "
                     f"gradient norm {each.grad_norm:.4g}; its documents: "
                     f"gpt2dist trace {self.config.output_dir} --step {number}"
                 )
@@ -208,7 +208,7 @@ class Trainer:
             values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
             tagged: dict[str, Value] = {f"eval/{name}/{key}": value for key, value in values.items()}
             self._record(tagged | {"progress/tokens": self.consumed_tokens})
-            self.bar.say(
+            self.bar.info(
                 f"step {self.step}: {name} loss {result.loss:.4f}, perplexity {result.perplexity:.3f}, "
                 f"{result.bits_per_byte:.4f} bits per byte"
             )
@@ -232,7 +232,7 @@ class Trainer:
 
     def _tell_saved(self, path: Path | None) -> None:
         if path:
-            self.bar.say(f"saved {path}")
+            self.bar.info(f"saved {path}")
 
     def _state(self) -> TrainerState:
         probe = self._probe()

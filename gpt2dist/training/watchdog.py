@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from gpt2dist.errors import Gpt2distError
+
 GRACE_SECONDS = 1.0
 """Between the word of a rank that hangs and its end."""
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +33,7 @@ def exit_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-class HungError(Exception):
+class HungError(Gpt2distError):
     """A rank makes no progress."""
 
 

@@ -21,9 +21,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from gpt2dist.checkpoint.state import MOMENTS
 from gpt2dist.training.partition import cut_part, join_parts
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class PartitionedState:

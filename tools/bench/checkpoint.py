@@ -12,7 +12,6 @@ beyond what training itself needed.
 import argparse
 import itertools
 import os
-import resource
 import shutil
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World, join, leave
+from gpt2dist.memory import peak_resident_bytes
 from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
 from gpt2dist.monitoring.logs import quiet_libraries
@@ -46,7 +46,7 @@ def main() -> None:
     shape = Shape(*PRESETS[args.preset], PRESET_CONTEXT_LENGTH, VOCAB)
     config = Config.model_validate({"zero": {"stage": args.stage}, "batch": {"global_batch_size": world.size}})
     engine = Engine(LanguageModel(shape, 0), config, deepspeed_config(config, 1, shape.padded_parameters), world)
-    before = peak_memory()
+    before = peak_resident_bytes()
     store = CheckpointStore(
         home / "checkpoints", world, 1, None, VOCAB, lambda path: write_huggingface_config(path, shape, 0, 0.0)
     )
@@ -71,7 +71,7 @@ def main() -> None:
                 f"round {number + 1}: {size / 1e9:.2f} GB, plain {size / plain / 1e6:,.0f} MB/s, "
                 f"checkpoint {size / waited / 1e6:,.0f} MB/s, held {held:.3f} s of {waited:.3f} s"
             )
-    extra = world.gather(peak_memory() - before)
+    extra = world.gather(peak_resident_bytes() - before)
     if world.is_main:
         rate, held = (statistics.median(column) for column in zip(*results, strict=True))
         print(f"checkpoint / plain write = {rate:.2f}; held, asynchronous / synchronous = {held:.2f}")
@@ -107,11 +107,6 @@ def timed(world: World, work) -> float:
     work()
     world.all(True)
     return time.monotonic() - began
-
-
-def peak_memory() -> int:
-    """Bytes that the process had resident at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_a_signal_is_decoded(tmp_path, number, cause):
 
 
 def test_the_rank_that_was_killed_is_named_and_not_those_that_lost_it(tmp_path):
-    lost = failure(tmp_path, 1, "RuntimeError: … Connection closed by peer [10.0.0.1]:999", at=50)
+    lost = failure(tmp_path, 1, "PeerLostError: … Connection closed by peer [10.0.0.1]:999", at=50)
     ended = failure(tmp_path, -signal.SIGTERM)
     text = describe({0: lost, 1: ended, 2: failure(tmp_path, -signal.SIGKILL)}, None)
     assert text.startswith("rank 2 failed first: SIGKILL")
@@ -64,15 +64,15 @@ def test_the_rank_that_was_killed_is_named_and_not_those_that_lost_it(tmp_path):
 
 
 def test_where_all_ranks_of_a_host_only_lost_another_one_the_others_are_pointed_to(tmp_path):
-    lost = failure(tmp_path, 1, "RuntimeError: Read error [10.0.0.2]:9: Connection reset by peer", at=50)
+    lost = failure(tmp_path, 1, "PeerLostError: Read error [10.0.0.2]:9: Connection reset by peer", at=50)
     told = describe({0: lost}, None)
-    assert told.startswith("rank 0 failed first: exit code 1: RuntimeError: Read error")
+    assert told.startswith("rank 0 failed first: exit code 1: PeerLostError: Read error")
     assert "another rank was gone before: killed" in told and "; the other hosts tell more\n" in told
     assert "other hosts" not in describe({0: lost, 1: failure(tmp_path, -signal.SIGKILL)}, None)
 
 
 def test_the_rank_with_an_error_of_its_own_is_named_with_it(tmp_path):
-    lost = failure(tmp_path, 1, "RuntimeError: Connection reset by peer", at=50)
+    lost = failure(tmp_path, 1, "PeerLostError: Connection reset by peer", at=50)
     own = failure(tmp_path, 1, "ValueError: three\nmore", at=60)
     text = describe({0: lost, 1: own}, None)
     assert text.startswith("rank 1 failed first: exit code 1: ValueError: three\n")

@@ -74,7 +74,7 @@ def write_megatron(prefix, sequences, boundaries, code=8, dtype=np.uint16):
 def taken(home, output, *paths, format, **options):
     said = []
     adoption = Adoption(tuple(map(str, paths)), format, str(home / "tokenizer"), output, **options)
-    return adopt(adoption, say=said.append), said
+    return adopt(adoption, on_warning=said.append), said
 
 
 def same_text(manifest, ours, split="train"):

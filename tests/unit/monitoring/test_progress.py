@@ -4,14 +4,14 @@ import select
 import sys
 import termios
 
-from gpt2dist.monitoring.progress import Progress, quietly, tell
+from gpt2dist.monitoring.progress import Progress, info, quietly, warn
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys, monkeypatch):
     monkeypatch.setattr("gpt2dist.monitoring.progress.PLAIN_LINE_SECONDS", 0.0)
     with Progress("train", 3, "step") as bar:
         bar.advance(loss="2.5")
-        bar.say("saved")
+        bar.info("saved")
         bar.advance(2)
     out, err = capsys.readouterr()
     lines = err.splitlines()
@@ -37,7 +37,7 @@ def test_a_resumed_job_starts_where_it_stood(capsys):
 def test_other_ranks_show_nothing(capsys):
     with Progress("train", 3, "step", enabled=False) as bar:
         bar.advance(3)
-        bar.say("hello")
+        bar.info("hello")
     assert capsys.readouterr() == ("", "")
 
 
@@ -48,7 +48,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
         monkeypatch.setattr(sys, "stderr", terminal)
         with Progress("train", 4, "step") as bar:
             bar.advance(4, loss="1.0")
-            bar.say("saved it")
+            bar.info("saved it")
         terminal.flush()
         shown = ""
         while select.select([reader], [], [], 0.5)[0]:  # a terminal hands out what it has piece by piece
@@ -66,15 +66,15 @@ def test_a_part_of_other_work_leaves_nothing_behind(capsys):
 def test_quietly_only_what_is_wrong_is_shown(capsys):
     with quietly(), Progress("train", 3, "step") as bar:
         bar.advance(1)
-        bar.say("saved")
-        tell("waiting")
-        bar.say("WARNING: step 2 was left out")
+        bar.info("saved")
+        info("waiting")
+        bar.warn("step 2 was left out")
         bar.advance(2)
-        tell("WARNING: slow")
+        warn("slow")
     assert capsys.readouterr().err == "WARNING: step 2 was left out\nWARNING: slow\n"
     with Progress("train", 3, "step") as bar:
         bar.advance(3)
-    tell("waiting")
+    info("waiting")
     assert capsys.readouterr().err.splitlines()[1] == "waiting", "and then all again"
 
 
@@ -84,7 +84,7 @@ def test_quietly_a_terminal_has_no_bar(monkeypatch):
         monkeypatch.setattr(sys, "stderr", terminal)
         with quietly(), Progress("train", 4, "step") as bar:
             bar.advance(4, loss="1.0")
-            bar.say("WARNING: so it is")
+            bar.warn("so it is")
         terminal.flush()
         assert os.read(reader, 65536) == b"WARNING: so it is\r\n"
     os.close(reader)

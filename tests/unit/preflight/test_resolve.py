@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from gpt2dist.config import Config
+from gpt2dist.memory import GIB
 from gpt2dist.plan import Plan
 from gpt2dist.preflight import resolve
-from gpt2dist.preflight.memory import GIB, estimate, setting_of, total
+from gpt2dist.preflight.memory import estimate, setting_of, total
 from tests.support.mistakes import mistakes
 
 

@@ -7,8 +7,9 @@ from collections import namedtuple
 import pytest
 
 from gpt2dist.errors import UserError
+from gpt2dist.memory import GIB
 from gpt2dist.preflight import resolve
-from gpt2dist.preflight.memory import GIB, estimate, setting_of, total
+from gpt2dist.preflight.memory import estimate, setting_of, total
 from gpt2dist.preflight.resources import checkpoint_space, require_resources
 
 LARGE = [

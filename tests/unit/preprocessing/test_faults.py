@@ -135,7 +135,7 @@ def test_parts_of_an_array(home, tmp_path):
     prepare(job(home, output), finish=True)
     assert content(output) == content(home / "quiet")
     said = []
-    prepare_part(job(home, output), 1, 3, say=said.append)
+    prepare_part(job(home, output), 1, 3, on_info=said.append)
     assert "nothing to do" in said[0]
 
 

@@ -259,7 +259,7 @@ def test_standard_input(tmp_path, tokenizer, monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         said = []
         job = PreprocessingJob(("-",), str(tokenizer), tmp_path / output, max_bad_fraction=0.5, **options)
-        return prepare(job, say=said.append), said
+        return prepare(job, on_info=said.append, on_warning=said.append), said
 
     manifest, _ = read_stdin(lines, "out")
     assert documents(manifest) == ["one", "two"]
@@ -284,8 +284,12 @@ def test_an_encoder_that_disagrees_is_told_of_and_replaced(tmp_path, tokenizer, 
     right = run(source, tokenizer, tmp_path / "right")
     monkeypatch.setattr(driver, "choose_encoder", lambda tokenizer, samples: (REFERENCE, "they disagree"))
     said = []
-    other = prepare(PreprocessingJob((str(source),), str(tokenizer), tmp_path / "other"), say=said.append)
-    assert said[0].startswith("WARNING: they disagree; going on with tokenizers")
+    other = prepare(
+        PreprocessingJob((str(source),), str(tokenizer), tmp_path / "other"),
+        on_info=said.append,
+        on_warning=said.append,
+    )
+    assert said[0].startswith("they disagree; going on with tokenizers")
     assert other.fingerprint == right.fingerprint
 
 

@@ -125,7 +125,7 @@ def test_workers_and_interruptions_change_no_byte(tmp_path, corpus, tokenizer, s
     (tmp_path / "resumed.partial" / "tasks" / "00001" / "train-00000.bin").write_bytes(b"")  # and a damaged one
     done = len(list((tmp_path / "resumed.partial" / "tasks").iterdir())) - 1
     said, before = [], len(runs)
-    prepare(resumed, say=said.append)
+    prepare(resumed, on_info=said.append)
     assert {1, 3} <= set(runs[before:]) and not {0, 2} & set(runs[before:])
     assert f"goes on where it stopped: {done} of {len(set(runs))} parts are done" in said
 
@@ -226,7 +226,7 @@ def test_run_again_has_nothing_to_do(tmp_path, corpus, tokenizer):
     first = prepare(job(corpus, tokenizer, tmp_path / "out"))
     before = content(tmp_path / "out")
     said = []
-    assert prepare(job(corpus, tokenizer, tmp_path / "out", workers=2), say=said.append) == first
+    assert prepare(job(corpus, tokenizer, tmp_path / "out", workers=2), on_info=said.append) == first
     assert "nothing to do" in said[0] and content(tmp_path / "out") == before
 
 
