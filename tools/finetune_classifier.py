@@ -1,11 +1,11 @@
-"""Fine-tunes a GPT-2 to label texts, with transformers' Trainer.
+"""Fine-tune a GPT-2 to classify texts, with transformers' Trainer.
 
     python tools/finetune_classifier.py MODEL reviews.jsonl --output classifier/
 
-MODEL is what `gpt2dist export` made, a checkpoint, a run directory or a hub name. Each line of the file is a
-text with its label: {"text": "what a film", "label": "good"}. A fifth of the texts is held out; the accuracy on
-them is printed beside that of always guessing the most common label. DIR then loads with
-`pipeline("text-classification")`.
+MODEL is an output of `gpt2dist export`, a checkpoint, a run directory or a hub name. Each line of the file has a
+text and its label: {"text": "what a film", "label": "good"}. A fifth of the texts is held out. The accuracy on
+them is printed next to that of always guessing the most common label. The output directory can then be loaded
+with `pipeline("text-classification")`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Example:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fine-tunes; returns the exit code."""
+    """Fine-tune a classifier, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("data", type=Path, metavar="F.jsonl")
@@ -57,10 +57,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def examples(data: Path, held_out: Path | None) -> tuple[list[Example], list[Example]]:
-    """The texts to train on and those to test on.
+    """Return the training examples and the test examples.
 
     Raises:
-        UserError: A line is wrong, or there is nothing to learn or to test.
+        UserError: A file or line is invalid, the training texts have fewer than two labels, no text is held out,
+            or a held-out text has a label that no training text has.
     """
     found = list(read(data))
     if held_out:
@@ -81,10 +82,10 @@ def examples(data: Path, held_out: Path | None) -> tuple[list[Example], list[Exa
 
 
 def read(path: Path) -> Iterator[Example]:
-    """The examples in a file of JSON lines.
+    """Yield the examples in a file of JSON lines.
 
     Raises:
-        UserError: It cannot be read, or a line is no example.
+        UserError: The file cannot be read, or a line is not a valid example.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -107,15 +108,15 @@ def read(path: Path) -> Iterator[Example]:
 
 
 def is_held_out(example: Example) -> bool:
-    """Whether a text belongs to the fifth to test on: by its hash, so that equal texts stay together."""
+    """Return whether a text is in the held-out fifth. Its hash decides, so that equal texts stay together."""
     return hashlib.sha256(example.text.encode("utf-8", "surrogatepass")).digest()[0] % 5 == 0
 
 
 def finetune(args: argparse.Namespace, train: Sequence[Example], test: Sequence[Example]) -> float:
-    """Trains, saves the classifier and returns its accuracy on the test texts.
+    """Train and save the classifier, and return its accuracy on the test texts.
 
     Raises:
-        UserError: The model cannot be had, or a package is missing.
+        UserError: The model cannot be found or is incomplete, or the package accelerate is missing.
     """
     if importlib.util.find_spec("accelerate") is None:
         raise UserError("transformers' Trainer needs the package accelerate; pip install accelerate")
@@ -127,7 +128,7 @@ def finetune(args: argparse.Namespace, train: Sequence[Example], test: Sequence[
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would warn
-    set_seed(args.seed)  # of the new head
+    set_seed(args.seed)  # for the initial weights of the new head
     model, tokenizer = load(directory, sorted({example.label for example in train}))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
@@ -136,7 +137,7 @@ def finetune(args: argparse.Namespace, train: Sequence[Example], test: Sequence[
                 scratch,
                 num_train_epochs=args.epochs,
                 learning_rate=args.lr,
-                warmup_steps=0.1,  # of all steps
+                warmup_steps=0.1,  # as a fraction of all steps
                 weight_decay=0.01,
                 per_device_train_batch_size=args.batch_size,
                 per_device_eval_batch_size=args.batch_size,
@@ -158,28 +159,28 @@ def finetune(args: argparse.Namespace, train: Sequence[Example], test: Sequence[
 
 
 def load(directory: Path, labels: Sequence[str]) -> tuple[Any, Any]:
-    """The model with a new head for the labels, and its tokenizer."""
+    """Return the model with a new head for the labels, and its tokenizer."""
     from transformers import AutoTokenizer, GPT2ForSequenceClassification
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # it would tell that the new head is new
+    transformers_logging.set_verbosity_error()  # it would warn that the head's weights are new
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = GPT2ForSequenceClassification.from_pretrained(
         directory,
-        dtype="float32",  # a small learning rate is lost in 16 bits
+        dtype="float32",  # 16 bits would lose updates at a small learning rate
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
     )
-    # The label is read off the last token that is no padding, so the model must know which that is.
+    # The model reads the label at the last token that is not padding, so it must know the padding token.
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
 def features(examples: Sequence[Example], model: Any, tokenizer: Any) -> list[dict[str, Any]]:
-    """What the Trainer takes: the tokens of each text, cut at the model's context, and its label's number."""
+    """Return the Trainer's input: the tokens of each text, cut to the model's context, and its label's number."""
     texts = [example.text for example in examples]
     tokens = tokenizer(texts, truncation=True, max_length=model.config.n_positions)["input_ids"]
     return [
@@ -189,7 +190,7 @@ def features(examples: Sequence[Example], model: Any, tokenizer: Any) -> list[di
 
 
 def report(accuracy: float, test: Sequence[Example], output: Path) -> None:
-    """Prints the accuracy beside that of no model at all."""
+    """Print the accuracy next to that of always guessing the most common label."""
     (label, count), *_ = Counter(example.label for example in test).most_common(1)
     print(f"accuracy {accuracy:.4f} on {len(test):,} held-out texts; always {label!r}: {count / len(test):.4f}")
     print(f'written {output}: transformers.pipeline("text-classification", "{output}")')

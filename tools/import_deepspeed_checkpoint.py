@@ -1,15 +1,16 @@
-"""Turns a checkpoint that DeepSpeed wrote itself into one of ours, from which `gpt2dist train CONFIG` goes on.
+"""Convert a checkpoint written by DeepSpeed into one from which `gpt2dist train CONFIG` resumes.
 
     python tools/import_deepspeed_checkpoint.py CHECKPOINT CONFIG --trust [section.key=value …]
 
-CHECKPOINT is what `save_checkpoint` of an engine wrote at ZeRO stage 1, 2 or 3, of a GPT2LMHeadModel of
-transformers trained with Adam or AdamW: the directory with the file `latest`, or one of its global_step…
-directories. CONFIG is the run that resumes from it: its model section must have the sizes of that model, its
-datasets the same tokenizer. A wrong `n_head` cannot be noticed, since DeepSpeed does not record it. The weights,
-both moments and the number of steps are taken over; the position in the data is that of a run of ours after as
-many steps, since DeepSpeed keeps none.
+CHECKPOINT is the output of a DeepSpeed engine's `save_checkpoint` at ZeRO stage 1, 2 or 3, for transformers'
+GPT2LMHeadModel trained with Adam or AdamW. Give the directory with the file `latest`, or one of its global_step…
+directories. CONFIG is the run that resumes from it. Its model section must have the sizes of that model, and its
+datasets must have the same tokenizer. A wrong `n_head` cannot be detected, because DeepSpeed does not record it.
+The weights, both moments and the number of steps are imported. DeepSpeed does not store the position in the data,
+so the run resumes where it would be after that number of its own steps.
 
-DeepSpeed's files are pickles: reading one runs whatever its writer put in it. Only read those that you trust.
+DeepSpeed's files are pickles, and reading a pickle runs whatever code its writer put in it. Read only files that
+you trust.
 """
 
 import argparse
@@ -37,7 +38,7 @@ TIED = "lm_head.weight"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Imports a checkpoint; returns the exit code."""
+    """Import a checkpoint, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="what DeepSpeed wrote")
     parser.add_argument("config", type=Path, help="YAML file of the run that goes on")
@@ -56,10 +57,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def tag_directory(path: Path) -> Path:
-    """The directory with the files: the one that `latest` names, or the path itself.
+    """Return the directory with the files: the one that `latest` names, or the path itself.
 
     Raises:
-        UserError: There are no files of a ZeRO optimizer in it.
+        UserError: The directory lacks DeepSpeed's files of the model or of a ZeRO optimizer.
     """
     latest = path / "latest"
     tag = path / latest.read_text().strip() if latest.is_file() else path
@@ -72,18 +73,19 @@ def tag_directory(path: Path) -> Path:
 
 
 def import_checkpoint(tag: Path, config: Config, plan: Plan) -> Path:
-    """Writes the run's first checkpoint.
+    """Write the run's first checkpoint.
 
     Args:
         tag: The directory with DeepSpeed's files.
-        config: The run that goes on.
-        plan: What it implies.
+        config: The configuration of the run that resumes.
+        plan: Its plan.
 
     Returns:
-        The checkpoint.
+        The directory of the checkpoint.
 
     Raises:
-        UserError: The run has checkpoints already, or is about another model.
+        UserError: The run already has checkpoints, its model differs from the checkpoint's, or the checkpoint's
+            step is not within the run.
         RunError: DeepSpeed cannot read its own files.
     """
     world = World(0, 0, 1, torch.device("cpu"))
@@ -97,7 +99,14 @@ def import_checkpoint(tag: Path, config: Config, plan: Plan) -> Path:
 
 
 def to_universal(tag: Path, home: Path) -> Path:
-    """Lets DeepSpeed take its files apart by parameter: NAME/fp32.pt, exp_avg.pt and exp_avg_sq.pt."""
+    """Have DeepSpeed split its files by parameter into NAME/fp32.pt, exp_avg.pt and exp_avg_sq.pt.
+
+    Returns:
+        The directory with a directory for each parameter.
+
+    Raises:
+        RunError: DeepSpeed cannot read its own files.
+    """
     words = ["--input_folder", str(tag), "--output_folder", str(home / "universal"), "--inject_missing_state"]
     words += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
     done = subprocess.run(
@@ -110,18 +119,21 @@ def to_universal(tag: Path, home: Path) -> Path:
 
 
 def read_counts(tag: Path) -> dict[str, int]:
-    """Steps that the engine did and skipped."""
+    """Return the number of steps that the engine has done, and how many of them it skipped."""
     file = min(tag.glob("*model_states.pt"))
     content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
     return {key: int(content.get(key, 0)) for key in ("global_steps", "skipped_steps")}
 
 
 class ImportedState:
-    """Weights and moments in DeepSpeed's universal form, as `CheckpointStore.save` wants them.
+    """Weights and moments in DeepSpeed's universal format, with the interface that `CheckpointStore.save` needs.
 
     Args:
-        directory: A directory for each parameter.
-        model: Gets the weights.
+        directory: Directory with a directory for each parameter.
+        model: Model to load the weights into.
+
+    Raises:
+        UserError: The model's parameters have other names or shapes than the checkpoint's.
     """
 
     def __init__(self, directory: Path, model: LanguageModel):
@@ -141,11 +153,11 @@ class ImportedState:
             parameter.data[:rows] = whole[:rows]
 
     def shape_of(self, name: str) -> torch.Size:
-        """The whole shape of a parameter."""
+        """Return the unpartitioned shape of a parameter."""
         return self.parameters[name].shape
 
     def gather(self, name: str) -> dict[str, Tensor]:
-        """A parameter and its moments, fp32."""
+        """Return a parameter and its moments, in fp32."""
         files = {"param": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
         return {key: self._read(name, file) for key, file in files.items()}
 
@@ -153,15 +165,19 @@ class ImportedState:
         content = torch.load(self._places[name] / f"{file}.pt", weights_only=True)
         tensor = content["param"] if isinstance(content, dict) else content
         tensor, shape = tensor.detach().float(), self.parameters[name].shape
-        flat = tensor.dim() == 1 and len(shape) > 1  # as stage 3 leaves it
+        flat = tensor.dim() == 1 and len(shape) > 1  # stage 3 saves flat tensors
         return tensor.view(-1, shape[1]) if flat and len(tensor) % shape[1] == 0 else tensor
 
     def link(self) -> None:
-        """Nothing is to be linked."""
+        """Do nothing: there is nothing to link."""
 
 
 def trainer_state(counts: dict[str, int], config: Config, plan: Plan, model: LanguageModel) -> TrainerState:
-    """Where a run of ours stands after as many steps."""
+    """Return the state of a run that has done the checkpoint's number of steps.
+
+    Raises:
+        UserError: The checkpoint's step is not within the run.
+    """
     step = counts["global_steps"]
     if not 0 < step < plan.total_steps:
         raise UserError(

@@ -1,9 +1,9 @@
-"""Collects a corpus into one JSON-lines file: the standard library of this Python, or what is named.
+"""Collect a corpus into one JSON-lines file, from the standard library of this Python or from given sources.
 
     python tools/make_corpus.py data/quickstart.jsonl                       the standard library
     python tools/make_corpus.py data/quickstart.jsonl books/ notes.txt      files, directories, globs
 
-Does nothing when the file is there and was made from the same sources.
+If the file already exists and was made from the same sources, nothing is done.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LONGEST_PIECE = 8192  # characters
 
 
 def main() -> int:
-    """Writes the corpus."""
+    """Write the corpus, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("inputs", nargs="*", metavar="INPUT")
@@ -41,7 +41,7 @@ def main() -> int:
         return 0
     documents = list(texts(sources))
     if len(documents) < FEW_DOCUMENTS:
-        # Whole documents are held out for validation: a few long ones could not be divided.
+        # Validation holds out whole documents, so a few long ones could not be split well.
         size = min(LONGEST_PIECE, sum(map(len, documents)) // PIECES)
         documents = [piece for document in documents for piece in pieces(document, size)]
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -53,19 +53,19 @@ def main() -> int:
 
 
 def standard_library() -> list[Path]:
-    """Source and documentation text of the standard library (the manual's topics are in pydoc_data)."""
+    """Return the source and text files of the standard library; pydoc_data contains the manual's topics."""
     root = Path(sysconfig.get_path("stdlib"))
     files = (path for path in root.rglob("*") if path.suffix in (".py", ".txt", ".rst"))
     return sorted(path for path in files if path.is_file() and not LEFT_OUT & set(path.relative_to(root).parts))
 
 
 def named_sources(inputs: list[str]) -> list[Path]:
-    """What the user named."""
+    """Return the files that the user's inputs name."""
     return [Path(source.path) for source in discover(inputs, SUFFIXES)]
 
 
 def texts(sources: list[Path]) -> Iterator[str]:
-    """Their documents; what cannot be read is left out."""
+    """Yield the documents of the sources, without blank or unreadable ones."""
     for source in discover([str(path) for path in sources], SUFFIXES):
         for piece in cut(source, source.size):
             for item in read(piece, Reading()):
@@ -74,7 +74,7 @@ def texts(sources: list[Path]) -> Iterator[str]:
 
 
 def pieces(text: str, size: int) -> Iterator[str]:
-    """Cuts a text at line ends into pieces of at least `size` characters."""
+    """Yield pieces of a text, cut at line ends, of at least `size` characters except for the last."""
     piece: list[str] = []
     for line in text.splitlines(keepends=True):
         piece.append(line)

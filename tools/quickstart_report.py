@@ -1,4 +1,4 @@
-"""The table at the end of the quickstart: the model beside two compressors, on the same held-out text.
+"""Print the table at the end of the quickstart: the model and two compressors on the same held-out text.
 
 python tools/quickstart_report.py RUN DATASET EVALUATION.json SAMPLE.txt
 """
@@ -18,7 +18,7 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 def held_out_text(dataset: Manifest) -> bytes:
-    """The validation documents, one after the other, as UTF-8."""
+    """Return the concatenated validation documents as UTF-8."""
     tokenizer = Tokenizer.load(dataset.directory)
     documents = []
     for record in dataset.shards_of("val"):
@@ -28,7 +28,7 @@ def held_out_text(dataset: Manifest) -> bytes:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     run, dataset, evaluation, sample = (Path(argument) for argument in sys.argv[1:])
     result = json.loads(evaluation.read_text())
     manifest = Manifest.load(dataset)
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def verdict(bits: dict[str, float]) -> str:
-    """Which compressors the model beats: lower is better."""
+    """Describe which compressors the model beats; fewer bits are better."""
     ours = bits["gpt2dist"]
     beaten = [name for name, value in bits.items() if value > ours]
     lost = [name for name, value in bits.items() if value < ours]

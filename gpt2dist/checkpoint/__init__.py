@@ -1,4 +1,4 @@
-"""Checkpoints: a Hugging Face model directory, the optimizer beside it, and a manifest that makes it valid.
+"""Checkpoints: a Hugging Face model directory with the optimizer state and a manifest that makes it valid.
 
     step-00001000/
       config.json generation_config.json tokenizer.json …       ready for from_pretrained
@@ -7,6 +7,6 @@
       trainer_state.json                                        step, cursor, scaler, fingerprints, probe loss
       manifest.json                                             size and sha256 of every file above
 
-A checkpoint is written under a temporary name and committed by a rename; without a valid manifest a directory is
+A checkpoint is written under a temporary name and committed by a rename. A directory without a valid manifest is
 not a checkpoint. No file is a pickle.
 """

@@ -1,6 +1,7 @@
-"""What makes a directory a checkpoint: manifest.json, with the size and the sha256 of every other file.
+"""The manifest of a checkpoint: manifest.json, with the size and sha256 of every other file.
 
-Free of torch: whoever uses a checkpoint (a resume, an evaluation, an export) checks it here first.
+A directory without a valid manifest is not a checkpoint. Code that uses a checkpoint (resume, evaluation, export)
+checks it here first. Does not import torch.
 """
 
 import json
@@ -15,18 +16,18 @@ FORMAT_VERSION = 3
 NAME = "manifest.json"
 
 Records = dict[str, dict[str, Any]]
-"""File name → its `bytes` and `sha256`."""
+"""Map from file name to its `bytes` and `sha256`."""
 
 
 class InvalidCheckpointError(Gpt2distError):
-    """A directory is not a whole checkpoint; the message says why."""
+    """A directory that is not a whole checkpoint; the message gives the reason."""
 
 
 def write(directory: Path, files: Records) -> None:
-    """Writes the manifest over files that lie in the directory.
+    """Write the manifest of files that are already in the directory.
 
     Raises:
-        OSError: A file is not as long as was written, or the manifest cannot be written.
+        OSError: A file is missing or not of its recorded size, or the manifest cannot be written.
     """
     for name, record in files.items():
         size = (directory / name).stat().st_size
@@ -38,14 +39,15 @@ def write(directory: Path, files: Records) -> None:
 
 
 def read(directory: Path, without: str | None = None) -> Records:
-    """Reads a manifest and compares all but the contents of the files with it: an instant at any size.
+    """Read a manifest and check its files, except their contents: fast for checkpoints of any size.
 
     Args:
         directory: The checkpoint.
-        without: Files whose names begin so are left out.
+        without: Prefix of file names to omit.
 
     Raises:
-        InvalidCheckpointError: Says what is wrong.
+        InvalidCheckpointError: The manifest is missing, unreadable or of another format version, or a file is
+            missing, unreadable, a link or of another size.
     """
     if directory.is_symlink():
         raise InvalidCheckpointError("is a link, and links are not followed")
@@ -87,15 +89,15 @@ def _check_entry(directory: Path, name: str, size: int) -> None:
 
 
 def check_contents(directory: Path, files: Records, names: Iterable[str] | None = None) -> None:
-    """Compares the contents of files with their sha256.
+    """Compare the contents of files with their sha256.
 
     Args:
         directory: The checkpoint.
-        files: What `read` returned.
-        names: The files to look at; None means all.
+        files: Result of `read`.
+        names: Names of the files to check; None checks all.
 
     Raises:
-        InvalidCheckpointError: Names a file that was changed.
+        InvalidCheckpointError: A file was changed or cannot be read; the message names it.
     """
     for name in files if names is None else names:
         try:
@@ -107,10 +109,10 @@ def check_contents(directory: Path, files: Records, names: Iterable[str] | None 
 
 
 def require_whole_model(directory: Path) -> None:
-    """Checks the model in a checkpoint, its optimizer aside; directories of another make have no manifest.
+    """Check all files of a checkpoint except the optimizer's. Accept a model directory without a manifest.
 
     Raises:
-        UserError: Says which file is wrong and how.
+        UserError: The checkpoint is invalid; the message names the file and the fault.
     """
     if not (directory / NAME).exists():
         return
@@ -121,6 +123,6 @@ def require_whole_model(directory: Path) -> None:
 
 
 def seal(path: Path) -> dict[str, Any]:
-    """Brings a file to the disk and returns its record."""
+    """Flush a file to disk and return its manifest record."""
     atomic_io.sync(path)
     return {"bytes": path.stat().st_size, "sha256": atomic_io.sha256_of(path)}

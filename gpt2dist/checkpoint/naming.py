@@ -1,4 +1,4 @@
-"""Which directories are checkpoints, by their names: `step-00001000`, eight digits or more. Free of torch."""
+"""Names of checkpoint directories: `step-00001000`, eight digits or more. Does not import torch."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,15 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 
 def checkpoint_name(step: int) -> str:
-    """The directory of the checkpoint of a step."""
+    """Return the directory name of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint's directory is named after.
+    """Return the step in the name of a checkpoint directory.
 
     Raises:
-        ValueError: It is no such name.
+        ValueError: The name is not that of a checkpoint.
     """
     match = _NAME.fullmatch(path.name)
     if not match:
@@ -24,6 +24,6 @@ def step_of(path: Path) -> int:
 
 
 def finished(checkpoints: Path) -> list[Path]:
-    """The directories in `RUN/checkpoints` that were renamed into place, oldest first."""
+    """Return the committed (renamed) checkpoint directories in `RUN/checkpoints`, by ascending step."""
     found = [path for path in checkpoints.glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=step_of)

@@ -1,17 +1,17 @@
-"""Which checkpoints stay: a pure function of their steps."""
+"""Retention of checkpoints: a pure function of their steps."""
 
 from collections.abc import Iterable
 
 
 def outdated(steps: Iterable[int], saved: int, keep_last: int, keep_every: int | None) -> list[int]:
-    """The steps whose checkpoints are to be removed after one was saved.
+    """Return the steps whose checkpoints are to be deleted after a save.
 
     Args:
-        steps: Steps of all checkpoints that there are, the saved one included.
-        saved: Step of the one that was saved. Those beyond it are of another past, from which the run went back:
-            they neither go nor count.
-        keep_last: The newest that stay.
-        keep_every: Checkpoints at multiples of this stay for ever, and do not count.
+        steps: Steps of all existing checkpoints, including the one just saved.
+        saved: Step of the checkpoint just saved. Later ones are from a continuation that was abandoned: they are
+            neither deleted nor counted.
+        keep_last: Number of newest checkpoints to keep.
+        keep_every: Checkpoints at multiples of this are kept forever and not counted; None keeps none.
     """
     passing = sorted(step for step in steps if step <= saved and not (keep_every and step % keep_every == 0))
     return passing[:-keep_last]

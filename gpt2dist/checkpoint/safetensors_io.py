@@ -1,8 +1,8 @@
-"""safetensors files: written in one pass with their sha256, read one tensor at a time.
+"""Write safetensors files in one pass with their sha256, and read them one tensor at a time.
 
-The library writes such a file too, but a checkpoint needs the sha256 of what was written, and reading it back for
-that would cost as much as writing it. The format is an 8-byte length, a JSON header and the bytes of the tensors;
-everything is read by the library.
+The safetensors library can write such files, but a checkpoint needs the sha256 of what was written, and reading a
+file back to hash it would cost as much as writing it. The format is an 8-byte length, a JSON header and the bytes
+of the tensors. Reading uses the library.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from torch import Tensor
 from gpt2dist.errors import UserError
 
 PIECE = 16 * 2**20
-"""Bytes that are written while the same bytes are hashed."""
+"""Maximum bytes per write; each piece is hashed while it is written."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Writes fp32 tensors and brings them to the disk.
+    """Write fp32 tensors to a file and flush it to disk.
 
     Args:
         path: The file.
@@ -34,7 +34,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         The file's record for the manifest: its `bytes` and `sha256`.
 
     Raises:
-        OSError: The disk is full, or fails.
+        OSError: The disk is full or fails.
+        ValueError: A tensor is not fp32 or not contiguous.
     """
     digest = hashlib.sha256()
     size = 0
@@ -43,7 +44,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         for piece in _pieces(tensors):
             before, hashed = hashed, hasher.submit(digest.update, piece)
             rest = piece
-            while rest:  # a write may take less than it is given
+            while rest:  # an unbuffered write may be partial
                 rest = rest[file.write(rest) :]
             size += len(piece)
             if before:
@@ -55,7 +56,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    """The bytes of a safetensors file, header first."""
+    """Yield the bytes of a safetensors file, header first."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
@@ -64,7 +65,7 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
         begin, end = end, end + tensor.nbytes
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
+    text += b" " * (-len(text) % 8)  # aligns the data to 8 bytes
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():
         content = tensor.view(-1).numpy().view("u1").data
@@ -73,7 +74,7 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
 
 
 class TensorFiles:
-    """The tensors of several safetensors files, by name, read one at a time.
+    """Tensors of several safetensors files, read by name one at a time.
 
     Args:
         paths: The files.
@@ -84,10 +85,10 @@ class TensorFiles:
         self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
 
     def read(self, name: str) -> Tensor:
-        """The tensor with that name.
+        """Return the tensor with this name.
 
         Raises:
-            UserError: There is none.
+            UserError: No file has a tensor of this name.
         """
         if name not in self._where:
             raise UserError(f"the checkpoint has no tensor {name}; was it saved by a model of another shape?")

@@ -1,4 +1,4 @@
-"""trainer_state.json: everything but weights and moments that a resumed run needs, or that tells it apart."""
+"""trainer_state.json: what a resume needs or checks, apart from weights and moments."""
 
 import dataclasses
 import json
@@ -11,29 +11,29 @@ NAME = "trainer_state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """State tensors of AdamW for each parameter."""
 _FIELDS = {"observed": "evaluation_done"}
-"""Keys of the file whose fields have another name here."""
+"""Key in the file → field name, where the two differ."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainerState:
-    """Where a run stood.
+    """State of a run at a checkpoint.
 
     Attributes:
         step: Optimizer steps done.
-        consumed_samples: Windows trained on: the cursor of the data.
+        consumed_samples: Windows trained on, which is the cursor of the data.
         consumed_tokens: Targets trained on.
-        updates: Updates that the optimizer applied: steps less those skipped.
-        evaluation_done: Whether the evaluation and samples that were due after this step, if any, were finished.
+        updates: Updates that the optimizer applied: steps minus skipped steps.
+        evaluation_done: Whether the evaluation and samples due after this step, if any, were finished.
         lr: Learning rate of the last step.
-        loss_scaler: The fp16 loss scaler; empty elsewhere.
-        history: What a spike is told by: see `skip_step.SpikeDetector`.
-        probe_loss: Mean loss of a fixed batch, which a load must reproduce.
-        datasets: Of each training dataset its path, fingerprint and share of the samples.
+        loss_scaler: State of the fp16 loss scaler; empty at other precisions.
+        history: State of the spike detector; see `skip_step.SpikeDetector`.
+        probe_loss: Mean loss of a fixed batch, which the loaded model must reproduce.
+        datasets: Path, fingerprint and share of the samples of each training dataset.
         tokenizer: Fingerprint of the tokenizer.
-        order: What the data order and the windows depend on: see `resume_checks.data_order`.
-        world_size: Ranks that saved.
-        zero_stage: Their ZeRO stage.
-        precision: Their precision.
+        order: Settings that determine the data order and windows; see `resume_checks.data_order`.
+        world_size: Number of ranks at the save.
+        zero_stage: ZeRO stage at the save.
+        precision: Precision at the save.
     """
 
     step: int
@@ -54,12 +54,12 @@ class TrainerState:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainerState":
-        """Reads it from a checkpoint that was checked."""
+        """Read the state from a checkpoint that has been checked."""
         values = json.loads((checkpoint / NAME).read_text())
         return cls(**{_FIELDS.get(key, key): value for key, value in values.items()})
 
     def write(self, checkpoint: Path) -> None:
-        """Writes it into a checkpoint that is being made."""
+        """Write the state into a checkpoint that is being saved."""
         keys = {field: key for key, field in _FIELDS.items()}
         values = {keys.get(field, field): value for field, value in dataclasses.asdict(self).items()}
         atomic_io.write_json(checkpoint / NAME, values)

@@ -1,9 +1,9 @@
-"""The checkpoints of a run: saved by all ranks behind the training, committed by one rename, checked before use.
+"""Save a run's checkpoints in the background from all ranks, commit each by a rename, and check them before use.
 
-Parameters are dealt to the ranks by size. All ranks gather one parameter after the other; each copies those that
-were dealt to it into host memory: the snapshot, for which the training stands still. A thread of each rank then
-writes its part while the training goes on. When all have written, rank 0 writes the manifest and renames the
-directory. Whatever is interrupted in between leaves a directory without a valid name or manifest.
+Parameters are dealt to the ranks by size. All ranks gather one parameter after another, and each copies those
+dealt to it into host memory. Training pauses for this snapshot. A thread of each rank then writes its part while
+training continues. When all ranks have written, rank 0 writes the manifest and renames the directory. An
+interrupted save leaves a directory without a valid name or manifest.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _SAME_MODEL = "give the model section of the run that wrote it"
 
 
 class WholeState(Protocol):
-    """What a checkpoint saves and restores: see `PartitionedState`."""
+    """State that a checkpoint saves and restores; see `PartitionedState`."""
 
     parameters: dict[str, Any]
 
@@ -48,7 +48,7 @@ class WholeState(Protocol):
 
 @dataclass(frozen=True)
 class _Saving:
-    """A checkpoint that is being written: its directory, and what this rank's thread will return."""
+    """A checkpoint that is being written: its directory, its step and the future result of this rank's thread."""
 
     partial: Path
     step: int
@@ -61,10 +61,10 @@ class CheckpointStore:
     Args:
         directory: `RUN/checkpoints`.
         world: This rank.
-        keep_last: Newest checkpoints that stay.
-        keep_every: Checkpoints at multiples of so many steps stay for ever; None keeps none.
-        vocab_size: Rows of the embedding that are saved; those beyond are padding.
-        write_model_files: Writes config.json, the tokenizer and the like into a directory.
+        keep_last: Number of newest checkpoints to keep.
+        keep_every: Checkpoints at multiples of this many steps are kept forever; None keeps none.
+        vocab_size: Rows of the embedding to save; the rows after them are padding.
+        write_model_files: Writes config.json, the tokenizer and other small model files into a directory.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class CheckpointStore:
         self.vocab_size = vocab_size
         self._write_model_files = write_model_files
         self._saving: _Saving | None = None
-        self._snapshot: dict[str, Tensor] = {}  # host memory, used again by the next save
+        self._snapshot: dict[str, Tensor] = {}  # host memory, reused by the next save
 
     def save(self, state: WholeState, trainer: TrainerState) -> Path:
-        """Writes a checkpoint and commits it. Collective.
+        """Write and commit a checkpoint. Collective.
 
         Returns:
             The directory of the checkpoint.
 
         Raises:
-            RunError: A rank could not write; the checkpoints before are untouched.
+            RunError: A rank could not write; earlier checkpoints are untouched.
         """
         self.start(state, trainer)
         path = self.finish()
@@ -100,12 +100,12 @@ class CheckpointStore:
         return path
 
     def start(self, state: WholeState, trainer: TrainerState) -> None:
-        """Takes a snapshot and begins to write it behind the training. Collective.
+        """Take a snapshot and start writing it in the background. Collective.
 
-        The save before is finished first, if it is not.
+        A save that is still in progress is finished first.
 
         Raises:
-            RunError: The save before failed.
+            RunError: The previous save failed.
         """
         self.finish()
         parts = deal({name: state.shape_of(name).numel() for name in state.parameters}, self.world.size)
@@ -124,10 +124,10 @@ class CheckpointStore:
         self._saving = _Saving(partial, trainer.step, _in_background(write))
 
     def finish_if_written(self) -> Path | None:
-        """Commits the checkpoint that is being written, if all ranks have written their parts. Collective.
+        """Commit the checkpoint that is being written, if all ranks have written their parts. Collective.
 
         Returns:
-            Its directory; None where there is none, or not yet.
+            Its directory; None if no checkpoint is being written or a part is unfinished.
 
         Raises:
             RunError: A rank could not write.
@@ -137,13 +137,13 @@ class CheckpointStore:
         return None
 
     def finish(self) -> Path | None:
-        """Waits for the checkpoint that is being written and commits it. Collective.
+        """Wait for the checkpoint that is being written, and commit it. Collective.
 
         Returns:
-            Its directory; None where none was being written.
+            Its directory; None if no checkpoint was being written.
 
         Raises:
-            RunError: A rank could not write; the checkpoints before are untouched.
+            RunError: A rank could not write; earlier checkpoints are untouched.
         """
         if not self._saving:
             return None
@@ -153,7 +153,7 @@ class CheckpointStore:
         return self.directory / checkpoint_name(saving.step)
 
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest whole checkpoint, and why newer ones were passed over. Collective."""
+        """Return the newest valid checkpoint, if any, and the faults of newer ones. Collective."""
         passed_over: list[str] = []
         for name in reversed(self.world.from_main([path.name for path in finished(self.directory)])):
             fault = self.fault(self.directory / name)
@@ -163,7 +163,7 @@ class CheckpointStore:
         return None, passed_over
 
     def fault(self, path: Path) -> str:
-        """What is wrong with a checkpoint; empty if nothing. Collective: the ranks share the hashing."""
+        """Return the fault of a checkpoint; empty if it is valid. Collective: the ranks share the hashing."""
         fault = ""
         try:
             files = manifest.read(path)
@@ -175,7 +175,7 @@ class CheckpointStore:
         return next(filter(None, self.world.gather(fault)), "")
 
     def load(self, path: Path, state: WholeState) -> TrainerState:
-        """Restores the whole state from a checkpoint without fault. Collective."""
+        """Restore the whole state from a valid checkpoint. Collective."""
         trainer = TrainerState.read(path)
         state.materialise(trainer.updates)
         weights = TensorFiles(sorted(path.glob("model-*.safetensors")))
@@ -190,17 +190,17 @@ class CheckpointStore:
         return trainer
 
     def remove_leftovers(self) -> None:
-        """Removes what saves left that were killed. Rank 0 only, once no other job can be saving here."""
+        """Delete leftovers of interrupted saves. Call on rank 0 only, when no other job can be saving here."""
         for path in self.directory.glob("step-*.tmp"):
             shutil.rmtree(path, ignore_errors=True)
         for path in self.directory.glob("latest.*.tmp"):
             path.unlink(missing_ok=True)
 
     def _take_snapshot(self, state: WholeState, mine: set[str]) -> dict[str, Tensor]:
-        """Copies of this rank's parameters and moments in host memory, by key and name."""
+        """Copy this rank's parameters and moments to host memory, and return them as `key.name` → tensor."""
         state.link()
         taken = {}
-        for name in state.parameters:  # gathering is collective: every rank goes through all of them
+        for name in state.parameters:  # gathering is collective, so every rank gathers all
             whole = state.gather(name)
             if name not in mine:
                 continue
@@ -212,7 +212,7 @@ class CheckpointStore:
         return taken
 
     def _copied(self, place: str, tensor: Tensor) -> Tensor:
-        """The tensor in host memory: pinned where it comes from a GPU, so that the copies overlap."""
+        """Copy a tensor to host memory, which is pinned for GPU tensors so that the copies overlap."""
         pinned = tensor.device.type == "cuda"
         held = self._snapshot.get(place)
         if held is None or held.shape != tensor.shape:
@@ -220,7 +220,7 @@ class CheckpointStore:
         return held.copy_(tensor, non_blocking=pinned)
 
     def _write_part(self, partial: Path, tensors: dict[str, Tensor], parts: int) -> Records:
-        """Writes this rank's weights and moments."""
+        """Write this rank's weights and moments."""
         if not tensors:
             return {}
         weights = {place.removeprefix("param."): t for place, t in tensors.items() if place.startswith("param.")}
@@ -234,8 +234,9 @@ class CheckpointStore:
     def _write_once(
         self, partial: Path, trainer: TrainerState, shapes: dict[str, torch.Size], parts: list[set[str]]
     ) -> Records:
-        """Writes what there is once: configuration, tokenizer, index and trainer state."""
-        apart = partial / "once"  # so that what was written is known, whatever the others write meanwhile
+        """Write the files that rank 0 writes for all: configuration, tokenizer, index and trainer state."""
+        # A separate directory lists exactly these files, while the other ranks write into `partial`.
+        apart = partial / "once"
         shutil.rmtree(apart, ignore_errors=True)
         apart.mkdir()
         self._write_model_files(apart)
@@ -249,12 +250,12 @@ class CheckpointStore:
         return files
 
     def _commit(self, saving: _Saving, files: Records) -> Records:
-        """Makes a written checkpoint valid: manifest, rename, then the pointer to the newest. Rank 0 does it."""
+        """Make a written checkpoint valid: write the manifest, rename, then update `latest`. Only rank 0 acts."""
         if not self.world.is_main:
             return {}
         partial, final = saving.partial, self.directory / checkpoint_name(saving.step)
         manifest.write(partial, files)
-        if final.exists():  # invalid, or of the future of an older checkpoint that the run was resumed from
+        if final.exists():  # invalid, or from a continuation that was abandoned
             _remove(final)
         atomic_io.rename_directory(partial, final)
         atomic_io.write_text(self.directory / LATEST, final.name + "\n")
@@ -265,13 +266,13 @@ class CheckpointStore:
         return {}
 
     def _all_or_none(self, saving: _Saving, work: Callable[[], Records]) -> Records:
-        """Does this rank's share of a step of saving, and waits for the others. Collective.
+        """Do this rank's share of a phase of saving, and wait for the other ranks. Collective.
 
         Returns:
-            What the ranks returned, in one.
+            The merged records of all ranks.
 
         Raises:
-            RunError: A rank failed. All raise, or the others would wait for that one for ever.
+            RunError: A rank failed. All ranks raise it, since the others would wait for that rank forever.
         """
         done, error = {}, ""
         try:
@@ -294,7 +295,7 @@ class CheckpointStore:
         return torch.Size((min(self.vocab_size, shape[0]), *shape[1:])) if name == EMBEDDING else shape
 
     def _padded(self, name: str, tensor: Tensor, state: WholeState) -> Tensor:
-        """Appends the zero rows of the embedding's padding, which is not saved."""
+        """Check a loaded tensor's shape, and append the embedding's padding: zero rows, which are not saved."""
         expected, shape = self._saved_shape(name, state), state.shape_of(name)
         if tensor.shape != expected:
             raise UserError(
@@ -309,14 +310,14 @@ class CheckpointStore:
 
 
 def deal(sizes: dict[str, int], ranks: int) -> list[set[str]]:
-    """Deals things to at most `ranks` parts of about the same size, the largest first.
+    """Deal items to at most `ranks` parts of about the same total size, the largest items first.
 
     Args:
         sizes: Name → size, in elements or bytes.
-        ranks: Parts at most.
+        ranks: Maximum number of parts.
 
     Returns:
-        Sets of names, none of them empty; the same on every rank.
+        Non-empty sets of names; the same on every rank.
     """
     parts: list[set[str]] = [set() for _ in range(min(ranks, len(sizes)))]
     loads = [0] * len(parts)
@@ -328,7 +329,7 @@ def deal(sizes: dict[str, int], ranks: int) -> list[set[str]]:
 
 
 def _index(shapes: dict[str, torch.Size], parts: list[set[str]]) -> dict[str, Any]:
-    """model.safetensors.index.json: which file holds which weight."""
+    """Return the content of model.safetensors.index.json, which maps each weight to its file."""
     return {
         "metadata": {"total_size": sum(4 * shape.numel() for shape in shapes.values())},
         "weight_map": {
@@ -340,7 +341,7 @@ def _index(shapes: dict[str, torch.Size], parts: list[set[str]]) -> dict[str, An
 
 
 def _remove(checkpoint: Path) -> None:
-    """Removes a checkpoint, its name first: who finds one by its name finds all of its files."""
+    """Delete a checkpoint. Rename it first, so that a reader never sees a partial checkpoint."""
     leftover = checkpoint.with_name(f"{checkpoint.name}.old.tmp")
     shutil.rmtree(leftover, ignore_errors=True)
     checkpoint.rename(leftover)
@@ -348,13 +349,13 @@ def _remove(checkpoint: Path) -> None:
 
 
 def _in_background(work: Callable[[], Records]) -> "Future[Records]":
-    """Runs `work` in a thread that does not keep a dying process alive."""
+    """Run `work` in a daemon thread, which does not keep an exiting process alive."""
     future: Future[Records] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # raised again where the result is asked for
+        except BaseException as error:  # raised again by `Future.result`
             future.set_exception(error)
 
     threading.Thread(target=run, name="gpt2dist-save", daemon=True).start()

@@ -1,4 +1,4 @@
-"""The run configuration: its schema, and how it is read."""
+"""The run configuration: its schema and its reader."""
 
 from gpt2dist.config.reading import Problem, raise_problems, read
 from gpt2dist.config.schema import Config

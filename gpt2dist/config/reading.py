@@ -1,7 +1,7 @@
-"""Read a run configuration from YAML and `section.key=value`, and report all mistakes at once.
+"""Read a run configuration from YAML and `section.key=value`, and report all mistakes together.
 
-`read` never stops at the first mistake. It replaces what is wrong by the default and notes a `Problem`, so that
-the checks that span several keys (`preflight`) still see everything that is right.
+`read` does not stop at the first mistake. It replaces a wrong value with the default and records a `Problem`, so
+that checks across several keys (`preflight`) can still examine the valid ones.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ class Problem:
 
     Attributes:
         key: Dotted key, such as `optimizer.lr`.
-        message: What is wrong and the way out.
-        also: Other keys that it is about. A problem that spans keys is not told where one of them is wrong by
-            itself: it would follow from the default that took the wrong value's place.
+        message: What is wrong, and how to fix it.
+        also: Other keys involved. A problem that spans keys is not reported if one of them is wrong by itself,
+            because it would follow from the default that replaced the wrong value.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Problem:
     also: tuple[str, ...] = ()
 
     def follows_from(self, other: "Problem") -> bool:
-        """Whether the two share a key, or one is about a key inside the other's."""
+        """Return whether the two problems share a key, or a key of one is inside a key of the other."""
         mine, theirs = ([f"{key}." for key in (p.key, *p.also)] for p in (self, other))
         return any(m.startswith(t) or t.startswith(m) for m in mine for t in theirs)
 
@@ -59,17 +59,17 @@ def flatten(tree: dict[str, Any], lists: bool = False) -> dict[str, Any]:
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, list[Problem]]:
-    """Reads a configuration file and the overrides of its keys.
+    """Read a configuration file and apply overrides to its keys.
 
     Args:
         path: A YAML file.
-        overrides: Words `section.key=value`, where value is YAML; `data.train.0.path=…` reaches into a list.
+        overrides: Overrides `section.key=value`, where value is YAML; `data.train.0.path=…` reaches into a list.
 
     Returns:
-        The configuration, with defaults in place of what is wrong, and all that is wrong with it.
+        The configuration, with defaults in place of wrong values, and all problems found.
 
     Raises:
-        UserError: The file cannot be read as YAML at all.
+        UserError: The file cannot be read, is not valid YAML, or is not a mapping.
     """
     problems: list[Problem] = []
     raw = _read_yaml(path)
@@ -82,7 +82,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, list[Proble
 
 
 def raise_problems(problems: Iterable[Problem], where: str) -> None:
-    """Raises one UserError that lists every problem, each with its key; does nothing for none."""
+    """Raise one UserError that lists every problem with its key, or do nothing if there are no problems."""
     listed = list(dict.fromkeys(problems))
     if listed:
         count = "1 mistake" if len(listed) == 1 else f"{len(listed)} mistakes"
@@ -107,7 +107,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _override(raw: dict[str, Any], word: str) -> list[Problem]:
-    """Writes one `section.key=value` into `raw`."""
+    """Apply one `section.key=value` to `raw`, and return the problems of it."""
     key, equals, text = word.partition("=")
     if not equals or not key:
         return [Problem(word, "not an override; write section.key=value")]
@@ -135,11 +135,11 @@ def _override(raw: dict[str, Any], word: str) -> list[Problem]:
 
 
 def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
-    """Validates `raw`, dropping each wrong key after noting it, until what remains is right."""
+    """Validate `raw`. Record and drop each wrong key until the rest is valid."""
     problems: list[Problem] = []
     while True:
         try:
-            # JSON mode: strict about types, yet lists become tuples and text becomes paths.
+            # JSON mode is strict about types, but still converts lists to tuples and strings to paths.
             return Config.model_validate_json(json.dumps(raw)), problems
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
@@ -151,24 +151,24 @@ def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
 
 
 def _means_default(error: Any) -> bool:
-    """Whether the error is a known key with nothing behind it, as in `optimizer:` or `lr: null`."""
+    """Return whether the error is a known key without a value, as in `optimizer:` or `lr: null`."""
     in_list = any(isinstance(part, int) for part in error["loc"])
     return error["input"] is None and error["type"] != "extra_forbidden" and not in_list
 
 
 def _drop(raw: dict[str, Any], error: Any) -> None:
-    """Removes the key that is wrong. A list goes whole with a wrong item, a section with a missing key."""
+    """Remove the wrong key. A wrong item removes its whole list, a missing key its whole section."""
     *sections, last = itertools.takewhile(lambda part: isinstance(part, str), error["loc"])
     if error["type"] == "missing" and last == error["loc"][-1]:
         *sections, last = sections
     node: Any = raw
     for name in sections:
-        node = node.get(name, {})  # gone already if another item of the same list was wrong
+        node = node.get(name, {})  # removed already if another item of the same list was wrong
     node.pop(last, None)
 
 
 _WORDS = {"Input ": "", "a valid array": "a list", "a valid integer": "an integer", "an object": "a mapping"}
-"""From JSON's words in pydantic's messages to those of YAML's users."""
+"""JSON terms in pydantic's messages → the terms that users of YAML know."""
 
 
 def _explain(error: Any) -> Problem:
@@ -205,7 +205,7 @@ def _unknown(location: tuple[int | str, ...]) -> Problem:
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known in the section at `location`; none where it is no section."""
+    """Return the known keys of the section at `location`; empty if it is not a section."""
     model: Any = Config
     for name in location:
         if isinstance(name, str):

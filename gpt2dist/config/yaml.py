@@ -1,4 +1,4 @@
-"""YAML as people expect it: safe, without surprises of YAML 1.1, in JSON's types, with one kind of error."""
+"""Parse YAML safely into JSON's types, without the surprises of YAML 1.1 and with one type of error."""
 
 import re
 from typing import Any
@@ -7,10 +7,10 @@ import yaml
 
 
 def parse(text: str) -> Any:
-    """Parses YAML into JSON's types.
+    """Parse YAML into JSON's types.
 
     Raises:
-        ValueError: One line that says what is wrong and where.
+        ValueError: The text is invalid; the message is one line, with the line number where it is known.
     """
     try:
         return _plain(yaml.load(text, Loader=_Loader))  # a SafeLoader
@@ -19,12 +19,12 @@ def parse(text: str) -> Any:
         raise ValueError(f"{f'line {mark.line + 1}: ' if mark else ''}{error.problem}") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except Exception as error:  # a tag such as !!int raises whatever the conversion raises
+    except Exception as error:  # a tag such as !!int raises any exception of its conversion
         raise ValueError(" ".join(str(error).split())) from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML, nearer to YAML 1.2: 6e-4 is a number, a date is text, a key given twice is an error."""
+    """Safe loader closer to YAML 1.2: 6e-4 is a number, a date is text, and a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> float:
-        """10e9 is how people write ten billion tokens: a whole number, though YAML says float."""
+        """Return an int for a whole number with an exponent, such as 10e9 (tokens), which YAML calls a float."""
         number = self.construct_yaml_float(node)
         whole = "e" in node.value.lower() and abs(number) < 2**53 and number.is_integer()
         return int(number) if whole else number
@@ -55,7 +55,7 @@ _Loader.add_constructor(_FLOAT, _Loader.construct_number)
 
 
 def _plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
-    """A copy of `value` in JSON's types and without shared parts; `inside` are the ids of what holds it."""
+    """Return a copy of `value` in JSON's types, without shared parts; `inside` holds the ids of its parents."""
     if isinstance(value, dict | list):
         if id(value) in inside or len(inside) > 50:
             raise ValueError("nested too deeply, or an alias inside its own anchor")
@@ -67,4 +67,4 @@ def _plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
         raise ValueError("a number that does not fit into 64 bits")
     if value is None or isinstance(value, bool | int | float):
         return value
-    return str(value).encode(errors="replace").decode()  # half a surrogate pair is no text
+    return str(value).encode(errors="replace").decode()  # a lone surrogate is not valid text

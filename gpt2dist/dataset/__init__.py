@@ -1,1 +1,1 @@
-"""A dataset directory: its manifest, its token shards, and where each document came from."""
+"""A dataset directory: its manifest, its token shards, and the origin of each document."""

@@ -1,7 +1,7 @@
-"""Makes datasets of token files that others have written, which stay where they are.
+"""Create datasets from token files that other tools wrote. The files stay where they are.
 
-Each file is read once: it is hashed, every token is checked against the vocabulary, documents are counted, and so
-are the bytes and words of the text that the tokens stand for, which bits per byte and word perplexity need.
+Each file is read once, to hash it, check every token against the vocabulary and count the documents. The same
+pass counts the bytes and words of the decoded text, which bits per byte and word perplexity need.
 """
 
 import glob
@@ -32,14 +32,14 @@ _AGAIN = "; remove it, or choose another --output"
 
 @dataclass(frozen=True)
 class Adoption:
-    """What is to be adopted.
+    """Files to adopt, and the dataset directory to create from them.
 
     Attributes:
-        paths: Files, directories and globs; of Megatron's format also the path without `.bin` and `.idx`.
+        paths: Files, directories and globs; for Megatron's format also paths without `.bin` and `.idx`.
         format: One of `FORMATS`.
         tokenizer: A directory with tokenizer.json, or a name on the hub.
-        output: The dataset directory to make.
-        val: Paths, as above, whose tokens are the split "val", whatever their names.
+        output: The dataset directory to create.
+        val: Paths, as above, that form the split "val" whatever their names.
     """
 
     paths: tuple[str, ...]
@@ -54,18 +54,19 @@ def adopt(
     on_bytes: Callable[[int, int], None] = lambda count, total: None,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Manifest:
-    """Makes a dataset directory whose shards are the files of others.
+    """Create a dataset directory whose shards are existing token files.
 
     Args:
-        adoption: What to adopt.
-        on_bytes: Called with the bytes of tokens that were read since the last call, and those there are.
-        on_warning: Called with the text of each warning.
+        adoption: The files and the dataset directory.
+        on_bytes: Called with the bytes of tokens read since the last call, and with the total to read.
+        on_warning: Called with each warning.
 
     Returns:
         The manifest of the dataset.
 
     Raises:
-        UserError: A file is missing, damaged or of another format, or its tokens are not of this tokenizer.
+        UserError: The output directory is not empty; a file is missing, damaged or of another format; the files
+            differ in dtype; or a token is not in the tokenizer's vocabulary.
     """
     output = adoption.output
     if output.exists() and any(output.iterdir()):
@@ -88,14 +89,14 @@ def adopt(
     return manifest
 
 
-# --- Which files ------------------------------------------------------------------------------------------
+# --- Finding the files ------------------------------------------------------------------------------------
 
 
 def _find_split(adoption: Adoption) -> list[ShardRecord]:
-    """The files, as records without counts: those of train, then those of val."""
+    """Return the files as records without counts: first train, then val."""
     named = [("val" if _VAL.search(path.name) else "train", path) for path in _expand(adoption, adoption.paths)]
     named += [("val", path) for path in _expand(adoption, adoption.val)]
-    chosen = {path: split for split, path in named}  # --val goes before the name
+    chosen = {path: split for split, path in named}  # --val takes precedence over the file name
     records = []
     for wanted in ("train", "val"):
         mine = sorted((path for path, split in chosen.items() if split == wanted), key=_natural)
@@ -107,7 +108,7 @@ def _find_split(adoption: Adoption) -> list[ShardRecord]:
 
 
 def _expand(adoption: Adoption, names: Iterable[str]) -> list[Path]:
-    """The shards that paths name: of Megatron's format without suffix, else files."""
+    """Return the absolute paths of the shards that `names` select: without suffix for Megatron's format."""
     found: list[Path] = []
     suffix = ".idx" if adoption.format == "megatron" else ".bin"
     for name in names:
@@ -131,7 +132,7 @@ def _without_suffix(path: Path) -> Path:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts numbers in names by their value: part 10 behind part 9."""
+    """Return a sort key that orders numbers in names by value: part 10 comes after part 9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
@@ -145,11 +146,11 @@ def _source(path: Path) -> dict:
     return {"path": str(path), "size": status.st_size, "version": str(status.st_mtime_ns)}
 
 
-# --- What is in them --------------------------------------------------------------------------------------
+# --- Reading the files ------------------------------------------------------------------------------------
 
 
 def _common_dtype(adoption: Adoption, tokenizer: Tokenizer, files: Sequence[ShardRecord]) -> np.dtype:
-    """The dtype of the tokens, which is one in a dataset."""
+    """Return the dtype of the tokens, which must be the same in all files."""
     probe = _manifest(adoption, tokenizer, np.dtype(np.uint16), ())
     dtypes = {record.path: open_shard(probe, record).dtype.newbyteorder("=") for record in files}
     first, dtype = next(iter(dtypes.items()))
@@ -165,17 +166,17 @@ def _common_dtype(adoption: Adoption, tokenizer: Tokenizer, files: Sequence[Shar
 def _measure(
     manifest: Manifest, record: ShardRecord, tokenizer: Tokenizer, on_bytes: Callable[[int], None]
 ) -> ShardRecord:
-    """Reads a shard: its hashes, and what it holds."""
+    """Read a shard and return its record, with hashes and counts."""
     shard = open_shard(manifest, record)
     ends = shard.document_ends  # also checks the index
     hashes = {"bin": hashlib.sha256()}
     data = token_file(manifest, record)[0]
     with open(data, "rb") as file:
-        hashes["bin"].update(file.read(data.stat().st_size - shard.tokens.nbytes))  # the header, if there is one
+        hashes["bin"].update(file.read(data.stat().st_size - shard.tokens.nbytes))  # the header, if any
     index = index_file(manifest, record)
     if index:
         hashes["idx"] = hashlib.sha256(index.read_bytes())
-    # Between documents stands a space, so that words end with them.
+    # Decode end-of-text as a space, so that no word spans two documents.
     text = TokenBytes(tokenizer, end_of_text=b" ")
     words, size, held = WordCounter(), 0, b""
     for start in range(0, len(shard), BLOCK):
@@ -217,7 +218,7 @@ def _check_vocabulary(
 
 
 def _unmarked(manifest: Manifest, record: ShardRecord) -> str:
-    """What is to be said of documents that do not end with end-of-text; nothing where all do."""
+    """Return a warning if end-of-text does not separate the documents, else an empty string."""
     shard: ShardReader = open_shard(manifest, record)
     path = token_file(manifest, record)[0]
     if record.format != "megatron":

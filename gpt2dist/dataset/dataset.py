@@ -1,4 +1,4 @@
-"""The shards of a dataset, whatever their format: our own lie in its directory, adopted ones where they were."""
+"""The shards of a dataset in any format. Adopted shards lie outside the dataset directory."""
 
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from gpt2dist.dataset.megatron_format import Shard
 
 
 class ShardReader(Protocol):
-    """What all shards can do; see `Shard`."""
+    """Common interface of all shard readers; see `Shard`."""
 
     dtype: np.dtype
     tokens: NDArray[np.integer]
@@ -29,7 +29,7 @@ class ShardReader(Protocol):
 
 
 def open_shard(manifest: Manifest, record: ShardRecord) -> ShardReader:
-    """Opens a shard of a dataset.
+    """Open a shard of a dataset.
 
     Raises:
         UserError: A file is missing, of another format, or damaged.
@@ -40,12 +40,12 @@ def open_shard(manifest: Manifest, record: ShardRecord) -> ShardReader:
 
 
 def shard_path(manifest: Manifest, record: ShardRecord) -> Path:
-    """Where a shard lies: of Megatron's format without `.bin` and `.idx`, else the file itself."""
+    """Return the path of a shard: without `.bin` and `.idx` for Megatron's format, else that of the file."""
     return Path(record.path) if record.path else Path(manifest.directory) / record.name
 
 
 def token_file(manifest: Manifest, record: ShardRecord) -> tuple[Path, int]:
-    """The file with a shard's tokens, and the bytes that it must have."""
+    """Return the file with a shard's tokens, and its expected size in bytes."""
     path = shard_path(manifest, record)
     size = record.tokens * np.dtype(manifest.dtype).itemsize
     if record.format == "megatron":
@@ -54,6 +54,6 @@ def token_file(manifest: Manifest, record: ShardRecord) -> tuple[Path, int]:
 
 
 def index_file(manifest: Manifest, record: ShardRecord) -> Path | None:
-    """The file with a shard's index; None where its format has none."""
+    """Return the file with a shard's index, or None if the format has no index."""
     path = shard_path(manifest, record)
     return path.with_name(f"{path.name}.idx") if record.format == "megatron" else None

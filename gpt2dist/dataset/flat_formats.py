@@ -1,8 +1,9 @@
-"""Token files without an index, as nanoGPT and llm.c write them: read in place, never written here.
+"""Read token files without an index, as nanoGPT and llm.c write them. They are read in place, never written.
 
-nanoGPT: raw u16, end-of-text behind each document. llm.c: 256 × int32 of header, of which magic, version and the
-number of tokens are used, then u16 (magic 20240520, version 1) or u32 (20240801, version 7), end-of-text before
-each document.
+nanoGPT: raw u16, with end-of-text after each document.
+
+llm.c: 256 × int32 of header, of which magic, version and the number of tokens are used, then u16 (magic 20240520,
+version 1) or u32 (20240801, version 7), with end-of-text before each document.
 """
 
 from functools import cached_property
@@ -17,24 +18,24 @@ HEADER_BYTES = 1024
 LLMC: dict[tuple[int, ...], np.dtype] = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
 LLMC_EVALUATION = 20240522
 BLOCK = 1 << 22
-"""Tokens that are looked at together."""
+"""Tokens processed at a time."""
 
 
 class FlatShard:
-    """Reads one token file by memory map.
+    """Memory-mapped reader of one token file.
 
     Args:
         path: The file.
         format: "nanogpt" or "llmc".
-        end_of_text_id: What parts the documents.
+        end_of_text_id: Token id of the document separator.
 
     Attributes:
         dtype: The tokens' dtype.
         tokens: int [tokens], read-only, straight from the page cache.
-        documents: Number of documents; reads the whole file when first asked.
+        documents: Number of documents; the first access reads the whole file.
 
     Raises:
-        UserError: The file is missing, or not of that format.
+        UserError: The file is missing, truncated, or not of that format.
     """
 
     def __init__(self, path: Path, format: str, end_of_text_id: int):
@@ -50,32 +51,32 @@ class FlatShard:
                 f"{path}: {size} bytes are no whole number of {self.dtype.name} tokens; it is cut short, or not "
                 f"of the format {format}"
             )
-        # A memmap pays a Python call per slice; a plain view of it does not.
+        # Slicing a memmap costs a Python call; slicing a plain view of it does not.
         self.tokens: NDArray[np.integer] = np.asarray(np.memmap(path, self.dtype, "r", offset))
 
     def __len__(self) -> int:
-        """Tokens in the file."""
+        """Return the number of tokens in the file."""
         return int(self.tokens.size)
 
     @property
     def documents(self) -> int:
-        """Number of documents."""
+        """The number of documents."""
         return len(self.document_ends)
 
     @cached_property
     def document_ends(self) -> NDArray[np.int64]:
-        """int64 [documents]: where each document ends, in tokens from the start of the file."""
+        """int64 [documents]: the end of each document, in tokens from the start of the file."""
         found = [
             start + np.flatnonzero(self.tokens[start : start + BLOCK] == self._end_of_text_id)
             for start in range(0, len(self), BLOCK)
         ]
         marks = np.concatenate(found)
-        # Behind end-of-text a document ends; where it stands before documents, the one before ends at it.
+        # nanoGPT's mark is the last token of a document; llm.c's mark is the first token of the next one.
         ends = marks + 1 if self._format == "nanogpt" else marks[marks > 0]
         return ends if ends.size and ends[-1] == len(self) else np.append(ends, len(self))
 
     def document(self, number: int) -> NDArray[np.integer]:
-        """The tokens of one document, read-only.
+        """Return the tokens of one document, read-only.
 
         Args:
             number: 0 ≤ number < `documents`.
@@ -85,7 +86,7 @@ class FlatShard:
 
 
 def _llmc_header(path: Path) -> tuple[np.dtype, int]:
-    """The dtype of an llm.c file, and where its tokens begin."""
+    """Return the dtype of an llm.c file and the byte offset of its tokens."""
     header = np.fromfile(path, "<i4", 3)
     kind: tuple[int, ...] = tuple(header[:2].tolist())
     if kind[:1] == (LLMC_EVALUATION,):

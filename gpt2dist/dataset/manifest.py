@@ -1,4 +1,4 @@
-"""A dataset directory: what `manifest.json` says about its shards. Standard library only: it loads at once."""
+"""The manifest of a dataset directory, `manifest.json`. Needs only the standard library, so it imports fast."""
 
 import hashlib
 import json
@@ -18,25 +18,25 @@ FILE_NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One shard: two files, `name`.bin and `name`.idx."""
+    """One shard: the files `name`.bin and `name`.idx, or the adopted files at `path`."""
 
     name: str
-    """Such as "train-00000"."""
+    """Name such as "train-00000"."""
     split: str
     """"train" or "val"."""
     tokens: int
-    """End-of-text tokens included."""
+    """Number of tokens, including end-of-text."""
     documents: int
     bytes: int
     """UTF-8 bytes of the documents' text."""
     words: int
     """Whitespace-separated words of the documents' text."""
     sha256: dict[str, str]
-    """Hexadecimal, under "bin", "idx" and "origins", as far as there are such files."""
+    """Hexadecimal hashes under "bin", "idx" and "origins", for the files that exist."""
     format: str = "megatron"
-    """"megatron", or "nanogpt" or "llmc" of an adopted file."""
+    """"megatron", or for adopted files also "nanogpt" or "llmc"."""
     path: str = ""
-    """Where an adopted shard lies, absolute; empty for one in the dataset directory."""
+    """Absolute path of an adopted shard; empty for one in the dataset directory."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a dataset directory holds and where it came from."""
+    """Contents and origin of a dataset directory."""
 
     tokenizer_fingerprint: str
     vocab_size: int
@@ -59,29 +59,30 @@ class Manifest:
     dtype: str
     """NumPy's name of the tokens' dtype."""
     options: dict[str, Any]
-    """The options of `preprocess` that shape the shards."""
+    """Options of `preprocess` that shape the shards; for adopted files, their format under "adopted"."""
     sources: dict[str, Any]
     """"files", "bytes" and "listing_sha256", the hash of sources.jsonl, which names every file."""
     shards: tuple[ShardRecord, ...]
-    """In the order of the stream: train-00000, train-00001, …, val-00000, …"""
+    """Shards in stream order: train-00000, train-00001, …, val-00000, …"""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Documents of the corpus that are not in the shards, by reason: "rejected" (unreadable; rejected.jsonl names
-    each), "empty", "duplicate", "too_short", "too_long"."""
+    """Number of documents omitted from the shards, by reason: "rejected" (unreadable, listed in rejected.jsonl),
+    "empty", "duplicate", "too_short", "too_long"."""
     listings: dict[str, str] = field(default_factory=dict)
-    """sha256 of what lies beside the shards: sources.jsonl and, in our own datasets, pieces.jsonl and
-    rejected.jsonl."""
+    """sha256 of the listings beside the shards: sources.jsonl and, if `preprocess` made the dataset, pieces.jsonl
+    and rejected.jsonl."""
     repaired: int = 0
-    """Documents in which broken UTF-8 was replaced by U+FFFD."""
+    """Number of documents in which invalid UTF-8 was replaced by U+FFFD."""
     format_version: int = FORMAT_VERSION
     directory: Path = field(default=Path(), compare=False)
-    """Where it was loaded from or saved to."""
+    """Directory that the manifest was loaded from or saved to."""
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> "Manifest":
-        """Reads `directory`/manifest.json.
+        """Read `directory`/manifest.json.
 
         Raises:
-            UserError: There is no such directory, no manifest in it, or a manifest that cannot be used.
+            UserError: The directory or its manifest does not exist, or the manifest is malformed, was modified or
+                has another format version.
         """
         directory = Path(directory)
         path = directory / FILE_NAME
@@ -119,7 +120,7 @@ class Manifest:
         return manifest
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes `directory`/manifest.json, durable and at once (by rename)."""
+        """Write `directory`/manifest.json durably and atomically (by rename)."""
         content = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "directory"}
         content["shards"] = [asdict(record) for record in self.shards]
         content["totals"] = {split: asdict(self.totals(split)) for split in self.splits}
@@ -129,7 +130,7 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the tokenizer's fingerprint and the shards' names and hashes, in order."""
+        """The sha256 of the tokenizer's fingerprint and the shards' names and hashes, in order."""
         shards = [[record.name, record.sha256["bin"], record.sha256.get("idx")] for record in self.shards]
         return hashlib.sha256(json.dumps([self.tokenizer_fingerprint, shards]).encode()).hexdigest()
 
@@ -139,7 +140,7 @@ class Manifest:
         return tuple(dict.fromkeys(record.split for record in self.shards))
 
     def shards_of(self, split: str) -> tuple[ShardRecord, ...]:
-        """The shards of a split, in the order of its stream.
+        """Return the shards of a split in stream order.
 
         Raises:
             UserError: The split does not exist or is empty.
@@ -153,7 +154,7 @@ class Manifest:
         return found
 
     def totals(self, split: str) -> Totals:
-        """Sums over the shards of `split`.
+        """Return the sums over the shards of `split`.
 
         Raises:
             UserError: The split does not exist or is empty.

@@ -1,6 +1,6 @@
-"""The shard format: Megatron-core's indexed dataset, a `.bin` of raw tokens and an `.idx` that finds documents.
+"""The shard format: Megatron-core's indexed dataset, a `.bin` of raw tokens and an `.idx` that locates documents.
 
-Megatron-LM and GPT-NeoX read what `ShardWriter` writes; `Shard` reads what they write. The `.idx` is
+Megatron-LM and GPT-NeoX can read the shards of `ShardWriter`, and `Shard` can read theirs. The `.idx` is
 little-endian and unpadded: magic, version, dtype code, S sequences, D = documents + 1, then i32[S] lengths in
 tokens, i64[S] byte offsets in the `.bin`, i64[D] document boundaries as sequence indices.
 """
@@ -25,42 +25,42 @@ HEADER = struct.Struct("<9sQBQQ")
 """Magic, version, dtype code, sequences, length of the document array: 34 bytes."""
 
 DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
-"""Megatron's codes of the integer types; 6 and 7 are floating point and never tokens."""
+"""Megatron's codes of the integer types. Codes 6 and 7 are floating point and never used for tokens."""
 
 UINT16_VOCABULARY = 65500
-"""Below this vocabulary Megatron infers uint16, at it and above int32; it has no uint32."""
+"""Vocabulary size from which Megatron infers int32 instead of uint16; it has no uint32."""
 
 
 MAX_DOCUMENT_TOKENS = np.iinfo(np.int32).max
-"""The index holds lengths as int32."""
+"""Longest document in tokens: the index stores lengths as int32."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The dtype that Megatron-core expects for tokens of a vocabulary of `vocab_size` entries."""
+    """Return the dtype that Megatron-core expects for a vocabulary of `vocab_size` entries."""
     return np.dtype(np.uint16 if vocab_size < UINT16_VOCABULARY else np.int32)
 
 
 class HashingFile:
-    """A file that is written once, front to back, hashed on the way, and appears under its name when complete.
+    """File that is written sequentially, hashed on the way, and renamed into place when complete.
 
     Args:
-        path: The final name. Until `commit` the bytes lie beside it, under a name that ends in `.tmp`.
+        path: The final name. Until `commit`, the data is in a file beside it whose name ends in `.tmp`.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        # The process id keeps an orphaned worker of a killed job from writing into the file of its successor.
+        # The process id keeps an orphaned worker of a killed job from writing into its successor's file.
         self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._file: BinaryIO = self._temporary.open("wb")
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Appends `data`."""
+        """Append `data`."""
         self._file.write(data)
         self._hash.update(data)
 
     def commit(self) -> str:
-        """Makes the file durable under its final name; returns its sha256 in hexadecimal."""
+        """Sync the file, rename it to its final name, and return its sha256 in hexadecimal."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -68,17 +68,19 @@ class HashingFile:
         return self._hash.hexdigest()
 
     def discard(self) -> None:
-        """Drops what was written."""
+        """Delete the temporary file."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """Writes one shard, a sequence per document. A context manager: an exception inside leaves no files.
+    """Writer of one shard, with one sequence per document.
+
+    As a context manager, it closes the shard on exit and leaves no files after an exception.
 
     Args:
-        path_prefix: Path without `.bin` and `.idx`; its directory exists.
-        dtype: An integer dtype of `DTYPES`, as `token_dtype` gives.
+        path_prefix: Path without `.bin` and `.idx`; its directory must exist.
+        dtype: An integer dtype of `DTYPES`, such as `token_dtype` returns.
 
     Attributes:
         tokens: Tokens added so far.
@@ -97,14 +99,15 @@ class ShardWriter:
         self._bin = HashingFile(_file(self.prefix, "bin"))
 
     def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Appends documents.
+        """Append documents.
 
         Args:
-            tokens: 1-D integers, the documents one after the other.
+            tokens: 1-D integers, the concatenated documents.
             lengths: 1-D integers ≥ 1, tokens in each document; they sum to `tokens.size`.
 
         Raises:
-            ValueError: The lengths do not fit the tokens, or a token does not fit the dtype.
+            ValueError: The lengths do not match the tokens, a document has more than MAX_DOCUMENT_TOKENS tokens,
+                or a token does not fit the dtype.
         """
         lengths = np.asarray(lengths, dtype=np.int64)
         limits = np.iinfo(self.dtype)
@@ -120,7 +123,7 @@ class ShardWriter:
         self.documents += lengths.size
 
     def add_document(self, parts: Iterable[np.ndarray]) -> None:
-        """Appends one document, of at most MAX_DOCUMENT_TOKENS, that comes in parts."""
+        """Append one document, given in parts, of at most MAX_DOCUMENT_TOKENS tokens in total."""
         length = 0
         for part in parts:
             self._bin.write(np.ascontiguousarray(part, dtype=self.dtype.newbyteorder("<")).data.cast("B"))
@@ -130,7 +133,7 @@ class ShardWriter:
         self.documents += 1
 
     def close(self) -> None:
-        """Writes the index and makes both files durable under their names, the `.idx` last."""
+        """Write the index, then sync both files and rename them into place, the `.idx` last."""
         lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
         pointers = (np.cumsum(lengths) - lengths) * self.dtype.itemsize
         index = HashingFile(_file(self.prefix, "idx"))
@@ -156,23 +159,23 @@ class ShardWriter:
 
 
 class Shard:
-    """Reads one shard, by memory map.
+    """Memory-mapped reader of one shard.
 
-    Opening looks at the header and the sizes of both files, whatever the number of documents, so that a run
-    over thousands of shards starts at once. `lengths` and `document_ends` read, check and keep the whole
-    index when first used.
+    Opening checks only the header and the sizes of both files, whatever the number of documents, so a run over
+    thousands of shards starts quickly. `lengths` and `document_ends` read, check and cache the whole index on
+    first access.
 
     Args:
         path_prefix: Path without `.bin` and `.idx`.
 
     Attributes:
         dtype: The tokens' dtype.
-        sequences: Number of sequences; one per document in files of this project.
+        sequences: Number of sequences; one per document in shards of `ShardWriter`.
         documents: Number of documents.
         tokens: int [tokens], read-only, straight from the page cache.
 
     Raises:
-        UserError: A file is missing, of another format, or does not fit the other.
+        UserError: A file is missing, damaged or of another format, or the two files do not match.
     """
 
     def __init__(self, path_prefix: str | os.PathLike[str]):
@@ -186,7 +189,7 @@ class Shard:
         self.tokens = self._map(data)
 
     def __len__(self) -> int:
-        """Tokens in the shard."""
+        """Return the number of tokens in the shard."""
         return int(self.tokens.size)
 
     @cached_property
@@ -194,7 +197,7 @@ class Shard:
         """int64 [sequences]: tokens in each sequence.
 
         Raises:
-            UserError: The byte offsets do not rise as the lengths say.
+            UserError: A length is negative, or the byte offsets do not match the lengths.
         """
         lengths = self._array("<i4", HEADER.size, self.sequences)
         pointers = self._array("<i8", HEADER.size + 4 * self.sequences, self.sequences)
@@ -209,10 +212,10 @@ class Shard:
 
     @cached_property
     def document_ends(self) -> np.ndarray:
-        """int64 [documents]: where each document ends, in tokens from the start; empty documents repeat a value.
+        """int64 [documents]: the end of each document, in tokens from the start; empty documents repeat a value.
 
         Raises:
-            UserError: The document array does not run from 0 to the number of sequences.
+            UserError: The document array does not rise from 0 to the number of sequences.
         """
         ends = np.cumsum(self.lengths)
         if self._one_document_per_sequence:
@@ -226,7 +229,7 @@ class Shard:
         return np.concatenate([[0], ends])[boundaries[1:]]
 
     def document(self, number: int) -> np.ndarray:
-        """The tokens of one document, read-only.
+        """Return the tokens of one document, read-only.
 
         Args:
             number: 0 ≤ number < `documents`.
@@ -262,7 +265,7 @@ class Shard:
                 f"it has {size} bytes; {self.sequences} sequences and {self._boundaries} document boundaries "
                 f"take {expected}"
             )
-        # NeoX's merge tool drops the boundaries and leaves `[0]`; Megatron-core then rejects the file.
+        # NeoX's merge tool reduces the boundaries to `[0]`, which Megatron-core rejects. Accept it here.
         self._one_document_per_sequence = self._boundaries == 1 and self.sequences > 0
         self.documents = self.sequences if self._one_document_per_sequence else self._boundaries - 1
 
@@ -280,11 +283,11 @@ class Shard:
             )
         if size == 0:  # an empty file cannot be mapped
             return np.zeros(0, self.dtype)
-        # A memmap pays a Python call per slice; a plain view of it does not.
+        # Slicing a memmap costs a Python call; slicing a plain view of it does not.
         return np.asarray(np.memmap(path, dtype=self.dtype, mode="r"))
 
     def _array(self, dtype: str, offset: int, count: int) -> np.ndarray:
-        """int64 [count] from the index; a copy, because arrays that start at byte 34 are not aligned."""
+        """Read an int64 [count] from the index: a copy, because arrays that start at byte 34 are not aligned."""
         return np.fromfile(self._index, dtype=dtype, count=count, offset=offset).astype(np.int64)
 
     def _damaged(self, what: str) -> UserError:

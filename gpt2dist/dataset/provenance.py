@@ -1,12 +1,13 @@
-"""Where each document of a shard came from: `NAME.origins` beside the shard, and `pieces.jsonl` in the dataset.
+"""The origin of each document: `NAME.origins` beside each shard, and `pieces.jsonl` in the dataset directory.
 
-`NAME.origins` has one little-endian record of 20 bytes per document, in the order of the shard. It names a piece,
-that is a line of `pieces.jsonl`, and the place within it:
+`NAME.origins` has one little-endian record of 20 bytes per document, in shard order. A record refers to a piece,
+which is a line of `pieces.jsonl`, and to a line and byte offset in it:
 
     {"path": "/corpus/a.jsonl", "format": "jsonl", "first_line": 120934}
 
 The document's line (row of a table, document of a text file with separators) is `first_line` + `line`, 1-based.
-Both are apart because a worker that begins in the middle of a file does not know how many lines came before.
+The two are stored separately because a worker that starts in the middle of a file cannot know how many lines
+precede it.
 """
 
 import json
@@ -24,18 +25,18 @@ SUFFIX = ".origins"
 PIECES_NAME = "pieces.jsonl"
 
 ORIGIN = np.dtype([("piece", "<u4"), ("line", "<i8"), ("offset", "<i8")])
-"""`piece` counts the lines of pieces.jsonl from 0, `line` the lines of the piece from 1; `offset` is the first
-byte of the document in the (decompressed) file, −1 where the format has none."""
+"""`piece` is a line of pieces.jsonl, 0-based; `line` is a line of the piece, 1-based. `offset` is the document's
+first byte in the (decompressed) file, or −1 if the format has no byte offsets."""
 
 
 @dataclass(frozen=True)
 class SourceLocation:
-    """The place of a document in the corpus.
+    """Location of a document in the corpus.
 
     Attributes:
         path: File, URL or dataset.
-        line: Line, row or document in it, from 1.
-        offset: The first byte of it in the decompressed file; None where the format has no bytes.
+        line: Line, row or document in `path`, 1-based.
+        offset: First byte in the decompressed file; None if the format has no byte offsets.
     """
 
     path: str
@@ -51,11 +52,11 @@ class StreamDocument:
     """A document in the stream of a split.
 
     Attributes:
-        number: Its number in the split, from 0.
+        number: Index in the split, 0-based.
         start: Stream position of its first token.
-        end: Stream position behind its last token, which is end-of-text.
-        shard: The shard that it lies in.
-        origin: Where it came from; None where the dataset does not say.
+        end: Stream position after its last token, which is end-of-text in datasets that `preprocess` made.
+        shard: Name of its shard.
+        origin: Location in the corpus; None if the dataset does not record it.
     """
 
     number: int
@@ -66,11 +67,11 @@ class StreamDocument:
 
 
 class StreamDocuments:
-    """Finds the documents of a split by their place in its stream. Opens the shards that it is asked about.
+    """Index of a split's documents by stream position. It opens a shard when a query first reaches it.
 
     Args:
-        manifest: Of the dataset.
-        split: Such as "train".
+        manifest: The manifest of the dataset.
+        split: Name of the split, such as "train".
     """
 
     def __init__(self, manifest: Manifest, split: str):
@@ -82,11 +83,11 @@ class StreamDocuments:
         self._shards: dict[int, ShardReader] = {}
 
     def between(self, begin: int, end: int) -> list[StreamDocument]:
-        """The documents with a token in [begin, end), in order.
+        """Return the documents with a token in [begin, end), in order.
 
         Args:
             begin: Stream position, at least 0.
-            end: Stream position; positions behind the stream have no document.
+            end: Stream position; it may lie beyond the end of the stream.
         """
         found: list[StreamDocument] = []
         for number in range(int(np.searchsorted(self._token_ends, begin, side="right")), len(self._records)):
@@ -97,7 +98,7 @@ class StreamDocuments:
         return found
 
     def _in_shard(self, number: int, begin: int, end: int) -> list[StreamDocument]:
-        """The documents of a shard with a token in [begin, end) of it."""
+        """Return a shard's documents with a token in [begin, end), relative to the start of the shard."""
         record = self._records[number]
         shard = self._shard(number)
         ends = shard.document_ends
@@ -114,7 +115,7 @@ class StreamDocuments:
                 origin=self._origin(record.name, place),
             )
             for place in range(first, last)
-            if int(ends[place]) > (int(ends[place - 1]) if place else 0)  # adopted shards can have empty ones
+            if int(ends[place]) > (int(ends[place - 1]) if place else 0)  # adopted documents may be empty
         ]
 
     def _shard(self, number: int) -> ShardReader:

@@ -1,4 +1,4 @@
-"""Whether a dataset is what its manifest says, and keeps the promises of the format. Everything is read again."""
+"""Verify a dataset against its manifest and the rules of the format. All files are read."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -16,26 +16,27 @@ from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 BLOCK = 1 << 20
-"""Tokens that are looked at together."""
+"""Tokens processed at a time."""
 MOST_LISTED = 10
 
 
 def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None) -> None:
-    """Reads a dataset again and compares it with its manifest and the rules of the format.
+    """Check all files of a dataset against its manifest and the rules of the format.
 
-    Hashes and sizes of all files; the index against the tokens; documents, tokens and bytes of text against the
-    manifest; each id against the vocabulary; in datasets that `preprocess` made, end-of-text at the end of each
-    document and nowhere else, the limit on shards, and the listings beside them. Words are not counted again.
+    The checks cover the hashes and sizes of all files; the index against the tokens; documents, tokens and bytes
+    of text against the manifest; each id against the vocabulary; and the listings beside the shards. In datasets
+    that `preprocess` made, end-of-text must be at the end of each document and nowhere else, and shards must
+    respect their size limit. Words are not counted.
 
     Args:
-        manifest: As loaded.
-        on_bytes: Told of the bytes of tokens that were read.
+        manifest: The manifest, as loaded.
+        on_bytes: Called with the bytes of tokens read since the last call.
 
     Raises:
-        UserError: Names every file that is missing, differs or breaks a rule (ten at most).
+        UserError: A file is missing, differs or breaks a rule; the message lists up to ten problems.
     """
     problems = [*_tokenizer(manifest)]
-    # Without the tokenizer bytes cannot be counted; all else can.
+    # Without the tokenizer, only the bytes of text cannot be checked.
     text = None if problems else TokenBytes(Tokenizer.load(manifest.directory))
     pieces = _lines(manifest.directory / PIECES_NAME)
     for record in manifest.shards:
@@ -51,7 +52,7 @@ def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: N
 
 
 def token_bytes(manifest: Manifest) -> int:
-    """The bytes of tokens that `verify` reads."""
+    """Return the bytes of token files that `verify` reads."""
     return sum(token_file(manifest, record)[1] for record in manifest.shards)
 
 
@@ -105,11 +106,11 @@ def _tokens(
     text: TokenBytes | None,
     on_bytes: Callable[[int], None],
 ) -> Iterator[str]:
-    """One pass over the tokens: their hash, range, bytes of text, and where end-of-text is."""
+    """Check hash, vocabulary range, bytes of text and end-of-text positions in one pass over the tokens."""
     path, _ = token_file(manifest, record)
     found = hashlib.sha256()
     with open(path, "rb") as file:
-        found.update(file.read(path.stat().st_size - shard.tokens.nbytes))  # the header, where there is one
+        found.update(file.read(path.stat().st_size - shard.tokens.nbytes))  # the header, if any
     size, ends, strange, misplaced = 0, shard.document_ends, -1, -1
     ours = "adopted" not in manifest.options
     for start in range(0, len(shard), BLOCK):
@@ -135,7 +136,7 @@ def _tokens(
 
 
 def _misplaced(tokens: NDArray[np.integer], start: int, ends: NDArray[np.int64], end_of_text_id: int) -> int:
-    """The first token of a block that is end-of-text within a document, or ends one otherwise; −1 for none."""
+    """Return the first token of a block that is end-of-text inside a document or ends one without it, else −1."""
     marks = start + np.flatnonzero(tokens == end_of_text_id)
     first, last = np.searchsorted(ends, [start + 1, start + len(tokens) + 1])
     different = np.setxor1d(marks, ends[first:last] - 1, assume_unique=True)

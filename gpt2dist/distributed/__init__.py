@@ -1,1 +1,1 @@
-"""This process among the others: ranks, launchers, and how DeepSpeed is imported."""
+"""The distributed environment of a process: ranks, launchers, and the import of DeepSpeed."""

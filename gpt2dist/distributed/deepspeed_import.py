@@ -1,4 +1,4 @@
-"""DeepSpeed, imported and started without what it says and compiles unasked. Import it from here."""
+"""Import DeepSpeed without its unwanted output and compilation. Other modules import it from here."""
 
 import importlib
 import logging
@@ -10,7 +10,7 @@ import torch
 from gpt2dist.distributed.world import World
 
 if not torch.cuda.is_available():
-    # DeepSpeed would find that out itself, with a warning. Never set where there is a GPU: it would be left out.
+    # DeepSpeed would detect this itself, with a warning. With a GPU, setting it would make DeepSpeed ignore it.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
@@ -20,25 +20,25 @@ __all__ = ["deepspeed", "start_quietly"]
 
 
 def start_quietly(world: World) -> None:
-    """Lets DeepSpeed start without compiling what a run does not need and without its log on standard output."""
-    # A shared-memory collective that is compiled at first use (half a minute) for CPU ranks only; gloo serves.
-    # Not by attribute: that would run the compiler on every extension, to find out which of them would work.
+    """Prepare DeepSpeed to start without compiling unneeded extensions and without logging to standard output."""
+    # Disable a shared-memory collective for CPU ranks that takes half a minute to compile on first use; gloo is
+    # enough. Use vars(): attribute access would run the compiler on every extension to see which of them work.
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     _import_muon()
     for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
-        os.environ.setdefault(name, str(value))  # without a launcher DeepSpeed would look for MPI
+        os.environ.setdefault(name, str(value))  # without them DeepSpeed would look for MPI
     logger = logging.getLogger("DeepSpeed")
     for handler in list(logger.handlers):
-        logger.removeHandler(handler)  # it writes to standard output; rank logs still get what is said
+        logger.removeHandler(handler)  # it writes to standard output; rank logs still receive the messages
     logger.propagate = True
-    bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints the memory at each of its steps
-    warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed over gloo, once per collective
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints memory usage at each call
+    warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed with gloo warns once per collective
 
 
 def _import_muon() -> None:
-    """Imports DeepSpeed's Muon without torch's compiler, which it would start: seconds on every rank.
+    """Import DeepSpeed's Muon without starting torch's compiler, which would take seconds on every rank.
 
-    DeepSpeed imports it to find out that an optimizer is another one.
+    DeepSpeed imports Muon only to check whether an optimizer is a Muon.
     """
     compiler.compile, compiling = lambda: lambda function: function, compiler.compile
     try:

@@ -1,4 +1,4 @@
-"""The process group: who this rank is, and the few collectives that gpt2dist uses itself."""
+"""The process group: this rank, and the few collectives that gpt2dist uses directly."""
 
 import contextlib
 import re
@@ -18,7 +18,7 @@ from gpt2dist.errors import PeerLostError, RankUserError, RunError, UserError
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
-"""After this long in a collective a rank gives the others up, unless it is told otherwise."""
+"""Default timeout of a collective, after which a rank gives up on the others."""
 
 
 JOIN_POLL_SECONDS = 0.02
@@ -26,13 +26,13 @@ JOIN_POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class World:
-    """This process among the ranks.
+    """One rank of the process group.
 
     Attributes:
-        rank: In [0, size).
-        local_rank: Rank on this host; picks the GPU.
+        rank: This process's rank, in [0, size).
+        local_rank: Rank on this host, which selects the GPU.
         size: Number of ranks.
-        device: Where this rank computes.
+        device: Device of this rank.
     """
 
     rank: int
@@ -42,24 +42,24 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which speaks and writes for all."""
+        """Whether this is rank 0, which prints and writes files for all ranks."""
         return self.rank == 0
 
     @property
     def device_bytes(self) -> int | None:
-        """Memory of this rank's GPU; None on a CPU."""
+        """Memory of this rank's GPU in bytes; None on a CPU."""
         if self.device.type != "cuda":
             return None
         return torch.cuda.get_device_properties(self.device).total_memory
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Adds a tensor over the ranks, in place."""
+        """Sum a tensor over the ranks in place, and return it. Collective."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def all(self, flag: bool) -> bool:
-        """Whether the flag is set on every rank."""
+        """Return whether the flag is set on every rank. Collective."""
         if self.size == 1:
             return flag
         missing = torch.tensor([0 if flag else 1])
@@ -67,7 +67,7 @@ class World:
         return missing.item() == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's small picklable value, in rank order, on every rank."""
+        """Return the small picklable values of all ranks, in rank order, on every rank. Collective."""
         if self.size == 1:
             return [value]
         out: list[Any] = [None] * self.size
@@ -75,20 +75,20 @@ class World:
         return out
 
     def from_main(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
+        """Return rank 0's value on every rank. Collective."""
         return self.gather(value)[0]
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Does on rank 0 what one rank is to do for all. Collective.
+        """Run `work` on rank 0 and share its result. Collective.
 
         Args:
-            work: What rank 0 does; its result must be small and picklable.
+            work: Function to run; its result must be small and picklable.
 
         Returns:
             What `work` returned, on every rank.
 
         Raises:
-            UserError: `work` raised one; every rank does.
+            UserError: `work` raised a UserError; every rank raises it.
         """
         value, fault = None, ""
         if self.is_main:
@@ -132,22 +132,22 @@ def lost_peers() -> Iterator[None]:
 
 
 class FlagExchange:
-    """What any rank wishes, made known to all of them at the same place without waiting for anybody.
+    """Non-blocking exchange of flags, which all ranks receive at the same point of their work.
 
-    Each poll sends this rank's wishes and returns those of the poll before, by a reduction on the CPU that runs
-    beside the work; so a rank waits only for one that is a whole poll behind.
+    Each poll sends this rank's flags and returns the combined flags of the previous poll. The reduction runs on
+    the CPU in the background, so a rank waits only for ranks that are a whole poll late.
 
     Args:
-        world: This rank. Making an exchange is collective.
+        world: This rank. Creating an exchange is collective.
     """
 
     def __init__(self, world: World):
-        # A group of its own: its order is not tied to that of the training's collectives.
+        # A separate group, so that its collectives need no fixed order relative to those of training.
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._sent: tuple[torch.Tensor, dist.Work] | None = None
 
     def poll(self, *wishes: bool) -> tuple[bool, ...]:
-        """Returns for each wish whether any rank had it at the poll before; alone, at this one. Collective."""
+        """Return for each wish whether any rank had it at the previous poll (alone: at this one). Collective."""
         if self._group is None:
             return wishes
         known = self.settle() or (False,) * len(wishes)
@@ -158,7 +158,7 @@ class FlagExchange:
         return known
 
     def settle(self) -> tuple[bool, ...]:
-        """Waits for the wishes that are under way and returns them; empty if none are. Collective."""
+        """Wait for the pending exchange and return its result; empty if none is pending. Collective."""
         if not self._sent:
             return ()
         (flags, work), self._sent = self._sent, None
@@ -167,13 +167,13 @@ class FlagExchange:
 
 
 def join(timeout: timedelta = TIMEOUT) -> World:
-    """Joins the process group that torchrun, deepspeed or srun set up, or makes one of a single rank.
+    """Join the process group that torchrun, deepspeed or srun set up, or create one of a single rank.
 
-    NCCL on GPUs with gloo beside it for Python objects, gloo alone on CPUs.
+    On GPUs it uses NCCL, and gloo for CPU tensors; on CPUs, gloo only.
 
     Raises:
-        RankUserError: More ranks than GPUs on this host.
-        RunError: The other ranks did not come.
+        RankUserError: This host has more ranks than GPUs.
+        RunError: The other ranks did not join within `timeout`.
     """
     rank, local_rank, size = (
         launch_environment.rank(),
@@ -191,7 +191,7 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        if size == 1:  # no address or port is needed to talk to oneself
+        if size == 1:  # a single rank needs no address or port
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         else:
             store = _session_of(dist.rendezvous("env://", rank, size, timeout=timeout), timeout)
@@ -200,11 +200,12 @@ def join(timeout: timedelta = TIMEOUT) -> World:
 
 
 def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: timedelta) -> dist.Store:
-    """A store in which nothing lies from an earlier start of the same job.
+    """Return a store without entries from an earlier start of the same job.
 
-    torchrun keeps its store when it restarts the ranks, and these would find the addresses of dead ones in it
-    (pytorch issue 135712; its restart count is no help, since hosts count apart). So rank 0 names a session of
-    its own: it repeats what it heard from the others until each has found its own word in that and said so.
+    torchrun keeps its store when it restarts the ranks, which would then find addresses of exited ranks in it
+    (pytorch issue 135712). torchrun's restart count does not help, because each host counts separately. So the
+    ranks agree on a new session: rank 0 keeps publishing its own id and those it has read from the other ranks,
+    until each of them has found its id there and confirmed the session.
     """
     try:
         store, rank, size = next(rendezvous)
@@ -241,6 +242,6 @@ def _read(store: dist.Store, key: str) -> str:
 
 
 def leave() -> None:
-    """Leaves the process group, so that no warning ends the log."""
+    """Leave the process group, which avoids a warning at the end of the log."""
     if dist.is_initialized():
         dist.destroy_process_group()

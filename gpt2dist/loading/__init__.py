@@ -1,1 +1,1 @@
-"""From a dataset to micro-batches: the token stream, its windows, their order."""
+"""From a dataset to micro-batches: the token stream, its windows and their order."""

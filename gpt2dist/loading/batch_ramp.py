@@ -1,25 +1,25 @@
-"""The size of each global batch of a run: constant, or growing at its start.
+"""The size of each global batch of a run: constant, or growing at the start of the run.
 
-The size is a function of the samples consumed so far, as in Megatron-LM (`--rampup-batch-size`), so that the one
-integer `consumed_samples` stays the whole state of the data. Early on small batches teach as much per step as
-large ones (McCandlish et al. 2018).
+The size depends only on the samples consumed so far, as in Megatron-LM (`--rampup-batch-size`). The integer
+`consumed_samples` thus remains the whole state of the data. Early in training, small batches make as much
+progress per step as large ones (McCandlish et al. 2018).
 """
 
 from bisect import bisect_right
 from dataclasses import dataclass
 
 MOST_SIZES = 10_000
-"""A ramp of more would be slower to look up than it is worth."""
+"""Maximum number of sizes in a ramp, which keeps lookups fast."""
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """The growth of the global batch.
+    """Growth of the global batch.
 
     Attributes:
-        start: Windows of the first step.
-        increment: Windows that each size has more than the one before.
-        samples: Samples over which the sizes are spread evenly; behind them the batch has its full size.
+        start: Windows in the first step.
+        increment: Windows by which each size exceeds the previous one.
+        samples: Samples over which the sizes are spread evenly. After them, the batch has its full size.
     """
 
     start: int
@@ -29,10 +29,10 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of one size.
+    """Consecutive steps of one size.
 
     Attributes:
-        step: The first of them, from 0.
+        step: The first step, 0-based.
         sample: The first sample of that step.
         size: Windows per step.
     """
@@ -43,14 +43,15 @@ class Stage:
 
 
 class BatchSizes:
-    """Steps to samples and back.
+    """Conversion between steps and samples.
 
     Args:
-        full: Windows per step once the batch has grown.
-        ramp: How it grows; None if it does not. `increment` divides `full` − `start` into at most MOST_SIZES.
+        full: Windows per step after the ramp.
+        ramp: Growth of the batch; None if it is constant. The ramp must reach `full` in whole increments, fewer
+            than MOST_SIZES.
 
     Raises:
-        ValueError: The ramp does not lead to `full`.
+        ValueError: The ramp does not reach `full`, or has too many increments.
     """
 
     def __init__(self, full: int, ramp: Ramp | None = None):
@@ -64,23 +65,23 @@ class BatchSizes:
         self.stages = self._stages()
 
     def at(self, consumed_samples: int) -> int:
-        """Windows of the step that begins after so many samples."""
+        """Return the number of windows in the step that starts after `consumed_samples` samples."""
         if not self.ramp or consumed_samples >= self.ramp.samples:
             return self.full
         return self.ramp.start + self.ramp.increment * (consumed_samples * self._increments // self.ramp.samples)
 
     def samples(self, steps: int) -> int:
-        """Samples of the first `steps` steps."""
+        """Return the number of samples in the first `steps` steps."""
         stage = self.stages[bisect_right(self.stages, steps, key=lambda each: each.step) - 1]
         return stage.sample + (steps - stage.step) * stage.size
 
     def steps(self, samples: int) -> int:
-        """The fewest steps that have so many samples, or more."""
+        """Return the smallest number of steps with at least `samples` samples."""
         stage = self.stages[bisect_right(self.stages, samples, key=lambda each: each.sample) - 1]
         return stage.step - (stage.sample - samples) // stage.size
 
     def _stages(self) -> tuple[Stage, ...]:
-        """The sizes that steps have, with where each begins. A step may be longer than a size lasts."""
+        """Return the stages. A step can be longer than a size lasts; a size that no step starts in is skipped."""
         stages: list[Stage] = []
         step = sample = 0
         for number in range(self._increments):

@@ -1,8 +1,8 @@
-"""Cursor → batches, prefetched in the background.
+"""Load batches from a cursor on, prefetched in the background.
 
-Which window is sample s of a run is computed (`Mixture`). A global batch is the next G samples, G a function of
-those before it (`BatchSizes`); micro-batch j of rank r takes the slots (jW + r)·m … of it. So the whole state of
-the data is one integer, `consumed_samples`, and it means the same at any world size.
+`Mixture` computes which window is sample s of a run. A global batch is the next G samples, where G depends on the
+number of samples before it (`BatchSizes`). Micro-batch j of rank r takes its m slots from (jW + r)·m on. The
+whole state of the data is therefore one integer, `consumed_samples`, which means the same at any world size.
 """
 
 import queue
@@ -21,9 +21,9 @@ from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.loading.windows import WindowSet
 
 T = TypeVar("T")
-"""A micro-batch as it is handed out."""
+"""A micro-batch as the loader yields it."""
 DRAWN_TOGETHER = 4096
-"""Samples, about, that are mapped to windows at a time: a permutation costs far less per index in large calls."""
+"""Approximate number of samples mapped at a time: a permutation costs far less per index in large calls."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class MicroBatch:
     Attributes:
         tokens: [m, L + 1] token ids in the dtype of the shards: inputs are [:, :-1], targets [:, 1:].
         counted_from: [m] int64, offset of the first target of each window that is in the loss.
-        counted_to: [m] int64, offset behind the last one.
+        counted_to: [m] int64, offset after the last such target.
     """
 
     tokens: NDArray[np.integer]
@@ -46,9 +46,9 @@ class StepBatch(Generic[T]):
     """One rank's part of a global batch.
 
     Attributes:
-        micro_batches: As many as gradients are accumulated over.
+        micro_batches: One per gradient accumulation step.
         targets: Targets in the loss of the whole global batch, over all ranks.
-        samples: Windows of the whole global batch.
+        samples: Windows in the whole global batch.
     """
 
     micro_batches: list[T]
@@ -57,12 +57,12 @@ class StepBatch(Generic[T]):
 
 
 class MicroBatcher:
-    """Makes micro-batches of windows of a stream.
+    """Builder of micro-batches from the windows of one stream.
 
     Args:
         stream: The tokens.
-        windows: The windows over them.
-        loss_on: "all" counts every target of a window, "new" only those that it owns.
+        windows: The windows over the stream.
+        loss_on: "all" counts every target of a window in the loss, "new" only those that it owns.
     """
 
     def __init__(self, stream: TokenStream, windows: WindowSet, loss_on: str):
@@ -71,28 +71,28 @@ class MicroBatcher:
         self._count = windows.predicted if loss_on == "all" else windows.owned
 
     def counted(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Number of targets in the loss of each of these windows."""
+        """Return the number of targets in the loss for each of these windows."""
         return self._count(indices)
 
     def __call__(self, indices: NDArray[np.int64]) -> MicroBatch:
-        """Gathers the windows with these numbers."""
+        """Gather the windows with these indices."""
         tokens = self.stream.read(self.windows.starts(indices), self.windows.sequence_length + 1)
         counted_to = self.windows.predicted(indices)
         return MicroBatch(tokens, counted_to - self.counted(indices), counted_to)
 
 
 class MixtureBatcher:
-    """Makes micro-batches of windows of several streams.
+    """Builder of micro-batches from the windows of several streams.
 
     Args:
-        batchers: One for each dataset, in the order of the mixture.
+        batchers: One per dataset, in the order of the mixture.
     """
 
     def __init__(self, batchers: Sequence[MicroBatcher]):
         self.batchers = tuple(batchers)
 
     def counted(self, datasets: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Number of targets in the loss of each of these windows."""
+        """Return the number of targets in the loss for each of these windows."""
         out = np.empty_like(windows)
         for dataset, batcher in enumerate(self.batchers):
             mine = datasets == dataset
@@ -100,7 +100,7 @@ class MixtureBatcher:
         return out
 
     def __call__(self, datasets: NDArray[np.int64], windows: NDArray[np.int64]) -> MicroBatch:
-        """Gathers window `windows[i]` of dataset `datasets[i]` for each i."""
+        """Gather window `windows[i]` of dataset `datasets[i]` for each i."""
         places = [np.flatnonzero(datasets == dataset) for dataset in range(len(self.batchers))]
         parts = [
             (mine, batcher(windows[mine]))
@@ -113,7 +113,7 @@ class MixtureBatcher:
 
 
 def _merge(parts: list[tuple[NDArray[np.intp], MicroBatch]], name: str) -> NDArray:
-    """One array of a micro-batch from those of its parts, in the widest of their dtypes."""
+    """Merge one array of a micro-batch from its parts, in the widest of their dtypes."""
     arrays = [getattr(part, name) for _, part in parts]
     rows = sum(len(array) for array in arrays)
     out = np.empty((rows, *arrays[0].shape[1:]), np.result_type(*arrays))
@@ -123,18 +123,21 @@ def _merge(parts: list[tuple[NDArray[np.intp], MicroBatch]], name: str) -> NDArr
 
 
 class Loader(Generic[T]):
-    """An endless iterator over the steps of a run, from a cursor on.
+    """Endless iterator over the steps of a run, from a cursor on.
 
     Args:
-        mixture: Which window is which sample.
-        batcher: Makes micro-batches of windows.
-        stage: Makes of a micro-batch what is handed out, in the background thread.
+        mixture: Maps samples to windows.
+        batcher: Builds micro-batches from windows.
+        stage: Converts each micro-batch to the yielded form, in the background thread.
         batch_sizes: Windows per step, G.
         micro_batch_size: Windows per forward pass and rank, m.
         rank: This rank.
-        world_size: Number of ranks W; m·W divides each G.
+        world_size: Number of ranks W; m·W must divide each G.
         consumed_samples: The cursor: samples that the run has trained on.
-        prefetch: Steps that are made ready ahead, in a background thread.
+        prefetch: Steps to prepare ahead, in a background thread.
+
+    Raises:
+        ValueError: m·W does not divide some G.
     """
 
     def __init__(
@@ -169,16 +172,16 @@ class Loader(Generic[T]):
     def __next__(self) -> StepBatch[T]:
         item = self._ready.get()
         if isinstance(item, BaseException):
-            self._ready.put(item)  # the thread has ended: asking again must not wait for ever
+            self._ready.put(item)  # the thread has ended: without this, another call would block forever
             raise item
         return item
 
     def close(self) -> None:
-        """Stops the background thread."""
+        """Stop the background thread."""
         self._stopped.set()
         while self._thread.is_alive():
             try:
-                self._ready.get(timeout=0.05)  # makes room for a put that waits
+                self._ready.get(timeout=0.05)  # unblocks a pending put
             except queue.Empty:
                 continue
 
@@ -192,18 +195,18 @@ class Loader(Generic[T]):
                     if self._stopped.is_set():
                         return
                 cursor = borders[-1]
-        except BaseException as error:  # raised again where the batch is asked for
+        except BaseException as error:  # raised again by __next__
             self._ready.put(error)
 
     def _borders(self, cursor: int) -> list[int]:
-        """The samples between which the steps lie that are drawn together, `cursor` the first."""
+        """Return the boundaries, in samples, of the steps that are drawn together; `cursor` is the first."""
         borders = [cursor, cursor + self._batch_sizes.at(cursor)]
         while (following := borders[-1] + self._batch_sizes.at(borders[-1])) <= cursor + DRAWN_TOGETHER:
             borders.append(following)
         return borders
 
     def _make(self, borders: list[int]) -> Iterator[StepBatch[T]]:
-        """The steps between the borders."""
+        """Yield the steps between the borders."""
         samples = np.arange(borders[0], borders[-1], dtype=np.int64)
         datasets, windows = self._mixture(samples)
         counted = self._batcher.counted(datasets, windows)

@@ -1,9 +1,9 @@
 """Weighted blends of datasets: which window of which dataset is the s-th sample of a run.
 
-The datasets take turns by a schedule of one period, which is as long as their shares in whole numbers (0.7, 0.2
-and 0.1 are 7, 2 and 1: ten samples) and repeats. The k-th turn of a dataset of n windows is window P(k mod n) of
-its epoch k div n, where P is the keyed permutation of (seed, epoch). So a sample is computed from its number, in
-memory that does not depend on the size of the datasets, and each dataset has epochs of its own.
+The datasets take turns in a repeating schedule. Its period is the sum of their shares in whole numbers (0.7, 0.2
+and 0.1 become 7, 2 and 1: ten samples). The k-th turn of a dataset of n windows is window P(k mod n) of its epoch
+k div n, where P is the keyed permutation of (seed, epoch). A sample is thus computed from its number alone, in
+memory that does not depend on the size of the datasets, and each dataset has its own epochs.
 """
 
 import math
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from gpt2dist.loading.permutation import Permutation
 
 MOST_TURNS = 100_000
-"""Longest period of a blend: what is held in memory of it. Five decimals of weights that add up to 1."""
+"""Longest period of a blend, which is held in memory. It allows five decimals in weights that add up to 1."""
 _DECIMALS = 4
 
 
 def whole_shares(weights: Sequence[float]) -> tuple[int, ...]:
-    """The smallest whole numbers in the ratio of the weights, taken as the decimal fractions that they print as.
+    """Return the smallest whole numbers in the ratio of the weights, read as the decimal fractions they print as.
 
     Args:
-        weights: Each finite and above 0.
+        weights: Weights, each finite and above 0.
     """
     exact = [Fraction(str(weight)) for weight in weights]
     common = math.lcm(*(weight.denominator for weight in exact))
@@ -34,26 +34,27 @@ def whole_shares(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def rounded(weights: Sequence[float]) -> list[float]:
-    """Weights in about the same ratio that add up to about 1, with so few decimals that their period is short."""
+    """Return weights in about the same ratio that add up to about 1, rounded so that their period is short."""
     total = sum(map(Fraction, weights))
     return [max(round(float(weight / total), _DECIMALS), 10**-_DECIMALS) for weight in map(Fraction, weights)]
 
 
 def schedule(shares: Sequence[int]) -> NDArray[np.int64]:
-    """Which dataset has each of the sum(shares) turns of a period.
+    """Return the dataset of each turn of a period: int64 [sum(shares)].
 
-    Tijdeman 1980, "The chairman assignment problem": of those among the k datasets that are at least 1/(2k − 2)
-    sample behind their share, the one whose next sample is due first. Among the first s samples, of any number of
-    periods, each dataset then has its share of s but for at most 1 − 1/(2k − 2) samples.
+    This is the algorithm of Tijdeman 1980, "The chairman assignment problem". Each turn considers those of the k
+    datasets that are at least 1/(2k − 2) sample behind their share, and chooses the one whose next sample is due
+    first. For any s, the number of samples of a dataset among the first s differs from its share of s by at most
+    1 − 1/(2k − 2).
     """
     period, slack = sum(shares), 2 * len(shares) - 2
     if not slack:
         return np.zeros(period, np.int64)
-    # Due: (samples so far + 1 − 1/slack) / share, times what makes all these fractions whole numbers.
+    # due = (samples so far + 1 − 1/slack) / share, multiplied by slack · common to make it a whole number.
     common = math.lcm(*shares)
     step = [slack * (common // share) for share in shares]
     due = [(slack - 1) * (common // share) for share in shares]
-    behind = [0] * len(shares)  # × period
+    behind = [0] * len(shares)  # in samples, multiplied by the period
     turns = np.empty(period, np.int64)
     for turn in range(period):
         behind = [lag + share for lag, share in zip(behind, shares, strict=True)]
@@ -65,11 +66,11 @@ def schedule(shares: Sequence[int]) -> NDArray[np.int64]:
 
 
 class Mixture:
-    """Which window is the s-th sample of a run.
+    """Mapping from the samples of a run to windows.
 
     Args:
         windows: Windows per epoch of each dataset.
-        shares: Samples of each dataset per period, as `whole_shares` gives them; (1,) for a single one.
+        shares: Samples of each dataset per period, as `whole_shares` returns them; (1,) for a single dataset.
         seed: Seed of the run.
     """
 
@@ -79,13 +80,13 @@ class Mixture:
         self._seed = seed
         self._turns_per_period = np.array(shares, np.int64)
         self._turns = schedule(shares)
-        # Turns that the same dataset had earlier in the period.
+        # For each turn, the number of earlier turns of the same dataset in the period.
         self._earlier = np.empty_like(self._turns)
         for dataset, share in enumerate(shares):
             self._earlier[self._turns == dataset] = np.arange(share)
 
     def __call__(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Maps sample numbers (int64, any size and shape) to dataset numbers and their window numbers."""
+        """Map sample numbers (int64, any size and shape) to dataset numbers and window numbers."""
         periods, places = np.divmod(samples, len(self._turns))
         datasets = self._turns[places]
         numbers = periods * self._turns_per_period[datasets] + self._earlier[places]
@@ -96,23 +97,23 @@ class Mixture:
         return datasets, windows
 
     def counts(self, samples: int) -> list[int]:
-        """How many of the first `samples` samples come from each dataset."""
+        """Return how many of the first `samples` samples come from each dataset."""
         periods, rest = divmod(samples, len(self._turns))
         begun = np.bincount(self._turns[:rest], minlength=len(self.shares)).tolist()
         return [periods * share + more for share, more in zip(self.shares, begun, strict=True)]
 
     def epochs(self, samples: int) -> list[float]:
-        """Passes over each dataset that the first `samples` samples make."""
+        """Return the number of passes over each dataset that the first `samples` samples make."""
         return [count / windows for count, windows in zip(self.counts(samples), self.windows, strict=True)]
 
     def _order(self, dataset: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Maps the turns of one dataset to its windows."""
+        """Map the turns of one dataset to its windows."""
         windows = self.windows[dataset]
         epochs, places = np.divmod(numbers, windows)
         out = np.empty_like(places)
-        for epoch in np.unique(epochs):  # one, or two at the border of an epoch
+        for epoch in np.unique(epochs):  # usually one, or two at an epoch boundary
             here = epochs == epoch
-            # The first dataset is in the order that it has alone; the others must not share it.
+            # The first dataset keeps the order that it has without a blend. The others must not share that order.
             key = (self._seed, int(epoch), dataset) if dataset else (self._seed, int(epoch))
             out[here] = _permutation(windows, *key)(places[here])
         return out

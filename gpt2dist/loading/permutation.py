@@ -1,8 +1,8 @@
 """The data order as a function: a keyed permutation of range(n) that is computed, not stored.
 
-A Feistel network on the grid Z_a × Z_b with a·b ≥ n; indices that fall outside range(n) walk on along their
-cycle until they come back inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Rounds
-and key schedule are written out here and carry a version, since NumPy's random streams may change.
+It is a Feistel network on the grid Z_a × Z_b with a·b ≥ n. An index that falls outside range(n) is mapped again
+until it lands inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Rounds and key schedule
+are implemented here and versioned, since NumPy's random streams may change.
 """
 
 import hashlib
@@ -15,15 +15,18 @@ VERSION = 1
 ROUNDS = 6
 ROUNDS_SMALL = 12
 SMALL = 1 << 10
-"""Below this n six rounds leave visible order."""
+"""Size n below which six rounds leave visible order."""
 
 
 class Permutation:
-    """A bijection of range(n), the same on every machine for one (n, key).
+    """Bijection of range(n), identical on every machine for the same (n, key).
 
     Args:
         n: Size of the domain, 1 ≤ n < 2^62.
-        key: What the permutation depends on, such as (seed, epoch).
+        key: Values that select the permutation, such as (seed, epoch).
+
+    Raises:
+        ValueError: n is out of range.
     """
 
     def __init__(self, n: int, *key: int | str):
@@ -38,7 +41,7 @@ class Permutation:
         self._keys = np.frombuffer(stream, dtype="<u8")
 
     def __call__(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Maps indices in [0, n), of any shape, to int64 indices in [0, n)."""
+        """Map indices in [0, n), of any shape, to int64 indices in [0, n)."""
         indices = np.asarray(indices)
         if indices.size and (indices.min() < 0 or indices.max() >= self.n):
             raise ValueError(f"indices must lie in [0, {self.n})")
@@ -50,7 +53,7 @@ class Permutation:
         return out.astype(np.int64)
 
     def _pass(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        # All operands are uint64: NumPy would promote a mix with int64 to float64.
+        # All operands must be uint64: NumPy promotes a mix of uint64 and int64 to float64.
         a, b = np.uint64(self._a), np.uint64(self._b)
         left, right = x // b, x % b
         for round_, key in enumerate(self._keys):
@@ -62,7 +65,7 @@ class Permutation:
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014); wraps around modulo 2^64 by design."""
+    """Apply the finaliser of splitmix64 (Steele, Lea and Flood 2014); it wraps around modulo 2^64 by design."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

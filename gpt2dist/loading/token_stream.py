@@ -1,7 +1,7 @@
-"""A split of a dataset as one stream of tokens: its shards in order, read across their borders.
+"""A split of a dataset as one stream of tokens: its shards in order, read across shard boundaries.
 
-What the stream looks like comes from the manifest; a shard is mapped when its first token is read. So opening
-takes no longer and no more memory for 10,000 shards than for one, and positions are int64 throughout.
+The layout of the stream comes from the manifest, and a shard is mapped on its first read. Opening 10,000 shards
+thus takes no more time and memory than opening one. Positions are int64 throughout.
 """
 
 import mmap
@@ -22,7 +22,7 @@ _MOST_LISTED = 10
 
 
 class Tokens(Protocol):
-    """What a stream is made of: an array, or what `np.asarray` turns into one when it is first read."""
+    """Part of a stream: an array, or an object that `np.asarray` turns into one on the first read."""
 
     @property
     def dtype(self) -> np.dtype: ...  # noqa: D102
@@ -31,12 +31,12 @@ class Tokens(Protocol):
 
 
 class LazyShard:
-    """The tokens of a shard, which is opened when they are asked for.
+    """Tokens of a shard, which is opened on first use.
 
     Args:
-        manifest: Of the dataset.
-        record: What it says of the shard.
-        shuffled: Whether reads jump about in it.
+        manifest: The manifest of the dataset.
+        record: The shard's record in the manifest.
+        shuffled: Whether the shard will be read in random order.
     """
 
     def __init__(self, manifest: Manifest, record: ShardRecord, shuffled: bool):
@@ -47,10 +47,10 @@ class LazyShard:
         return self._record.tokens
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Maps the shard.
+        """Map the shard into memory.
 
         Raises:
-            UserError: It is missing, damaged, or not the one that the manifest describes.
+            UserError: The shard is missing or damaged, or differs from the manifest in length or dtype.
         """
         tokens = open_shard(self._manifest, self._record).tokens
         if (len(tokens), tokens.dtype) != (len(self), self.dtype):
@@ -64,7 +64,7 @@ class LazyShard:
 
 
 def _do_not_read_around(tokens: NDArray[Any]) -> None:
-    """Keeps the kernel from reading megabytes around each window, of which a shuffled run uses nothing soon."""
+    """Disable readahead of megabytes around each window, which a shuffled run does not need soon."""
     base: Any = tokens
     while isinstance(base, np.ndarray):
         base = base.base
@@ -73,11 +73,11 @@ def _do_not_read_around(tokens: NDArray[Any]) -> None:
 
 
 class TokenStream:
-    """The concatenation of token arrays, read without copying it together.
+    """Concatenation of token arrays that is never copied into one array.
 
     Args:
         parts: 1-D arrays of token ids with one dtype, or shards that become such arrays when they are read.
-        prefix: A token id that is put before the stream, or None. It makes the first token a target.
+        prefix: A token id to prepend to the stream, or None. It makes the first token a target.
     """
 
     def __init__(self, parts: Sequence[Tokens], prefix: int | None = None):
@@ -87,7 +87,7 @@ class TokenStream:
         self._parts = parts
         lengths = [len(part) for part in parts]
         self._ends = np.cumsum(lengths, dtype=np.int64)
-        # Both with one more: what lies behind the stream.
+        # Both have one more entry, for positions beyond the end of the stream.
         self._begins = np.append(0, self._ends)
         self._lengths = np.append(lengths, 0)
         self._opened: dict[int, NDArray[np.integer]] = {}
@@ -96,13 +96,13 @@ class TokenStream:
     def open(
         cls, manifest: Manifest, split: str, prefix: int | None = None, shuffled: bool = False
     ) -> "TokenStream":
-        """The stream of one split of a dataset directory.
+        """Open one split of a dataset directory as a stream.
 
         Args:
-            manifest: Of the dataset.
-            split: Such as "train".
-            prefix: As above.
-            shuffled: Whether it will be read in no order, rather than from front to back.
+            manifest: The manifest of the dataset.
+            split: Name of the split, such as "train".
+            prefix: A token id to prepend to the stream, or None.
+            shuffled: Whether the stream will be read in random order, not sequentially.
         """
         shards = [LazyShard(manifest, record, shuffled) for record in manifest.shards_of(split)]
         return cls(shards, prefix)
@@ -111,7 +111,7 @@ class TokenStream:
         return int(self._ends[-1])
 
     def read(self, starts: NDArray[np.integer], length: int) -> NDArray[np.integer]:
-        """Reads `length` tokens from each start.
+        """Read `length` tokens from each start.
 
         Args:
             starts: int64 array [B] of stream positions.
@@ -125,7 +125,7 @@ class TokenStream:
         first = int(parts[0]) if len(parts) else len(self._parts)
         if (parts == first).all() and offsets.max(initial=0) + length <= self._lengths[first]:
             return sliding_window_view(self._part(first), length)[offsets]
-        # A gather per shard would pay only where each has many rows: from 4 shards on, slices are as fast.
+        # One gather per shard would pay off only with many rows in each: from 4 shards on, slices are as fast.
         pieces: list[NDArray[np.integer]] = [np.empty(0, self.dtype)]
         for part, offset in zip(parts.tolist(), offsets.tolist(), strict=True):
             pieces.append(self._tokens(part, offset, length))
@@ -135,7 +135,7 @@ class TokenStream:
         return np.concatenate(pieces).reshape(-1, length)
 
     def _beyond(self, part: int, length: int) -> list[NDArray[np.integer]]:
-        """The first `length` tokens behind a part, from as many parts as they lie in; zeros behind the last."""
+        """Return the first `length` tokens after a part, from one or more parts; zeros after the last part."""
         pieces = []
         while length and part + 1 < len(self._parts):
             part += 1
@@ -144,7 +144,7 @@ class TokenStream:
         return [*pieces, np.zeros(length, self.dtype)]
 
     def _tokens(self, part: int, offset: int, length: int) -> NDArray[np.integer]:
-        """At most `length` tokens of a part; none where there is no such part."""
+        """Return at most `length` tokens of a part; no tokens if the part lies beyond the stream."""
         if part == len(self._parts):
             return np.zeros(0, self.dtype)
         return self._part(part)[offset : offset + length]
@@ -157,10 +157,10 @@ class TokenStream:
 
 
 def check_files(manifest: Manifest, split: str) -> None:
-    """Looks whether the files of a split are there and as large as the manifest says. Opens none.
+    """Check that the files of a split exist and have the sizes given in the manifest, without opening them.
 
     Raises:
-        UserError: Names every file that is missing or has another size (ten at most).
+        UserError: A file is missing or has another size, or an index is empty; the message lists up to ten files.
     """
     wrong = []
     for record in manifest.shards_of(split):
@@ -180,7 +180,7 @@ def check_files(manifest: Manifest, split: str) -> None:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file; None where there is none."""
+    """Return the size of a file in bytes, or None if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:

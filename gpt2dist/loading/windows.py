@@ -1,9 +1,9 @@
 """Overlapping windows over a token stream, and the targets that each window owns.
 
-Window w reads the tokens [wS, wS + L) and predicts the positions wS + 1 … wS + L. Overlap gives context; so
-that each position is still counted once, it belongs to the first window that predicts it: window 0 owns its L
-targets, every later one the last S. The last window is right-aligned and owns only what no window before it
-had. All of it is arithmetic on w, so it survives any shuffling.
+Window w reads the tokens [wS, wS + L) and predicts the positions wS + 1 … wS + L. The overlap provides context.
+Each position is still counted only once, because it belongs to the first window that predicts it: window 0 owns
+its L targets, every later window its last S. The last window is right-aligned and owns only the remaining
+targets. All of this is arithmetic on w, so shuffling does not affect it.
 """
 
 from typing import Protocol
@@ -15,15 +15,15 @@ Numbers = int | NDArray[np.int64]
 
 
 class WindowSet(Protocol):
-    """Numbered windows over a stream, whatever borders they respect."""
+    """Interface of numbered windows over a stream, with or without document boundaries."""
 
     @property
     def sequence_length(self) -> int:
-        """Tokens L that a window reads at most, and targets that it predicts at most."""
+        """Maximum number L of tokens that a window reads, and of targets that it predicts."""
 
     @property
     def targets(self) -> int:
-        """Targets that the windows own together."""
+        """Total number of targets that the windows own."""
 
     def __len__(self) -> int: ...
     def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]: ...  # noqa: D102
@@ -32,7 +32,7 @@ class WindowSet(Protocol):
 
 
 class Windows:
-    """The windows over a stream of `tokens` tokens.
+    """Windows over a stream of `tokens` tokens.
 
     Args:
         tokens: Length N of the stream, at least 2: it holds N − 1 targets.
@@ -57,33 +57,33 @@ class Windows:
         return self._count
 
     def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Stream positions (int64) of the first token of each window.
+        """Return the stream positions (int64) of the first token of each window.
 
         A stream shorter than one window has one window, which reaches beyond the end of the stream.
         """
         return _starts(np.asarray(indices, np.int64), self.targets, self.sequence_length, self.stride)
 
     def owned_from(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Offset in [0, L) of each window's first owned target; those before it are only context."""
+        """Return the offset in [0, L) of each window's first owned target; those before it are only context."""
         return self.predicted(indices) - self.owned(indices)
 
     def owned(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Number of targets that each window owns; the sum over all windows is N − 1."""
+        """Return the number of targets that each window owns; the sum over all windows is N − 1."""
         return _owned(np.asarray(indices, np.int64), self.targets, self.sequence_length, self.stride)
 
     def predicted(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Number of targets that each window predicts, owned or not: L, or N − 1 in a shorter stream."""
+        """Return the number of targets that each window predicts, owned or not: L, or N − 1 if that is less."""
         return np.full(np.shape(indices), min(self.sequence_length, self.targets), np.int64)
 
 
 class DocumentWindows:
-    """The windows over stretches of a stream, each of which is windowed as if it stood alone.
+    """Windows over spans of a stream, where each span is windowed independently.
 
     Args:
-        begins: int64 [D], stream positions of the first token of each span.
-        tokens: int64 [D], tokens of each span; one of less than 2 tokens has no target and no window.
-        sequence_length: As of `Windows`.
-        stride: As of `Windows`.
+        begins: int64 [D], stream position of the first token of each span.
+        tokens: int64 [D], tokens in each span; a span of fewer than 2 tokens has no target and no window.
+        sequence_length: As in `Windows`.
+        stride: As in `Windows`.
 
     Raises:
         ValueError: The stride is out of range.
@@ -103,23 +103,23 @@ class DocumentWindows:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Stream positions (int64) of the first token of each window; one may reach beyond its span."""
+        """Return the stream positions (int64) of the first token of each window. It may reach beyond its span."""
         span, inner = self._find(indices)
         offsets = _starts(inner, self._targets[span], self.sequence_length, self.stride)
         return self._begins[span] + offsets
 
     def owned(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Number of targets that each window owns; the sum over all windows is `targets`."""
+        """Return the number of targets that each window owns; the sum over all windows is `targets`."""
         span, inner = self._find(indices)
         return _owned(inner, self._targets[span], self.sequence_length, self.stride)
 
     def predicted(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Number of targets that each window predicts; those behind it belong to another span."""
+        """Return the number of targets that each window predicts; tokens after them belong to another span."""
         span, _ = self._find(indices)
         return np.minimum(self.sequence_length, self._targets[span])
 
     def _find(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-        """The span of each window, and its number there."""
+        """Return the span of each window, and the window's number in its span."""
         indices = np.asarray(indices, np.int64)
         span = np.searchsorted(self._ends, indices, side="right")
         return span, indices - np.append(0, self._ends)[span]
@@ -131,7 +131,7 @@ def _check_stride(stride: int, sequence_length: int) -> None:
 
 
 def _count(targets: Numbers, length: int, stride: int) -> NDArray[np.int64]:
-    """Windows over a stream with so many targets."""
+    """Return the number of windows over a stream of `targets` targets."""
     beyond_first = np.maximum(0, targets - length)
     return 1 + -(-beyond_first // stride)
 
@@ -141,5 +141,5 @@ def _starts(indices: NDArray[np.int64], targets: Numbers, length: int, stride: i
 
 
 def _owned(indices: NDArray[np.int64], targets: Numbers, length: int, stride: int) -> NDArray[np.int64]:
-    seen = np.where(indices == 0, 0, (indices - 1) * stride + length)  # by the windows before it
+    seen = np.where(indices == 0, 0, (indices - 1) * stride + length)  # targets of earlier windows
     return _starts(indices, targets, length, stride) + np.minimum(length, targets) - seen

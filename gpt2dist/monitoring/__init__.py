@@ -1,1 +1,1 @@
-"""What a run shows while it works: progress, metrics.jsonl, TensorBoard, rank logs."""
+"""Output of a running job: progress, metrics.jsonl, trackers such as TensorBoard, and rank logs."""

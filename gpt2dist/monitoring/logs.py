@@ -1,4 +1,4 @@
-"""Who says what where: a rank's whole log goes to its file, the terminal sees what concerns its reader."""
+"""Logging: a file per rank, and the terminal for rank 0."""
 
 import contextlib
 import logging
@@ -13,14 +13,14 @@ logger = logging.getLogger("gpt2dist")
 
 
 def quiet_libraries() -> None:
-    """Keeps the chatter of the libraries off the terminal. Called before they are imported."""
-    logging.getLogger().addHandler(logging.NullHandler())  # else their warnings go to standard error
+    """Keep log messages of libraries off the terminal. Call this before importing them."""
+    logging.getLogger().addHandler(logging.NullHandler())  # otherwise their warnings go to standard error
     logging.captureWarnings(True)
 
 
 @contextlib.contextmanager
 def rank_logging(run: Path, rank: int) -> Iterator[None]:
-    """Sends everything to the rank's log, and on rank 0 gpt2dist's own messages to standard error too."""
+    """Write all messages to the rank's log, and on rank 0 gpt2dist's own messages to standard error too."""
     path = RunDirectory(run).rank_log(rank)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding="utf-8")

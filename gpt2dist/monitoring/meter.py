@@ -1,4 +1,4 @@
-"""What is measured between two log lines: loss, speed, waiting, memory."""
+"""Measure what each log line reports: loss, speed, waiting and memory."""
 
 import contextlib
 import math
@@ -15,12 +15,12 @@ from gpt2dist.memory import GIB, peak_resident_bytes
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A step as it is known once the device was read.
+    """Results of one step, as read from the device.
 
     Attributes:
         loss: Mean loss of the global batch.
         grad_norm: Norm of its gradient before clipping.
-        skipped: Whether the update was left out.
+        skipped: Whether the update was skipped.
     """
 
     loss: float
@@ -29,12 +29,12 @@ class StepRecord:
 
 
 class Meter:
-    """Adds up over the steps of a log interval. Nothing here reads the device before `take`.
+    """Accumulator over the steps of a log interval. Only `take` reads the device.
 
     Args:
-        world: This rank.
-        flops_per_token: Cost of training on one token.
-        peak_flops: FLOP/s that one device could do; None leaves model FLOPs utilisation out.
+        world: This rank's view of the job.
+        flops_per_token: FLOPs of training on one token.
+        peak_flops: Peak FLOP/s of one device; None omits the model FLOPs utilisation.
     """
 
     def __init__(self, world: World, flops_per_token: float, peak_flops: float | None):
@@ -52,16 +52,16 @@ class Meter:
 
     @property
     def steps(self) -> int:
-        """Steps since the last `take`."""
+        """The number of steps since the last `take`."""
         return len(self._steps)
 
     def add(self, nll: Tensor, grad_norm: Tensor, skipped: Tensor, targets: int, tokens: int) -> None:
-        """Counts one step.
+        """Add one step.
 
         Args:
             nll: This rank's Σ nll, a float64 scalar on the device.
             grad_norm: Norm of the gradient, the same on all ranks, a float64 scalar on the device.
-            skipped: 1 where the update was left out, likewise.
+            skipped: 1 if the update was skipped, the same on all ranks, a float64 scalar on the device.
             targets: Targets in the loss of the global batch.
             tokens: Tokens that the global batch was computed on.
         """
@@ -71,22 +71,22 @@ class Meter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Times the wait for data."""
+        """Count the time in this context as waiting for data."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps evaluation, sampling and saving out of the speed of training."""
+        """Exclude the time in this context (evaluation, sampling, saving) from the speed of training."""
         began = time.monotonic()
         yield
         self._paused += time.monotonic() - began
 
     def take(self) -> tuple[dict[str, float], list[StepRecord]]:
-        """The values of the interval that ends here, and its steps. Collective; reads the device once.
+        """Return the values and steps of the interval, and start a new one. Collective; reads the device once.
 
-        The loss is that of the steps that were not skipped; NaN if all were.
+        The loss covers the steps that were not skipped; it is NaN if all were.
         """
         rows = torch.stack(self._steps)
         rows[:, 0] = self._world.sum(rows[:, 0].clone())
@@ -112,12 +112,12 @@ class Meter:
         return values, records
 
     def _mean_loss(self, records: list[StepRecord]) -> float:
-        """Mean over the targets of the steps that were not skipped."""
+        """Return the mean over the targets of the steps that were not skipped."""
         kept = [(each.loss * n, n) for each, n in zip(records, self._targets, strict=True) if not each.skipped]
         return sum(nll for nll, _ in kept) / sum(n for _, n in kept) if kept else math.nan
 
     def _peak_memory(self) -> int:
-        """Bytes that the process had at most: on the GPU where there is one, else resident."""
+        """Return the peak memory of the process in bytes: on the GPU if there is one, else resident."""
         if self._world.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         return peak_resident_bytes()

@@ -1,4 +1,4 @@
-"""A trace of some optimizer steps, for Perfetto, chrome://tracing and PyTorch's plugin of TensorBoard."""
+"""Trace some optimizer steps, for Perfetto, chrome://tracing and PyTorch's TensorBoard plugin."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from gpt2dist.monitoring.logs import logger
 
 
 class Profile:
-    """Traces some optimizer steps of this rank.
+    """Tracer of some optimizer steps of this rank.
 
-    The step before them warms the profiler up, where there is one. What lies between the steps (evaluation, a
-    save) is in the trace too. Nothing of the training changes by a bit. A run that goes on from within the steps,
-    or from behind them, traces nothing.
+    The step before them, if there is one, warms up the profiler. Work between the steps (evaluation, saving) is
+    traced too. Tracing does not change the training by a single bit. A run that resumes after the first of these
+    steps traces nothing.
 
     Args:
-        path: The file to be written; ends with `.pt.trace.json.gz`, which viewers look for.
-        steps: Which, counted from 1; an empty range traces nothing.
+        path: The file to write; it must end with `.pt.trace.json.gz`, the suffix that viewers look for.
+        steps: The steps to trace, counted from 1; an empty range traces nothing.
     """
 
     def __init__(self, path: Path, steps: range):
@@ -26,7 +26,7 @@ class Profile:
         self._profiler: profiler.profile | None = None
 
     def say_what_is_missed(self, done: int) -> None:
-        """Says so where a run that goes on after `done` steps will not trace what it was asked to."""
+        """Warn if a run that has done `done` steps has no trace and is too late to record it."""
         if self.steps and done >= self.steps.start and not self.path.exists():
             logger.warning(
                 "monitoring.profile: step %d was done before this start, so it is not traced; set start to more "
@@ -35,7 +35,7 @@ class Profile:
             )
 
     def before_step(self, step: int) -> None:
-        """Called before each optimizer step, with its number from 1."""
+        """Start, advance or end the trace. Call this before each optimizer step, with its 1-based number."""
         if self._profiler:
             self._profiler.step()
             if step == self.steps.stop:
@@ -44,7 +44,7 @@ class Profile:
             self._begin(warmup=self.steps.start - step)
 
     def close(self) -> None:
-        """Ends tracing; where the run ends within the steps, those that were done are written."""
+        """End the trace. If the run ends within the steps, write those that were done."""
         if self._profiler:
             self._profiler.stop()
             self._profiler = None
@@ -70,7 +70,7 @@ class Profile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             traced.export_chrome_trace(str(self.path))
-        except OSError as error:  # not worth a run
+        except OSError as error:  # a missing trace is no reason to fail the run
             logger.warning("%s: the trace could not be written: %s", self.path, error)
         else:
             logger.info("traced from step %d on: %s", self.steps.start, self.path)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""Show the progress of long work: a bar with rate and remaining time on a terminal, plain lines elsewhere."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 PLAIN_LINE_SECONDS = 10.0
-"""Least time between two plain lines, so that the log of a week-long job stays readable."""
+"""Minimum seconds between two plain lines, so that the log of a week-long job stays readable."""
 PLAIN_FORMAT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 _quiet = False
@@ -19,7 +19,7 @@ _quiet = False
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Shows no progress and no news, only what is wrong: the option --quiet."""
+    """Suppress progress and notices, but not warnings and errors. Implements --quiet."""
     global _quiet
     _quiet = True
     try:
@@ -29,7 +29,7 @@ def quietly() -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether only what is wrong is to be shown."""
+    """Return whether only warnings and errors are shown."""
     return _quiet
 
 
@@ -57,13 +57,13 @@ class Progress:
     """A progress display on standard error, used as a context manager.
 
     Args:
-        description: What is being done, in a word or two.
-        total: Amount of work, in `unit`; None where it is not known.
+        description: Name of the work, in a word or two.
+        total: Amount of work, in `unit`; None if unknown.
         unit: Name of one unit of work, such as "step" or "B" (bytes).
-        initial: Amount that was done before, by an interrupted run.
-        scale: Whether large amounts are shown with k, M, G.
+        initial: Amount that an interrupted run has already done.
+        scale: Whether to show large amounts with k, M, G.
         enabled: False shows nothing (ranks other than 0).
-        leave: Whether the final state stays to be seen; False for a part of other work.
+        leave: Whether the final state stays visible; False for a part of other work.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Progress:
             mininterval=0.2,
             disable=not enabled or _quiet,
             leave=leave,
-            # Without a terminal tqdm only keeps the count and the time; its text is printed below, line by line.
+            # Without a terminal, tqdm only keeps the count and the time, and _print_line prints its text.
             file=io.StringIO() if self._plain else sys.stderr,
             bar_format=PLAIN_FORMAT if self._plain else None,
         )
         self._details: dict[str, str] = {}
-        self._shown = initial  # the count of the last plain line
+        self._shown = initial  # count in the last plain line
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -103,12 +103,12 @@ class Progress:
         self.close()
 
     def advance(self, amount: int = 1, total: int | None = None, /, **details: str) -> None:
-        """Counts units as done.
+        """Add completed units of work.
 
         Args:
-            amount: How many.
-            total: The amount of work, where it was not known before.
-            details: Name → text, shown beside the bar.
+            amount: Number of units.
+            total: The total amount of work, if it is known only now.
+            details: Name → text, shown next to the bar.
         """
         self._details.update(details)
         self._bar.total = total or self._bar.total
@@ -139,7 +139,7 @@ class Progress:
         return tqdm.external_write_mode(file=sys.stderr) if on_screen else contextlib.nullcontext()
 
     def close(self) -> None:
-        """Shows the final state and ends the display."""
+        """Show the final state and end the display."""
         if self._plain and self._bar.leave and not self._bar.disable and self._bar.n != self._shown:
             self._print_line()
         self._bar.close()

@@ -1,4 +1,4 @@
-"""What rank 0 records: metrics.jsonl, and the trackers that are told the same."""
+"""Record a run on rank 0: in metrics.jsonl, and in trackers that receive the same values."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +9,14 @@ from gpt2dist.run.metrics_file import Line, Metrics, Value, cut_back
 
 
 class MetricsRecorder:
-    """Records a run; a context manager that closes everything on every way out.
+    """Recorder of a run; a context manager that closes metrics.jsonl and the trackers on exit.
 
     Args:
         run: The run directory.
-        step: Steps that the run has done; what was recorded of later ones is dropped.
+        step: Steps that the run has done; records of later steps are dropped.
         evaluation_done: Whether evaluation and samples of that step were finished; if not, they are dropped too.
-        trackers: What makes a tracker, by the name that messages give it.
-        hyperparameters: What they are told of the run.
+        trackers: Name used in messages → factory of the tracker.
+        hyperparameters: Hyperparameters passed to the trackers.
 
     Raises:
         UserError: A tracker could not start.
@@ -43,7 +43,7 @@ class MetricsRecorder:
         self._trackers.close(failed=kind is not None)
 
     def write(self, step: int, time: float, values: dict[str, Value]) -> None:
-        """Records values of a step.
+        """Record values of a step.
 
         Args:
             step: Optimizer steps done.

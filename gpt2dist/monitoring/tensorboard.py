@@ -1,4 +1,4 @@
-"""TensorBoard: a view of metrics.jsonl, which can be made again from it at any time."""
+"""TensorBoard tracker: a view of metrics.jsonl that can be rebuilt from it at any time."""
 
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,27 @@ LAYOUT = {
 
 
 class TensorBoard:
-    """A tracker that writes TensorBoard events; x is the optimizer step.
+    """Tracker that writes TensorBoard events over the optimizer step.
 
-    Losses get a twin `…_vs_tokens` whose x is the tokens trained on.
+    Each loss is also written as `…_vs_tokens`, over the tokens trained on.
 
     Args:
-        directory: Where the event files go.
+        directory: Directory of the event files.
     """
 
     def __init__(self, directory: Path):
         self._directory = directory
 
     def start(self, hyperparameters: Hyperparameters, run: Path, history: list[Line]) -> None:
-        """Replaces all event files by what the history says.
+        """Replace all event files with new ones written from the history.
 
-        They may lack lines that were not flushed, or have some that a resume dropped. To begin again from nothing
-        is what a TensorBoard that is looking on understands too: told to forget from a step on, it would forget
-        the points of the tokens axis as well.
+        The old files may lack lines that were not flushed, or contain lines that a resume dropped. A running
+        TensorBoard handles a complete rewrite correctly. If it were asked to purge from a later step, it would
+        also discard points of the `…_vs_tokens` charts.
         """
         for old in self._directory.glob("events.out.tfevents.*"):
-            # One that is being read must not vanish: without its data server TensorBoard would stay with it.
+            # TensorBoard without its data server would never leave a file deleted while it reads it. The file is
+            # therefore emptied first, and deleted at a later start.
             if old.stat().st_size:
                 old.write_bytes(b"")
             else:
@@ -46,8 +47,8 @@ class TensorBoard:
         self._writer = SummaryWriter(str(self._directory), max_queue=1000, flush_secs=10, purge_step=0)
         self._tokens = 0
         self._writer.add_custom_scalars(LAYOUT)
-        # No summary of the experiment: TensorBoard would take that of one run for all. Left alone it finds out
-        # which hyperparameters there are over all runs, and shows first those in which they differ.
+        # The experiment summary is not written, because TensorBoard would apply that of one run to all runs.
+        # Without it, TensorBoard collects the hyperparameters of all runs and shows those that differ first.
         _, begin, self._end = hparams({name: _shown(value) for name, value in hyperparameters.items()}, {})
         self._in_table = bool(hyperparameters)
         if self._in_table:
@@ -56,21 +57,21 @@ class TensorBoard:
             tell(self, line)
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
-        """Writes numbers."""
+        """Write numbers."""
         before, self._tokens = self._tokens, int(values.get("progress/tokens", self._tokens))
         for tag, value in values.items():
             if tag == "progress/tokens" and self._tokens == before:
-                continue  # each line of a step may tell it; one point is enough
+                continue  # several lines of a step may contain it; one point is enough
             self._writer.add_scalar(tag, value, step, walltime=time)
             if tag == "train/loss" or (tag.startswith("eval/") and tag.endswith("/loss")):
                 self._writer.add_scalar(f"{tag}_vs_tokens", value, self._tokens, walltime=time)
 
     def text(self, step: int, time: float, tag: str, text: str) -> None:
-        """Writes a text, as it is: the Markdown of a code block."""
+        """Write a text as a Markdown code block, so that it is shown verbatim."""
         self._writer.add_text(tag, f"    {text}".replace("\n", "\n    "), step, walltime=time)
 
     def close(self, failed: bool) -> None:
-        """Flushes and closes."""
+        """Flush and close the event file."""
         if self._in_table and not failed:
             self._summarise(self._end)
         self._writer.close()
@@ -81,5 +82,5 @@ class TensorBoard:
 
 
 def _shown(value: bool | int | float | str) -> int | float | str:
-    """The value in a table, where a flag is no number."""
+    """Return a value for the table of hyperparameters, which would show a flag as a number."""
     return str(value).lower() if isinstance(value, bool) else value

@@ -1,6 +1,6 @@
-"""Where else a run is shown: TensorBoard, W&B, MLflow or whatever follows one small protocol.
+"""Trackers: TensorBoard, W&B, MLflow or any other class that implements one small protocol.
 
-docs/guides/trackers.md has examples. A tracker hears what metrics.jsonl gets, on rank 0 only.
+A tracker receives what is written to metrics.jsonl, on rank 0 only. docs/guides/trackers.md has examples.
 """
 
 import logging
@@ -14,29 +14,29 @@ from gpt2dist.monitoring.logs import logger
 from gpt2dist.run.metrics_file import Line
 
 Hyperparameters = dict[str, bool | int | float | str]
-"""Dotted key of the configuration → what it resolved to."""
+"""Dotted key of the configuration → resolved value."""
 
 
 class Tracker(Protocol):
-    """Shows a run. Its class is called without arguments.
+    """Protocol of a tracker. Its class is called without arguments.
 
-    The training waits for each call, so what takes long (a network) belongs into a thread or a queue. A tracker
-    that raises in `start` refuses the run before its first step; one that raises later is dropped with a word,
-    and the run goes on.
+    Training waits for each call, so slow work such as network access belongs in a thread or a queue. If a tracker
+    raises in `start`, the run fails before its first step. If it raises later, the tracker is dropped with a
+    warning and the run continues.
     """
 
     def start(self, hyperparameters: Hyperparameters, run: Path, history: list[Line]) -> None:
-        """Called once, before anything else.
+        """Start tracking. Called once, before any other method.
 
         Args:
-            hyperparameters: What decides the training, as resolved; flat, such as `optimizer.lr`.
-            run: The run directory; `config.yaml` lies in it. The same path when the run goes on.
-            history: The lines of metrics.jsonl that stay where a run goes on; empty for a new one. The steps
-                after the last of them are logged again if they were logged before.
+            hyperparameters: Resolved settings that determine the training, with flat keys such as `optimizer.lr`.
+            run: The run directory, which contains `config.yaml`. A resumed run has the same path.
+            history: The lines of metrics.jsonl that a resumed run keeps; empty for a new run. Later steps are
+                logged again, even if they were logged before.
         """
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
-        """Takes numbers: several times for a step where it is evaluated too.
+        """Record numbers. Called several times for a step that is also evaluated.
 
         Args:
             step: Optimizer steps done.
@@ -45,13 +45,13 @@ class Tracker(Protocol):
         """
 
     def text(self, step: int, time: float, tag: str, text: str) -> None:
-        """Takes a sample of the model; tags are `samples/0` and so on."""
+        """Record a text sampled from the model. Tags are `samples/0` and so on."""
 
     def close(self, failed: bool) -> None:
-        """Called once, on every way out but the death of the process.
+        """End tracking. Called once when the run ends, unless the process is killed.
 
         Args:
-            failed: Whether an error ended the run; a run that is done, or was asked to stop, did not fail.
+            failed: Whether an error ended the run; False if the run completed or was asked to stop.
         """
 
 
@@ -59,13 +59,13 @@ METHODS = tuple(name for name in vars(Tracker) if not name.startswith("_"))
 
 
 def load(name: str) -> Callable[[], Tracker]:
-    """Imports the class of a tracker, looked for where Python looks and in the current directory.
+    """Import the class of a tracker from Python's path or the current directory.
 
     Args:
         name: `package.module:ClassName`.
 
     Raises:
-        ValueError: Says why not, and the way out.
+        ValueError: The name is malformed, the import fails or the class lacks a method; the message has a fix.
     """
     if ":" not in name.strip(":"):
         raise ValueError(f"{name!r} is not of the form package.module:ClassName")
@@ -83,7 +83,7 @@ def load(name: str) -> Callable[[], Tracker]:
 
 
 def tell(tracker: Tracker, line: Line) -> None:
-    """Hands a line of metrics.jsonl to a tracker."""
+    """Pass a line of metrics.jsonl to a tracker."""
     step, time = int(line["step"]), float(line["time"])
     told = {tag: value for tag, value in line.items() if tag not in ("step", "time") and value is not None}
     numbers = {tag: value for tag, value in told.items() if not isinstance(value, str)}
@@ -95,10 +95,10 @@ def tell(tracker: Tracker, line: Line) -> None:
 
 
 class Trackers:
-    """The trackers of a run. None of them can end it once it trains.
+    """The trackers of a run. After `start`, their errors cannot end the run.
 
     Args:
-        classes: What makes a tracker, by the name that messages give it.
+        classes: Name used in messages → factory of the tracker.
     """
 
     def __init__(self, classes: dict[str, Callable[[], Tracker]]):
@@ -106,10 +106,10 @@ class Trackers:
         self._at_work: dict[str, Tracker] = {}
 
     def start(self, hyperparameters: Hyperparameters, run: Path, history: list[Line]) -> None:
-        """Starts all of them.
+        """Start all trackers.
 
         Raises:
-            UserError: One could not; those that had started are closed.
+            UserError: A tracker could not start; those already started are closed.
         """
         for name, make in self._classes.items():
             try:
@@ -124,11 +124,11 @@ class Trackers:
             self._at_work[name] = tracker
 
     def tell(self, line: Line) -> None:
-        """Hands them a line of metrics.jsonl."""
+        """Pass a line of metrics.jsonl to all trackers."""
         self._each(lambda tracker: tell(tracker, line))
 
     def close(self, failed: bool) -> None:
-        """Closes them."""
+        """Close all trackers."""
         self._each(lambda tracker: tracker.close(failed))
         self._at_work.clear()
 
@@ -143,4 +143,4 @@ class Trackers:
                     "everything, the rank's log the traceback",
                     *(name, type(error).__name__, error),
                 )
-                logging.getLogger("trackers").warning("%s", name, exc_info=error)  # to the log only
+                logging.getLogger("trackers").warning("%s", name, exc_info=error)  # not to the terminal

@@ -1,7 +1,7 @@
-"""What a run needs, checked before it starts: every mistake at once, and the plan that the rest implies.
+"""Check a run before it starts, report all of its mistakes together, and compute its plan.
 
-A module per subject, each of functions of the configuration. Free of torch, so that `validate` answers in an
-instant on a laptop for a run that is meant for a cluster.
+Each module covers one subject with functions of the configuration. The package does not import torch, so
+`validate` answers instantly, even on a laptop for a run that is meant for a cluster.
 """
 
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_step
 
 
 def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[Config, Plan]:
-    """Reads, checks and plans a run.
+    """Read, check and plan a run.
 
     Args:
         path: The configuration file.
-        overrides: Words `section.key=value`.
-        world_size: Ranks of the run; None takes what `run.world_size` says, or 1.
+        overrides: Overrides of the form `section.key=value`.
+        world_size: Number of ranks; None takes `run.world_size`, or 1 if that is not set.
 
     Raises:
-        UserError: Lists every mistake with its key and the way out.
+        UserError: The file cannot be read, or it has mistakes; the message lists each with its key and a fix.
     """
     config, wrong = read(path, overrides)
     config, origin, wrong_origin = begin_with(config)
@@ -56,7 +56,7 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         *check_trackers(config),
         *check_directories(config),
     ]
-    # A key that was wrong by itself now holds a default: what follows from that would only mislead.
+    # A key that is wrong by itself now holds its default. Problems that follow from the default would mislead.
     telling = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
     raise_problems(wrong + telling, str(path))
     plan = Plan(

@@ -1,4 +1,4 @@
-"""The batch: how many windows a step takes, how that grows, and how the ranks share them."""
+"""Check the batch: windows per step, their growth in a ramp, and their division among the ranks."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ MOST_LISTED = 8
 
 
 def batch_sizes(config: Config) -> BatchSizes:
-    """Windows of each step; without a ramp that `check_batch` finds impossible."""
+    """Return the windows of each step, ignoring a ramp that cannot reach the full size."""
     batch = config.batch
     if not batch.ramp or any(_leads_nowhere(batch.global_batch_size, batch.ramp)):
         return BatchSizes(batch.global_batch_size)
@@ -19,7 +19,7 @@ def batch_sizes(config: Config) -> BatchSizes:
 
 
 def check_batch(config: Config, world_size: int) -> Iterator[Problem]:
-    """What is wrong with the batch at a world size."""
+    """Check that the ranks can share every batch of the run, and that a ramp reaches the full size."""
     batch = config.batch
     per_pass = batch.micro_batch_size * world_size
     product = f"micro_batch_size {batch.micro_batch_size} × world size {world_size} = {per_pass}"
@@ -39,7 +39,7 @@ def check_batch(config: Config, world_size: int) -> Iterator[Problem]:
 
 
 def _leads_nowhere(full: int, ramp: RampSection) -> Iterator[Problem]:
-    """What keeps a ramp from reaching the full size."""
+    """Yield the problem that keeps a ramp from reaching the full size."""
     also = ("batch.global_batch_size", "batch.ramp")
     way, increment = full - ramp.start, ramp.increment
     if way <= 0:
@@ -67,7 +67,7 @@ def _leads_nowhere(full: int, ramp: RampSection) -> Iterator[Problem]:
 
 
 def _check_ramp(batch: BatchSection, ramp: RampSection, per_pass: int, product: str) -> Iterator[Problem]:
-    """Sizes of the ramp that the ranks cannot share."""
+    """Check that the ranks can share every size of the ramp."""
     sizes = range(ramp.start, batch.global_batch_size, ramp.increment)
     wrong = [size for size in sizes if size % per_pass]
     if not wrong:
@@ -88,6 +88,6 @@ def _check_ramp(batch: BatchSection, ramp: RampSection, per_pass: int, product: 
 
 
 def _nearest(number: int, factor: int) -> str:
-    """The multiples of `factor` below and above a number."""
+    """Return the multiples of `factor` just below and above a number, as text."""
     lower = number // factor * factor
     return alternatives(size for size in (lower, lower + factor) if size)

@@ -1,4 +1,4 @@
-"""The datasets that a run trains and is validated on."""
+"""Load and check the datasets for training and validation."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from gpt2dist.preflight.model import Lengths
 
 
 def training_sets(config: Config, lengths: Lengths) -> tuple[tuple[TrainingSet, ...], list[Problem]]:
-    """What is trained on, none until all of it is right; and what is wrong with it."""
+    """Return the training sets, which are empty unless all of them are valid, and the problems found."""
     train = config.data.train
     if not train:
         return (), [Problem("data.train", "must name a dataset: `train: [{path: DATASET}]`")]
@@ -38,7 +38,7 @@ def training_sets(config: Config, lengths: Lengths) -> tuple[tuple[TrainingSet, 
 def validation_sets(
     config: Config, trained_on: Sequence[TrainingSet]
 ) -> tuple[tuple[ValidationSet, ...], list[Problem]]:
-    """What the run is validated on; and what is wrong with it."""
+    """Return the valid validation sets, and the problems found."""
     problems: list[Problem] = []
     right: list[ValidationSet] = []
     names: set[str] = set()
@@ -89,7 +89,7 @@ def _unfit_to_train(
 
 
 def _unfit_to_validate(loaded: Manifest, split: str, trained_on: Sequence[TrainingSet]) -> str:
-    """What makes a split useless for validation, with the way out; empty if nothing does."""
+    """Return why a split cannot be used for validation, with a fix; empty if it can."""
     if split not in loaded.splits or loaded.totals(split).tokens < 2:
         return "has no two tokens to score; give it more text"
     if not trained_on:
@@ -106,7 +106,7 @@ def _unfit_to_validate(loaded: Manifest, split: str, trained_on: Sequence[Traini
 
 
 def _check_weights(train: Sequence[TrainingDataset], loaded: Sequence[Manifest]) -> Iterator[Problem]:
-    """What is wrong with the weights of several datasets."""
+    """Check the weights of the training sets."""
     weights = [entry.weight for entry in train]
     given = [weight for weight in weights if weight is not None]
     if len(given) < len(weights) > 1:
@@ -138,7 +138,7 @@ def _blend(config: Config, lengths: Lengths, loaded: Sequence[Manifest]) -> tupl
 
 
 def _load(path: Path) -> Manifest | str:
-    """The manifest of a dataset directory, or what is wrong with it."""
+    """Return the manifest of a dataset directory, or an error message."""
     try:
         return Manifest.load(path)
     except UserError as error:
@@ -148,7 +148,7 @@ def _load(path: Path) -> Manifest | str:
 
 
 def _incomplete(key: str, manifest: Manifest, split: str) -> Problem | None:
-    """Files of a split that are missing or not as large as its manifest says."""
+    """Return a problem if files of a split are missing or differ in size from the manifest."""
     try:
         check_files(manifest, split)
     except UserError as error:
@@ -157,7 +157,7 @@ def _incomplete(key: str, manifest: Manifest, split: str) -> Problem | None:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """The ends of paths, as long as it takes to tell them apart."""
+    """Return the last components of each path, just enough to make all of them distinct."""
     most = max(len(path.parts) for path in paths)
     for length in range(1, most + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]

@@ -1,4 +1,4 @@
-"""Precisions and raw keys that DeepSpeed would get wrong in silence."""
+"""Check precision, offloading and raw DeepSpeed keys, some of which DeepSpeed would silently get wrong."""
 
 from collections.abc import Iterator
 
@@ -15,12 +15,12 @@ OWNERS = {
     "scheduler": "the schedule section",
     **dict.fromkeys(("bf16", "fp16", "torch_autocast", "data_types"), "precision"),
 }
-"""Which key of ours a DeepSpeed key is made from."""
+"""DeepSpeed's key → the key of ours that determines it."""
 OURS = "is set by gpt2dist itself; remove it here"
 
 
 def check_precision(config: Config) -> Iterator[Problem]:
-    """Precisions that do not work at the ZeRO stage."""
+    """Check that the precision works at the ZeRO stage."""
     precision, stage = config.precision, config.zero.stage
     if stage == 0 and precision == "bf16":
         yield Problem(
@@ -43,7 +43,7 @@ def check_precision(config: Config) -> Iterator[Problem]:
 
 
 def check_offload(config: Config) -> Iterator[Problem]:
-    """States in host memory or on NVMe where that cannot be."""
+    """Check that the ZeRO stage supports offloading to host memory. NVMe is always refused."""
     zero = config.zero
     for key, place in (
         ("zero.offload_optimizer", zero.offload_optimizer),
@@ -71,7 +71,7 @@ def check_offload(config: Config) -> Iterator[Problem]:
 
 
 def check_raw_keys(config: Config) -> Iterator[Problem]:
-    """Keys under `zero.deepspeed` that would replace ours."""
+    """Check that no key under `zero.deepspeed` replaces one of ours."""
     for key in conflicts(config):
         owner = OWNERS.get(key.split(".")[0])
         way_out = f"is made from {owner}; remove it here and set that" if owner else OURS

@@ -1,4 +1,4 @@
-"""The directories of a run: where it will live, and what it goes on from."""
+"""Check the directories of a run: its own, and the checkpoint to resume from."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from gpt2dist.config import Config, Problem
 
 
 def check_directories(config: Config) -> Iterator[Problem]:
-    """What is wrong with the run directory and the checkpoint to resume from."""
+    """Check the run directory and the checkpoint to resume from."""
     output = config.output_dir
     blocking = [path for path in (output, *output.parents) if _kind(path) == "file"]
     if blocking:
@@ -21,7 +21,7 @@ def check_directories(config: Config) -> Iterator[Problem]:
 
 
 def _kind(path: Path) -> str:
-    """Whether `path` is a "file" or a "directory"; empty where nothing is, or nothing that may be looked at."""
+    """Return "directory" or "file"; empty if `path` does not exist or cannot be accessed."""
     try:
         return "directory" if path.is_dir() else "file" if path.exists() else ""
     except OSError:

@@ -1,4 +1,4 @@
-"""How long a run will take: by its own speed where it has run already, else by an assumption that is named."""
+"""Estimate how long a run will take, from its own speed if it has run before, else from a stated assumption."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ from gpt2dist.plan import Plan
 from gpt2dist.run.directory import RunDirectory
 
 ASSUMED_MFU = 0.4
-"""Of the peak of a GPU: what GPT-2s of these sizes reach, give or take a third."""
+"""Fraction of a GPU's peak that GPT-2s of these sizes reach, give or take a third."""
 USUAL = ("A100", "H100")
 LAST_LINES = 200
 TAIL_BYTES = 1 << 20
@@ -19,12 +19,12 @@ TAIL_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Duration:
-    """An expectation.
+    """Expected duration of a run.
 
     Attributes:
-        hours: Of the whole run, without evaluation and saving.
+        hours: Hours of the whole run, without evaluation and saving.
         basis: Where the number comes from.
-        measured: Whether from the run's own speed.
+        measured: Whether it comes from the run's own speed.
     """
 
     hours: float
@@ -33,15 +33,15 @@ class Duration:
 
 
 def durations(config: Config, plan: Plan, device: str | None = None) -> list[Duration]:
-    """The hours of a run, by its own speed, or else for GPUs.
+    """Estimate the hours of a run, from its own speed or for a GPU.
 
     Args:
-        config: The run.
-        plan: What it implies.
-        device: Name of a GPU; None takes the run's own speed, or two usual ones.
+        config: The run's configuration.
+        plan: Its plan.
+        device: Name of a GPU; None uses the run's own speed, or else gives an estimate for each GPU in USUAL.
 
     Raises:
-        UserError: Nobody knows the peak of that GPU.
+        UserError: The peak FLOP/s of that GPU is unknown.
     """
     rate = None if device else measured_rate(config, plan)
     if rate:
@@ -52,7 +52,7 @@ def durations(config: Config, plan: Plan, device: str | None = None) -> list[Dur
 
 
 def measured_rate(config: Config, plan: Plan) -> float | None:
-    """Tokens per second of the run so far, by its last records; None if it never ran on as many ranks."""
+    """Return the median tokens per second of the run's last records; None if it never ran at this world size."""
     try:
         facts = json.loads(RunDirectory(config.output_dir).environment.read_bytes())
         with open(RunDirectory(config.output_dir).metrics, "rb") as file:

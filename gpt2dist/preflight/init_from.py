@@ -1,4 +1,4 @@
-"""`model.init_from`: a model whose weights a new run begins with, and whether its shape and tokenizer fit."""
+"""Read the model that `model.init_from` names, and check that its shape and tokenizer fit the run."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,16 +12,16 @@ from gpt2dist.model.shape import PRESETS
 from gpt2dist.plan import TrainingSet
 from gpt2dist.run.directory import RunDirectory
 
-if TYPE_CHECKING:  # the library behind it is for those only who begin with a model
+if TYPE_CHECKING:  # the tokenizer library is imported only for runs that use init_from
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 KEY = "model.init_from"
 
 
 def begin_with(config: Config) -> tuple[Config, Pretrained | None, list[Problem]]:
-    """The configuration with the sizes of the model that `init_from` names, that model, and what is wrong.
+    """Return the configuration with the sizes of the `init_from` model, that model, and the problems found.
 
-    A run that has checkpoints goes on from them and asks for that model no more, so it may be gone by then.
+    A run that has checkpoints reads its checkpoint instead, so the original model may have been deleted by then.
     """
     if not config.model.init_from:
         unused = Problem("model.resize", "there is nothing to resize; set model.init_from, or remove it")
@@ -40,7 +40,7 @@ def begin_with(config: Config) -> tuple[Config, Pretrained | None, list[Problem]
 def check_vocabulary(
     origin: Pretrained | None, config: Config, datasets: Sequence[TrainingSet]
 ) -> Iterator[Problem]:
-    """What keeps the model from meaning by an id what the datasets mean by it."""
+    """Check that each token id means the same to the model and the datasets."""
     if not origin or not datasets:
         return
     dataset, rows = datasets[0].dataset, origin.shape.vocab_size
@@ -82,12 +82,12 @@ def check_vocabulary(
 
 
 def vocab_size_of(origin: Pretrained | None, datasets: Sequence[TrainingSet]) -> int:
-    """Ids of the model to train: those of the datasets, or all that a larger model has rows for."""
+    """Return the vocabulary size of the model to train: the larger of the datasets' and the original model's."""
     return max(datasets[0].dataset.vocab_size, origin.shape.vocab_size if origin else 0)
 
 
 def _checkpoint(config: Config) -> Path | None:
-    """The checkpoint that the run would go on from, as far as can be told without reading it."""
+    """Return the checkpoint that the run would resume from, judging by file names; None if there is none."""
     resume = config.checkpoint.resume
     if resume not in ("auto", "never"):
         return Path(resume) if (Path(resume) / "config.json").is_file() else None
@@ -96,7 +96,7 @@ def _checkpoint(config: Config) -> Path | None:
 
 
 def _named(name: str) -> Path:
-    """What `init_from` names, with weights that can be read if it lies here."""
+    """Return the directory that `init_from` names. For a local one, check that its weight files exist."""
     directory = locate(name, weights=False)
     if Path(name).exists():
         weight_files(directory)
@@ -109,7 +109,7 @@ def _unlike_ours(origin: Pretrained) -> Iterator[Problem]:
 
 
 def _other_sizes(config: Config, origin: Pretrained) -> Iterator[Problem]:
-    """Sizes that are given as well and are others."""
+    """Check that sizes given in the configuration equal those of the model."""
     model, shape = config.model, origin.shape
     n_layer, n_head, n_embd = PRESETS[model.preset] if model.preset else (None, None, None)
     for key, value, theirs in (
@@ -135,7 +135,7 @@ def _other_sizes(config: Config, origin: Pretrained) -> Iterator[Problem]:
 
 
 def _tokenizer(directory: Path) -> "Tokenizer | None":
-    """The tokenizer that lies beside a model; None where there is none."""
+    """Return the tokenizer in a model's directory; None if there is none."""
     from gpt2dist.tokenizer.tokenizer import FILE_NAME, Tokenizer, import_gpt2
 
     if (directory / FILE_NAME).is_file():

@@ -1,9 +1,9 @@
-"""An estimate of the memory that training needs on each rank; docs/design/preflight.md says how good it is.
+"""Estimate the memory that training needs on each rank. docs/design/preflight.md describes the accuracy.
 
-Weights, gradients and optimizer state after Rajbhandari et al. 2020 (ZeRO), with what DeepSpeed 0.19 holds;
-activations after Korthikanti et al. 2022, for this model; and the logits, which at GPT-2's vocabulary are the
-largest tensors of all. The moment that counts is the beginning of the backward pass. Left out: the CUDA context,
-NCCL's buffers and what the allocator cannot use.
+Weights, gradients and optimizer state follow Rajbhandari et al. 2020 (ZeRO), adapted to DeepSpeed 0.19.
+Activations follow Korthikanti et al. 2022, adapted to this model. The logits are the largest tensors at GPT-2's
+vocabulary. Memory peaks at the start of the backward pass. The estimate omits the CUDA context, NCCL's buffers
+and the allocator's fragmentation.
 """
 
 from collections.abc import Mapping
@@ -17,29 +17,29 @@ from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import BUCKET_ELEMENTS, deepspeed_config
 
 LIVE_PARAMETERS = 1_000_000_000
-"""DeepSpeed's default `stage3_max_live_parameters`, and the distance within which they are not given up."""
+"""DeepSpeed's default of both `stage3_max_live_parameters` and `stage3_max_reuse_distance`."""
 STATES = ("weights", "gradients", "optimizer", "buckets")
 
 
 @dataclass(frozen=True)
 class MemoryInputs:
-    """What the memory of a rank depends on.
+    """Everything that determines the memory of a rank.
 
     Attributes:
-        shape: The model.
+        shape: Shape of the model.
         sequence_length: Tokens per window.
         micro_batch_size: Windows per forward pass.
-        world_size: Ranks.
-        stage: Of ZeRO.
+        world_size: Number of ranks.
+        stage: ZeRO stage.
         precision: As in the configuration.
-        fp32_accumulation: Whether gradients of a 16-bit model are summed in fp32.
-        bucket_elements: Elements of the buffers in which stages 1 to 3 collect gradients before they are sent.
+        fp32_accumulation: Whether gradients of a 16-bit model are accumulated in fp32.
+        bucket_elements: Elements of the buffers in which stages 1 to 3 collect gradients for communication.
         live_parameters: Parameters that stage 3 keeps gathered.
-        offload_optimizer: Where the moments and fp32 weights are: none (the device), cpu or nvme.
-        offload_parameters: The same for the weights of stage 3.
-        attention: As in the configuration; "eager" stores the matrix of attention.
-        dropout: Whether there is any.
-        activation_checkpointing: Whether blocks are computed again in the backward pass.
+        offload_optimizer: Location of the moments and fp32 weights: none (the device), cpu or nvme.
+        offload_parameters: Location of the weights at stage 3, likewise.
+        attention: As in the configuration; "eager" stores the attention matrix.
+        dropout: Whether the model uses dropout.
+        activation_checkpointing: Whether blocks are recomputed in the backward pass.
         loss: As in the configuration.
     """
 
@@ -61,7 +61,7 @@ class MemoryInputs:
 
     @property
     def parameters(self) -> int:
-        """Parameters in memory, the padding of the vocabulary included."""
+        """The number of parameters in memory, including the padding of the vocabulary."""
         return self.shape.padded_parameters
 
     @property
@@ -71,19 +71,19 @@ class MemoryInputs:
 
     @property
     def width(self) -> int:
-        """Bytes of a weight and of an element of the residual stream."""
+        """Bytes per weight and per element of the residual stream."""
         return 2 if self.precision in ("bf16", "fp16") else 4
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a rank's memory.
+    """One part of a rank's memory.
 
     Attributes:
-        name: What is held.
+        name: Name of the part.
         device: Bytes on the device.
-        host: Bytes in the memory of the host, where it is offloaded there.
-        what: What it consists of.
+        host: Bytes in host memory, if the part is offloaded there.
+        what: Description of its content.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Part:
 
 
 def setting_of(config: Config, plan: Plan) -> MemoryInputs:
-    """What the memory of a run depends on."""
+    """Return the inputs of the estimate for a run."""
     settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
     zero = settings["zero_optimization"]
     return MemoryInputs(
@@ -116,13 +116,13 @@ def setting_of(config: Config, plan: Plan) -> MemoryInputs:
 
 
 def _whole(raw: Mapping[str, Any], key: str, default: int) -> int:
-    """A number among raw keys, which nobody has checked."""
+    """Return a positive number from raw DeepSpeed keys, which are not validated, or the default."""
     value = raw.get(key)
     return int(value) if isinstance(value, int | float) and value > 0 else default
 
 
 def estimate(setting: MemoryInputs) -> tuple[Part, ...]:
-    """The parts of a rank's memory at the beginning of the backward pass."""
+    """Return the parts of a rank's memory at the start of the backward pass."""
     return (
         _weights(setting),
         _gradients(setting),
@@ -134,12 +134,12 @@ def estimate(setting: MemoryInputs) -> tuple[Part, ...]:
 
 
 def total(parts: tuple[Part, ...], names: tuple[str, ...] = ()) -> int:
-    """Bytes on the device of all parts, or of those with these names."""
+    """Return the device bytes of all parts, or of those with the given names."""
     return sum(part.device for part in parts if not names or part.name in names)
 
 
 def _placed(name: str, here: int, shard: int, place: str, what: str) -> Part:
-    """A part whose shard may be elsewhere."""
+    """Return a part of `here` bytes on the device and a shard that may be offloaded to `place`."""
     where = {"cpu": ", in host memory", "nvme": ", on NVMe"}.get(place, "")
     return Part(name, here + (shard if place == "none" else 0), shard if place == "cpu" else 0, f"{what}{where}")
 
@@ -172,42 +172,46 @@ def _optimizer(setting: MemoryInputs) -> Part:
         return Part("optimizer", 8 * setting.parameters, 0, "AdamW's two moments, fp32")
     shard, what = 12, "this rank's part of fp32 weights and AdamW's moments"
     if setting.offload_optimizer != "none":
-        # On the host the update has its gradient beside it, and at stages 1 and 2 the weights that go back.
+        # The host also holds the gradients, and at stages 1 and 2 the updated weights to be copied back.
         shard += 4 + (setting.width if setting.stage < 3 else 0)
     shard *= _ceil(setting.parameters, setting.world_size)
     return _placed("optimizer", 0, shard, setting.offload_optimizer, what)
 
 
 def _buckets(setting: MemoryInputs) -> int:
-    """DeepSpeed's bucket; what sums bf16 at stage 1 on the device has none."""
+    """Return the bytes of DeepSpeed's gradient bucket.
+
+    At stage 1, an optimizer that accumulates 16-bit gradients in fp32 on the device has no bucket.
+    """
     offloaded, elements = setting.offload_optimizer != "none", setting.bucket_elements
     summed_apart = setting.fp32_accumulation and setting.width == 2
     if setting.stage == 0 or (setting.stage == 1 and summed_apart and not offloaded):
         return 0
-    if offloaded and setting.stage < 3:  # and room for the largest gradient on its way to the host
+    if offloaded and setting.stage < 3:  # the largest gradient is buffered on its way to the host
         elements += max(setting.shape.padded_vocab_size, 4 * setting.shape.n_embd) * setting.shape.n_embd
     width = 4 if setting.stage == 1 and summed_apart else setting.width
     return width * elements
 
 
 def _activations(setting: MemoryInputs) -> int:
-    """What lies between the passes: the inputs of all blocks, or all that their backward pass needs."""
+    """Return the bytes kept for the backward pass: the inputs of all blocks, or all that their gradients need."""
     unit, width = setting.tokens * setting.shape.n_embd, setting.width
     last = {"fp32": 8, "autocast_bf16": 6}.get(setting.precision, 4) * unit
     embedding = unit if setting.dropout else 0
     per_block = width * unit if setting.activation_checkpointing else _block(setting)
     if setting.activation_checkpointing and setting.attention == "eager":
-        last += width * setting.tokens * setting.sequence_length  # the mask
+        last += width * setting.tokens * setting.sequence_length  # the attention mask
     if setting.precision == "autocast_bf16":
         last += 2 * setting.shape.padded_vocab_size * setting.shape.n_embd
     return setting.shape.n_layer * per_block + last + embedding
 
 
 def _block(setting: MemoryInputs) -> int:
-    """What the backward pass of a block needs: 16 elements per token and width, most in 16 bits under autocast.
+    """Return the bytes that the backward pass of a block needs.
 
-    They are the inputs of two norms, four linear layers and the activation function, and q, k and v. Autocast
-    also keeps its 16-bit copies of the matrices.
+    It needs 16 elements per token and unit of width: the inputs of two norms, four linear layers and the
+    activation function, and q, k and v. Under autocast most of them have 16 bits, and the 16-bit copies of the
+    matrices are kept too.
     """
     unit, precision = setting.tokens * setting.shape.n_embd, setting.precision
     needed = ({"fp32": 64, "autocast_bf16": 36}.get(precision, 32) + (2 if setting.dropout else 0)) * unit
@@ -222,7 +226,7 @@ def _block(setting: MemoryInputs) -> int:
 
 
 def _largest_moment(setting: MemoryInputs) -> Part:
-    """What comes on top at the worst moment: the loss, or the backward pass of one block."""
+    """Return the larger of two temporary peaks: the loss, or the backward pass of one block."""
     unit, rows = setting.tokens * setting.shape.n_embd, setting.shape.padded_vocab_size
     passing = 8 * setting.width * unit
     recomputed = _block(setting) if setting.activation_checkpointing else 0
@@ -233,7 +237,7 @@ def _largest_moment(setting: MemoryInputs) -> Part:
         weight_gradient = 4 * rows * setting.shape.n_embd
         loss = Part("loss", logits + weight_gradient + setting.width * unit, 0, "chunked: logits of one chunk")
     else:
-        # log-softmax, its gradient and that of the loss, all fp32
+        # The log-softmax, its gradient and the gradient of the logits are all fp32.
         loss = Part("loss", 12 * setting.tokens * rows, 0, "logits and their gradient in fp32")
     return max(loss, block, key=lambda part: part.device)
 

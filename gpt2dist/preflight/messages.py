@@ -1,14 +1,14 @@
-"""Small texts of the messages."""
+"""Helpers for the text of messages."""
 
 from collections.abc import Iterable
 
 
 def alternatives(values: Iterable[object]) -> str:
-    """`1, 2 or 3`."""
+    """Join values as in `1, 2 or 3`."""
     *first, last = map(str, values)
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def divisors(number: int) -> list[int]:
-    """The divisors of `number` that a person may want: up to 1024."""
+    """Return the divisors of `number` up to 1024; larger ones are of no practical use."""
     return [d for d in range(1, min(number, 1024) + 1) if number % d == 0]

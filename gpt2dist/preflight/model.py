@@ -1,4 +1,4 @@
-"""The model's shape, and the lengths of its windows."""
+"""Determine and check the model's shape and the lengths of its windows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from gpt2dist.preflight.messages import alternatives, divisors
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths in tokens, with what is not given filled in; 0 where nothing tells.
+    """Lengths in tokens, with defaults filled in; 0 if unknown.
 
     Attributes:
         context: Positions of the model.
         sequence: Tokens per window.
-        stride: From window to window, in training.
-        evaluation_stride: The same in validation.
+        stride: Tokens from window to window in training.
+        evaluation_stride: Tokens from window to window in validation.
     """
 
     context: int
@@ -26,7 +26,7 @@ class Lengths:
 
 
 def lengths_of(config: Config) -> Lengths:
-    """The lengths of a run, possible ones even where a stride is too large, which `check_lengths` tells of."""
+    """Return the lengths of a run. A training stride above the window is clamped; `check_lengths` reports it."""
     given = config.data.sequence_length
     preset = PRESET_CONTEXT_LENGTH if config.model.preset else given
     context = config.model.context_length or preset or 0
@@ -36,14 +36,14 @@ def lengths_of(config: Config) -> Lengths:
 
 
 def shape_of(config: Config, lengths: Lengths, vocab_size: int) -> Shape:
-    """The shape of a model that `check_model` finds nothing wrong with."""
+    """Return the shape of a model whose configuration passed `check_model`."""
     n_layer, n_head, n_embd = _sizes(config)
     assert n_layer and n_head and n_embd
     return Shape(n_layer, n_head, n_embd, lengths.context, vocab_size)
 
 
 def check_model(config: Config) -> Iterator[Problem]:
-    """What is wrong with the sizes of the model."""
+    """Check the sizes of the model."""
     n_layer, n_head, n_embd = _sizes(config)
     if not (n_layer or n_head or n_embd):
         ways = f"missing; set it to {alternatives(PRESETS)}, or set model.n_layer, n_head and n_embd"
@@ -63,7 +63,7 @@ def check_model(config: Config) -> Iterator[Problem]:
 
 
 def check_lengths(config: Config, lengths: Lengths) -> Iterator[Problem]:
-    """What is wrong with the lengths of windows and strides."""
+    """Check the lengths of windows and strides."""
     data, length = config.data, lengths.sequence
     model = ("model.context_length", "model.preset")
     if not length:
@@ -86,7 +86,7 @@ def check_lengths(config: Config, lengths: Lengths) -> Iterator[Problem]:
 
 
 def check_kernels(config: Config) -> Iterator[Problem]:
-    """Ways to compute the model that do not go with the rest of the run."""
+    """Check that compilation and the attention kernel are compatible with the rest of the configuration."""
     model = config.model
     if model.compile and config.zero.stage == 3:
         yield Problem(

@@ -1,4 +1,4 @@
-"""What is watched of a run: samples, a trace, trackers."""
+"""Check the monitoring section: samples, the profile and trackers."""
 
 from collections.abc import Iterator
 
@@ -9,22 +9,22 @@ from gpt2dist.preflight.schedule import total_steps
 
 
 def check_samples(config: Config) -> Iterator[Problem]:
-    """What is wrong with the samples."""
+    """Check the settings of samples."""
     samples = config.monitoring.samples
     if bool(samples.prompts) != bool(samples.every_steps):
         keys = ("monitoring.samples.every_steps", "monitoring.samples.prompts")
         missing = keys[0] if samples.prompts else keys[1]
         yield Problem(missing, "missing; samples need both prompts and every_steps", also=keys)
-    if 0 < samples.temperature < 0.01:  # the logits divided by it could be infinite
+    if 0 < samples.temperature < 0.01:  # dividing the logits by it could overflow
         yield Problem("monitoring.samples.temperature", "set it to 0 (greedy) or to 0.01 or more")
 
 
 def check_profile(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator[Problem]:
-    """Whether the steps to be traced are steps of the run.
+    """Check that the steps to trace are within the run.
 
     Args:
-        config: The run.
-        datasets: What is trained on; empty if something is wrong with it.
+        config: The run's configuration.
+        datasets: Its training sets; empty if they have problems.
     """
     profile, schedule = config.monitoring.profile, config.schedule
     if not profile or not (schedule.total_steps or (schedule.total_tokens and datasets)):
@@ -39,7 +39,7 @@ def check_profile(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator
 
 
 def check_trackers(config: Config) -> Iterator[Problem]:
-    """Whether the trackers can be imported, which is better known before the first step."""
+    """Check that the trackers can be imported."""
     for name in config.monitoring.trackers:
         try:
             load(name)

@@ -1,14 +1,14 @@
-"""A plot of block characters, for terminals and logs."""
+"""Draw plots with block characters, for terminals and logs."""
 
 from collections.abc import Callable, Sequence
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WIDTH = 60
-"""Columns."""
+"""Columns of a plot."""
 
 
 def sampled(function: Callable[[int], float], count: int, width: int = WIDTH) -> list[float]:
-    """The values of a function at the first of `count` places, the last and evenly between them."""
+    """Return a function's values at up to `width` evenly spaced places from 0 to `count` − 1."""
     columns = min(width, count)
     return [function(column * (count - 1) // max(1, columns - 1)) for column in range(columns)]
 
@@ -16,14 +16,14 @@ def sampled(function: Callable[[int], float], count: int, width: int = WIDTH) ->
 def plot(
     values: Sequence[float], top: float, height: int, label: Callable[[float], str], x_labels: tuple[str, str]
 ) -> list[str]:
-    """Columns from zero up to each value.
+    """Draw one column per value, and return the lines.
 
     Args:
-        values: One per column, from 0 to `top`.
-        top: Above 0.
+        values: Values from 0 to `top`.
+        top: Value at the top of the plot, above 0.
         height: Lines from 0 to `top`.
-        label: Writes a value at the axis.
-        x_labels: Below the first and the last column.
+        label: Formats a value for the y-axis.
+        x_labels: Labels below the first and the last column.
     """
     steps = len(BLOCKS) - 1
     heights = [round(value / top * height * steps) for value in values]

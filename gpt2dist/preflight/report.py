@@ -1,4 +1,4 @@
-"""The plan of a run as text for people and as JSON for programs."""
+"""Present the plan of a run as text for people and as JSON for programs."""
 
 import shutil
 from collections.abc import Callable
@@ -19,19 +19,19 @@ from gpt2dist.training.lr_schedule import decay_steps, learning_rate
 
 Table = dict[str, list[tuple[str, str]]]
 PLOT_HEIGHT = 6
-"""Lines."""
+"""Lines of the learning rate's plot."""
 
 
 def as_json(config: Config, plan: Plan, device: str | None = None) -> dict[str, Any]:
-    """The resolved configuration and the plan as one JSON object.
+    """Return the resolved configuration and the plan as one JSON object.
 
     Args:
-        config: The run.
-        plan: What it implies.
-        device: Name of a GPU to expect hours for.
+        config: The run's configuration.
+        plan: Its plan.
+        device: Name of a GPU for which to estimate the hours; None as in `durations`.
 
     Raises:
-        UserError: Nobody knows that GPU.
+        UserError: The peak FLOP/s of that GPU is unknown.
     """
     memory = estimate(setting_of(config, plan))
     return {
@@ -99,15 +99,15 @@ def _dataset_as_json(plan: Plan, each: TrainingSet) -> dict[str, Any]:
 
 
 def table(config: Config, plan: Plan, device: str | None = None) -> Table:
-    """The plan for people: per section, lines of a name and a text with units.
+    """Return the plan for people: for each section, lines of a name and a text with units.
 
     Args:
-        config: The run.
-        plan: What it implies.
-        device: Name of a GPU to expect hours for.
+        config: The run's configuration.
+        plan: Its plan.
+        device: Name of a GPU for which to estimate the hours; None as in `durations`.
 
     Raises:
-        UserError: Nobody knows that GPU.
+        UserError: The peak FLOP/s of that GPU is unknown.
     """
     return {
         "model": _model(config, plan),
@@ -122,7 +122,7 @@ def table(config: Config, plan: Plan, device: str | None = None) -> Table:
 
 
 def render(sections: Table) -> str:
-    """Aligns the sections in three columns; a section's name stands beside its first line only."""
+    """Align the sections in three columns, with a section's name on its first line only."""
     left = max(map(len, sections)) + 2
     middle = max(len(name) for lines in sections.values() for name, _ in lines) + 2
     return "\n".join(
@@ -222,7 +222,7 @@ def _schedule(config: Config, plan: Plan) -> list[tuple[str, str]]:
 def _plotted(
     plan: Plan, of_step: Callable[[int], float], top: float, height: int, label: Callable[[float], str]
 ) -> list[tuple[str, str]]:
-    """A plot over the steps of the run, none for a run of so few that the numbers say it all."""
+    """Plot a function of the step; return no lines for a run shorter than 8 steps."""
     if plan.total_steps < 8:
         return []
     ends = "0", f"step {plan.total_steps - 1:,}"
@@ -230,7 +230,7 @@ def _plotted(
 
 
 def _learning_rates(config: Config, plan: Plan) -> dict[int, float]:
-    """Step (from 0) → learning rate: at the start, the peak, half-way, where wsd decays, and at the end."""
+    """Return 0-based step → learning rate: start, peak, half-way, start of wsd's decay, and end."""
     total_steps = plan.total_steps
     steps = {0, max(0, plan.warmup_steps - 1), total_steps // 2, total_steps - 1}
     if config.schedule.kind == "wsd":
@@ -307,7 +307,7 @@ def _validation(config: Config, plan: Plan) -> list[tuple[str, str]]:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 step`, `2 steps`."""
+    """Format a number with its noun, as in `1 step` and `2 steps`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""Whether memory and disk suffice for a run; what does not, with the change that mends it."""
+"""Check that memory and disk suffice for a run, and propose changes if they do not."""
 
 import math
 import shutil
@@ -19,7 +19,7 @@ from gpt2dist.preflight.model import check_kernels
 from gpt2dist.run.directory import RunDirectory
 
 Changes = Mapping[str, Any]
-"""Dotted keys and what they are set to."""
+"""Dotted key → new value."""
 
 
 def device_memory_bytes(gib: float | None) -> int | None:
@@ -36,16 +36,16 @@ def device_memory_bytes(gib: float | None) -> int | None:
 
 
 def require_resources(where: str, config: Config, plan: Plan, device_bytes: int | None = None) -> None:
-    """Refuses a run that its device, its disk or its directory would stop.
+    """Check that the run's directory is writable and that its disk and devices have enough space.
 
     Args:
-        where: The configuration file, for the message.
-        config: The run.
-        plan: What it implies.
-        device_bytes: Memory of each device; None leaves it out.
+        where: Path of the configuration file, for the message.
+        config: The run's configuration.
+        plan: Its plan.
+        device_bytes: Memory of each device in bytes; None skips the check of memory.
 
     Raises:
-        UserError: Lists what does not suffice, with the way out.
+        UserError: A check failed; the message lists every failure with a fix.
     """
     found = [*check_output(config), *check_disk(config, plan)]
     if device_bytes is not None:
@@ -54,7 +54,7 @@ def require_resources(where: str, config: Config, plan: Plan, device_bytes: int 
 
 
 def check_memory(config: Config, plan: Plan, device_bytes: int) -> Iterator[Problem]:
-    """Whether the estimate fits into the memory of a device."""
+    """Check that the estimate fits into the memory of a device."""
     parts = estimate(setting_of(config, plan))
     states, needed = total(parts, STATES), total(parts)
     if needed <= device_bytes:
@@ -70,12 +70,12 @@ def check_memory(config: Config, plan: Plan, device_bytes: int) -> Iterator[Prob
 
 
 def states_fit(config: Config, plan: Plan, device_bytes: int) -> bool:
-    """Whether weights, gradients and optimizer state fit, of which the estimate is exact to some percent."""
+    """Return whether the STATES fit into the memory of a device. Their estimate is exact to a few percent."""
     return total(estimate(setting_of(config, plan)), STATES) <= device_bytes
 
 
 def _first_fit(config: Config, plan: Plan, device_bytes: int) -> str:
-    """The first of the changes that cost more and more time with which the estimate fits."""
+    """Describe the first change, in order of increasing cost in time, with which the estimate fits."""
     least = math.inf
     for changes in _changes(config, plan):
         changed = _with(config, changes)
@@ -119,7 +119,7 @@ def _changes(config: Config, plan: Plan) -> Iterator[Changes]:
 
 
 def _with(config: Config, changes: Changes) -> Config:
-    """The configuration with some keys changed."""
+    """Return the configuration with some keys changed."""
     for key, value in changes.items():
         name, field = key.split(".")
         section = getattr(config, name).model_copy(update={field: value})
@@ -128,19 +128,19 @@ def _with(config: Config, changes: Changes) -> Config:
 
 
 def checkpoint_space(config: Config, plan: Plan) -> int:
-    """Bytes that all checkpoints of the run take at most: those kept and the one that is being written."""
+    """Return the maximum bytes of all checkpoints together: those kept and the one being written."""
     checkpoint = config.checkpoint
     last = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
     every = checkpoint.every_steps or last
     for_ever = last // math.lcm(every, checkpoint.keep_every) if checkpoint.keep_every else 0
     passing = checkpoint.keep_last + 1
-    if not checkpoint.every_minutes:  # else nobody knows how many there will be
+    if not checkpoint.every_minutes:  # with it, the number of checkpoints is not known in advance
         passing = min(passing, -(-last // every) - for_ever)
     return (passing + for_ever) * plan.checkpoint_bytes
 
 
 def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
-    """Whether the checkpoints fit on the disk, beside those that the run has there already."""
+    """Check that the checkpoints fit on the disk, counting those that the run already has there."""
     home = nearest_directory(config.output_dir)
     free, needed = shutil.disk_usage(home).free, checkpoint_space(config, plan)
     there = sum(_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
@@ -157,7 +157,7 @@ def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
 
 
 def check_output(config: Config) -> Iterator[Problem]:
-    """Whether files can be made where the run will live. Tried with one that has no name: it leaves no trace."""
+    """Check that files can be created in the run's directory, using a temporary file that leaves no trace."""
     home = nearest_directory(config.output_dir)
     try:
         with tempfile.TemporaryFile(dir=home):
@@ -170,14 +170,14 @@ def check_output(config: Config) -> Iterator[Problem]:
 
 
 def nearest_directory(path: Path) -> Path:
-    """The path, or the nearest above it that exists."""
+    """Return the path if it is a directory, else its nearest ancestor that is one."""
     return next(each for each in (path, *path.absolute().parents) if each.is_dir())
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # gone in the meantime
+    except OSError:  # deleted in the meantime
         return 0
 
 

@@ -1,4 +1,4 @@
-"""How long a run and its warmup are, and whether the schedule fits into that."""
+"""Compute the length of a run and its warmup, and check that the schedule fits."""
 
 import math
 from collections.abc import Iterator
@@ -13,28 +13,28 @@ WARMUP = ("schedule.warmup_steps", "schedule.warmup_tokens")
 
 
 def total_steps(config: Config, datasets: tuple[TrainingSet, ...]) -> int:
-    """Optimizer steps of the whole run."""
+    """Return the number of optimizer steps of the whole run."""
     tokens = config.schedule.total_tokens
     return _steps_to(tokens, config, datasets) if tokens else config.schedule.total_steps or 0
 
 
 def warmup_steps(config: Config, datasets: tuple[TrainingSet, ...]) -> int:
-    """Optimizer steps in which the learning rate rises."""
+    """Return the number of optimizer steps in which the learning rate rises."""
     tokens = config.schedule.warmup_tokens
     return _steps_to(tokens, config, datasets) if tokens else config.schedule.warmup_steps
 
 
 def _steps_to(tokens: int, config: Config, datasets: tuple[TrainingSet, ...]) -> int:
-    """The first step after which so many targets have been trained on."""
+    """Return the number of steps needed to train on at least `tokens` targets."""
     return batch_sizes(config).steps(math.ceil(tokens / targets_per_sample(datasets)))
 
 
 def check_schedule(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator[Problem]:
-    """What is wrong with the schedule.
+    """Check the schedule.
 
     Args:
-        config: The run.
-        datasets: What is trained on; empty if something is wrong with it.
+        config: The run's configuration.
+        datasets: Its training sets; empty if they have problems.
     """
     schedule = config.schedule
     for steps, tokens in (TOTAL, WARMUP):
@@ -59,10 +59,10 @@ def check_schedule(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterato
 
 
 def _check_lengths(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator[Problem]:
-    """Whether warmup and decay fit into the run."""
+    """Check that warmup and decay fit into the run."""
     totals, warmups = ([key for key in keys if _given(config, key)] for keys in (TOTAL, WARMUP))
     if len(totals) != 1 or len(warmups) != 1:
-        return  # told of, or there is no warmup
+        return  # the caller has reported a mistake, or there is no warmup
     (total,), (warmup,) = totals, warmups
     counted = {total, warmup} & {TOTAL[1], WARMUP[1]}
     if counted and not datasets:

@@ -1,4 +1,4 @@
-"""Corpus → dataset directory. driver.py drives, tasks.py says what there is to do, worker.py does it."""
+"""Build a dataset directory from a corpus: tasks.py plans, driver.py coordinates, worker.py runs one task."""
 
 from gpt2dist.preprocessing.driver import check, prepare, prepare_part
 from gpt2dist.preprocessing.tasks import PreprocessingJob

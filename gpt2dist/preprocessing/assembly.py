@@ -1,4 +1,4 @@
-"""The end of preprocessing: what the tasks have made becomes a dataset directory."""
+"""Assemble the outputs of finished preprocessing tasks into a dataset directory."""
 
 import json
 import shutil
@@ -31,21 +31,21 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 def load_results(job: PreprocessingJob, tasks: list[Task]) -> list[TaskResult]:
-    """The results of tasks that are all done, duplicates removed or not yet."""
+    """Return the results of `tasks`, which must all be finished; deduplicated ones where they exist."""
     results = [load_result(final_folder(job, task)) for task in tasks]
     assert all(results), "a task without a marker"
     return [result for result in results if result is not None]
 
 
 def dataset_folder(job: PreprocessingJob) -> Path:
-    """Where the dataset comes together."""
+    """Return the directory in which the dataset is assembled."""
     return job.build / "dataset"
 
 
 def assemble(
     job: PreprocessingJob, tokenizer: Tokenizer, tasks: list[Task], identity: JobFingerprint
 ) -> Manifest:
-    """Gives all files their final names and places; can be interrupted and repeated."""
+    """Move all files to their final names and write the manifest. An interrupted call can be repeated."""
     target, results = dataset_folder(job), load_results(job, tasks)
     target.mkdir(exist_ok=True)
     records = _collect_shards(job, tasks, results)
@@ -96,7 +96,7 @@ def _collect_shards(job: PreprocessingJob, tasks: list[Task], results: list[Task
 
 
 def _move(source: Path, target: Path) -> None:
-    """Renames the files of a shard; those that a run before has renamed are left."""
+    """Rename the files of a shard, except those that an interrupted run has already renamed."""
     for suffix in SHARD_SUFFIXES:
         path = source.with_name(source.name + suffix)
         if path.exists():
@@ -104,7 +104,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _first_lines(tasks: list[Task], results: list[TaskResult]) -> list[int]:
-    """For each piece, the lines of its file that come before it."""
+    """Return, for each piece, the number of lines that precede it in its file."""
     before: dict[str, int] = defaultdict(int)
     first_lines = []
     for task, result in zip(tasks, results, strict=True):
@@ -121,7 +121,7 @@ def _piece_lines(job: PreprocessingJob, tasks: list[Task], first_lines: list[int
 
 
 def _path(job: PreprocessingJob, piece: Piece) -> str:
-    """The path of a piece as the user knows it: what was read from standard input lies in a file that goes."""
+    """Return the path to record for a piece: "-" for standard input, whose spool file is deleted."""
     return STANDARD_INPUT if Path(piece.path).parent == job.build else piece.path
 
 

@@ -1,4 +1,4 @@
-"""How a worker writes: into a folder of its own, which gets its name when it is whole; and says how far it is."""
+"""Atomic output folders, which get their final names when complete, and the progress files of workers."""
 
 import os
 import shutil
@@ -12,16 +12,18 @@ from gpt2dist import atomic_io
 from gpt2dist.errors import RunError
 
 MARKER = "done.json"
-"""Written last into a folder that is whole."""
+"""Marker file, written last: a folder with it is complete."""
 
 
 @contextmanager
 def attempt(final: Path, running: Path) -> Iterator[Path]:
-    """A new folder to write in, which becomes `final` when the block ends. Several may try at once: one wins.
+    """Create a folder to write to, and rename it to `final` when the block ends.
+
+    Several processes may attempt the same folder at the same time; one of them wins.
 
     Args:
-        final: The name that it gets; nothing is lost if another attempt has got it first.
-        running: Where folders lie that are being written.
+        final: The final path. If another attempt has already taken it, this attempt is discarded.
+        running: The directory of folders that are being written.
 
     Raises:
         RunError: The folder or a file in it cannot be written.
@@ -31,7 +33,7 @@ def attempt(final: Path, running: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
         _publish(folder, final)
-    except OSError as error:  # the corpus raises UserError, so this is about our own files
+    except OSError as error:  # Reading the corpus raises UserError, so this error concerns our own files.
         raise RunError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}). What is done is kept: "
             "mend that, and run the same command again to go on"
@@ -43,7 +45,7 @@ def attempt(final: Path, running: Path) -> Iterator[Path]:
 def _publish(folder: Path, final: Path) -> None:
     final.parent.mkdir(exist_ok=True)
     if final.exists() and not (final / MARKER).exists():
-        shutil.rmtree(final)  # its marker was removed, to have it done again
+        shutil.rmtree(final)  # The driver removed its marker so that the task runs again.
     try:
         atomic_io.rename_directory(folder, final)
     except OSError:
@@ -53,27 +55,27 @@ def _publish(folder: Path, final: Path) -> None:
 
 @dataclass
 class Counts:
-    """Work done."""
+    """Amount of work done."""
 
     bytes: int = 0
-    """Of the corpus files."""
+    """Bytes of the corpus files."""
     tokens: int = 0
     documents: int = 0
     rejected: int = 0
 
     def add(self, more: "Counts") -> None:
-        """Adds the work of `more` to this."""
+        """Add `more` to these counts, in place."""
         for item in fields(Counts):
             setattr(self, item.name, getattr(self, item.name) + getattr(more, item.name))
 
 
 class ProgressFile:
-    """How far an attempt is: four numbers that are written over and over, and read by who drives the job.
+    """Progress of one attempt: the `Counts` that a worker overwrites and the driver polls.
 
-    A file serves workers in other processes and on other hosts alike.
+    A file works for workers in other processes and on other hosts.
 
     Args:
-        folder: Of the attempt; the file goes when it is done.
+        folder: The folder of the attempt. `close` deletes the file.
     """
 
     NAME = "progress"
@@ -83,23 +85,23 @@ class ProgressFile:
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT)
 
     def write(self, counts: Counts) -> None:
-        """Replaces what it says."""
+        """Overwrite the file with `counts`."""
         numbers = [getattr(counts, item.name) for item in fields(Counts)]
         os.pwrite(self._descriptor, b"".join(number.to_bytes(8, "little") for number in numbers), 0)
 
     def close(self) -> None:
-        """Removes the file."""
+        """Close and delete the file."""
         os.close(self._descriptor)
         self._path.unlink()
 
     @staticmethod
     def read_all(running: Path) -> Counts:
-        """The sum over all attempts that are being written."""
+        """Return the sum of the counts of all running attempts."""
         total = Counts()
         for path in running.glob(f"*/{ProgressFile.NAME}"):
             try:
                 data = path.read_bytes()
-            except OSError:  # finished in this moment
+            except OSError:  # The attempt has just finished.
                 continue
             if len(data) == 8 * len(fields(Counts)):
                 numbers = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]

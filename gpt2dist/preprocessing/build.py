@@ -1,4 +1,4 @@
-"""The directory where the work is done: who may work in it, and whether what lies there is this job's."""
+"""The build directory of a job: locking, and checks that its content belongs to the job."""
 
 import json
 import shutil
@@ -19,11 +19,11 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class JobFingerprint:
-    """What makes two jobs the same: then one goes on where the other stopped.
+    """Identity of a job: a run resumes the unfinished work of a job with the same fingerprint.
 
     Attributes:
-        plan: What the manifest will say of tokenizer, options and sources.
-        listing: sources.jsonl, a line per file of the corpus.
+        plan: The manifest entries for tokenizer, options and sources.
+        listing: The content of sources.jsonl, one line per source of the corpus.
     """
 
     plan: dict[str, Any]
@@ -31,7 +31,7 @@ class JobFingerprint:
 
     @classmethod
     def of(cls, job: PreprocessingJob, tokenizer: Tokenizer, sources: list[Source]) -> "JobFingerprint":
-        """Of a job, whose corpus and tokenizer were found."""
+        """Return the fingerprint of a job with this tokenizer and these sources."""
         listing = "".join(json.dumps(asdict(source)) + "\n" for source in sources)
         plan = {
             "tokenizer_fingerprint": tokenizer.fingerprint,
@@ -45,7 +45,7 @@ class JobFingerprint:
         return cls(plan, listing)
 
     def differences(self, there: dict[str, Any], directory: Path) -> str:
-        """In words, what the plan of the work in `directory` has otherwise; empty if nothing."""
+        """Describe how `there`, the plan found in `directory`, differs from this one; empty if it does not."""
         different = [
             f"--{name.replace('_', '-')} {there['options'].get(name)} there, {value} here"
             for name, value in self.plan["options"].items()
@@ -69,10 +69,10 @@ class JobFingerprint:
 
 
 def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None:
-    """The dataset in `job.output` where it is this job's; None where there is none yet.
+    """Return the manifest of this job's finished dataset, or None if `job.output` is missing or empty.
 
     Raises:
-        UserError: Something else is there.
+        UserError: `job.output` holds another dataset or something else.
     """
     if not job.output.exists() or (job.output.is_dir() and not any(job.output.iterdir())):
         return None
@@ -87,7 +87,7 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
         )
     plan = job.build / "plan.json"
     if plan.is_file() and json.loads(plan.read_bytes()) == _versioned(identity):
-        shutil.rmtree(job.build)  # left behind by a run that was killed at the very end
+        shutil.rmtree(job.build)  # A run was killed after renaming the dataset, before deleting this.
     return manifest
 
 
@@ -95,16 +95,16 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
 def open_build(
     job: PreprocessingJob, identity: JobFingerprint, tokenizer: Tokenizer, shared: bool
 ) -> Iterator[None]:
-    """Makes the build directory, or takes up the one of an interrupted run, and keeps other runs out of it.
+    """Create the build directory, or reopen that of an interrupted run, and lock it against other runs.
 
     Args:
         job: The job.
-        identity: What it is known by.
-        tokenizer: Copied there for the workers.
-        shared: Whether other processes that work on parts of the same job may be there too.
+        identity: The fingerprint of the job.
+        tokenizer: Copied into the directory for the workers.
+        shared: Whether other processes may work on other parts of the same job at the same time.
 
     Raises:
-        UserError: Another process is at work there, or the work of another job lies there.
+        UserError: Another process holds the lock, or the directory does not belong to this job.
     """
     job.build.mkdir(parents=True, exist_ok=True)
     with open(job.build / "lock", "a") as lock:
@@ -113,17 +113,17 @@ def open_build(
             raise UserError(f"{job.build}: another gpt2dist preprocess is at work here; wait for it")
         _start(job, identity)
         if not shared:
-            shutil.rmtree(job.running, ignore_errors=True)  # of runs that were killed
+            shutil.rmtree(job.running, ignore_errors=True)  # leftovers of killed runs
         job.running.mkdir(exist_ok=True)
         _copy_tokenizer(job, tokenizer)
         yield
 
 
 def _start(job: PreprocessingJob, identity: JobFingerprint) -> None:
-    """Writes down what the work here is, or compares it with what is written."""
+    """Write the plan of the job, or compare the job with the plan that is there."""
     ours = ("lock", "sources.jsonl")
     others = [item for item in job.build.iterdir() if item.name not in ours and item.suffix != ".tmp"]
-    # Looked for after the others: whoever makes those has made it before.
+    # Checked after the listing above: every process writes plan.json before it creates the other entries.
     if (job.build / "plan.json").is_file():
         check_plan(job, identity)
         return
@@ -134,10 +134,10 @@ def _start(job: PreprocessingJob, identity: JobFingerprint) -> None:
 
 
 def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
-    """Compares a job with the unfinished work in its build directory, if there is some.
+    """Compare a job with the unfinished work in its build directory, if any.
 
     Raises:
-        UserError: It is another job's.
+        UserError: The unfinished work belongs to another job.
     """
     path = job.build / "plan.json"
     if not path.is_file():
@@ -158,7 +158,7 @@ def _versioned(identity: JobFingerprint) -> dict[str, Any]:
 
 
 def _copy_tokenizer(job: PreprocessingJob, tokenizer: Tokenizer) -> None:
-    """Puts the tokenizer there whole, even if several processes do it at once."""
+    """Copy the tokenizer atomically, since several processes may do so at the same time."""
     final = job.build / "tokenizer"
     if not final.exists():
         copy = job.build / f"tokenizer-{uuid.uuid4().hex[:12]}.tmp"

@@ -1,8 +1,8 @@
-"""Exact deduplication: of documents with equal content the first in the order of the corpus stays.
+"""Exact deduplication: keep the first, in corpus order, of all documents with equal content.
 
-Which one is first is known only when all tasks are done. So duplicates are found then, from the hashes that the
-tasks left beside their shards, and the shards of tasks that have some are written again without them. The hashes
-are dealt to buckets on disk, of which one at a time is sorted: memory does not grow with the corpus.
+Which document is first is known only when all tasks are done. Duplicates are then found from the hashes that the
+tasks wrote beside their shards, and the shards of tasks with duplicates are rewritten without them. The hashes
+are distributed to buckets on disk, which are sorted one at a time, so memory does not grow with the corpus.
 """
 
 import json
@@ -36,16 +36,16 @@ from gpt2dist.preprocessing.tasks import (
 BLOCK_DOCUMENTS = 1 << 16
 MAX_BUCKETS = 512
 BUCKET_SHARE = 16
-"""A bucket may take this part of a worker's memory, since sorting takes copies of it."""
+"""A bucket may take 1/`BUCKET_SHARE` of a worker's memory, since sorting needs copies of it."""
 
 ENTRY = np.dtype([("digest", DIGEST), ("index", "<i8")])
 
 
 def remove_duplicates(job: PreprocessingJob, tasks: list[Task]) -> None:
-    """Finds the duplicates among the documents of finished tasks, and writes their shards anew without them.
+    """Find the duplicates among the documents of finished tasks, and rewrite the shards without them.
 
     Raises:
-        RunError: A worker died; run again, it goes on.
+        RunError: A worker process was killed, or a file cannot be written. A rerun resumes.
     """
     results = [_result(job, task) for task in tasks]
     firsts = np.cumsum([0, *(result.documents for result in results)]).tolist()
@@ -66,12 +66,12 @@ def remove_duplicates(job: PreprocessingJob, tasks: list[Task]) -> None:
 
 
 def remove_from_task(job: PreprocessingJob, task: Task, first: int) -> None:
-    """Writes the shards of a task without the documents that are flagged.
+    """Rewrite the shards of a task without the documents flagged as duplicates.
 
     Args:
         job: The job.
         task: The task.
-        first: The place of its first document among all.
+        first: The index of its first document among all documents.
 
     Raises:
         RunError: The files cannot be written.
@@ -99,12 +99,12 @@ def _result(job: PreprocessingJob, task: Task) -> TaskResult:
 
 
 def _flags_path(job: PreprocessingJob) -> Path:
-    """A byte per document in the order of tasks and shards: 1 for one that an equal document comes before."""
+    """Return the path of the flags: a byte per document, by task and shard, 1 if an earlier document is equal."""
     return job.build / "duplicates"
 
 
 def _copy_kept(record: ShardRecord, source: Path, target: Path, kept: NDArray[np.bool_]) -> ShardRecord:
-    """Copies the documents of a shard that are kept."""
+    """Copy the kept documents of a shard to a new shard."""
     shard = Shard(source / record.name)
     facts = np.memmap(source / (record.name + FACTS_SUFFIX), FACTS, "r")
     origins = np.memmap(source / (record.name + ORIGINS_SUFFIX), ORIGIN, "r")
@@ -119,7 +119,7 @@ def _copy_kept(record: ShardRecord, source: Path, target: Path, kept: NDArray[np
 
 
 def _runs(kept: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Stretches of documents that are kept, cut to `BLOCK_DOCUMENTS`: the first, behind the last."""
+    """Yield (start, end), end exclusive, of runs of kept documents, at most `BLOCK_DOCUMENTS` each."""
     edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
     for begin, end in edges.tolist():
         for start in range(begin, end, BLOCK_DOCUMENTS):
@@ -127,7 +127,7 @@ def _runs(kept: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 
 
 def _find(job: PreprocessingJob, work: list[tuple[Task, TaskResult]], documents: int) -> None:
-    """Writes the flags."""
+    """Write the flags file."""
     buckets = min(1 + documents * ENTRY.itemsize * BUCKET_SHARE // job.memory_per_worker, MAX_BUCKETS)
     with attempt(job.build / "hashes" / "0", job.running) as folder:
         _deal(job, work, folder, buckets)
@@ -141,7 +141,7 @@ def _find(job: PreprocessingJob, work: list[tuple[Task, TaskResult]], documents:
 
 
 def _deal(job: PreprocessingJob, work: list[tuple[Task, TaskResult]], folder: Path, buckets: int) -> None:
-    """Writes the hash and place of every document into the bucket that its hash says."""
+    """Write the hash and index of every document to the bucket that its hash selects."""
     place = 0
     with ExitStack() as stack:
         files = [stack.enter_context(open(folder / str(number), "wb")) for number in range(buckets)]
@@ -159,8 +159,9 @@ def _deal(job: PreprocessingJob, work: list[tuple[Task, TaskResult]], folder: Pa
 
 
 def _later_equals(entries: NDArray[np.void]) -> NDArray[np.int64]:
-    """The places of all entries of a bucket but the first of those with equal hashes."""
+    """Return the indices of all entries of a bucket that repeat an earlier hash, int64 [duplicates]."""
     halves = np.ascontiguousarray(entries["digest"]).view("<u8").reshape(-1, 2)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable, and the entries come in the order of their places
+    # The sort is stable and the entries are in index order, so the first of equal entries is the earliest.
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
     same = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
     return entries["index"][order[1:][same]]

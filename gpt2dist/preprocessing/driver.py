@@ -1,8 +1,8 @@
-"""Corpus → dataset directory, in parallel and resumable.
+"""Build a dataset directory from a corpus, in parallel and resumably.
 
-The corpus is cut into tasks by bytes, in a way that depends on the corpus alone. Each task is read, tokenised
-and written by one worker, into a folder that gets its name when it is complete. When all are there, the files get
-their final names in the order of the tasks. So neither the number of workers nor an interruption changes a byte.
+The corpus is cut by bytes into tasks that depend on the corpus alone. One worker reads, tokenises and writes each
+task, into a folder that is renamed when it is complete. When all tasks are done, the files get their final names
+in task order. So neither the number of workers nor an interruption changes a byte of the dataset.
 """
 
 import json
@@ -40,7 +40,7 @@ from gpt2dist.tokenizer.encoder import FAST, choose_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
-"""How many places of the corpus the encoder is proved at, and how much is taken there at most."""
+"""Samples on which the encoder is checked: number of pieces, maximum documents and bytes from each."""
 
 OnProgress = Callable[[Counts, int], None]
 OnMessage = Callable[[str], None]
@@ -53,21 +53,21 @@ def prepare(
     on_warning: OnMessage = lambda text: None,
     finish: bool = False,
 ) -> Manifest:
-    """Makes the dataset directory of a job, or goes on where an interrupted run of it stopped.
+    """Build the dataset of a job, or resume an interrupted run of the same job.
 
     Args:
-        job: What to do.
-        on_progress: Called now and then with the work done so far and the bytes of the whole corpus.
-        on_info: Called with each message about the job's progress.
-        on_warning: Called with the text of each warning.
-        finish: Only put together what `prepare_part` has done.
+        job: The job.
+        on_progress: Called periodically with the work done so far and the total bytes of the corpus.
+        on_info: Called with each message to the user.
+        on_warning: Called with each warning.
+        finish: Require that `prepare_part` has done all tasks, and only complete the dataset.
 
     Returns:
-        The manifest of the finished dataset, which lies in `job.output`.
+        The manifest of the finished dataset in `job.output`.
 
     Raises:
         UserError: The job's options, corpus, tokenizer or output cannot be used; the message says which.
-        RunError: The work could not go on; the same job can be run again and continues.
+        RunError: A worker process was killed or a file cannot be written. Running the same job again resumes it.
     """
     tokenizer, sources, identity = _look(job)
     if (manifest := finished(job, identity)) is not None:
@@ -96,22 +96,22 @@ def prepare_part(
     on_info: OnMessage = lambda text: None,
     on_warning: OnMessage = lambda text: None,
 ) -> None:
-    """Does the tasks index, index + count, index + 2·count … of a job, and leaves it at that.
+    """Run the tasks index, index + count, index + 2·count … of a job, without assembling the dataset.
 
-    Any number of processes, on any hosts that see the same files, can do parts of one job at once; then
-    `prepare(job, finish=True)` puts the dataset together.
+    Any number of processes, on any hosts that see the same files, can run parts of one job in parallel. Then
+    `prepare(job, finish=True)` assembles the dataset.
 
     Args:
-        job: What to do.
+        job: The job.
         index: 0 ≤ index < count.
         count: The number of parts.
-        on_progress: As of `prepare`, but for the tasks of this part.
+        on_progress: As for `prepare`, but limited to the tasks of this part.
         on_info: As for `prepare`.
         on_warning: As for `prepare`.
 
     Raises:
-        UserError: As of `prepare`.
-        RunError: As of `prepare`.
+        UserError: As for `prepare`, or an input is standard input.
+        RunError: As for `prepare`.
     """
     if STANDARD_INPUT in job.inputs:
         raise UserError("--task-index: not with standard input, which only one process can read; name files")
@@ -127,23 +127,23 @@ def prepare_part(
 
 
 def check(job: PreprocessingJob) -> int:
-    """Checks what can be known before the work begins; returns the number of its tasks.
+    """Check a job as far as possible without running it, and return its number of tasks.
 
     Args:
-        job: What to do; not with standard input.
+        job: The job, which must not read standard input.
 
     Raises:
-        UserError: As of `prepare`.
+        UserError: As for `prepare`.
     """
     job.check()
-    _, sources, identity = _look(replace(job, workers=1))  # starts none
+    _, sources, identity = _look(replace(job, workers=1))  # One worker, so that no fork server is started.
     if finished(job, identity) is None:
         check_plan(job, identity)
     return len(plan_tasks(sources))
 
 
 def _look(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
-    """Checks and finds what a job needs."""
+    """Check the options of a job, load its tokenizer, find its sources and compute its fingerprint."""
     job.check()
     start_early(job)
     load_normalizer(job.normalizer)
@@ -159,7 +159,7 @@ def _discover(job: PreprocessingJob) -> list[Source]:
         )
     if len(job.inputs) > 1:
         raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
-    # Named by its content, so that other input on another day does not replace what unfinished work needs.
+    # The file is named by its content, so that different input cannot overwrite what unfinished work needs.
     job.build.mkdir(parents=True, exist_ok=True)
     source = spool(sys.stdin.buffer, job.build / f"stdin-{uuid.uuid4().hex[:12]}.tmp", job.format or "jsonl")
     path = job.build / f"stdin-{source.version[:16]}"
@@ -168,7 +168,7 @@ def _discover(job: PreprocessingJob) -> list[Source]:
 
 
 def _forget_spool(job: PreprocessingJob, sources: list[Source]) -> None:
-    """Removes what was read from standard input and is not needed."""
+    """Delete the spooled standard input of a job whose dataset is already finished."""
     for source in sources:
         if source.spool:
             Path(source.spool).unlink()
@@ -188,7 +188,7 @@ def _check_unchanged(job: PreprocessingJob, sources: list[Source]) -> None:
 
 
 class _Drive:
-    """Has tasks done, and tells how far they are."""
+    """Runner of tasks that reports their progress."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class _Drive:
         self._peak = 0
 
     def run(self, tasks: list[Task]) -> None:
-        """Does those of the tasks that are not done yet, each once, in any order."""
+        """Run the tasks that are not done yet, each once, in any order."""
         todo = self._todo(tasks)
         if not todo:
             return
@@ -219,8 +219,9 @@ class _Drive:
         if len(todo) < len(tasks):
             self._info(f"goes on where it stopped: {len(tasks) - len(todo)} of {len(tasks)} parts are done")
         likely = replace(self._job, encoder=FAST)
-        with open_executor(likely, len(todo), load_tools) as executor:  # the workers load what they need …
-            self._job = replace(self._job, encoder=self._encoder(todo))  # … while this is found out
+        with open_executor(likely, len(todo), load_tools) as executor:
+            # The workers load their tools for the likely encoder while this process chooses the encoder.
+            self._job = replace(self._job, encoder=self._encoder(todo))
             self._poll()
             calls = [(self._job, task) for task in todo]
             with closing(run_all(executor, self._job, _run_and_name, calls, self._poll)) as results:
@@ -232,10 +233,10 @@ class _Drive:
         self._info(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
 
     def require_all(self) -> None:
-        """Refuses to go on without tasks that other processes should have done.
+        """Check that other processes have done all tasks.
 
         Raises:
-            UserError: Some are not done.
+            UserError: A task is not done; the message lists the first ten.
         """
         todo = self._todo(self._tasks)
         if todo:
@@ -247,10 +248,10 @@ class _Drive:
             )
 
     def _todo(self, tasks: list[Task]) -> list[Task]:
-        """The tasks that are not done, or whose files are not whole."""
+        """Return the tasks that are not done or whose files are incomplete, and delete their marker files."""
         todo = [task for task in tasks if not self._is_done(task)]
         for task in todo:
-            (task_folder(self._job, task) / MARKER).unlink(missing_ok=True)  # so that a worker does it
+            (task_folder(self._job, task) / MARKER).unlink(missing_ok=True)  # Workers skip tasks with a marker.
         return todo
 
     def _is_done(self, task: Task) -> bool:
@@ -261,7 +262,7 @@ class _Drive:
         )
 
     def _encoder(self, tasks: list[Task]) -> str:
-        """Chooses the encoder by what it does with samples of the corpus."""
+        """Choose the encoder by checking the fast one on samples of the corpus, and report the choice."""
         samples = list(_samples(self._job, tasks))
         name, why_not = choose_encoder(self._tokenizer, samples)
         if why_not:
@@ -282,7 +283,7 @@ class _Drive:
         self._on_progress(counts, self._total)
 
     def _check_rejections(self) -> None:
-        """Stops early where more documents were rejected already than the whole corpus may have."""
+        """Raise as soon as the rejected documents exceed what is allowed for the estimated size of the corpus."""
         counts = self._finished
         seen = counts.documents + counts.rejected
         if counts.bytes and counts.rejected > self._job.max_bad_fraction * seen * self._total / counts.bytes:
@@ -294,7 +295,7 @@ def _run_and_name(job: PreprocessingJob, task: Task) -> tuple[Task, int]:
 
 
 def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
-    """The beginnings of documents at places all over the tasks."""
+    """Yield the first bytes of documents from pieces spread evenly over the tasks, each valid UTF-8."""
     pieces = [piece for task in tasks for piece in task.pieces]
     for number in np.unique(np.linspace(0, len(pieces) - 1, SAMPLE_PIECES).astype(int)):
         room = SAMPLE_BYTES
@@ -308,16 +309,16 @@ def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
                 break
 
 
-# --- Whether there is enough ------------------------------------------------------------------------------
+# --- Checks of the yield ----------------------------------------------------------------------------------
 
 
 class _NothingReadableError(UserError):
-    """Not one document could be read."""
+    """No document of the corpus could be read."""
 
 
 @contextmanager
 def remove_partial_if_empty(job: PreprocessingJob) -> Iterator[None]:
-    """Lets a job that read no document leave nothing behind, so that the mended command just runs."""
+    """Delete the build directory if no document could be read, so that the corrected command can run."""
     try:
         yield
     except _NothingReadableError:
@@ -326,7 +327,7 @@ def remove_partial_if_empty(job: PreprocessingJob) -> Iterator[None]:
 
 
 def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
-    """Refuses to make a dataset of a corpus that was mostly unreadable or gave no training document."""
+    """Check that not too many documents were rejected and that the training split has documents."""
     results = load_results(job, tasks)
     rejected = sum(result.left_out["rejected"] for result in results)
     seen = sum(result.seen for result in results)
@@ -359,7 +360,7 @@ def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int
 
 
 def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
-    """What was rejected so far, as "place: reason"."""
+    """Yield "place: reason" for each document rejected in finished tasks."""
     for task in tasks:
         if load_result(task_folder(job, task)):
             with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:

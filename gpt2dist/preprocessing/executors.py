@@ -1,4 +1,4 @@
-"""Where the work is done: in this process, in others, or on the workers of a Dask scheduler."""
+"""Executors for preprocessing tasks: a thread of this process, a process pool or a Dask scheduler."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ from gpt2dist.errors import RunError, UserError
 from gpt2dist.preprocessing.tasks import PreprocessingJob
 
 POLL_SECONDS = 0.2
-"""How often the driver looks at what its workers have done."""
+"""Seconds between two polls of the workers by the driver."""
 
 
 def run_all(
@@ -25,20 +25,20 @@ def run_all(
     calls: Sequence[tuple[Any, ...]],
     on_poll: Callable[[], None] = lambda: None,
 ) -> Generator[Any, None, None]:
-    """Calls a function with each of some arguments, in any order.
+    """Call a function once per tuple of arguments, in any order.
 
     Args:
-        executor: Where.
-        job: Its `stop` file is made when this ends early.
-        function: Of a module's top level.
-        calls: The arguments of each call; they can be pickled.
-        on_poll: Called now and then meanwhile.
+        executor: The executor to run the calls on.
+        job: The job, whose `stop` file is created if the generator ends early.
+        function: A top-level function of a module.
+        calls: The arguments of each call, which must be picklable.
+        on_poll: Called about every `POLL_SECONDS` while calls are running.
 
     Yields:
-        The results, as they come.
+        The results, in order of completion.
 
     Raises:
-        RunError: A worker died.
+        RunError: A worker process was killed.
     """
     pending = {executor.submit(function, *arguments) for arguments in calls}
     try:
@@ -54,7 +54,7 @@ def run_all(
         ) from None
     finally:
         if pending:
-            with suppress(OSError):  # a full disk is what some of this ends for
+            with suppress(OSError):  # A full disk may be why the calls ended early.
                 job.stop.touch()
             for future in pending:
                 future.cancel()
@@ -66,12 +66,12 @@ def run_all(
 def open_executor(
     job: PreprocessingJob, calls: int, prepare: Callable[[PreprocessingJob], object] = id
 ) -> Iterator[Executor]:
-    """Where the work of a job is done: its processes, its Dask scheduler, or a thread of this process.
+    """Open the executor of a job: a process pool, its Dask scheduler or a thread of this process.
 
     Args:
-        job: Says which.
-        calls: How much there is to do at most: no more processes are started.
-        prepare: Called first in each process, of a module's top level; whether it fails does not matter.
+        job: The job, whose `scheduler` and `workers` select the executor.
+        calls: The maximum number of calls; no more processes than this are started.
+        prepare: A top-level function called first in each process of a pool. Its exceptions are ignored.
     """
     if job.scheduler:
         with _dask(job.scheduler) as executor:
@@ -80,40 +80,40 @@ def open_executor(
         with ThreadPoolExecutor(1) as executor:
             yield executor
     else:
-        # Not forked from here: libraries with threads do not survive that. From a server that has only imported.
+        # Libraries with threads do not survive a fork of this process. The fork server has only imported modules.
         context = multiprocessing.get_context("forkserver")
         workers = min(job.workers, calls)
         with ProcessPoolExecutor(workers, context, _start_worker, (prepare, job)) as executor:
             for _ in range(workers):
-                executor.submit(_begin)  # starts them all now, while the driver does other things
+                executor.submit(_begin)  # Starts all processes now, while the driver does other work.
             yield executor
 
 
 PRELOAD = ["gpt2dist.preprocessing.worker", "gpt2dist.corpus.readers.jsonl", "awkward", "gigatoken"]
-"""What most workers need, and what starts no thread."""
+"""Modules that most workers need and that start no threads when imported."""
 
 
 def start_early(job: PreprocessingJob) -> None:
-    """Has the server that workers are forked from import what they need, while the driver does other things."""
+    """Start the fork server, which imports `PRELOAD` while the driver does other work."""
     if not job.scheduler and job.workers > 1:
         forkserver.set_forkserver_preload(PRELOAD)
         forkserver.ensure_running()
 
 
 def _begin() -> None:
-    """Nothing."""
+    """Do nothing; submitting this makes the pool start a process."""
 
 
 def _start_worker(prepare: Callable[[PreprocessingJob], object], job: PreprocessingJob) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver decides
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; only the driver acts on it.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # The workers themselves run in parallel.
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    with suppress(Exception):  # it will be done again where it is needed, and told of
+    with suppress(Exception):  # The task that needs it tries again and raises the error.
         prepare(job)
 
 
 def _die_with_parent() -> None:
-    """Ends this worker when the driver was killed, whose successor may be at the same task already."""
+    """Exit when the driver has been killed, since a new driver may already be running the same task."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

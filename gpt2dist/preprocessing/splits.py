@@ -1,4 +1,4 @@
-"""The documents of one split on their way into shards of a bounded size."""
+"""Write the documents of a split into shards of bounded size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,31 +13,31 @@ from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.preprocessing.tasks import shard_name
 
 MAX_SHARD_DOCUMENTS = 1 << 23
-"""Bounds what a writer holds of a shard's index: 64 MiB."""
+"""Maximum documents in a shard; limits the index data that a writer holds in memory to 64 MiB."""
 
 SPILL_BLOCK = 1 << 20
-"""Tokens of a long document that are held at once."""
+"""Tokens of a long document that are held in memory at a time."""
 
 DIGEST = np.dtype("S16")
-"""The first bytes of a document's sha256, which stand for its content."""
+"""The first 16 bytes of a document's sha256, which identify its content."""
 
 FACTS = np.dtype([("digest", DIGEST), ("bytes", "<i8"), ("words", "<i8")])
-"""What the removal of duplicates must know of a document."""
+"""Per-document record for deduplication."""
 
 FACTS_SUFFIX = ".facts"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some documents, tokenised.
+    """A block of tokenised documents.
 
     Attributes:
-        tokens: [tokens], the documents one after the other.
+        tokens: [tokens], the concatenated documents.
         lengths: int64 [documents], tokens in each.
         sizes: int64 [documents], UTF-8 bytes in each.
         words: int64 [documents], words in each.
         origins: ORIGIN [documents].
-        digests: DIGEST [documents]; None where nothing depends on them.
+        digests: DIGEST [documents]; None if neither deduplication nor a validation split needs them.
     """
 
     tokens: NDArray[np.integer]
@@ -51,7 +51,7 @@ class Block:
         return len(self.lengths)
 
     def part(self, first: int, last: int) -> "Block":
-        """The documents from `first` up to `last`, without copying."""
+        """Return the documents `first` (inclusive) to `last` (exclusive), without copying."""
         begin = int(self.lengths[:first].sum())
         end = begin + int(self.lengths[first:last].sum())
         rows = slice(first, last)
@@ -66,14 +66,14 @@ class Block:
 
 
 class SplitWriter:
-    """Writes the documents of one split of one task into shards.
+    """Writer of the documents of one split of one task.
 
     Args:
-        folder: Where to.
-        split: Its name, which the shards' names begin with.
-        dtype: Of the tokens.
-        shard_tokens: Most tokens in a shard; only a single document can be longer.
-        keep_facts: Whether the `FACTS` of its documents are written beside each shard.
+        folder: The directory to write the shards to.
+        split: The name of the split, with which the names of its shards start.
+        dtype: The dtype of the tokens.
+        shard_tokens: The maximum tokens in a shard; only a single document can exceed it.
+        keep_facts: Whether to write the `FACTS` of the documents beside each shard.
     """
 
     def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int, keep_facts: bool):
@@ -83,7 +83,7 @@ class SplitWriter:
         self._shard: SplitShardWriter | None = None
 
     def add(self, block: Block) -> None:
-        """Appends documents."""
+        """Append documents."""
         while len(block):
             shard = self._open()
             room = int(np.searchsorted(np.cumsum(block.lengths), self._shard_tokens - shard.tokens, side="right"))
@@ -96,11 +96,11 @@ class SplitWriter:
             block = block.part(count, len(block))
 
     def add_long(self, facts: Block, spill: Path) -> None:
-        """Appends one document whose tokens lie in a file, which is not read as a whole.
+        """Append one document whose tokens are in a file, without reading the whole file into memory.
 
         Args:
-            facts: The document, without its tokens.
-            spill: Its tokens.
+            facts: A block of this document, without its tokens.
+            spill: The file of its tokens.
         """
         shard = self._open()
         full = shard.tokens + int(facts.lengths[0]) > self._shard_tokens
@@ -110,7 +110,7 @@ class SplitWriter:
         shard.add_long(facts, _blocks(spill, self._dtype))
 
     def close(self) -> list[ShardRecord]:
-        """Completes the last shard and returns the records of all."""
+        """Complete the last shard, and return the records of all shards."""
         self._finish()
         return self._records
 
@@ -127,12 +127,12 @@ class SplitWriter:
 
 
 class SplitShardWriter:
-    """A shard that is being written, with what lies beside it.
+    """Writer of one shard with its origins and, optionally, `FACTS`.
 
     Args:
-        prefix: Path without suffix.
-        dtype: Of the tokens.
-        keep_facts: Whether `FACTS` are written too.
+        prefix: The path without suffix.
+        dtype: The dtype of the tokens.
+        keep_facts: Whether to write `FACTS`.
     """
 
     def __init__(self, prefix: Path, dtype: np.dtype, keep_facts: bool):
@@ -144,21 +144,21 @@ class SplitShardWriter:
 
     @property
     def tokens(self) -> int:
-        """Tokens so far."""
+        """The number of tokens written so far."""
         return self._shard.tokens
 
     @property
     def documents(self) -> int:
-        """Documents so far."""
+        """The number of documents written so far."""
         return self._shard.documents
 
     def add(self, block: Block) -> None:
-        """Appends documents."""
+        """Append documents."""
         self._shard.add(block.tokens, block.lengths)
         self._note(block)
 
     def add_long(self, facts: Block, tokens: Iterator[NDArray[np.integer]]) -> None:
-        """Appends one document, of which the block has all but the tokens."""
+        """Append one document, given its tokens and a block with everything else."""
         self._shard.add_document(tokens)
         self._note(facts)
 
@@ -172,7 +172,7 @@ class SplitShardWriter:
         self._words += int(block.words.sum())
 
     def close(self, split: str) -> ShardRecord:
-        """Completes the shard; `split` is what its record says."""
+        """Complete the shard, and return its record with this `split`."""
         self._shard.close()
         if self._facts:
             self._facts.commit()

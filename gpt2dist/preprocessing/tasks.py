@@ -1,13 +1,13 @@
-"""What preprocessing has to do: the job, the tasks that it is cut into, and what a finished task leaves behind.
+"""A preprocessing job, the tasks it is cut into, and the results of finished tasks.
 
-OUTPUT.partial/plan.json          what the job is: a rerun with the same plan goes on, another is refused
-               sources.jsonl      the files of the corpus
-               tokenizer/         a copy, so that all workers have the same
-               running/00007-…/   a task at work; its name is new for each attempt
-               running/stop-…     tells the workers of one driver to leave their tasks
-               tasks/00007/       a finished one: shards, rejected.jsonl, done.json
-               unique/00007/      its shards without duplicates, if it had some
-               dataset/           the result as it comes together; renamed to OUTPUT
+OUTPUT.partial/plan.json               the plan of the job: only a job with the same plan resumes it
+               sources.jsonl           the sources of the corpus
+               tokenizer/              a copy, so that all workers use the same tokenizer
+               running/tasks-00007-…/  a running attempt at a task; each attempt has a new name
+               running/stop-…          marker file that stops the workers of one driver
+               tasks/00007/            a finished task: shards, rejected.jsonl, done.json
+               unique/00007/           its shards without duplicates, if it had any
+               dataset/                the dataset while it is assembled; renamed to OUTPUT
 """
 
 import json
@@ -25,94 +25,94 @@ from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts
 
 PLAN_VERSION = 2
-"""Changes when the same job would be cut or written in another way."""
+"""Version of the plan; incremented when the same job would be cut or written differently."""
 
 STANDARD_INPUT = "-"
 SPLITS = ("train", "val")
 SHARD_SUFFIXES = (".bin", ".idx", ORIGINS_SUFFIX)
 TASKS = 256
 MIN_TASK_BYTES, MAX_TASK_BYTES = 8 << 20, 1 << 30
-"""A corpus is cut into about `TASKS` tasks, where that gives tasks of such a size."""
+"""Bounds on the size of a task; within them a corpus is cut into about `TASKS` tasks."""
 
 MIN_MEMORY = 512 << 20
 
 
 @dataclass(frozen=True)
 class PreprocessingJob:
-    """What is to be done. Hashable, and the same in every process that works on it."""
+    """A preprocessing job. It is hashable, and equal in all workers of a driver."""
 
     inputs: tuple[str, ...]
-    """Files, directories, globs, URLs, datasets; see `corpus.discover`."""
+    """Files, directories, globs, URLs and datasets; see `corpus.discover`."""
     tokenizer: str
-    """A directory with tokenizer.json, or a name on the hub."""
+    """A directory with tokenizer.json, or a name on the Hugging Face hub."""
     output: Path
-    """The dataset directory to make."""
+    """The dataset directory to create."""
     format: str | None = None
-    """What the inputs are, where their names do not tell."""
+    """The format of all inputs; None: inferred from their names."""
     suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
-    """What to take from directories."""
+    """Suffixes of the files to read from directories."""
     reading: Reading = field(default_factory=Reading)
-    """How documents are read."""
+    """Options for reading documents."""
     val_fraction: float = 0.0
-    """Share of the documents that go to the split "val", in [0, 1)."""
+    """Fraction of the documents in the validation split, in [0, 1)."""
     shard_tokens: int = 1 << 30
-    """Most tokens in a shard; a longer document has a shard of its own."""
+    """Maximum tokens in a shard; a longer document gets its own shard."""
     min_chars: int = 0
-    """Shorter documents are left out."""
+    """Shorter documents are skipped."""
     max_chars: int | None = None
-    """Longer documents are left out."""
+    """Longer documents are skipped."""
     normalizer: str | None = None
     """"module:function", str → str, applied to each document."""
     deduplicate: bool = False
-    """Whether only the first of equal documents is kept."""
+    """Whether to keep only the first of equal documents."""
     on_bad_text: str = "replace"
-    """"replace" puts U+FFFD for what is no Unicode, "fail" stops the job."""
+    """"replace" substitutes U+FFFD for invalid Unicode, "fail" stops the job."""
     max_bad_fraction: float = 0.001
-    """Share of the documents that may be unreadable before the job fails, in [0, 1]."""
+    """Fraction of the documents that may be unreadable before the job fails, in [0, 1]."""
     workers: int = 1
-    """Processes, where no scheduler is named."""
+    """The number of worker processes; ignored if `scheduler` is set."""
     scheduler: str | None = None
-    """Address of a Dask scheduler, whose workers see the corpus and the output under the same paths."""
+    """Address of a Dask scheduler whose workers see the corpus and the output under the same paths."""
     memory_per_worker: int = 1 << 30
-    """Bytes of memory that a worker may take."""
+    """Bytes of memory that a worker may use."""
     encoder: str = ""
-    """Name of the encoder that was chosen for this corpus."""
+    """Name of the encoder chosen for this corpus."""
     tokenizer_fingerprint: str = ""
-    """Of the tokenizer, as it was found."""
+    """Fingerprint of the tokenizer that the driver loaded."""
     driver: str = ""
-    """Of several processes that drive the job together, as an array of a batch system does: which one."""
+    """Unique identifier of the driver process; a job array runs several drivers for one job."""
 
     @property
     def build(self) -> Path:
-        """Where the work is done."""
+        """The build directory, OUTPUT.partial."""
         return self.output.with_name(self.output.name + ".partial")
 
     @property
     def submissions(self) -> Path:
-        """Where `gpt2dist submit` keeps what belongs to its jobs."""
+        """The directory where `gpt2dist submit` keeps the files of its jobs."""
         return self.output.with_name(self.output.name + ".submission")
 
     @property
     def running(self) -> Path:
-        """Where the work is that is not finished."""
+        """The directory of running attempts."""
         return self.build / "running"
 
     @property
     def stop(self) -> Path:
-        """A file that is made when the driver of these workers has given up."""
+        """Marker file that the driver creates to stop its workers."""
         return self.running / f"stop-{self.driver}"
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that shape the shards."""
+        """The options that determine the content of the shards."""
         names = ("val_fraction", "shard_tokens", "min_chars", "max_chars", "normalizer", "deduplicate")
         return asdict(self.reading) | {name: getattr(self, name) for name in names}
 
     def check(self) -> None:
-        """Checks the options.
+        """Check the options.
 
         Raises:
-            UserError: One is out of range; the message names it.
+            UserError: An option is out of range; the message names it.
         """
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val-fraction {self.val_fraction}: must be at least 0 and below 1, such as 0.01")
@@ -135,21 +135,21 @@ class PreprocessingJob:
 
 @dataclass(frozen=True)
 class Task:
-    """A part of the corpus that one worker turns into shards."""
+    """Part of the corpus that one worker turns into shards."""
 
     number: int
     first_piece: int
-    """The number of its first piece among all."""
+    """The index of its first piece among the pieces of the corpus."""
     pieces: tuple[Piece, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of source."""
+        """The number of source bytes."""
         return sum(piece.size for piece in self.pieces)
 
 
 def plan_tasks(sources: Iterable[Source]) -> list[Task]:
-    """Cuts a corpus into tasks; depends on the files and their sizes alone."""
+    """Cut a corpus into tasks. The result depends on the sources alone."""
     sources = list(sources)
     total = sum(source.size for source in sources)
     target = min(max(total // TASKS, MIN_TASK_BYTES), MAX_TASK_BYTES)
@@ -157,7 +157,8 @@ def plan_tasks(sources: Iterable[Source]) -> list[Task]:
     room = 0
     for source in sources:
         for piece in cut(source, target):
-            if not groups or piece.size > room or not piece.size:  # a size that nobody knows may be any
+            # A piece of unknown size (0) may be large, so it starts a new group.
+            if not groups or piece.size > room or not piece.size:
                 groups.append([])
                 room = target
             groups[-1].append(piece)
@@ -172,57 +173,57 @@ def plan_tasks(sources: Iterable[Source]) -> list[Task]:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What the marker of a finished task says."""
+    """Result of a finished task, as stored in its marker file."""
 
     shards: tuple[ShardRecord, ...]
     left_out: dict[str, int]
     repaired: int
     lines: tuple[int, ...]
-    """Lines or rows in each piece."""
+    """The number of lines or rows in each piece."""
 
     @property
     def documents(self) -> int:
-        """Documents in the shards."""
+        """The number of documents in the shards."""
         return sum(record.documents for record in self.shards)
 
     @property
     def tokens(self) -> int:
-        """Tokens in the shards."""
+        """The number of tokens in the shards."""
         return sum(record.tokens for record in self.shards)
 
     @property
     def seen(self) -> int:
-        """Documents of the corpus."""
+        """The number of documents that the task has read, skipped ones included."""
         return self.documents + sum(self.left_out.values())
 
     def counts(self, task: Task) -> Counts:
-        """The work that it was."""
+        """Return the work done for `task`."""
         return Counts(task.size, self.tokens, self.documents, self.left_out["rejected"])
 
 
 def task_folder(job: PreprocessingJob, task: Task) -> Path:
-    """Where a finished task lies."""
+    """Return the folder of a finished task."""
     return job.build / "tasks" / f"{task.number:05d}"
 
 
 def unique_folder(job: PreprocessingJob, task: Task) -> Path:
-    """Where its shards lie without duplicates, if it had some."""
+    """Return the folder of the deduplicated shards of a task, which exists only if it had duplicates."""
     return job.build / "unique" / f"{task.number:05d}"
 
 
 def final_folder(job: PreprocessingJob, task: Task) -> Path:
-    """The one of the two that counts."""
+    """Return the folder to assemble from: the unique folder if it exists, otherwise the task folder."""
     unique = unique_folder(job, task)
     return unique if unique.exists() else task_folder(job, task)
 
 
 def shard_name(split: str, number: int) -> str:
-    """The name of a shard, within a task or a dataset."""
+    """Return the name of a shard within a task or dataset, such as "train-00003"."""
     return f"{split}-{number:05d}"
 
 
 def load_result(folder: Path) -> TaskResult | None:
-    """The result of a task, or None where it is not finished."""
+    """Return the result of the task in `folder`, or None if it is not finished."""
     try:
         content = json.loads((folder / MARKER).read_bytes())
     except FileNotFoundError:
@@ -232,7 +233,7 @@ def load_result(folder: Path) -> TaskResult | None:
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:
-    """Whether the files of a shard are there with the sizes that its record implies."""
+    """Return whether the files of a shard exist with the sizes that its record implies."""
     sizes = {
         ".bin": record.tokens * itemsize,
         ".idx": HEADER.size + 20 * record.documents + 8,

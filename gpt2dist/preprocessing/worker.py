@@ -1,4 +1,4 @@
-"""One task of preprocessing: a part of the corpus, read, tokenised and written to shards by one worker."""
+"""Run one preprocessing task: read a part of the corpus, tokenise it and write shards."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, 
 from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
 
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096
-"""What is tokenised at once."""
+"""Size at which a batch is tokenised, in bytes and in documents."""
 
 
 class TaskCancelledError(Gpt2distError):
@@ -41,7 +41,7 @@ class TaskCancelledError(Gpt2distError):
 
 
 def run_task(job: PreprocessingJob, task: Task) -> int:
-    """Does a task, unless it is done. Several workers may try at once: one of them wins.
+    """Run a task unless it is done. Several workers may attempt it at the same time; one of them wins.
 
     Args:
         job: The job; its `build` directory holds the tokenizer.
@@ -53,7 +53,7 @@ def run_task(job: PreprocessingJob, task: Task) -> int:
     Raises:
         UserError: A file of the corpus cannot be read, or a text is bad and `on_bad_text` is "fail".
         RunError: The files cannot be written.
-        TaskCancelledError: The driver has given up.
+        StoppedError: The driver has stopped the job.
     """
     final = task_folder(job, task)
     if not (final / MARKER).exists():
@@ -63,10 +63,10 @@ def run_task(job: PreprocessingJob, task: Task) -> int:
 
 
 def load_normalizer(name: str | None) -> Callable[[str], str] | None:
-    """The function that "module:function" names; the module may lie in the working directory.
+    """Return the function that "module:function" names; the module may be in the working directory.
 
     Raises:
-        UserError: There is no such function.
+        UserError: The module cannot be imported or has no such function.
     """
     if name is None:
         return None
@@ -95,7 +95,7 @@ def _do(job: PreprocessingJob, task: Task, folder: Path) -> None:
 
 
 class _Tools:
-    """What a worker needs for every task of a job, and keeps between them."""
+    """Tokenizer, encoder and normalizer, which a worker keeps between the tasks of a job."""
 
     def __init__(self, job: PreprocessingJob):
         self.tokenizer = Tokenizer.load(job.build / "tokenizer")
@@ -109,18 +109,18 @@ def _tools(job: PreprocessingJob, thread: int) -> _Tools:
 
 
 def load_tools(job: PreprocessingJob) -> _Tools:
-    """What this thread needs for the tasks of a job; kept for the next time."""
+    """Return the tools of this thread for a job, cached between calls."""
     return _tools(job, threading.get_ident())
 
 
 class _Work:
-    """The work on one task.
+    """Execution of one task.
 
     Args:
         job: The job.
         task: The task.
-        folder: Where to write.
-        report: Called after each batch with the work done so far.
+        folder: The folder to write to.
+        report: Called after each batch, or part of a long document, with the work done so far.
     """
 
     def __init__(self, job: PreprocessingJob, task: Task, folder: Path, report: Callable[[Counts], None]):
@@ -131,14 +131,14 @@ class _Work:
         self._writers = [
             SplitWriter(folder, split, self._dtype, job.shard_tokens, job.deduplicate) for split in SPLITS
         ]
-        self._size = task.size or sys.maxsize  # of some sources nobody knows it
+        self._size = task.size or sys.maxsize  # Some sources have an unknown size, given as 0.
         self._counts = Counts()
         self._left_out = dict.fromkeys(("rejected", "empty", "too_short", "too_long"), 0)
         self._repaired = 0
         self._lines: list[int] = []
 
     def run(self) -> dict[str, Any]:
-        """Reads, tokenises and writes everything; returns what done.json says."""
+        """Read, tokenise and write the whole task, and return the content of done.json."""
         with open(self._folder / "rejected.jsonl", "w", encoding="utf-8") as self._rejections:
             for batch in self._batches():
                 self._write(batch)
@@ -153,7 +153,7 @@ class _Work:
         }
 
     def _batches(self) -> Iterator["_Batch"]:
-        """The documents that are kept, some at a time; long ones are written on the way."""
+        """Yield the kept documents in batches. Long documents are written in between, in corpus order."""
         batch = _Batch()
         for item in self._items():
             if isinstance(item, Document):
@@ -161,7 +161,7 @@ class _Work:
                 if text:
                     batch.add(text, self._number, item.line, item.offset)
             elif isinstance(item, LongDocument):
-                yield batch  # what came before it
+                yield batch  # Documents before the long one are written first.
                 batch = _Batch()
                 self._write_long(item)
             else:
@@ -173,7 +173,7 @@ class _Work:
         yield batch
 
     def _count(self, size: int) -> None:
-        """Counts bytes as read: a long line reaches beyond its piece, and the rest is the other pieces' work."""
+        """Count bytes as read, up to the task's size: a long line may extend into pieces of other tasks."""
         self._counts.bytes = min(self._counts.bytes + size, self._size)
 
     def _items(self) -> Generator[Document | LongDocument | Rejected, None, None]:
@@ -181,10 +181,10 @@ class _Work:
             self._number, self._piece = number, piece
             self._lines.append((yield from read(piece, self._job.reading)))
 
-    # --- What is left out ---------------------------------------------------------------------------------
+    # --- Which documents are skipped ----------------------------------------------------------------------
 
     def _kept(self, document: Document) -> bytes:
-        """The text of a document as it is to be tokenised; empty where it is left out, which is counted."""
+        """Return the text to tokenise, or b"" for a skipped document, which is counted by its reason."""
         if document.repaired:
             self._repair(document)
         text = self._normalized(document) if self._normalize else document.text
@@ -222,7 +222,7 @@ class _Work:
         assert self._normalize is not None
         try:
             return self._normalize(document.text.decode()).encode()
-        except Exception as error:  # it is the user's function
+        except Exception as error:  # The user's function may raise anything.
             raise UserError(
                 f"--normalizer {self._job.normalizer}: failed at {self._place(document)} "
                 f"({type(error).__name__}: {error}); it must turn any text into text"
@@ -237,10 +237,10 @@ class _Work:
     def _place(self, document: Document | LongDocument) -> str:
         return place(self._piece, document.line, document.offset)
 
-    # --- What is written ----------------------------------------------------------------------------------
+    # --- Writing ------------------------------------------------------------------------------------------
 
     def _write(self, batch: "_Batch") -> None:
-        """Tokenises documents, ends each with end-of-text and gives it to its split."""
+        """Tokenise documents, append end-of-text to each and write each to its split."""
         if not batch.texts:
             return
         ids, lengths = self._encoder.encode_batch(batch.texts)
@@ -274,11 +274,11 @@ class _Work:
         self._counts.documents += len(block)
 
     def _runs(self, block: Block) -> Iterator[tuple[int, int, int]]:
-        """Stretches of documents that go to the same split: its number, the first, behind the last."""
+        """Yield (split index, first, end) for each run of documents in the same split, end exclusive."""
         if block.digests is None:
             yield 0, 0, len(block)
             return
-        # By the content alone, so that equal documents are always on the same side.
+        # The split depends on the content alone, so equal documents are always in the same split.
         heads = np.ascontiguousarray(block.digests).view(">u8")[::2]
         is_val = heads / 2**64 < self._job.val_fraction
         borders = [0, *(np.flatnonzero(is_val[1:] != is_val[:-1]) + 1).tolist(), len(block)]
@@ -286,7 +286,7 @@ class _Work:
             yield int(is_val[first]), first, last
 
     def _write_long(self, document: LongDocument) -> None:
-        """Tokenises a document in stretches, into a file: its hash, and so its split, is known at the end."""
+        """Tokenise a long document in parts into a file: its hash, and so its split, is known only at the end."""
         spill = self._folder / "long.tmp"
         try:
             with open(spill, "wb") as file:
@@ -301,7 +301,7 @@ class _Work:
         except (BadDocumentError, UncuttableError) as error:
             self._reject(document.line, document.offset, str(error))
             with suppress(BadDocumentError):
-                deque(document.parts, maxlen=0)  # the next document begins behind them
+                deque(document.parts, maxlen=0)  # Consume the rest; the next document starts after it.
         finally:
             spill.unlink(missing_ok=True)
         self._report(self._counts)
@@ -346,7 +346,7 @@ class _Work:
 
 
 class _Batch:
-    """Documents that are tokenised together."""
+    """Batch of documents that are tokenised together."""
 
     def __init__(self) -> None:
         self.texts: list[bytes] = []
@@ -360,7 +360,7 @@ class _Batch:
 
 
 class _LongFacts:
-    """What is counted of a long document on the way."""
+    """Hash and counts of a long document, updated part by part."""
 
     def __init__(self) -> None:
         self.hash = sha256()
@@ -376,7 +376,7 @@ class _LongFacts:
 
 
 def place(piece: Piece, line: int, offset: int) -> str:
-    """Names the place of a document, as exactly as one who has read only this piece can."""
+    """Format the location of a document, as exactly as is known from its piece alone."""
     if piece.start == 0:
         return f"{piece.path}:{line}"
     return f"{piece.path}, byte {offset}" if offset >= 0 else f"{piece.path}, row {line} after part {piece.start}"

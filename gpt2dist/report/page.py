@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+"""Report of a run as one self-contained HTML page, without external scripts, fonts or images."""
 
 import html
 import time
@@ -27,7 +27,7 @@ svg { width: 100%; margin: 6px 0 } .grid { stroke: #e4e4e4 } .label { font: 11px
 
 
 def report(run: Path) -> str:
-    """The page of a run."""
+    """Return the HTML page of a run."""
     status = read_status(run)
     lines = [each for each in metrics_file.read(RunDirectory(run).metrics) if isinstance(each, dict)]
     results = all_evaluations(run)
@@ -49,7 +49,7 @@ def report(run: Path) -> str:
 
 
 def _charts(lines: list[dict[str, Any]], results: list[Evaluation]) -> Iterable[str]:
-    """The charts that the run has numbers for."""
+    """Yield the charts; one for which the run has no data is an empty string."""
     names = sorted({each.name for each in results})
 
     def trained(tag: str) -> list[tuple[float, float]]:
@@ -71,7 +71,7 @@ def _charts(lines: list[dict[str, Any]], results: list[Evaluation]) -> Iterable[
 
 
 def _samples(lines: list[dict[str, Any]]) -> Iterable[str]:
-    """The last text of each prompt."""
+    """Yield the last sample of each prompt."""
     newest = {
         tag: (line.get("step"), text)
         for line in lines

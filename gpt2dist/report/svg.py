@@ -1,4 +1,4 @@
-"""Line charts as SVG text, small enough to mail."""
+"""Line charts as SVG text, small enough to send by mail."""
 
 import html
 import itertools
@@ -10,12 +10,12 @@ WIDTH, HEIGHT = 760, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 40
 COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 MOST_POINTS = 600
-"""Of a curve; longer ones are drawn as the means of as many equal parts."""
+"""Maximum points per curve. A longer curve is split into this many parts, and the mean of each is drawn."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y) by ascending x; with `dots` each is marked."""
+    """Points (x, y) in ascending order of x. `dots` marks each point."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -23,7 +23,7 @@ class Curve:
 
 
 def chart(title: str, curves: Sequence[Curve]) -> str:
-    """A chart over optimizer steps; empty text where there is not a single point."""
+    """Return a chart over optimizer steps as SVG, or an empty string if no curve has a point."""
     curves = [Curve(each.name, thinned(each.points), each.dots) for each in curves if each.points]
     if not curves:
         return ""
@@ -55,7 +55,7 @@ def chart(title: str, curves: Sequence[Curve]) -> str:
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points, or the means of `MOST_POINTS` runs of them where they are more."""
+    """Return the points, or the means of `MOST_POINTS` groups of consecutive points if there are more."""
     if len(points) <= MOST_POINTS:
         return list(points)
     borders = [len(points) * number // MOST_POINTS for number in range(MOST_POINTS + 1)]
@@ -67,11 +67,12 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a range, three to eight of them."""
+    """Return three to nine round numbers in a range."""
     rough = (high - low) / 8
     unit = 10.0 ** math.floor(math.log10(rough))
     step = unit * next(factor for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)  # 6e-4 / 2e-4 is not quite 3
+    # The tolerance absorbs rounding: 6e-4 / 2e-4 is slightly less than 3.
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 

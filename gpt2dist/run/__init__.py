@@ -1,1 +1,1 @@
-"""What lies in a run directory. Free of torch."""
+"""The files of a run directory. Importing these modules does not import torch."""

@@ -1,15 +1,15 @@
-"""Where everything lies in a run directory. Each file's format is its owner's; its place is decided here."""
+"""The layout of a run directory. Paths are defined here; the format of each file is defined by its owner."""
 
 import dataclasses
 from pathlib import Path
 
 LATEST = "latest"
-"""The file beside the checkpoints that names the newest."""
+"""Name of the file beside the checkpoints that names the newest one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """The paths of a run. Looks at no file.
+    """Paths of a run. Does not access the file system.
 
     Attributes:
         path: The run directory: `run.output_dir`.
@@ -24,7 +24,7 @@ class RunDirectory:
 
     @property
     def deepspeed_config(self) -> Path:
-        """What DeepSpeed was given."""
+        """The configuration given to DeepSpeed."""
         return self.path / "deepspeed.json"
 
     @property
@@ -34,7 +34,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """The record of the run, a line for each log interval and evaluation; see `metrics_file`."""
+        """The record of the run, one line per log interval and evaluation; see `metrics_file`."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -44,7 +44,7 @@ class RunDirectory:
 
     @property
     def evaluations(self) -> Path:
-        """Results: step-….json of the evaluations during training, and a directory for each other evaluation."""
+        """Results: step-….json for evaluations during training, and a directory for each other evaluation."""
         return self.path / "eval"
 
     @property
@@ -63,7 +63,7 @@ class RunDirectory:
         return self.path / "logs"
 
     def rank_log(self, rank: int) -> Path:
-        """The log of a rank."""
+        """Return the path of a rank's log."""
         return self.logs / f"rank-{rank:05d}.log"
 
     @property
@@ -78,15 +78,15 @@ class RunDirectory:
 
     @property
     def lock(self) -> Path:
-        """The file that the job at work holds; see `lock`."""
+        """The file that the active job locks; see `lock`."""
         return self.path / "lock"
 
     @property
     def stopped_marker(self) -> Path:
-        """What a run leaves that stopped on request; see `end_markers`."""
+        """The marker file of a run that stopped on request; see `end_markers`."""
         return self.path / "stopped.json"
 
     @property
     def failed_marker(self) -> Path:
-        """What a run leaves of which a rank failed; see `end_markers`."""
+        """The marker file of a run in which a rank failed; see `end_markers`."""
         return self.path / "failed.json"

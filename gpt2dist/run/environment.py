@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine, and the git commit of the tree that gpt2dist runs from."""
+"""The environment of a run: versions, machine, and the git commit of the source tree of gpt2dist."""
 
 import importlib.metadata
 import os
@@ -16,8 +16,8 @@ PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "safete
 
 
 def describe() -> dict[str, Any]:
-    """Versions, host, devices and git commit of this process."""
-    import torch  # here: `status` and `submit` do without it
+    """Return the versions, host, devices and git commit of this process."""
+    import torch  # imported here because `status` and `submit` must not need it
 
     cuda = torch.cuda.is_available()
     return {
@@ -36,12 +36,12 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit; None where gpt2dist is installed as a package."""
+    """Return the git commit, or None if gpt2dist is installed as a package."""
     return _git("rev-parse", "HEAD")
 
 
 def uncommitted() -> str:
-    """The difference of tracked files from the commit; empty where there is none, or no commit."""
+    """Return the diff of tracked files against the commit; empty without changes or without a commit."""
     return _git("diff", "HEAD") or ""
 
 
@@ -54,7 +54,7 @@ def _git(*words: str) -> str | None:
         return done.stdout
 
     try:
-        git("ls-files", "--error-unmatch", HERE.name)  # a virtual environment may lie in another repository
+        git("ls-files", "--error-unmatch", HERE.name)  # fails if the package is installed in another repository
         return git(*words).strip()
     except (OSError, subprocess.SubprocessError):
         return None

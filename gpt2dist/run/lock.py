@@ -1,4 +1,4 @@
-"""One job at a time in a run directory, and whether there is one. Free of torch."""
+"""The lock that allows one job at a time in a run directory. Does not import torch."""
 
 import contextlib
 import json
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from gpt2dist.distributed.world import World
 
 PATIENCE_SECONDS = 1.0
-"""A look at the lock holds it for an instant, which must not turn a job away."""
+"""Time to retry a busy lock: `is_held` takes it for an instant, which must not make a job fail."""
 
 
 @contextlib.contextmanager
 def only_job(directory: Path, world: "World") -> Iterator[None]:
-    """Keeps other jobs out of a run directory. Collective; rank 0 holds the lock, which ends with its process.
+    """Keep other jobs out of a run directory. Collective.
+
+    Rank 0 holds the lock. The lock is released when its process exits, at the latest.
 
     Raises:
-        UserError: Another job is at work there; it is named.
+        UserError: Another job holds the lock; the message names it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
@@ -34,9 +36,9 @@ def only_job(directory: Path, world: "World") -> Iterator[None]:
 
 
 def is_held(directory: Path) -> bool | None:
-    """Whether a job is at work in a run directory; None where that cannot be known.
+    """Return whether a job is active in a run directory, or None if that cannot be determined.
 
-    False is certain only of jobs of this host: there are file systems whose locks do not reach others.
+    False is certain only for jobs on this host: on some file systems, locks are not visible on other hosts.
     """
     try:
         with RunDirectory(directory).lock.open("rb") as file:
@@ -61,7 +63,7 @@ def _take(directory: Path, held: contextlib.ExitStack) -> None:
 
 
 def _lock(file: int) -> bool:
-    """Return whether no other job holds the lock. A file system without locks cannot tell, and counts as free."""
+    """Return whether no other job holds the lock; a file system without locks counts as free."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while atomic_io.try_lock(file) is False:
         if time.monotonic() > deadline:

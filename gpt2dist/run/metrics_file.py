@@ -1,8 +1,8 @@
-"""metrics.jsonl, the record of a run: all else that shows the run can be made from it.
+"""metrics.jsonl, the record of a run, from which every other presentation of the run can be rebuilt.
 
-One object per line: `step` (optimizer steps done), `time` (seconds since 1970) and tags as keys. JSON has no
-infinity and no NaN: they are null. A resumed run first drops the lines beyond its checkpoint, so that no step
-appears twice.
+Each line is an object with `step` (optimizer steps done), `time` (seconds since 1970) and tags as keys. JSON has
+no infinity and no NaN, so they become null. A resumed run first drops the lines beyond its checkpoint, so that no
+step appears twice.
 """
 
 import json
@@ -13,40 +13,40 @@ from typing import Any
 from gpt2dist import atomic_io
 
 Value = float | int | str | None
-"""None stands for a number that was not finite, when it is read back."""
+"""Value of a tag. When read back, None represents a number that was not finite."""
 Line = dict[str, Any]
 """`step`, `time`, and tag → `Value`."""
 TAIL_BYTES = 2**18
-"""Some hundred lines."""
+"""Size of the first read from the end, a few hundred lines."""
 
 
 class Metrics:
-    """Writes metrics.jsonl.
+    """Writer of metrics.jsonl.
 
     Args:
-        path: The file; made if it is not there.
+        path: The file; it is created if it does not exist.
     """
 
     def __init__(self, path: Path):
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: Line) -> None:
-        """Appends one line."""
+        """Append one line."""
         self._file.write(_text(line))
         self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a metrics.jsonl; a last line that a crash tore off is left out."""
+    """Read the lines of a metrics.jsonl, and skip malformed ones, such as a last line truncated by a crash."""
     if not path.exists():
         return []
     lines = []
-    # Not splitlines, which also ends lines at characters that a sample may hold; bytes, since a tear can go
-    # through a character.
+    # splitlines would also split at characters that a sample may contain. The lines are read as bytes because a
+    # crash may truncate the file within a character.
     for text in path.read_bytes().split(b"\n"):
         try:
             lines.append(json.loads(text))
@@ -56,12 +56,13 @@ def read(path: Path) -> list[Line]:
 
 
 def read_tail(path: Path, tag: str) -> list[Line]:
-    """The last lines of a metrics.jsonl that may be very long, back to one with `tag` at least, if there is one.
+    """Read the last lines of a metrics.jsonl, back to at least one with `tag` if one exists.
 
-    Reads no more than it needs, and lines only that are whole; the file may be written or replaced meanwhile.
+    The file may be very long: only as much as needed is read. It may be written or replaced meanwhile: incomplete
+    lines are skipped.
 
     Raises:
-        OSError: It is not there, or cannot be read.
+        OSError: The file does not exist or cannot be read.
     """
     with path.open("rb") as file:
         size, length = file.seek(0, os.SEEK_END), TAIL_BYTES
@@ -69,7 +70,7 @@ def read_tail(path: Path, tag: str) -> list[Line]:
             begin = max(0, size - length)
             file.seek(begin)
             texts = file.read(size - begin).split(b"\n")
-            lines = [line for text in texts[bool(begin) :] if (line := _whole(text))]  # the first may be cut
+            lines = [line for text in texts[bool(begin) :] if (line := _whole(text))]  # the first may be partial
             if begin == 0 or any(tag in line for line in lines):
                 return lines
             length *= 4
@@ -84,16 +85,16 @@ def _whole(text: bytes) -> Line | None:
 
 
 def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
-    """Drops the lines of a run that goes on which lie beyond its checkpoint.
+    """Drop the lines of a resumed run that lie beyond its checkpoint.
 
     Args:
-        path: The file; nothing is done if it is not there.
+        path: The file; nothing is done if it does not exist.
         step: Steps that the run has done; later lines are dropped.
         evaluation_done: Whether evaluation and samples of that step were finished; if not, their lines are
             dropped too.
 
     Returns:
-        What stays.
+        The remaining lines.
     """
     if not path.exists():
         return []
@@ -104,7 +105,7 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
         if int(line["step"]) < step or (int(line["step"]) == step and (evaluation_done or "train/loss" in line))
     ]
     content = path.read_bytes()
-    torn = content != b"" and not content.endswith(b"\n")  # the next line would be glued to it
+    torn = content != b"" and not content.endswith(b"\n")  # the next line would be appended to the partial one
     if len(kept) == len(lines) and not torn:
         return kept
     atomic_io.write_lines(path, map(_text, kept), end="")

@@ -1,4 +1,4 @@
-"""What a submission leaves behind: scripts, configuration, code and environment."""
+"""Records of submitted jobs: scripts, configuration, code and environment."""
 
 import contextlib
 import dataclasses
@@ -22,15 +22,15 @@ if TYPE_CHECKING:  # pydantic would slow `status` down
     from gpt2dist.config import Config
 
 CONFIG, SCRIPT = "config.yaml", "job.sh"
-"""The run as resolved, and the script that the scheduler is given."""
+"""The resolved configuration, and the script given to the scheduler."""
 FACTS = "submission.json"
 
 
 def make_directory(home: Path) -> Path:
-    """Makes HOME/NNN, the next free one: a job that waits still reads those before.
+    """Create HOME/NNN with the next free number. Waiting jobs still read the earlier directories.
 
     Raises:
-        UserError: Nothing can be written there.
+        UserError: The directory cannot be created.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def make_directory(home: Path) -> Path:
             number += 1
             try:
                 (home / f"{number:03d}").mkdir()
-            except FileExistsError:  # somebody else submits
+            except FileExistsError:  # another submission has just taken this number
                 continue
             return home / f"{number:03d}"
     except OSError as error:
@@ -49,13 +49,13 @@ def make_directory(home: Path) -> Path:
 
 
 def write(record: Path, files: Mapping[str, str], config: "Config | None", asked: dict[str, Any]) -> None:
-    """Writes the files, config.yaml, submission.json, and code.diff where the code is not what was committed.
+    """Write the files, config.yaml, submission.json, and code.diff if the code has uncommitted changes.
 
     Args:
         record: The directory of this submission.
-        files: What was rendered, by name; scripts can be run.
-        config: The run as resolved; None where it is no training.
-        asked: What was asked for on the command line.
+        files: Rendered files by name; scripts are made executable.
+        config: The resolved configuration; None for a job that is not training.
+        asked: The requested options of the command line.
     """
     for name, text in files.items():
         (record / name).write_text(text, encoding="utf-8")
@@ -84,12 +84,12 @@ def write(record: Path, files: Mapping[str, str], config: "Config | None", asked
 
 
 def note(record: Path, scheduler: str, jobs: Sequence[int | str]) -> None:
-    """Adds to submission.json what is known once the job is submitted.
+    """Add the scheduler, the job ids and the time to submission.json once the job is submitted.
 
     Args:
         record: The directory of this submission.
-        scheduler: Who has it.
-        jobs: What the scheduler calls it; behind it, what it calls those that follow.
+        scheduler: The scheduler that accepted the job.
+        jobs: The scheduler's id of the job, then the ids of the jobs that follow it.
     """
     path = record / FACTS
     facts = json.loads(path.read_text()) | {"scheduler": scheduler, "jobs": list(jobs), "submitted": time.time()}
@@ -98,14 +98,14 @@ def note(record: Path, scheduler: str, jobs: Sequence[int | str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """A job that a scheduler was given.
+    """A job that was submitted to a scheduler.
 
     Attributes:
-        record: Its directory.
-        work: The verb: train, evaluate or preprocess.
+        record: The directory of its record.
+        work: The command: train, evaluate or preprocess.
         scheduler: slurm, local or kubernetes.
-        jobs: What the scheduler calls it, and those that follow it.
-        time: When, in seconds since 1970.
+        jobs: The scheduler's id of the job, then the ids of the jobs that follow it.
+        time: Time of submission, in seconds since 1970.
     """
 
     record: Path
@@ -116,10 +116,10 @@ class Submission:
 
 
 def submissions(run: Path) -> list[Submission]:
-    """The jobs that were submitted for a run, oldest first; dry runs are none."""
+    """Return the jobs that were submitted for a run, oldest first. Dry runs do not count."""
     found = []
     for path in RunDirectory(run).submissions.glob(f"*/{FACTS}"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not submitted, or being written
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not submitted, or not yet complete
             facts = json.loads(path.read_bytes())
             asked = facts["asked"]["job"], facts["scheduler"], list(facts["jobs"]), float(facts["submitted"])
             found.append(Submission(path.parent, *asked))
@@ -130,5 +130,5 @@ TELLING = ("CUDA", "NCCL", "GLOO", "OMP", "TORCH", "PYTORCH", "PYTHON", "LD_LIBR
 
 
 def _is_telling(name: str) -> bool:
-    """Whether a variable may change what is computed. Others stay private: some hold passwords."""
+    """Return whether a variable may affect the computation. Others are not recorded: some hold passwords."""
     return name.startswith(TELLING) and not any(word in name for word in ("TOKEN", "KEY", "SECRET", "PASS"))

@@ -1,1 +1,1 @@
-"""How runs stand, read from their directories."""
+"""The status of runs, read from their directories."""

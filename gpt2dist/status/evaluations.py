@@ -1,4 +1,4 @@
-"""The results in a run directory: eval/step-N.json of its training, eval/NAME/step-N.json of `evaluate`."""
+"""The results in a run directory: eval/step-N.json from training, eval/NAME/step-N.json from `evaluate`."""
 
 import dataclasses
 import re
@@ -13,14 +13,14 @@ _STEP = re.compile(r"step-(\d+)\.json")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A result.
+    """Result of one evaluation. Values are None if missing or not finite.
 
     Attributes:
-        name: Of the validation set, or what `evaluate --name` gave it.
+        name: Name of the validation set, or the one given with `evaluate --name`.
         step: Optimizer steps done.
-        loss: Mean nll per token, in nats; None where it was not finite.
-        perplexity: Likewise.
-        bits_per_byte: Likewise.
+        loss: Mean negative log-likelihood per token, in nats.
+        perplexity: Perplexity per token.
+        bits_per_byte: Bits per byte of text.
     """
 
     name: str
@@ -31,11 +31,12 @@ class Evaluation:
 
 
 def last_evaluations(run: Path, up_to: int | None) -> list[Evaluation]:
-    """The newest result of each name, the newest of all first.
+    """Return the newest result of each name, newest first.
 
     Args:
         run: The run directory.
-        up_to: Step of the run; what is beyond is of a past from which the run went back. None: all.
+        up_to: Current step of the run; later results are from an abandoned continuation and are ignored. None
+            ignores no result.
     """
     newest: dict[str, Evaluation] = {}
     for path in _newest_files(RunDirectory(run).evaluations, up_to):
@@ -46,7 +47,7 @@ def last_evaluations(run: Path, up_to: int | None) -> list[Evaluation]:
 
 
 def all_evaluations(run: Path) -> list[Evaluation]:
-    """All results, by name and step."""
+    """Return all results, sorted by name and step."""
     found = {
         (result.name, result.step): result
         for directory in _directories(RunDirectory(run).evaluations)
@@ -79,7 +80,7 @@ def _steps(directory: Path) -> dict[int, Path]:
 
 
 def _results(path: Path) -> list[Evaluation]:
-    """A file of the training has results by name; one of `gpt2dist evaluate` is one result."""
+    """Read the results in a file. Training writes several by name, `gpt2dist evaluate` a single one."""
     content = read_object(path)
     step = int(_STEP.fullmatch(path.name)[1])  # type: ignore[index]
     by_name = {path.parent.name: content} if "step" in content else content

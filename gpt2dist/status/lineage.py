@@ -1,4 +1,4 @@
-"""From the corpus to the result: what each thing of a run was made of, by its hash."""
+"""The lineage of a run, from corpus to results, identified by hashes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from gpt2dist.status import run_files
 from gpt2dist.status.evaluations import Evaluation
 
 Link = tuple[str, str, str]
-"""What it is, its hash (empty where it is not known), and what is to be said of it."""
+"""Kind of artifact, its hash (empty if unknown), and a description."""
 
 
 def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
-    """Corpus → tokenizer → dataset, for each dataset; → checkpoint → results."""
+    """Return corpus, tokenizer and dataset for each dataset, then the newest checkpoint, then the results."""
     facts = run_files.read_object(RunDirectory(run).environment)
     datasets = facts.get("datasets")
     links: list[Link] = []
@@ -40,7 +40,7 @@ def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
 
 
 def _of_dataset(path: Path, known: str) -> list[Link]:
-    """A dataset and what it was made of, as far as it still lies where it was."""
+    """Return a dataset's corpus, tokenizer and dataset links; only the last if the dataset moved or changed."""
     manifest = run_files.read_object(path / "manifest.json")
     if manifest.get("fingerprint") != known:
         return [("dataset", known, f"{path} (no longer there as it was)")]

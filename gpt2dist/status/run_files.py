@@ -1,6 +1,6 @@
-"""Reads the files of a run that somebody may be writing, or removing, at this moment.
+"""Read the files of a run, which other processes may write or remove meanwhile.
 
-What is not there, not whole or not ours to read is as if it were not there: the next look will see it.
+A file that is missing, incomplete or unreadable counts as absent: the next read will see it.
 """
 
 import json
@@ -16,13 +16,13 @@ from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.submissions import Submission, submissions
 
 DEPTH = 3
-"""How far below a folder runs are looked for."""
+"""Levels of subdirectories searched for runs."""
 LOG_TAIL_BYTES = 2**16
-_WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # how faulthandler begins
+_WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # first line of faulthandler's output
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a run has begun in a directory, or was submitted."""
+    """Return whether a run has started in a directory, or was submitted."""
     run = RunDirectory(directory)
     here = any(path.is_file() for path in (run.environment, run.metrics, run.failed_marker))
     begun = run.lock.is_file() and run.logs.is_dir()
@@ -30,7 +30,7 @@ def is_run(directory: Path) -> bool:
 
 
 def find_runs(directory: Path, depth: int = DEPTH) -> list[Path]:
-    """The run that a directory is, or those below it, by name. What lies within a run is not looked at.
+    """Return `directory` if it is a run, else the runs below it, sorted by name. Runs are not searched.
 
     Raises:
         OSError: The directory cannot be listed.
@@ -47,7 +47,7 @@ def find_runs(directory: Path, depth: int = DEPTH) -> list[Path]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A file of one JSON object; empty where there is none."""
+    """Read a JSON object from a file; return an empty one if that fails."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_settings(run: Path) -> dict[str, dict[str, Any]]:
-    """config.yaml by sections, as it stands; empty where there is none."""
+    """Read config.yaml by section, without validation; return an empty dict if that fails."""
     import yaml
 
     try:
@@ -69,13 +69,13 @@ def read_settings(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def number(value: Any) -> float | None:
-    """A number of a file; None for anything else, and for one that is not finite."""
+    """Return `value` if it is a finite number, else None."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number and math.isfinite(value) else None
 
 
 def last_lines(run: Path, tag: str) -> list[dict[str, Any]]:
-    """The last lines of metrics.jsonl, back to one with `tag` if there is one."""
+    """Return the last lines of metrics.jsonl, back to at least one with `tag` if one exists."""
     try:
         return metrics_file.read_tail(RunDirectory(run).metrics, tag)
     except OSError:
@@ -83,7 +83,7 @@ def last_lines(run: Path, tag: str) -> list[dict[str, Any]]:
 
 
 def latest_checkpoint(run: Path) -> tuple[int, float] | None:
-    """Step of the newest checkpoint, and when it was complete in seconds since 1970."""
+    """Return the step of the newest checkpoint and its completion time in seconds since 1970."""
     try:
         path = RunDirectory(run).checkpoints / RunDirectory(run).latest.read_text().strip()
         return step_of(path), (path / manifest.NAME).stat().st_mtime
@@ -92,12 +92,12 @@ def latest_checkpoint(run: Path) -> tuple[int, float] | None:
 
 
 def last_submission(run: Path) -> Submission | None:
-    """The training job that was submitted last."""
+    """Return the training job that was submitted last."""
     return next((each for each in reversed(submissions(run)) if each.work == "train"), None)
 
 
 def hung_ranks(run: Path) -> list[str]:
-    """The logs that end with the stacks that the watchdog writes before it ends a rank."""
+    """Return the rank logs that end with the stacks that the watchdog writes before it kills a rank."""
     found = []
     for path in sorted(RunDirectory(run).logs.glob("rank-*.log")):
         try:
@@ -107,7 +107,7 @@ def hung_ranks(run: Path) -> list[str]:
         except OSError:
             continue
         *_, stacks = _WATCHDOG.split(tail)
-        # A line of a later start would begin with its year.
+        # Log lines start with the year. One after the stacks means that the run was started again.
         if _WATCHDOG.search(tail) and not re.search(rb"^\d{4}-", stacks, re.MULTILINE):
             found.append(str(path))
     return found

@@ -1,19 +1,19 @@
-"""How a run stands, told by its directory alone.
+"""Determine the status of a run from its directory alone.
 
-The states, and what each is told by:
+The states, and how each is recognised:
 
-submitted   Nobody is at work, and a job was submitted that has not begun to train.
-running     A job holds the lock of the directory. Where locks do not tell (the job is on another host, or the
-            file system has none): it has given a sign of life within the time that its pace lets expect.
-stale       The same, without a sign of life: the job hangs, its host is gone, or it is in something that takes
-            longer than anything it did before. A job of this host that holds the lock is never stale: its
-            watchdog ends it if it hangs.
-finished    Nobody is at work, and there is a checkpoint of the last step.
-failed      Nobody is at work; the last job left failed.json, or nothing at all: then it was killed, unless the
-            stacks of the watchdog end its log.
-stopped     Nobody is at work; the last job left stopped.json, or reached `run.stop_after_steps`.
+submitted   No job is active, and a submitted job has not started to train.
+running     A job holds the lock of the directory. If locks are inconclusive (the job is on another host, or the
+            file system has no locks): the last sign of life is as recent as the run's pace implies.
+stale       As running, but without a recent sign of life: the job hangs, its host is down, or an operation takes
+            longer than any before. A job on this host that holds the lock is never stale, since its watchdog
+            kills it if it hangs.
+finished    No job is active, and a checkpoint of the last step exists.
+failed      No job is active, and the last job left failed.json or no marker file. Without a marker file, it hung
+            if its log ends with the watchdog's stacks, and was killed otherwise.
+stopped     No job is active, and the last job left stopped.json or reached `run.stop_after_steps`.
 
-A sign of life is a line in metrics.jsonl, a checkpoint, or the lock when it was taken.
+A sign of life is a line in metrics.jsonl, a checkpoint, or the acquisition of the lock.
 """
 
 import dataclasses
@@ -34,10 +34,11 @@ from gpt2dist.status.run_files import number
 State = Literal["submitted", "running", "stale", "finished", "failed", "stopped"]
 
 TRAINED = "train/loss"
-"""The tag that tells a line of the training from those of evaluations and samples."""
+"""The tag that only training lines have, unlike those of evaluations and samples."""
 LEAST_PATIENCE = 60.0
+"""Minimum seconds of silence before a run counts as silent."""
 PATIENCE_IN_GAPS = 5
-"""Silence is a bad sign from so many times the longest silence before, and so many seconds, on."""
+"""Multiple of the longest silence so far after which a run counts as silent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Checkpoint:
 
     Attributes:
         step: Optimizer steps done.
-        age: Seconds since it was complete.
+        age: Seconds since its completion.
     """
 
     step: int
@@ -55,22 +56,22 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """How a run stands. None is what is not known.
+    """Status of a run. Unknown values are None.
 
     Attributes:
         run: The run directory.
-        state: See above.
-        reason: What the state is due to, in words; empty where it needs none.
+        state: One of the states described in the module docstring.
+        reason: Explanation of the state; empty if it needs none.
         step: Optimizer steps done.
-        total_steps: Of the whole run.
-        loss: Of the last log interval, in nats per token.
-        perplexity: Likewise.
-        tokens_per_second: Likewise.
-        mfu: Likewise: model FLOPs utilisation, 1 is all.
-        seconds_left: To the step at which the run ends, at its pace since it was last started.
-        checkpoint: The newest.
-        evaluations: The newest of each name, the newest of all first.
-        skipped_steps: Steps whose update was left out.
+        total_steps: Optimizer steps of the whole run.
+        loss: Loss of the last log interval, in nats per token.
+        perplexity: Perplexity of the last log interval.
+        tokens_per_second: Throughput of the last log interval.
+        mfu: Model FLOPs utilisation of the last log interval, as a fraction.
+        seconds_left: Time to the step at which the run ends, at the pace since its last start.
+        checkpoint: The newest checkpoint.
+        evaluations: The newest evaluation of each name, newest first.
+        skipped_steps: Steps whose update was skipped.
         silent: Seconds since the last sign of life.
     """
 
@@ -91,9 +92,9 @@ class Status:
 
 
 def read_status(run: Path) -> Status:
-    """Reads a run directory, which may change meanwhile."""
+    """Read the status from a run directory, which may change meanwhile."""
     now = time.time()
-    held = lock.is_held(run)  # first: what a job leaves at its end is then there
+    held = lock.is_held(run)  # first, because a job writes its last files before it releases the lock
     lines = run_files.last_lines(run, TRAINED)
     last: dict[str, Any] = next((line for line in reversed(lines) if TRAINED in line), {})
     saved = run_files.latest_checkpoint(run)
@@ -129,7 +130,7 @@ def read_status(run: Path) -> Status:
 
 
 def _waiting(run: Path, start: float | None, now: float) -> tuple[State, str] | None:
-    """The state of a run whose last job has not begun to train."""
+    """Return the state and reason of a run whose last job has not started to train, else None."""
     job = run_files.last_submission(run)
     if job is None or job.time < (start or 0):
         return None
@@ -140,14 +141,14 @@ def _waiting(run: Path, start: float | None, now: float) -> tuple[State, str] | 
 def _judge(
     run: Path, held: bool | None, ending: tuple[State, str] | None, silent: float | None, patience: float
 ) -> tuple[State, str]:
-    """The state and its reason.
+    """Return the state and its reason.
 
     Args:
         run: The run directory.
-        held: What the lock tells.
-        ending: What the files tell of the end of a run that nobody is at work on.
+        held: Whether the lock is held; None if unknown.
+        ending: State and reason that the files imply if no job is active.
         silent: Seconds since the last sign of life.
-        patience: Seconds of silence that are no bad sign.
+        patience: Seconds of silence that are normal.
     """
     owner, here = run_files.read_object(RunDirectory(run).lock), socket.gethostname()
     host, quiet = owner.get("host"), silent is None or silent > patience
@@ -156,7 +157,7 @@ def _judge(
         return "running", silence if quiet else ""
     gone = {
         True: False,
-        False: host in (here, None),  # a lock may not reach other hosts
+        False: host in (here, None),  # locks may not be visible on other hosts
         None: quiet if host is None else host == here and not _is_alive(owner.get("pid")),
     }
     if not held and (ending or gone[held]):
@@ -165,7 +166,7 @@ def _judge(
 
 
 def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -> tuple[State, str] | None:
-    """How the last job ended, where it left something that tells.
+    """Return how the last job ended, or None if its files do not show that.
 
     Args:
         run: The run directory.
@@ -177,7 +178,7 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
     failure = run_files.read_object(directory.failed_marker)
     stopped = run_files.read_object(directory.stopped_marker)
     if saved is not None and total is not None and saved >= total and not stopped:
-        return "finished", ""  # also where a later start was refused
+        return "finished", ""  # even if a later start was refused and left failed.json
     if failure:
         reason = next(iter(str(failure.get("reason")).splitlines()), "")
         hint = f" ({end_markers.PEER_LOST})" if failure.get("kind") == PeerLostError.__name__ else ""
@@ -190,7 +191,7 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
 
 
 def _killed(run: Path) -> tuple[State, str]:
-    """The end of a run that left no word."""
+    """Return the state and reason of a run that left no marker file."""
     if logs := run_files.hung_ranks(run):
         return "failed", f"hung for run.timeout_seconds; the stacks are in {logs[0]}"
     return "failed", "ended without a word: killed, perhaps out of memory, or its host went down"
@@ -201,7 +202,7 @@ def _is_alive(pid: Any) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except PermissionError:  # another user's
+    except PermissionError:  # the process exists but belongs to another user
         return True
     except OSError:
         return False
@@ -209,7 +210,7 @@ def _is_alive(pid: Any) -> bool:
 
 
 def _start(run: Path) -> float | None:
-    """When the last job began: it wrote its name into the lock."""
+    """Return when the last job started, in seconds since 1970: it then wrote its owner into the lock file."""
     try:
         return RunDirectory(run).lock.stat().st_mtime
     except OSError:
@@ -217,7 +218,7 @@ def _start(run: Path) -> float | None:
 
 
 def _patience(times: list[float], settings: dict[str, Any]) -> float:
-    """Seconds of silence that are no bad sign, by those since the start; a start itself may take long."""
+    """Return the seconds of silence that are normal, judged by those since the start. A start may take long."""
     gaps = [after - before for before, after in itertools.pairwise(times)]
     if not gaps:
         return number(settings.get("timeout_seconds")) or 10 * LEAST_PATIENCE
@@ -225,7 +226,7 @@ def _patience(times: list[float], settings: dict[str, Any]) -> float:
 
 
 def _seconds_left(lines: list[dict[str, Any]], goal: int | None, start: float, now: float) -> float | None:
-    """Time to the goal at the pace since the start, evaluations and saves included; None without a pace."""
+    """Return the seconds to the goal at the pace since the start, evaluations and saves included, if known."""
     trained = [line for line in lines if TRAINED in line and (number(line.get("time")) or -1) >= start]
     if not trained or goal is None:
         return None
@@ -241,7 +242,7 @@ def _whole(value: Any) -> int | None:
 
 
 def duration(seconds: float) -> str:
-    """A time in words of one or two units, such as "45 s", "3:20 min", "5:04 h" or "2 d 3 h"."""
+    """Format a duration in one or two units, such as "45 s", "3:20 min", "5:04 h" or "2 d 3 h"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

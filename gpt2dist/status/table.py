@@ -1,4 +1,4 @@
-"""Statuses for people: a table of runs, or one run in full."""
+"""Format statuses as text: a table of runs, or one run in full."""
 
 import os
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ HEADER = (
 
 
 def show(statuses: Sequence[Status], home: Path) -> list[str]:
-    """The lines: one run in full, several as a table, with what is to be said of them below.
+    """Return the lines to print: `home` in full if it is a run, else a table and the reasons of the states.
 
     Args:
-        statuses: Of runs.
-        home: What was asked for; runs are named by their place in it.
+        statuses: Statuses of the runs.
+        home: The requested directory; runs are named by their path relative to it.
     """
     if len(statuses) == 1 and Path(statuses[0].run) == home:
         return [f"{name:>14}  {value}" for name, value in in_full(statuses[0])]
@@ -33,7 +33,7 @@ def show(statuses: Sequence[Status], home: Path) -> list[str]:
 
 
 def in_full(status: Status) -> list[tuple[str, str]]:
-    """All that is known of a run: name and value."""
+    """Return everything known about a run, as names and values."""
     reason = f": {status.reason}" if status.reason else ""
     return [
         ("run", status.run),
@@ -47,7 +47,7 @@ def in_full(status: Status) -> list[tuple[str, str]]:
 
 
 def line(status: Status, home: Path) -> str:
-    """A run in one line, for logs."""
+    """Format a run in one line, for logs."""
     cells = dict(zip(HEADER, _row(status, home), strict=True))
     name, state = cells.pop("run"), cells.pop("state")
     known = [f"{title} {cell}" for title, cell in cells.items() if cell != NOTHING]

@@ -1,7 +1,7 @@
-"""Text → token ids by the gigabyte: a fast encoder, the proof that it agrees with the reference, and safe cuts.
+"""Encode text fast: the encoders, the check of the fast one against the reference, and cuts of long texts.
 
-The reference is `tokenizers`, which defines what a tokenizer.json means. gigatoken computes the same some hundred
-times faster; because it is young, it is compared with the reference on every corpus before it is trusted with it.
+The reference is `tokenizers`, which defines the meaning of a tokenizer.json. gigatoken is about a hundred times
+faster. Because it is young, it is compared with the reference on samples of each corpus before use.
 """
 
 import os
@@ -19,25 +19,25 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 FAST, REFERENCE = "gigatoken", "tokenizers"
 
 MAX_STRETCH = 8 << 20
-"""Most bytes of a long text that are held while no place to cut is found."""
+"""Maximum bytes of a long text that are held in memory while searching for a place to cut."""
 
 
 class Encoder(Protocol):
-    """Encodes batches of texts; says nothing about end-of-text."""
+    """Encoder of batches of texts, which does not add end-of-text."""
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Encodes texts.
+        """Encode texts.
 
         Args:
-            texts: Valid UTF-8.
+            texts: Texts as valid UTF-8.
 
         Returns:
-            The ids of all texts one after the other, uint32 [tokens], and int64 [texts], the tokens in each.
+            The concatenated ids of all texts, uint32 [tokens], and the number of tokens in each, int64 [texts].
         """
 
 
 class ReferenceEncoder:
-    """`tokenizers`.
+    """Encoder based on `tokenizers`.
 
     Args:
         tokenizer: The tokenizer.
@@ -52,22 +52,22 @@ class ReferenceEncoder:
 
 
 class FastEncoder:
-    """gigatoken, on the calling thread.
+    """Encoder based on gigatoken, running on the calling thread.
 
-    It remembers every word that it has met, without a bound: a gigabyte after a hundred megabytes of random
-    words. So it is made anew when the process has grown too large, which takes a tenth of a second.
+    gigatoken caches every word without a bound: a gigabyte after a hundred megabytes of random words. So it is
+    recreated when the process has grown too large, which takes a tenth of a second.
 
     Args:
         tokenizer: A byte-level BPE tokenizer.
-        memory: Bytes of memory that the process may take.
+        memory: Bytes of memory that the process may use.
     """
 
     def __init__(self, tokenizer: Tokenizer, memory: int = 1 << 30):
         content = orjson.loads(tokenizer.to_json())
-        # It would turn special tokens that are written out in a text into the tokens themselves.
+        # With added tokens, gigatoken would encode "<|endoftext|>" in a text as the special token.
         content["added_tokens"] = []
         self._content = orjson.dumps(content)
-        # Its table doubles when it is full, and is there twice meanwhile.
+        # When the cache is full, it is copied to one of twice the size, and both are in memory meanwhile.
         self._limit = memory * 2 // 5
         self._backend = self._load()
 
@@ -80,7 +80,7 @@ class FastEncoder:
         encoded = self._backend.encode_batch(list(texts), parallel=False)
         ids, lengths = np.asarray(awkward.flatten(encoded)), np.asarray(awkward.num(encoded))
         if resident_bytes() > self._limit:
-            self._backend = None  # before the next one is there
+            self._backend = None  # Free the memory before loading the next one.
             self._backend = self._load()
         return ids.astype(np.uint32, copy=False), lengths.astype(np.int64, copy=False)
 
@@ -91,26 +91,27 @@ class FastEncoder:
 
 
 def make_encoder(name: str, tokenizer: Tokenizer, memory: int = 1 << 30) -> Encoder:
-    """The encoder with that name, as `choose_encoder` gave it."""
+    """Return the encoder with a name that `choose_encoder` returned."""
     return FastEncoder(tokenizer, memory) if name == FAST else ReferenceEncoder(tokenizer)
 
 
 def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str, str]:
-    """Finds the fastest encoder that agrees with the reference on samples of a corpus, and on hard texts.
+    """Choose the fastest encoder that agrees with the reference on `HARD_TEXTS` and samples of a corpus.
 
     Args:
         tokenizer: The tokenizer.
         samples: Texts of the corpus.
 
     Returns:
-        Its name, and why the fast one is not taken; nothing where it is, or where none is to be expected.
+        The name of the encoder, and why the fast one was rejected. The reason is empty if the fast one was chosen
+        or the tokenizer is not byte-level.
     """
     if not tokenizer.is_byte_level:
         return REFERENCE, ""
     texts = [*HARD_TEXTS, *samples]
     try:
         ids, lengths = FastEncoder(tokenizer).encode_batch(texts)
-    except Exception as error:  # whatever it is, the reference can do without
+    except Exception as error:  # The reference encoder works in any case.
         return REFERENCE, f"the fast encoder cannot take this tokenizer ({type(error).__name__}: {error})"
     expected, expected_lengths = ReferenceEncoder(tokenizer).encode_batch(texts)
     if np.array_equal(ids, expected) and np.array_equal(lengths, expected_lengths):
@@ -127,21 +128,22 @@ def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str,
 
 
 def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[bytes]:
-    """Cuts a long text so that its stretches, encoded apart, give the tokens of the whole.
+    """Cut a long text so that encoding the parts separately gives the tokens of the whole text.
 
-    GPT-2's pre-tokenizer never lets a token span the border between a letter and what is no letter, or between
-    what is no space and a space; it looks ahead only after spaces and behind nowhere. So at such a border the
-    left side and the right side do not know of each other. Where single characters are tokens, any place will do.
+    With GPT-2's pre-tokenizer, no token spans the border between a letter and a following non-letter, or between
+    a non-space and a following space. It looks ahead only after spaces and never looks behind. So both sides of
+    such a border are encoded independently. A character-level tokenizer allows cuts anywhere.
 
     Args:
-        parts: The text, as valid UTF-8.
-        tokenizer: Whose tokens are meant.
+        parts: The text in parts, each valid UTF-8.
+        tokenizer: The tokenizer.
 
     Yields:
-        The same text in other parts, each valid UTF-8.
+        The same text in different parts, each valid UTF-8.
 
     Raises:
-        UncuttableError: No border in `MAX_STRETCH` bytes, or none that is known for this tokenizer.
+        UncuttableError: More than `MAX_STRETCH` bytes have no safe border. No border is known to be safe for a
+            byte-level BPE without GPT-2's pre-tokenizer.
     """
     held: list[bytes] = []
     size = 0
@@ -167,8 +169,8 @@ class UncuttableError(Gpt2distError):
 
 
 def _last_border(part: bytes) -> int:
-    """The byte offset of the last border in the end of a part; 0 where there is none."""
-    tail = part[-_TAIL:].decode(errors="ignore")  # which may begin within a character
+    """Return the byte offset of the last safe border within the last `_TAIL` bytes of a part, or 0."""
+    tail = part[-_TAIL:].decode(errors="ignore")  # The slice may start within a character.
     for place in range(len(tail) - 1, 0, -1):
         before, after = tail[place - 1], tail[place]
         word_ends = unicodedata.category(before)[0] == "L" and unicodedata.category(after)[0] in "PS"
@@ -202,7 +204,7 @@ HARD_TEXTS = tuple(
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in use now; 0 where the system does not tell."""
+    """Return the resident memory of this process in bytes, or 0 if the system has no /proc."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""The bytes that tokens stand for, by the million."""
+"""Convert large arrays of token ids to the bytes that they stand for."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,14 +7,14 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 class TokenBytes:
-    """Turns ids into the bytes of the text that they stand for.
+    """Table that converts token ids to the bytes of their text.
 
     Args:
-        tokenizer: Whose ids.
-        end_of_text: What end-of-text becomes.
+        tokenizer: The tokenizer of the ids.
+        end_of_text: The bytes that replace end-of-text.
 
     Attributes:
-        lengths: int64 [vocabulary], bytes of each id.
+        lengths: int64 [vocabulary], the number of bytes of each id.
     """
 
     def __init__(self, tokenizer: Tokenizer, end_of_text: bytes = b""):
@@ -25,7 +25,7 @@ class TokenBytes:
         self._data = np.frombuffer(b"".join(table), np.uint8)
 
     def join(self, ids: NDArray[np.integer]) -> bytes:
-        """The bytes of tokens, one after the other; not always whole characters at both ends."""
+        """Return the concatenated bytes of `ids`, which may start or end within a character."""
         lengths = self.lengths[ids]
         ends = np.cumsum(lengths)
         # Byte i of the result is byte (start of its token) + (i − first byte of the token in the result).

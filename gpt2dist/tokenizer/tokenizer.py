@@ -1,7 +1,7 @@
-"""Tokenizers: load, train, import and save them, and encode text by the million documents.
+"""Load, train, import and save tokenizers, and encode text with them.
 
-Two kinds are taken, because both give back exactly the text that went in, which bits per byte needs:
-byte-level BPE (GPT-2's), and one token per character.
+Two kinds are supported: byte-level BPE, as in GPT-2, and one token per character. Both decode to exactly the text
+that was encoded, which bits per byte requires.
 """
 
 import hashlib
@@ -29,29 +29,29 @@ CONFIG_NAME = "tokenizer_config.json"
 
 
 class UnknownCharacterError(UserError):
-    """A text holds a character that a character-level tokenizer does not have."""
+    """A text contains a character that a character-level tokenizer does not have."""
 
 
 class Tokenizer:
     """A byte-level BPE or character-level tokenizer with an end-of-text token.
 
-    Special tokens written out in a text are ordinary text: a document can hold the word "<|endoftext|>", but
-    not end itself with it. Nothing is added to a text, cut off or padded.
+    Special tokens written in a text are encoded as ordinary text, so "<|endoftext|>" in a document does not end
+    it. Texts are never truncated or padded, and nothing is added to them.
 
     Args:
-        backend: The tokenizer of the `tokenizers` library; taken over and changed.
+        backend: The tokenizer of the `tokenizers` library, which is modified in place.
         end_of_text: The content of the token that ends a document.
-        origin: What messages call it: its directory or name.
+        origin: The directory or name of the tokenizer, for messages.
 
     Attributes:
-        end_of_text: Content of the end-of-text token.
-        end_of_text_id: Its id.
-        is_byte_level: Whether it is byte-level BPE, which takes any text.
-        cuts_as_gpt2: Whether it is, with GPT-2's rule of what a word is.
-        vocab_size: Number of ids, end-of-text included; ids are 0 … vocab_size − 1.
+        end_of_text: The content of the end-of-text token.
+        end_of_text_id: The id of the end-of-text token.
+        is_byte_level: Whether the tokenizer is byte-level BPE, which can encode any text.
+        cuts_as_gpt2: Whether the tokenizer is byte-level BPE with GPT-2's pre-tokenizer.
+        vocab_size: The number of ids, end-of-text included. Ids are 0 … vocab_size − 1.
 
     Raises:
-        UserError: It loses or changes text, its ids have holes, or it has no end-of-text token.
+        UserError: The tokenizer may change or lose text, its ids have gaps, or it has no end-of-text token.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str = END_OF_TEXT, origin: str = "tokenizer"):
@@ -82,40 +82,40 @@ class Tokenizer:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> "Tokenizer":
-        """Loads a directory with tokenizer.json, or a tokenizer from the Hugging Face hub by name.
+        """Load a tokenizer from a directory with tokenizer.json, or from the Hugging Face hub by name.
 
         Args:
-            source: A directory such as `Tokenizer.save` writes, or a name such as "openai-community/gpt2".
+            source: A directory as written by `Tokenizer.save`, or a name such as "openai-community/gpt2".
 
         Raises:
-            UserError: It is neither, or the tokenizer cannot be used.
+            UserError: `source` is neither, or the tokenizer cannot be used.
         """
         path = Path(source) / FILE_NAME
         if not path.is_file():
             return cls(_from_hub(str(source)), origin=str(source))
         try:
             backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
+        except Exception as error:  # The library raises bare Exception.
             raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
         return cls(backend, _declared_end_of_text(Path(source)), origin=str(source))
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hexadecimal) of tokenizer.json with sorted keys, so that its formatting does not matter."""
+        """The hex sha256 of tokenizer.json with sorted keys, which does not depend on its formatting."""
         content = json.loads(self.to_json())
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """Token → id, end-of-text included."""
+        """The mapping from token to id, end-of-text included."""
         return self._backend.get_vocab(with_added_tokens=True)
 
     def to_json(self) -> str:
-        """The content of tokenizer.json."""
+        """Return the content of tokenizer.json."""
         return self._backend.to_str()
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of one text, uint32 [tokens], without end-of-text.
+        """Return the ids of one text, uint32 [tokens], without end-of-text.
 
         Raises:
             UnknownCharacterError: A character-level tokenizer does not have a character of the text.
@@ -123,10 +123,10 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes texts, without end-of-text.
+        """Encode texts, without end-of-text.
 
         Returns:
-            The ids of all texts one after the other, uint32 [tokens], and int64 [texts], the tokens in each.
+            The concatenated ids of all texts, uint32 [tokens], and the number of tokens in each, int64 [texts].
 
         Raises:
             UnknownCharacterError: A character-level tokenizer does not have a character of a text.
@@ -145,15 +145,15 @@ class Tokenizer:
         return flat, lengths
 
     def unknown_characters(self, text: str) -> list[str]:
-        """The characters of `text` that the tokenizer cannot encode, sorted; always none for byte-level BPE."""
+        """Return the sorted characters of `text` that the tokenizer cannot encode; empty for byte-level BPE."""
         return [] if self._characters is None else sorted(set(text) - self._characters)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of `ids`, end-of-text written out; a byte sequence cut within a character gives U+FFFD."""
+        """Return the text of `ids`, including end-of-text. An incomplete UTF-8 sequence becomes U+FFFD."""
         return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
 
     def token_bytes(self) -> list[bytes]:
-        """The bytes of the text that each id stands for; of special tokens those of their names."""
+        """Return the bytes of the text that each id stands for; for special tokens, those of their names."""
         names = {number: name for name, number in self._backend.get_vocab(with_added_tokens=True).items()}
         special = self._backend.get_added_tokens_decoder()
         byte_of = _byte_of_character() if self.is_byte_level else None
@@ -165,15 +165,16 @@ class Tokenizer:
         ]
 
     def save(self, directory: str | os.PathLike[str], context_length: int | None = None) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, from which AutoTokenizer makes the same tokenizer.
+        """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer loads as the same tokenizer.
 
         Args:
-            directory: Where to; made if it is not there.
-            context_length: Of the model beside it, in tokens: AutoTokenizer cuts there, where it is asked to cut.
+            directory: The directory to write to, created if missing.
+            context_length: The context length, in tokens, of the model in the same directory. AutoTokenizer
+                truncates to it when asked to truncate.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        # This class name makes AutoTokenizer take tokenizer.json as it is, also beside a GPT-2 config.json.
+        # With this class name AutoTokenizer uses tokenizer.json unchanged, even beside a GPT-2 config.json.
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.end_of_text,
@@ -188,15 +189,16 @@ class Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, show_progress: bool = False) -> Tokenizer:
-    """Trains byte-level BPE as GPT-2's: all bytes, then merges, then end-of-text as the last id.
+    """Train byte-level BPE as in GPT-2: all bytes, then merges, then end-of-text as the last id.
 
     Args:
-        texts: The texts to count word pieces in; read once.
-        vocab_size: Entries, end-of-text included. A small corpus can give fewer: see the result's `vocab_size`.
-        show_progress: Whether the library shows its bars on a terminal.
+        texts: The texts to train on, read once.
+        vocab_size: The vocabulary size, end-of-text included. A small corpus can yield a smaller one; see the
+            result's `vocab_size`.
+        show_progress: Whether the library shows its progress bars on a terminal.
 
     Raises:
-        UserError: `vocab_size` is below 257, the bytes and end-of-text.
+        UserError: `vocab_size` is below 257, which the bytes and end-of-text take.
     """
     if vocab_size < len(BYTE_ALPHABET) + 1:
         raise UserError(f"--vocab-size {vocab_size}: must be at least 257, for the 256 bytes and end-of-text")
@@ -212,29 +214,29 @@ def train_bpe(texts: Iterable[str], vocab_size: int, show_progress: bool = False
 
 
 def train_char(texts: Iterable[str]) -> Tokenizer:
-    """Makes every distinct character of the texts a token, by code point, then end-of-text as the last id."""
+    """Build a character-level tokenizer: distinct characters by code point, then end-of-text as the last id."""
     characters: set[str] = set()
     for text in texts:
         characters.update(text)
     vocabulary = {character: number for number, character in enumerate(sorted(characters))}
-    # The unknown token is in no vocabulary: an unknown character is an error, never silently another token.
+    # The unknown token is not in the vocabulary, so an unknown character is an error and never becomes a token.
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_NO_TOKEN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(_ANY_CHARACTER), "isolated")
-    # Adds nothing; AutoTokenizer would put the same here when it saves, and change the fingerprint.
+    # This adds nothing. Without it, AutoTokenizer would insert the same one on saving and change the fingerprint.
     backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A:0 $B:1", special_tokens=[])
     backend.decoder = decoders.Fuse()
     return Tokenizer(_with_end_of_text(backend))
 
 
 def import_gpt2(vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -> Tokenizer:
-    """Imports OpenAI's files of GPT-2, or others of that form.
+    """Import OpenAI's GPT-2 tokenizer files, or others in the same format.
 
     Args:
         vocab: encoder.json, also called vocab.json: token → id.
-        merges: vocab.bpe, also called merges.txt: one merge in a line, after a line with the version.
+        merges: vocab.bpe, also called merges.txt: a version line, then one merge per line.
 
     Raises:
-        UserError: A file is missing or not of that form, or has no end-of-text token.
+        UserError: A file is missing or malformed, or the vocabulary has no end-of-text token.
     """
     for path in (Path(vocab), Path(merges)):
         if not path.is_file():
@@ -242,7 +244,7 @@ def import_gpt2(vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -
     try:
         entries, pairs = models.BPE.read_file(str(vocab), str(merges))
         backend = _byte_level(models.BPE(entries, pairs))
-    except Exception as error:  # the library raises bare Exception
+    except Exception as error:  # The library raises bare Exception.
         raise UserError(
             f"{vocab}, {merges}: not GPT-2's vocabulary and merges ({error}); "
             "--vocab takes encoder.json (token → id), --merges takes vocab.bpe (a merge in each line)"
@@ -253,7 +255,7 @@ def import_gpt2(vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -
 
 
 def describe_characters(characters: Sequence[str]) -> str:
-    """Names characters for a message, such as "'é' (U+00E9)", at most five, and the verb that follows."""
+    """Format at most five characters for a message, followed by a verb: "'é' (U+00E9) is"."""
     named = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in characters[:5])
     more = f" and {len(characters) - 5} more" if len(characters) > 5 else ""
     return f"{named}{more} {'is' if len(characters) == 1 else 'are'}"
@@ -262,7 +264,7 @@ def describe_characters(characters: Sequence[str]) -> str:
 _ANY_CHARACTER = r"[\s\S]"
 _NO_TOKEN = "<|unknown|>"
 _PROBE = "a b  c\r\n\td . é 😀 "
-"""What byte-level BPE must give back as it is; one that adds a space before the text (RoBERTa's) does not."""
+"""Text that byte-level BPE must decode unchanged; one that prepends a space does not (RoBERTa's)."""
 
 
 def _byte_level(model: Any) -> tokenizers.Tokenizer:
@@ -279,7 +281,7 @@ def _with_end_of_text(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 
 def _check_lossless(backend: tokenizers.Tokenizer, content: dict[str, Any], origin: str) -> frozenset[str] | None:
-    """The alphabet of a character-level tokenizer, None for byte-level BPE; all else loses text: refused."""
+    """Return the alphabet of a character-level tokenizer or None for byte-level BPE; refuse all others."""
     vocabulary = backend.get_vocab(with_added_tokens=False)
     if content["normalizer"] is None:
         if content["model"]["type"] == "BPE" and _mentions(content["pre_tokenizer"], "ByteLevel"):
@@ -301,7 +303,7 @@ def _check_lossless(backend: tokenizers.Tokenizer, content: dict[str, Any], orig
 
 
 def _byte_of_character() -> dict[str, int]:
-    """What the characters of a byte-level vocabulary stand for (Radford et al. 2019, `bytes_to_unicode`)."""
+    """Return the byte of each character of a byte-level vocabulary (Radford et al. 2019, `bytes_to_unicode`)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     moved = {chr(0x100 + place): byte for place, byte in enumerate(others)}
@@ -309,12 +311,12 @@ def _byte_of_character() -> dict[str, int]:
 
 
 def _cuts_as_gpt2(rule: dict[str, Any]) -> bool:
-    """Whether the pre-tokenizer of a byte-level BPE is GPT-2's and nothing else."""
+    """Return whether the pre-tokenizer of a byte-level BPE is exactly GPT-2's."""
     return rule["type"] == "ByteLevel" and rule.get("use_regex", True) and not rule["add_prefix_space"]
 
 
 def _mentions(node: Any, kind: str) -> bool:
-    """Whether a (nested) pre-tokenizer is or holds one of type `kind`."""
+    """Return whether a pre-tokenizer is of type `kind` or contains one, at any depth."""
     if not isinstance(node, dict):
         return False
     return node.get("type") == kind or any(_mentions(child, kind) for child in node.get("pretokenizers", ()))
@@ -327,13 +329,13 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
         raise UserError(f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` makes such a directory")
     try:
         return tokenizers.Tokenizer.from_pretrained(name)
-    except Exception as error:  # the library raises bare Exception for all that can happen
+    except Exception as error:  # The library raises bare Exception for every failure.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{missing}: {reason}") from None
 
 
 def _declared_end_of_text(directory: Path) -> str:
-    """The eos_token of tokenizer_config.json, where there is one."""
+    """Return the eos_token of tokenizer_config.json, or `END_OF_TEXT` if it declares none."""
     path = directory / CONFIG_NAME
     if not path.is_file():
         return END_OF_TEXT

@@ -1,1 +1,1 @@
-"""The trainer: optimizer, schedule, DeepSpeed engine, checkpoints and the loop."""
+"""The trainer: optimizer, schedule, DeepSpeed engine, resuming and the training loop."""

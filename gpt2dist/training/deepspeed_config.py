@@ -1,4 +1,4 @@
-"""The configuration that DeepSpeed is given: a pure function of ours, free of torch and deepspeed."""
+"""Derive DeepSpeed's configuration from the run's. Imports neither torch nor deepspeed."""
 
 from typing import Any
 
@@ -10,27 +10,27 @@ BUCKET_ELEMENTS = 500_000_000
 
 
 def deepspeed_config(config: Config, accumulation: int, parameters: int) -> dict[str, Any]:
-    """Builds DeepSpeed's configuration.
+    """Build DeepSpeed's configuration, a pure function of the arguments.
 
     Args:
-        config: The run.
+        config: The run's configuration.
         accumulation: Micro-batches per optimizer step and rank.
-        parameters: Of the model, with the padding of its vocabulary.
+        parameters: Number of model parameters, including the padding of the vocabulary.
 
     Returns:
-        DeepSpeed's keys, with `zero.deepspeed` merged in last. Written to the run directory as deepspeed.json.
+        DeepSpeed's keys, with `zero.deepspeed` merged in last. The run directory keeps them as deepspeed.json.
     """
     stage, precision = config.zero.stage, config.precision
     out: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,
         "gradient_accumulation_steps": accumulation,
-        # At stage 0 DeepSpeed reports no gradient norm: there the engine clips with torch.
+        # At stage 0 DeepSpeed reports no gradient norm, so the engine clips with torch.
         "gradient_clipping": config.optimizer.clip_grad_norm if stage > 0 else 0.0,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
-        # Its own AdamW for the CPU is compiled at the first start; torch's fused one is as fast.
+        # DeepSpeed compiles its own AdamW for the CPU at the first start; torch's fused AdamW is as fast.
         "zero_force_ds_cpu_optimizer": False,
-        # Its own log line every N steps would repeat ours.
+        # DeepSpeed's log line every N steps would repeat ours.
         "steps_per_print": 1_000_000_000,
     }
     for key, place in (
@@ -41,7 +41,7 @@ def deepspeed_config(config: Config, accumulation: int, parameters: int) -> dict
             out["zero_optimization"][key] = {"device": place, "pin_memory": True}
     if precision == "bf16":
         out["bf16"] = {"enabled": True}
-        # Sums of many bf16 gradients lose the small ones.
+        # Accumulation in bf16 would lose small gradients.
         out["data_types"] = {"grad_accum_dtype": "fp32"}
     elif precision == "fp16":
         out["fp16"] = {"enabled": True, "initial_scale_power": 16, "loss_scale_window": 1000}
@@ -49,17 +49,17 @@ def deepspeed_config(config: Config, accumulation: int, parameters: int) -> dict
         out["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     out = _merge(out, config.zero.deepspeed)
     if stage > 0 and parameters < BUCKET_ELEMENTS:
-        # It is allocated whole, however small the model is.
+        # DeepSpeed allocates the whole bucket, however small the model is.
         out["zero_optimization"].setdefault("reduce_bucket_size", parameters)
     return out
 
 
 def conflicts(config: Config) -> list[str]:
-    """Dotted keys of `zero.deepspeed` that our own keys set already, or that would replace what they set."""
+    """Return the dotted keys of `zero.deepspeed` that set, or would replace, what other settings set."""
     raw = config.zero.deepspeed
     bare = config.model_copy(update={"zero": config.zero.model_copy(update={"deepspeed": {}})})
     ours = deepspeed_config(bare, accumulation=1, parameters=BUCKET_ELEMENTS)
-    # Keys that other sections of ours own, whether or not this run sets them.
+    # Keys reserved for other sections of the configuration, even if this run does not set them.
     owned = {"train_batch_size", "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types"}
     set_twice = {
         theirs

@@ -1,4 +1,4 @@
-"""DeepSpeed behind four verbs: train a step, run the model, read and write the whole state.
+"""Run DeepSpeed: train a step, run the model, read and write the whole state.
 
 DeepSpeed partitions, communicates and casts. The schedule, the normalisation of the loss, clipping at stage 0
 and everything that is saved are ours.
@@ -25,14 +25,14 @@ from gpt2dist.training.zero_state import PartitionedState
 
 @dataclasses.dataclass
 class _Step:
-    """The step that is being done.
+    """The step in progress.
 
     Attributes:
         targets: Targets of the global batch.
         nll: This rank's Σ nll so far.
-        loss: Mean loss of the global batch, where spikes are looked for.
-        grad_norm: Norm of the gradient, where DeepSpeed does not find it.
-        skipped: The verdict.
+        loss: Mean loss of the global batch; 0 without spike detection.
+        grad_norm: Norm of the gradient at stage 0; None at other stages, where DeepSpeed computes it.
+        skipped: 1 to skip the update, else 0; None until decided.
     """
 
     targets: int
@@ -44,12 +44,12 @@ class _Step:
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """What an optimizer step did.
+    """Result of an optimizer step.
 
     Attributes:
         nll: fp64 scalar on the device: this rank's Σ nll over its counted targets. Reading it synchronises.
         grad_norm: fp64 scalar on the device: global norm of the gradient before clipping.
-        skipped: fp64 scalar on the device: 1 where the update was left out, else 0.
+        skipped: fp64 scalar on the device: 1 if the update was skipped, else 0.
     """
 
     nll: Tensor
@@ -58,16 +58,16 @@ class StepResult:
 
 
 class Engine:
-    """A model under DeepSpeed.
+    """A model that DeepSpeed trains.
 
     Args:
         model: The model, on any device.
-        config: The run.
-        deepspeed_config: From `deepspeed_config`.
+        config: The run's configuration.
+        deepspeed_config: Result of the function `deepspeed_config`.
         world: This rank.
 
     Raises:
-        UserError: The device cannot compute in the precision that the run asks for.
+        UserError: The device does not support the configured precision.
     """
 
     def __init__(self, model: LanguageModel, config: Config, deepspeed_config: dict[str, Any], world: World):
@@ -88,10 +88,10 @@ class Engine:
     def train_step(
         self, batch: StepBatch[list[Tensor]], lr: float, before_each: Callable[[], None] = lambda: None
     ) -> StepResult:
-        """Accumulates the gradients of a global batch and updates the parameters once.
+        """Accumulate the gradients of a global batch and update the parameters once.
 
-        The loss is Σ nll over all counted targets of the global batch / their number N: each micro-batch
-        contributes its sum × world_size / N, since DeepSpeed averages gradients over the ranks.
+        The loss is Σ nll over all counted targets of the global batch / their number N. Each micro-batch
+        contributes its sum × world_size / N, because DeepSpeed averages gradients over the ranks.
 
         Args:
             batch: This rank's micro-batches.
@@ -107,7 +107,7 @@ class Engine:
         for number, micro_batch in enumerate(batch.micro_batches):
             before_each()
             self._engine.set_gradient_accumulation_boundary(number == last)
-            # From pinned memory the copy waits for nothing; elsewhere `non_blocking` means nothing.
+            # `non_blocking` makes copies from pinned memory asynchronous, and has no effect on others.
             loss = self._engine(*(part.to(self.world.device, non_blocking=True) for part in micro_batch))
             step.nll += loss.detach()
             self._engine.backward(loss * (self.world.size / batch.targets), scale_wrt_gas=False)
@@ -117,14 +117,15 @@ class Engine:
         return self._result(step)
 
     def _prepare_verdict(self, step: _Step) -> None:
-        """Finds out of the finished gradient and loss what the verdict needs and DeepSpeed does not tell."""
+        """Compute what the skip decision needs, but DeepSpeed does not provide."""
         if not self._engine.zero_optimization():
             step.grad_norm = self._clip_whole()
-        if self.spike_detector.spike_sigma is not None:  # else the norm tells: it is that of all ranks
+        # Without spike detection, the norm alone shows a non-finite step: it covers all ranks.
+        if self.spike_detector.spike_sigma is not None:
             step.loss = self.world.sum(step.nll.clone()) / step.targets
 
     def _should_skip(self) -> Tensor:
-        """Judges the step that is being done, once; AdamW asks for every group of parameters."""
+        """Decide once whether to skip the step in progress. AdamW asks again for every parameter group."""
         step = self._step
         if step.skipped is None:
             step.skipped = self.spike_detector.should_skip(step.loss, self._norm(step))
@@ -133,42 +134,45 @@ class Engine:
         return step.skipped
 
     def _norm(self, step: _Step) -> Tensor:
-        """Global norm of the gradient: ours at stage 0, else what DeepSpeed found."""
+        """Return the global norm of the gradient: ours at stage 0, else DeepSpeed's."""
         norm = self._engine.optimizer._global_grad_norm if step.grad_norm is None else step.grad_norm
         return torch.as_tensor(norm, dtype=torch.float64, device=self.world.device)
 
     def _result(self, step: _Step) -> StepResult:
-        if not self._engine.was_step_applied():  # DeepSpeed left it out before AdamW was asked
+        if not self._engine.was_step_applied():  # DeepSpeed skipped it before calling AdamW
             infinite = torch.full_like(step.nll, float("inf"))
             return StepResult(step.nll, infinite, torch.ones_like(step.nll))
-        # Ranks without a part of the parameters never ask.
+        # Decide here too: ranks without parameters never run AdamW.step.
         return StepResult(step.nll, self._norm(step), self._should_skip().to(step.nll))
 
     def stage(self, micro_batch: MicroBatch) -> list[Tensor]:
-        """Makes tensors of a micro-batch, in pinned memory where they go to a GPU. Any thread may call it."""
+        """Convert a micro-batch to tensors, in pinned memory if the device is a GPU. Any thread may call this."""
         tensors = [
             torch.from_numpy(getattr(micro_batch, field.name)) for field in dataclasses.fields(micro_batch)
         ]
         if self.world.device.type != "cuda":
             return tensors
-        with torch.cuda.device(self.world.device):  # a new thread would begin on the first GPU
+        with torch.cuda.device(self.world.device):  # a new thread would use the first GPU
             return [tensor.pin_memory() for tensor in tensors]
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
+        """Return the logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
         return self._look(tokens)
 
     def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
-        """As `model.gpt2.score`, without dropout. Collective at stage 3."""
+        """Score targets as `model.gpt2.score` does, without dropout. Collective at stage 3."""
         return self._look(tokens, counted_from, counted_to, each=True)
 
     def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Logits [B, 1, V] of the last of the tokens [B, L], which the cache takes in; else as `logits`."""
+        """Add tokens [B, L] to the cache and return the logits [B, 1, V] of the last one.
+
+        Like `logits`, runs without dropout and is collective at stage 3.
+        """
         return self._look(tokens, cache=cache)
 
     @torch.no_grad()
     def _look(self, *inputs: Tensor, **options: Any) -> Any:
-        """Runs the model without leaving a trace in the training."""
+        """Run the model in evaluation mode, without gradients."""
         self._engine.eval()
         out = self._engine(*(part.to(self.world.device) for part in inputs), **options)
         self._engine.train()
@@ -176,16 +180,16 @@ class Engine:
 
     @property
     def loss_scale(self) -> float:
-        """What the loss is multiplied with in fp16; 1 elsewhere."""
+        """Factor of the loss in fp16; 1 at other precisions."""
         return float(self._engine.optimizer.loss_scale) if self.config.precision == "fp16" else 1.0
 
     def scaler_state(self) -> dict[str, float]:
-        """The dynamic loss scaler as plain numbers; empty where there is none."""
+        """Return the state of the dynamic loss scaler as plain numbers; empty without one."""
         scaler = self._scaler()
         return {name: getattr(scaler, name) for name in _SCALER_FIELDS} if scaler else {}
 
     def load_scaler_state(self, state: dict[str, float]) -> None:
-        """Restores what `scaler_state` returned."""
+        """Restore the result of `scaler_state`."""
         scaler = self._scaler()
         if scaler:
             for name, value in state.items():
@@ -196,7 +200,7 @@ class Engine:
         return scaler if getattr(scaler, "dynamic", False) else None
 
     def _clip_whole(self) -> Tensor:
-        """Clips where every rank holds the whole gradient (stage 0), and returns its norm before."""
+        """Clip the gradient, which every rank holds whole at stage 0, and return its norm before clipping."""
         limit = self._clip or float("inf")
         return torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
 
@@ -205,7 +209,7 @@ _SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis
 
 
 def _check_precision(precision: str, device: torch.device) -> None:
-    """Refuses what the device cannot do; what DeepSpeed gets wrong was refused by the preflight."""
+    """Check that the device supports the precision. The preflight rejects what DeepSpeed computes wrongly."""
     if precision == "fp16" and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
         raise UserError(
             f"precision: fp16 is not supported on this device ({device.type}); set precision to bf16 or fp32"

@@ -1,4 +1,4 @@
-"""What a run looks at beside its training: validation in full, and texts that the model makes up."""
+"""Evaluate all validation sets and sample texts during training."""
 
 from collections.abc import Callable
 
@@ -19,14 +19,14 @@ from gpt2dist.training.engine import Engine
 
 
 class Evaluator:
-    """Evaluates and samples. Nothing here changes a bit of the training.
+    """Evaluation and sampling during a run. They do not change the training by a single bit.
 
     Args:
-        config: The run.
-        plan: What it implies.
+        config: The run's configuration.
+        plan: The run's plan.
         world: This rank.
         engine: The model.
-        tokenizer: Turns prompts into tokens and samples into text.
+        tokenizer: Encodes prompts and decodes samples.
     """
 
     def __init__(self, config: Config, plan: Plan, world: World, engine: Engine, tokenizer: Tokenizer):
@@ -42,11 +42,11 @@ class Evaluator:
             tokenizer.end_of_text_id,
             world.device,
         )
-        # Now, since a character that the tokenizer does not know is better told before the first step.
+        # Encoded here so that a character unknown to the tokenizer is reported before the first step.
         self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]
 
     def evaluate(self, step: int, poll: Callable[[], None]) -> dict[str, Score]:
-        """Scores all validation sets in full, and records them in eval/step-N.json. Collective.
+        """Score all validation sets in full and write the results to eval/step-N.json. Collective.
 
         Args:
             step: Optimizer steps done.
@@ -61,11 +61,11 @@ class Evaluator:
         return results
 
     def sample(self, poll: Callable[[], None]) -> dict[str, Value]:
-        """Continues the prompts: tag → text. Collective."""
+        """Continue the prompts, and return the texts by their tags. Collective."""
         samples, seed = self.config.monitoring.samples, self.config.run.seed
         how = Sampling(samples.max_new_tokens, temperature=samples.temperature, top_k=samples.top_k)
         texts: dict[str, Value] = {}
-        # One by one: the attention of the training knows no padding.
+        # One at a time, because the attention used in training does not support padding.
         for number, (prompt, tokens) in enumerate(zip(samples.prompts, self.prompts, strict=True)):
             poll()
             (new,) = self.generator([tokens], [seed + number], how, run_on=True)

@@ -1,4 +1,4 @@
-"""How a rank that fails says so: to its log in full, to the terminal in a line, to its launcher, to the run."""
+"""Report a rank's failure to its log, the terminal, the launcher and the run directory."""
 
 import contextlib
 import logging
@@ -18,16 +18,17 @@ from gpt2dist.training.watchdog import HungError
 
 @contextlib.contextmanager
 def report_rank_failure(run: Path, world: World) -> Iterator[None]:
-    """Tells how the work inside failed, then ends the process where other ranks wait for it.
+    """Report a failure of the work inside, then raise it again or end the process.
 
-    A tidy end would be waited for by collectives that nobody answers any more.
+    With other ranks, any error except UserError, RunError and KeyboardInterrupt ends the process immediately: a
+    normal exit would block in collectives that the other ranks no longer join.
     """
     try:
         with lost_peers():
             yield
     except BaseException as error:
-        get_error_handler().record_exception(error)  # for the launcher, if it asked for it
-        logging.getLogger("failure").error("%s", type(error).__name__, exc_info=error)  # to the log only
+        get_error_handler().record_exception(error)  # for the launcher, if it requested this
+        logging.getLogger("failure").error("%s", type(error).__name__, exc_info=error)  # only to the log
         if world.size == 1 or isinstance(error, UserError | RunError | KeyboardInterrupt):
             leave()
             raise
@@ -36,7 +37,7 @@ def report_rank_failure(run: Path, world: World) -> Iterator[None]:
 
 
 def report_hang(run: Path, world: World, error: HungError) -> None:
-    """Tells of a rank whose main thread hangs and that is about to be ended. Called by another thread."""
+    """Report that the main thread hangs and the process is about to end. Called from another thread."""
     get_error_handler().record_exception(error)
     logging.getLogger("failure").error("%s: %s", type(error).__name__, error)
     end_markers.write_failed(run, world.rank, error)
@@ -54,9 +55,9 @@ def _tell_terminal(run: Path, world: World, error: BaseException) -> None:
 
 @contextlib.contextmanager
 def failure_marker(run: Path, world: World) -> Iterator[None]:
-    """Leaves failed.json in the run directory if the work inside fails, and takes back an older one. Collective.
+    """Delete an old failed.json, and write a new one if the work inside fails. Collective.
 
-    Entered by the job that holds the lock: one that is turned away says nothing about the run.
+    Enter it only with the run's lock held: a job that could not take the lock must not mark the run as failed.
     """
     world.on_main(lambda: end_markers.clear_failed(run))
     try:

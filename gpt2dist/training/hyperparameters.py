@@ -1,4 +1,4 @@
-"""What runs are compared by."""
+"""Hyperparameters by which trackers compare runs."""
 
 from gpt2dist.config import Config
 from gpt2dist.config.reading import flatten
@@ -6,13 +6,13 @@ from gpt2dist.monitoring.trackers import Hyperparameters
 from gpt2dist.plan import Plan
 
 SECTIONS = {"model", "data", "batch", "optimizer", "schedule", "precision", "zero", "stability"}
-"""Those that decide the training."""
+"""Sections of the configuration that determine the training."""
 
 
 def hyperparameters(config: Config, plan: Plan) -> Hyperparameters:
-    """What decides the training, flat: `optimizer.betas.0`. What the plan worked out takes the place of defaults.
+    """Return the settings that determine the training, under flat keys such as `optimizer.betas.0`.
 
-    Keys without a value are left out.
+    Values derived by the plan replace defaults. Keys without a value are omitted.
     """
     given = config.model_dump(mode="json", include=SECTIONS, exclude={"data": {"validation"}})
     return {key: value for key, value in flatten(given, lists=True).items() if value is not None} | {

@@ -1,4 +1,4 @@
-"""The weights that a new run begins with, where `model.init_from` names a model."""
+"""Load a new run's initial weights from the model that `model.init_from` names."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,18 +20,18 @@ RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")
 
 
 def load_initial_weights(name: str, world: World, state: PartitionedState) -> dict[str, str]:
-    """Gives a new model the weights of another; rows that the other lacks stay as they are. Collective.
+    """Copy the weights of another model into a new one. Rows that the other lacks are unchanged. Collective.
 
     Args:
-        name: What `model.init_from` says: a directory or hub name, whose shape the preflight has checked.
-        world: This rank. Rank 0 alone downloads and checks; all read.
-        state: The model's weights and moments.
+        name: Value of `model.init_from`: a directory or hub name. The preflight has checked the model's shape.
+        world: This rank. Only rank 0 downloads and checks; all ranks read.
+        state: The new model's weights and moments.
 
     Returns:
         The `path` and `fingerprint` of the weights.
 
     Raises:
-        UserError: They cannot be read, or are not those of a GPT-2 of this shape.
+        UserError: The weights cannot be read, or are not those of a GPT-2 of this shape.
     """
     directory, digest = world.on_main(lambda: _checked(name))
     try:
@@ -49,7 +49,7 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
 
 
 class _Weights:
-    """The tensors of a model directory under the names of our parameters."""
+    """Tensors of a model directory, under the names of our parameters."""
 
     def __init__(self, directory: Path):
         self._directory = directory
@@ -66,7 +66,7 @@ class _Weights:
             )
 
     def copy_into(self, parameter: str, whole: Tensor) -> None:
-        """Copies a tensor over the first rows of a parameter, which may have fewer or more."""
+        """Copy a tensor into a parameter; if it is resizable, copy the rows that both have."""
         if parameter not in self._names:
             raise UserError(f"model.init_from: {self._directory} has no {parameter} in its files; save it again")
         theirs = self._files.read(self._names[parameter])
@@ -80,7 +80,7 @@ class _Weights:
 
 
 def _checked(name: str) -> tuple[Path, str]:
-    """The directory of the weights and their fingerprint; those of a checkpoint of ours are compared with it."""
+    """Return the directory of the weights and their fingerprint. Check the files against a manifest, if any."""
     directory = locate(name)
     weight_files(directory)
     try:

@@ -10,9 +10,9 @@ from gpt2dist.config.schema import OptimizerSection
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two groups: tensors of two dimensions or more are decayed, biases and norms are not.
+    """Return two groups: tensors of two or more dimensions with weight decay, biases and norms without.
 
-    The tied embedding is one parameter and appears once.
+    The tied embedding is a single parameter and appears once.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
@@ -22,25 +22,25 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 class SkipStepAdamW(torch.optim.AdamW):
-    """AdamW (Loshchilov and Hutter 2019) that leaves an update out where a tensor on the device says so.
+    """AdamW (Loshchilov and Hutter 2019) that skips an update if a scalar on the device is 1.
 
-    Weights, moments and the count of updates stay as they are then, by the means that torch has for gradient
-    scalers: the fused kernel reads `found_inf` itself, so that nobody waits for its value.
+    A skipped update does not change weights, moments or the count of updates. It uses torch's interface for
+    gradient scalers: the fused kernel reads `found_inf` itself, so that the host does not wait for its value.
     """
 
     should_skip: Callable[[], Tensor] | None = None
-    """Returns an fp32 scalar beside the parameters, 1 to leave the update out. Called by each `step`."""
+    """Returns an fp32 scalar on the parameters' device: 1 to skip the update. Called by each `step`."""
 
     def step(self, closure: Any = None) -> Any:
-        """Updates the parameters, or not."""
+        """Update the parameters unless `should_skip` returns 1."""
         self.found_inf = self.should_skip() if self.should_skip else None
         return super().step(closure)
 
 
 def build_optimizer(model: nn.Module, section: OptimizerSection) -> SkipStepAdamW:
-    """Builds the optimizer.
+    """Build the optimizer.
 
-    torch's own fused AdamW rather than DeepSpeed's, which compiles an extension at the first start.
+    It is torch's fused AdamW rather than DeepSpeed's, which compiles an extension at the first start.
     """
     groups = parameter_groups(model, section.weight_decay)
     return SkipStepAdamW(groups, lr=section.lr, betas=section.betas, eps=section.eps, fused=True)

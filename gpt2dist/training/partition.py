@@ -1,7 +1,7 @@
-"""How ZeRO stage 3 divides a tensor: flattened, padded with zeros at its end, one part of equal size per rank.
+"""The partition of a tensor at ZeRO stage 3: flattened, zero-padded at its end, one part of equal size per rank.
 
-Pure functions of a shape and a number of ranks. A tensor of n elements has parts of ⌈n / world_size⌉; where
-world_size does not divide n, the last ranks hold padding, and some of them nothing else.
+It depends only on the shape and the number of ranks. A tensor of n elements has parts of ⌈n / world_size⌉. If
+world_size does not divide n, the last ranks hold padding, and some may hold only padding.
 """
 
 import math
@@ -12,20 +12,20 @@ from torch import Tensor
 
 
 def part_size(elements: int, world_size: int) -> int:
-    """Elements of each part, padding included."""
+    """Return the number of elements in each part, padding included."""
     return -(-elements // world_size)
 
 
 def cut_part(whole: Tensor, rank: int, world_size: int) -> Tensor:
-    """The part of a tensor that one rank holds.
+    """Return the part of a tensor that one rank holds.
 
     Args:
         whole: A tensor of any shape.
-        rank: The rank, from 0.
-        world_size: Ranks that the tensor is divided among.
+        rank: The rank.
+        world_size: Number of ranks that share the tensor.
 
     Returns:
-        `part_size` elements of the same dtype, on the same device; a view of `whole` where nothing is padded.
+        `part_size` elements of the same dtype, on the same device; a view of a contiguous `whole` unless padded.
     """
     flat = whole.reshape(-1)
     size = part_size(flat.numel(), world_size)
@@ -36,11 +36,11 @@ def cut_part(whole: Tensor, rank: int, world_size: int) -> Tensor:
 
 
 def join_parts(parts: Tensor, shape: Sequence[int]) -> Tensor:
-    """The tensor whose parts lie one after the other, in the order of their ranks.
+    """Return the whole tensor from its concatenated parts, in rank order.
 
     Args:
-        parts: world_size × `part_size` elements, as an all-gather leaves them.
-        shape: Of the whole tensor.
+        parts: world_size × `part_size` elements, as an all-gather returns them.
+        shape: Shape of the whole tensor.
 
     Returns:
         A view of `parts` of that shape, without the padding.

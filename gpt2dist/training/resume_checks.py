@@ -15,16 +15,16 @@ from gpt2dist.model.shape import Shape
 from gpt2dist.plan import Plan
 
 TOLERANCE = 1e-4
-"""Relative change that a load may show in fp32; a rounding of weights to 16 bits shows more."""
+"""Relative change of the probe loss allowed after a load in fp32; rounding the weights to 16 bits causes more."""
 TOLERANCE_16_BIT = 2e-2
 
 
 WINDOWS = 4
-"""Windows of the probe; one at a time, so that it does not depend on the size of a micro-batch."""
+"""Windows of the probe, scored one at a time so that the micro-batch size does not matter."""
 
 
 def data_order(config: Config, plan: Plan) -> dict[str, Any]:
-    """The keys that decide, beside the datasets, which window is which sample and what counts in it."""
+    """Return the settings that, with the datasets, decide which window is which sample and what counts in it."""
     return {
         "run.seed": config.run.seed,
         "batch.global_batch_size": config.batch.global_batch_size,
@@ -37,7 +37,7 @@ def data_order(config: Config, plan: Plan) -> dict[str, Any]:
 
 
 def architecture(shape: Shape) -> dict[str, int]:
-    """The keys that decide what the weights compute. Another `n_head` leaves all their shapes as they are."""
+    """Return the settings that decide what the weights compute. `n_head` does not show in their shapes."""
     return {
         "model.n_layer": shape.n_layer,
         "model.n_head": shape.n_head,
@@ -47,7 +47,7 @@ def architecture(shape: Shape) -> dict[str, int]:
 
 
 def datasets_of(plan: Plan) -> list[dict[str, Any]]:
-    """What a checkpoint records of the datasets."""
+    """Return the record of the datasets that a checkpoint stores."""
     return [
         {"path": str(each.dataset.directory), "fingerprint": each.dataset.fingerprint, "share": each.share}
         for each in plan.datasets
@@ -55,10 +55,10 @@ def datasets_of(plan: Plan) -> list[dict[str, Any]]:
 
 
 def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan) -> None:
-    """Refuses to resume from the checkpoint at `path` with another model, other data, weights, order or windows.
+    """Check that a run has the model, tokenizer, datasets, shares, order and windows of the checkpoint at `path`.
 
     Raises:
-        UserError: Names what differs and the way out.
+        UserError: Something differs; the message names it and the remedy.
     """
     _require_same_model(path, plan.shape)
     if state.tokenizer != plan.tokenizer_fingerprint:
@@ -81,7 +81,7 @@ def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan)
 
 
 def _require_same_model(path: Path, shape: Shape) -> None:
-    """Compares the model with the config.json of a checkpoint."""
+    """Check that the model matches the config.json of a checkpoint."""
     saved = Pretrained.read(path)
     if saved.differences:
         raise UserError(
@@ -97,17 +97,17 @@ def _require_same_model(path: Path, shape: Shape) -> None:
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The keys whose values differ, each with the old one; empty where none do."""
+    """Return the keys whose values differ, each with its old value; empty if none differ."""
     differ = [key for key, value in now.items() if before.get(key) != value]
     return ", ".join(f"{key} (was {_as_yaml(before.get(key))})" for key in differ)
 
 
 def dataset_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    """How the datasets of a run differ from those of a checkpoint; a dataset may have moved elsewhere.
+    """Return how the datasets of a run differ from those of a checkpoint; a moved dataset is the same.
 
     Args:
-        before: As `datasets_of` gave them for the checkpoint.
-        now: As it gives them for the run.
+        before: Result of `datasets_of` for the checkpoint.
+        now: Result of `datasets_of` for the run.
     """
     old = {each["fingerprint"]: each for each in before}
     new = {each["fingerprint"]: each for each in now}
@@ -121,7 +121,7 @@ def dataset_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> 
         changes.append(f"{each['path']} (fingerprint {_short(each)}) {what}")
     changes += [f"{path} (fingerprint {_short(each)}) is missing" for path, each in gone.items()]
     if changes:
-        return changes  # the weights follow from the datasets
+        return changes  # shares are comparable only between the same datasets
     if list(old) != list(new):
         return [f"the datasets stood in another order ({', '.join(each['path'] for each in before)})"]
     totals = [sum(each["share"] for each in datasets) for datasets in (before, now)]
@@ -144,7 +144,7 @@ def _short(dataset: dict[str, Any]) -> str:
 
 
 def probe_loss(forward: Forward, batcher: MixtureBatcher) -> float:
-    """Mean loss of the first windows of the first training set; the same on every rank. Collective.
+    """Return the mean loss of the first windows of the first training set, equal on all ranks. Collective.
 
     Args:
         forward: The model.
@@ -158,16 +158,16 @@ def probe_loss(forward: Forward, batcher: MixtureBatcher) -> float:
 
 
 def check_probe_loss(path: Path, state: TrainerState, precision: str, loss: float) -> None:
-    """Compares the probe of a loaded model with the stored one.
+    """Compare the probe loss of a loaded model with the stored one.
 
     Args:
         path: The checkpoint.
-        state: What it says.
-        precision: Of this run.
-        loss: The probe of the loaded model.
+        state: The checkpoint's trainer state.
+        precision: Precision of this run.
+        loss: Probe loss of the loaded model.
 
     Raises:
-        RunError: They differ by more than rounding.
+        RunError: The losses differ by more than rounding explains.
     """
     exact = precision == state.precision == "fp32"
     allowed = TOLERANCE if exact else TOLERANCE_16_BIT

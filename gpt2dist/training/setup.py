@@ -1,4 +1,4 @@
-"""The composition of a run: reads like a list of its parts."""
+"""Assemble the parts of a run and train it."""
 
 import contextlib
 import json
@@ -45,16 +45,17 @@ from gpt2dist.training.watchdog import Watchdog, exit_with_parent
 
 
 def train(config: Config, plan: Plan, world: World) -> None:
-    """Trains a run to its last step, from its newest checkpoint if it has one. Collective.
+    """Train a run to its last step, from the checkpoint to resume if there is one. Collective.
 
     Args:
-        config: The run.
-        plan: What it implies at this world size.
+        config: The run's configuration.
+        plan: The run's plan for this world size.
         world: This rank.
     """
     output = config.output_dir
     log = RunDirectory(output).rank_log(world.rank)
-    if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:  # alone it may outlive the shell that started it
+    # A single process without a launcher may outlive the shell that started it.
+    if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         exit_with_parent()
     with (
         only_job(output, world),
@@ -86,7 +87,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
 def build_trainer(
     config: Config, plan: Plan, world: World, settings: dict[str, Any], coordinator: StopCoordinator
 ) -> Trainer:
-    """The trainer and its parts. Collective."""
+    """Build the trainer and its parts. Collective."""
     tokenizer = Tokenizer.load(plan.tokenizer)
     engine = Engine(build_model(config, plan, world.device), config, settings, world)
     return Trainer(
@@ -104,7 +105,7 @@ def build_trainer(
 
 
 def build_profile(config: Config, world: World) -> Profile:
-    """Traces the steps of `monitoring.profile`."""
+    """Build the profiler that traces the steps of `monitoring.profile`."""
     wanted = config.monitoring.profile
     steps = range(wanted.start, wanted.start + wanted.steps) if wanted else range(0)
     directory = RunDirectory(config.output_dir).profile / checkpoint_name(steps.start)
@@ -112,7 +113,7 @@ def build_profile(config: Config, world: World) -> Profile:
 
 
 def build_batcher(config: Config, plan: Plan) -> MixtureBatcher:
-    """The windows of the training sets."""
+    """Build the batcher for the windows of the training sets."""
     return MixtureBatcher(
         [
             MicroBatcher(
@@ -124,10 +125,10 @@ def build_batcher(config: Config, plan: Plan) -> MixtureBatcher:
 
 
 def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageModel:
-    """The model, initialised from the seed of the run: the same on every rank.
+    """Build the model, initialised from the run's seed: the same on every rank.
 
     Raises:
-        UserError: The device lacks what the configuration asks for.
+        UserError: `model.compile` or `model.attention` needs something that this device or host lacks.
     """
     if config.model.compile:
         require_compiler(device)
@@ -147,7 +148,7 @@ def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageMod
 
 
 def checkpoint_store(config: Config, plan: Plan, world: World, tokenizer: Tokenizer) -> CheckpointStore:
-    """The run's checkpoints."""
+    """Build the store of the run's checkpoints."""
 
     def write_model_files(directory: Path) -> None:
         write_huggingface_config(directory, plan.shape, plan.end_of_text_id, config.model.dropout)
@@ -164,10 +165,11 @@ def checkpoint_store(config: Config, plan: Plan, world: World, tokenizer: Tokeni
 
 
 def starting_point(config: Config, store: CheckpointStore) -> Path | None:
-    """The checkpoint to go on from, by `checkpoint.resume`; None starts anew. Collective.
+    """Return the checkpoint to resume from by `checkpoint.resume`; None starts a new run. Collective.
 
     Raises:
-        UserError: The named one is not whole, or a fresh run would write over an old one's checkpoints.
+        UserError: The named checkpoint is invalid or a newer one exists, `never` would overwrite checkpoints, or
+            no existing checkpoint is valid.
     """
     resume = config.checkpoint.resume
     newest, passed_over = store.newest()
@@ -197,7 +199,7 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
 
 
 def begin(config: Config, world: World, trainer: Trainer) -> dict[str, str]:
-    """Begins a new run: with the weights of `model.init_from`, whose record is returned. Collective."""
+    """Load the weights of `model.init_from`, if set, and return the record of their origin. Collective."""
     if not config.model.init_from:
         return {}
     origin = load_initial_weights(config.model.init_from, world, trainer.engine.state)
@@ -207,7 +209,7 @@ def begin(config: Config, world: World, trainer: Trainer) -> dict[str, str]:
 
 @contextlib.contextmanager
 def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Iterator[MetricsRecorder | None]:
-    """The records of the run on rank 0, cut back to where the trainer stands; None on the others. Collective.
+    """Yield a recorder, cut back to the trainer's step, on rank 0, and None on other ranks. Collective.
 
     Raises:
         UserError: A tracker could not start.
@@ -231,25 +233,25 @@ def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Ite
 def write_run_files(
     output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str]
 ) -> None:
-    """Records what is about to run: config.yaml, deepspeed.json, environment.json."""
+    """Write config.yaml, deepspeed.json and environment.json of the run that is about to start."""
     run = RunDirectory(output)
     atomic_io.write_text(run.config, config.to_yaml())
     atomic_io.write_json(run.deepspeed_config, settings)
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
-    if not origin and run.environment.is_file():  # a run that goes on still has the weights that it began with
+    if not origin and run.environment.is_file():  # a resumed run keeps its recorded origin
         origin = json.loads(run.environment.read_text()).get("init_from", {})
     facts |= {"init_from": origin} if origin else {}
     atomic_io.write_json(run.environment, facts)
 
 
 def device_peak_flops(world: World) -> float | None:
-    """FLOP/s that this rank's device could do; None where it is not known."""
+    """Return the peak FLOP/s of this rank's device; None if unknown."""
     return peak_flops(torch.cuda.get_device_name(world.device)) if world.device.type == "cuda" else None
 
 
 def summary(config: Config, plan: Plan, world: World) -> str:
-    """The run in two lines."""
+    """Return a two-line summary of the run."""
     batch = config.batch
     passes = [f"{plan.epochs(each):.2f} epochs" for each in plan.datasets]
     if len(passes) > 1:

@@ -1,7 +1,7 @@
-"""Which steps are left out: those whose loss or gradient is not finite, or far beyond the recent ones.
+"""Decide which steps to skip: those whose loss or gradient norm is not finite, or far above recent ones.
 
-The verdict is reached on the device, from numbers that are the same on all ranks, and AdamW obeys it there: on
-the way of a good step nobody waits for it.
+The decision is made on the device from numbers that are the same on all ranks, and AdamW applies it there. In a
+good step, the host does not wait for it.
 """
 
 from typing import Any
@@ -10,37 +10,37 @@ import torch
 from torch import Tensor
 
 HISTORY = 128
-"""Steps that a spike is compared with, as in OLMo-core."""
+"""Number of recent steps that a step is compared with, as in OLMo-core."""
 LEAST_HISTORY = 32
-"""Steps before which nothing is a spike: early losses fall too fast to tell."""
+"""Minimum number of steps in the history to detect a spike: early losses fall too fast."""
 
 
 class SpikeDetector:
-    """Judges the steps of a run.
+    """Detector of bad steps.
 
     Args:
-        spike_sigma: Standard deviations over the mean of the recent steps from which a loss or a gradient norm is
-            a spike; None judges only whether they are finite.
-        device: Where the numbers are.
+        spike_sigma: Standard deviations above the mean of recent steps beyond which a loss or gradient norm is a
+            spike; None checks only that they are finite.
+        device: Device of the history and the decision.
     """
 
     def __init__(self, spike_sigma: float | None, device: torch.device):
         self.spike_sigma = spike_sigma
-        # Rows: losses, gradient norms. A ring, of which the first `count` places are filled.
+        # Rows: losses, gradient norms. A ring buffer; until it is full, its first `count` places are filled.
         self._recent = torch.zeros(2, HISTORY, dtype=torch.float64, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
         self._places = torch.arange(HISTORY, device=device)
 
     @torch.no_grad()
     def should_skip(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """Judges a step and, if it is good, remembers it.
+        """Decide whether to skip a step; with spike detection, add a good step to the history.
 
         Args:
             loss: Mean loss of the global batch, a scalar.
             grad_norm: Norm of its gradient before clipping, a scalar.
 
         Returns:
-            fp32 scalar on the device: 1 where the step is to be left out, else 0.
+            fp32 scalar on the device: 1 to skip the step, else 0.
         """
         values = torch.stack([loss, grad_norm]).to(self._recent)
         bad = ~values.isfinite().all()
@@ -62,14 +62,14 @@ class SpikeDetector:
         return beyond.any() & (filled >= LEAST_HISTORY)
 
     def state(self) -> dict[str, list[float]]:
-        """What a resumed run needs to judge alike, as plain numbers; empty where nothing is remembered."""
+        """Return the history as plain numbers, so that a resumed run decides the same; empty without one."""
         if self.spike_sigma is None:
             return {}
         losses, norms = self._recent.tolist()
         return {"losses": losses, "grad_norms": norms, "count": [float(self._count)]}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restores what `state` returned; a run that did not remember begins without a past."""
+        """Restore the result of `state`; if that is empty, start with an empty history."""
         if self.spike_sigma is not None and state:
             self._recent.copy_(torch.tensor([state["losses"], state["grad_norms"]], dtype=torch.float64))
             self._count.fill_(int(state["count"][0]))

@@ -14,24 +14,24 @@ from gpt2dist.training.watchdog import Watchdog
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 ECHO_SECONDS = 2.0
-"""A scheduler signals a launcher and its ranks, and the launcher its ranks: within this time it is one signal."""
+"""Signals within this time count as one: a scheduler signals ranks directly and again through their launcher."""
 
 
 class StopSignal:
-    """Notices SIGTERM and SIGUSR1; a context manager of the main thread.
+    """Context manager for the main thread that receives SIGTERM and SIGUSR1.
 
-    The first one is remembered for the training to ask about. A second one ends the process at once, even where
-    the main thread hangs in a collective: a thread of its own waits for them.
+    The first signal is stored in `name`, which training polls. A second signal ends the process immediately, even
+    if the main thread hangs in a collective, because a separate thread waits for signals.
     """
 
     def __init__(self) -> None:
-        self.name = ""  # of the first signal; empty before
+        self.name = ""  # name of the first signal; empty before it
         self._since = 0.0
 
     def __enter__(self) -> "StopSignal":
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        # With any handler in Python, the number of the signal goes to the wakeup descriptor as it arrives.
+        # With any Python handler installed, a signal's number is written to the wakeup descriptor on arrival.
         self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="gpt2dist-signals", daemon=True).start()
@@ -43,7 +43,7 @@ class StopSignal:
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._writer.close()  # which ends the thread
+        self._writer.close()  # ends the thread
 
     def _watch(self) -> None:
         with self._reader:
@@ -66,13 +66,13 @@ class StopRequestedError(Gpt2distError):
 
 
 class StopCoordinator:
-    """What the ranks tell each other while they work.
+    """Exchange of stop and save requests between the ranks.
 
     Args:
-        world: This rank. Making a coordinator is collective.
-        signal: This rank's signals.
-        watchdog: Ends the rank when it is not felt for too long.
-        save_minutes: Time between two saves, by the clock of rank 0; None leaves the clock alone.
+        world: This rank. Creating a coordinator is collective.
+        signal: Receiver of this rank's signals.
+        watchdog: Fed by each poll and save.
+        save_minutes: Minutes between saves, by the clock of rank 0; None disables timed saves.
     """
 
     def __init__(self, world: World, signal: StopSignal, watchdog: Watchdog, save_minutes: float | None):
@@ -85,10 +85,10 @@ class StopCoordinator:
         self._exchange = FlagExchange(world)
 
     def poll(self) -> None:
-        """Exchange requests with the other ranks, and act on those of the last poll. Collective.
+        """Exchange requests with the other ranks, and act on those of the previous poll. Collective.
 
         Raises:
-            StopRequestedError: A rank was signalled.
+            StopRequestedError: A rank received a signal.
         """
         self._watchdog.alive()
         late = time.monotonic() - self._saved_at >= self._save_seconds
@@ -100,12 +100,12 @@ class StopCoordinator:
             raise StopRequestedError(next(filter(None, names), "a signal"))
 
     def saved(self) -> None:
-        """Starts the clock anew. Collective."""
+        """Restart the timer after a save. Collective."""
         self._watchdog.alive()
-        self._exchange.settle()  # what was wished before the save; a wish to stop is sent again
+        self._exchange.settle()  # drops requests from before the save; a stop request is sent again
         self.save_due = False
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
-        """Waits for what is under way. Collective."""
+        """Wait for the pending exchange. Collective."""
         self._exchange.settle()

@@ -1,4 +1,4 @@
-"""The training loop, and what happens around a step: logging, observing, saving, stopping."""
+"""The training loop, and what happens around a step: logging, evaluating, saving, stopping."""
 
 import contextlib
 import math
@@ -37,19 +37,19 @@ from gpt2dist.training.stop import StopCoordinator, StopRequestedError
 
 
 class Trainer:
-    """Trains a model by a plan.
+    """Training loop of a run.
 
     Args:
-        config: The run.
-        plan: What it implies.
+        config: The run's configuration.
+        plan: The run's plan.
         world: This rank.
         engine: The model under DeepSpeed.
         batcher: Windows of the training sets.
         evaluator: Evaluates and samples.
-        store: The checkpoints of the run.
+        store: Checkpoints of the run.
         meter: Measures the steps.
-        profile: Traces some of them.
-        coordinator: Tells when to stop or to save.
+        profile: Traces some of the steps.
+        coordinator: Exchanges requests to stop or save.
     """
 
     def __init__(
@@ -80,21 +80,21 @@ class Trainer:
         self.consumed_tokens = 0  # targets
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
-        self.evaluation_done = True  # whether what was due to be looked at after this step was
+        self.evaluation_done = True  # whether the evaluation and samples due after this step are done
         self.saved_step = 0
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
 
     def fit(self, recorder: MetricsRecorder | None) -> None:
-        """Trains from where the run stands to its last step, or until it is asked to stop.
+        """Train from the current step to the last one, or until asked to stop.
 
         Args:
-            recorder: Where rank 0 records; None on the others.
+            recorder: Recorder of rank 0; None on other ranks.
         """
         self.recorder = recorder
         shown = Progress("train", self.last_step, "step", initial=self.step, enabled=self.world.is_main)
         with shown as self.bar, contextlib.closing(self._loader()) as loader, self.profile:
             try:
-                if not self.evaluation_done:  # a stop cut it short
+                if not self.evaluation_done:  # a stop interrupted them
                     self._evaluate_and_sample()
                 while self.step < self.last_step:
                     with self.meter.paused():
@@ -114,11 +114,11 @@ class Trainer:
                 self._leave(str(stop))
 
     def resume(self, path: Path) -> None:
-        """Goes on from a checkpoint. Collective.
+        """Resume from a checkpoint. Collective.
 
         Raises:
-            UserError: The run is about other data, or other windows, than the checkpoint.
-            RunError: The loaded model does not reproduce the loss that was stored.
+            UserError: The run's model, tokenizer, data, order or windows differ from the checkpoint's.
+            RunError: The loaded model does not reproduce the stored loss.
         """
         check_resumable(path, TrainerState.read(path), self.config, self.plan)
         state = self.store.load(path, self.engine.state)
@@ -133,7 +133,7 @@ class Trainer:
         check_probe_loss(path, state, self.config.precision, self._probe())
 
     def _train_step(self, batch: StepBatch[list[Tensor]]) -> None:
-        # Every draw of a step is a function of (seed, step, rank): a resumed run draws the same.
+        # Random draws in a step depend only on (seed, step, rank), so that a resumed run repeats them.
         seeds = (self.config.run.seed, self.step, self.world.rank)
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
         result = self.engine.train_step(batch, self._lr(self.step), self.coordinator.poll)
@@ -144,7 +144,7 @@ class Trainer:
         self.meter.add(result.nll, result.grad_norm, result.skipped, batch.targets, tokens)
 
     def _log(self) -> None:
-        """Records the steps since the last time."""
+        """Record the steps since the last call; stop the run if too many in a row were skipped."""
         measured, steps = self.meter.take()
         self._note_skipped(steps)
         values: dict[str, Value] = {
@@ -163,7 +163,7 @@ class Trainer:
             self._give_up()
 
     def _note_skipped(self, steps: list[StepRecord]) -> None:
-        """Counts the steps that were left out, and says which."""
+        """Count the skipped steps and warn about each."""
         for number, each in enumerate(steps, self.step - len(steps) + 1):
             self.skipped_steps += each.skipped
             self.skipped_in_a_row = self.skipped_in_a_row + 1 if each.skipped else 0
@@ -175,7 +175,7 @@ class Trainer:
                 )
 
     def _give_up(self) -> None:
-        """Stops a run that no longer learns; its weights are those of the last good step."""
+        """Save and stop a run that has diverged; its weights are those of the last good step."""
         self._save()
         self._tell_saved(self.store.finish())
         raise RunError(
@@ -186,17 +186,18 @@ class Trainer:
         )
 
     def _epochs(self) -> dict[str, Value]:
-        """Passes over the training set, or over each of several."""
+        """Return the passes over the training set, or over each of several."""
         epochs = self.plan.mixture.epochs(self.consumed_samples)
         if len(epochs) == 1:
             return {"train/epoch": epochs[0]}
         return {f"train/epoch/{each.name}": done for each, done in zip(self.plan.datasets, epochs, strict=True)}
 
     def _evaluate_and_sample(self) -> None:
-        """Evaluates and samples, where that is due after this step."""
+        """Evaluate and sample, if due after this step."""
         evaluates = self.step == self.plan.total_steps or self._due(self.config.evaluation.every_steps)
         samples = self._due(self.config.monitoring.samples.every_steps)
-        self.evaluation_done = not (evaluates or samples)  # what a checkpoint says that a stop in here leaves
+        # If a stop interrupts this method, the checkpoint stores this value.
+        self.evaluation_done = not (evaluates or samples)
         if evaluates:
             self._evaluate()
         if samples:
@@ -220,7 +221,7 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        """Saves the run as it stands; with `checkpoint.asynchronous` the writing goes on behind the training."""
+        """Save the current state; with `checkpoint.asynchronous`, write it in the background."""
         self._tell_saved(self.store.finish())
         if self.step == self.saved_step:
             return
@@ -236,7 +237,7 @@ class Trainer:
 
     def _state(self) -> TrainerState:
         probe = self._probe()
-        if not math.isfinite(probe):  # before weights that are lost push out those that are not
+        if not math.isfinite(probe):  # so that a diverged checkpoint cannot evict a good one
             raise RunError(
                 f"the loss is {probe} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
                 "schedule.warmup_steps, and start again: the run goes on from its newest checkpoint"
@@ -263,7 +264,7 @@ class Trainer:
         return probe_loss(self.engine.score, self.batcher)
 
     def _leave(self, signal: str) -> None:
-        """Saves everything and leaves word for whoever starts the run again; half a step is lost."""
+        """Save everything and write stopped.json for the next start; the unfinished step is lost."""
         if self.meter.steps:
             self._log()
         self._save()
@@ -291,7 +292,7 @@ class Trainer:
         return learning_rate(self.config.schedule, peak, plan.warmup_steps, plan.total_steps, step)
 
     def _due(self, every: int | None) -> bool:
-        """Whether what happens every so many steps happens after this one."""
+        """Return whether an action with this interval in steps is due now."""
         return every is not None and self.step % every == 0
 
     def _record(self, values: dict[str, Value]) -> None:

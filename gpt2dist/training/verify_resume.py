@@ -1,4 +1,4 @@
-"""The proof that a run goes on as if it had not been interrupted: N + N steps against 2N."""
+"""Verify that a resumed run equals an uninterrupted one: N + N steps against 2N."""
 
 import gc
 import shutil
@@ -20,19 +20,20 @@ COMPARED = ("train/loss", "train/grad_norm", "train/lr", "progress/tokens")
 
 
 def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[str]:
-    """Trains 2N steps, and N, a stop and N more, beside the run, and compares. Collective.
+    """Train 2N steps, then N steps and N more after a stop, and compare the results. Collective.
 
     Args:
-        config: The run.
-        plan: What it implies.
+        config: The run's configuration. The two trainings get subdirectories of its output directory.
+        plan: The run's plan.
         world: This rank.
-        steps: Optimizer steps N of a half.
+        steps: Optimizer steps N of each half.
 
     Returns:
-        What differs, a line each; the same on every rank. Empty: every byte is the same, and both are removed.
+        One line per difference; the same on every rank. If there are none, the compared metrics and the
+        safetensors files are identical, and both trainings are deleted.
 
     Raises:
-        UserError: The run has fewer than 2N steps.
+        UserError: N is below 1, or the run has fewer than 2N steps.
     """
     if not 1 <= steps <= plan.total_steps // 2:
         raise UserError(
@@ -45,7 +46,7 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
             shutil.rmtree(left, ignore_errors=True)
     for directory, stop in ((whole, 2 * steps), (halves, steps), (halves, 2 * steps)):
         train(_part(config, directory, stop), plan, world)
-        gc.collect()  # engines hold themselves in circles
+        gc.collect()  # engines contain reference cycles
         if world.device.type == "cuda":
             torch.cuda.empty_cache()
     differences = world.from_main(_differences(whole, halves, 2 * steps) if world.is_main else [])
@@ -55,7 +56,7 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
 
 
 def _part(config: Config, directory: Path, stop: int) -> Config:
-    """The run up to a step, in a directory of its own, recorded step by step."""
+    """Return the configuration of the run up to a step, in another directory and logged at every step."""
     run = config.run.model_copy(update={"output_dir": directory, "stop_after_steps": stop})
     quiet = {"log_every_steps": 1, "tensorboard": False, "trackers": (), "profile": None}
     monitoring = config.monitoring.model_copy(update=quiet)

@@ -1,4 +1,4 @@
-"""End a rank that hangs, or whose launcher died."""
+"""End a rank that hangs, or whose launcher has exited."""
 
 import ctypes
 import faulthandler
@@ -15,21 +15,21 @@ from types import TracebackType
 from gpt2dist.errors import Gpt2distError
 
 GRACE_SECONDS = 1.0
-"""Between the word of a rank that hangs and its end."""
+"""Seconds between the report of a hung rank and its exit."""
 _PR_SET_PDEATHSIG = 1
 
 
 def exit_with_parent() -> None:
-    """Asks Linux for a SIGTERM when the process that started this one dies, so that no orphan trains on.
+    """Ask Linux for a SIGTERM when the parent process exits, so that no orphan continues to train.
 
-    Elsewhere it does nothing. The ranks then stop as for any SIGTERM: together, with everything saved.
+    The ranks then stop as for any SIGTERM: together, with everything saved. On other systems it does nothing.
     """
     parent = os.getppid()
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     except (OSError, AttributeError):
         return
-    if os.getppid() != parent:  # it died before
+    if os.getppid() != parent:  # the parent exited before the call
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -38,16 +38,16 @@ class HungError(Gpt2distError):
 
 
 class Watchdog:
-    """Ends a rank that makes no progress: it says so, then the stacks of all its threads go to its log.
+    """Watchdog that ends a rank without progress: it reports the hang, then dumps all thread stacks to the log.
 
-    It watches from the first sign of life on. The end is a timer of the C library: it fires where Python itself
-    hangs, and can say nothing. Every rank waits for a hung one or for a host that was cut off, so all of them
-    notice, and a grace between word and end lets each say so before the first end breaks the connections.
+    The first call of `alive` arms it. A timer in C (faulthandler) ends the process: it fires even if Python
+    hangs, but cannot report. Every rank waits for a hung rank or an unreachable host, so all of them notice. The
+    grace period lets each rank report before the first exit breaks the connections.
 
     Args:
-        log: The file that gets the stacks.
-        seconds: Longest time between two signs of life.
-        tell: Called with a HungError that says where the main thread is.
+        log: The file that receives the stacks.
+        seconds: Maximum time between two calls of `alive`.
+        tell: Called with a HungError that names the place of the main thread.
     """
 
     def __init__(self, log: Path, seconds: float, tell: Callable[[HungError], object]):
@@ -73,7 +73,7 @@ class Watchdog:
         self._log.close()
 
     def alive(self) -> None:
-        """A sign of life. Cheap: the timer is set anew once a second at most."""
+        """Report progress. Cheap: the timer is reset once a second, or every `seconds` / 4 if that is shorter."""
         now = time.monotonic()
         if now - self._armed >= min(1.0, self._seconds / 4) and not self._told:
             faulthandler.dump_traceback_later(self._seconds + GRACE_SECONDS, exit=True, file=self._log)

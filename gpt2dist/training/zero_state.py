@@ -1,7 +1,7 @@
-"""Whole fp32 parameters and Adam moments in and out of DeepSpeed's partitions.
+"""Read and write whole fp32 parameters and Adam moments in DeepSpeed's partitions.
 
-The only module that touches private attributes of DeepSpeed (0.19.8, pinned); each is exercised by a test at
-every stage and precision. Everything here is collective: all ranks call it, in the same order.
+This module uses private attributes of DeepSpeed (0.19.8, pinned); a test exercises each at every stage and
+precision. Everything here is collective: all ranks must call it in the same order.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ from gpt2dist.training.partition import cut_part, join_parts
 
 
 class PartitionedState:
-    """The optimizer state of a DeepSpeed engine, seen as whole tensors by parameter.
+    """Optimizer state of a DeepSpeed engine, as whole tensors per parameter.
 
     Args:
-        engine: What `deepspeed.initialize` returned, with a torch AdamW inside.
-        parameters: Parameters by name, in one order on all ranks.
+        engine: Engine from `deepspeed.initialize`, with a torch AdamW inside.
+        parameters: Parameters by name, in the same order on all ranks.
     """
 
     def __init__(self, engine: Any, parameters: Iterator[tuple[str, nn.Parameter]]):
@@ -39,18 +39,18 @@ class PartitionedState:
         self._adam: torch.optim.AdamW = self._zero.optimizer if self._zero else engine.optimizer
 
     def shape_of(self, name: str) -> torch.Size:
-        """The whole shape of a parameter, which stage 3 hides behind an empty tensor."""
+        """Return the whole shape of a parameter, which stage 3 replaces by an empty tensor."""
         parameter = self.parameters[name]
         return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
     @property
     def updates(self) -> int:
-        """Updates that AdamW has applied: its `step`, which corrects the bias of the moments."""
+        """Updates that AdamW has applied: its `step`, used to correct the bias of the moments."""
         state = self._adam.state.get(self._flat()[0], {})
         return int(state["step"]) if "step" in state else 0
 
     def gather(self, name: str) -> dict[str, Tensor]:
-        """A parameter and its moments: `param`, `exp_avg`, `exp_avg_sq`, each whole and fp32, on every rank."""
+        """Return a parameter and its moments (`param`, `exp_avg`, `exp_avg_sq`), whole, fp32, on every rank."""
         parameter = self.parameters[name]
         if self._zero is None:
             state = self._adam.state[parameter]
@@ -65,10 +65,10 @@ class PartitionedState:
         return {key: value.detach().view(self.shape_of(name)) for key, value in out.items()}
 
     def scatter(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Sets a parameter and its moments from whole fp32 tensors. Call `refresh` after the last one."""
+        """Set a parameter and its moments from whole fp32 tensors. Call `refresh` after the last one."""
         parameter = self.parameters[name]
         if _is_partitioned(parameter):
-            # DeepSpeed's safe_set_full_* do not pad: they fail where the ranks do not divide the elements.
+            # DeepSpeed's safe_set_full_* do not pad: they fail if the world size does not divide the elements.
             local = {key: self._cut(name, value) for key, value in tensors.items()}
             safe_set_local_fp32_param(parameter, local["param"])
             for key in MOMENTS:
@@ -85,22 +85,22 @@ class PartitionedState:
             safe_set_full_optimizer_state(parameter, tensors[key], key)
 
     def materialise(self, updates: int) -> None:
-        """Makes the moments exist, as AdamW would in its first step, and sets its count of updates.
+        """Create missing moments, as AdamW would in its first step, and set its count of updates.
 
-        A step with zero gradients would do it too, but would apply weight decay.
+        A step with zero gradients would create them too, but would apply weight decay.
         """
         for flat in self._flat():
             state = self._adam.state[flat]
             for key in MOMENTS:
                 state.setdefault(key, torch.zeros_like(flat.data))
-            # One tensor each: AdamW counts up in place, and a shared one would count once per group.
+            # One tensor each: AdamW increments it in place, so a shared one would count once per group.
             state["step"] = torch.tensor(float(updates), device=flat.device)
         self.link()
 
     def link(self) -> None:
-        """Connects every parameter with its slice of the moments.
+        """Connect every parameter with its slice of the moments.
 
-        DeepSpeed does so itself in its first step, but before the moments of all groups exist.
+        DeepSpeed does this in its first step, but before the moments of all groups exist.
         """
         zero = self._zero
         if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
@@ -109,7 +109,7 @@ class PartitionedState:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Brings the working copies of the weights in line with the fp32 ones that `scatter` set."""
+        """Update the working copies of the weights from the fp32 ones that `scatter` set."""
         zero = self._zero
         if zero is None:
             return
@@ -118,24 +118,24 @@ class PartitionedState:
             return
         for group in range(len(zero.fp32_partitioned_groups_flat)):
             zero._reassign_or_swap_out_partitioned_parameters(group)
-        # As after a step of its own: small parameters, which stage 3 keeps whole, are gathered anew.
+        # As DeepSpeed does after a step: gather small parameters again, which stage 3 keeps whole.
         zero._partition_all_parameters()
         zero.checkpoint_event_epilogue()
 
     def _cut(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's part of a parameter's tensor at stage 3."""
+        """Return this rank's part of a parameter's tensor at stage 3."""
         group = self._zero._get_param_partition_group(self.parameters[name])
         return cut_part(whole, dist.get_rank(group), dist.get_world_size(group))
 
     def _join(self, name: str, part: Tensor) -> Tensor:
-        """A parameter's whole tensor at stage 3, from this rank's part and those of the others."""
+        """Return a parameter's whole tensor at stage 3, from the parts of all ranks."""
         group = self._zero._get_param_partition_group(self.parameters[name])
         parts = part.new_empty(dist.get_world_size(group) * part.numel())
         dist.all_gather_into_tensor(parts, part, group=group)
         return join_parts(parts, self.shape_of(name))
 
     def _flat(self) -> list[Tensor]:
-        """The tensors that AdamW's state is keyed by."""
+        """Return the tensors that are the keys of AdamW's state."""
         if self._zero is None:
             return list(self.parameters.values())
         for name in (
@@ -149,5 +149,5 @@ class PartitionedState:
 
 
 def _is_partitioned(parameter: nn.Parameter) -> bool:
-    """Whether the ranks hold parts of the parameter itself, as at stage 3."""
+    """Return whether the ranks hold parts of the parameter itself, as at stage 3."""
     return hasattr(parameter, "ds_id")

@@ -1,12 +1,12 @@
-"""What saving costs: the rate against the disk's, and the time the training stands still, in one run.
+"""Measure the cost of saving: its rate relative to the disk's, and how long training waits.
 
     python tools/bench/checkpoint.py [--preset gpt2-124m --directory DIR --rounds 5]
     torchrun --standalone --nproc-per-node 2 tools/bench/checkpoint.py --stage 2
 
-Measured are, on the same bytes: a plain write (each rank writes its part of the bytes from memory and calls
-fsync), a checkpoint that the training waits for, and one that is written behind it; every second round in the
-opposite order, since what a disk gives depends on what was written before. Peak memory is that of the process
-beyond what training itself needed.
+Three saves of the same bytes are timed: a plain write (each rank writes its part of the bytes from memory and
+calls fsync), a synchronous checkpoint, and an asynchronous one, written in the background. Every second round has
+the opposite order, because the speed of a disk depends on what was written before. The extra memory is the
+process's peak beyond what it needed before the first save.
 """
 
 import argparse
@@ -33,7 +33,7 @@ VOCAB = 50257
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="gpt2-124m")
     parser.add_argument("--stage", type=int, default=1, help="ZeRO stage")
@@ -51,7 +51,7 @@ def main() -> None:
         home / "checkpoints", world, 1, None, VOCAB, lambda path: write_huggingface_config(path, shape, 0, 0.0)
     )
     size = 12 * shape.parameters
-    store.save(engine.state, state(0))  # the first one makes room in memory
+    store.save(engine.state, state(0))  # the first save allocates the snapshot in host memory
     content = [tensor.view(-1).numpy().view("u1").data for tensor in store._snapshot.values()]
     steps, results = itertools.count(1), []
     phases = {
@@ -84,12 +84,12 @@ def main() -> None:
 
 
 def state(step: int) -> TrainerState:
-    """A state of nothing."""
+    """Return a placeholder state at a step."""
     return TrainerState(step, 0, 0, 0, True, 0.0, {}, {}, 1.0, [], "", {}, 1, 0, "fp32")
 
 
 def plain_write(home: Path, rank: int, number: int, content: list[memoryview]) -> None:
-    """Writes bytes from memory and brings them to the disk; then the file before goes, as a checkpoint does."""
+    """Write bytes from memory and fsync them; then delete the previous file, as a new checkpoint does."""
     before = list(home.glob(f"plain-{rank}-*"))
     with (home / f"plain-{rank}-{number}").open("wb", buffering=0) as file:
         for part in content:
@@ -101,7 +101,7 @@ def plain_write(home: Path, rank: int, number: int, content: list[memoryview]) -
 
 
 def timed(world: World, work) -> float:
-    """Seconds until the last rank is done."""
+    """Return the seconds until the last rank is done."""
     world.all(True)
     began = time.monotonic()
     work()

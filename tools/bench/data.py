@@ -1,12 +1,12 @@
-"""Preprocessing, loading and start-up against peers and limits: ratios, in one run.
+"""Compare preprocessing, loading and start-up with peers and limits, as ratios within one run.
 
     python tools/bench/data.py [preprocess] [loader] [start-up] --tokenizer DIR [--corpus F.jsonl]
         [--megatron CHECKOUT] [--datatrove-python PYTHON]
 
-Peers are optional. Megatron-LM is pointed at by its checkout, and must be able to run in this environment;
-datatrove by the Python of an environment that has it. Both are slow, so they get a part of the corpus, and
-megabytes per second are compared. Without --corpus one is made of the code and documentation that this Python
-has installed.
+Peers are optional. For Megatron-LM, give a checkout that can run in this environment. For datatrove, give the
+Python of an environment that has it. Both are slow, so they process only a part of the corpus, and the comparison
+is in megabytes per second. Without --corpus, a corpus is made from the code and documentation of this Python
+installation.
 """
 
 import argparse
@@ -63,7 +63,7 @@ load_hf_json(Path(sys.argv[1]).read_bytes()).encode_files(JsonlFileSource([sys.a
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure the chosen sections and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=" ".join(SECTIONS))
     parser.add_argument("--tokenizer", type=Path, required=True, help="directory with tokenizer.json")
@@ -86,12 +86,12 @@ def main() -> None:
 
 
 def say(name: str, text: str) -> None:
-    """Prints a line of results."""
+    """Print a line of results."""
     print(f"{name:>34}  {text}", flush=True)
 
 
 def clocked(function: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
@@ -101,7 +101,7 @@ def clocked(function: Callable[[], object]) -> float:
 
 
 def preprocessing(args: argparse.Namespace, home: Path) -> None:
-    """`gpt2dist preprocess` with two workers against Megatron-LM, datatrove and its own encoder."""
+    """Compare `gpt2dist preprocess` with two workers to Megatron-LM, datatrove and its own encoder."""
     corpus = args.corpus or make_corpus(home / "corpus.jsonl", args.megabytes * 1e6)
     quarter = head(corpus, home / "quarter.jsonl", corpus.stat().st_size / 4)
     size, small = corpus.stat().st_size, quarter.stat().st_size
@@ -109,7 +109,7 @@ def preprocessing(args: argparse.Namespace, home: Path) -> None:
     halves = [home / "half-0.jsonl", home / "half-1.jsonl"]
     halve(corpus, halves)
     walls, rates, encoder, reader = [], [], [], []
-    for _ in range(args.rounds):  # in turn, so that a machine that is busy is busy with all
+    for _ in range(args.rounds):  # alternate, so that other load on the machine affects all of them
         wall, memory = ours(args, corpus, home)
         walls.append(wall)
         rates.append((size - small) / (wall - ours(args, quarter, home)[0]))
@@ -125,7 +125,8 @@ def preprocessing(args: argparse.Namespace, home: Path) -> None:
         f"without start-up {steady / alone:.2f}",
     )
     say("gigatoken reading the files", f"{files / 1e6:.1f} MB/s; gpt2dist / gigatoken = {whole / files:.2f}")
-    # The peers take the words "<|endoftext|>" in a text for the end of it: an injection, and not the same tokens.
+    # The peers encode the text "<|endoftext|>" within a document as the special token, and gpt2dist does not. The
+    # tokens would differ, so such documents are excluded.
     end = Tokenizer.load(args.tokenizer).end_of_text.encode()
     part = head(corpus, home / "part" / "part.jsonl", args.peer_megabytes * 1e6, without=end)
     for name, peer in (("Megatron-LM", megatron), ("datatrove", datatrove)):
@@ -138,7 +139,7 @@ def preprocessing(args: argparse.Namespace, home: Path) -> None:
 
 
 def make_corpus(path: Path, size: float) -> Path:
-    """Code and documentation of the standard library and the installed packages."""
+    """Write code and documentation of the standard library and installed packages, stopping at `size` bytes."""
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
     suffixes = (".py", ".pyi", ".rst", ".md", ".txt", ".h")
     files = (file for root in roots for file in sorted(root.rglob("*")) if file.suffix in suffixes)
@@ -154,7 +155,7 @@ def make_corpus(path: Path, size: float) -> Path:
 
 
 def head(corpus: Path, path: Path, size: float, without: bytes = b"\n\n") -> Path:
-    """The first lines that do not hold `without`, `size` bytes or a little more."""
+    """Copy the first lines that do not contain `without`, up to the line that reaches `size` bytes."""
     path.parent.mkdir(exist_ok=True)
     with open(corpus, "rb") as file, open(path, "wb") as out:
         while out.tell() < size and (line := file.readline()):
@@ -164,14 +165,14 @@ def head(corpus: Path, path: Path, size: float, without: bytes = b"\n\n") -> Pat
 
 
 def halve(corpus: Path, paths: list[Path]) -> None:
-    """Deals the lines out to two files in turn."""
+    """Distribute the lines alternately to two files."""
     with open(corpus, "rb") as file, open(paths[0], "wb") as one, open(paths[1], "wb") as two:
         for line, out in zip(file, itertools.cycle((one, two)), strict=False):
             out.write(line)
 
 
 def ours(args: argparse.Namespace, corpus: Path, home: Path) -> tuple[float, str]:
-    """Seconds of the whole command, and what it says of memory."""
+    """Return the seconds of the whole command, and its message about memory."""
     output = home / "ours"
     subprocess.run(["rm", "-rf", str(output)], check=True)
     command = [sys.executable, "-m", "gpt2dist", "preprocess", str(corpus), "--tokenizer", str(args.tokenizer)]
@@ -183,7 +184,7 @@ def ours(args: argparse.Namespace, corpus: Path, home: Path) -> tuple[float, str
 
 
 def encoder_alone(tokenizer: Path, halves: list[Path]) -> float:
-    """Seconds in which two processes encode texts that they have in memory."""
+    """Return the seconds that two processes need to encode texts in memory: those of the slower one."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(WORKERS)
     with context.Pool(WORKERS, _share_barrier, (barrier,)) as pool:
@@ -216,7 +217,7 @@ def _batches(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def gigatoken_files(tokenizer: Path, halves: list[Path], home: Path) -> None:
-    """Two processes of gigatoken's own reader and encoder, on half of the file each."""
+    """Run gigatoken's own reader and encoder in two processes, on half of the file each."""
     content = json.loads((tokenizer / "tokenizer.json").read_text())
     (home / "plain.json").write_text(json.dumps(content | {"added_tokens": []}))
     command = [sys.executable, "-c", ENCODE_FILE, str(home / "plain.json")]
@@ -226,7 +227,7 @@ def gigatoken_files(tokenizer: Path, halves: list[Path], home: Path) -> None:
 
 
 def megatron(args: argparse.Namespace, part: Path, home: Path) -> float | None:
-    """Bytes per second of Megatron-LM's tools/preprocess_data.py, without the time of its imports."""
+    """Return the bytes per second of Megatron-LM's tools/preprocess_data.py, excluding its imports."""
     if not args.megatron:
         return None
     output = home / "megatron"
@@ -243,14 +244,14 @@ def megatron(args: argparse.Namespace, part: Path, home: Path) -> float | None:
 
 
 def same_tokens(args: argparse.Namespace, part: Path, home: Path, theirs: Path) -> None:
-    """Says whether both made the same tokens of the same text."""
+    """Report whether gpt2dist and Megatron-LM produced the same tokens from the same text."""
     ours(args, part, home)
     mine = b"".join(path.read_bytes() for path in sorted((home / "ours").glob("train-*.bin")))
     say("tokens of Megatron-LM", "the same, byte by byte" if mine == theirs.read_bytes() else "OTHERS than ours")
 
 
 def datatrove(args: argparse.Namespace, part: Path, home: Path) -> float | None:
-    """Bytes per second of datatrove's DocumentTokenizer, without the time of its imports."""
+    """Return the bytes per second of datatrove's DocumentTokenizer, excluding its imports."""
     if not args.datatrove_python:
         return None
     folder = home / "datatrove-in"
@@ -270,28 +271,28 @@ def datatrove(args: argparse.Namespace, part: Path, home: Path) -> float | None:
 
 
 class Slices(torch.utils.data.Dataset):
-    """What a DataLoader is given most often: an item is a slice of a memory map, widened."""
+    """Typical dataset for a DataLoader: an item is a slice of a memory map, converted to int64."""
 
     def __init__(self, path: Path, windows: int):
         self._tokens = np.memmap(path, np.uint16, "r")
         self._windows = windows
 
     def __len__(self) -> int:
-        """Windows."""
+        """Return the number of windows."""
         return self._windows
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """A window: int64 [WINDOW]."""
+        """Return a window: int64 [WINDOW]."""
         start = index * (WINDOW - 1)
         return torch.from_numpy(self._tokens[start : start + WINDOW].astype(np.int64))
 
 
 def loading(args: argparse.Namespace, home: Path) -> None:
-    """Windows from the page cache, ours against torch's DataLoader."""
+    """Compare the loader with torch's DataLoader, on windows in the page cache."""
     path, count = home / "tokens.bin", int(args.tokens)
     np.random.default_rng(0).integers(0, 50257, count).astype(np.uint16).tofile(path)
     tokens = np.asarray(np.memmap(path, np.uint16, "r"))
-    tokens.max()  # into the page cache
+    tokens.max()  # read all tokens into the page cache
     best = {}
     for shards in (1, 10):
         stream = TokenStream(np.array_split(tokens, shards))
@@ -310,7 +311,7 @@ def loading(args: argparse.Namespace, home: Path) -> None:
 
 
 def read_time(stream: TokenStream, rounds: int) -> float:
-    """Microseconds per window of reads at random starts."""
+    """Return the microseconds per window of reads at random starts."""
     draw = np.random.default_rng(1)
     starts = [draw.integers(0, len(stream) - WINDOW, BATCH) for _ in range(500)]
 
@@ -322,7 +323,7 @@ def read_time(stream: TokenStream, rounds: int) -> float:
 
 
 def loader_time(stream: TokenStream, rounds: int) -> float:
-    """Microseconds per window of the whole loader, its thread included."""
+    """Return the microseconds per window of the whole loader, including its thread."""
     windows = Windows(len(stream), WINDOW - 1, WINDOW - 1)
     batcher = MixtureBatcher([MicroBatcher(stream, windows, "new")])
     loader = Loader(Mixture([len(windows)], [1], 1), batcher, lambda batch: batch, BatchSizes(BATCH), BATCH, 0, 1)
@@ -333,7 +334,7 @@ def loader_time(stream: TokenStream, rounds: int) -> float:
 
 
 def dataloader_time(dataset: Slices, workers: int, rounds: int) -> float:
-    """Microseconds per window of torch's DataLoader, shuffled, its start left out."""
+    """Return the microseconds per window of torch's DataLoader, shuffled, excluding its start."""
     loader = torch.utils.data.DataLoader(dataset, BATCH, shuffle=True, num_workers=workers)
     steps = min(300, len(dataset) // BATCH - 20)
     times = []
@@ -350,7 +351,7 @@ def dataloader_time(dataset: Slices, workers: int, rounds: int) -> float:
 
 
 def starting(args: argparse.Namespace, home: Path) -> None:
-    """Opening a dataset and drawing the first batch, against the indices that Megatron builds first."""
+    """Compare the time to open a dataset and draw the first batch with that of Megatron's indices."""
     documents, length = int(args.documents), 1000
     say("dataset", f"{documents * length:.1e} tokens in {documents:,} documents (of holes, on the disk)")
     directory = sparse_dataset(home / "sparse", documents, length)
@@ -361,7 +362,7 @@ def starting(args: argparse.Namespace, home: Path) -> None:
 
 
 def sparse_dataset(directory: Path, documents: int, length: int) -> Path:
-    """A dataset directory whose token files have no content, in shards of at most 10^8 tokens."""
+    """Write a dataset of sparse token files, in shards of at most 100,000 documents, and return its directory."""
     directory.mkdir()
     per_shard, records = 100_000, []
     for number, first in enumerate(range(0, documents, per_shard)):
@@ -380,7 +381,7 @@ def sparse_dataset(directory: Path, documents: int, length: int) -> Path:
 
 
 def first_batch(directory: Path) -> None:
-    """Opens a dataset and takes a batch of it."""
+    """Open a dataset and draw one batch."""
     stream = TokenStream.open(Manifest.load(directory), "train", shuffled=True)
     windows = Windows(len(stream), 1024, 1024)
     batcher = MixtureBatcher([MicroBatcher(stream, windows, "new")])
@@ -390,7 +391,7 @@ def first_batch(directory: Path) -> None:
 
 
 def megatron_indices(documents: int, length: int) -> tuple[float, str]:
-    """Seconds to build document, sample and shuffle index of an epoch, and with what."""
+    """Return the seconds to build the document, sample and shuffle indices of an epoch, and the method."""
     sizes = np.full(documents, length, np.int32)
     random = np.random.RandomState(0)
     try:

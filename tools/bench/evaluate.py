@@ -1,12 +1,12 @@
-"""Tokens per second of an evaluation over lm-evaluation-harness's on the same work, and how far they agree.
+"""Compare the speed and the results of an evaluation with lm-evaluation-harness's on the same work.
 
     pip install 'gpt2dist[lm-eval]'
     python tools/bench/evaluate.py --model runs/NAME --text documents.jsonl [--passages lambada.jsonl]
     python tools/bench/evaluate.py --preset gpt2-124m --tokenizer DIR --text documents.jsonl
 
-Documents are scored by themselves, each after an end-of-text, in windows that do not overlap, which is what the
-harness's task wikitext does; passages as its task lambada_openai does. Timed is from the texts to the sum, in
-turns, on both sides with the model in memory and without what a program does once (imports, its task files).
+Each document is scored by itself, after an end-of-text token and in windows that do not overlap, as in the
+harness's task wikitext. Passages are scored as in its task lambada_openai. Both sides are timed alternately, from
+the texts to the sum, with the model in memory and without one-time work (imports, task files).
 """
 
 import argparse
@@ -38,7 +38,7 @@ ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="as of `gpt2dist evaluate`")
     parser.add_argument("--preset", choices=list(PRESETS), help="one with random weights instead")
@@ -63,7 +63,7 @@ class Harness:
     """lm-evaluation-harness with a model in memory.
 
     Args:
-        directory: The model.
+        directory: Directory of the model.
         batch_size: Windows per forward pass.
     """
 
@@ -73,17 +73,17 @@ class Harness:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = HFLM(str(directory), batch_size=batch_size, device=device, dtype="float32")
-        self.tasks = TaskManager(include_defaults=False)  # thousands of files that are not needed
+        self.tasks = TaskManager(include_defaults=False)  # the defaults are thousands of files
 
     def rolling(self, documents: list[str]) -> float:
-        """Σ log-likelihood of documents, from their texts."""
+        """Return the Σ log-likelihood of documents, from their texts."""
         from lm_eval.api.instance import Instance
 
         requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in documents]
         return sum(self.model.loglikelihood_rolling(requests, disable_tqdm=True))
 
     def task(self, texts: list[str], **task: Any) -> dict[str, float]:
-        """The metrics of a task on texts, through everything that the harness does."""
+        """Return the metrics of a task on texts, from the harness's complete evaluation."""
         from lm_eval import simple_evaluate
 
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -116,7 +116,7 @@ LAMBADA_TASK = {
 
 
 def compare_perplexity(directory: Path, harness: Harness, documents: list[str], args: argparse.Namespace) -> None:
-    """Prints the measures of both, and the ratio of their speeds."""
+    """Print the perplexities of both, and the ratio of their speeds."""
     world = join()
     tokenizer = Tokenizer.load(directory)
     length = Pretrained.read(directory).shape.context_length
@@ -144,7 +144,7 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
 
 
 def compare_lambada(directory: Path, harness: Harness, passages: list[str], batch_size: int) -> None:
-    """Prints the measures of both."""
+    """Print the LAMBADA results of both."""
     result = lambada(directory, passages, join(), batch_size)
     theirs = harness.task(passages, **LAMBADA_TASK)
     print(f"{result['examples']} passages")
@@ -153,18 +153,18 @@ def compare_lambada(directory: Path, harness: Harness, passages: list[str], batc
 
 
 def print_pair(name: str, ours: float, theirs: float) -> None:
-    """One measure of both."""
+    """Print one measure of both."""
     difference = abs(ours - theirs) / abs(theirs) if theirs else abs(ours - theirs)
     print_line(name, f"{ours:.8g}  harness {theirs:.8g}  relative difference {difference:.1e}")
 
 
 def print_line(name: str, text: str) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     print(f"{name:>18}  {text}")
 
 
 def in_turns(rounds: int, **work: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each piece of work."""
+    """Return the median seconds of each piece of work, run alternately."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, call in work.items():
@@ -175,13 +175,13 @@ def in_turns(rounds: int, **work: Callable[[], object]) -> dict[str, float]:
 
 
 def random_model(directory: Path, preset: str, tokenizer_directory: Path) -> Path:
-    """A model directory of a preset, as it is before training."""
+    """Write a randomly initialised model of a preset, and return its directory."""
     tokenizer = Tokenizer.load(tokenizer_directory)
     shape = Shape(*PRESETS[preset], PRESET_CONTEXT_LENGTH, tokenizer.vocab_size)
     write_huggingface_config(directory, shape, tokenizer.end_of_text_id, 0.0)
     tokenizer.save(directory)
     parameters = LanguageModel(shape, tokenizer.end_of_text_id).gpt2.named_parameters()
-    # Without the padding rows of the embedding, as a checkpoint has it.
+    # A checkpoint stores the embedding without its padding rows.
     weights = {
         name: tensor.detach()[: shape.vocab_size if "wte" in name else None] for name, tensor in parameters
     }

@@ -1,4 +1,4 @@
-"""Training steps beside a bare PyTorch loop and nanoGPT's: tokens per second in one run, on one model.
+"""Compare training with a bare PyTorch loop and nanoGPT, in tokens per second within one run, on one model.
 
     python tools/bench/train.py --stages 0 1 2 3
     python tools/bench/train.py --nanogpt ~/nanoGPT --precision autocast_bf16 --loss chunked
@@ -8,13 +8,13 @@ On a GPU:
     python tools/bench/train.py --preset gpt2-124m --length 1024 --micro-batch 16 --global-batch 64
         --precision bf16 --compile --nanogpt ~/nanoGPT --stages 1 2 3
 
-gpt2dist is its engine with windows from its loader. The bare loop is the shortest correct one on transformers'
-GPT-2, without DeepSpeed, loader or metrics. nanoGPT (https://github.com/karpathy/nanoGPT, a checkout given by its
-path) is its model and its step, which needs no data on disk. All have the same sizes, batch, AdamW, clipping and
-accumulation; where gpt2dist computes in bf16 the others do under autocast. They have no ZeRO.
+gpt2dist runs its engine with windows from its loader. The bare loop is the shortest correct one for transformers'
+GPT-2, without DeepSpeed, loader or metrics. For nanoGPT (https://github.com/karpathy/nanoGPT), give a checkout;
+its model and training step are used without data on disk. All have the same sizes, batch, AdamW, clipping and
+gradient accumulation. When gpt2dist computes in bf16, the others use autocast. They have no ZeRO.
 
-Rounds alternate, so that a machine that is busy with something else is busy with all of them. Each stage has a
-process of its own. Random tokens, one process; MFU is printed where the device's peak is known.
+Rounds alternate, so that other load on the machine affects all of them. Each ZeRO stage runs in a separate
+process, on one rank. Tokens are random. MFU is printed if the device's peak is known.
 """
 
 import argparse
@@ -53,32 +53,32 @@ LR, CLIP = 1e-4, 1.0
 OURS = "gpt2dist"
 
 Steps = Callable[[int], None]
-"""Does so many optimizer steps."""
+"""Function that does the given number of optimizer steps."""
 
 
 @dataclass
 class Variant:
-    """One way to train, and what was measured of it."""
+    """One way to train, and its measurements."""
 
     name: str
     steps: Steps
-    rates: list[float]  # tokens per second, by round
-    extra_gib: float = 0.0  # device memory at the highest, beyond what all variants hold between rounds
+    rates: list[float]  # tokens per second of each round
+    extra_gib: float = 0.0  # peak device memory in the last round, beyond what all variants hold between rounds
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure each ZeRO stage and print the results."""
     args = parse()
     if len(args.stages) == 1:
         measure(args, args.stages[0])
         return
-    for stage in args.stages:  # two DeepSpeed engines of different stages do not share a process
-        words = [*sys.argv[1:], "--stages", str(stage)]  # the last one counts
+    for stage in args.stages:  # DeepSpeed engines of different stages cannot share a process
+        words = [*sys.argv[1:], "--stages", str(stage)]  # the last --stages takes effect
         subprocess.run([sys.executable, __file__, *words], check=True)
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, help="sizes of the model, instead of the three below")
     parser.add_argument("--n-layer", type=int, default=4)
@@ -99,8 +99,8 @@ def parse() -> argparse.Namespace:
 
 
 def measure(args: argparse.Namespace, stage: int) -> None:
-    """Measures one stage beside the others."""
-    torch.backends.cuda.matmul.allow_tf32 = True  # for all, as nanoGPT does
+    """Measure gpt2dist at one ZeRO stage and the other variants, and print the results."""
+    torch.backends.cuda.matmul.allow_tf32 = True  # for all variants, as in nanoGPT
     torch.backends.cudnn.allow_tf32 = True
     world = join()
     sizes = PRESETS[args.preset] if args.preset else (args.n_layer, args.n_head, args.n_embd)
@@ -129,7 +129,7 @@ def measure(args: argparse.Namespace, stage: int) -> None:
 
 
 def time_round(variant: Variant, args: argparse.Namespace, device: torch.device) -> None:
-    """Lets a variant train for a round, the device's queue included."""
+    """Time one round of a variant, until the device has finished, and add its rate."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.synchronize()
@@ -145,7 +145,7 @@ def time_round(variant: Variant, args: argparse.Namespace, device: torch.device)
 
 
 def summary(variant: Variant, ours: Variant, shape: Shape, device: torch.device) -> str:
-    """One line: the rate of ours, or ours over that of another."""
+    """Return a line with a variant's rate and, unless it is ours, the ratio of our rate to it."""
     rate = statistics.median(variant.rates)
     peak = peak_flops(device_name(device))
     use = f", MFU {rate * flops_per_token(shape, shape.context_length) / peak:.1%}" if peak else ""
@@ -161,14 +161,14 @@ def summary(variant: Variant, ours: Variant, shape: Shape, device: torch.device)
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or how many threads of the CPU are used."""
+    """Return the GPU's name, or the number of CPU threads in use."""
     return (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     )
 
 
 def trainer_steps(args: argparse.Namespace, shape: Shape, stage: int, world: World, home: Path) -> Steps:
-    """Steps of the engine, with windows from the loader."""
+    """Return the steps of gpt2dist's engine, with windows from its loader."""
     config = Config.model_validate(
         {
             "precision": args.precision,
@@ -202,7 +202,7 @@ def trainer_steps(args: argparse.Namespace, shape: Shape, stage: int, world: Wor
 
 
 def bare_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> Steps:
-    """Steps of the shortest loop, on batches that are on the device already."""
+    """Return the steps of the shortest loop, on a batch that is already on the device."""
     config = huggingface_config(shape, 0)
     config.vocab_size = shape.padded_vocab_size
     model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").to(device)
@@ -226,7 +226,7 @@ def bare_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> 
 
 
 def nanogpt_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> Steps:
-    """Steps as in nanoGPT's train.py. Its gradient scaler does nothing in fp32 and bf16 and is left out."""
+    """Return the steps of nanoGPT's train.py, without its gradient scaler, a no-op in fp32 and bf16."""
     nanogpt = load_module(args.nanogpt / "model.py")
     config = nanogpt.GPTConfig(
         block_size=shape.context_length,
@@ -237,7 +237,7 @@ def nanogpt_steps(args: argparse.Namespace, shape: Shape, device: torch.device) 
         dropout=0.0,
         bias=True,
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # it counts its parameters aloud
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its number of parameters
         model = nanogpt.GPT(config).to(device)
         optimizer = model.configure_optimizers(0.1, LR, (0.9, 0.95), device.type)
     inputs = torch.randint(0, shape.vocab_size, (args.micro_batch, shape.context_length), device=device)
@@ -261,18 +261,18 @@ def nanogpt_steps(args: argparse.Namespace, shape: Shape, device: torch.device) 
 
 @contextlib.contextmanager
 def autocast(precision: str, device: torch.device) -> Iterator[None]:
-    """What a loop without DeepSpeed does for bf16."""
+    """Enable bf16 autocast unless the precision is fp32, as a loop without DeepSpeed would."""
     with torch.autocast(device.type, torch.bfloat16, enabled=precision != "fp32"):
         yield
 
 
 def load_module(path: Path):
-    """Imports a file by its path."""
+    """Import a file by its path."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     if spec is None or spec.loader is None or not path.is_file():
         sys.exit(f"--nanogpt: there is no {path}; give a checkout of nanoGPT")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look for their module
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
