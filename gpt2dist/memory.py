@@ -6,6 +6,15 @@ import sys
 GIB = 2**30
 
 
+def format_bytes(number: float) -> str:
+    """Format a number of bytes with three digits: "12.3 GB", "1,230 TB"; units are powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB" if number < 999.5 else f"{number:,.0f} TB"
+
+
 def peak_resident_bytes() -> int:
     """Return the most resident memory that this process has had, in bytes.
 

@@ -44,7 +44,7 @@ class SourceLocation:
     offset: int | None
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}" + (f" (byte {self.offset:,})" if self.offset else "")
+        return f"{self.path}:{self.line}" + (f" (byte {self.offset:,})" if self.offset is not None else "")
 
 
 @dataclass(frozen=True)

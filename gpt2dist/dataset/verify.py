@@ -52,8 +52,8 @@ def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: N
 
 
 def token_bytes(manifest: Manifest) -> int:
-    """Return the bytes of token files that `verify` reads."""
-    return sum(token_file(manifest, record)[1] for record in manifest.shards)
+    """Return the bytes of all tokens, which `verify` reads."""
+    return sum(record.tokens for record in manifest.shards) * np.dtype(manifest.dtype).itemsize
 
 
 def _tokenizer(manifest: Manifest) -> Iterator[str]:

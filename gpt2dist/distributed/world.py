@@ -89,16 +89,22 @@ class World:
 
         Raises:
             UserError: `work` raised a UserError; every rank raises it.
+            PeerLostError: `work` raised anything else, which rank 0 raises as it is.
         """
-        value, fault = None, ""
+        value, fault, failure = None, "", ""
         if self.is_main:
             try:
                 value = work()
             except UserError as error:
                 fault = str(error)
-        value, fault = self.from_main((value, fault))
+            except Exception as error:
+                self.from_main((None, "", f"{type(error).__name__}: {error}"))
+                raise
+        value, fault, failure = self.from_main((value, fault, failure))
         if fault:
             raise UserError(fault)
+        if failure:
+            raise PeerLostError(f"rank 0 failed: {failure}")
         return value
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from gpt2dist.config import Config
-from gpt2dist.memory import GIB
+from gpt2dist.memory import GIB, format_bytes
 from gpt2dist.model.flops import FORMULA
 from gpt2dist.plan import Plan, TrainingSet
 from gpt2dist.preflight.duration import durations
@@ -281,8 +281,12 @@ def _checkpoints(config: Config, plan: Plan) -> list[tuple[str, str]]:
     return [
         ("directory", str(RunDirectory(config.output_dir).checkpoints)),
         ("written", _when_saved(config)),
-        ("size", f"{_bytes(size)} each; the newest {keep:,} kept: {_bytes(size * keep)}{for_ever}"),
-        ("disk", f"{_bytes(checkpoint_space(config, plan))} at most, of {_bytes(free)} that are free in {home}"),
+        ("size", f"{format_bytes(size)} each; the newest {keep:,} kept: {format_bytes(size * keep)}{for_ever}"),
+        (
+            "disk",
+            f"{format_bytes(checkpoint_space(config, plan))} at most, "
+            f"of {format_bytes(free)} that are free in {home}",
+        ),
     ]
 
 
@@ -315,16 +319,8 @@ def _amount(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB"
-
-
 def _time(hours: float) -> str:
     for size, unit in ((3600, "seconds"), (60, "minutes")):
         if hours * size < 60:
             return f"{hours * size:.2g} {unit}"
-    return f"{hours:.3g} hours" if hours < 72 else f"{hours / 24:,.3g} days"
+    return f"{hours:.3g} hours" if hours < 72 else f"{_amount(hours / 24)} days"

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2dist.config import Config, Problem, raise_problems
 from gpt2dist.errors import UserError
-from gpt2dist.memory import GIB
+from gpt2dist.memory import GIB, format_bytes
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import check_batch
 from gpt2dist.preflight.deepspeed import check_offload, check_precision
@@ -145,13 +145,14 @@ def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
     free, needed = shutil.disk_usage(home).free, checkpoint_space(config, plan)
     there = sum(_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
     if needed - there > free:
-        beside = f", {_gb(there)} of which are there" if there else ""
+        beside = f", {format_bytes(there)} of which are there" if there else ""
         for_ever = " and those of checkpoint.keep_every" if config.checkpoint.keep_every else ""
         yield Problem(
             "run.output_dir",
-            f"{home} has {_gb(free)} free; checkpoint.keep_last + 1 = {config.checkpoint.keep_last + 1} "
-            f"checkpoints of {_gb(plan.checkpoint_bytes)}{for_ever} need {_gb(needed)}{beside}; free some, keep "
-            "fewer, or name a directory on a larger disk",
+            f"{home} has {format_bytes(free)} free; "
+            f"checkpoint.keep_last + 1 = {config.checkpoint.keep_last + 1} checkpoints of "
+            f"{format_bytes(plan.checkpoint_bytes)}{for_ever} need {format_bytes(needed)}{beside}; "
+            "free some, keep fewer, or name a directory on a larger disk",
             also=("checkpoint.keep_last",),
         )
 
@@ -187,7 +188,3 @@ def _as_yaml(value: Any) -> str:
 
 def _gib(number: float) -> str:
     return f"{number / GIB:.1f} GiB"
-
-
-def _gb(number: float) -> str:
-    return f"{number / 1e9:,.3g} GB"

@@ -87,7 +87,10 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
         )
     plan = job.build / "plan.json"
     if plan.is_file() and json.loads(plan.read_bytes()) == _versioned(identity):
-        shutil.rmtree(job.build)  # A run was killed after renaming the dataset, before deleting this.
+        # A run was killed after renaming the dataset, before deleting this; or it is deleting this now.
+        with open(job.build / "lock", "a") as lock:
+            if atomic_io.try_lock(lock.fileno()) is not False:
+                shutil.rmtree(job.build, ignore_errors=True)
     return manifest
 
 

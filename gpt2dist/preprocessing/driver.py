@@ -10,7 +10,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -171,8 +171,8 @@ def _forget_spool(job: PreprocessingJob, sources: list[Source]) -> None:
     """Delete the spooled standard input of a job whose dataset is already finished."""
     for source in sources:
         if source.spool:
-            Path(source.spool).unlink()
-            if not any(job.build.iterdir()):
+            Path(source.spool).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, or deleted already
                 job.build.rmdir()
 
 
@@ -238,7 +238,7 @@ class _Drive:
         Raises:
             UserError: A task is not done; the message lists the first ten.
         """
-        todo = self._todo(self._tasks)
+        todo = [task for task in self._tasks if not self._is_done(task)]
         if todo:
             listed = ", ".join(str(task.number) for task in todo[:10]) + (", …" if len(todo) > 10 else "")
             raise UserError(

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from gpt2dist import atomic_io
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.memory import format_bytes
 from gpt2dist.preflight.resources import nearest_directory
 
 
@@ -36,7 +37,7 @@ def require_room(output: Path, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if free < needed:
         raise UserError(
-            f"--output: {home} has {free / 1e9:,.3g} GB free and the model takes {needed / 1e9:,.3g} GB; free "
+            f"--output: {home} has {format_bytes(free)} free and the model takes {format_bytes(needed)}; free "
             "some, or name a directory on a larger disk"
         )
 

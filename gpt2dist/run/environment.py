@@ -37,7 +37,8 @@ def describe() -> dict[str, Any]:
 
 def commit() -> str | None:
     """Return the git commit, or None if gpt2dist is installed as a package."""
-    return _git("rev-parse", "HEAD")
+    found = _git("rev-parse", "HEAD")
+    return found and found.strip()
 
 
 def uncommitted() -> str:
@@ -55,6 +56,6 @@ def _git(*words: str) -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", HERE.name)  # fails if the package is installed in another repository
-        return git(*words).strip()
+        return git(*words)
     except (OSError, subprocess.SubprocessError):
         return None

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from gpt2dist import atomic_io
-from gpt2dist.checkpoint.naming import checkpoint_name
+from gpt2dist.checkpoint.naming import checkpoint_name, step_of
+from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
@@ -177,7 +178,7 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
         named = Path(resume)
         if fault := store.fault(named):
             raise UserError(f"checkpoint.resume: {named} is not a whole checkpoint: {fault}; name another")
-        if newest and newest.resolve() != named.resolve() and newest.name > named.name:
+        if newest and step_of(newest) > TrainerState.read(named).step:
             raise UserError(
                 f"checkpoint.resume: {store.directory} holds a newer checkpoint ({newest.name}), which the next "
                 "start would go on from; move it away, or set run.output_dir to a new directory"

@@ -49,7 +49,7 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
         gc.collect()  # engines contain reference cycles
         if world.device.type == "cuda":
             torch.cuda.empty_cache()
-    differences = world.from_main(_differences(whole, halves, 2 * steps) if world.is_main else [])
+    differences = world.on_main(lambda: _differences(whole, halves, 2 * steps))
     if world.is_main and not differences:
         shutil.rmtree(home, ignore_errors=True)
     return differences

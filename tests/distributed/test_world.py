@@ -36,6 +36,21 @@ def test_what_rank_0_finds_wrong_every_rank_raises():
     assert run_ranks(worked_on_main, 2, "no such file") == [("no such file", [])] * 2
 
 
+def failed_on_main():
+    try:
+        join().on_main(lambda: 1 // 0)
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+def test_where_rank_0_fails_no_rank_waits_for_it():
+    zero = "integer division or modulo by zero"
+    assert run_ranks(failed_on_main, 2) == [
+        ("ZeroDivisionError", zero),
+        ("PeerLostError", f"rank 0 failed: ZeroDivisionError: {zero}"),
+    ]
+
+
 def test_alone_a_rank_works_for_itself():
     alone = World(0, 0, 1, torch.device("cpu"))
     assert alone.on_main(lambda: 3) == 3

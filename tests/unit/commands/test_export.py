@@ -132,7 +132,7 @@ def test_too_full_a_disk(export, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 20_100_000))
     code, _, err = export()
-    assert code == 2 and "has 0.0201 GB free and the model takes 0.0202 GB" in err
+    assert code == 2 and "has 20.1 MB free and the model takes 20.2 MB" in err
     assert export("--dtype", "bfloat16")[0] == 0
 
 

@@ -102,8 +102,8 @@ def test_a_disk_that_is_too_small_and_one_that_holds_a_part_already(run_file, tm
     with pytest.raises(UserError) as refused:
         require_resources("run.yaml", config, plan)
     assert str(refused.value).splitlines()[1] == (
-        f"  run.output_dir: {tmp_path} has 0.0589 GB free; checkpoint.keep_last + 1 = 4 checkpoints of 0.0196 GB "
-        "need 0.0785 GB; free some, keep fewer, or name a directory on a larger disk"
+        f"  run.output_dir: {tmp_path} has 58.9 MB free; checkpoint.keep_last + 1 = 4 checkpoints of 19.6 MB "
+        "need 78.5 MB; free some, keep fewer, or name a directory on a larger disk"
     )
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3 * size))
     checkpoint = tmp_path / "out" / "checkpoints" / "step-00000010"

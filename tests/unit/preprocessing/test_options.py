@@ -7,6 +7,7 @@ import random
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.errors import UserError
-from gpt2dist.preprocessing import PreprocessingJob, deduplication, driver, prepare
+from gpt2dist.preprocessing import PreprocessingJob, assembly, deduplication, driver, prepare
 from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.preprocessing import worker as worker_module
 from gpt2dist.tokenizer.encoder import REFERENCE
@@ -261,7 +262,10 @@ def test_standard_input(tmp_path, tokenizer, monkeypatch):
         job = PreprocessingJob(("-",), str(tokenizer), tmp_path / output, max_bad_fraction=0.5, **options)
         return prepare(job, on_info=said.append, on_warning=said.append), said
 
-    manifest, _ = read_stdin(lines, "out")
+    with monkeypatch.context() as killed:  # after the dataset was renamed, before its build directory was deleted
+        killed.setattr(assembly, "shutil", SimpleNamespace(rmtree=lambda path: None))
+        manifest, _ = read_stdin(lines, "out")
+    assert (tmp_path / "out.partial/plan.json").exists()
     assert documents(manifest) == ["one", "two"]
     assert json.loads((tmp_path / "out" / "rejected.jsonl").read_text())["file"] == "-"
     assert json.loads((tmp_path / "out" / "pieces.jsonl").read_text())["path"] == "-"
