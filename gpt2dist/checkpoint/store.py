@@ -154,13 +154,13 @@ class CheckpointStore:
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """Return the newest valid checkpoint, if any, and the faults of newer ones. Collective."""
-        passed_over: list[str] = []
+        rejected_checkpoints: list[str] = []
         for name in reversed(self.world.from_main([path.name for path in finished(self.directory)])):
             fault = self.fault(self.directory / name)
             if not fault:
-                return self.directory / name, passed_over
-            passed_over.append(f"{name}: {fault}")
-        return None, passed_over
+                return self.directory / name, rejected_checkpoints
+            rejected_checkpoints.append(f"{name}: {fault}")
+        return None, rejected_checkpoints
 
     def fault(self, path: Path) -> str:
         """Return the fault of a checkpoint; empty if it is valid. Collective: the ranks share the hashing."""

@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
         return
     _say(command)
     names = scheduler.submit(job)
-    submissions.note(job.record, scheduler.name, names)
+    submissions.record_submission(job.record, scheduler.name, names)
     noun = "process" if args.scheduler == "local" else "job"
     _say(f"{noun} {names[0]}, recorded in {job.record}")
     _say(scheduler.how_to_follow(job, names))

@@ -152,12 +152,12 @@ class FlagExchange:
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._sent: tuple[torch.Tensor, dist.Work] | None = None
 
-    def poll(self, *wishes: bool) -> tuple[bool, ...]:
-        """Return for each wish whether any rank had it at the previous poll (alone: at this one). Collective."""
+    def poll(self, *raised: bool) -> tuple[bool, ...]:
+        """Return whether any rank raised each flag at the previous poll (alone: at this one). Collective."""
         if self._group is None:
-            return wishes
-        known = self.settle() or (False,) * len(wishes)
-        flags = torch.tensor([int(wish) for wish in wishes], dtype=torch.int32)
+            return raised
+        known = self.settle() or (False,) * len(raised)
+        flags = torch.tensor([int(flag) for flag in raised], dtype=torch.int32)
         work = dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work
         self._sent = flags, work

@@ -166,12 +166,12 @@ def check_files(manifest: Manifest, split: str) -> None:
     for record in manifest.shards_of(split):
         data, expected = token_file(manifest, record)
         index = index_file(manifest, record)
-        size = _size(data)
+        size = _file_size(data)
         if size is None:
             wrong.append(f"{data}: no such file")
         elif size != expected:
             wrong.append(f"{data}: has {size:,} bytes, the manifest says {expected:,}")
-        if index and not _size(index):
+        if index and not _file_size(index):
             wrong.append(f"{index}: no such file, or an empty one")
     if wrong:
         more = [f"… and {len(wrong) - _MOST_LISTED} more"] if len(wrong) > _MOST_LISTED else []
@@ -179,7 +179,7 @@ def check_files(manifest: Manifest, split: str) -> None:
         raise UserError(f"{manifest.directory}: its files are not whole; {_AGAIN}{listed}")
 
 
-def _size(path: Path) -> int | None:
+def _file_size(path: Path) -> int | None:
     """Return the size of a file in bytes, or None if it does not exist."""
     try:
         return path.stat().st_size

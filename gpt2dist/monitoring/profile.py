@@ -25,7 +25,7 @@ class Profile:
         self.steps = steps
         self._profiler: profiler.profile | None = None
 
-    def say_what_is_missed(self, done: int) -> None:
+    def warn_if_missed(self, done: int) -> None:
         """Warn if a run that has done `done` steps has no trace and is too late to record it."""
         if self.steps and done >= self.steps.start and not self.path.exists():
             logger.warning(

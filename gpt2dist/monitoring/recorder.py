@@ -52,4 +52,4 @@ class MetricsRecorder:
         """
         line: Line = {"step": step, "time": round(time, 3), **values}
         self._metrics.write(line)
-        self._trackers.tell(line)
+        self._trackers.send(line)

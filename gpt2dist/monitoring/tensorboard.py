@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from gpt2dist.monitoring.trackers import Hyperparameters, tell
+from gpt2dist.monitoring.trackers import Hyperparameters, send
 from gpt2dist.run.metrics_file import Line
 
 LAYOUT = {
@@ -54,7 +54,7 @@ class TensorBoard:
         if self._in_table:
             self._summarise(begin)
         for line in history:
-            tell(self, line)
+            send(self, line)
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
         """Write numbers."""

@@ -82,7 +82,7 @@ def load(name: str) -> Callable[[], Tracker]:
     return found
 
 
-def tell(tracker: Tracker, line: Line) -> None:
+def send(tracker: Tracker, line: Line) -> None:
     """Pass a line of metrics.jsonl to a tracker."""
     step, time = int(line["step"]), float(line["time"])
     told = {tag: value for tag, value in line.items() if tag not in ("step", "time") and value is not None}
@@ -123,9 +123,9 @@ class Trackers:
                 ) from error
             self._at_work[name] = tracker
 
-    def tell(self, line: Line) -> None:
+    def send(self, line: Line) -> None:
         """Pass a line of metrics.jsonl to all trackers."""
-        self._each(lambda tracker: tell(tracker, line))
+        self._each(lambda tracker: send(tracker, line))
 
     def close(self, failed: bool) -> None:
         """Close all trackers."""

@@ -14,7 +14,7 @@ from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
 from gpt2dist.preflight.deepspeed import check_offload, check_precision, check_raw_keys
 from gpt2dist.preflight.directories import check_directories
-from gpt2dist.preflight.init_from import begin_with, check_vocabulary, vocab_size_of
+from gpt2dist.preflight.init_from import check_vocabulary, read_origin, vocab_size_of
 from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
 from gpt2dist.preflight.monitoring import check_profile, check_samples, check_trackers
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
@@ -32,7 +32,7 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         UserError: The file cannot be read, or it has mistakes; the message lists each with its key and a fix.
     """
     config, wrong = read(path, overrides)
-    config, origin, wrong_origin = begin_with(config)
+    config, origin, wrong_origin = read_origin(config)
     world_size = world_size or config.run.world_size or 1
     lengths = lengths_of(config)
     datasets, wrong_training = training_sets(config, lengths)
@@ -57,8 +57,8 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         *check_directories(config),
     ]
     # A key that is wrong by itself now holds its default. Problems that follow from the default would mislead.
-    telling = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
-    raise_problems(wrong + telling, str(path))
+    independent = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
+    raise_problems(wrong + independent, str(path))
     plan = Plan(
         world_size=world_size,
         batch_sizes=batch_sizes(config),

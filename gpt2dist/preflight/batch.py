@@ -13,7 +13,7 @@ MOST_LISTED = 8
 def batch_sizes(config: Config) -> BatchSizes:
     """Return the windows of each step, ignoring a ramp that cannot reach the full size."""
     batch = config.batch
-    if not batch.ramp or any(_leads_nowhere(batch.global_batch_size, batch.ramp)):
+    if not batch.ramp or any(_unreachable(batch.global_batch_size, batch.ramp)):
         return BatchSizes(batch.global_batch_size)
     return BatchSizes(batch.global_batch_size, Ramp(**batch.ramp.model_dump()))
 
@@ -34,11 +34,11 @@ def check_batch(config: Config, world_size: int) -> Iterator[Problem]:
             also=("batch.micro_batch_size",),
         )
     elif batch.ramp:
-        nowhere = list(_leads_nowhere(batch.global_batch_size, batch.ramp))
+        nowhere = list(_unreachable(batch.global_batch_size, batch.ramp))
         yield from nowhere or _check_ramp(batch, batch.ramp, per_pass, product)
 
 
-def _leads_nowhere(full: int, ramp: RampSection) -> Iterator[Problem]:
+def _unreachable(full: int, ramp: RampSection) -> Iterator[Problem]:
     """Yield the problem that keeps a ramp from reaching the full size."""
     also = ("batch.global_batch_size", "batch.ramp")
     way, increment = full - ramp.start, ramp.increment

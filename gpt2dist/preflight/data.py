@@ -22,7 +22,7 @@ def training_sets(config: Config, lengths: Lengths) -> tuple[tuple[TrainingSet, 
     problems: list[Problem] = []
     right: list[Manifest] = []
     for number, entry in enumerate(train):
-        key, loaded = f"data.train.{number}.path", _load(entry.path)
+        key, loaded = f"data.train.{number}.path", _load_manifest(entry.path)
         if isinstance(loaded, str):
             problems.append(Problem(key, loaded))
         elif wrong := _unfit_to_train(key, entry, loaded, right, lengths.sequence):
@@ -48,7 +48,7 @@ def validation_sets(
             ways = f"{entry.name!r} names two validation sets; give each its own name"
             problems.append(Problem(f"{key}.name", ways))
         names.add(entry.name)
-        loaded = _load(entry.path)
+        loaded = _load_manifest(entry.path)
         if isinstance(loaded, str):
             problems.append(Problem(f"{key}.path", loaded))
             continue
@@ -137,7 +137,7 @@ def _blend(config: Config, lengths: Lengths, loaded: Sequence[Manifest]) -> tupl
     return tuple(blend)
 
 
-def _load(path: Path) -> Manifest | str:
+def _load_manifest(path: Path) -> Manifest | str:
     """Return the manifest of a dataset directory, or an error message."""
     try:
         return Manifest.load(path)

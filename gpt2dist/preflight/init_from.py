@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the tokenizer library is imported only for runs that use in
 KEY = "model.init_from"
 
 
-def begin_with(config: Config) -> tuple[Config, Pretrained | None, list[Problem]]:
+def read_origin(config: Config) -> tuple[Config, Pretrained | None, list[Problem]]:
     """Return the configuration with the sizes of the `init_from` model, that model, and the problems found.
 
     A run that has checkpoints reads its checkpoint instead, so the original model may have been deleted by then.

@@ -92,7 +92,7 @@ class Part:
     what: str
 
 
-def setting_of(config: Config, plan: Plan) -> MemoryInputs:
+def memory_inputs(config: Config, plan: Plan) -> MemoryInputs:
     """Return the inputs of the estimate for a run."""
     settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
     zero = settings["zero_optimization"]
@@ -104,8 +104,8 @@ def setting_of(config: Config, plan: Plan) -> MemoryInputs:
         stage=config.zero.stage,
         precision=config.precision,
         fp32_accumulation=settings.get("data_types", {}).get("grad_accum_dtype") == "fp32",
-        bucket_elements=_whole(zero, "reduce_bucket_size", BUCKET_ELEMENTS),
-        live_parameters=_whole(zero, "stage3_max_live_parameters", LIVE_PARAMETERS),
+        bucket_elements=_integer_setting(zero, "reduce_bucket_size", BUCKET_ELEMENTS),
+        live_parameters=_integer_setting(zero, "stage3_max_live_parameters", LIVE_PARAMETERS),
         offload_optimizer=config.zero.offload_optimizer,
         offload_parameters=config.zero.offload_parameters,
         attention=config.model.attention,
@@ -115,7 +115,7 @@ def setting_of(config: Config, plan: Plan) -> MemoryInputs:
     )
 
 
-def _whole(raw: Mapping[str, Any], key: str, default: int) -> int:
+def _integer_setting(raw: Mapping[str, Any], key: str, default: int) -> int:
     """Return a positive number from raw DeepSpeed keys, which are not validated, or the default."""
     value = raw.get(key)
     return int(value) if isinstance(value, int | float) and value > 0 else default

@@ -11,7 +11,7 @@ from gpt2dist.memory import GIB, format_bytes
 from gpt2dist.model.flops import FORMULA
 from gpt2dist.plan import Plan, TrainingSet
 from gpt2dist.preflight.duration import durations
-from gpt2dist.preflight.memory import estimate, setting_of, total
+from gpt2dist.preflight.memory import estimate, memory_inputs, total
 from gpt2dist.preflight.plot import plot, sampled
 from gpt2dist.preflight.resources import checkpoint_space, nearest_directory
 from gpt2dist.run.directory import RunDirectory
@@ -33,7 +33,7 @@ def as_json(config: Config, plan: Plan, device: str | None = None) -> dict[str, 
     Raises:
         UserError: The peak FLOP/s of that GPU is unknown.
     """
-    memory = estimate(setting_of(config, plan))
+    memory = estimate(memory_inputs(config, plan))
     return {
         "config": config.model_dump(mode="json"),
         "plan": {
@@ -158,7 +158,7 @@ def _data(config: Config, plan: Plan) -> list[tuple[str, str]]:
     (one,) = plan.datasets
     return [
         ("dataset", str(one.dataset.directory)),
-        ("size", _size(one)),
+        ("size", _dataset_size(one)),
         ("windows", f"{len(one.windows):,} per epoch, {sizes}"),
         loss,
         borders,
@@ -169,10 +169,10 @@ def _data(config: Config, plan: Plan) -> list[tuple[str, str]]:
 def _blended(plan: Plan, each: TrainingSet) -> tuple[str, str]:
     part = f"{100 * plan.part(each):.4g} % of the windows"
     windows = f"{len(each.windows):,} windows per epoch"
-    return each.name, f"{part}; {_size(each)}, {windows}; {_passes(plan, each)}"
+    return each.name, f"{part}; {_dataset_size(each)}, {windows}; {_passes(plan, each)}"
 
 
-def _size(each: TrainingSet) -> str:
+def _dataset_size(each: TrainingSet) -> str:
     totals = each.dataset.totals("train")
     return f"{count(totals.tokens, 'token')}, {count(totals.documents, 'document')}"
 
@@ -261,7 +261,7 @@ def _zero(config: Config) -> str:
 
 
 def _memory(config: Config, plan: Plan) -> list[tuple[str, str]]:
-    parts = [part for part in estimate(setting_of(config, plan)) if part.device or part.host]
+    parts = [part for part in estimate(memory_inputs(config, plan)) if part.device or part.host]
     sizes = [f"{part.device / GIB:.2f} GiB" for part in parts]
     whole = f"{total(tuple(parts)) / GIB:.2f} GiB"
     widest = max(map(len, [*sizes, whole]))

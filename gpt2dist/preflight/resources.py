@@ -13,7 +13,7 @@ from gpt2dist.memory import GIB, format_bytes
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import check_batch
 from gpt2dist.preflight.deepspeed import check_offload, check_precision
-from gpt2dist.preflight.memory import STATES, estimate, setting_of, total
+from gpt2dist.preflight.memory import STATES, estimate, memory_inputs, total
 from gpt2dist.preflight.messages import divisors
 from gpt2dist.preflight.model import check_kernels
 from gpt2dist.run.directory import RunDirectory
@@ -55,7 +55,7 @@ def require_resources(where: str, config: Config, plan: Plan, device_bytes: int 
 
 def check_memory(config: Config, plan: Plan, device_bytes: int) -> Iterator[Problem]:
     """Check that the estimate fits into the memory of a device."""
-    parts = estimate(setting_of(config, plan))
+    parts = estimate(memory_inputs(config, plan))
     states, needed = total(parts, STATES), total(parts)
     if needed <= device_bytes:
         return
@@ -71,7 +71,7 @@ def check_memory(config: Config, plan: Plan, device_bytes: int) -> Iterator[Prob
 
 def states_fit(config: Config, plan: Plan, device_bytes: int) -> bool:
     """Return whether the STATES fit into the memory of a device. Their estimate is exact to a few percent."""
-    return total(estimate(setting_of(config, plan)), STATES) <= device_bytes
+    return total(estimate(memory_inputs(config, plan)), STATES) <= device_bytes
 
 
 def _first_fit(config: Config, plan: Plan, device_bytes: int) -> str:
@@ -87,7 +87,7 @@ def _first_fit(config: Config, plan: Plan, device_bytes: int) -> str:
         )
         if refused:
             continue
-        needed = total(estimate(setting_of(changed, plan)))
+        needed = total(estimate(memory_inputs(changed, plan)))
         least = min(least, needed)
         if needed <= device_bytes:
             words = " ".join(f"{key}={_as_yaml(value)}" for key, value in changes.items())
@@ -143,7 +143,7 @@ def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
     """Check that the checkpoints fit on the disk, counting those that the run already has there."""
     home = nearest_directory(config.output_dir)
     free, needed = shutil.disk_usage(home).free, checkpoint_space(config, plan)
-    there = sum(_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
+    there = sum(_file_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
     if needed - there > free:
         beside = f", {format_bytes(there)} of which are there" if there else ""
         for_ever = " and those of checkpoint.keep_every" if config.checkpoint.keep_every else ""
@@ -175,7 +175,7 @@ def nearest_directory(path: Path) -> Path:
     return next(each for each in (path, *path.absolute().parents) if each.is_dir())
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:  # deleted in the meantime

@@ -69,15 +69,15 @@ def prepare(
         UserError: The job's options, corpus, tokenizer or output cannot be used; the message says which.
         RunError: A worker process was killed or a file cannot be written. Running the same job again resumes it.
     """
-    tokenizer, sources, identity = _look(job)
+    tokenizer, sources, identity = _resolve(job)
     if (manifest := finished(job, identity)) is not None:
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
-        _forget_spool(job, sources)
+        _delete_spool(job, sources)
         return manifest
     with open_build(job, identity, tokenizer, shared=False), remove_partial_if_empty(job):
         tasks = plan_tasks(sources)
         if not dataset_folder(job).exists():
-            drive = _Drive(job, tokenizer, tasks, on_progress, on_info, on_warning)
+            drive = _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning)
             if finish:
                 drive.require_all()
             drive.run(tasks)
@@ -115,14 +115,14 @@ def prepare_part(
     """
     if STANDARD_INPUT in job.inputs:
         raise UserError("--task-index: not with standard input, which only one process can read; name files")
-    tokenizer, sources, identity = _look(job)
+    tokenizer, sources, identity = _resolve(job)
     if finished(job, identity) is not None:
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return
     with open_build(job, identity, tokenizer, shared=True):
         tasks = plan_tasks(sources)
         if not dataset_folder(job).exists():
-            _Drive(job, tokenizer, tasks, on_progress, on_info, on_warning).run(tasks[index::count])
+            _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning).run(tasks[index::count])
             _check_unchanged(job, sources)
 
 
@@ -136,13 +136,13 @@ def check(job: PreprocessingJob) -> int:
         UserError: As for `prepare`.
     """
     job.check()
-    _, sources, identity = _look(replace(job, workers=1))  # One worker, so that no fork server is started.
+    _, sources, identity = _resolve(replace(job, workers=1))  # One worker, so that no fork server is started.
     if finished(job, identity) is None:
         check_plan(job, identity)
     return len(plan_tasks(sources))
 
 
-def _look(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
+def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
     """Check the options of a job, load its tokenizer, find its sources and compute its fingerprint."""
     job.check()
     start_early(job)
@@ -167,7 +167,7 @@ def _discover(job: PreprocessingJob) -> list[Source]:
     return [replace(source, spool=str(path))]
 
 
-def _forget_spool(job: PreprocessingJob, sources: list[Source]) -> None:
+def _delete_spool(job: PreprocessingJob, sources: list[Source]) -> None:
     """Delete the spooled standard input of a job whose dataset is already finished."""
     for source in sources:
         if source.spool:
@@ -187,7 +187,7 @@ def _check_unchanged(job: PreprocessingJob, sources: list[Source]) -> None:
 # --- The tasks --------------------------------------------------------------------------------------------
 
 
-class _Drive:
+class _TaskRunner:
     """Runner of tasks that reports their progress."""
 
     def __init__(

@@ -155,14 +155,14 @@ class SplitShardWriter:
     def add(self, block: Block) -> None:
         """Append documents."""
         self._shard.add(block.tokens, block.lengths)
-        self._note(block)
+        self._add_facts(block)
 
     def add_long(self, facts: Block, tokens: Iterator[NDArray[np.integer]]) -> None:
         """Append one document, given its tokens and a block with everything else."""
         self._shard.add_document(tokens)
-        self._note(facts)
+        self._add_facts(facts)
 
-    def _note(self, block: Block) -> None:
+    def _add_facts(self, block: Block) -> None:
         self._origins.write(block.origins.tobytes())
         if self._facts:
             facts = np.empty(len(block), FACTS)

@@ -32,7 +32,7 @@ class Metrics:
 
     def write(self, line: Line) -> None:
         """Append one line."""
-        self._file.write(_text(line))
+        self._file.write(_format_line(line))
         self._file.flush()
 
     def close(self) -> None:
@@ -70,13 +70,15 @@ def read_tail(path: Path, tag: str) -> list[Line]:
             begin = max(0, size - length)
             file.seek(begin)
             texts = file.read(size - begin).split(b"\n")
-            lines = [line for text in texts[bool(begin) :] if (line := _whole(text))]  # the first may be partial
+            lines = [
+                line for text in texts[bool(begin) :] if (line := _parse_line(text))
+            ]  # the first may be partial
             if begin == 0 or any(tag in line for line in lines):
                 return lines
             length *= 4
 
 
-def _whole(text: bytes) -> Line | None:
+def _parse_line(text: bytes) -> Line | None:
     try:
         line = json.loads(text)
     except ValueError:
@@ -108,9 +110,9 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
     torn = content != b"" and not content.endswith(b"\n")  # the next line would be appended to the partial one
     if len(kept) == len(lines) and not torn:
         return kept
-    atomic_io.write_lines(path, map(_text, kept), end="")
+    atomic_io.write_lines(path, map(_format_line, kept), end="")
     return kept
 
 
-def _text(line: Line) -> str:
+def _format_line(line: Line) -> str:
     return json.dumps(atomic_io.finite(line), ensure_ascii=False) + "\n"

@@ -78,12 +78,12 @@ def write(record: Path, files: Mapping[str, str], config: "Config | None", asked
         "git_uncommitted": bool(changes),
         "python": platform.python_version(),
         "interpreter": sys.executable,
-        "environment": {name: os.environ[name] for name in sorted(os.environ) if _is_telling(name)},
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if _is_recorded(name)},
     }
     (record / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
-def note(record: Path, scheduler: str, jobs: Sequence[int | str]) -> None:
+def record_submission(record: Path, scheduler: str, jobs: Sequence[int | str]) -> None:
     """Add the scheduler, the job ids and the time to submission.json once the job is submitted.
 
     Args:
@@ -126,9 +126,22 @@ def submissions(run: Path) -> list[Submission]:
     return sorted(found, key=lambda each: each.time)
 
 
-TELLING = ("CUDA", "NCCL", "GLOO", "OMP", "TORCH", "PYTORCH", "PYTHON", "LD_LIBRARY", "HF_HOME", "HF_HUB_OFFLINE")
+RECORDED_PREFIXES = (
+    "CUDA",
+    "NCCL",
+    "GLOO",
+    "OMP",
+    "TORCH",
+    "PYTORCH",
+    "PYTHON",
+    "LD_LIBRARY",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+)
 
 
-def _is_telling(name: str) -> bool:
+def _is_recorded(name: str) -> bool:
     """Return whether a variable may affect the computation. Others are not recorded: some hold passwords."""
-    return name.startswith(TELLING) and not any(word in name for word in ("TOKEN", "KEY", "SECRET", "PASS"))
+    return name.startswith(RECORDED_PREFIXES) and not any(
+        word in name for word in ("TOKEN", "KEY", "SECRET", "PASS")
+    )

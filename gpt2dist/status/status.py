@@ -99,14 +99,14 @@ def read_status(run: Path) -> Status:
     last: dict[str, Any] = next((line for line in reversed(lines) if TRAINED in line), {})
     saved = run_files.latest_checkpoint(run)
     settings, facts = run_files.read_settings(run), run_files.read_object(RunDirectory(run).environment)
-    total = _whole(facts.get("total_steps")) or _whole(settings.get("schedule", {}).get("total_steps"))
+    total = _integer(facts.get("total_steps")) or _integer(settings.get("schedule", {}).get("total_steps"))
     step = max(([last["step"]] if last else []) + ([saved[0]] if saved else []), default=None)
 
     start = _start(run)
     times = [each for line in lines if (each := number(line.get("time"))) and each >= (start or 0)]
     signs = [*times[-1:], *([saved[1]] if saved else []), *([start] if start else [])]
     silent = max(0.0, now - max(signs)) if signs else None
-    stop = _whole(settings.get("run", {}).get("stop_after_steps"))
+    stop = _integer(settings.get("run", {}).get("stop_after_steps"))
     ending = _ending(run, saved[0] if saved else None, total, stop)
     waiting = None if held else _waiting(run, start, now)
     state, reason = waiting or _judge(run, held, ending, silent, _patience(times, settings.get("run", {})))
@@ -124,7 +124,7 @@ def read_status(run: Path) -> Status:
         seconds_left=_seconds_left(lines, goal, start or 0, now) if state == "running" else None,
         checkpoint=Checkpoint(saved[0], max(0.0, now - saved[1])) if saved else None,
         evaluations=last_evaluations(run, step),
-        skipped_steps=_whole(last.get("train/skipped_steps")),
+        skipped_steps=_integer(last.get("train/skipped_steps")),
         silent=silent,
     )
 
@@ -237,7 +237,7 @@ def _seconds_left(lines: list[dict[str, Any]], goal: int | None, start: float, n
     return None if pace is None else max(0.0, (goal - last["step"]) * pace - (now - last["time"]))
 
 
-def _whole(value: Any) -> int | None:
+def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

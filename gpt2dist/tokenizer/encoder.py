@@ -69,7 +69,7 @@ class FastEncoder:
         self._content = orjson.dumps(content)
         # When the cache is full, it is copied to one of twice the size, and both are in memory meanwhile.
         self._limit = memory * 2 // 5
-        self._backend = self._load()
+        self._backend = self._load_backend()
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """See `Encoder`."""
@@ -81,10 +81,10 @@ class FastEncoder:
         ids, lengths = np.asarray(awkward.flatten(encoded)), np.asarray(awkward.num(encoded))
         if resident_bytes() > self._limit:
             self._backend = None  # Free the memory before loading the next one.
-            self._backend = self._load()
+            self._backend = self._load_backend()
         return ids.astype(np.uint32, copy=False), lengths.astype(np.int64, copy=False)
 
-    def _load(self) -> Any:
+    def _load_backend(self) -> Any:
         from gigatoken.gigatoken_rs import load_hf_json
 
         return load_hf_json(self._content)

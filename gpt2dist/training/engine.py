@@ -157,21 +157,21 @@ class Engine:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Return the logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
-        return self._look(tokens)
+        return self._forward_eval(tokens)
 
     def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
         """Score targets as `model.gpt2.score` does, without dropout. Collective at stage 3."""
-        return self._look(tokens, counted_from, counted_to, each=True)
+        return self._forward_eval(tokens, counted_from, counted_to, each=True)
 
     def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Add tokens [B, L] to the cache and return the logits [B, 1, V] of the last one.
 
         Like `logits`, runs without dropout and is collective at stage 3.
         """
-        return self._look(tokens, cache=cache)
+        return self._forward_eval(tokens, cache=cache)
 
     @torch.no_grad()
-    def _look(self, *inputs: Tensor, **options: Any) -> Any:
+    def _forward_eval(self, *inputs: Tensor, **options: Any) -> Any:
         """Run the model in evaluation mode, without gradients."""
         self._engine.eval()
         out = self._engine(*(part.to(self.world.device) for part in inputs), **options)

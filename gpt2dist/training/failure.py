@@ -32,7 +32,7 @@ def report_rank_failure(run: Path, world: World) -> Iterator[None]:
         if world.size == 1 or isinstance(error, UserError | RunError | KeyboardInterrupt):
             leave()
             raise
-        _tell_terminal(run, world, error)
+        _print_failure(run, world, error)
         os._exit(1)
 
 
@@ -41,10 +41,10 @@ def report_hang(run: Path, world: World, error: HungError) -> None:
     get_error_handler().record_exception(error)
     logging.getLogger("failure").error("%s: %s", type(error).__name__, error)
     end_markers.write_failed(run, world.rank, error)
-    _tell_terminal(run, world, error)
+    _print_failure(run, world, error)
 
 
-def _tell_terminal(run: Path, world: World, error: BaseException) -> None:
+def _print_failure(run: Path, world: World, error: BaseException) -> None:
     reason = next(iter(str(error).splitlines()), "")
     lines = [f"rank {world.rank}: {type(error).__name__}: {reason}"]
     if isinstance(error, PeerLostError):

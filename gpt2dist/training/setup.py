@@ -71,8 +71,8 @@ def train(config: Config, plan: Plan, world: World) -> None:
         if start:
             trainer.resume(start)
             logger.info("resumed from %s", start)
-            trainer.profile.say_what_is_missed(trainer.step)
-        origin = begin(config, world, trainer) if not start else {}
+            trainer.profile.warn_if_missed(trainer.step)
+        origin = initialise_weights(config, world, trainer) if not start else {}
         if world.is_main:
             write_run_files(output, config, plan, settings, origin)
             trainer.store.remove_leftovers()
@@ -173,7 +173,7 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
             no existing checkpoint is valid.
     """
     resume = config.checkpoint.resume
-    newest, passed_over = store.newest()
+    newest, rejected_checkpoints = store.newest()
     if resume not in ("auto", "never"):
         named = Path(resume)
         if fault := store.fault(named):
@@ -184,14 +184,14 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
                 "start would go on from; move it away, or set run.output_dir to a new directory"
             )
         return named
-    for reason in passed_over:
+    for reason in rejected_checkpoints:
         logger.warning("passed over checkpoint %s", reason)
     if resume == "never" and newest:
         raise UserError(
             f"checkpoint.resume: never, but {store.directory} holds checkpoints ({newest.name}); "
             "set run.output_dir to a new directory, or resume to auto"
         )
-    if passed_over and not newest:
+    if rejected_checkpoints and not newest:
         raise UserError(
             f"no checkpoint in {store.directory} is whole; move that directory away to start anew, "
             "or name one with checkpoint.resume"
@@ -199,7 +199,7 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
     return newest
 
 
-def begin(config: Config, world: World, trainer: Trainer) -> dict[str, str]:
+def initialise_weights(config: Config, world: World, trainer: Trainer) -> dict[str, str]:
     """Load the weights of `model.init_from`, if set, and return the record of their origin. Collective."""
     if not config.model.init_from:
         return {}

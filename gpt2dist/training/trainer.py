@@ -108,7 +108,7 @@ class Trainer:
                         self._evaluate_and_sample()
                         self._save_if_due()
                     self.bar.advance()
-                self._tell_saved(self.store.finish())
+                self._report_saved(self.store.finish())
                 self.coordinator.close()
             except StopRequestedError as stop:
                 self._leave(str(stop))
@@ -177,7 +177,7 @@ class Trainer:
     def _give_up(self) -> None:
         """Save and stop a run that has diverged; its weights are those of the last good step."""
         self._save()
-        self._tell_saved(self.store.finish())
+        self._report_saved(self.store.finish())
         raise RunError(
             f"{self.skipped_in_a_row} steps in a row were left out, up to step {self.step} (loss or gradient not "
             f"finite, or beyond stability.spike_sigma): training has diverged; everything is saved. Lower "
@@ -215,23 +215,23 @@ class Trainer:
             )
 
     def _save_if_due(self) -> None:
-        self._tell_saved(self.store.finish_if_written())
+        self._report_saved(self.store.finish_if_written())
         ending = self.step == self.last_step
         if ending or self.coordinator.save_due or self._due(self.config.checkpoint.every_steps):
             self._save()
 
     def _save(self) -> None:
         """Save the current state; with `checkpoint.asynchronous`, write it in the background."""
-        self._tell_saved(self.store.finish())
+        self._report_saved(self.store.finish())
         if self.step == self.saved_step:
             return
         self.store.start(self.engine.state, self._state())
         self.saved_step = self.step
         self.coordinator.saved()
         if not self.config.checkpoint.asynchronous:
-            self._tell_saved(self.store.finish())
+            self._report_saved(self.store.finish())
 
-    def _tell_saved(self, path: Path | None) -> None:
+    def _report_saved(self, path: Path | None) -> None:
         if path:
             self.bar.info(f"saved {path}")
 
@@ -268,7 +268,7 @@ class Trainer:
         if self.meter.steps:
             self._log()
         self._save()
-        self._tell_saved(self.store.finish())
+        self._report_saved(self.store.finish())
         if self.world.is_main:
             write_stopped(self.config.output_dir, signal, self.step, self.plan.total_steps)
         logger.info(

@@ -47,18 +47,18 @@ class Watchdog:
     Args:
         log: The file that receives the stacks.
         seconds: Maximum time between two calls of `alive`.
-        tell: Called with a HungError that names the place of the main thread.
+        on_hang: Called with a HungError that names the place of the main thread.
     """
 
-    def __init__(self, log: Path, seconds: float, tell: Callable[[HungError], object]):
+    def __init__(self, log: Path, seconds: float, on_hang: Callable[[HungError], object]):
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("a")
         self._seconds = seconds
-        self._tell = tell
+        self._on_hang = on_hang
         self._armed = float("-inf")
-        self._told = False
+        self._reported = False
         self._closed = threading.Event()
-        self._teller: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Watchdog":
         return self
@@ -68,26 +68,26 @@ class Watchdog:
     ) -> None:
         faulthandler.cancel_dump_traceback_later()
         self._closed.set()
-        if self._teller:
-            self._teller.join()
+        if self._thread:
+            self._thread.join()
         self._log.close()
 
     def alive(self) -> None:
         """Report progress. Cheap: the timer is reset once a second, or every `seconds` / 4 if that is shorter."""
         now = time.monotonic()
-        if now - self._armed >= min(1.0, self._seconds / 4) and not self._told:
+        if now - self._armed >= min(1.0, self._seconds / 4) and not self._reported:
             faulthandler.dump_traceback_later(self._seconds + GRACE_SECONDS, exit=True, file=self._log)
             self._armed = now
-        if not self._teller:
-            self._teller = threading.Thread(target=self._watch, name="gpt2dist-watchdog", daemon=True)
-            self._teller.start()
+        if not self._thread:
+            self._thread = threading.Thread(target=self._watch, name="gpt2dist-watchdog", daemon=True)
+            self._thread.start()
 
     def _watch(self) -> None:
         while (left := self._armed + self._seconds - time.monotonic()) > 0:
             if self._closed.wait(left):
                 return
-        self._told = True
-        self._tell(
+        self._reported = True
+        self._on_hang(
             HungError(
                 f"no progress for {self._seconds:g} seconds, in {_place_of_main_thread()}: it hangs there, or "
                 "waits for a rank that hangs, or whose host or network is down"

@@ -198,6 +198,8 @@ def test_damage_is_noticed_named_and_passed_over(store, saved, reason):
     assert store.fault(newer) == ""
     DAMAGE[reason](newer)
     assert reason.strip() in store.fault(newer)
-    path, passed_over = store.newest()
+    path, rejected_checkpoints = store.newest()
     assert path == saved
-    assert len(passed_over) == 1 and passed_over[0].startswith(f"step-00000020: {reason.strip()}")
+    assert len(rejected_checkpoints) == 1 and rejected_checkpoints[0].startswith(
+        f"step-00000020: {reason.strip()}"
+    )

@@ -124,8 +124,8 @@ def small_pieces(monkeypatch):
 def test_no_interruption_of_a_save_loses_a_checkpoint(tmp_path, small_pieces, what, keep_last):
     outcomes = []
     for number, code, store in sweep(tmp_path, what, keep_last):
-        found, passed_over = store.newest()
-        assert found and passed_over == [], f"operation {number}"
+        found, rejected_checkpoints = store.newest()
+        assert found and rejected_checkpoints == [], f"operation {number}"
         state = model(9)
         saved = store.load(found, state)
         expected = model(saved.step // 10)
@@ -169,10 +169,10 @@ def test_damage_to_any_file_is_noticed_and_the_checkpoint_before_is_taken(tmp_pa
         store = store_of(tmp_path / name, World(0, 0, 1, CPU))
         older = store.save(ModelState(), trainer_state(10))
         damage(kind, store.save(ModelState(), trainer_state(20)) / name)
-        found, passed_over = store.newest()
+        found, rejected_checkpoints = store.newest()
         assert found == older
-        assert len(passed_over) == 1 and passed_over[0].startswith("step-00000020: ")
-        assert name in passed_over[0] or name == "manifest.json"
+        assert len(rejected_checkpoints) == 1 and rejected_checkpoints[0].startswith("step-00000020: ")
+        assert name in rejected_checkpoints[0] or name == "manifest.json"
 
 
 @pytest.mark.parametrize("name", ["../latest", "/etc/hostname", "..", "a/b"])

@@ -1,14 +1,19 @@
+from fractions import Fraction
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt2dist.loading.batch_ramp import MOST_SIZES, BatchSizes, Ramp, Stage
 
 
 def megatron(ramp: Ramp, full: int, consumed: int) -> int:
-    """Megatron-LM's RampupBatchsizeNumMicroBatchesCalculator, as it stands there."""
+    """Megatron-LM's RampupBatchsizeNumMicroBatchesCalculator, in exact arithmetic.
+
+    Its floats can round down where a size starts: int(9 / (9 / 7)) is 6.
+    """
     increments = (full - ramp.start) // ramp.increment
-    samples_per_increment = ramp.samples / increments
+    samples_per_increment = Fraction(ramp.samples, increments)
     if consumed > ramp.samples:
         return full
     return ramp.start + int(consumed / samples_per_increment) * ramp.increment
@@ -50,6 +55,7 @@ def test_a_step_may_be_longer_than_sizes_last():
 
 
 @given(ramps(), st.integers(0, 500))
+@example(BatchSizes(8, Ramp(1, 1, 9)), 9)
 def test_the_size_is_megatrons(sizes, consumed):
     assert sizes.at(consumed) == megatron(sizes.ramp, sizes.full, consumed)
 

@@ -4,7 +4,7 @@ import pytest
 from tensorboard.plugins.hparams import metadata
 
 from gpt2dist.monitoring.tensorboard import TensorBoard
-from gpt2dist.monitoring.trackers import tell
+from gpt2dist.monitoring.trackers import send
 from tests.support.events import events, points, runs, scalar_tags, session, texts
 
 
@@ -16,7 +16,7 @@ def write(directory, *lines, history=(), hyperparameters=(), failed=False):
     board = TensorBoard(directory)
     board.start(dict(hyperparameters), directory.parent, list(history))
     for each in lines:
-        tell(board, each)
+        send(board, each)
     board.close(failed)
 
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.trackers import METHODS, Trackers, load, tell
+from gpt2dist.monitoring.trackers import METHODS, Trackers, load, send
 from tests.support.recording_tracker import MemoryTracker
 
 
@@ -16,7 +16,7 @@ def started(tmp_path, **diaries):
 
 def test_a_line_becomes_numbers_and_texts(tmp_path):
     diary = MemoryTracker()
-    tell(diary, {"step": 7, "time": 1.5, "train/loss": 2.5, "progress/tokens": 9, "samples/0": "a", "gone": None})
+    send(diary, {"step": 7, "time": 1.5, "train/loss": 2.5, "progress/tokens": 9, "samples/0": "a", "gone": None})
     assert diary.calls == [
         ("log", 7, 1.5, {"train/loss": 2.5, "progress/tokens": 9}),
         ("text", 7, 1.5, "samples/0", "a"),
@@ -25,14 +25,14 @@ def test_a_line_becomes_numbers_and_texts(tmp_path):
 
 def test_without_numbers_there_is_no_log(tmp_path):
     diary = MemoryTracker()
-    tell(diary, {"step": 7, "time": 1.5, "samples/0": "a", "samples/1": "b"})
+    send(diary, {"step": 7, "time": 1.5, "samples/0": "a", "samples/1": "b"})
     assert [call[0] for call in diary.calls] == ["text", "text"]
 
 
 def test_all_are_told_all_in_order(tmp_path):
     first, second = MemoryTracker(), MemoryTracker()
     trackers = started(tmp_path, first=first, second=second)
-    trackers.tell({"step": 1, "time": 2.0, "a": 3.0})
+    trackers.send({"step": 1, "time": 2.0, "a": 3.0})
     trackers.close(failed=False)
     assert first.calls == second.calls
     assert first.calls == [
@@ -48,7 +48,7 @@ def test_one_that_fails_is_dropped_with_a_word_and_the_others_go_on(tmp_path, ca
     trackers = started(tmp_path, bad=bad, good=good)
     with caplog.at_level(logging.WARNING):
         for step in (1, 2):
-            trackers.tell({"step": step, "time": 0.0, "a": 1.0, "samples/0": "x"})
+            trackers.send({"step": step, "time": 0.0, "a": 1.0, "samples/0": "x"})
         trackers.close(failed=False)
     assert [call[0] for call in good.calls] == ["start", "log", "text", "log", "text", "close"]
     assert bad.calls[-1][0] == where and [call[0] for call in bad.calls].count(where) == 1

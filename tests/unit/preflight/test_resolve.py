@@ -9,7 +9,7 @@ from gpt2dist.config import Config
 from gpt2dist.memory import GIB
 from gpt2dist.plan import Plan
 from gpt2dist.preflight import resolve
-from gpt2dist.preflight.memory import estimate, setting_of, total
+from gpt2dist.preflight.memory import estimate, memory_inputs, total
 from tests.support.mistakes import mistakes
 
 
@@ -144,4 +144,4 @@ def test_the_recipe_for_finetuning_resolves_with_gpt2s_sizes(repository, make_da
     assert plan.times_seen(plan.datasets[0]) == pytest.approx(3, rel=0.02)
     assert config.schedule.warmup_steps < plan.total_steps / 10
     said = re.search(r"about (\d+) GiB", recipe.read_text()).group(1)
-    assert f"{total(estimate(setting_of(config, plan))) / GIB:.0f}" == said
+    assert f"{total(estimate(memory_inputs(config, plan))) / GIB:.0f}" == said

@@ -9,7 +9,7 @@ import pytest
 from gpt2dist.errors import UserError
 from gpt2dist.memory import GIB
 from gpt2dist.preflight import resolve
-from gpt2dist.preflight.memory import estimate, setting_of, total
+from gpt2dist.preflight.memory import estimate, memory_inputs, total
 from gpt2dist.preflight.resources import checkpoint_space, require_resources
 
 LARGE = [
@@ -27,7 +27,7 @@ def large(run_file, make_dataset):
 
 def needed(run_file, overrides, world_size=WORLD):
     config, plan = resolve(run_file, overrides, world_size)
-    return total(estimate(setting_of(config, plan)))
+    return total(estimate(memory_inputs(config, plan)))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """The records of submissions, and who can read them."""
 
-from gpt2dist.run.submissions import make_directory, note, submissions, write
+from gpt2dist.run.submissions import make_directory, record_submission, submissions, write
 
 
 def submitted(run, job, scheduler, jobs):
     directory = make_directory(run / "submission")
     write(directory, {"job.sh": "#!/bin/sh\n", "job.yaml": "{}\n"}, None, {"job": job})
     if jobs:
-        note(directory, scheduler, jobs)
+        record_submission(directory, scheduler, jobs)
     return directory
 
 

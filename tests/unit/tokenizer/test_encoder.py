@@ -123,15 +123,15 @@ def test_a_fast_encoder_that_fails_is_not_taken(small, monkeypatch):
     def fail(self):
         raise ValueError("unknown pre-tokenizer")
 
-    monkeypatch.setattr(FastEncoder, "_load", fail)
+    monkeypatch.setattr(FastEncoder, "_load_backend", fail)
     name, why = choose_encoder(small, [])
     assert name == REFERENCE and "cannot take this tokenizer (ValueError: unknown pre-tokenizer)" in why
 
 
 def test_the_fast_encoder_is_made_anew_when_it_has_grown(small, monkeypatch):
     encoder = FastEncoder(small, memory=1)
-    loads, load = [], FastEncoder._load
-    monkeypatch.setattr(FastEncoder, "_load", lambda self: loads.append(1) or load(self))
+    loads, load = [], FastEncoder._load_backend
+    monkeypatch.setattr(FastEncoder, "_load_backend", lambda self: loads.append(1) or load(self))
     first = encoder.encode_batch([b"one two"])
     again = encoder.encode_batch([b"one two"])
     assert len(loads) == 2 and np.array_equal(first[0], again[0])
