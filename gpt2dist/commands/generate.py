@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt2dist.generation.generator import Generator, Sampling
+    from gpt2dist.generation.generator import Generator
     from gpt2dist.generation.prompts import Prompt
+    from gpt2dist.generation.sampling import Sampling
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 DIVIDER = "-" * 80
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     quiet_libraries()
 
     from gpt2dist.checkpoint.manifest import require_whole_model
-    from gpt2dist.generation.generator import Sampling
+    from gpt2dist.generation.sampling import Sampling
     from gpt2dist.model.find_model import locate
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -150,7 +151,7 @@ def _load(directory: Path, tokenizer: "Tokenizer") -> "Generator":
 
     from gpt2dist.errors import UserError
     from gpt2dist.generation.generator import Generator
-    from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary
+    from gpt2dist.model.pretrained import load_pretrained, require_vocabulary
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_pretrained(directory, device)

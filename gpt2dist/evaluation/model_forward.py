@@ -8,8 +8,6 @@ from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.distributed.world import World
 from gpt2dist.evaluation.scoring import Forward
 from gpt2dist.model.find_model import locate
-from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary, score
-from gpt2dist.model.onednn import use_onednn
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
@@ -44,6 +42,10 @@ def load_forward(
     Raises:
         UserError: The model cannot be loaded, or knows fewer tokens than its tokenizer.
     """
+    # Imported here: a run that evaluates as it trains has its own model, and does not need transformers.
+    from gpt2dist.model.onednn import use_onednn
+    from gpt2dist.model.pretrained import load_pretrained, require_vocabulary, score
+
     require_whole_model(directory)
     if partitioned:
         from gpt2dist.evaluation.zero3_forward import load_partitioned

@@ -20,7 +20,7 @@ from gpt2dist.loading.windows import WindowSet
 
 Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps tokens [B, L + 1], and the bounds [B] and [B] of the targets that count, to the nll of each target, [B, L]
-fp32 and 0 where it does not count, and [B, L] bool, whether it is the likeliest token: `model.gpt2.score`."""
+fp32 and 0 where it does not count, and [B, L] bool, whether it is the likeliest token: `pretrained.score`."""
 
 OnBatch = Callable[[int, int], None]
 """Told the targets that all ranks scored since it was told before, and all that there are."""

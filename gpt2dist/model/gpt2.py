@@ -1,79 +1,255 @@
-"""transformers' GPT-2, built to a shape and initialised as OpenAI did.
+"""GPT-2, and the language model that is trained.
 
-The vocabulary is padded in memory for speed; the padding rows are zero, never reach the loss, so their gradient
-is exactly zero, and are cut off in checkpoints.
+The modules have the parameter names, layouts and arithmetic of transformers' GPT2LMHeadModel, which tests compare
+them with. They are written here because importing transformers' model costs a rank as much time and memory as
+everything else together.
+
+The vocabulary is padded in memory for speed. The padding rows are zero and never reach the loss, so their
+gradient is exactly zero. Checkpoints do not contain them.
 """
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AttentionInterface, Cache, GenerationConfig, GPT2Config, GPT2LMHeadModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
-from gpt2dist.errors import UserError
-from gpt2dist.model.huggingface import require_match
 from gpt2dist.model.lm_head import Head, Loss
 from gpt2dist.model.loss import counted_mask
 from gpt2dist.model.shape import Shape
 
 INIT_STD = 0.02
 
-CAUSAL_SDPA = "causal_sdpa"
-"""torch's attention without a mask. To find out whether one is needed transformers reads a value from the device
-in each pass, for which the host waits; under torch.compile it makes one in any case. Whole windows need none."""
-
-AttentionInterface.register(CAUSAL_SDPA, sdpa_attention_forward)
+AttentionKernel = Literal["sdpa", "flash_attention_2", "eager"]
 
 
-def huggingface_config(shape: Shape, end_of_text_id: int, dropout: float = 0.0) -> GPT2Config:
-    """The model's config.json.
+class Cache(Protocol):
+    """Keys and values of the tokens so far, such as transformers' DynamicCache."""
 
-    `gelu_pytorch_tanh` is the same function as GPT-2's `gelu_new` in one fused kernel.
-    """
-    return GPT2Config(
-        vocab_size=shape.vocab_size,
-        n_positions=shape.context_length,
-        n_embd=shape.n_embd,
-        n_layer=shape.n_layer,
-        n_head=shape.n_head,
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
-        activation_function="gelu_pytorch_tanh",
-        bos_token_id=end_of_text_id,
-        eos_token_id=end_of_text_id,
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Append keys and values [B, H, L, D/H] of a layer, and return all of that layer."""
+
+    def get_seq_length(self) -> int:
+        """Return the number of cached tokens."""
+
+
+def causal_mask(length: int, past: int, device: torch.device) -> Tensor:
+    """Return the mask [1, 1, L, past + L] bool of causal attention after `past` cached tokens."""
+    return torch.ones(1, 1, length, past + length, dtype=torch.bool, device=device).tril(past)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probability: float) -> Tensor:
+    """Attend with torch's fused kernels; [B, H, L, d] to [B, L, H, d]."""
+    causal = mask is None and query.shape[2] > 1
+    out = scaled_dot_product_attention(
+        query, key, value, mask, probability, causal, scale=query.shape[-1] ** -0.5
     )
+    return out.transpose(1, 2)
 
 
-def write_huggingface_config(directory: Path, shape: Shape, end_of_text_id: int, dropout: float) -> None:
-    """Writes config.json and generation_config.json for `from_pretrained`."""
-    config = huggingface_config(shape, end_of_text_id, dropout)
-    config.architectures = ["GPT2LMHeadModel"]
-    config.dtype = "float32"
-    config.save_pretrained(directory)
-    GenerationConfig(bos_token_id=end_of_text_id, eos_token_id=end_of_text_id).save_pretrained(directory)
+def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probability: float) -> Tensor:
+    """Attend step by step, as the formula says; [B, H, L, d] to [B, L, H, d]."""
+    weights = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if mask is None and query.shape[2] > 1:
+        mask = causal_mask(query.shape[2], key.shape[2] - query.shape[2], query.device)
+    # The softmax is fp32 under autocast, which leaves it in 16 bits on a CPU.
+    dtype = torch.float32 if torch.is_autocast_enabled(query.device.type) else weights.dtype
+    if mask is not None:
+        # Added rather than filled in: autograd keeps nothing of a sum.
+        weights = weights + torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    weights = dropout(weights.softmax(dim=-1).type(value.dtype), probability)
+    return (weights @ value).transpose(1, 2)
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probability: float) -> Tensor:
+    """Attend with the flash-attn package, which has no masks but the causal one; [B, H, L, d] to [B, L, H, d]."""
+    from flash_attn import flash_attn_func
+
+    if mask is not None:
+        raise ValueError("flash_attention_2 attends to whole texts only")
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return flash_attn_func(query, key, value, probability, query.shape[-1] ** -0.5, causal=True)
+
+
+KERNELS = {"sdpa": _sdpa, "eager": _eager, "flash_attention_2": _flash}
+
+
+class Conv1D(nn.Module):
+    """Linear layer whose weight is [inputs, outputs], as in OpenAI's files."""
+
+    def __init__(self, outputs: int, inputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map [..., inputs] to [..., outputs]."""
+        flat = torch.addmm(self.bias, inputs.reshape(-1, inputs.shape[-1]), self.weight)
+        return flat.view(*inputs.shape[:-1], -1)
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention.
+
+    Args:
+        shape: The sizes.
+        probability: Dropout of the attention weights and of the output.
+        kernel: Implementation of the attention.
+        layer: Index of the block, for the cache.
+    """
+
+    def __init__(self, shape: Shape, probability: float, kernel: AttentionKernel, layer: int):
+        super().__init__()
+        self.c_attn = Conv1D(3 * shape.n_embd, shape.n_embd)
+        self.c_proj = Conv1D(shape.n_embd, shape.n_embd)
+        self.resid_dropout = nn.Dropout(probability)
+        self._probability = probability
+        self._kernel = KERNELS[kernel]
+        self._head_size = shape.n_embd // shape.n_head
+        self._layer = layer
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """Attend within [B, L, D].
+
+        Args:
+            hidden: The input.
+            mask: [B or 1, 1, L, cached + L] bool, True where a token may attend; None for plain causal attention.
+            cache: Cache of earlier tokens, which is extended.
+        """
+        batch, length, width = hidden.shape
+        query, key, value = (
+            part.view(batch, length, -1, self._head_size).transpose(1, 2)
+            for part in self.c_attn(hidden).split(width, dim=2)
+        )
+        if cache is not None:
+            key, value = cache.update(key, value, self._layer)
+        out = self._kernel(query, key, value, mask, self._probability if self.training else 0.0)
+        return self.resid_dropout(self.c_proj(out.reshape(batch, length, width)))
+
+
+class MLP(nn.Module):
+    """Feed-forward part of a block: 4·D wide, GELU.
+
+    `approximate="tanh"` is the function that transformers calls `gelu_new`, in one fused kernel.
+    """
+
+    def __init__(self, shape: Shape, probability: float):
+        super().__init__()
+        self.c_fc = Conv1D(4 * shape.n_embd, shape.n_embd)
+        self.c_proj = Conv1D(shape.n_embd, 4 * shape.n_embd)
+        self.dropout = nn.Dropout(probability)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map [B, L, D] to [B, L, D]."""
+        return self.dropout(self.c_proj(gelu(self.c_fc(hidden), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, shape: Shape, probability: float, kernel: AttentionKernel, layer: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(shape.n_embd)
+        self.attn = Attention(shape, probability, kernel, layer)
+        self.ln_2 = nn.LayerNorm(shape.n_embd)
+        self.mlp = MLP(shape, probability)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """Map [B, L, D] to [B, L, D]; the arguments are those of `Attention`."""
+        hidden = self.attn(self.ln_1(hidden), mask, cache) + hidden
+        return hidden + self.mlp(self.ln_2(hidden))
+
+
+class Transformer(nn.Module):
+    """The embeddings, the blocks and the last norm.
+
+    Args:
+        shape: The sizes.
+        probability: Dropout probability.
+        kernel: Implementation of the attention.
+        activation_checkpointing: Whether to recompute each block's activations in the backward pass.
+    """
+
+    def __init__(self, shape: Shape, probability: float, kernel: AttentionKernel, activation_checkpointing: bool):
+        super().__init__()
+        self.wte = nn.Embedding(shape.padded_vocab_size, shape.n_embd)
+        self.wpe = nn.Embedding(shape.context_length, shape.n_embd)
+        self.drop = nn.Dropout(probability)
+        self.h = nn.ModuleList(Block(shape, probability, kernel, layer) for layer in range(shape.n_layer))
+        self.ln_f = nn.LayerNorm(shape.n_embd)
+        self.activation_checkpointing = activation_checkpointing
+
+    def forward(
+        self, tokens: Tensor, document_separator_id: int | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Return the hidden states [B, L, D] of tokens [B, L] int64.
+
+        Args:
+            tokens: The input.
+            document_separator_id: The token that starts a document, which attends to nothing before it, and at
+                which positions restart; None treats a row as one text.
+            cache: Cache of earlier tokens of the same texts, which is extended.
+        """
+        if document_separator_id is None:
+            past = 0 if cache is None else cache.get_seq_length()
+            positions = torch.arange(past, past + tokens.shape[1], device=tokens.device)[None]
+            mask = causal_mask(tokens.shape[1], past, tokens.device) if past and tokens.shape[1] > 1 else None
+        else:
+            positions = segment_positions(tokens, document_separator_id)
+            mask = segment_mask(tokens, document_separator_id)
+        hidden = self.drop(self.wte(tokens) + self.wpe(positions))
+        for block in self.h:
+            if self.activation_checkpointing and self.training:
+                hidden = checkpoint(block, hidden, mask, cache, use_reentrant=False)
+            else:
+                hidden = block(hidden, mask, cache)
+        return self.ln_f(hidden)
+
+
+class GPT2(nn.Module):
+    """GPT-2 with its output layer, under the names of transformers' GPT2LMHeadModel.
+
+    Args:
+        shape: The sizes; the padded vocabulary is allocated.
+        probability: Dropout probability, in all three places of GPT-2.
+        kernel: Implementation of the attention.
+        activation_checkpointing: Whether to recompute each block's activations in the backward pass.
+        loss: How the loss is computed; see `Head`.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        probability: float = 0.0,
+        kernel: AttentionKernel = "sdpa",
+        activation_checkpointing: bool = False,
+        loss: Loss = "auto",
+    ):
+        super().__init__()
+        self.transformer = Transformer(shape, probability, kernel, activation_checkpointing)
+        embedding: Any = self.transformer.wte.weight
+        self.lm_head = Head(embedding, shape.vocab_size, loss)
 
 
 class LanguageModel(nn.Module):
-    """A GPT-2 that maps tokens to logits over the unpadded vocabulary, or to the loss of a micro-batch.
+    """A GPT-2 with a method for each use: the loss, scores, logits and the logits of the next token.
+
+    DeepSpeed gathers parameters around `forward` only, which calls the method that its first argument names.
 
     Args:
-        shape: The shape; its padded vocabulary is what is allocated.
-        end_of_text_id: Begins and ends texts.
-        dropout: Probability, in all three places of GPT-2.
-        attention: transformers' attention implementation: "sdpa", "flash_attention_2" or "eager".
-        activation_checkpointing: Recomputes each block's activations in the backward pass.
-        seed: Of the initialisation.
-        isolate: Whether attention and positions begin anew at each end-of-text token; see `segment_positions`.
+        shape: The sizes; the padded vocabulary is allocated.
+        end_of_text_id: Start and end of texts.
+        dropout: Dropout probability, in all three places of GPT-2.
+        attention: Implementation of the attention.
+        activation_checkpointing: Whether to recompute each block's activations in the backward pass.
+        seed: Seed of the initialisation.
+        isolate: Whether attention and positions restart at each end-of-text token; see `segment_positions`.
         loss: How the loss is computed: "plain", "chunked" or "auto"; see `Head`.
-        compile: Compiles the loss and its gradients; logits are computed as written all the same, so that
-            validation, samples and probes are those of the uncompiled model at any length.
+        compile: Whether to compile the loss and its gradients. Logits and scores are never compiled, so that
+            validation, samples and probes equal those of the uncompiled model at any length.
     """
 
     def __init__(
@@ -81,7 +257,7 @@ class LanguageModel(nn.Module):
         shape: Shape,
         end_of_text_id: int,
         dropout: float = 0.0,
-        attention: str = "sdpa",
+        attention: AttentionKernel = "sdpa",
         activation_checkpointing: bool = False,
         seed: int = 0,
         isolate: bool = False,
@@ -90,146 +266,65 @@ class LanguageModel(nn.Module):
     ):
         super().__init__()
         self._document_separator_id = end_of_text_id if isolate else None
-        config = huggingface_config(shape, end_of_text_id, dropout)
-        config.vocab_size = shape.padded_vocab_size
-        config.use_cache = False
-        if attention == "sdpa" and not isolate:
-            attention = CAUSAL_SDPA
-        self.gpt2 = GPT2LMHeadModel._from_config(config, attn_implementation=attention)
+        self.gpt2 = GPT2(shape, dropout, attention, activation_checkpointing, loss)
         initialize(self.gpt2, shape, seed)
-        self.gpt2.lm_head = Head(self.gpt2.lm_head.weight, shape.vocab_size, loss)
-        self._nll_sum = torch.compile(self.nll_sum, dynamic=False) if compile else self.nll_sum
-        if activation_checkpointing:
-            # The newer name of two; transformers 6 drops the older one.
-            enable = getattr(self.gpt2, "activation_checkpointing_enable", None)
-            (enable or self.gpt2.gradient_checkpointing_enable)({"use_reentrant": False})
+        self._masked_nll_sum = self._nll_sum_where
+        if compile:
+            self._masked_nll_sum = torch.compile(self._nll_sum_where, dynamic=False)
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Logits [B, L, V] of the tokens [B, L] (any integer dtype), without the padding columns."""
-        return logits(self.gpt2, tokens, self._document_separator_id)
+    def forward(self, method: str, *inputs: Any) -> Any:
+        """Call a method by its name."""
+        return getattr(self, method)(*inputs)
 
-    def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
-        """The nll of each target of a micro-batch; see the function `score`."""
-        return score(self.gpt2, tokens, counted_from, counted_to, self._document_separator_id)
-
-    def forward(
-        self,
-        tokens: Tensor,
-        counted_from: Tensor | None = None,
-        counted_to: Tensor | None = None,
-        each: bool = False,
-        cache: Cache | None = None,
-    ) -> Any:
-        """Σ nll of a micro-batch, the nll of each of its targets, or logits.
+    def nll_sum(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> Tensor:
+        """Return Σ nll over the counted targets of a micro-batch: the training loss, a scalar in fp32.
 
         Args:
-            tokens: [B, L + 1]: inputs and, shifted by one, targets; without bounds [B, L] inputs.
-            counted_from: [B] int64, first target in the loss; None asks for logits.
-            counted_to: [B] int64, behind the last target in the loss.
-            each: Asks for what `score` returns.
-            cache: Keys and values of what stands before the tokens; takes theirs in. Asks for the last logits.
+            tokens: [B, L + 1], any integer dtype: inputs and, shifted by one, targets.
+            counted_from: [B] int64, the first target in the loss.
+            counted_to: [B] int64, the end (exclusive) of the targets in the loss.
+        """
+        # Widened here, on the device: tokens travel in the dtype of the shards.
+        inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
+        return self._masked_nll_sum(inputs, targets, counted_mask(targets, counted_from, counted_to))
+
+    def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
+        """Score each target of a micro-batch; the arguments are those of `nll_sum`.
 
         Returns:
-            Scalar fp32 Σ nll over the counted targets, the two tensors of `score`, or logits [B, L, V], with a
-            cache [B, 1, V].
+            The nll [B, L] fp32 in nats, 0 where a target does not count, and [B, L] bool, whether the target is
+            the likeliest token.
         """
-        if cache is not None:
-            return self.gpt2(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        if counted_from is None or counted_to is None:
-            return self.logits(tokens)
-        if each:
-            return self.score(tokens, counted_from, counted_to)
-        # Widened here, on the device: what travels is as narrow as the shards.
         inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
-        return self._nll_sum(inputs, targets, counted_mask(targets, counted_from, counted_to))
+        counted = counted_mask(targets, counted_from, counted_to)
+        return self.gpt2.lm_head.each_nll(self._hidden(inputs), targets, counted)
 
-    def nll_sum(self, inputs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-        """Σ nll over the counted [B, L] of the targets [B, L] int64, from the inputs [B, L] int64."""
-        return self.gpt2.lm_head(hidden_states(self.gpt2, inputs, self._document_separator_id), targets, counted)
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Return the logits [B, L, V] of tokens [B, L] of any integer dtype, without the padding columns."""
+        return self.gpt2.lm_head(self._hidden(tokens.long()))
 
+    def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Add tokens [B, L] int64 to the cache and return the logits [B, 1, V] of the last one."""
+        return self.gpt2.lm_head(self.gpt2.transformer(tokens, cache=cache)[:, -1:])
 
-def logits(model: GPT2LMHeadModel, tokens: Tensor, document_separator_id: int | None = None) -> Tensor:
-    """Logits [B, L, V] of the tokens [B, L] (any integer dtype).
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        return self.gpt2.transformer(tokens, self._document_separator_id)
 
-    Args:
-        model: The model.
-        tokens: The tokens.
-        document_separator_id: The token that begins a document, from which nothing before is seen; None: all is
-            seen.
-    """
-    return model.lm_head(hidden_states(model, tokens.long(), document_separator_id))
-
-
-def score(
-    model: GPT2LMHeadModel,
-    tokens: Tensor,
-    counted_from: Tensor,
-    counted_to: Tensor,
-    document_separator_id: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The nll of each target of a micro-batch, and whether it is the likeliest token; see `each_nll`.
-
-    Args:
-        model: A model whose output layer is a `Head`.
-        tokens: [B, L + 1], any integer dtype: inputs and, shifted by one, targets.
-        counted_from: [B] int64, first target that counts.
-        counted_to: [B] int64, behind the last one.
-        document_separator_id: As of `logits`.
-
-    Returns:
-        [B, L] fp32 in nats, 0 where a target does not count, and [B, L] bool.
-    """
-    inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
-    counted = counted_mask(targets, counted_from, counted_to)
-    return model.lm_head(hidden_states(model, inputs, document_separator_id), targets, counted, each=True)
-
-
-def hidden_states(model: GPT2LMHeadModel, tokens: Tensor, document_separator_id: int | None) -> Tensor:
-    """What the output layer sees, [B, L, D], of the tokens [B, L] int64."""
-    out = model.transformer(
-        input_ids=tokens, position_ids=positions(tokens, document_separator_id), use_cache=False
-    )
-    return out.last_hidden_state
-
-
-def positions(tokens: Tensor, document_separator_id: int | None) -> Tensor | None:
-    """What transformers is given as `position_ids`: None, or positions that begin anew at a border.
-
-    Where positions begin anew, transformers lets attention begin anew too.
-    """
-    return None if document_separator_id is None else segment_positions(tokens, document_separator_id)
-
-
-def segment_positions(tokens: Tensor, document_separator_id: int) -> Tensor:
-    """Positions that begin anew at each end-of-text token.
-
-    That token is the beginning of the next document rather than the end of the last: it is what the first token
-    of a document is predicted from, as in generation from nothing, and the last token before it predicts it. So
-    all targets of a window count as ever, and each is predicted from its own document alone.
-
-    Args:
-        tokens: [B, L] int64.
-        document_separator_id: The end-of-text token.
-
-    Returns:
-        [B, L] int64.
-    """
-    place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    begins = torch.where(tokens == document_separator_id, place, 0).cummax(dim=1).values
-    return place - begins
+    def _nll_sum_where(self, inputs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+        return self.gpt2.lm_head.nll_sum(self._hidden(inputs), targets, counted)
 
 
 def named_parameters(model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters under their Hugging Face names; the tied output layer is the embedding and appears once."""
+    """Yield the parameters under their Hugging Face names; the tied output layer comes once, as embedding."""
     return model.gpt2.named_parameters()
 
 
 @torch.no_grad()
-def initialize(model: GPT2LMHeadModel, shape: Shape, seed: int) -> None:
-    """Initialises as GPT-2: N(0, 0.02), residual projections scaled by 1/√(2·n_layer), zero biases, unit norms.
+def initialize(model: GPT2, shape: Shape, seed: int) -> None:
+    """Initialise as GPT-2: N(0, 0.02), residual projections scaled by 1/√(2·n_layer), zero biases, unit norms.
 
-    Radford et al. 2019, section 2.3. Drawn parameter by parameter from one generator and without the padding
-    rows, so that a seed gives the same model whatever the padding or the version of transformers.
+    Radford et al. 2019, section 2.3. Parameters are drawn one by one from one generator and without the padding
+    rows, so that a seed gives the same model whatever the padding.
     """
     generator = torch.Generator().manual_seed(seed)
     residual_std = INIT_STD / math.sqrt(2 * shape.n_layer)
@@ -245,41 +340,24 @@ def initialize(model: GPT2LMHeadModel, shape: Shape, seed: int) -> None:
             parameter[rows:].zero_()
 
 
-def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
-    """A model for evaluation and generation, in fp32, without dropout and with a `Head`.
+def segment_positions(tokens: Tensor, document_separator_id: int) -> Tensor:
+    """Return positions [B, L] int64 that restart at each end-of-text token.
 
-    Raises:
-        UserError: Its files cannot be read as a GPT-2.
+    That token counts as the start of the next document rather than the end of the last one: the first token of a
+    document is predicted from it, as in generation without a prompt, and the last token before it predicts it. So
+    all targets of a window still count, and each is predicted from its own document alone.
+
+    Args:
+        tokens: [B, L] int64.
+        document_separator_id: The end-of-text token.
     """
-    transformers.utils.logging.disable_progress_bar()  # its bar would only flash between ours
-    transformers.utils.logging.set_verbosity_error()  # what it reports, and goes on with, is refused below
-    try:
-        loaded: Any = GPT2LMHeadModel.from_pretrained(
-            directory,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
-    model, found = loaded
-    # transformers would go on, with random numbers there
-    missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
-    require_match(directory, missing, found["unexpected_keys"])
-    model.lm_head = Head(model.lm_head.weight, model.config.vocab_size)
-    return model.to(device).eval()
+    place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    starts = torch.where(tokens == document_separator_id, place, 0).cummax(dim=1).values
+    return place - starts
 
 
-def require_vocabulary(model: GPT2LMHeadModel, vocab_size: int, directory: Path) -> None:
-    """Refuses a model that does not know all ids of the tokenizer beside it.
-
-    Raises:
-        UserError: It knows fewer.
-    """
-    if model.config.vocab_size < vocab_size:
-        raise UserError(
-            f"{directory}: its model knows {model.config.vocab_size} tokens, its tokenizer has {vocab_size}; "
-            "put the tokenizer there that the model was trained with"
-        )
+def segment_mask(tokens: Tensor, document_separator_id: int) -> Tensor:
+    """Return the mask [B, 1, L, L] bool of causal attention within the documents of each row."""
+    document = (tokens == document_separator_id).cumsum(dim=1)
+    same = document[:, None, :, None] == document[:, None, None, :]
+    return same & causal_mask(tokens.shape[1], 0, tokens.device)

@@ -29,6 +29,37 @@ OPTIONS: dict[str, Any] = {
 """Options of transformers' GPT2Config that ours has in one way only, which is also their default."""
 
 
+def huggingface_config(shape: Shape, end_of_text_id: int, dropout: float = 0.0) -> dict[str, Any]:
+    """Return the content of config.json, whose keys are the arguments of transformers' GPT2Config.
+
+    `gelu_pytorch_tanh` is the same function as GPT-2's `gelu_new`, in one fused kernel.
+    """
+    return {
+        **OPTIONS,
+        "activation_function": "gelu_pytorch_tanh",
+        "attn_pdrop": dropout,
+        "bos_token_id": end_of_text_id,
+        "embd_pdrop": dropout,
+        "eos_token_id": end_of_text_id,
+        "n_embd": shape.n_embd,
+        "n_head": shape.n_head,
+        "n_layer": shape.n_layer,
+        "n_positions": shape.context_length,
+        "resid_pdrop": dropout,
+        "vocab_size": shape.vocab_size,
+    }
+
+
+def write_huggingface_config(directory: Path, shape: Shape, end_of_text_id: int, dropout: float) -> None:
+    """Write config.json and generation_config.json, with which `from_pretrained` loads the directory."""
+    names = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "dtype": "float32"}
+    config = huggingface_config(shape, end_of_text_id, dropout) | names
+    generation = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
+    for name, content in (("config.json", config), ("generation_config.json", generation)):
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        (directory / name).write_text(text, encoding="utf-8")
+
+
 def bare_name(name: str) -> str:
     """Return the name of a tensor without `PREFIX`."""
     return name.removeprefix(PREFIX)

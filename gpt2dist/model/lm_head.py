@@ -1,5 +1,6 @@
 """The output layer: from the last hidden states to logits or to the loss."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from gpt2dist.model.chunks import chunk_rows
 from gpt2dist.model.loss import chunked_nll, each_nll, token_nll
 
 Loss = Literal["plain", "chunked", "auto"]
+Method = Callable[..., Any]
 
 
 class Head(nn.Module):
@@ -36,39 +38,44 @@ class Head(nn.Module):
         self.loss = loss
         self.product: nn.Module | None = None
 
-    def forward(
-        self,
-        hidden: Tensor,
-        targets: Tensor | None = None,
-        counted: Tensor | None = None,
-        each: bool = False,
-    ) -> Any:
-        """Logits, Σ nll, or the nll of each target.
+    def forward(self, hidden: Tensor, method: Method | None = None, *inputs: Tensor) -> Any:
+        """Return the logits [B, L, V] of hidden states [B, L, D], or what another method returns for them.
+
+        ZeRO stage 3 gathers the weight around this method only, so the public methods go through it.
+        """
+        return (method or Head._logits)(self, hidden, *inputs)
+
+    def nll_sum(self, hidden: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+        """Return Σ nll over the counted targets, a scalar in fp32.
 
         Args:
             hidden: [B, L, D], any floating dtype.
-            targets: [B, L] int64; None asks for logits.
+            targets: [B, L] int64.
             counted: [B, L] bool, which targets are in the loss.
-            each: Asks for what `each_nll` returns.
-
-        Returns:
-            Logits [B, L, V], without the padding columns; scalar fp32 Σ nll over the counted targets; or the two
-            tensors of `each_nll`.
         """
-        if targets is None or counted is None:
-            return nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]
-        if each:
-            return each_nll(hidden, self.product or self._logits, targets, counted, chunk_rows(self.vocab_size))
+        return self(hidden, Head._nll_sum, targets, counted)
+
+    def each_nll(self, hidden: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """Score each target; the arguments are those of `nll_sum`, the result that of `loss.each_nll`."""
+        return self(hidden, Head._each_nll, targets, counted)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]
+
+    def _each_nll(self, hidden: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        return each_nll(hidden, self.product or self._product, targets, counted, chunk_rows(self.vocab_size))
+
+    def _product(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden, self.weight[: self.vocab_size])
+
+    def _nll_sum(self, hidden: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         if self._in_chunks(hidden):
             return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
-        # Leaves the padding out without the copy of the logits that cutting it off would cost.
+        # The bias excludes the padding, without the copy of the logits that cutting it off would cost.
         without_padding = hidden.new_zeros(len(self.weight), dtype=self.weight.dtype)
         without_padding[self.vocab_size :] = -torch.inf
         logits = nn.functional.linear(hidden, self.weight, without_padding)
         return token_nll(logits, targets).masked_fill(~counted, 0.0).sum()
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return nn.functional.linear(hidden, self.weight[: self.vocab_size])
 
     def _in_chunks(self, hidden: Tensor) -> bool:
         if self.loss == "auto":

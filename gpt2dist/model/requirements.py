@@ -1,13 +1,17 @@
 """What a device must have for what a run asks of it, told before its first step and not by a traceback in it."""
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import sys
 
 import torch
 
 from gpt2dist.errors import UserError
+
+MIN_FLASH_ATTENTION = (2, 3, 3)
 
 
 def require_compiler(device: torch.device) -> None:
@@ -27,18 +31,24 @@ def require_compiler(device: torch.device) -> None:
         )
 
 
+def _flash_attention_version() -> tuple[int, ...]:
+    try:
+        version = importlib.metadata.version("flash_attn")
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
 def require_flash_attention(device: torch.device) -> None:
     """Refuses `model.attention: flash_attention_2` where its kernels are not.
 
     Raises:
         UserError: Names what is missing.
     """
-    from transformers.utils import is_flash_attn_2_available
-
     way_out = "set model.attention to sdpa, which has torch's own flash kernel on GPUs"
     if device.type != "cuda":
         raise UserError(f"model.attention: flash_attention_2 needs a CUDA GPU, not {device.type}; {way_out}")
-    if not is_flash_attn_2_available():
+    if _flash_attention_version() < MIN_FLASH_ATTENTION:
         raise UserError(
             "model.attention: flash_attention_2 needs the flash-attn package (2.3.3 or newer); "
             f"install it, or {way_out}"

@@ -199,8 +199,6 @@ def _activations(setting: MemoryInputs) -> int:
     last = {"fp32": 8, "autocast_bf16": 6}.get(setting.precision, 4) * unit
     embedding = unit if setting.dropout else 0
     per_block = width * unit if setting.activation_checkpointing else _block(setting)
-    if setting.activation_checkpointing and setting.attention == "eager":
-        last += width * setting.tokens * setting.sequence_length  # the attention mask
     if setting.precision == "autocast_bf16":
         last += 2 * setting.shape.padded_vocab_size * setting.shape.n_embd
     return setting.shape.n_layer * per_block + last + embedding

@@ -107,7 +107,7 @@ def check_kernels(config: Config) -> Iterator[Problem]:
     if config.data.document_boundaries == "isolate":
         yield Problem(
             "model.attention",
-            "with flash_attention_2 transformers heeds document boundaries in batches of one window only; "
+            "flash_attention_2 cannot isolate the documents of a window; "
             "set model.attention to sdpa, or data.document_boundaries to pack",
             also=("data.document_boundaries",),
         )

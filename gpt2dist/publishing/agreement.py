@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 from gpt2dist.checkpoint.safetensors_io import TensorFiles
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.find_model import weight_files
-from gpt2dist.model.gpt2 import logits
 from gpt2dist.model.huggingface import bare_name
+from gpt2dist.model.pretrained import logits
 
 SAFETY = 4.0
 """Between the rounding error that is expected and the one that is refused. Models at initialisation, at 4 times

@@ -9,7 +9,7 @@ from huggingface_hub import save_torch_model
 from transformers import GPT2LMHeadModel
 
 from gpt2dist.model.find_model import weight_files
-from gpt2dist.model.gpt2 import load_pretrained, require_vocabulary
+from gpt2dist.model.pretrained import load_pretrained, require_vocabulary
 from gpt2dist.publishing.agreement import Difference, Reference
 from gpt2dist.publishing.output_directory import published
 from gpt2dist.tokenizer.tokenizer import Tokenizer

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from gpt2dist.config import Config
 from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
-from gpt2dist.model.gpt2 import LanguageModel, named_parameters
+from gpt2dist.model.gpt2 import Cache, LanguageModel, named_parameters
 from gpt2dist.training.optimizer import build_optimizer
 from gpt2dist.training.skip_step import SpikeDetector
 from gpt2dist.training.zero_state import PartitionedState
@@ -108,7 +107,9 @@ class Engine:
             before_each()
             self._engine.set_gradient_accumulation_boundary(number == last)
             # `non_blocking` makes copies from pinned memory asynchronous, and has no effect on others.
-            loss = self._engine(*(part.to(self.world.device, non_blocking=True) for part in micro_batch))
+            loss = self._engine(
+                "nll_sum", *(part.to(self.world.device, non_blocking=True) for part in micro_batch)
+            )
             step.nll += loss.detach()
             self._engine.backward(loss * (self.world.size / batch.targets), scale_wrt_gas=False)
             if number == last:
@@ -157,24 +158,25 @@ class Engine:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Return the logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
-        return self._forward_eval(tokens)
+        return self._forward_eval("logits", tokens)
 
     def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
-        """Score targets as `model.gpt2.score` does, without dropout. Collective at stage 3."""
-        return self._forward_eval(tokens, counted_from, counted_to, each=True)
+        """Score targets as `LanguageModel.score` does, without dropout. Collective at stage 3."""
+        return self._forward_eval("score", tokens, counted_from, counted_to)
 
     def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Add tokens [B, L] to the cache and return the logits [B, 1, V] of the last one.
 
         Like `logits`, runs without dropout and is collective at stage 3.
         """
-        return self._forward_eval(tokens, cache=cache)
+        return self._forward_eval("next_logits", tokens, cache)
 
     @torch.no_grad()
-    def _forward_eval(self, *inputs: Tensor, **options: Any) -> Any:
-        """Run the model in evaluation mode, without gradients."""
+    def _forward_eval(self, method: str, *inputs: Any) -> Any:
+        """Call a method of the model in evaluation mode, without gradients."""
         self._engine.eval()
-        out = self._engine(*(part.to(self.world.device) for part in inputs), **options)
+        there = (part.to(self.world.device) if isinstance(part, Tensor) else part for part in inputs)
+        out = self._engine(method, *there)
         self._engine.train()
         return out
 

@@ -9,7 +9,8 @@ from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.perplexity import Score, score
-from gpt2dist.generation.generator import Generator, Sampling
+from gpt2dist.generation.generator import Generator
+from gpt2dist.generation.sampling import Sampling
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan, ValidationSet
 from gpt2dist.run.directory import RunDirectory

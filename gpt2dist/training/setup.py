@@ -20,13 +20,13 @@ from gpt2dist.errors import UserError
 from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.flops import flops_per_token, peak_flops
-from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
+from gpt2dist.model.gpt2 import LanguageModel
+from gpt2dist.model.huggingface import write_huggingface_config
 from gpt2dist.model.requirements import require_compiler, require_flash_attention
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.recorder import MetricsRecorder
-from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import Plan
 from gpt2dist.run.directory import RunDirectory
@@ -222,6 +222,8 @@ def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Ite
         run.evaluations.mkdir(exist_ok=True)
         trackers = {name: load(name) for name in monitoring.trackers}
         if monitoring.tensorboard:
+            from gpt2dist.monitoring.tensorboard import TensorBoard
+
             trackers["TensorBoard"] = lambda: TensorBoard(run.tensorboard)
         known = hyperparameters(config, plan)
         opened.append(MetricsRecorder(output, trainer.step, trainer.evaluation_done, trackers, known))

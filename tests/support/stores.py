@@ -8,7 +8,8 @@ import torch
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.distributed.world import World
-from gpt2dist.model.gpt2 import LanguageModel, named_parameters, write_huggingface_config
+from gpt2dist.model.gpt2 import LanguageModel, named_parameters
+from gpt2dist.model.huggingface import write_huggingface_config
 from gpt2dist.model.shape import Shape
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=50)

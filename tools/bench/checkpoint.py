@@ -23,7 +23,8 @@ from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World, join, leave
 from gpt2dist.memory import peak_resident_bytes
-from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
+from gpt2dist.model.gpt2 import LanguageModel
+from gpt2dist.model.huggingface import write_huggingface_config
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
 from gpt2dist.monitoring.logs import quiet_libraries
 from gpt2dist.training.deepspeed_config import deepspeed_config

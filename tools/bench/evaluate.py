@@ -28,8 +28,8 @@ from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
 from gpt2dist.evaluation.model_forward import load_forward
 from gpt2dist.evaluation.perplexity import score
 from gpt2dist.model.find_model import locate
-from gpt2dist.model.gpt2 import LanguageModel, write_huggingface_config
-from gpt2dist.model.huggingface import Pretrained
+from gpt2dist.model.gpt2 import LanguageModel
+from gpt2dist.model.huggingface import Pretrained, write_huggingface_config
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
 from gpt2dist.monitoring.logs import quiet_libraries
 from gpt2dist.tokenizer.tokenizer import Tokenizer

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World, join, leave
@@ -43,7 +43,8 @@ from gpt2dist.loading.mixture import Mixture
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.loading.windows import Windows
 from gpt2dist.model.flops import flops_per_token, peak_flops
-from gpt2dist.model.gpt2 import LanguageModel, huggingface_config
+from gpt2dist.model.gpt2 import LanguageModel
+from gpt2dist.model.huggingface import huggingface_config
 from gpt2dist.model.shape import PRESETS, Shape
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
@@ -203,7 +204,7 @@ def trainer_steps(args: argparse.Namespace, shape: Shape, stage: int, world: Wor
 
 def bare_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> Steps:
     """Return the steps of the shortest loop, on a batch that is already on the device."""
-    config = huggingface_config(shape, 0)
+    config = GPT2Config(**huggingface_config(shape, 0))
     config.vocab_size = shape.padded_vocab_size
     model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").to(device)
     optimizer = build_optimizer(model, Config().optimizer)

@@ -79,7 +79,7 @@ def by_hand(model, tokens, stride):
         start = min(window * stride, last_start)
         context = torch.from_numpy(tokens[None, start:position].astype(np.int64))
         with torch.no_grad():
-            total -= model(context)[0, -1].double().log_softmax(-1)[int(tokens[position])].item()
+            total -= model.logits(context)[0, -1].double().log_softmax(-1)[int(tokens[position])].item()
     return total
 
 
@@ -144,7 +144,7 @@ def test_only_what_is_new_in_a_window_passes_the_output_layer(model, monkeypatch
     monkeypatch.setattr(
         head,
         "forward",
-        lambda *args, **kw: rows.append(int(args[2].sum())) or type(head).forward(head, *args, **kw),
+        lambda *args, **kw: rows.append(int(args[3].sum())) or type(head).forward(head, *args, **kw),
     )
     scored(model, stride=2)
     assert sum(rows) == len(TOKENS) - 1
@@ -165,7 +165,7 @@ def test_the_strided_recipe_of_transformers_documentation_gives_the_same_sum(mod
         end = begin + LENGTH + 1
         window, new = ids[:, begin:end], end - previous_end
         with torch.no_grad():
-            nll = -model(window[:, :-1]).log_softmax(-1).gather(-1, window[:, 1:, None]).flatten()
+            nll = -model.logits(window[:, :-1]).log_softmax(-1).gather(-1, window[:, 1:, None]).flatten()
         total += nll[-new:].double().sum().item()
         previous_end = end
     assert previous_end == ids.shape[1]

@@ -19,7 +19,9 @@ from gpt2dist.evaluation import watch
 from gpt2dist.evaluation.results import EvaluationResults
 from gpt2dist.evaluation.watch import checkpoints_to_score
 from gpt2dist.model.find_model import fingerprint
-from gpt2dist.model.gpt2 import LanguageModel, load_pretrained, write_huggingface_config
+from gpt2dist.model.gpt2 import LanguageModel
+from gpt2dist.model.huggingface import write_huggingface_config
+from gpt2dist.model.pretrained import load_pretrained
 from gpt2dist.model.shape import Shape
 
 ALONE = World(0, 0, 1, torch.device("cpu"))

@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.generation.generator import Generator, Sampling
+from gpt2dist.generation.generator import Generator
+from gpt2dist.generation.sampling import Sampling
 
 VOCABULARY, END, CONTEXT = 50, 7, 12
 CPU = torch.device("cpu")

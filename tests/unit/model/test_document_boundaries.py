@@ -42,10 +42,10 @@ def test_positions():
 def test_logits_are_those_of_the_documents_apart(name, attention):
     # Two rows: one batch can hold windows with and without borders.
     rows = [WINDOWS[name], WINDOWS["no border"]]
-    packed = model(attention=attention).eval()(torch.tensor(rows))
+    packed = model(attention=attention).eval().logits(torch.tensor(rows))
     plain = model(isolate=False, attention=attention).eval()
     for row, ours in zip(rows, packed, strict=True):
-        apart = torch.cat([plain(torch.tensor([document]))[0] for document in documents(row)])
+        apart = torch.cat([plain.logits(torch.tensor([document]))[0] for document in documents(row)])
         assert (ours - apart).abs().max() < 1e-5
 
 
@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_those_of_the_documents_apart(options):
     windows = [draw.choices([*range(20), END], k=41) for _ in range(3)]
     ours, plain = model(**options).train(), model(isolate=False).train()
     begin, end = torch.tensor([0, 11, 39]), torch.tensor([40, 40, 40])
-    loss = ours(torch.tensor(windows), begin, end)
+    loss = ours.nll_sum(torch.tensor(windows), begin, end)
     loss.backward()
     expected = torch.zeros(())
     for window, first in zip(windows, begin.tolist(), strict=True):
@@ -63,7 +63,7 @@ def test_loss_and_gradients_are_those_of_the_documents_apart(options):
         for document in documents(window[:-1]):
             targets = torch.tensor(window[place + 1 : place + len(document) + 1])
             targets[: max(first - place, 0)] = -100
-            logits = plain(torch.tensor([document]))[0]
+            logits = plain.logits(torch.tensor([document]))[0]
             expected = expected + F.cross_entropy(logits, targets, reduction="sum", ignore_index=-100)
             place += len(document)
     expected.backward()
@@ -77,8 +77,8 @@ def test_nothing_is_seen_across_a_border():
     other = row.clone()
     other[0, 4:7] = torch.tensor([10, 11, 12])
     seen = model().eval()
-    first, second = seen(row)[0], seen(other)[0]
+    first, second = seen.logits(row)[0], seen.logits(other)[0]
     assert torch.equal(first[:4], second[:4]) and torch.equal(first[7:], second[7:])
     assert not torch.allclose(first[4:7], second[4:7])
     packed = model(isolate=False).eval()
-    assert not torch.allclose(packed(row)[0][7:], packed(other)[0][7:])
+    assert not torch.allclose(packed.logits(row)[0][7:], packed.logits(other)[0][7:])

@@ -32,7 +32,7 @@ def computed(loss, hidden, weight, targets, counted, factor=1.0):
     """Σ nll and the gradients of `factor` × it, by hidden state and weight."""
     head = Head(nn.Parameter(weight.clone()), VOCAB, loss)
     hidden = hidden.clone().requires_grad_()
-    nll = head(hidden, targets, counted)
+    nll = head.nll_sum(hidden, targets, counted)
     (nll * factor).backward()
     return nll.detach(), hidden.grad, head.weight.grad
 
@@ -110,7 +110,9 @@ def test_without_gradients_none_are_computed():
     hidden, weight, targets, counted = batch()
     expected = computed("chunked", hidden, weight, targets, counted)[0]
     with torch.no_grad():
-        assert torch.equal(Head(nn.Parameter(weight), VOCAB, "chunked")(hidden, targets, counted), expected)
+        assert torch.equal(
+            Head(nn.Parameter(weight), VOCAB, "chunked").nll_sum(hidden, targets, counted), expected
+        )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_auto_goes_by_the_device_and_what_a_chunk_holds(monkeypatch, device, tok
     calls = []
     monkeypatch.setattr("gpt2dist.model.lm_head.chunked_nll", lambda *each: calls.append(1) or torch.zeros(()))
     hidden, weight, targets, counted = (each.to(device) for each in batch(rows=1, length=tokens + 1))
-    Head(nn.Parameter(weight), VOCAB, "auto")(hidden[:, 1:], targets[:, 1:], counted[:, 1:])
+    Head(nn.Parameter(weight), VOCAB, "auto").nll_sum(hidden[:, 1:], targets[:, 1:], counted[:, 1:])
     assert bool(calls) == chunked
 
 

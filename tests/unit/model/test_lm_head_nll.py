@@ -35,7 +35,7 @@ def each(hidden, weight, targets, counted, onednn=False):
     head = Head(nn.Parameter(weight), VOCAB)
     if onednn:
         head.product = OneDnnLinear(weight[:VOCAB])
-    return head(hidden, targets, counted, each=True)
+    return head.each_nll(hidden, targets, counted)
 
 
 def exactly(hidden, weight, targets):
@@ -135,5 +135,5 @@ def test_a_model_that_has_diverged_is_seen():
 def test_the_sum_is_that_of_the_loss():
     hidden, weight, targets, counted = batch()
     for loss in ("plain", "chunked"):
-        expected = Head(nn.Parameter(weight), VOCAB, loss)(hidden, targets, counted)
+        expected = Head(nn.Parameter(weight), VOCAB, loss).nll_sum(hidden, targets, counted)
         torch.testing.assert_close(each(hidden, weight, targets, counted)[0].sum(), expected.detach())

@@ -2,9 +2,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2dist.model.gpt2 import score
 from gpt2dist.model.lm_head import Head
 from gpt2dist.model.onednn import OneDnnLinear, use_onednn
+from gpt2dist.model.pretrained import score
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")

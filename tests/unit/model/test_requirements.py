@@ -1,3 +1,5 @@
+import importlib.metadata
+
 import pytest
 import torch
 
@@ -45,8 +47,20 @@ def test_flash_attention_without_a_gpu():
 
 
 def test_flash_attention_with_and_without_its_package(monkeypatch):
-    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: True)
-    require_flash_attention(CUDA)
-    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
+    installed = {}
+
+    def version(name):
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    for good in ("2.3.3", "2.10.0.post2"):
+        installed["flash_attn"] = good
+        require_flash_attention(CUDA)
+    installed["flash_attn"] = "2.3.2"
+    with pytest.raises(UserError, match="needs the flash-attn package"):
+        require_flash_attention(CUDA)
+    del installed["flash_attn"]
     with pytest.raises(UserError, match=r"needs the flash-attn package \(2\.3\.3 or newer\); install it, or set"):
         require_flash_attention(CUDA)

@@ -43,7 +43,7 @@ def kept_by_autograd(setting: MemoryInputs) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == "autocast_bf16"),
     ):
-        model(tokens, *bounds)
+        model.nll_sum(tokens, *bounds)
     return sum(size for size, _ in saved.values())
 
 

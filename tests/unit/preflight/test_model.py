@@ -62,8 +62,8 @@ FP32 = (
     "autocast_bf16, or model.attention to sdpa"
 )
 ISOLATE = (
-    "model.attention: with flash_attention_2 transformers heeds document boundaries in batches of one window "
-    "only; set model.attention to sdpa, or data.document_boundaries to pack"
+    "model.attention: flash_attention_2 cannot isolate the documents of a window; "
+    "set model.attention to sdpa, or data.document_boundaries to pack"
 )
 
 

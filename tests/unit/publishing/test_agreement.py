@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.model.gpt2 import load_pretrained
+from gpt2dist.model.pretrained import load_pretrained
 from gpt2dist.publishing.agreement import Difference, Reference
 from tests.support.small_models import make_model
 
