@@ -1,5 +1,6 @@
 """AdamW with weight decay on matrices only."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ class SkipStepAdamW(torch.optim.AdamW):
 
     A skipped update does not change weights, moments or the count of updates. It uses torch's interface for
     gradient scalers: the fused kernel reads `found_inf` itself, so that the host does not wait for its value.
+
+    The methods below call torch's without their decorators, which guard them against torch.compile and import the
+    compiler for it: half a second and 100 MiB on every rank. An optimizer is never compiled here.
     """
 
     should_skip: Callable[[], Tensor] | None = None
@@ -34,7 +38,16 @@ class SkipStepAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         """Update the parameters unless `should_skip` returns 1."""
         self.found_inf = self.should_skip() if self.should_skip else None
-        return super().step(closure)
+        with torch.no_grad():
+            return inspect.unwrap(torch.optim.AdamW.step)(self, closure)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters."""
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop or clear the gradients."""
+        inspect.unwrap(torch.optim.Optimizer.zero_grad)(self, set_to_none)
 
 
 def build_optimizer(model: nn.Module, section: OptimizerSection) -> SkipStepAdamW:

@@ -1,5 +1,6 @@
 """A rank starts without what a run does not need: torch's compiler, and DeepSpeed's extensions."""
 
+import json
 import subprocess
 import sys
 
@@ -31,3 +32,40 @@ def test_nothing_is_compiled(tiny_dataset, tmp_path, precision, stage):
     ((programs, compiler),) = run_ranks(started_by, 1, config, overrides)
     assert not compiler
     assert programs <= {"git", "uname", "numactl"}  # our versions, and what DeepSpeed asks the machine
+
+
+HEAVY = {
+    *("transformers", "datasets", "pyarrow", "gigatoken", "awkward", "pandas", "scipy", "tensorboard"),
+    *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.onnx", "sympy", "triton"),
+}
+"""Modules that cost a rank much time and memory; what a plain run does not use, it does not import."""
+COMPILER = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.onnx", "sympy", "triton"}
+TRAIN = """
+import json, sys
+from gpt2dist.cli import main
+code = main(["train", *sys.argv[1:]])
+print(json.dumps([code, sorted(sys.modules)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        (["zero.stage=0"], set()),
+        (["zero.stage=1", "precision=bf16", "optimizer.clip_grad_norm=1.0", "stability.spike_sigma=6"], set()),
+        (["zero.stage=2"], set()),
+        # torch guards its checkpointing, and DeepSpeed its hooks of stage 3, against torch.compile.
+        (["model.activation_checkpointing=true"], COMPILER),
+        (["zero.stage=3"], COMPILER),
+        (["monitoring.tensorboard=true"], {"tensorboard"}),
+    ],
+)
+def test_a_run_imports_only_what_it_uses(tiny_dataset, tmp_path, overrides, needed):
+    """Training, validation and a checkpoint, in a process that has imported nothing before."""
+    config = write_run(tmp_path, tiny_dataset, validation=True)
+    words = [str(config), "run.stop_after_steps=2", *overrides]
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, *words], stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    )
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0 and HEAVY & set(modules) <= needed
