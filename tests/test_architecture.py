@@ -110,15 +110,27 @@ def table():
     return "\n".join(["| module or package | may import |", "|---|---|", *rows])
 
 
-def test_the_table_in_contributing_is_this_one():
-    """GPT2DIST_UPDATE_DOCS=1 writes it."""
-    page = PACKAGE.parent / "CONTRIBUTING.md"
-    pattern = r"(?<=<!-- may import -->\n).*?(?=\n<!-- end -->)"
+def tree():
+    """Each package and module with the first line of its docstring, in the order of MAY_IMPORT."""
+    lines = ["```text"]
+    for name in MAY_IMPORT:
+        path = MODULES.get(f"gpt2dist.{name}.__init__") or MODULES[f"gpt2dist.{name}"]
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        is_package = path.parent != PACKAGE
+        lines.append(f"{name + '/' if is_package else name + '.py':16}{docstring.splitlines()[0]}")
+    return "\n".join([*lines, "```"])
+
+
+@pytest.mark.parametrize(("name", "made"), [("may import", table), ("tree", tree)])
+def test_contributing_shows_the_tree_and_the_table(name, made):
+    """GPT2DIST_UPDATE_DOCS=1 writes them."""
+    page = REPOSITORY / "CONTRIBUTING.md"
+    pattern = rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- end -->)"
     if os.environ.get("GPT2DIST_UPDATE_DOCS"):
-        text = re.sub(pattern, lambda _: table(), page.read_text(encoding="utf-8"), flags=re.S)
+        text = re.sub(pattern, lambda _: made(), page.read_text(encoding="utf-8"), flags=re.S)
         page.write_text(text, encoding="utf-8")
     found = re.search(pattern, page.read_text(encoding="utf-8"), flags=re.S)
-    assert found and found[0] == table()
+    assert found and found[0] == made()
 
 
 def test_the_table_is_complete_and_leads_downwards():
