@@ -1,4 +1,4 @@
-"""`python -m gpt2dist …`, which is what torchrun and deepspeed start."""
+"""Entry point of `python -m gpt2dist`, which torchrun and deepspeed start."""
 
 import sys
 

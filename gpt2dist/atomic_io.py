@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all, also after a crash, and the hashes of files of any size."""
+"""Atomic and durable writes of small files, and helpers for file hashes, directory renames and file locks."""
 
 import contextlib
 import fcntl
@@ -13,20 +13,19 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes or replaces a small file in one piece: readers see the old text or the new one."""
+    """Write or replace a small file atomically: readers see the old text or the new one, even after a crash."""
     write_lines(path, [text], end="")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes or replaces a JSON file in one piece."""
+    """Write or replace a JSON file atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_lines(path: Path, lines: Iterable[str], end: str = "\n") -> None:
-    """Writes or replaces a file line by line, in one piece."""
-    partial = path.with_name(
-        f"{path.name}.{uuid.uuid4().hex[:12]}.tmp"
-    )  # other processes may write the same file
+    """Write or replace a file atomically, line by line."""
+    # The name is unique because other processes may write the same file.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             for line in lines:
@@ -41,7 +40,7 @@ def write_lines(path: Path, lines: Iterable[str], end: str = "\n") -> None:
 
 
 def sync(path: Path) -> None:
-    """Brings a file, or the names in a directory, to the disk."""
+    """Flush a file, or the names in a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,21 +50,21 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
+    """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_text(text: str) -> str:
-    """Hex sha256 of a text in UTF-8."""
+    """Return the SHA-256 of a text in UTF-8, in hex."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def rename_directory(partial: Path, final: Path) -> None:
-    """Give a directory that is written its final name, durably.
+    """Give a fully written directory its final name, durably.
 
     Raises:
-        OSError: A directory that is not empty has that name, or it cannot be given.
+        OSError: A non-empty directory has that name, or the rename fails.
     """
     sync(partial)
     partial.rename(final)
@@ -76,11 +75,11 @@ def try_lock(file: int, shared: bool = False) -> bool | None:
     """Lock an open file until it is closed, without waiting.
 
     Args:
-        file: Its descriptor.
-        shared: Whether other shared locks may be held at the same time.
+        file: File descriptor.
+        shared: Whether other processes may hold shared locks at the same time.
 
     Returns:
-        Whether the lock was taken; None if the file system has no locks.
+        Whether the lock was taken; None if the file system does not support locks.
     """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -92,7 +91,7 @@ def try_lock(file: int, shared: bool = False) -> bool | None:
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with None for numbers that are not finite, which JSON does not have."""
+    """Return the values, with None for floats that are not finite, since JSON cannot represent them."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()

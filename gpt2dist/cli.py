@@ -1,6 +1,6 @@
-"""Verbs and `--help`.
+"""The command line: verbs, `--help` and exit codes.
 
-A command's module is imported only when its verb is given, and imports what is heavy (torch, transformers,
+A command's module is imported only when its verb is given. It imports heavy libraries (torch, transformers,
 deepspeed) only when it runs, so that every `--help` is instant.
 """
 
@@ -37,15 +37,18 @@ VERBS = {
 }
 
 SECONDS_TO_TELL = 10
-"""The first rank that ends makes a launcher end the others: rank 0 gets this time to tell, and ends the wait."""
+"""Seconds that other ranks wait for rank 0 to report an error and exit.
+
+Without the wait, the first of them to exit would make the launcher end rank 0 before its report.
+"""
 EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT = 0, 1, 2
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """Builds the parser of the program, with the options of one verb filled in.
+    """Build the parser of the program, with the options of one verb.
 
     Args:
-        verb: The verb whose module is to be imported; None leaves all verbs as names with a help line.
+        verb: The verb whose module to import; with None, every verb has only its name and help line.
     """
     parser = argparse.ArgumentParser(
         prog="gpt2dist",
@@ -54,7 +57,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         "Exit codes: 0 done, 2 the input is wrong (one message says what and the way out), 1 a failure.",
     )
     parser.add_argument("--version", action="version", version=f"gpt2dist {__version__}")
-    # The deepspeed launcher puts this before the verb; the environment says the same.
+    # The deepspeed launcher puts this option before the verb. It is ignored: the environment has the same value.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, summary in VERBS.items():
@@ -68,27 +71,28 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
             command = importlib.import_module(f"gpt2dist.commands.{name.replace('-', '_')}")
             command.configure(subparser)
             subparser.set_defaults(run=command.run)
-            if verb != "launch":  # whose words are those of the verb behind it
+            if verb != "launch":  # the verb that it launches has the option
                 add_quiet(subparser)
     return parser
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """Declares --quiet, which every verb has."""
+    """Add --quiet, which every verb except launch has."""
     what = "no progress and no news, only results and what is wrong"
     parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help=what)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code."""
-    atexit.register(gc.freeze)  # all goes at the end: looking for garbage in it takes a second, with torch in it
+    """Run one verb and return the exit code."""
+    # Skip garbage collection at exit, where it is useless and takes a second if torch is loaded.
+    atexit.register(gc.freeze)
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
     parser = build_parser(verb)
     own, passed_on = _split(arguments, verb)
     args, rest = parser.parse_known_args(own)
     args.words = passed_on
-    # argparse takes overrides in one piece only; people also write them behind an option.
+    # argparse accepts overrides only in one group, but users also put some after an option.
     if any(word.startswith("-") or not hasattr(args, "overrides") for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -97,13 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _at_volume(quiet=getattr(args, "quiet", False)):
             return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
-        # All ranks find the same mistake; one tells it.
+        # All ranks find the same error, so only one reports it.
         if launch_environment.rank() == 0 or isinstance(error, RankUserError):
             print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
         else:
             time.sleep(SECONDS_TO_TELL)
         return EXIT_WRONG_INPUT if isinstance(error, UserError) else EXIT_FAILURE
-    except BrokenPipeError:  # `gpt2dist inspect … | head` is no failure
+    except BrokenPipeError:  # not a failure: `gpt2dist inspect … | head`
         sys.stderr.close()
         return EXIT_DONE
     except KeyboardInterrupt:
@@ -120,7 +124,7 @@ def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:
 
 
 def _split(words: list[str], verb: str | None) -> tuple[list[str], list[str]]:
-    """Parts the words of a verb from those it passes on: behind `launch` all, of `submit` those behind `--`."""
+    """Split off the words that a verb passes on: those after `launch`, and those after the `--` of `submit`."""
     if verb == "submit" and "--" in words:
         place = words.index("--")
         return words[:place], words[place + 1 :]

@@ -4,7 +4,7 @@
     ├── UserError                    wrong input: one message, no traceback, exit code 2
     │   ├── RankUserError            wrong input that only one rank can see
     │   └── UnknownCharacterError    gpt2dist.tokenizer.tokenizer
-    ├── RunError                     the work failed for a reason that the message gives: exit code 1
+    ├── RunError                     a failure that the message explains: exit code 1
     ├── PeerLostError                a collective failed because another rank is gone
     ├── HungError                    a rank makes no progress; gpt2dist.training.watchdog
     ├── StopRequestedError           all ranks stop on request; gpt2dist.training.stop
@@ -13,7 +13,7 @@
     ├── UncuttableError              a long text cannot be encoded in pieces; gpt2dist.tokenizer.encoder
     └── InvalidCheckpointError       a checkpoint is damaged or incomplete; gpt2dist.checkpoint.manifest
 
-The command line shows the message of a UserError or a RunError. The package handles the others itself. Anything
+The command line prints the message of a UserError or a RunError. The package handles the others itself. Anything
 else is a bug, and its traceback is shown.
 """
 
@@ -25,16 +25,16 @@ class Gpt2distError(Exception):
 class UserError(Gpt2distError):
     """Wrong input. Shown as one message without a traceback; exit code 2.
 
-    The message names the file, line or key, says what is wrong with it, and gives the way out.
+    The message names the file, line or key, explains what is wrong with it, and suggests a fix.
     """
 
 
 class RankUserError(UserError):
-    """Wrong input that only this rank can see. This rank reports it; in all other cases rank 0 does."""
+    """Wrong input that only this rank can see, so this rank reports it instead of rank 0."""
 
 
 class RunError(Gpt2distError):
-    """A failure that is not the user's, for a reason that the message gives; exit code 1."""
+    """A failure that wrong input did not cause, with the reason in its message; exit code 1."""
 
 
 class PeerLostError(Gpt2distError):

@@ -1,4 +1,4 @@
-"""Functions and classes that users name as `package.module:attribute`."""
+"""Import functions and classes that users name as `package.module:attribute`."""
 
 import importlib
 import sys
@@ -7,16 +7,18 @@ from typing import Any
 
 
 def import_attribute(name: str) -> Any:
-    """Import what a name such as "mytools:clean" stands for.
+    """Import a module and return its attribute, given a name such as "mytools:clean".
 
-    The module may lie in the working directory, where `python -m` looks and a console script does not.
+    The working directory is added to the end of `sys.path`, since `python -m` searches it but a console script
+    does not.
 
     Args:
         name: `package.module:attribute`.
 
     Raises:
-        ValueError: The name is not of that form.
-        Exception: Whatever the import of the module raises; AttributeError if it has no such attribute.
+        ValueError: The name does not have this form.
+        AttributeError: The module has no such attribute.
+        Exception: The import of the module failed; any exception that it raises is passed on.
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:

@@ -1,4 +1,4 @@
-"""Sizes of memory, and how much of it this process has used. Free of torch."""
+"""Memory units and the peak memory of this process. Does not import torch."""
 
 import resource
 import sys
@@ -16,9 +16,9 @@ def format_bytes(number: float) -> str:
 
 
 def peak_resident_bytes() -> int:
-    """Return the most resident memory that this process has had, in bytes.
+    """Return the peak resident memory of this process, in bytes.
 
-    `ru_maxrss` counts KiB on Linux and bytes on macOS.
+    `ru_maxrss` is in KiB on Linux and in bytes on macOS.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

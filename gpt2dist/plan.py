@@ -1,4 +1,4 @@
-"""What a configuration implies at a world size: the plan that `preflight` makes and the rest follows."""
+"""The plan of a run, which `preflight` derives from its configuration and world size."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,19 +12,19 @@ from gpt2dist.model.flops import flops_per_token
 from gpt2dist.model.shape import Shape
 
 BYTES_PER_PARAMETER = 12
-"""In a checkpoint: the weight and AdamW's two moments, all fp32."""
+"""Bytes per parameter of a checkpoint: the weight and AdamW's two moments, all fp32."""
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A dataset whose `train` split is trained on.
+    """A dataset whose `train` split is used for training.
 
     Attributes:
-        name: Tells it apart from the others: the end of its path.
+        name: Short name, unique among the datasets: the end of its path.
         dataset: The dataset.
-        windows: The windows over its stream.
-        share: Samples of it among the samples of a period of the blend, all datasets' shares.
-        targets_per_epoch: Targets in the loss per epoch; each counts as often as it is trained on.
+        windows: Windows over its token stream.
+        share: Samples from it in each period of the blend; the period is the sum of all shares.
+        targets_per_epoch: Targets in the loss per epoch, each counted as often as it is trained on.
     """
 
     name: str
@@ -36,7 +36,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """A split that is scored during training as eval/<name>."""
+    """A split that is evaluated during training, as eval/<name>."""
 
     name: str
     dataset: Manifest
@@ -45,20 +45,20 @@ class ValidationSet:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a configuration implies at a world size.
+    """The quantities that follow from a configuration at a world size.
 
     Attributes:
-        world_size: Ranks.
-        batch_sizes: Windows of each optimizer step.
+        world_size: Number of ranks.
+        batch_sizes: Windows per optimizer step, for each step.
         micro_batch_size: Windows per forward pass and rank.
-        shape: The model.
-        datasets: What is trained on.
-        mixture: Which window of which of them is which sample.
-        validation: The splits that are scored during training.
+        shape: Shape of the model.
+        datasets: Training sets.
+        mixture: Mapping from sample numbers to windows of the training sets.
+        validation: Splits that are evaluated during training.
         sequence_length: Tokens per window.
-        stride: Tokens from window to window, in training.
-        evaluation_stride: The same in validation.
-        warmup_steps: Optimizer steps in which the learning rate rises.
+        stride: Tokens between the starts of consecutive windows in training.
+        evaluation_stride: The same for validation.
+        warmup_steps: Optimizer steps during which the learning rate rises.
         total_steps: Optimizer steps of the whole run.
     """
 
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def tokenizer(self) -> Path:
-        """A directory with the tokenizer, which all datasets share."""
+        """A directory that contains the tokenizer, which all datasets share."""
         return self.datasets[0].dataset.directory
 
     @property
@@ -87,55 +87,55 @@ class Plan:
 
     @property
     def end_of_text_id(self) -> int:
-        """The token that ends a document."""
+        """Id of the end-of-text token, which ends each document."""
         return self.datasets[0].dataset.end_of_text_id
 
     @property
     def global_batch_size(self) -> int:
-        """Windows per optimizer step, of the full size."""
+        """Windows per optimizer step of full size."""
         return self.batch_sizes.full
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches per optimizer step of the full size and rank."""
+        """Micro-batches per rank in an optimizer step of full size."""
         return self.global_batch_size // (self.micro_batch_size * self.world_size)
 
     @property
     def total_samples(self) -> int:
-        """Windows of the whole run."""
+        """Windows in the whole run."""
         return self.batch_sizes.samples(self.total_steps)
 
     @property
     def targets_per_step(self) -> float:
-        """Targets in the loss of a step of the full size, on average."""
+        """Mean number of targets in the loss of a step of full size."""
         return float(targets_per_sample(self.datasets) * self.global_batch_size)
 
     def part(self, dataset: TrainingSet) -> float:
-        """The part of all samples that come from a dataset."""
+        """Return the fraction of all samples that comes from a dataset."""
         return dataset.share / sum(each.share for each in self.datasets)
 
     def epochs(self, dataset: TrainingSet) -> float:
-        """Passes of the whole run over all windows of a dataset."""
+        """Return the number of passes over all windows of a dataset in the whole run."""
         return self.part(dataset) * self.total_samples / len(dataset.windows)
 
     def times_seen(self, dataset: TrainingSet) -> float:
-        """How often each token of a dataset is trained on; overlap counts when `loss_on` is "all"."""
+        """Return how often each token of a dataset is trained on; overlap counts when `loss_on` is "all"."""
         return self.epochs(dataset) * dataset.targets_per_epoch / dataset.windows.targets
 
     @property
     def total_flops(self) -> float:
-        """Floating-point operations of the whole run; windows are computed whole, whatever is in the loss."""
+        """Floating-point operations of the whole run, including tokens whose targets are not in the loss."""
         tokens = self.total_samples * self.sequence_length
         return float(tokens) * flops_per_token(self.shape, self.sequence_length)
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of one checkpoint: the fp32 weights and optimizer state."""
+        """Size of one checkpoint in bytes: the fp32 weights and optimizer state."""
         return BYTES_PER_PARAMETER * self.shape.parameters
 
 
 def targets_per_sample(datasets: tuple[TrainingSet, ...]) -> Fraction:
-    """Targets in the loss of a sample of a blend, on average over whole epochs of all datasets."""
+    """Return the mean number of targets in the loss per sample of a blend, over whole epochs of all datasets."""
     turns = sum(each.share for each in datasets)
     return sum(
         (Fraction(each.share * each.targets_per_epoch, turns * len(each.windows)) for each in datasets),

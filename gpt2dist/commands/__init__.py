@@ -1,1 +1,1 @@
-"""One short file per verb: parse, build, call."""
+"""The verbs of the command line: one short module each, which declares the options and calls the library."""

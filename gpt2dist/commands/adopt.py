@@ -22,7 +22,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.epilog = EPILOG
     parser.add_argument("paths", nargs="+", metavar="PATH", help="file, directory or quoted glob")
     parser.add_argument("--format", required=True, choices=("megatron", "nanogpt", "llmc"), help="who wrote them")
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Adopts the files and prints what they hold."""
+    """Adopt the files and print a summary of the dataset."""
     from gpt2dist.commands.inspect import describe
     from gpt2dist.dataset.adopt import Adoption, adopt
     from gpt2dist.monitoring.progress import Progress, warn

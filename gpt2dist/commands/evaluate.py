@@ -1,4 +1,4 @@
-"""`gpt2dist evaluate`: perplexity of a model on a text, alone or with all the ranks of a launcher."""
+"""`gpt2dist evaluate`: perplexity of a model on a text, on one process or on all ranks of a launcher."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
-if TYPE_CHECKING:  # numpy would slow --help down
+if TYPE_CHECKING:  # importing numpy would slow down --help
     from gpt2dist.evaluation.held_out_text import HeldOut
 
 EPILOG = """\
@@ -31,7 +31,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the options."""
     parser.epilog = EPILOG
     results.add_arguments(parser)
     text = parser.add_argument_group("what is scored")
@@ -85,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluates."""
+    """Evaluate one model, or the checkpoints of a run."""
     _check(args)
 
     from gpt2dist.monitoring.logs import quiet_libraries
@@ -107,10 +107,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuses what cannot be, by all that can be known without scoring: the work may begin much later.
+    """Check everything that can be checked without scoring, since a submitted job may start much later.
 
     Raises:
-        UserError: The options, the text, or a model that is there already.
+        UserError: The options, the text or an existing model cannot be used.
     """
     from gpt2dist.corpus import discover
     from gpt2dist.evaluation.evaluate import conditions, require_same_tokenizer
@@ -135,7 +135,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuses what cannot be meant, before anything is loaded."""
+    """Check the options before anything is loaded."""
     results.check(args)
     if (args.data is None) == (args.text is None):
         raise UserError("give either --data DATASET or --text FILE…")
@@ -166,7 +166,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.step is not None and args.step < 0:
         raise UserError("--step must be 0 or more")
     if args.of_run or args.all_checkpoints:
-        _record(args)  # its name, before the texts are read
+        _record(args)  # checks the name before the texts are read
 
 
 def _dataset(args: argparse.Namespace) -> "HeldOut":
@@ -179,7 +179,7 @@ def _dataset(args: argparse.Namespace) -> "HeldOut":
 
 
 def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
-    """How the text is had for a model directory; what can be looked at without a model is."""
+    """Return a function from a model directory to the text. What does not need the model is read here."""
     if args.data:
         text = _dataset(args)
         return lambda directory: text
@@ -233,7 +233,7 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 
 
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
-    """Scores all checkpoints of a run, and where it is asked for those to come."""
+    """Score all checkpoints of a run that have no result; with --watch, also future ones."""
     from gpt2dist.evaluation.watch import checkpoints_to_score
     from gpt2dist.monitoring.progress import info
 
@@ -256,7 +256,7 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 
 
 def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Namespace, world: Any) -> None:
-    """Refuses before the work what would be a point of another curve."""
+    """Check, before scoring, that the result belongs to the same curve as the recorded ones."""
     from gpt2dist.evaluation.evaluate import conditions
 
     found = conditions(model, text, _setting(args))
@@ -270,7 +270,7 @@ def _record(args: argparse.Namespace) -> Any:
 
 
 def _step(model: Path, args: argparse.Namespace) -> int:
-    """The step that a result belongs to."""
+    """Return the step at which to record a result."""
     from gpt2dist.checkpoint import manifest, state
 
     if args.step is not None:
@@ -281,7 +281,7 @@ def _step(model: Path, args: argparse.Namespace) -> int:
 
 
 def _mirror(record: Any) -> None:
-    """Shows the results in TensorBoard, as a run of its own below that of the training."""
+    """Write the results to TensorBoard, as a separate run below the training run."""
     from gpt2dist.monitoring.tensorboard import TensorBoard
 
     board = TensorBoard(RunDirectory(record.run).tensorboard / record.name)
@@ -290,14 +290,15 @@ def _mirror(record: Any) -> None:
 
 
 def _end_on_signals(record: Any) -> None:
-    """Ends in order on SIGTERM and SIGUSR1: each result was written as it came."""
+    """Exit with code 0 on SIGTERM and SIGUSR1. All results so far are already on disk."""
     from gpt2dist.evaluation.watch import unpin
 
     def end(number: int, frame: Any) -> None:
         if launch_environment.rank() == 0:
             unpin(record)
-            os.write(2, f"stopped; the results are in {record.directory}\n".encode())  # print may be at work
-        os._exit(0)  # other ranks may wait in a collective
+            # The signal may have interrupted a print, which cannot be called again here.
+            os.write(2, f"stopped; the results are in {record.directory}\n".encode())
+        os._exit(0)  # a normal exit could block, since other ranks may wait in a collective
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, end)

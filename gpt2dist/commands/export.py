@@ -1,4 +1,4 @@
-"""`gpt2dist export`: publishes a checkpoint as a model directory of transformers."""
+"""`gpt2dist export`: publish a checkpoint as a transformers model directory."""
 
 import argparse
 from functools import partial
@@ -7,13 +7,13 @@ from pathlib import Path
 from gpt2dist.monitoring.progress import info
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes per parameter."""
+"""Bytes per parameter, by dtype."""
 BESIDE_THE_WEIGHTS = 20_000_000
-"""Bytes that tokenizer and the like take at most."""
+"""Maximum bytes of the other files, such as the tokenizer."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the options."""
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run directory, a model directory or a hub name"
     )
@@ -38,7 +38,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Exports."""
+    """Export the checkpoint."""
     from gpt2dist.checkpoint.manifest import require_whole_model
     from gpt2dist.errors import UserError
     from gpt2dist.model.find_model import locate

@@ -1,4 +1,4 @@
-"""`gpt2dist generate`: continues prompts with a model."""
+"""`gpt2dist generate`: continue prompts with a model."""
 
 import argparse
 import codecs
@@ -19,7 +19,7 @@ DIVIDER = "-" * 80
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the options."""
     parser.add_argument(
         "model", metavar="MODEL", help="a checkpoint, a run directory, a model directory or a hub name"
     )
@@ -79,12 +79,12 @@ examples:
 
 @dataclass(frozen=True)
 class _Text:
-    """A text to be drawn.
+    """A text to generate.
 
     Attributes:
-        prompt: What it begins with.
-        tokens: The tokens of that.
-        seed: Of the draws.
+        prompt: The prompt.
+        tokens: Tokens of the prompt.
+        seed: Seed for sampling.
     """
 
     prompt: str
@@ -93,7 +93,7 @@ class _Text:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Generates."""
+    """Generate the texts and print them."""
     _check_bounds(args)
     prompts = _prompts(args)
 
@@ -130,7 +130,8 @@ def _prompts(args: argparse.Namespace) -> "list[Prompt]":
         return read_prompts(args.prompts_file)
     if args.prompt_file is not None:
         return [read_prompt(args.prompt_file)]
-    text = args.prompt.encode(errors="replace").decode()  # bytes of the command line that were not UTF-8
+    # Bytes of the command line that are not UTF-8 arrive as surrogates, which cannot be encoded.
+    text = args.prompt.encode(errors="replace").decode()
     return [Prompt(text, "--prompt")]
 
 
@@ -167,10 +168,10 @@ def _load(directory: Path, tokenizer: "Tokenizer") -> "Generator":
 
 
 class _Screen:
-    """Shows a text token by token, in whole characters.
+    """Terminal display of a text, token by token and in whole characters.
 
     Args:
-        tokenizer: Of the tokens.
+        tokenizer: The tokenizer of the text.
     """
 
     def __init__(self, tokenizer: "Tokenizer"):
@@ -179,15 +180,15 @@ class _Screen:
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def begin(self, prompt: str) -> None:
-        """Shows what the text begins with."""
+        """Show the start of a text."""
         self._show(prompt)
 
     def add(self, tokens: Sequence[int]) -> None:
-        """Shows the characters that the next tokens complete."""
+        """Show the characters that the next tokens complete."""
         self._show(self._characters.decode(b"".join(self._bytes[token] for token in tokens)))
 
     def end(self) -> None:
-        """Shows what was left of a character, and ends the line."""
+        """Show the rest of an incomplete character, and end the line."""
         self._show(self._characters.decode(b"", final=True) + "\n")
 
     def _show(self, text: str) -> None:
@@ -195,7 +196,7 @@ class _Screen:
 
 
 def _stream(generator: "Generator", tokenizer: "Tokenizer", texts: Sequence[_Text], how: "Sampling") -> None:
-    """Shows texts one after the other, as they are drawn."""
+    """Show texts one after another, while they are generated."""
     screen = _Screen(tokenizer)
     for number, text in enumerate(texts):
         screen.begin((DIVIDER + "\n" if number else "") + text.prompt)
@@ -211,7 +212,7 @@ def _print(
     batch_size: int,
     as_json: bool,
 ) -> None:
-    """Prints texts batch by batch."""
+    """Generate and print texts batch by batch."""
     from gpt2dist.monitoring.progress import Progress
 
     with Progress("generate", len(texts), "text", enabled=not sys.stdout.isatty(), leave=False) as bar:

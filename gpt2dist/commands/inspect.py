@@ -1,4 +1,4 @@
-"""`gpt2dist inspect`: what a dataset directory holds."""
+"""`gpt2dist inspect`: show the contents of a dataset directory."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.epilog = EPILOG
     parser.add_argument("dataset", metavar="DATASET", help="directory that `gpt2dist preprocess` made")
     parser.add_argument(
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Shows what was asked for."""
+    """Print the parts of the dataset that the options select."""
     if args.window is not None and args.sequence_length is None:
         raise UserError("--window needs --sequence-length, and --stride where windows overlap")
     manifest = Manifest.load(args.dataset)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def summary(manifest: Manifest) -> dict:
-    """What `--json` says of a dataset."""
+    """Return the description of a dataset for `--json`."""
     content = asdict(manifest)
     content["directory"] = str(manifest.directory)
     content["fingerprint"] = manifest.fingerprint
@@ -72,7 +72,7 @@ def summary(manifest: Manifest) -> dict:
 
 
 def describe(manifest: Manifest) -> str:
-    """The dataset in a few lines for people."""
+    """Describe a dataset in a few lines of text."""
     lines = [str(manifest.directory)]
     row = "  {:<8}{:>12}{:>18}{:>18}{:>13}{:>16}{:>8}".format
     lines.append(row("split", "documents", "tokens", "bytes", "bytes/token", "words", "shards"))
@@ -95,7 +95,7 @@ def describe(manifest: Manifest) -> str:
 
 
 def show_document(manifest: Manifest, split: str, number: int) -> dict:
-    """Document `number` of a split.
+    """Return document `number` (0-based) of a split, with its shard and token count.
 
     Raises:
         UserError: The split has no such document.
@@ -117,10 +117,10 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
 
 
 def show_window(manifest: Manifest, split: str, number: int, length: int, stride: int | None) -> dict:
-    """Window `number` of a split, its text parted where the targets that it owns begin.
+    """Return window `number` (0-based) of a split, with its text split into context and owned targets.
 
     Raises:
-        UserError: The split has no such window, or length and stride do not fit.
+        UserError: The split has no such window, or the length or stride is out of range.
     """
     import numpy as np
 
@@ -142,7 +142,7 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
         )
     index = np.array([number])
     start, owned_from = int(windows.starts(index)[0]), int(windows.owned_from(index)[0])
-    tokens = stream.read(np.array([start]), length + 1)[0]  # the inputs, and the last target
+    tokens = stream.read(np.array([start]), length + 1)[0]  # the inputs and the last target
     tokenizer = Tokenizer.load(manifest.directory)
     return {
         "split": split,
@@ -161,7 +161,7 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
 
 
 def describe_window(window: dict) -> str:
-    """A window for people."""
+    """Describe a window in text."""
     start, length, owned_from = window["start"], window["sequence_length"], window["owned_from"]
     documents = "".join(
         f"  document {document['number']:,}, tokens {document['start']:,} … {document['end'] - 1:,}"

@@ -1,4 +1,4 @@
-"""What can be submitted: a verb's own words, checked by that verb, and where its work leaves what."""
+"""Work that can be submitted: a verb's arguments, checked by that verb, and the paths that it uses."""
 
 import argparse
 from collections.abc import Iterable
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
-if TYPE_CHECKING:  # pydantic would slow --help down
+if TYPE_CHECKING:  # importing pydantic would slow down --help
     from gpt2dist.submission.job import Work
 
 
 def work_of(args: argparse.Namespace) -> "Work":
-    """What a command line of `submit` wants done.
+    """Return the work that a `submit` command line describes.
 
     Raises:
-        UserError: It could not run.
+        UserError: The arguments do not go together, or fail the checks of the verb to submit.
     """
     if args.job == "train":
         return _training(args)
@@ -37,7 +37,7 @@ def work_of(args: argparse.Namespace) -> "Work":
 
 
 def _training(args: argparse.Namespace) -> "Work":
-    """A run, for a world of the size that is asked for."""
+    """Check a training run at the requested world size, and return it as work."""
     from gpt2dist.preflight import resolve
     from gpt2dist.preflight.resources import device_memory_bytes, require_resources
     from gpt2dist.submission.job import Work
@@ -53,7 +53,8 @@ def _training(args: argparse.Namespace) -> "Work":
     require_resources(file, config, plan, device_memory)
     run = config.output_dir.absolute()
     datasets = [*(each.dataset for each in plan.datasets), *(each.dataset for each in plan.validation)]
-    run_section = config.run.model_copy(update={"world_size": ranks})  # another number is refused when it starts
+    # Recorded so that the job refuses to start with another number of ranks.
+    run_section = config.run.model_copy(update={"world_size": ranks})
     return Work(
         verb="train",
         name=_on_a_line(config.run.name),
@@ -90,7 +91,7 @@ def _evaluation(theirs: argparse.Namespace, args: argparse.Namespace) -> "Work":
 
 
 def _run_of(theirs: argparse.Namespace) -> Path | None:
-    """The run that an evaluation is of; None where the model belongs to none."""
+    """Return the run that an evaluation belongs to; None if the model is not part of a run."""
     if theirs.of_run:
         return Path(theirs.of_run).absolute()
     model = Path(theirs.model).absolute()
@@ -125,12 +126,12 @@ def _preprocessing(theirs: argparse.Namespace, args: argparse.Namespace) -> "Wor
 
 
 def _on_a_line(name: str) -> str:
-    """A name that can stand in a comment, too."""
+    """Collapse whitespace, so that the name fits into a one-line comment of a script."""
     return " ".join(name.split())
 
 
 def _here(names: Iterable[str]) -> Iterable[Path]:
-    """Those of the names that are paths of this machine, absolute; of a glob, the directory above it."""
+    """Yield the absolute paths of the names that exist on this machine; for a glob, the directory above it."""
     for name in names:
         path = Path(name).absolute()
         while any(letter in path.name for letter in "*?["):

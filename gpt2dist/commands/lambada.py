@@ -1,4 +1,4 @@
-"""`gpt2dist lambada`: how often a model guesses the last word of a passage."""
+"""`gpt2dist lambada`: measure how often a model predicts the last word of a passage."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from gpt2dist.commands import results
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the options."""
     results.add_arguments(parser)
     parser.add_argument(
         "--data", required=True, type=Path, metavar="F.jsonl", help="passages, one JSON object in a line"
@@ -23,7 +23,7 @@ example:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluates."""
+    """Score the passages and print the result."""
     from gpt2dist.corpus import Reading
     from gpt2dist.evaluation.held_out_text import read_texts
     from gpt2dist.monitoring.logs import quiet_libraries

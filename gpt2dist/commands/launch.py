@@ -1,4 +1,4 @@
-"""`gpt2dist launch`: torchrun with the settings that a run wants, and an end that names the culprit."""
+"""`gpt2dist launch`: torchrun with suitable defaults, and an error message that names the rank at fault."""
 
 import argparse
 import logging
@@ -29,7 +29,7 @@ what it died of, and its log; wrong input ends with exit code 2, a stop on reque
 VERBS = ("train", "evaluate", "lambada", "verify-resume")
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SHUTDOWN_SECONDS = 300
-"""What ranks get to save after a signal; torchrun's own 30 seconds are short for a large checkpoint."""
+"""Time for ranks to save after a signal. torchrun's default, 30 seconds, is too short for a large checkpoint."""
 
 CAUSES = {
     signal.SIGKILL: "probably out of memory (dmesg tells), or killed by a scheduler or by hand",
@@ -41,13 +41,13 @@ CAUSES = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares nothing: all words behind the verb are passed on, as `args.words`."""
+    """Add the usage and examples, but no options: all words after the verb are passed on, in `args.words`."""
     parser.usage = "gpt2dist launch [torchrun options] VERB …"
     parser.epilog = EXAMPLES
 
 
 def run(args: argparse.Namespace) -> int:
-    """Starts the ranks and waits for them."""
+    """Start the ranks and wait for them."""
     options, words = split(args.words)
     from torch.distributed import DistError
     from torch.distributed import run as torchrun
@@ -59,13 +59,13 @@ def run(args: argparse.Namespace) -> int:
     directory = _run_directory(words, _ranks(settings.nnodes, settings.nproc_per_node))
     _set_environment(settings.nproc_per_node)
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what happened is told below, in two lines
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the errors below are shorter
     began = time.time()
     try:
         torchrun.run(settings)
     except ChildFailedError as ended:
         codes = {each.exitcode for each in ended.failures.values()}
-        if 2 in codes and codes <= {2, -signal.SIGTERM}:  # some of them ended, the launcher the others
+        if 2 in codes and codes <= {2, -signal.SIGTERM}:  # the launcher ended the ranks that did not exit
             return 2
         raise RunError(describe(ended.failures, directory)) from ended
     except (DistError, RendezvousError) as error:
@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Splits a command line into torchrun's options and the verb with its own.
+    """Split a command line into torchrun's options and the verb with its arguments.
 
     Raises:
-        UserError: There is no verb that runs on several ranks.
+        UserError: No word is a verb that can be launched.
     """
     for place, word in enumerate(words):
         if word in VERBS:
@@ -95,11 +95,11 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def with_defaults(options: list[str], gpus: int) -> list[str]:
-    """Torchrun's options with what they leave open.
+    """Return torchrun's options, with defaults added for those that are not given.
 
     Args:
-        options: As given.
-        gpus: GPUs of this host.
+        options: The given options.
+        gpus: Number of GPUs of this host.
     """
 
     def given(*names: str) -> bool:
@@ -118,11 +118,11 @@ def with_defaults(options: list[str], gpus: int) -> list[str]:
 
 
 def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) -> str:
-    """Says which rank failed first, of what, and where its log is.
+    """Describe which rank failed first, the cause, and where its log is.
 
     Args:
-        failures: By global rank.
-        run_directory: Where logs are; None where there are none.
+        failures: Failures by global rank.
+        run_directory: The run directory, which holds the logs; None if there are no logs.
     """
     rank, first = min(failures.items(), key=lambda item: _suspicion(item[1]))
     text = f"rank {rank} failed first: {_cause(first)}"
@@ -137,8 +137,8 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
 
 
 def _suspicion(failure: "ProcessFailure") -> tuple[bool, bool, int]:
-    """Sorts failures: those that nobody else caused come first."""
-    killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM  # the launcher ends the others so
+    """Return a sort key that puts first the failures that no other rank caused."""
+    killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM  # SIGTERM comes from the launcher
     lost = failure.exitcode < 0 or _lost_a_peer(failure)
     return not killed, lost, failure.timestamp
 
@@ -167,7 +167,7 @@ def _gpus() -> int:
 
 
 def _ranks(nnodes: str, nproc_per_node: str) -> int | None:
-    """Ranks of the job; None where torchrun finds that out, as with `--nnodes 1:4` or `--nproc-per-node gpu`."""
+    """Return the number of ranks; None if torchrun decides, as with `--nnodes 1:4` or `--nproc-per-node gpu`."""
     fewest, _, most = nnodes.partition(":")
     if (most or fewest) != fewest or not nproc_per_node.isdecimal():
         return None
@@ -175,26 +175,29 @@ def _ranks(nnodes: str, nproc_per_node: str) -> int | None:
 
 
 def _set_environment(ranks: str) -> None:
-    """Gives every rank its part of the cores; torchrun would give it one and say so in a long warning."""
+    """Divide the cores among the ranks. torchrun would set one thread per rank, with a long warning."""
     if ranks.isdecimal():
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(ranks))))
 
 
 def _run_directory(words: list[str], ranks: int | None) -> Path | None:
-    """Checks what the ranks will be given, once instead of by each of them; returns the run that they train.
+    """Check the arguments of the ranks, once for all, and return the directory of the run that they train.
 
     Args:
-        words: The verb and its own words.
-        ranks: Ranks of the job, where that is known.
+        words: The verb and its arguments.
+        ranks: Number of ranks; None if unknown.
+
+    Returns:
+        The directory; None if the verb has no run configuration.
 
     Raises:
-        UserError: The configuration is wrong.
+        UserError: The configuration is invalid.
     """
     from gpt2dist.cli import build_parser
     from gpt2dist.config import read
     from gpt2dist.preflight import resolve
 
-    args, rest = build_parser(words[0]).parse_known_args(words)  # overrides may stand behind an option
+    args, rest = build_parser(words[0]).parse_known_args(words)  # overrides may follow an option
     if not hasattr(args, "config"):
         return None
     args.overrides += rest
@@ -203,7 +206,7 @@ def _run_directory(words: list[str], ranks: int | None) -> Path | None:
 
 
 def _follows_a_run(words: list[str]) -> bool:
-    """Whether the ranks do what has no end of its own and loses nothing by a signal: `evaluate --watch`."""
+    """Return whether the ranks run `evaluate --watch`, which a signal can end at any time without loss."""
     from gpt2dist.cli import build_parser
 
     args, _ = build_parser(words[0]).parse_known_args(words)
@@ -211,6 +214,6 @@ def _follows_a_run(words: list[str]) -> bool:
 
 
 def _was_saved(directory: Path, since: float) -> bool:
-    """Whether the run left the marker that it stopped with everything saved."""
+    """Return whether the run has stopped with everything saved since a time, according to its marker file."""
     marker = RunDirectory(directory).stopped_marker
     return marker.is_file() and marker.stat().st_mtime >= since - 1

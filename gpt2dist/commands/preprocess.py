@@ -41,7 +41,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.epilog = EPILOG
     add_corpus_arguments(parser)
     parser.add_argument(
@@ -113,7 +113,7 @@ def _add_resources(group: Any) -> None:
 
 
 def _size(text: str) -> int:
-    """Bytes, from a number with K, M, G or T."""
+    """Parse a number of bytes, which may end in K, M, G or T."""
     number, unit = text.strip().upper().removesuffix("B").removesuffix("I"), ""
     if number and number[-1] in UNITS:
         number, unit = number[:-1], number[-1]
@@ -124,7 +124,7 @@ def _size(text: str) -> int:
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which documents are read: the same for `preprocess` and `tokenizer train`."""
+    """Add the options that select the documents, which `preprocess` and `tokenizer train` share."""
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="file, directory, quoted glob, URL, …: see below"
     )
@@ -132,7 +132,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading_arguments(group: Any) -> None:
-    """Adds the options that say how files are read."""
+    """Add the options that control how files are read."""
     group.add_argument(
         "--text-field",
         default="text",
@@ -163,7 +163,7 @@ def _unescaped(text: str) -> str:
 
 
 def suffixes(args: argparse.Namespace) -> tuple[str, ...]:
-    """What to take from directories, each with its dot."""
+    """Return the suffixes of the files to read from directories, each with its dot."""
     from gpt2dist.corpus import DEFAULT_SUFFIXES
 
     named = tuple(f".{suffix.removeprefix('.')}" for suffix in args.suffix or ())
@@ -171,7 +171,7 @@ def suffixes(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def reading(args: argparse.Namespace) -> "Reading":
-    """How documents are read."""
+    """Return the settings for reading documents."""
     from gpt2dist.corpus import Reading
 
     if args.document_separator == "":
@@ -180,8 +180,8 @@ def reading(args: argparse.Namespace) -> "Reading":
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Prepares the dataset and prints what it holds."""
-    # Set before the first use, or a single worker would take all cores.
+    """Prepare the dataset and print a summary of it."""
+    # Set before the first use of the library. Otherwise a single worker would use all cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from gpt2dist.commands.inspect import describe, summary
     from gpt2dist.preprocessing import prepare, prepare_part
@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def job_of(args: argparse.Namespace) -> "PreprocessingJob":
-    """What the options ask for."""
+    """Return the job that the options describe."""
     from gpt2dist.preprocessing import PreprocessingJob
 
     return PreprocessingJob(
@@ -235,7 +235,7 @@ def job_of(args: argparse.Namespace) -> "PreprocessingJob":
 
 
 def _part(args: argparse.Namespace) -> tuple[int, int] | None:
-    """Which part of the work this process does; None for all of it."""
+    """Return the index of this process's part and the number of parts; None if it does all the work."""
     index, count = args.task_index, args.task_count
     if index is None and count is None:
         return None
@@ -255,15 +255,15 @@ def _workers(job: "PreprocessingJob") -> str:
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may run on."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Display:
-    """The progress of `prepare` on standard error; a context manager.
+    """Progress display of `prepare` on standard error, used as a context manager.
 
     Attributes:
-        worked: Bytes of the corpus that this run has read.
+        worked: Bytes of the corpus read by this job, without those read before an interruption.
     """
 
     def __init__(self) -> None:
@@ -272,28 +272,28 @@ class Display:
         self._before = 0
 
     def update(self, counts: "Counts", total: int) -> None:
-        """Shows the work done so far."""
+        """Show the work done so far."""
         if self._progress is None:
             self._before = counts.bytes
             self._progress = Progress("preprocess", total or None, "B", initial=counts.bytes, scale=True)
         details = {"documents": f"{counts.documents:,}", "tokens": f"{counts.tokens:,}"}
         if counts.rejected:
             details["rejected"] = f"{counts.rejected:,}"
-        # A task that ends between two looks is counted twice or not at all for a moment.
+        # A task that ends between two updates may briefly be counted twice or not at all. Never go backwards.
         worked = max(counts.bytes - self._before, self.worked)
         self._progress.advance(worked - self.worked, **details)
         self.worked = worked
 
     def info(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         (self._progress.info if self._progress else info)(text, "preprocess")
 
     def warn(self, text: str) -> None:
-        """Print a warning, above the bar where there is one."""
+        """Print a warning, above the bar if there is one."""
         (self._progress.warn if self._progress else warn)(text, "preprocess")
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Close the bar."""
         if self._progress is not None:
             self._progress.close()
             self._progress = None

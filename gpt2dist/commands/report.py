@@ -1,4 +1,4 @@
-"""`gpt2dist report`: a run as one page to read and to mail."""
+"""`gpt2dist report`: write a run as one self-contained HTML page."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from gpt2dist.errors import UserError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the options."""
     parser.epilog = """\
 The page holds the state, curves, samples, lineage, configuration and environment, and needs no other file and no
 network to be seen. The run may be at work.
@@ -20,7 +20,7 @@ example:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the page."""
+    """Write the page."""
     from gpt2dist.report.page import report
     from gpt2dist.status.run_files import is_run
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     text = report(args.run_directory)
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        # A name or a text of the run may hold half a character.
+        # Names and texts of the run may contain lone surrogates, which cannot be encoded.
         args.output.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"--output: {args.output} cannot be written ({error.strerror}); name another") from None

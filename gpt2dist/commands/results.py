@@ -1,4 +1,4 @@
-"""What the verbs that score a model share: their options, and how a result is told."""
+"""Options and output that are common to the verbs that score a model."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from gpt2dist.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the model and the options that do not depend on what it is scored on."""
+    """Add the model and the options that do not depend on the text to score."""
     parser.add_argument(
         "model", metavar="MODEL", help="a checkpoint, a run directory, a model directory or a hub name"
     )
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuses before the work what would end it.
+    """Check the common options before the work starts, and create the parent directory of --output.
 
     Raises:
-        UserError: An option cannot be.
+        UserError: The batch size is below 1, or --output cannot be written.
     """
     if args.batch_size < 1:
         raise UserError("--batch-size must be at least 1")
@@ -50,7 +50,7 @@ def _make_room(output: Path) -> None:
 
 
 def tell(result: dict[str, Any], shown: Mapping[str, str], args: argparse.Namespace) -> None:
-    """Writes and prints a result: as JSON where that is asked for, else as a table of `shown`."""
+    """Write a result to --output if given, and print it: as JSON with --json, else as a table of `shown`."""
     import orjson
 
     text = orjson.dumps(result, option=orjson.OPT_INDENT_2).decode()

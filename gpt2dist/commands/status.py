@@ -1,4 +1,4 @@
-"""`gpt2dist status`: how the runs in a folder stand."""
+"""`gpt2dist status`: show the state of a run, or of all runs in a folder."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ from gpt2dist.status.status import Status, read_status
 
 REFRESH_SECONDS = 2.0
 PLAIN_SECONDS = 10.0
-"""Between two looks where lines stay: in a log file or a pipe."""
+"""Seconds between updates of output that is not redrawn in place: a log file or a pipe."""
 TO_TOP, CLEAR_BELOW = "\x1b[H", "\x1b[J"
 
 EPILOG = f"""\
@@ -33,7 +33,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the options."""
     parser.epilog = EPILOG
     parser.add_argument("directory", type=Path, metavar="RUN|DIR", help="a run directory, or a folder of runs")
     parser.add_argument("--watch", action="store_true", help="look again every few seconds, until Ctrl-C")
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Looks once, or again and again."""
+    """Print the statuses once, or with --watch repeatedly."""
     home: Path = args.directory
     statuses = look(home)
     if not args.watch:
@@ -60,15 +60,15 @@ def run(args: argparse.Namespace) -> None:
                 for status in statuses:
                     print(table.line(status, home), file=sys.stderr, flush=True)
             time.sleep(REFRESH_SECONDS if in_place else PLAIN_SECONDS)
-            with contextlib.suppress(UserError):  # runs come and go
+            with contextlib.suppress(UserError):  # the runs may be removed meanwhile
                 statuses = look(home)
 
 
 def look(home: Path) -> list[Status]:
-    """The statuses of a run, or of those in a folder.
+    """Return the status of a run, or of each run in a folder.
 
     Raises:
-        UserError: There is none.
+        UserError: The directory does not exist, cannot be listed, or contains no run.
     """
     try:
         runs = find_runs(home)
@@ -94,8 +94,8 @@ def _tell(statuses: list[Status], home: Path, as_json: bool) -> None:
 
 
 def _redraw(lines: list[str]) -> None:
-    """Shows the lines in place of those before, cut to the terminal: a longer text would scroll."""
+    """Print the lines over the previous ones, cut to the size of the terminal so that it does not scroll."""
     size = os.get_terminal_size(sys.stderr.fileno())
-    columns, rows = size.columns or 80, size.lines or 24  # some terminals do not know theirs
+    columns, rows = size.columns or 80, size.lines or 24  # some terminals report a size of 0
     text = "\n".join(line[:columns] for line in lines[: rows - 1])
     print(f"{TO_TOP}{CLEAR_BELOW}{text}", file=sys.stderr, flush=True)

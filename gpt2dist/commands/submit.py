@@ -1,4 +1,4 @@
-"""`gpt2dist submit`: checks work for the machines it is meant for, renders its job script, and submits it."""
+"""`gpt2dist submit`: check work against its target machines, render its job script, and submit it."""
 
 import argparse
 import dataclasses
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gpt2dist.errors import UserError
 
-if TYPE_CHECKING:  # pydantic would slow --help down
+if TYPE_CHECKING:  # importing pydantic would slow down --help
     from gpt2dist.submission.job import SchedulerJob, Work
 
 EXAMPLES = """\
@@ -35,34 +35,34 @@ OPTIONS_OF = {
     "kubernetes": ("namespace", "volume", "retries"),
     "slurm or kubernetes": ("save_seconds", "cpus_per_node", "container_image"),
 }
-"""Options that not every scheduler has, by those that have them."""
+"""Options that only some schedulers have, by the names of those schedulers."""
 
 
 class Scheduler(Protocol):
-    """Who is given the job."""
+    """A scheduler that a job can be submitted to."""
 
     @property
     def name(self) -> str:
-        """As --scheduler has it."""
+        """The value of --scheduler."""
 
     def check(self, work: "Work") -> None:
-        """Refuses what this scheduler cannot do, by a UserError."""
+        """Raise a UserError if this scheduler cannot do the work."""
 
     def files(self, job: "SchedulerJob") -> dict[str, str]:
-        """What is rendered, by name."""
+        """Return the texts of the rendered files, by file name."""
 
     def command(self, job: "SchedulerJob") -> str:
-        """The command that submits those files."""
+        """Return the command that submits those files."""
 
     def submit(self, job: "SchedulerJob") -> list[int] | list[str]:
-        """Submits them; returns what the scheduler calls the job, and behind it those that follow it."""
+        """Submit the files; return the scheduler's id of the job, then those of the jobs that follow it."""
 
     def how_to_follow(self, job: "SchedulerJob", names: list) -> str:
-        """What to type to watch and to stop it."""
+        """Return the commands that watch and stop the job."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the verb."""
+    """Add the options."""
     parser.epilog = EXAMPLES
     parser.usage = (
         "gpt2dist submit CONFIG [section.key=value …] --scheduler S --gpus-per-node G [options]\n"
@@ -128,7 +128,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks, records, submits."""
+    """Check the work, record it and submit it."""
     from gpt2dist.commands.jobs import work_of
     from gpt2dist.run import submissions
     from gpt2dist.submission.job import SchedulerJob, parse_environment, require_fit_for_scripts
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuses options that do not go with the scheduler or the kind of job."""
+    """Check that the options go with the scheduler and the kind of job."""
     from gpt2dist.submission.job import require_positive
 
     for schedulers, names in OPTIONS_OF.items():
@@ -191,7 +191,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_division(args: argparse.Namespace) -> None:
-    """Refuses what does not say how preprocessing is divided."""
+    """Check the options that divide preprocessing into jobs or workers."""
     from importlib.util import find_spec
 
     from gpt2dist.submission.job import require_positive
@@ -213,7 +213,7 @@ def _option(name: str) -> str:
 
 
 def _scheduler(args: argparse.Namespace) -> Scheduler:
-    """The one that is asked for, with its options."""
+    """Create the chosen scheduler with its options."""
     from gpt2dist.submission.schedulers.kubernetes import Kubernetes
     from gpt2dist.submission.schedulers.local import Local
     from gpt2dist.submission.schedulers.slurm import Slurm
@@ -226,7 +226,7 @@ def _scheduler(args: argparse.Namespace) -> Scheduler:
 
 
 def _asked(args: argparse.Namespace) -> dict[str, object]:
-    """The command line as JSON can hold it."""
+    """Return the command line as values that JSON can represent."""
     return {
         name: value for name, value in vars(args).items() if name not in ("run", "verb") and value is not None
     }

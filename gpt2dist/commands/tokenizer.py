@@ -1,4 +1,4 @@
-"""`gpt2dist tokenizer train` and `gpt2dist tokenizer import`."""
+"""`gpt2dist tokenizer`: train a tokenizer, or import GPT-2's vocabulary files."""
 
 import argparse
 import hashlib
@@ -35,11 +35,11 @@ example:
 """
 
 RECORD_NAME = "tokenizer_origin.json"
-"""What a tokenizer was made from, so that the same command knows it again."""
+"""File that records the inputs and options of a tokenizer, so that the same command recognizes it."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the two actions and their options."""
+    """Add the two actions and their options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     formatter = argparse.RawDescriptionHelpFormatter
     summary = "train byte-level BPE, or a token per character, on a corpus"
@@ -82,7 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Makes the tokenizer, unless it is there."""
+    """Create the tokenizer, unless it exists already."""
     output = Path(args.output)
     with tempfile.TemporaryDirectory(prefix="gpt2dist-") as scratch:
         training = args.action == "train"
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable[[], "Tokenizer"], dict]:
-    """What trains the tokenizer, and what it is trained from; standard input is put into `scratch`."""
+    """Return a function that trains the tokenizer, and its record. Standard input is copied into `scratch`."""
     if args.kind == "bpe" and args.vocab_size is None:
         raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text or 50257 as GPT-2")
     if args.kind == "char" and args.vocab_size is not None:
@@ -150,7 +150,7 @@ def _prepare_import(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"]
 
 
 def _is_there(output: Path, origin: dict) -> bool:
-    """Whether this very tokenizer lies in `output`; another one there is refused."""
+    """Return whether `output` holds the tokenizer of this record. Raise a UserError if it holds another one."""
     if not (output / "tokenizer.json").exists():
         return False
     record = output / RECORD_NAME
@@ -165,7 +165,7 @@ def _is_there(output: Path, origin: dict) -> bool:
 
 
 def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[str]:
-    """The texts of a corpus, long ones in parts, with progress over its bytes."""
+    """Yield the texts of a corpus, long ones in parts, and show progress in bytes."""
     from gpt2dist.corpus import BadDocumentError, Document, Rejected, cut, read
     from gpt2dist.monitoring.progress import Progress
 

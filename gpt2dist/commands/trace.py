@@ -1,4 +1,4 @@
-"""`gpt2dist trace`: the documents behind a step of a run."""
+"""`gpt2dist trace`: list the documents that a step of a run was trained on."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options."""
+    """Add the options."""
     parser.epilog = EPILOG
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--step", type=int, required=True, metavar="N", help="optimizer step, counted from 1")
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the windows of the step and the documents in each."""
+    """Print the windows of the step and the documents in each."""
     plan = load_plan(args.run_directory)
     windows = trace(plan, args.step)
     if args.json:
@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def load_plan(run_directory: Path) -> "Plan":
-    """The plan of a run, from what it left in its directory.
+    """Return the plan of a run, from the configuration and environment recorded in its directory.
 
     Raises:
-        UserError: It is no run directory, or its datasets are not what they were.
+        UserError: The directory is not a run directory, or a dataset has changed since training.
     """
     from gpt2dist.preflight import resolve
 
@@ -74,15 +74,16 @@ def load_plan(run_directory: Path) -> "Plan":
 
 
 def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
-    """The windows of a step, in the order of the samples.
+    """Return the windows of a step, in sample order.
 
     Args:
-        plan: Of the run.
-        step: Counted from 1.
+        plan: The run's plan.
+        step: Optimizer step, 1-based.
 
     Returns:
-        For each window: `sample`, `rank`, `dataset`, `window`, `start` (stream position of its first token) and
-        `documents`: `number`, `shard`, `origin` (or None), and `begin` and `end`, its tokens in the window.
+        A dict per window: `sample`, `rank`, `dataset`, `window`, `start` (stream position of its first token) and
+        `documents`. A document has `number`, `shard`, `origin` (or None), and its range of tokens in the window,
+        `begin` and `end` (exclusive).
 
     Raises:
         UserError: The run has no such step.
@@ -100,7 +101,7 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
     for slot, (sample, dataset, window) in enumerate(zip(samples, datasets, windows, strict=True)):
         training_set = plan.datasets[dataset]
         start = int(training_set.windows.starts(np.array([window]))[0])
-        end = start + plan.sequence_length + 1  # the inputs, and the last target
+        end = start + plan.sequence_length + 1  # the inputs and the last target
         found.append(
             {
                 "sample": int(sample),
@@ -124,7 +125,7 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
 
 
 def describe(window: dict[str, Any], length: int) -> list[str]:
-    """A window for people."""
+    """Describe a window in lines of text."""
     from gpt2dist.dataset.provenance import SourceLocation
 
     lines = [

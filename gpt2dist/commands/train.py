@@ -1,4 +1,4 @@
-"""`gpt2dist train`: builds the parts of a run and lets the trainer go."""
+"""`gpt2dist train`: check a run, join the other ranks, and train."""
 
 import argparse
 import gc
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from gpt2dist.distributed import launch_environment
 
-if TYPE_CHECKING:  # torch would slow --help down
+if TYPE_CHECKING:  # importing torch would slow down --help
     from gpt2dist.config import Config
     from gpt2dist.distributed.world import World
     from gpt2dist.plan import Plan
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the options."""
     parser.add_argument("config", type=Path, help="the run's YAML file")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="keys to change, values in YAML"
@@ -36,7 +36,7 @@ with everything saved, stopped.json in the run directory, and exit code 0. `gpt2
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains."""
+    """Train the model."""
     config, plan, world = start(args.config, args.overrides)
     require_room(args.config, config, plan, world)
     from gpt2dist.distributed.world import leave
@@ -50,15 +50,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
-    """Checks a run and joins the other ranks."""
+    """Check a run and join the other ranks."""
     if launch_environment.world_size() > 1:
-        # At once: the launcher may die while this rank imports, or waits for another.
+        # First of all, since the launcher may exit while this rank imports modules or waits for another rank.
         from gpt2dist.training.watchdog import exit_with_parent
 
         exit_with_parent()
     from gpt2dist.preflight import resolve
 
-    # Before torch is imported: a mistake in the configuration is told at once.
+    # Before torch is imported, so that configuration errors are reported immediately.
     config, plan = resolve(path, overrides, launch_environment.world_size())
     from gpt2dist.monitoring.logs import quiet_libraries
 
@@ -67,15 +67,15 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     import_libraries()
     from gpt2dist.distributed.world import join
 
-    # Longer than the watchdog's patience, so that its stacks are written before the collectives fail.
+    # Longer than the watchdog's timeout, so that it writes the stacks before the collectives fail.
     return config, plan, join(timedelta(seconds=config.run.timeout_seconds + 30))
 
 
 def import_libraries() -> None:
-    """Imports torch, transformers and DeepSpeed; Python's collector of garbage leaves them alone, for good.
+    """Import torch, transformers and DeepSpeed, and exclude their objects from garbage collection permanently.
 
-    They are a million objects, none of them garbage. Looking for some takes a fifth of the start, as much at the
-    end, and a moment now and then in between.
+    They have a million objects, none of them garbage. Scanning these takes a fifth of the startup time, as long
+    again at exit, and a moment now and then in between.
     """
     if "gpt2dist.training.setup" in sys.modules:
         return
@@ -88,12 +88,13 @@ def import_libraries() -> None:
 
 
 def require_room(path: Path, config: "Config", plan: "Plan", world: "World") -> None:
-    """Refuses a run that the devices or the disk would stop. Collective; rank 0 looks.
+    """Check that the devices and the disk have enough space for a run. Collective; rank 0 checks.
 
-    Activations are an estimate: where they alone may be too much it warns.
+    The size of the activations is an estimate. If everything else fits, a lack of memory is only a warning.
 
     Raises:
-        UserError: Lists what does not suffice, with the way out.
+        UserError: Memory or disk space is too small, or the run's directory is not writable. The message lists
+            every failure with a fix.
     """
     from gpt2dist.preflight.resources import check_memory, require_resources, states_fit
 

@@ -1,4 +1,4 @@
-"""`gpt2dist validate`: every mistake of a run configuration at once, or the plan that it resolves to."""
+"""`gpt2dist validate`: report all errors of a run configuration together, or the plan that it resolves to."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpt2dist.errors import UserError
 
-if TYPE_CHECKING:  # numpy and pydantic would slow --help down
+if TYPE_CHECKING:  # importing numpy and pydantic would slow down --help
     from gpt2dist.plan import Plan
 
 EXAMPLES = """\
@@ -21,7 +21,7 @@ Memory and hours are estimates. A run that cannot fit, and one that the disk cou
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the verb."""
+    """Add the options."""
     parser.epilog = EXAMPLES
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the run")
     parser.add_argument(
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks the configuration; prints the plan."""
+    """Check the configuration and print the plan."""
     from gpt2dist.preflight import resolve
     from gpt2dist.preflight.report import as_json, count, render, table
     from gpt2dist.preflight.resources import device_memory_bytes, require_resources
@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def verify_data(plan: "Plan") -> None:
-    """Reads every dataset of a run again.
+    """Read every dataset of a run and compare it with its manifest.
 
     Raises:
-        UserError: One is not what its manifest says.
+        UserError: A dataset does not match its manifest.
     """
     from gpt2dist.dataset.verify import token_bytes, verify
     from gpt2dist.monitoring.progress import Progress

@@ -1,4 +1,4 @@
-"""`gpt2dist verify-resume`: N + N steps of a run equal 2N steps, proved on this machine."""
+"""`gpt2dist verify-resume`: verify on this machine that N + N steps of a run equal 2N steps."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ compares all losses and every byte of weights and moments. The run itself is not
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the options."""
     parser.add_argument("config", type=Path, help="the run's YAML file")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="keys to change, values in YAML"
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains twice and compares."""
+    """Train without and with a resume, and compare the results."""
     from gpt2dist.commands.train import start
 
     config, plan, world = start(args.config, args.overrides)

@@ -1,4 +1,4 @@
-"""The corpus: which sources it has, and the documents in them, one at a time."""
+"""The corpus: discovery of its sources, and readers that yield their documents one at a time."""
 
 from gpt2dist.corpus.documents import (
     LONG_BYTES,

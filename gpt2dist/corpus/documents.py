@@ -1,4 +1,4 @@
-"""What the corpus is made of: sources, the pieces they are cut into, and the documents in those."""
+"""Types of the corpus: sources, the pieces that they are cut into, and the documents in a piece."""
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from gpt2dist.errors import Gpt2distError
 
 LONG_BYTES = 8 << 20
-"""A document whose source is longer is a `LongDocument`, which nobody holds whole."""
+"""Limit above which a document becomes a `LongDocument`, which is never held in memory as a whole."""
 
 UTF8_MARK = b"\xef\xbb\xbf"
-"""What some programs put before UTF-8; no part of the text."""
+"""Byte-order mark that some programs write before UTF-8; it is not part of the text."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of the corpus, or what else documents come from."""
+    """A file of the corpus, standard input, or a dataset."""
 
     path: str
     """Absolute path, URL, "-" for standard input, or "datasets:…"."""
@@ -23,52 +23,52 @@ class Source:
     compression: str
     """ "", "gz", "zst", "xz" or "bz2"."""
     size: int
-    """Bytes as stored; 0 where nobody says."""
+    """Stored (compressed) bytes; 0 if unknown."""
     version: str
-    """Another one when the content is another."""
+    """Modification time, ETag or hash, which changes with the content; "" if the server gives none."""
     spool: str = ""
-    """The file that standard input was written to; "" for all others."""
+    """The file that holds the copy of standard input; "" for all other sources."""
 
     @property
     def location(self) -> str:
-        """What is opened to read it."""
+        """The path or URL to open."""
         return self.spool or self.path
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a source that is read on its own."""
+    """A part of a source that can be read by itself."""
 
     path: str
     format: str
     compression: str
     start: int
     end: int
-    """[start, end): of plain text and jsonl bytes, of parquet row groups, of an Arrow file record batches, of a
-    saved dataset rows, of a dataset on the hub shards. What is not cut is [0, bytes)."""
+    """The piece is [start, end) in units of its format: bytes (jsonl), row groups (parquet), record batches
+    (Arrow), rows (saved datasets) or shards (datasets on the hub). A source that is not cut is [0, bytes)."""
     size: int
-    """Its share of the source's bytes: the pieces of a source add up to `Source.size`."""
+    """Its share of the source's bytes; the sizes of all pieces of a source add up to `Source.size`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text of the corpus."""
+    """A document of the corpus."""
 
     text: bytes
-    """UTF-8."""
+    """Valid UTF-8."""
     line: int
-    """1-based, within the piece: line (jsonl), row (csv, parquet, Arrow, datasets) or document (text)."""
+    """Line (jsonl), row (csv, parquet, Arrow, datasets) or document (text) in the piece, 1-based."""
     offset: int
-    """Byte of the decompressed file where its line, row or text begins; -1 where the format has none."""
+    """First byte of its line, row or text in the decompressed file; -1 if the format has no byte offsets."""
     size: int
-    """Bytes of the source that it accounts for; over a piece they add up to about `Piece.size`."""
+    """Stored bytes attributed to the document; over a piece they add up to about `Piece.size`."""
     repaired: bool = False
-    """Whether broken UTF-8 or lone surrogates in it were replaced by U+FFFD."""
+    """Whether invalid UTF-8 or lone surrogates were replaced by U+FFFD."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A document that cannot be read; the fields are those of `Document`."""
+    """A document that cannot be read. Its position and size have the same meaning as in `Document`."""
 
     line: int
     offset: int
@@ -77,26 +77,33 @@ class Rejected:
 
 
 class BadDocumentError(Gpt2distError):
-    """A long document turned out, while its parts were read, to be unreadable; the message says why."""
+    """Raised when a document is found to be unreadable; the message gives the reason."""
 
 
 class LongDocument:
-    """A text of the corpus whose source is longer than `LONG_BYTES`, read in parts.
+    """A document longer than `LONG_BYTES`, which is read in parts.
 
     Attributes:
-        line: As of `Document`.
-        offset: As of `Document`.
-        parts: UTF-8 in pieces of a few MiB at most, in order, each valid by itself; to be consumed before the
-            next document is asked for, which skips them. Raises `BadDocumentError` when the text, or what follows
-            it in its line, cannot be read: then the parts given so far are to be dropped.
-        size: As of `Document`; set when the parts have ended, also by `BadDocumentError`.
-        repaired: As of `Document`; set when the parts have ended.
+        line: See `Document`.
+        offset: See `Document`.
+        parts: The text in order, in parts of a few MiB at most, each of them valid UTF-8. Consume them before
+            requesting the next document, which skips the rest. Raises `BadDocumentError` if the text, or the
+            rest of its line, cannot be read; discard the earlier parts in that case.
+        size: See `Document`; set once `parts` is exhausted or has raised `BadDocumentError`.
+        repaired: See `Document`; set once `parts` is exhausted.
     """
 
     def __init__(
         self, line: int, offset: int, parts: Generator[bytes, None, bool], finish: Callable[[], int]
     ) -> None:
-        """`parts` returns `repaired`; `finish` skips what is left of the document's source, returns its size."""
+        """Wrap the parts of a document.
+
+        Args:
+            line: See `Document`.
+            offset: See `Document`.
+            parts: Generator of the parts, which returns `repaired`.
+            finish: Skips the rest of the document's source and returns `size`.
+        """
         self.line, self.offset = line, offset
         self.size, self.repaired = 0, False
         self.parts: Iterator[bytes] = self._watch(parts, finish)
@@ -112,14 +119,14 @@ class LongDocument:
 
 Item = Document | LongDocument | Rejected
 Items = Generator[Item, None, int]
-"""The documents of a piece, in order; returns how many lines, rows or documents it has, blank lines included."""
+"""Generator of a piece's documents, in order; it returns the number of lines (with blank ones), rows or texts."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How documents are read."""
+    """Options for reading documents."""
 
     text_field: str = "text"
-    """Key or column of the text; dots lead into nested objects and struct columns ("meta.text")."""
+    """Key or column of the text; dots refer to nested objects and struct columns ("meta.text")."""
     document_separator: str | None = None
-    """What stands between the documents of a text file, dropped; None: the file is one document."""
+    """Separator between the documents of a text file, removed from the text; None if a file is one document."""

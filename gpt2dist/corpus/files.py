@@ -1,4 +1,4 @@
-"""The bytes of a stored file, decompressed."""
+"""Reader for the decompressed bytes of a stored file."""
 
 import bz2
 import gzip
@@ -10,16 +10,16 @@ from typing import Any
 from gpt2dist.corpus.storage import damaged, open_file
 
 BLOCK_BYTES = 1 << 20
-"""What is read at once."""
+"""Bytes per read."""
 
 
 class Stream:
-    """The bytes of a file; a context manager.
+    """Sequential reader of a file's decompressed bytes, as a context manager.
 
     Args:
-        path: Where it lies.
+        path: Path or URL of the file.
         compression: "", "gz", "zst", "xz" or "bz2".
-        start: The first byte to read; 0 where the file is compressed.
+        start: First byte to read; must be 0 if the file is compressed.
     """
 
     def __init__(self, path: str, compression: str = "", start: int = 0):
@@ -30,11 +30,11 @@ class Stream:
         self._read = start
 
     def read(self) -> bytes:
-        """The next bytes, at most `BLOCK_BYTES`; none at the end.
+        """Read up to `BLOCK_BYTES` bytes; return b"" at the end of the file.
 
         Raises:
-            UserError: The file is not what its compression says.
-            OSError: It cannot be read.
+            UserError: The compressed data is damaged, or is not of the given compression.
+            OSError: The file cannot be read.
         """
         try:
             block = self._file.read(BLOCK_BYTES)
@@ -46,7 +46,7 @@ class Stream:
         return block
 
     def stored(self, offset: int) -> int:
-        """About how many stored bytes the first `offset` bytes take; exact at the end of what was read."""
+        """Estimate the stored size of the first `offset` decompressed bytes; exact for all that was read."""
         if not self._compression or not self._read:
             return offset
         return offset * self._stored.tell() // self._read
@@ -61,13 +61,14 @@ class Stream:
 
 
 def _decompressed(stored: Any, compression: str) -> Any:
-    """Reads all members and frames of a compressed file."""
+    """Open a compressed file so that all of its members and frames are read."""
     if compression == "gz":
         return gzip.GzipFile(fileobj=stored)
     if compression == "xz":
         return lzma.LZMAFile(stored)
     if compression == "bz2":
         return bz2.BZ2File(stored)
-    import pyarrow  # notices a frame that is cut off, which the package zstandard takes for the end
+    # pyarrow reports a truncated frame, which the package zstandard would treat as the end of the file.
+    import pyarrow
 
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, mode="r"), "zstd")

@@ -1,14 +1,14 @@
-"""What the name of a file says about its content."""
+"""Detection of a file's format and compression from its name."""
 
 from gpt2dist.errors import UserError
 
 COMPRESSIONS = ("gz", "zst", "xz", "bz2")
 PLAIN_FORMATS = ("text", "jsonl", "csv", "tsv")
-"""Formats that can be compressed as a whole."""
+"""Formats of files that may be compressed as a whole."""
 FORMATS = (*PLAIN_FORMATS, "parquet", "arrow")
 
 HUB_PREFIX = "datasets:"
-"""What the names of datasets on the Hugging Face hub begin with here."""
+"""Prefix of inputs that are datasets on the Hugging Face hub."""
 
 _SUFFIXES = {
     ".jsonl": "jsonl",
@@ -20,7 +20,7 @@ _SUFFIXES = {
 }
 _TEXT_SUFFIXES = (".txt", ".md", ".rst")
 _JSON = ".json"
-"""Lines of JSON as a rule, but in a directory with text of what is no text: taken by name only."""
+"""Usually JSON lines; but in directories, .json files are often metadata, so they are read only if named."""
 _UNREADABLE = (
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".z"),
     *(".pdf", ".docx", ".xlsx", ".feather", ".orc", ".avro"),
@@ -36,11 +36,11 @@ DEFAULT_SUFFIXES = (
         if _SUFFIXES.get(suffix, "text") in PLAIN_FORMATS
     ),
 )
-"""What is taken from a directory where no suffixes are named."""
+"""Suffixes that a directory is searched for by default."""
 
 
 def no_file_in_directory(name: str, suffixes: tuple[str, ...]) -> str:
-    """Why a directory gives nothing."""
+    """Describe a directory without a matching file, for an error message."""
     wanted = "a suffix that is read" if suffixes == DEFAULT_SUFFIXES else " ".join(suffixes)
     return (
         f"{name}: no file in this directory ends in {wanted}; "
@@ -49,14 +49,14 @@ def no_file_in_directory(name: str, suffixes: tuple[str, ...]) -> str:
 
 
 def format_of(path: str, given: str | None = None) -> tuple[str, str]:
-    """Format and compression of a file, by its name; text where that says nothing.
+    """Return the format and the compression of a file from its name. The format defaults to text.
 
     Args:
-        path: Its path or URL.
-        given: The format, where the user says it; the name then says the compression alone.
+        path: Path or URL of the file.
+        given: Format chosen by the user, if any; the name then determines the compression only.
 
     Raises:
-        UserError: Such files are not read.
+        UserError: Files of this kind cannot be read.
     """
     name = path.lower()
     compression = next((kind for kind in COMPRESSIONS if name.endswith(f".{kind}")), "")

@@ -1,4 +1,4 @@
-"""Cuts sources into pieces and reads those, whatever their format."""
+"""Cut sources of any format into pieces, and read the pieces."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ from gpt2dist.corpus.storage import unreadable
 
 
 def cut(source: Source, size: int) -> list[Piece]:
-    """Cuts a source into pieces of about `size` bytes where its format can be cut, else into one.
+    """Cut a source into pieces of about `size` bytes; return a single piece if the format cannot be cut.
 
-    The pieces depend on `size` and the source alone. An empty source has none.
+    The pieces depend only on `size` and the source. An empty source has no pieces.
 
     Raises:
         UserError: The source cannot be read.
@@ -22,11 +22,11 @@ def cut(source: Source, size: int) -> list[Piece]:
 
 
 def read(piece: Piece, reading: Reading) -> Items:
-    """Reads the documents of a piece, in order; an empty text is a document too, a blank line is none.
+    """Read the documents of a piece, in order. An empty text is a document; a blank line is not.
 
     Returns:
-        (When it has ended: `lines = yield from read(…)`.) The lines, rows or documents that the piece has, blank
-        lines included, so that those of the next piece can be numbered from there.
+        The number of lines (blank ones included), rows or documents in the piece, from which the next piece's can
+        be numbered. The generator returns it at the end: `lines = yield from read(…)`.
 
     Raises:
         UserError: The source cannot be read.
@@ -38,7 +38,7 @@ def read(piece: Piece, reading: Reading) -> Items:
 
 
 def _cutter(source: Source, size: int) -> Callable[[Source, int], list[Piece]]:
-    """What cuts a source; a file that is one piece anyhow is not looked into."""
+    """Return the function that cuts a source. A file that fits into one piece is not opened."""
     match source.format:
         case "datasets" if source.path.startswith(HUB_PREFIX):
             from gpt2dist.corpus.readers.hub import cut_hub
@@ -67,7 +67,7 @@ def _cut_bytes(source: Source, size: int) -> list[Piece]:
 
 
 def _reader(piece: Piece) -> Callable[[Piece, Reading], Items]:
-    """What reads a piece; imported only where it is needed, since pyarrow and datasets take their time."""
+    """Return the function that reads a piece. Imports are lazy, since pyarrow and datasets are slow to import."""
     match piece.format:
         case "jsonl":
             from gpt2dist.corpus.readers.jsonl import read_jsonl

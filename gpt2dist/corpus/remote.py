@@ -1,4 +1,4 @@
-"""Which files of a corpus lie behind a URL."""
+"""Discovery of corpus files at URLs."""
 
 import re
 from typing import Any
@@ -13,14 +13,14 @@ _VERSIONS = (
     *("ETag", "etag", "md5Hash", "checksum", "blob_id"),
     *("mtime", "LastModified", "last_modified", "created"),
 )
-"""Where the file systems say that a file has changed."""
+"""Keys of fsspec's file information that change with the file, in order of preference."""
 
 
 def find_remote(url: str, suffixes: tuple[str, ...], given: str | None) -> list[Source]:
-    """The files that a URL names: one, those of a directory, or those that a glob matches.
+    """Return the sources at a URL: one file, the files of a directory, or the matches of a glob.
 
     Raises:
-        UserError: It names none, or cannot be reached.
+        UserError: No file matches, the URL cannot be reached, or a file is of unknown size or unsupported format.
     """
     with reaching(url, "listed"):
         system, path = filesystem(url)
@@ -43,7 +43,7 @@ def find_remote(url: str, suffixes: tuple[str, ...], given: str | None) -> list[
 
 
 def _visible(found: dict[str, Any], directory: str) -> dict[str, Any]:
-    """Without the hidden ones below the directory."""
+    """Drop files that are hidden, or in a hidden directory, below `directory`."""
     return {name: info for name, info in found.items() if "/." not in name.removeprefix(directory.rstrip("/"))}
 
 

@@ -1,4 +1,4 @@
-"""Which sources a corpus has, in an order that depends on nothing else."""
+"""Discovery of the sources of a corpus, in a reproducible order."""
 
 import glob
 import os
@@ -21,22 +21,22 @@ def discover(
     format: str | None = None,
     standard_input: Source | None = None,
 ) -> list[Source]:
-    """Finds the sources of a corpus.
+    """Find the sources of a corpus.
 
     Args:
         inputs: Files (any suffix), directories (searched recursively for `suffixes`; hidden names are skipped)
-            and globs (`**` for any depth), here or behind URLs; directories that `save_to_disk` of the library
-            `datasets` made; "datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]".
-        suffixes: Taken from directories, with their dot; upper and lower case are the same.
-        exclude: Directories that are not looked into, such as the output.
-        format: What all files are; None: what their names say.
-        standard_input: What the input "-" stands for: see `spool`.
+            and globs (`**` for any depth), all of them local or URLs; directories written by `save_to_disk` of
+            the library `datasets`; "datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]".
+        suffixes: Suffixes to search directories for, with the dot; case is ignored.
+        exclude: Directories to skip, such as the output.
+        format: Format of all files; None to detect it from each name.
+        standard_input: Source for the input "-"; see `spool`.
 
     Returns:
-        The sources, each once, sorted by path.
+        The sources without duplicates, sorted by path.
 
     Raises:
-        UserError: An input does not exist or gives no file, or a file is of a kind that is not read.
+        UserError: An input does not exist or matches no file, or a file is of a kind that cannot be read.
     """
     wanted = tuple(suffix.lower() for suffix in suffixes)
     barred = {_absolute(path) for path in exclude}
@@ -52,7 +52,7 @@ def discover(
 
 
 def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path], format: str | None) -> list[Source]:
-    """The sources that one input names."""
+    """Return the sources of one input."""
     if name.startswith(HUB_PREFIX):
         from gpt2dist.corpus.readers.hub import hub_source
 
@@ -63,7 +63,7 @@ def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path], format: str
 
 
 def _local(name: str, suffixes: tuple[str, ...], barred: set[Path]) -> list[Path]:
-    """The files and saved datasets that one input names."""
+    """Return the paths of the files and saved datasets of one local input."""
     path = Path(name)
     if path.is_dir() and not is_saved(path):
         found = list(_walk(_absolute(path), suffixes, barred))
@@ -82,7 +82,7 @@ def _local(name: str, suffixes: tuple[str, ...], barred: set[Path]) -> list[Path
 
 
 def _walk(directory: Path, suffixes: tuple[str, ...], barred: set[Path]) -> Iterator[Path]:
-    """The files with such a suffix, and the saved datasets, which count as .arrow."""
+    """Yield the files that have one of the suffixes, and the saved datasets if .arrow is one of them."""
 
     def fail(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be listed ({error.strerror})")
@@ -100,7 +100,7 @@ def _walk(directory: Path, suffixes: tuple[str, ...], barred: set[Path]) -> Iter
 
 
 def _absolute(path: str | Path) -> Path:
-    """Without "..", but with symbolic links as they are: the name that was given says what a file is."""
+    """Make a path absolute and remove "..". Keep symbolic links, since the given name determines the format."""
     return Path(os.path.normpath(Path(path).absolute()))
 
 

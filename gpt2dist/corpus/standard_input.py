@@ -1,4 +1,4 @@
-"""Standard input, put into a file: it can be read once only, and a job may need to go on."""
+"""Copy of standard input in a file: it can be read only once, but a resumed job must read it again."""
 
 import hashlib
 import os
@@ -13,15 +13,15 @@ _MARKS = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ\0": "xz", b"
 
 
 def spool(stream: BinaryIO, path: Path, format: str) -> Source:
-    """Copies standard input into a file; what it is compressed with is seen from its first bytes.
+    """Copy standard input into a file, and detect the compression of plain formats from the first bytes.
 
     Args:
         stream: Standard input.
-        path: The file to make.
-        format: What it holds.
+        path: The file to create.
+        format: Format of the content.
 
     Returns:
-        A source with the path "-", whose version is the sha256 of the bytes.
+        A source with the path "-". Its version is the SHA-256 of the bytes.
     """
     digest, head = hashlib.sha256(), b""
     with open(path, "wb") as file:

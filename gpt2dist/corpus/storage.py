@@ -1,4 +1,4 @@
-"""Where files lie: on this machine, or behind a URL that fsspec knows."""
+"""Access to local files and, through fsspec, to files at URLs."""
 
 import io
 import re
@@ -12,16 +12,16 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def is_url(path: str) -> bool:
-    """Whether fsspec is to be asked for it."""
+    """Return whether a path is a URL, which is opened through fsspec."""
     return _URL.match(path) is not None
 
 
 def open_file(path: str) -> io.RawIOBase:
-    """Opens a file to read from any of its bytes on.
+    """Open a file for unbuffered, seekable reading.
 
     Raises:
         OSError: A local file cannot be opened.
-        UserError: One behind a URL cannot.
+        UserError: A file at a URL cannot be opened.
     """
     if is_url(path):
         return _RemoteFile(path)
@@ -29,10 +29,10 @@ def open_file(path: str) -> io.RawIOBase:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it.
+    """Return the fsspec file system of a URL, and the path within it.
 
     Raises:
-        UserError: The protocol is not known, or its package is not installed.
+        UserError: The protocol is unknown, its package is not installed, or the URL is malformed.
     """
     import fsspec
 
@@ -40,13 +40,13 @@ def filesystem(url: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise UserError(f"{url}: {error} (with pip, beside gpt2dist)") from None
-    except ValueError as error:  # the protocol is unknown, or the URL is not of its form
+    except ValueError as error:  # unknown protocol or malformed URL
         raise UserError(f"{url}: {error}") from None
 
 
 @contextmanager
 def reaching(url: str, what: str = "read") -> Iterator[None]:
-    """Makes any failure of a file system a `UserError`: each protocol raises exceptions of its own."""
+    """Convert every exception of a file system to a `UserError`, since each protocol raises its own types."""
     try:
         yield
     except UserError:
@@ -56,18 +56,18 @@ def reaching(url: str, what: str = "read") -> Iterator[None]:
 
 
 def unreadable(path: str, error: Exception, what: str = "read") -> UserError:
-    """For a file that is there no longer, or may not be read, or is too far away."""
+    """Build the error for a file that has disappeared, may not be read or cannot be reached."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return UserError(f"{path}: cannot be {what} ({why}); the job can be run again to go on")
 
 
 def damaged(path: str, kind: str, error: Exception) -> UserError:
-    """For a file whose content is not what it should be."""
+    """Build the error for a file whose content is damaged or not of its format."""
     return UserError(f"{path}: damaged, or not {kind} ({error}); get it anew, or leave it out")
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file behind a URL, whose failures are `UserError`."""
+    """A file at a URL, whose failures are raised as `UserError`."""
 
     def __init__(self, url: str):
         self._url = url

@@ -1,4 +1,4 @@
-"""UTF-8 that may be broken, whole and in parts."""
+"""Repair of invalid UTF-8, for whole texts and for texts in parts."""
 
 from collections.abc import Generator, Iterable
 
@@ -6,7 +6,7 @@ REPLACEMENT = "\ufffd"
 
 
 def repair(data: bytes) -> tuple[bytes, bool]:
-    """The data with each broken sequence replaced by U+FFFD, and whether there was one."""
+    """Replace each invalid sequence by U+FFFD. Return the data, and whether anything was replaced."""
     if data.isascii():
         return data, False
     try:
@@ -17,7 +17,7 @@ def repair(data: bytes) -> tuple[bytes, bool]:
 
 
 def repair_parts(chunks: Iterable[bytes]) -> Generator[bytes, None, bool]:
-    """What `repair` gives for the chunks joined, in parts that end between characters."""
+    """Yield the repaired chunks in parts that end between characters; return whether anything was repaired."""
     repaired, held = False, b""
     for chunk in chunks:
         held += chunk
@@ -33,12 +33,12 @@ def repair_parts(chunks: Iterable[bytes]) -> Generator[bytes, None, bool]:
 
 
 def complete(data: bytes) -> int:
-    """The length of `data` less that of a character at its end that has only begun."""
+    """Return the length of `data` without an incomplete character at its end."""
     for back in range(1, min(3, len(data)) + 1):
         byte = data[-back]
         if byte < 0x80:
             break
-        if byte >= 0xC0:  # the first byte of a character says how many it has
+        if byte >= 0xC0:  # the first byte of a character determines its length
             length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return len(data) - back if length > back else len(data)
     return len(data)

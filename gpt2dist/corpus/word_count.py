@@ -1,4 +1,4 @@
-"""Whitespace-separated words, counted as `str.split` counts them, at the speed of memory."""
+"""Vectorized count of whitespace-separated words, with the same result as `str.split`."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 REDUCEAT_LENGTH = 1 << 10
-"""Mean length of texts, in bytes, from which on a call for each is faster than reduceat for all."""
+"""Mean length of a text, in bytes, from which one call per text is faster than one reduceat for all."""
 
 
 def count_words(texts: Sequence[bytes]) -> NDArray[np.int64]:
-    """Words in each text.
+    """Count the words of each text.
 
     Args:
         texts: Valid UTF-8.
 
     Returns:
-        int64 [texts], what `len(text.decode().split())` is for each.
+        int64 [texts], `len(text.decode().split())` of each text.
     """
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    # The spaces between texts keep their words apart, and give each text at least one byte, as reduceat needs.
+    # The spaces keep the words of adjacent texts apart, and give each text at least one byte for reduceat.
     space = _is_space(b" %b " % b" ".join(texts))
     begins = (space[:-1] & ~space[1:]).view(np.uint8)
     ends = np.cumsum(lengths + 1)
@@ -31,10 +31,10 @@ def count_words(texts: Sequence[bytes]) -> NDArray[np.int64]:
 
 
 class WordCounter:
-    """Counts the words of a text that comes in parts.
+    """Word counter for a text that arrives in parts.
 
     Attributes:
-        total: Words so far.
+        total: Number of words so far.
     """
 
     def __init__(self) -> None:
@@ -42,16 +42,16 @@ class WordCounter:
         self._within_word = False
 
     def add(self, part: bytes) -> None:
-        """Counts the next part: valid UTF-8, not empty."""
+        """Count the next part, which must be valid UTF-8 and not empty."""
         (words,) = count_words([part])
         self.total += int(words)
-        # A word that goes on across the border was counted on both sides.
+        # A word that spans two parts was counted in both of them.
         self.total -= self._within_word and not part[:4].decode(errors="ignore")[:1].isspace()
         self._within_word = not part[-4:].decode(errors="ignore")[-1:].isspace()
 
 
 def _is_space(text: bytes) -> NDArray[np.bool_]:
-    """Which bytes belong to characters for which `str.isspace` holds: bool [len(text)]."""
+    """Return bool [len(text)]: whether each byte belongs to a character for which `str.isspace` holds."""
     data = np.frombuffer(text, np.uint8)
     # Unsigned arithmetic wraps around, so one comparison tests a range: 9–13, 28–31 and 32.
     space = (data == 32) | (data - np.uint8(9) <= 4) | (data - np.uint8(28) <= 3)
@@ -80,4 +80,4 @@ _WIDE_SPACES = {
     ),
     0xE3: (b"\x80\x80\x80\x80",),  # U+3000
 }
-"""By leading byte: the lowest and the highest value of the bytes that follow it."""
+"""Wide whitespace: lead byte → (lowest, then highest values of the bytes after it), one entry per range."""

@@ -1,4 +1,4 @@
-"""Scores of a model on held-out text."""
+"""Evaluation of models on held-out text."""
 
 from gpt2dist.evaluation.evaluate import EvaluationConfig, evaluate
 from gpt2dist.evaluation.held_out_text import HeldOut, read_texts

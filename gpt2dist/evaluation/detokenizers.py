@@ -1,6 +1,6 @@
-"""Undoing the tokenisation of old benchmark texts, so that a model sees text as it was trained on.
+"""Undo the tokenisation of old benchmark texts, so that a model sees text like its training text.
 
-A score stays one of the benchmark's text: its bytes and words are counted before anything is undone.
+Bytes and words are counted before this, so a score still refers to the benchmark's original text.
 """
 
 import re
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Detokenizer:
-    """How a benchmark's text is read.
+    """Functions that prepare a benchmark's text.
 
     Attributes:
-        clean: The text that a model is to see, from the benchmark's.
-        count_words: Words of the benchmark's text.
+        clean: Maps the benchmark's text to the text that the model sees.
+        count_words: Counts the words of the benchmark's text.
     """
 
     clean: Callable[[str], str]
@@ -22,10 +22,10 @@ class Detokenizer:
 
 
 def wikitext(text: str) -> str:
-    """WikiText as English: the rules of Megatron-LM and lm-evaluation-harness, quirks included.
+    """Restore normal English from WikiText by the rules of Megatron-LM and lm-evaluation-harness.
 
-    They are the same in both (`wikitext_detokenizer`), and published numbers depend on them. The second rule
-    matches nothing, since its slashes are meant as delimiters; it is left out for that.
+    Both use the same rules (`wikitext_detokenizer`), and published numbers depend on their quirks. Their second
+    rule is omitted: it matches nothing, since its slashes are meant as delimiters.
     """
     text = text.replace("s '", "s'")
     for token, sign in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
@@ -55,7 +55,7 @@ def _words(text: str) -> int:
 
 
 def _words_as_harness(text: str) -> int:
-    """As lm-evaluation-harness counts: white space at the ends of a text counts as a word there."""
+    """Count words as lm-evaluation-harness does: white space at either end counts as a word."""
     return len(re.split(r"\s+", text))
 
 

@@ -1,4 +1,4 @@
-"""One evaluation: a model, a text, and how it is windowed → one JSON object."""
+"""Evaluate a model on a text, and return the result as one JSON object."""
 
 import time
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a text is scored.
+    """Settings of an evaluation.
 
     Attributes:
-        sequence_length: Tokens per window; None: the context of the model.
-        stride: Tokens from window to window; None: half of the sequence length.
-        prefix: "end-of-text" puts one before the text, so that its first token is a target too.
-        per_document: Whether each document is scored by itself, as lm-evaluation-harness does: the prefix stands
-            before each, and the end-of-text behind it is no target.
-        document_boundaries: "isolate" lets attention and positions begin anew at each end-of-text.
+        sequence_length: Tokens per window; None for the context length of the model.
+        stride: Tokens between the starts of windows; None for half the sequence length.
+        prefix: "end-of-text" prepends that token to the text, so that the first token is a target too.
+        per_document: Whether to score each document separately, as lm-evaluation-harness does: each gets the
+            prefix, and the end-of-text after it is not a target.
+        document_boundaries: "isolate" restarts attention and positions at each end-of-text.
         batch_size: Windows per forward pass.
-        zero_stage: 3 holds the parameters in parts on all ranks; 0 gives each rank a replica.
+        zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
     """
 
     sequence_length: int | None = None
@@ -40,10 +40,10 @@ class EvaluationConfig:
     zero_stage: Literal[0, 3] = 0
 
     def lengths(self, context_length: int) -> tuple[int, int]:
-        """The sequence length and the stride for a model with so many positions.
+        """Return the sequence length and the stride for a model with `context_length` positions.
 
         Raises:
-            UserError: They do not fit the model, or each other.
+            UserError: The sequence length, the stride or the batch size is out of range.
         """
         length = context_length if self.sequence_length is None else self.sequence_length
         if not 1 <= length <= context_length:
@@ -65,23 +65,23 @@ def evaluate(
     world: World,
     on_batch: OnBatch = ignore,
 ) -> dict[str, Any]:
-    """Scores every token of a text once. Collective.
+    """Score every token of a text once. Collective.
 
     Args:
         model: A checkpoint, a run directory (its newest checkpoint), a model directory or a hub name.
         text: The text, in tokens of the model's tokenizer.
-        setting: How it is scored.
-        world: This rank: `gpt2dist.distributed.world.join()`.
-        on_batch: As of `score_windows`.
+        setting: The settings of the evaluation.
+        world: This rank, from `gpt2dist.distributed.world.join()`.
+        on_batch: As in `score_windows`.
 
     Returns:
-        What `gpt2dist evaluate` writes: see docs/guides/evaluation.md.
+        The object that `gpt2dist evaluate` writes; see docs/guides/evaluation.md.
 
     Raises:
-        UserError: The model cannot be loaded, or model, text and setting do not fit together.
+        UserError: The model cannot be loaded, or the model, text and settings do not fit together.
     """
     directory = locate_together(model, world)
-    weights = world.on_main(lambda: fingerprint(directory))  # now: a run may prune what is loaded
+    weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
     tokenizer = Tokenizer.load(directory)
     require_same_tokenizer(text, tokenizer, model)
     how = conditions(directory, text, setting)
@@ -115,15 +115,15 @@ def evaluate(
 
 
 def conditions(directory: Path, text: HeldOut, setting: EvaluationConfig) -> dict[str, Any]:
-    """What two results must share to be points of one curve.
+    """Return the settings that two results must share to be points of one curve.
 
     Args:
-        directory: The model.
+        directory: The model directory.
         text: The text.
-        setting: How it is scored.
+        setting: The settings of the evaluation.
 
     Raises:
-        UserError: Model and setting do not fit together.
+        UserError: The settings do not fit the model.
     """
     length, stride = setting.lengths(Pretrained.read(directory).shape.context_length)
     return {
@@ -140,10 +140,10 @@ def conditions(directory: Path, text: HeldOut, setting: EvaluationConfig) -> dic
 
 
 def require_same_tokenizer(text: HeldOut, tokenizer: Tokenizer, model: str | Path) -> None:
-    """Refuses a text in other tokens than the model's.
+    """Check that a text was tokenised with the model's tokenizer.
 
     Raises:
-        UserError: It is.
+        UserError: The text was tokenised with another one.
     """
     if text.tokenizer != tokenizer.fingerprint:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Text that a model is scored on: a split of a dataset, or texts that are tokenised on the fly.
+"""Held-out text: a split of a dataset, or texts that are tokenised on the fly.
 
-Both are one stream in which every document ends with end-of-text, so the same texts have the same score.
+Both form one stream in which every document ends with end-of-text, so the same texts get the same score.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from gpt2dist.loading.windows import DocumentWindows, Windows, WindowSet
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TOKENISED_TOGETHER = 256
-"""Documents that are tokenised in one call."""
+"""Number of documents to tokenise in one call."""
 SCANNED_TOGETHER = 1 << 24
-"""Tokens that are searched for end-of-text at a time."""
+"""Number of tokens to search for end-of-text at a time."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class HeldOut:
     """Text to score.
 
     Attributes:
-        name: What messages call it.
-        parts: The tokens, in pieces.
-        totals: Tokens and documents, and bytes and words of the original text.
-        end_of_text_id: Ends each document.
+        name: Name of the text in messages.
+        parts: Arrays or shards of tokens.
+        totals: Numbers of tokens and documents, and of bytes and words in the original text.
+        end_of_text_id: Token that ends each document.
         tokenizer: Fingerprint of the tokenizer.
-        fingerprint: Another one when the text or the tokenizer is another.
-        split: Of a dataset; "" for texts.
-        detokenizer: What texts went through, a key of `DETOKENIZERS`.
+        fingerprint: Fingerprint of the text and the tokenizer together.
+        split: Split of the dataset; "" for texts.
+        detokenizer: Detokenizer applied to the texts, a key of `DETOKENIZERS`.
     """
 
     name: str
@@ -52,10 +52,10 @@ class HeldOut:
 
     @classmethod
     def of_dataset(cls, dataset: Manifest, split: str) -> "HeldOut":
-        """A split of a dataset directory.
+        """Open a split of a dataset directory.
 
         Raises:
-            UserError: There is no such split, or its files are not whole.
+            UserError: The split does not exist, or its files are incomplete.
         """
         check_files(dataset, split)
         shards = [LazyShard(dataset, record, shuffled=False) for record in dataset.shards_of(split)]
@@ -73,16 +73,16 @@ class HeldOut:
     def of_texts(
         cls, texts: Iterable[str], tokenizer: Tokenizer, detokenizer: str = "none", name: str = "texts"
     ) -> "HeldOut":
-        """Texts, tokenised now. Empty ones are left out, as `preprocess` does.
+        """Tokenise texts. Empty ones are skipped, as in `preprocess`.
 
         Args:
             texts: The documents.
-            tokenizer: The model's.
-            detokenizer: What each goes through first, a key of `DETOKENIZERS`.
-            name: What messages call them.
+            tokenizer: The model's tokenizer.
+            detokenizer: Detokenizer to apply to each text first, a key of `DETOKENIZERS`.
+            name: Name of the texts in messages.
 
         Raises:
-            UserError: There is no text, or it has a character that the tokenizer does not know.
+            UserError: All texts are empty, or one has a character that the tokenizer does not know.
         """
         how = DETOKENIZERS[detokenizer]
         digest = hashlib.sha256(tokenizer.fingerprint.encode())
@@ -111,30 +111,31 @@ class HeldOut:
         )
 
     def stream(self, prefix: bool) -> TokenStream:
-        """All tokens, after an end-of-text where one is wanted as `prefix`."""
+        """Return all tokens as a stream, which starts with an additional end-of-text if `prefix` is true."""
         return TokenStream(self.parts, self.end_of_text_id if prefix else None)
 
     def windows(
         self, sequence_length: int, stride: int, prefix: bool, per_document: bool
     ) -> tuple[TokenStream, WindowSet]:
-        """What to read, and where.
+        """Return the stream to read, and the windows over it.
 
         Args:
             sequence_length: Tokens L per window.
-            stride: Tokens from window to window.
-            prefix: Whether an end-of-text stands before the stream, so that its first token is a target too.
-            per_document: Whether windows begin anew with each document. The prefix then stands before each
-                document, and the end-of-text behind it is no target: what is scored is the text alone.
+            stride: Tokens between the starts of windows.
+            prefix: Whether to prepend an end-of-text to the stream, so that its first token is a target too.
+            per_document: Whether to window each document separately. The prefix then precedes each document,
+                and the end-of-text after it is not a target: only the text is scored.
 
         Raises:
-            UserError: There is nothing to predict, or `per_document` cannot tell the documents apart.
+            UserError: The text has no target, or `per_document` is set and the number of end-of-text tokens
+                does not match the number of documents.
         """
         if not per_document:
             stream = self.stream(prefix)
             if len(stream) < 2:
                 raise UserError(f"{self.name}: holds a single token, which leaves nothing to predict")
             return stream, Windows(len(stream), sequence_length, stride)
-        stream = self.stream(prefix=True)  # so that an end-of-text stands before each document
+        stream = self.stream(prefix=True)  # so that an end-of-text precedes each document
         begins, tokens = self._documents(stream)
         if not prefix:
             begins, tokens = begins + 1, tokens - 1
@@ -144,10 +145,10 @@ class HeldOut:
         return stream, windows
 
     def _documents(self, stream: TokenStream) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where in the stream each document's prefix stands, and its tokens with the prefix."""
+        """Return the stream position of each document's prefix, and its number of tokens with the prefix."""
         ends = np.append(list(_find(stream, self.end_of_text_id)), len(stream)).astype(np.int64)
         tokens = np.diff(ends)
-        if tokens[-1] == 1:  # nothing behind the last end-of-text
+        if tokens[-1] == 1:  # nothing after the last end-of-text
             ends, tokens = ends[:-1], tokens[:-1]
         if len(tokens) != self.totals.documents:
             raise UserError(
@@ -163,10 +164,10 @@ def read_texts(
     suffixes: Sequence[str] = DEFAULT_SUFFIXES,
     format: str | None = None,
 ) -> Iterator[str]:
-    """The documents of files, whole, in the order of the files' paths; see `corpus.discover` for what is read.
+    """Yield the whole documents of files, in order of path. `corpus.discover` describes the inputs.
 
     Raises:
-        UserError: A file or a document cannot be read: a score of a part would be no score of the text.
+        UserError: A file or a document cannot be read. Skipping it would change the text that is scored.
     """
     for source in discover(inputs, suffixes, format=format):
         for piece in cut(source, max(source.size, 1)):
@@ -183,7 +184,7 @@ def _whole(item: Item, path: str) -> str:
                 text = b"".join(item.parts)
             except BadDocumentError as error:
                 raise _unreadable(path, item.line, str(error)) from error
-            repaired = item.repaired  # known when the parts have ended
+            repaired = item.repaired  # known only after the last part
         case Rejected():
             raise _unreadable(path, item.line, item.reason)
     if repaired:
@@ -210,13 +211,13 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _with_ends(texts: list[str], tokenizer: Tokenizer) -> NDArray[np.uint32]:
-    """The tokens of texts, end-of-text behind each."""
+    """Return the tokens of texts, with an end-of-text after each text."""
     tokens, lengths = tokenizer.encode_batch(texts)
     return np.insert(tokens, np.cumsum(lengths), tokenizer.end_of_text_id).astype(np.uint32)
 
 
 def _find(stream: TokenStream, token: int) -> Iterator[int]:
-    """The positions of a token in a stream."""
+    """Yield the positions of a token in a stream."""
     borders = [*range(0, len(stream), SCANNED_TOGETHER), len(stream)]
     for begin, end in pairwise(borders):
         yield from (begin + np.flatnonzero(stream.read(np.array([begin]), end - begin)[0] == token)).tolist()

@@ -1,8 +1,9 @@
-"""LAMBADA: how often a model guesses the last word of a passage, and how surprised it is by it.
+"""LAMBADA: accuracy and perplexity of a model on the last word of each passage.
 
-Paperno et al. 2016, as lm-evaluation-harness computes it (its task `lambada_openai`): the last word is what
-stands behind the last space, with that space; all its tokens are scored; accuracy counts a passage when each of
-them is the likeliest; perplexity is the exponential of the mean negative log-likelihood of a passage's last word.
+Paperno et al. 2016, as computed by lm-evaluation-harness (its task `lambada_openai`). The last word is the text
+after the last space, together with that space, and all its tokens are scored. Accuracy is the share of passages
+in which each of these tokens is the likeliest. Perplexity is the exponential of the mean negative log-likelihood
+of a passage's last word.
 """
 
 import hashlib
@@ -29,12 +30,12 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Endings:
-    """Passages one after the other in a stream, each a window that owns its last targets; see `WindowSet`.
+    """Consecutive passages in a stream, each a window that owns its last targets; see `WindowSet`.
 
     Attributes:
-        begins: int64 [passages], where each begins in the stream.
-        tokens: int64 [passages], tokens of each.
-        scored: int64 [passages], how many of its last tokens are targets.
+        begins: int64 [passages], stream position of each passage's first token.
+        tokens: int64 [passages], number of tokens in each passage.
+        scored: int64 [passages], number of tokens at the end of each passage that are scored.
     """
 
     begins: NDArray[np.int64]
@@ -43,27 +44,27 @@ class Endings:
 
     @property
     def sequence_length(self) -> int:
-        """Tokens that the longest passage reads."""
+        """The number of input tokens of the longest passage."""
         return int(self.tokens.max()) - 1
 
     @property
     def targets(self) -> int:
-        """Targets of all passages."""
+        """The number of scored targets in all passages."""
         return int(self.scored.sum())
 
     def __len__(self) -> int:
         return len(self.begins)
 
     def starts(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Where each passage begins in the stream."""
+        """Return the stream position of each passage's first token."""
         return self.begins[indices]
 
     def owned(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Targets of each passage that are scored."""
+        """Return the number of scored targets of each passage."""
         return self.scored[indices]
 
     def predicted(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Targets of each passage, scored or not."""
+        """Return the number of targets of each passage, scored or not."""
         return self.tokens[indices] - 1
 
 
@@ -75,24 +76,24 @@ def lambada(
     zero_stage: int = 0,
     on_batch: OnBatch = ignore,
 ) -> dict[str, Any]:
-    """Scores the last word of each passage. Collective.
+    """Score the last word of each passage. Collective.
 
     Args:
         model: A checkpoint, a run directory (its newest checkpoint), a model directory or a hub name.
         texts: The passages.
-        world: This rank: `gpt2dist.distributed.world.join()`.
+        world: This rank, from `gpt2dist.distributed.world.join()`.
         batch_size: Passages per forward pass.
-        zero_stage: 3 holds the parameters in parts on all ranks; 0 gives each rank a replica.
-        on_batch: As of `score_windows`.
+        zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
+        on_batch: As in `score_windows`.
 
     Returns:
-        What `gpt2dist lambada` writes: see docs/guides/evaluation.md.
+        The object that `gpt2dist lambada` writes; see docs/guides/evaluation.md.
 
     Raises:
-        UserError: The model cannot be loaded, or there is no passage.
+        UserError: The model cannot be loaded, `texts` is empty, or a passage has no last word.
     """
     directory = locate_together(model, world)
-    weights = world.on_main(lambda: fingerprint(directory))  # now: a run may prune what is loaded
+    weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
     tokenizer = Tokenizer.load(directory)
     context_length = Pretrained.read(directory).shape.context_length
     passages = list(texts)
@@ -122,14 +123,14 @@ def lambada(
 
 
 def split_last_word(text: str, number: int = 1) -> tuple[str, str]:
-    """A passage without its last word, and that word with the white space before it.
+    """Split a passage into its text before the last word, and that word with the white space before it.
 
     Args:
         text: The passage.
-        number: Which one it is, for messages.
+        number: Number of the passage, for messages.
 
     Raises:
-        UserError: The passage ends in a space, so that its last word is empty.
+        UserError: The passage is empty or ends in a space, so its last word is empty.
     """
     rest, _, word = text.rpartition(" ")
     if not word:
@@ -143,9 +144,10 @@ def split_last_word(text: str, number: int = 1) -> tuple[str, str]:
 def _lay_out(
     examples: Sequence[tuple[str, str]], tokenizer: Tokenizer, context_length: int
 ) -> tuple[TokenStream, Endings]:
-    """Tokenises passages and their beginnings; the tokens that the last word adds are the targets.
+    """Tokenise passages with and without their last word; the tokens that this word adds are the targets.
 
-    A passage that is longer than the context loses its beginning; an empty one is end-of-text.
+    A passage that is longer than the context is truncated at the front. If no text precedes the last word, an
+    end-of-text is put before it.
     """
     if not examples:
         raise UserError("no passage there; each line must be an object with a text")
@@ -157,7 +159,7 @@ def _lay_out(
             beginning = np.array([tokenizer.end_of_text_id], np.uint32)
             tokens = np.concatenate([beginning, tokens])
         rows.append(tokens[-(context_length + 1) :])
-        # At least one, should the last word melt into a token before it.
+        # At least one target, in case the last word merges into the token before it.
         scored.append(min(max(1, len(tokens) - len(beginning)), len(rows[-1]) - 1))
     lengths = np.array([len(row) for row in rows], np.int64)
     return TokenStream([np.concatenate(rows)]), Endings(np.cumsum(lengths) - lengths, lengths, np.array(scored))

@@ -1,4 +1,4 @@
-"""The model that is evaluated: a replica on every rank, or one that all ranks hold together."""
+"""Load the model to evaluate: a replica on every rank, or one partitioned across the ranks."""
 
 from pathlib import Path
 
@@ -12,17 +12,18 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
 def locate_together(model: str | Path, world: World) -> Path:
-    """The directory of a model, the same on all ranks. Collective.
+    """Return the directory of a model, the same model on all ranks. Collective.
 
     Args:
         model: A checkpoint, a run directory (its newest checkpoint), a model directory or a hub name.
         world: This rank.
 
     Raises:
-        UserError: There is no such model.
+        UserError: The model does not exist, or it is not a GPT-2.
     """
     mine = locate(str(model))
-    # Of a run that goes on a slower rank would find a newer checkpoint. The hub's files may lie elsewhere.
+    # Rank 0 decides, since a slower rank could find a newer checkpoint of an active run. The hub's cache may be
+    # at another path on another host.
     of_main = world.from_main(mine)
     return of_main if of_main.is_dir() else mine
 
@@ -30,17 +31,17 @@ def locate_together(model: str | Path, world: World) -> Path:
 def load_forward(
     directory: Path, tokenizer: Tokenizer, document_separator_id: int | None, partitioned: bool, world: World
 ) -> Forward:
-    """Loads a model for `score_windows`. Collective where it is partitioned.
+    """Load a model for `score_windows`. Collective if the model is partitioned.
 
     Args:
-        directory: The model.
-        tokenizer: Its tokenizer.
-        document_separator_id: The token at which attention and positions begin anew; None: nowhere.
-        partitioned: Whether the ranks hold a part of each parameter, as ZeRO stage 3 does.
+        directory: The model directory.
+        tokenizer: The model's tokenizer.
+        document_separator_id: The token at which attention and positions restart; None if they never do.
+        partitioned: Whether to partition each parameter across the ranks, as ZeRO stage 3 does.
         world: This rank.
 
     Raises:
-        UserError: The model cannot be loaded, or knows fewer tokens than its tokenizer.
+        UserError: The model cannot be loaded, or its vocabulary is smaller than its tokenizer's.
     """
     # Imported here: a run that evaluates as it trains has its own model, and does not need transformers.
     from gpt2dist.model.onednn import use_onednn

@@ -1,4 +1,4 @@
-"""Perplexity of a model on held-out text, and the measures that come from the same sum."""
+"""Perplexity of a model on held-out text, and other measures from the same sum."""
 
 import math
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Score:
-    """The sum that all measures come from, and what it is divided by.
+    """Total negative log-likelihood of a text, and the counts that normalise it.
 
     Attributes:
         nll_sum: Σ negative log-likelihood over all targets, in nats.
         targets: Number of targets.
         bytes: UTF-8 bytes of the original text.
-        words: Its whitespace-separated words.
+        words: Whitespace-separated words of the original text.
         windows: Number of windows.
     """
 
@@ -34,12 +34,12 @@ class Score:
 
     @property
     def loss(self) -> float:
-        """Mean negative log-likelihood of a target, in nats."""
+        """The mean negative log-likelihood of a target, in nats."""
         return self.nll_sum / self.targets
 
     @property
     def perplexity(self) -> float:
-        """Exponential of the loss; infinite where that overflows."""
+        """The exponential of the loss; infinite if it overflows."""
         return exp(self.loss)
 
     @property
@@ -49,21 +49,21 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits that the model needs per byte of the original text."""
+        """The negative log-likelihood in bits per byte of the original text; NaN if that is empty."""
         return self.nll_sum / (math.log(2) * self.bytes) if self.bytes else math.nan
 
     @property
     def word_perplexity(self) -> float:
-        """Exponential of the negative log-likelihood per word of the original text."""
+        """The exponential of the negative log-likelihood per word of the original text; NaN if it has none."""
         return exp(self.nll_sum / self.words) if self.words else math.nan
 
     def measures(self) -> dict[str, Any]:
-        """All of it by name."""
+        """Return all measures by name."""
         return {name: getattr(self, name) for name in MEASURES}
 
 
 def exp(value: float) -> float:
-    """The exponential; infinite where that overflows."""
+    """Return the exponential; infinity if it overflows."""
     try:
         return math.exp(value)
     except OverflowError:
@@ -81,25 +81,25 @@ def score(
     per_document: bool = False,
     on_batch: OnBatch = ignore,
 ) -> Score:
-    """Scores every token of a text once. Collective.
+    """Score every token of a text once. Collective.
 
     Args:
         forward: The model.
         text: The text.
         sequence_length: Tokens per window.
-        stride: Tokens from window to window.
-        batch_size: Windows per forward pass. For one batch size the result has the same bits at any number of
-            ranks.
+        stride: Tokens between the starts of windows.
+        batch_size: Windows per forward pass. At a given batch size, the result is bitwise identical for any
+            world size.
         world: This rank.
-        prefix: As of `HeldOut.windows`.
-        per_document: As of `HeldOut.windows`.
-        on_batch: As of `score_windows`.
+        prefix: As in `HeldOut.windows`.
+        per_document: As in `HeldOut.windows`.
+        on_batch: As in `score_windows`.
 
     Raises:
-        UserError: There is nothing to predict.
+        UserError: The text has no target, or its documents cannot be separated for `per_document`.
     """
     stream, windows = text.windows(sequence_length, stride, prefix, per_document)
     scores = score_windows(forward, stream, windows, batch_size, world, on_batch)
-    # fsum is exact, so not even the order of the addition matters.
+    # fsum is exact, so the result does not depend on the order of the windows.
     nll = math.fsum(scores.nll.tolist())
     return Score(nll, windows.targets, text.totals.bytes, text.totals.words, len(windows))

@@ -1,4 +1,4 @@
-"""Results that belong to a run: RUN/eval/NAME/step-00001000.json, one for each checkpoint that was scored."""
+"""Evaluation results of a run: RUN/eval/NAME/step-00001000.json for each scored checkpoint."""
 
 import json
 import time
@@ -13,20 +13,20 @@ from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
 CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
-"""What goes to TensorBoard."""
+"""Measures that are written to TensorBoard."""
 NEEDED = ("time", "model", *CURVES)
-"""What a file must have beside its step to be a result."""
+"""Keys that a result file must have in addition to its step."""
 
 
 class EvaluationResults:
-    """The results of one evaluation of a run.
+    """Results of one evaluation of a run.
 
     Args:
         run: The run directory.
-        name: Tells its evaluations apart.
+        name: Name of the evaluation, unique in the run.
 
     Raises:
-        UserError: The name cannot be that of a directory.
+        UserError: The name is not valid as a directory name.
     """
 
     def __init__(self, run: Path, name: str):
@@ -39,10 +39,10 @@ class EvaluationResults:
         self.directory = RunDirectory(run).evaluations / name
 
     def results(self) -> dict[int, dict[str, Any]]:
-        """What there is, by step, in order.
+        """Return the results by step, in ascending order.
 
         Raises:
-            UserError: A file is no result.
+            UserError: A file is not a result of `gpt2dist evaluate`.
         """
         found = {}
         for path in sorted(self.directory.glob("step-*.json")):
@@ -57,13 +57,13 @@ class EvaluationResults:
         return dict(sorted(found.items()))
 
     def require_comparable(self, conditions: dict[str, Any]) -> None:
-        """Refuses an evaluation whose results would be points of another curve.
+        """Check that an evaluation's results would be points of the same curve as the existing ones.
 
         Args:
-            conditions: What `evaluate.conditions` says of it.
+            conditions: The settings of the evaluation, from `evaluate.conditions`.
 
         Raises:
-            UserError: Names what differs.
+            UserError: An existing result has other settings; the message names the first that differs.
         """
         for there in self.results().values():
             for key, value in conditions.items():
@@ -74,9 +74,9 @@ class EvaluationResults:
                     )
 
     def add(self, step: int, model: Path, result: dict[str, Any]) -> None:
-        """Writes the result of a model at a step, in place of one of the same step.
+        """Write the result of a model at a step, and replace an existing one of that step.
 
-        It gets `step`, `time` and, of a checkpoint, `consumed_tokens` too.
+        The written result also has `step`, `time` and, if the model is a checkpoint, `consumed_tokens`.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         known: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
@@ -86,11 +86,11 @@ class EvaluationResults:
         atomic_io.write_json(path, known | atomic_io.finite(result))
 
     def lines(self) -> list[dict[str, Any]]:
-        """The results as lines of metrics.jsonl, for TensorBoard."""
+        """Return the results as lines of metrics.jsonl, for TensorBoard."""
         return [self.line(result) for result in self.results().values()]
 
     def line(self, result: dict[str, Any]) -> dict[str, Any]:
-        """A result as a line of metrics.jsonl."""
+        """Return a result as a line of metrics.jsonl."""
         known = {"progress/tokens": result["consumed_tokens"]} if "consumed_tokens" in result else {}
         curves = {f"eval/{self.name}/{name}": result[name] for name in CURVES}
         return {"step": result["step"], "time": result["time"], **known, **curves}

@@ -1,8 +1,8 @@
-"""Scores windows: every target once, the same bits at any number of ranks.
+"""Score windows: every target once, with bitwise identical results for any world size.
 
-Windows are grouped into batches by their order, whole batches are dealt to the ranks, and what a window scores
-lands in its place of one array. What the number of ranks changes is who computes a batch, never what is computed
-or in which order it is added.
+Windows are grouped into batches in a fixed order, whole batches are dealt to the ranks, and each window's score
+has its own place in one array. The world size determines which rank computes a batch, but not the batches or the
+order of summation.
 """
 
 from collections.abc import Callable
@@ -19,24 +19,25 @@ from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.loading.windows import WindowSet
 
 Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Maps tokens [B, L + 1], and the bounds [B] and [B] of the targets that count, to the nll of each target, [B, L]
-fp32 and 0 where it does not count, and [B, L] bool, whether it is the likeliest token: `pretrained.score`."""
+"""Function that maps tokens [B, L + 1] and the bounds [B] and [B] of the counted targets to two tensors [B, L]:
+the nll of each target (fp32; 0 if it is not counted) and whether it is the likeliest token (bool). See
+`model.pretrained.score`."""
 
 OnBatch = Callable[[int, int], None]
-"""Told the targets that all ranks scored since it was told before, and all that there are."""
+"""Callback that receives the number of targets scored by all ranks since its last call, and the total number."""
 
 
 def ignore(targets: int, of: int) -> None:
-    """Does nothing with what an `OnBatch` is told."""
+    """Do nothing: the default `OnBatch`."""
 
 
 @dataclass(frozen=True)
 class WindowScores:
-    """What each window scored.
+    """Score of each window.
 
     Attributes:
         nll: float64 [windows], Σ negative log-likelihood of the targets that the window owns, in nats.
-        greedy: bool [windows], whether each of these targets is the likeliest token.
+        greedy: bool [windows], whether all of these targets are the likeliest tokens.
     """
 
     nll: NDArray[np.float64]
@@ -51,27 +52,27 @@ def score_windows(
     world: World,
     on_batch: OnBatch = ignore,
 ) -> WindowScores:
-    """Scores every target that a set of windows owns. Collective.
+    """Score every target that a set of windows owns. Collective.
 
     Args:
-        forward: The model. Where its parameters are partitioned, all ranks call it equally often.
+        forward: The model's forward pass. All ranks call it equally often, as a partitioned model requires.
         stream: The tokens.
-        windows: The windows over them.
+        windows: The windows over the stream.
         batch_size: Windows per forward pass.
         world: This rank.
-        on_batch: Called after each batch; may raise.
+        on_batch: Called each time every rank has scored a batch; may raise.
 
     Raises:
-        RuntimeError: A window was not scored exactly once, which would be a mistake in here.
+        RuntimeError: A target was not scored exactly once, which would be a bug in this function.
     """
     batcher = MicroBatcher(stream, windows, "new")
     order = _longest_first(windows)
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    # Σ nll, whether all was greedy, and how often the window was scored.
+    # Rows: Σ nll, whether all targets were the likeliest tokens, and how often the window was scored.
     scores = torch.zeros(3, len(windows), dtype=torch.float64)
     for first in range(0, len(batches), world.size):
-        # A rank without a batch repeats the last one and drops the result: where the parameters are
-        # partitioned, the forward pass needs all ranks.
+        # A rank without a batch repeats the last one and discards the result, because the forward pass of a
+        # partitioned model needs all ranks.
         mine = first + world.rank
         indices = batches[min(mine, len(batches) - 1)]
         nll, greedy = score_batch(forward, batcher(indices))
@@ -86,20 +87,20 @@ def score_windows(
 
 
 def _longest_first(windows: WindowSet) -> NDArray[np.int64]:
-    """The windows by the number of targets, so that those of a batch are about as long; equal ones by number."""
+    """Return the windows by descending length, ties by index, so that those in a batch have similar lengths."""
     return np.argsort(-windows.predicted(np.arange(len(windows))), kind="stable")
 
 
 @torch.no_grad()
 def score_batch(forward: Forward, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Scores a batch of windows.
+    """Score a batch of windows.
 
     Returns:
-        Σ nll float64 [B] in nats of the targets that each window owns, and bool [B], whether each of these is the
-        likeliest token; on the CPU.
+        Two tensors [B] on the CPU: Σ nll (float64, in nats) of the targets that each window owns, and whether all
+        of them are the likeliest tokens (bool).
     """
-    # What lies behind the longest window is not looked at by anybody: attention is causal.
+    # Attention is causal, so tokens after the end of the longest window have no effect.
     tokens = np.ascontiguousarray(batch.tokens[:, : int(batch.counted_to.max()) + 1])
     nll, greedy = forward(*map(torch.from_numpy, (tokens, batch.counted_from, batch.counted_to)))
-    # On the CPU, since sums on a GPU may depend on chance.
+    # Sum on the CPU, since sums on a GPU may be nondeterministic.
     return nll.cpu().double().sum(dim=1), greedy.cpu().all(dim=1)

@@ -1,4 +1,4 @@
-"""Scoring the checkpoints of a run one after the other, also those that a training job has yet to write."""
+"""Find the checkpoints of a run to score, including those that a training job has yet to write."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from gpt2dist.run.directory import RunDirectory
 
 POLL_SECONDS = 2.0
 PINNED = "scored-now"
-"""Where the links lie, in the directory of the record."""
+"""Subdirectory of the results that holds the hard links."""
 
 
 def checkpoints_to_score(
@@ -26,32 +26,32 @@ def checkpoints_to_score(
     on_wait: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[tuple[int, Path]]:
-    """The checkpoints of a run that have no result yet, oldest first. Collective.
+    """Yield the checkpoints of a run whose weights have no result yet, oldest first. Collective.
 
-    Each is handed out as a directory of hard links, so that a training job that prunes it meanwhile takes nothing
-    away; the links are gone when the next one is asked for.
+    Each is yielded as a directory of hard links, so that its files stay readable if the training job prunes it.
+    The links are deleted when the next checkpoint is requested.
 
     Args:
-        record: Where results are added between one checkpoint and the next.
+        record: The results, to which the caller adds one for each checkpoint before it requests the next.
         world: This rank.
-        watch: Whether to wait for more until the run has done all its steps.
-        on_wait: Told, on rank 0, what is waited for, once each time.
-        sleep: Waits for so many seconds.
+        watch: Whether to wait for more checkpoints until the run has done all its steps.
+        on_wait: Called on rank 0 with the progress of the run when a wait starts, and again when that changes.
+        sleep: Sleeps for the given number of seconds.
 
     Yields:
         The step and the directory.
 
     Raises:
-        UserError: A file of the record is no result.
+        UserError: A result file of the record is invalid.
     """
     waiting = ""
     while True:
-        # In this order: a checkpoint that comes in between is found all the same.
+        # The state is read first, so that a checkpoint written in between is still found.
         state, found = world.on_main(lambda: (_state(record.run) if watch else "", _pin_next(record)))
         if found:
             try:
                 yield found
-                world.gather(None)  # slower ranks may still read it
+                world.gather(None)  # slower ranks may still be reading it
             finally:
                 if world.is_main:
                     unpin(record)
@@ -66,29 +66,29 @@ def checkpoints_to_score(
 
 
 def _pin_next(record: EvaluationResults) -> tuple[int, Path] | None:
-    """Links the oldest checkpoint without a result; None where all have one."""
+    """Link the oldest checkpoint without a result; return None if all have one."""
     results = record.results()
     for checkpoint in finished(RunDirectory(record.run).checkpoints):
         step = step_of(checkpoint)
-        # One that was pruned meanwhile is passed over.
+        # Skip a checkpoint that is pruned in the meantime.
         with contextlib.suppress(FileNotFoundError):
             if step not in results or results[step]["model"] != fingerprint(checkpoint):
                 unpin(record)
                 return step, _pin(checkpoint, record.directory / PINNED)
-    unpin(record)  # what was linked of one that was pruned
+    unpin(record)  # links to part of a checkpoint that was pruned
     return None
 
 
 def unpin(record: EvaluationResults) -> None:
-    """Removes the links to the checkpoint that is, or was, being scored."""
+    """Delete the links to the checkpoint that is, or was, being scored."""
     shutil.rmtree(record.directory / PINNED, ignore_errors=True)
 
 
 def _pin(checkpoint: Path, place: Path) -> Path:
-    """A directory with hard links to the files of a checkpoint's model; copies where there are no links.
+    """Link a checkpoint's files, except the optimizer's, into a new directory; copy those that cannot be linked.
 
     Raises:
-        FileNotFoundError: The checkpoint was pruned, or replaced, meanwhile.
+        FileNotFoundError: The checkpoint was pruned or replaced in the meantime.
     """
     place.mkdir(parents=True)
     directory = checkpoint.stat().st_ino
@@ -100,16 +100,16 @@ def _pin(checkpoint: Path, place: Path) -> Path:
                 raise
             except OSError:
                 shutil.copyfile(file, place / file.name)
-    if checkpoint.stat().st_ino != directory:  # another one has its name now
+    if checkpoint.stat().st_ino != directory:  # another checkpoint now has this name
         raise FileNotFoundError(checkpoint)
     return place
 
 
 def _state(run: Path) -> str:
-    """What a run still waits for, in words; empty when all its steps are done."""
+    """Return the progress of a run, such as "step 10 of 20"; empty when all its steps are done."""
     steps = [step_of(path) for path in finished(RunDirectory(run).checkpoints)]
     total = None
-    with contextlib.suppress(FileNotFoundError, ValueError):  # not there yet, or being written
+    with contextlib.suppress(FileNotFoundError, ValueError):  # missing, or being written
         total = json.loads(RunDirectory(run).environment.read_bytes()).get("total_steps")
     if steps and total and steps[-1] >= total:
         return ""

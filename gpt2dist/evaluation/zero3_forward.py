@@ -1,7 +1,7 @@
-"""A model whose parameters lie in parts on all ranks, for models that fit on none: ZeRO stage 3 by DeepSpeed.
+"""Partition a model across the ranks with DeepSpeed's ZeRO stage 3, for models too large for one rank.
 
-A parameter is whole only while its layer computes. No rank holds the whole model at any time, not even while it
-is loaded: each parameter is cut up as it is made, and filled from the files one after the other.
+A parameter is whole only while its layer computes. No rank ever holds the whole model, not even during loading:
+each parameter is partitioned when it is created, and then filled from the files, one parameter at a time.
 """
 
 from pathlib import Path
@@ -22,14 +22,14 @@ SETTINGS = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 
 
 
 def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
-    """A model as `load_pretrained` gives it, in parts. Collective, as is each of its forward passes.
+    """Load a model like `load_pretrained`, but partitioned. Collective, as is each of its forward passes.
 
     Raises:
-        UserError: Its files cannot be read as a GPT-2.
+        UserError: The model's files cannot be read as a GPT-2.
     """
     start_quietly(world)
     config = GPT2Config.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
-    # Without its `dtype`: what it makes of one is bf16 where the accelerator has no fp16 (0.19.8).
+    # No `dtype`: DeepSpeed 0.19.8 turns any value into bf16 if the accelerator has no fp16.
     with deepspeed.zero.Init(config_dict_or_path=SETTINGS):
         model = GPT2LMHeadModel(config)
     try:
@@ -40,7 +40,7 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
         require_match(directory, missing, (there[name] for name in there.keys() - parameters.keys()))
         for name, parameter in parameters.items():
             tensor = files.read(there[name])
-            # Every rank reads every parameter, from the page cache; rank 0's is the one that is dealt out.
+            # Every rank reads every parameter (from the page cache), but only rank 0's values are distributed.
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
                 if tensor.shape != parameter.shape:
                     require_match(directory, [PREFIX + name], [])

@@ -1,1 +1,1 @@
-"""Sampling from a model, and the prompts that it continues."""
+"""Text generation from prompts."""

@@ -1,7 +1,7 @@
-"""Continuing texts with transformers' `generate`: any number of prompts, of any length, beyond the context.
+"""Generate text with transformers' `generate`: any number of prompts of any length, beyond the context length.
 
-A text depends on its prompt and its seed alone (but for the rounding of matrix products of another size): not on
-the texts that are drawn with it, and not on torch's global generator, which is left as it is.
+A text depends only on its own prompt and seed, apart from rounding in matrix products of a different size. It
+does not depend on the other texts in the batch or on torch's global generator, which stays unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ class Generator:
     """A model that continues texts.
 
     Attributes:
-        forward: Maps tokens [B, L] and transformers' cache of what stands before them to logits [B, …, V] that
-            end with those of the last token, and adds the tokens to the cache. Texts that do not begin together
-            come with `attention_mask` [B, cached + L] and `position_ids` [B, L], as transformers knows them.
-        vocab_size: Ids of the tokenizer. Logits behind them, of padding, are never looked at.
-        context_length: Positions that the model knows.
-        end_of_text_id: Ends a text, and begins one that has no prompt.
-        device: Where the model is; tokens are drawn there.
+        forward: Maps tokens [B, L] and transformers' cache of the tokens before them to logits [B, …, V] that end
+            with the last token's, and adds the tokens to the cache. If the texts start at different columns, it
+            also gets transformers' `attention_mask` [B, cached + L] and `position_ids` [B, L].
+        vocab_size: Number of ids of the tokenizer. Logits after them are padding and ignored.
+        context_length: Number of positions of the model.
+        end_of_text_id: Token that ends a text, and that starts a text without a prompt.
+        device: Device of the model, on which tokens are drawn too.
     """
 
     forward: Callable[..., Tensor]
@@ -41,18 +41,18 @@ class Generator:
         run_on: bool = False,
         on_tokens: Callable[[list[int]], None] | None = None,
     ) -> list[list[int]]:
-        """Continues prompts, all at once.
+        """Continue all prompts as one batch.
 
         Args:
-            prompts: Token ids of each; of a long one the model sees the end.
-            seeds: Of the draws of each.
-            how: The way of choosing.
-            run_on: Never stops early, so that all ranks of a partitioned model run the same number of passes.
-            on_tokens: Called with the new token of each text as soon as they are drawn; a text that has ended
-                gets end-of-text.
+            prompts: Token ids of each prompt. If a prompt is too long, the model sees only its end.
+            seeds: Random seed of each text.
+            how: The sampling settings.
+            run_on: Never stop early, so that all ranks of a partitioned model run the same number of passes.
+            on_tokens: Called at every step with the new token of each text; a text that has ended gets
+                end-of-text.
 
         Returns:
-            The new token ids of each text, up to and without end-of-text.
+            The new token ids of each text, up to but not including end-of-text.
         """
         # Imported here: a run that samples nothing does not need transformers.
         from gpt2dist.generation.texts import continue_texts

@@ -1,4 +1,4 @@
-"""Prompts: texts to be continued, from files."""
+"""Read prompts from files."""
 
 import json
 import sys
@@ -15,8 +15,8 @@ class Prompt:
     """A prompt.
 
     Attributes:
-        text: To be continued; empty for the beginning of a document.
-        source: Where it is from, for messages.
+        text: The text to continue; empty to start a document.
+        source: File and line of the prompt, for messages.
     """
 
     text: str
@@ -24,29 +24,29 @@ class Prompt:
 
 
 def read_prompt(path: str) -> Prompt:
-    """A file that is one prompt, less the newline that editors and `echo` put at the end.
+    """Read a file as one prompt, without the newline that editors and `echo` append.
 
     Args:
         path: The file, or "-" for standard input.
 
     Raises:
-        UserError: It cannot be read, is blank, or is not UTF-8.
+        UserError: The file cannot be read, is blank, or is not UTF-8.
     """
     name, text = _read(path)
     return Prompt(text.removesuffix("\n").removesuffix("\r"), name)
 
 
 def read_prompts(path: str) -> list[Prompt]:
-    """A file with a prompt in each line that is not blank; of a .jsonl file, in the "prompt" of its object.
+    """Read a prompt from each non-blank line of a file; from the "prompt" of each object if it is a .jsonl file.
 
     Args:
-        path: The file, or "-" for standard input, whose lines are prompts.
+        path: The file, or "-" for standard input, which is read as plain lines.
 
     Raises:
-        UserError: It cannot be read, is blank, is not UTF-8, or a line has no prompt.
+        UserError: The file cannot be read, is blank, is not UTF-8, or a line of .jsonl has no "prompt" text.
     """
     name, text = _read(path)
-    lines = enumerate(text.split("\n"), start=1)  # not splitlines: a prompt may have U+2028 in it
+    lines = enumerate(text.split("\n"), start=1)  # not splitlines, since a prompt may contain U+2028
     numbered = [(f"{name}, line {number}", line.removesuffix("\r")) for number, line in lines if line.strip()]
     decode = _prompt_of_json if name.endswith(".jsonl") else Prompt
     return [decode(line, source) for source, line in numbered]
@@ -55,7 +55,7 @@ def read_prompts(path: str) -> list[Prompt]:
 def _prompt_of_json(line: str, source: str) -> Prompt:
     try:
         text = json.loads(line)["prompt"]
-        text.encode()  # JSON may have half a character, which is no text
+        text.encode()  # fails on a lone surrogate, which JSON allows
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(
             f'{source}: not an object with a text as its "prompt", such as {{"prompt": "Once upon"}}'
@@ -64,14 +64,14 @@ def _prompt_of_json(line: str, source: str) -> Prompt:
 
 
 def _read(path: str) -> tuple[str, str]:
-    """What messages call a file, and the text in it."""
+    """Return the name of a file in messages, and its text."""
     name = "standard input" if path == STANDARD_INPUT else path
     try:
         content = sys.stdin.buffer.read() if path == STANDARD_INPUT else Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror}); name a file of prompts") from None
     try:
-        text = content.decode("utf-8-sig")  # some editors put a mark before the text
+        text = content.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{name}, line {line}: not UTF-8; convert it") from None

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen, in the order in which transformers applies it.
+    """Sampling settings, in the order in which transformers applies them.
 
     Attributes:
-        max_new_tokens: Tokens to add at most.
-        repetition_penalty: Makes tokens of the text so far less likely; 1 leaves them (Keskar et al. 2019, 4.1).
+        max_new_tokens: Maximum number of tokens to add.
+        repetition_penalty: Makes tokens that the text already has less likely; 1 disables it (Keskar et al. 2019,
+            4.1).
         temperature: Divides the logits; 0 takes the most likely token.
-        top_k: Only the k most likely tokens stay; 0 keeps all (Fan et al. 2018).
-        top_p: Only the most likely tokens whose probabilities reach p together stay; 1 keeps all (Holtzman et
-            al. 2020).
+        top_k: Keeps only the k most likely tokens; 0 keeps all (Fan et al. 2018).
+        top_p: Keeps only the most likely tokens whose probabilities add up to p; 1 keeps all (Holtzman et al.
+            2020).
     """
 
     max_new_tokens: int = 64

@@ -95,15 +95,15 @@ def continue_texts(
 
 
 class _Texts(PreTrainedModel, GenerationMixin):
-    """Texts that grow, as a model in the eyes of transformers' `generate`.
+    """Adapter that lets transformers' `generate` extend texts beyond the context length.
 
-    GPT-2 has no positions beyond its context, where `generate` by itself would fail. Here each text is seen
-    through a window; when it is full, the window moves on to the last half, and the keys and values, which know
-    their old positions, are computed anew. Where a text's window stands depends on its own length alone.
+    GPT-2 has no positions beyond its context, where `generate` alone would fail. Here the model sees each text
+    through a window. When the window is full, it moves so that only its last half remains. The keys and values,
+    which depend on position, are then recomputed. The place of a window depends only on its own text's length.
 
     Args:
         generator: The model.
-        lengths: Tokens of each prompt.
+        lengths: Number of tokens in each prompt.
     """
 
     def __init__(self, generator: TextModel, lengths: Sequence[int]):
@@ -116,11 +116,11 @@ class _Texts(PreTrainedModel, GenerationMixin):
 
     @property
     def device(self) -> torch.device:
-        """Where `generate` looks for the model, which has no parameters of its own."""
+        """The device that `generate` uses; it cannot be inferred, since this model has no parameters."""
         return self._generator.device
 
     def forward(self, input_ids: Tensor, **_: object) -> CausalLMOutput:
-        """Logits [B, 1, V] behind the whole texts [B, T]."""
+        """Return the logits [B, 1, V] of the token after the whole texts [B, T]."""
         width = input_ids.shape[1]
         grown = width - max(self._lengths)
         begins = [width - self._visible(length, grown) for length in self._lengths]
@@ -130,16 +130,16 @@ class _Texts(PreTrainedModel, GenerationMixin):
         padding = {}
         if len(set(begins)) > 1:
             columns = torch.arange(first, width, device=self.device)
-            positions = columns - torch.tensor(begins, device=self.device)[:, None]  # below 0: before the window
+            positions = columns - torch.tensor(begins, device=self.device)[:, None]  # negative before the window
             padding["attention_mask"] = (positions >= 0).long()
             padding["position_ids"] = positions[:, self._seen - first :].clamp(min=0)
-        new = input_ids[:, self._seen :].clamp(max=self._generator.vocab_size - 1)  # padding: any token will do
+        new = input_ids[:, self._seen :].clamp(max=self._generator.vocab_size - 1)  # padding may be any token
         logits = self._generator.forward(new, self._cache, **padding)
         self._seen = width
         return CausalLMOutput(logits=logits[:, -1:, : self._generator.vocab_size])
 
     def _visible(self, length: int, grown: int) -> int:
-        """Tokens in the window of a text whose prompt of `length` tokens has grown by `grown`."""
+        """Return the window's number of tokens for a prompt of `length` tokens that has grown by `grown`."""
         context = self._generator.context_length
         fits = min(length, context) + grown
         if fits <= context:
@@ -149,20 +149,20 @@ class _Texts(PreTrainedModel, GenerationMixin):
 
 
 class _Draw(LogitsProcessor):
-    """Draws a token of each row, with a generator for each, and marks it as the highest.
+    """Logits processor that draws a token with each row's own generator, and gives it the highest score.
 
-    p / Exp(1) is highest at i with probability p_i: what torch.multinomial does, which knows one generator only.
+    p / Exp(1) is highest at i with probability p_i. torch.multinomial does the same with only one generator.
 
     Args:
-        seeds: Of the generators.
-        device: Of the generators.
+        seeds: Seed of each row's generator.
+        device: Device of the generators.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device):
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Maps logits [B, V] to numbers [B, V] whose highest are the draws."""
+        """Map logits [B, V] to scores [B, V], of which the highest in each row marks the drawn token."""
         draws = [torch.empty_like(scores[0]).exponential_(generator=each) for each in self._generators]
         return scores.softmax(dim=-1) / torch.stack(draws)
 
@@ -184,17 +184,17 @@ def _processors(how: Sampling, seeds: Sequence[int], device: torch.device) -> Lo
 
 
 class _Listener(BaseStreamer):
-    """Hands new tokens on, without the prompts that come first."""
+    """Streamer that passes on new tokens, but not the prompts."""
 
     def __init__(self, on_tokens: Callable[[list[int]], None]):
         self._on_tokens = on_tokens
         self._begun = False
 
     def put(self, value: Tensor) -> None:
-        """Takes the prompts [B, T], then the tokens [B] of each step."""
+        """Receive the prompts [B, T] in the first call, then the tokens [B] of each step."""
         if self._begun:
             self._on_tokens(value.tolist())
         self._begun = True
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, since no tokens are buffered."""

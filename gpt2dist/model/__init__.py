@@ -1,1 +1,1 @@
-"""GPT-2: its shapes, its construction, its loss and its cost."""
+"""GPT-2: shapes, construction, loss and FLOPs."""

@@ -1,4 +1,4 @@
-"""From what a user calls a model to its directory: a checkpoint, a run, an exported directory or a hub name."""
+"""Find the directory of a model, given as a checkpoint, a run directory, an exported model or a hub name."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ DESCRIPTION = ("config.json", "generation_config.json", "tokenizer*", "vocab.jso
 
 
 def locate(name: str, weights: bool = True) -> Path:
-    """Finds the Hugging Face model directory that a user means.
+    """Find the Hugging Face model directory that a name refers to.
 
     Args:
         name: A directory with config.json, a run directory (its latest checkpoint), or a name on the hub.
-        weights: Whether the weights of a model on the hub are needed too, or only what describes it.
+        weights: Whether to download the weights of a model on the hub too, or only its config and tokenizer.
 
     Raises:
-        UserError: There is no such model, or it is no GPT-2.
+        UserError: The model does not exist, or is not a GPT-2.
     """
     path = Path(name)
     if RunDirectory(path).checkpoints.is_dir():
@@ -45,7 +45,7 @@ def locate(name: str, weights: bool = True) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Sha256 over the weights of a model directory; a checkpoint's manifest spares reading them."""
+    """Return a SHA-256 over the weights of a directory; hashes in a checkpoint's manifest save reading them."""
     manifest = path / "manifest.json"
     known = json.loads(manifest.read_bytes()).get("files", {}) if manifest.is_file() else {}
     digest = hashlib.sha256()
@@ -60,10 +60,10 @@ def fingerprint(path: Path) -> str:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files with the weights of a model directory, one or many.
+    """Return the safetensors files, one or more, with the weights of a model directory.
 
     Raises:
-        UserError: There are none, or its index names others.
+        UserError: The directory has no safetensors weights, or its index is invalid or lists missing files.
     """
     index = path / INDEX
     if index.is_file():
@@ -100,6 +100,6 @@ def _download(name: str, patterns: Sequence[str]) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub's errors share no base class
+    except Exception as error:  # the hub's errors have no common base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name}: no such directory, and not to be had from the hub ({reason})") from error

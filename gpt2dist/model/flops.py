@@ -1,4 +1,4 @@
-"""What a token costs, and what a device could do: the two halves of model FLOPs utilisation."""
+"""FLOPs per token and peak FLOP/s of a device: the two parts of model FLOPs utilisation."""
 
 import re
 
@@ -7,8 +7,8 @@ from gpt2dist.model.shape import Shape
 FORMULA = "PaLM appendix B: 6 N + 12 L H Q T per token, without a causal discount or recomputation"
 
 PEAK_BF16_TFLOPS = {
-    # Dense bf16 (fp16 for V100 and T4), from the vendors' data sheets. The first name that stands in a device's
-    # name counts: "H100 PCIe" comes before the SXM part.
+    # Dense bf16 (fp16 for V100 and T4), from the vendors' data sheets. The first key found in a device's name
+    # applies, so "H100 PCIe" precedes "H100", the SXM part.
     "H100 PCIe": 756,
     "H100": 989,
     "H200": 989,
@@ -28,19 +28,19 @@ PEAK_BF16_TFLOPS = {
 
 
 def flops_per_token(shape: Shape, sequence_length: int) -> int:
-    """Floating-point operations for training on one token, forward and backward.
+    """Return the floating-point operations for training on one token, forward and backward.
 
-    Chowdhery et al. 2022 (PaLM), appendix B: 6 N + 12 L H Q T, where N leaves out the position embeddings.
+    Chowdhery et al. 2022 (PaLM), appendix B: 6 N + 12 L H Q T, where N excludes the position embeddings.
     """
     attention = 12 * shape.n_layer * shape.n_embd * sequence_length
     return 6 * shape.parameters_without_positions + attention
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak dense bf16 FLOP/s of a GPU by its name; None where it is not known (never a guess)."""
-    if re.search(r"\b(Laptop|NVL)\b", device_name):  # slower parts that share their name with another
+    """Return the peak dense bf16 FLOP/s of a GPU by its name, or None (not a guess) if it is unknown."""
+    if re.search(r"\b(Laptop|NVL)\b", device_name):  # slower GPUs whose names contain that of a faster one
         return None
     for name, tflops in PEAK_BF16_TFLOPS.items():
-        if re.search(rf"\b{name}\b", device_name):  # as a word: an L40 is no L4
+        if re.search(rf"\b{name}\b", device_name):  # whole words, since an L40 is not an L4
             return tflops * 1e12
     return None

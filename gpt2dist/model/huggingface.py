@@ -1,4 +1,4 @@
-"""What the config.json of a Hugging Face GPT-2 says of it. Free of torch, so that `validate` can ask."""
+"""Reader of the config.json of a Hugging Face GPT-2. Does not import torch, so that `validate` can use it."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -10,13 +10,13 @@ from gpt2dist.errors import UserError
 from gpt2dist.model.shape import Shape
 
 PREFIX = "transformer."
-"""What the names of the tensors start with, unless the model was saved without its output layer."""
+"""Prefix of the tensors' names, unless the model was saved without its output layer."""
 
 GELU = ("gelu_new", "gelu_pytorch_tanh")
-"""Two names of GPT-2's activation function."""
+"""The two names of GPT-2's activation function."""
 
 BUFFERS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
-"""Ends of names of what is no parameter: the causal mask of old files, and the embedding's second name."""
+"""Suffixes of tensors that are not parameters: causal masks in old files, and the embedding's second name."""
 
 OPTIONS: dict[str, Any] = {
     "scale_attn_weights": True,
@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
     "tie_word_embeddings": True,
     "layer_norm_epsilon": 1e-5,
 }
-"""Options of transformers' GPT2Config that ours has in one way only, which is also their default."""
+"""Options of transformers' GPT2Config, with the values in models built by gpt2dist, which are the defaults."""
 
 
 def huggingface_config(shape: Shape, end_of_text_id: int, dropout: float = 0.0) -> dict[str, Any]:
@@ -67,12 +67,12 @@ def bare_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model directory.
+    """Model directory, as described by its config.json.
 
     Attributes:
-        directory: Where it lies.
-        shape: Its sizes.
-        differences: In what it is no GPT-2 as gpt2dist builds it, in words; none for OpenAI's.
+        directory: Path of the directory.
+        shape: Shape of the model.
+        differences: Descriptions of the differences from a GPT-2 built by gpt2dist; empty for OpenAI's models.
     """
 
     directory: Path
@@ -81,10 +81,10 @@ class Pretrained:
 
     @classmethod
     def read(cls, directory: Path) -> "Pretrained":
-        """Reads its config.json.
+        """Read the config.json of a model directory.
 
         Raises:
-            UserError: It does not tell the sizes.
+            UserError: The file cannot be read, or a size is missing or invalid.
         """
         path = directory / "config.json"
         try:
@@ -119,15 +119,15 @@ def _differences(config: dict[str, Any]) -> Iterator[str]:
 
 
 def require_match(directory: Path, missing: Iterable[str], unknown: Iterable[str]) -> None:
-    """Refuses files that are not those of the model that config.json describes.
+    """Check that the weight files hold the model that config.json describes.
 
     Args:
-        directory: The model.
+        directory: The model directory.
         missing: Parameters that the files lack, or have in another shape.
-        unknown: Tensors of the files that are no parameters of the model: without them it would be another one.
+        unknown: Tensors in the files that are not parameters of the model; ignoring them would change the model.
 
     Raises:
-        UserError: Names the first.
+        UserError: A parameter is missing, or a tensor other than the `BUFFERS` is unknown; names the first one.
     """
     missing, unknown = sorted(missing), sorted(name for name in unknown if not name.endswith(BUFFERS))
     if missing:

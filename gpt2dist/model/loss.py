@@ -1,8 +1,8 @@
-"""The loss: negative log-likelihoods of shifted targets, summed or each by itself, never averaged here.
+"""Loss: negative log-likelihoods of shifted targets, summed or per target, but never averaged.
 
-Two ways to the same sum. `token_nll` is the plain one. `chunked_nll` never holds the logits of more than a few
-hundred tokens, which at GPT-2's vocabulary are the largest tensors of a training step by far. Nor does
-`each_nll`, which evaluation scores with.
+Two functions lead to the same sum. `token_nll` is the plain one. `chunked_nll` holds the logits of only a few
+hundred tokens at a time; with GPT-2's vocabulary, logits are by far the largest tensors of a training step.
+`each_nll`, which evaluation uses, also works in chunks.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from gpt2dist.model.chunks import chunk_rows
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each target, in nats.
+    """Return the negative log-likelihood of each target, in nats.
 
     Args:
         logits: [B, L, V], any floating dtype; the softmax is computed in fp32.
@@ -30,23 +30,23 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def counted_mask(targets: Tensor, counted_from: Tensor, counted_to: Tensor) -> Tensor:
-    """Which targets are in the loss: [B, L] bool, true from `counted_from` [B] up to `counted_to` [B]."""
+    """Return which targets are in the loss: [B, L] bool, true from `counted_from` [B] up to `counted_to` [B]."""
     place = torch.arange(targets.shape[1], device=targets.device)
     return (place >= counted_from[:, None]) & (place < counted_to[:, None])
 
 
 def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, vocab_size: int) -> Tensor:
-    """Σ nll over the counted targets, straight from the last hidden states.
+    """Return Σ nll over the counted targets, directly from the last hidden states.
 
     `torch.nn.functional.linear_cross_entropy` does the same, but returns the sum in the dtype of its input: in
-    bf16 it has three digits, in fp16 it overflows at 65504 nats. Here sums are fp32 whatever the input is.
+    bf16 it has three digits, and in fp16 it overflows at 65504 nats. Here, sums are fp32 for any input dtype.
 
     Args:
-        hidden: [B, L, D], any floating dtype; under autocast it is cast as a linear layer would.
-        weight: [rows, D], rows of the output layer; those from `vocab_size` on are padding.
+        hidden: [B, L, D], any floating dtype; cast under autocast as in a linear layer.
+        weight: [rows, D], the output layer; rows from `vocab_size` on are padding.
         targets: [B, L] int64.
         counted: [B, L] bool.
-        vocab_size: Ids that there are: the padding takes no part, its gradient is exactly zero.
+        vocab_size: Number of token ids. The padding is ignored, and its gradient is exactly zero.
 
     Returns:
         Scalar fp32.
@@ -63,20 +63,20 @@ def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor
 def each_nll(
     hidden: Tensor, product: Callable[[Tensor], Tensor], targets: Tensor, counted: Tensor, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """What each counted target costs, and whether it is the likeliest token.
+    """Return the nll of each counted target, and whether it is the likeliest token.
 
-    Only the counted ones are computed: where windows overlap by half that is half of the output layer's work.
+    Only counted targets are computed. If windows overlap by half, this halves the work of the output layer.
 
     Args:
         hidden: [B, L, D], any floating dtype.
-        product: The output layer, without padding: maps [n, D] to new logits [n, V].
+        product: The output layer without padding, which maps [n, D] to logits [n, V] in a new tensor.
         targets: [B, L] int64.
         counted: [B, L] bool.
-        rows: Tokens whose logits are held at a time.
+        rows: Number of tokens per chunk.
 
     Returns:
         Negative log-likelihoods in nats, [B, L] fp32, 0 where not counted; and [B, L] bool, true where no
-        token is likelier than the target, or it is not counted.
+        token is likelier than the target, or the target is not counted.
     """
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
     greedy = torch.ones_like(counted)
@@ -87,7 +87,7 @@ def each_nll(
 
 
 def _nll_of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The nll of targets [n], and whether no token is likelier, from logits [n, V] fp32, which are lost."""
+    """Return the nll of targets [n], and whether no token is likelier; overwrites the logits [n, V] fp32."""
     of_target = logits.gather(1, targets[:, None]).squeeze(1)
     highest = logits.amax(1)
     logarithm = logits.sub_(highest[:, None]).exp_().sum(1).log_()
@@ -95,9 +95,9 @@ def _nll_of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _ChunkedNll(torch.autograd.Function):
-    """Σ nll whose gradients are computed with it, chunk by chunk, while the logits are there.
+    """Σ nll, with gradients computed chunk by chunk in the forward pass, while the logits exist.
 
-    That costs the three products of the plain way; recomputing the logits in the backward pass would cost four.
+    This costs three matrix products, as the plain loss does. Recomputing logits in the backward pass costs four.
     """
 
     @staticmethod
@@ -109,7 +109,7 @@ class _ChunkedNll(torch.autograd.Function):
         nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
         if wanted:
             ctx.grad_hidden = torch.empty_like(hidden)
-            # fp32: the sum of many chunks would lose the small terms in 16 bits.
+            # In 16 bits, the sum over many chunks would lose small terms.
             ctx.grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
             ctx.dtype = weight.dtype
         for begin in range(0, len(hidden), rows):
@@ -120,7 +120,7 @@ class _ChunkedNll(torch.autograd.Function):
             log_softmax = logits.log_softmax(1)
             nll -= log_softmax.gather(1, target).masked_fill(~mask, 0.0).sum()
             if wanted:
-                # d nll / d logits = softmax − one-hot; what does not count is left out of the narrow factor.
+                # d nll / d logits = softmax − one-hot. The mask is applied to tensors of width D, not V.
                 one = torch.ones_like(target, dtype=log_softmax.dtype)
                 grad = log_softmax.exp_().scatter_add_(1, target, -one).to(part.dtype)
                 ctx.grad_hidden[chunk] = (grad @ weight) * mask
@@ -133,10 +133,10 @@ class _ChunkedNll(torch.autograd.Function):
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds the matrix product of two tensors of any dtype to an fp32 one."""
+    """Add the matrix product of two tensors of any dtype to an fp32 tensor."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
-    elif left.device.type == "cuda":  # the product stays in fp32, in which it is summed anyway
+    elif left.device.type == "cuda":  # keep the product in fp32, in which it is summed anyway
         total += torch.mm(left, right, out_dtype=total.dtype)
     else:
         total += left @ right

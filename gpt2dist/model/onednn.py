@@ -1,7 +1,7 @@
-"""fp32 matrix products by oneDNN, for models that score on a CPU.
+"""Compute fp32 matrix products with oneDNN, for evaluation on a CPU.
 
-torch gives fp32 products to MKL, which reaches half of oneDNN's speed on AMD's CPUs (docs/log.md). oneDNN is
-reached by tensors in its own layout, which have no gradient: so this is for evaluation alone.
+torch uses MKL for fp32 products, which reaches half of oneDNN's speed on AMD CPUs (docs/log.md). It uses oneDNN
+for tensors in oneDNN's own layout, but these have no gradient, so this is for evaluation only.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from gpt2dist.model.lm_head import Head
 
 
 class OneDnnLinear(nn.Module):
-    """A linear layer whose product is oneDNN's.
+    """Linear layer that computes its product with oneDNN.
 
     Args:
-        weight: [outputs, inputs] fp32, which is copied.
+        weight: [outputs, inputs] fp32; copied.
         bias: [outputs] fp32, or None.
     """
 
@@ -28,15 +28,15 @@ class OneDnnLinear(nn.Module):
         self._bias = None if bias is None else bias.detach().to_mkldnn()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The layer's outputs [..., outputs] for inputs [..., inputs], fp32."""
+        """Return the outputs [..., outputs] for inputs [..., inputs], both fp32."""
         return nn.functional.linear(inputs.to_mkldnn(), self._weight, self._bias).to_dense()
 
 
 def use_onednn(model: GPT2LMHeadModel) -> None:
-    """Replaces all layers that multiply by a weight, in place, where torch was built with oneDNN.
+    """Replace all layers that multiply by a weight, in place, if torch was built with oneDNN.
 
     Args:
-        model: An fp32 model on the CPU whose output layer is a `Head`. It can only score from then on.
+        model: An fp32 model on the CPU whose output layer is a `Head`. Afterwards, it can only score.
     """
     if not torch.backends.mkldnn.is_available():
         return

@@ -1,4 +1,4 @@
-"""What a device must have for what a run asks of it, told before its first step and not by a traceback in it."""
+"""Check a device's requirements before the first step, which would otherwise fail with a traceback."""
 
 import importlib.metadata
 import importlib.util
@@ -15,10 +15,10 @@ MIN_FLASH_ATTENTION = (2, 3, 3)
 
 
 def require_compiler(device: torch.device) -> None:
-    """Refuses `model.compile` where torch's Inductor has nothing to compile with.
+    """Check that torch's Inductor has a compiler for `model.compile`.
 
     Raises:
-        UserError: Names what is missing.
+        UserError: The triton package (on a GPU) or a C++ compiler is missing.
     """
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UserError("model.compile: needs the triton package; install it, or set model.compile to false")
@@ -40,10 +40,10 @@ def _flash_attention_version() -> tuple[int, ...]:
 
 
 def require_flash_attention(device: torch.device) -> None:
-    """Refuses `model.attention: flash_attention_2` where its kernels are not.
+    """Check that the kernels for `model.attention: flash_attention_2` are available.
 
     Raises:
-        UserError: Names what is missing.
+        UserError: The device is not a CUDA GPU, or the flash-attn package is missing or too old.
     """
     way_out = "set model.attention to sdpa, which has torch's own flash kernel on GPUs"
     if device.type != "cuda":

@@ -1,1 +1,1 @@
-"""A checkpoint as a model for others: checked, with a model card."""
+"""Export of a checkpoint as a checked model with a model card."""

@@ -1,10 +1,9 @@
-"""Whether written files are the checkpoint that they were made from.
+"""Check that exported files match the checkpoint that they were made from.
 
-Each tensor must be the checkpoint's, rounded, bit for bit. That all of it is one model, config.json included,
-the logits tell, in two questions with two bounds. Computed in fp32, the files must give the logits of the
-checkpoint with its weights rounded to their dtype, up to the rounding of fp32. Computed in their own dtype, as
-they will be used, they must give the logits of the checkpoint itself up to the rounding of that dtype: a model
-can be too large for one (overflow) or too sensitive.
+Each tensor must equal the checkpoint's rounded tensor bit for bit. Two comparisons of logits check the model as a
+whole, config.json included. Computed in fp32, the files must give the logits of the checkpoint with rounded
+weights, up to fp32 rounding. Computed in their own dtype, as they will be used, they must give the logits of the
+checkpoint itself, up to rounding in that dtype: a model can overflow in it, or be too sensitive to its rounding.
 """
 
 from dataclasses import dataclass
@@ -23,21 +22,21 @@ from gpt2dist.model.huggingface import bare_name
 from gpt2dist.model.pretrained import logits
 
 SAFETY = 4.0
-"""Between the rounding error that is expected and the one that is refused. Models at initialisation, at 4 times
-its weights and trained ones, of 2 to 48 layers, were measured at 0.3 to 0.9 of what is expected in 16 bits, and
-at up to 0.4 in fp32 where another kernel computed it; the same one gives the same bits."""
+"""Ratio of the largest accepted rounding error to the expected one. Measured ratios were 0.3 to 0.9 in 16 bits,
+and up to 0.4 in fp32 with another kernel (the same kernel gives the same bits). The models had 2 to 48 layers and
+trained weights, initial weights, or 4 times these."""
 TOKENS_IN_OWN_DTYPE = 32
-"""Tokens of the second question: a CPU may be a hundred times slower in fp16 than in fp32."""
+"""Number of tokens in the second comparison, since a CPU may be a hundred times slower in fp16 than in fp32."""
 _NOTHING = "nothing was published"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far logits are from what they should be, root mean square.
+    """Root mean square difference between actual and expected logits.
 
     Attributes:
         found: The difference, in units of the spread of the expected logits over the vocabulary.
-        allowed: What rounding explains, in the same unit.
+        allowed: The largest difference that rounding explains, in the same unit.
     """
 
     found: float
@@ -47,23 +46,23 @@ class Difference:
     def between(
         cls, expected: Tensor, actual: Tensor, layers: int, width: int, dtype: torch.dtype
     ) -> "Difference":
-        """Compares logits [B, L, V], the actual ones computed in `dtype` by so many layers of that width.
+        """Compare logits [B, L, V]; `layers` layers of width `width` computed the actual ones in `dtype`.
 
-        A value that is rounded to p bits is off by u = 2⁻ᵖ of itself at most. Each layer adds rounded values to a
-        residual stream that is rounded again, and the norm behind it keeps the relative error: errors of as many
-        independent draws as there are layers, √layers · u of the spread. The logits are rounded once more, u of
-        their own size, which can exceed their spread by far: a constant added to all of them means nothing.
-        In fp32 the sums of the matrix products are rounded too, at each of their terms: √width times as much.
-        Those of 16-bit numbers are added up in fp32.
+        Rounding a value to p bits changes it by at most u = 2⁻ᵖ of itself. Each layer adds rounded values to the
+        residual stream, which is rounded again, and the norm after it keeps the relative error. The errors of
+        layers count as independent and add up to √layers · u of the spread. The logits are rounded once more, by
+        u of their own size, which can far exceed their spread: a constant added to all of them has no effect.
+        In fp32, the sums in matrix products are also rounded, at each of their terms: √width times as much.
+        Products of 16-bit numbers are summed in fp32.
         """
-        spread = _rms(expected - expected.mean(dim=-1, keepdim=True)) or 1.0  # 0: a model without weights
+        spread = _rms(expected - expected.mean(dim=-1, keepdim=True)) or 1.0  # 0 if all weights are 0
         unit = torch.finfo(dtype).eps / 2 * (width**0.5 if dtype == torch.float32 else 1.0)
         allowed = SAFETY * unit * (layers**0.5 * spread + _rms(expected))
         return cls(_rms(actual - expected) / spread, allowed / spread)
 
     @property
     def is_rounding(self) -> bool:
-        """Whether rounding explains it; false for what is not finite."""
+        """Whether rounding explains the difference; False if it is not finite."""
         return self.found <= self.allowed
 
     def __str__(self) -> str:
@@ -71,15 +70,15 @@ class Difference:
 
 
 class Reference:
-    """The logits of a checkpoint, taken before its files are written.
+    """Logits of a checkpoint, computed before its files are written.
 
     Args:
-        model: The checkpoint in fp32; its weights are rounded to `dtype`, in place.
-        dtype: Of the files to come.
-        source: What messages call it.
+        model: The checkpoint in fp32; its weights are rounded to `dtype` in place.
+        dtype: Dtype of the files to be written.
+        source: Directory of the checkpoint.
 
     Raises:
-        UserError: Its logits are not finite, or a weight is too large for `dtype`.
+        UserError: The checkpoint's logits are not finite, or a weight is too large for `dtype`.
     """
 
     def __init__(self, model: GPT2LMHeadModel, dtype: torch.dtype, source: Path):
@@ -87,7 +86,7 @@ class Reference:
         self._source = source
         self._sizes = (model.config.n_layer, model.config.n_embd)
         draw = torch.Generator().manual_seed(0)
-        # All positions, so that each row of both embeddings takes part.
+        # All positions, so that all position embeddings take part; all token embeddings do through the logits.
         shape = (1, model.config.n_positions)
         self._tokens = torch.randint(model.config.vocab_size, shape, generator=draw).to(model.device)
         self._few = self._tokens[:, :TOKENS_IN_OWN_DTYPE]
@@ -100,17 +99,17 @@ class Reference:
         self._rounded = _logits(model, self._tokens)
 
     def require(self, directory: Path) -> Difference:
-        """Loads files as their users do, and compares their logits with the checkpoint's.
+        """Check that written files match the checkpoint. They are loaded as their users would load them.
 
         Args:
-            directory: The model that was written.
+            directory: The directory that was written.
 
         Returns:
-            How far its logits are from the checkpoint's when they are computed in the dtype of the files.
+            The difference from the checkpoint's logits when computing in the dtype of the files.
 
         Raises:
-            RunError: The files are not the checkpoint.
-            UserError: They are, but the model cannot be used in their dtype.
+            RunError: The files cannot be loaded, or do not match the checkpoint.
+            UserError: The files match, but logits computed in their dtype differ by more than rounding explains.
         """
         try:
             model = _load(directory, self.dtype).to(self._tokens.device).float()
@@ -138,10 +137,10 @@ class Reference:
 
 
 def _load(directory: Path, dtype: torch.dtype) -> Any:
-    """The model that a user of the files gets.
+    """Load the model as a user of the files does.
 
     Raises:
-        ValueError: They and config.json are not one model in `dtype`.
+        ValueError: The weights do not match config.json, or are not in `dtype`.
     """
     loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", output_loading_info=True)
     model, found = loaded
@@ -154,7 +153,7 @@ def _load(directory: Path, dtype: torch.dtype) -> Any:
 
 @torch.no_grad()
 def _round_weights(model: GPT2LMHeadModel, dtype: torch.dtype, source: Path) -> None:
-    """Rounds all weights to `dtype`, in place."""
+    """Round all weights to `dtype` in place."""
     for name, parameter in model.named_parameters():
         rounded = parameter.to(dtype)
         if not rounded.isfinite().all():
@@ -167,12 +166,12 @@ def _round_weights(model: GPT2LMHeadModel, dtype: torch.dtype, source: Path) -> 
 
 @torch.no_grad()
 def _logits(model: GPT2LMHeadModel, tokens: Tensor) -> Tensor:
-    """Logits [B, L, V] in fp32 on the CPU, computed in the dtype of the model."""
+    """Return the logits [B, L, V], computed in the dtype of the model, as fp32 on the CPU."""
     return logits(model, tokens).float().cpu()
 
 
 def _different_tensor(source: Path, written: Path, dtype: torch.dtype) -> str:
-    """Says which tensor of the written files is not the source's; empty where all are."""
+    """Describe the first written tensor that differs from the source's; return "" if none does."""
     theirs, ours = (TensorFiles(weight_files(path)) for path in (source, written))
     names = {bare_name(name): name for name in theirs}
     for name in sorted(ours):

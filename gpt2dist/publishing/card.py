@@ -1,4 +1,4 @@
-"""README.md of an exported model: the hub's metadata, and what a reader asks. Names no path of this machine."""
+"""Model card (README.md) of an exported model, with the hub's metadata. It contains no local paths."""
 
 import importlib.metadata
 import json
@@ -24,14 +24,14 @@ PROMPT = "Once upon a time"
 def model_card(
     name: str, directory_name: str, origin: ModelProvenance, exported: Exported, license: str | None
 ) -> str:
-    """The text of the card.
+    """Return the text of the model card.
 
     Args:
-        name: Of the model.
-        directory_name: Of the directory that it lies in.
-        origin: What is known of it.
-        exported: What was written.
-        license: The hub's name of its license; None leaves it out.
+        name: Name of the model.
+        directory_name: Name of the directory that holds the model.
+        origin: Provenance of the model.
+        exported: The files that were written.
+        license: The hub's identifier of the license; None omits it.
     """
     sections = [
         f"# {name}\n\n{_summary(origin, exported)}\n\n{_sizes(origin, exported)}",
@@ -46,7 +46,7 @@ def model_card(
 
 
 def metadata(name: str, origin: ModelProvenance, license: str | None) -> ModelCardData:
-    """What the hub reads of a card."""
+    """Return the metadata that the hub reads from the card."""
     results = [entry for result in origin.results for entry in _entries(result)]
     return ModelCardData(
         library_name="transformers",

@@ -1,4 +1,4 @@
-"""The composition of an export: load, write, check, describe, publish."""
+"""Export a model: load, write, check and describe it, then publish it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from gpt2dist.publishing.output_directory import published
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SHARD_SIZE = "50GB"
-"""The largest file of weights, as in transformers."""
+"""Maximum size of a weights file, as in transformers."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Summary of an exported model.
 
     Attributes:
-        parameters: How many; a tied embedding counts once.
-        dtype: Theirs.
-        bytes: Theirs.
-        difference: How far logits computed in that dtype are from the checkpoint's in fp32.
+        parameters: Number of parameters; a tied embedding counts once.
+        dtype: Dtype of the parameters.
+        bytes: Size of the safetensors files.
+        difference: Difference between logits computed in that dtype and the checkpoint's in fp32.
         tokenizer: The tokenizer.
     """
 
@@ -44,23 +44,23 @@ def export(
     card: Callable[[Exported], str],
     on_info: Callable[[str], None] = lambda text: None,
 ) -> Exported:
-    """Writes a model that transformers loads, and publishes it if it is the same model.
+    """Write a model that transformers can load, and publish it if it matches the source.
 
     Args:
         source: A model directory.
-        output: The directory to make; it is not there, or empty.
-        dtype: Of the weights: "float32", "bfloat16" or "float16".
-        card: Makes the text of README.md.
-        on_info: Called with a line about each step of the work.
+        output: The directory to create; it must not exist, or be empty.
+        dtype: Dtype of the weights: "float32", "bfloat16" or "float16".
+        card: Returns the text of README.md.
+        on_info: Called with a line of text at the start of each step.
 
     Raises:
-        UserError: The source cannot be read, or be used in that dtype.
-        RunError: What was written is not the source.
+        UserError: The source cannot be read or used in that dtype, or the output directory cannot be created.
+        RunError: The files cannot be written, or do not match the source.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_info(f"reading {source}")
     tokenizer = Tokenizer.load(source)
-    weight_files(source)  # refuses pickles
+    weight_files(source)  # raises on pickled weights
     model = load_pretrained(source, device)
     require_vocabulary(model, tokenizer.vocab_size, source)
     reference = Reference(model, getattr(torch, dtype), source)
@@ -78,18 +78,18 @@ def export(
 
 
 def write(directory: Path, model: GPT2LMHeadModel, tokenizer: Tokenizer) -> None:
-    """Writes weights in the dtype that they have, config.json, generation_config.json and the tokenizer."""
+    """Write the weights in their current dtype, config.json, generation_config.json and the tokenizer."""
     end = tokenizer.end_of_text_id
     for config in (model.config, model.generation_config):
-        # Without a padding token GPT2ForSequenceClassification takes one text at a time.
+        # Without a padding token, GPT2ForSequenceClassification accepts only one text at a time.
         config.bos_token_id = config.eos_token_id = config.pad_token_id = end
-    # Else generation walks off the positions that the model knows.
+    # Otherwise, generation runs past the last position of the model.
     model.generation_config.max_length = model.config.n_positions
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     model.config.save_pretrained(directory)
     model.generation_config.save_pretrained(directory)
-    # Not the model's save_pretrained: where accelerate is installed, that imports DeepSpeed.
-    twins = model.all_tied_weights_keys  # of the tied embedding, its second name
+    # The model's save_pretrained would import DeepSpeed if accelerate is installed.
+    twins = model.all_tied_weights_keys  # the second name of the tied embedding
     save_torch_model(model, directory, max_shard_size=SHARD_SIZE, shared_tensors_to_discard=list(twins))
     tokenizer.save(directory, model.config.n_positions)

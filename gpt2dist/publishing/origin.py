@@ -1,4 +1,4 @@
-"""What is known of a model that is to be published: its training, its configuration, its scores."""
+"""Provenance of a model to be published: its training, configuration and scores."""
 
 import json
 import math
@@ -23,7 +23,7 @@ PROTOCOL = (
     *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
     "document_boundaries",
 )
-"""What a score depends on beside model and text, as far as a result says it."""
+"""Keys of a result that describe how a score was computed, apart from the model and the text."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Result:
     """Scores on one text.
 
     Attributes:
-        name: What the text is called.
-        data: Its fingerprint; empty where it is not recorded.
-        measures: Those of `MEASURES` that are known and finite.
-        protocol: Those of `PROTOCOL` that are known.
+        name: Name of the text.
+        data: Fingerprint of the text; empty if it is not recorded.
+        measures: Values of the `MEASURES` that are known and finite.
+        protocol: Values of the `PROTOCOL` keys that are known.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Result:
 
     @classmethod
     def of(cls, name: str, record: dict[str, Any]) -> "Result":
-        """The result in a record that has more."""
+        """Extract the result from a record that has further keys."""
         if "accuracy" in record:
             record = record | {"scored": "the last word of each passage"}
         return cls(
@@ -57,16 +57,16 @@ class Result:
 
 @dataclass(frozen=True)
 class ModelProvenance:
-    """Where a model comes from; what is not known is None or empty.
+    """Provenance of a model. Unknown fields are None or empty.
 
     Attributes:
-        shape: Its sizes.
-        fingerprint: Of its weights.
-        base_model: Its name on the hub, or that of the model that its training began with.
-        state: Where its training stood.
-        config: The configuration of its run.
-        environment: What its run ran on.
-        results: Its scores.
+        shape: Sizes of the model.
+        fingerprint: Fingerprint of the weights.
+        base_model: Hub name of the model, or of the model from which its training started.
+        state: Trainer state at the checkpoint.
+        config: Configuration of the run.
+        environment: Software and hardware of the run.
+        results: Scores of the model.
     """
 
     shape: Shape
@@ -79,22 +79,22 @@ class ModelProvenance:
 
     @classmethod
     def read(cls, directory: Path, results: Sequence[Path] = ()) -> "ModelProvenance":
-        """Reads what lies in and around a model directory.
+        """Read the provenance from a model directory and, if it is a checkpoint, from its run directory.
 
         Args:
-            directory: The model.
-            results: Files that `gpt2dist evaluate --output` wrote for it.
+            directory: The model directory.
+            results: Files that `gpt2dist evaluate --output` wrote for this model.
 
         Raises:
-            UserError: A file cannot be read, or holds the result of another model.
+            UserError: A file cannot be read, or a result has no known measure or belongs to another model.
         """
         shape, digest = Pretrained.read(directory).shape, fingerprint(directory)
         given = [_result(path, directory, digest) for path in results]
-        if not (directory / manifest.NAME).is_file():  # transformers' Trainer has a trainer_state.json too
+        if not (directory / manifest.NAME).is_file():  # transformers' Trainer also writes trainer_state.json
             return cls(shape, digest, _hub_name(directory), None, None, {}, tuple(given))
         trainer = TrainerState.read(directory)
         run = RunDirectory(directory.resolve().parent.parent)
-        if not run.config.is_file():  # a checkpoint that was taken out of its run
+        if not run.config.is_file():  # a checkpoint that was moved out of its run
             return cls(shape, digest, None, trainer, None, {}, tuple(given))
         config, problems = read(run.config)
         raise_problems(problems, str(run.config))
@@ -105,7 +105,7 @@ class ModelProvenance:
 
 
 def _validation(run: RunDirectory, step: int, config: Config) -> Iterator[Result]:
-    """The scores of the run's own validation at a step."""
+    """Yield the scores of the run's own validation at a step."""
     lengths = lengths_of(config)
     protocol = {
         "sequence_length": lengths.sequence,
@@ -117,7 +117,7 @@ def _validation(run: RunDirectory, step: int, config: Config) -> Iterator[Result
 
 
 def _recorded(run: RunDirectory, step: int, digest: str) -> Iterator[Result]:
-    """The scores that `gpt2dist evaluate` recorded for the weights at a step."""
+    """Yield the scores that `gpt2dist evaluate` recorded for the weights at a step."""
     for path in sorted(run.evaluations.glob(f"*/{checkpoint_name(step)}.json")):
         record = _json(path)
         if record.get("model") == digest:
@@ -156,7 +156,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _hub_name(path: Path) -> str | None:
-    """The name on the hub of what lies in its cache."""
+    """Return the hub name of a path in the hub's cache, or None for other paths."""
     names: Iterable[str] = (part for part in path.parts if part.startswith("models--"))
     return next((name.removeprefix("models--").replace("--", "/") for name in names), None)
 

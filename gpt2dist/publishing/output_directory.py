@@ -1,4 +1,4 @@
-"""A directory that appears whole, by one rename, or not at all."""
+"""Create an output directory atomically, by one rename."""
 
 import contextlib
 import secrets
@@ -15,14 +15,15 @@ from gpt2dist.preflight.resources import nearest_directory
 
 
 def require_room(output: Path, needed: int) -> None:
-    """Refuses what could not be published, before the work.
+    """Check before the work that a directory can be published.
 
     Args:
-        output: The directory to make.
-        needed: Bytes that it will take.
+        output: The directory to create.
+        needed: Size of its files in bytes.
 
     Raises:
-        UserError: It is there already, or the disk is too full.
+        UserError: The path or one of its parents is a file, the directory is not empty or cannot be read, or the
+            disk has too little space.
     """
     try:
         blocking = [path for path in (output, *output.absolute().parents) if path.exists() and not path.is_dir()]
@@ -44,14 +45,14 @@ def require_room(output: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def published(output: Path) -> Iterator[Path]:
-    """A directory to write into, which is renamed to `output` at the end, or removed if that is not reached.
+    """Yield a temporary directory that is renamed to `output` at the end, or deleted after an exception.
 
     Args:
-        output: The directory to make; it is not there, or empty.
+        output: The directory to create; it must not exist, or be empty.
 
     Raises:
-        UserError: It cannot be made.
-        RunError: What should lie in it cannot be written.
+        UserError: The directory cannot be created.
+        RunError: A file in it cannot be written.
     """
     output = output.resolve()
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
@@ -63,7 +64,7 @@ def published(output: Path) -> Iterator[Path]:
         yield partial
         mode = partial.stat().st_mode & 0o666
         for path in partial.iterdir():
-            path.chmod(mode)  # safetensors writes files that their owner alone may read
+            path.chmod(mode)  # safetensors writes files that only their owner can read
             atomic_io.sync(path)
         try:
             atomic_io.rename_directory(partial, output)

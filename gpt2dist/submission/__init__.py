@@ -1,1 +1,1 @@
-"""Jobs for schedulers: what is asked for, its record in the run directory, and the script that is submitted."""
+"""Jobs for schedulers: their description, their record in the run directory, and their scripts."""

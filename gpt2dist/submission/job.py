@@ -1,4 +1,4 @@
-"""What a job asks for, whatever the scheduler."""
+"""Scheduler-independent description of a job."""
 
 import dataclasses
 import re
@@ -12,22 +12,22 @@ from gpt2dist.errors import UserError
 from gpt2dist.run.submissions import CONFIG, SCRIPT
 
 DOES = {"train": "training", "evaluate": "evaluation", "preprocess": "preprocessing"}
-"""The verbs that can be submitted, and what that is called."""
+"""Commands that can be submitted → name of the activity."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a job does: a verb with its own words, which it has checked.
+    """The gpt2dist command that a job runs, with arguments that the command has checked.
 
     Attributes:
-        verb: A key of `DOES`.
-        name: What the scheduler shows.
-        words: Behind the verb; of training none, which gets the configuration in its record.
-        records: The directory in which each submission has its own.
-        paths: Files and directories that are read or written, absolute: a container must see them.
-        config: Of a training run.
-        run: The directory of a training run.
-        endless: Whether it has no end of its own, as `evaluate --watch`.
+        verb: The command, a key of `DOES`.
+        name: Name of the job in the scheduler.
+        words: Arguments after the verb; empty for training, which uses the configuration in its record.
+        records: Directory in which each submission gets its own subdirectory.
+        paths: Absolute paths of files and directories to read or write, which a container must mount.
+        config: Configuration of a training run; None for other work.
+        run: Directory of a training run; None for other work.
+        endless: Whether the work runs until it is stopped, like `evaluate --watch`.
     """
 
     verb: str
@@ -42,18 +42,18 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class SchedulerJob:
-    """Work, and where it is to be done.
+    """Work and the resources to run it on.
 
     Attributes:
-        work: What is done.
-        record: Where script, configuration and log of this submission are.
-        directory: Where the job works: relative paths begin there.
-        python: The interpreter that has gpt2dist.
-        nodes: How many.
-        gpus_per_node: On each, one rank per GPU; 0 for work without ranks.
-        environment: Variables to set.
-        tasks: Parts that preprocessing is divided into, each a job of its own.
-        dask: Whether preprocessing is done by a Dask cluster on those nodes.
+        work: The work to do.
+        record: Directory with the script, configuration and log of this submission.
+        directory: Working directory of the job, to which relative paths refer.
+        python: Python interpreter that has gpt2dist installed.
+        nodes: Number of nodes.
+        gpus_per_node: Number of GPUs on each node, with one rank per GPU; 0 for work without ranks.
+        environment: Environment variables to set.
+        tasks: Number of parts that preprocessing is divided into, each a separate job.
+        dask: Whether a Dask cluster on the nodes does the preprocessing.
     """
 
     work: Work
@@ -68,7 +68,7 @@ class SchedulerJob:
 
     @property
     def title(self) -> str:
-        """One line on what it is."""
+        """A one-line description of the job."""
         work = f"{self.work.name}: {DOES[self.work.verb]}"
         if self.gpus_per_node:
             ranks = self.nodes * self.gpus_per_node
@@ -79,21 +79,21 @@ class SchedulerJob:
 
     @property
     def words(self) -> list[str]:
-        """The verb with its words."""
+        """The verb and its arguments."""
         config = [str(self.record / CONFIG)] if self.work.config else []
         return [self.work.verb, *config, *self.work.words]
 
     @property
     def script(self) -> Path:
-        """The rendered script."""
+        """The path of the rendered script."""
         return self.record / SCRIPT
 
 
 def parse_environment(words: Iterable[str]) -> dict[str, str]:
-    """Takes `NAME=VALUE` apart.
+    """Parse `NAME=VALUE` words into a dictionary.
 
     Raises:
-        UserError: A word is not of that form.
+        UserError: A word does not have that form.
     """
     found = {}
     for word in words:
@@ -105,35 +105,35 @@ def parse_environment(words: Iterable[str]) -> dict[str, str]:
 
 
 def require_positive(option: str, number: int, meaning: str) -> None:
-    """Refuses what is no count.
+    """Check that the number given for an option is at least 1.
 
     Raises:
-        UserError: It is below 1.
+        UserError: The number is below 1.
     """
     if number < 1:
         raise UserError(f"{option} {number}: must be at least 1, {meaning}")
 
 
 UNFIT = {"Cc": "a control character", "Cs": "no UTF-8", "Zl": "a line separator", "Zp": "a paragraph separator"}
-"""Categories of Unicode that no script and no manifest may hold: a line break ends a comment or a directive."""
+"""Unicode categories that scripts and manifests must not contain: a line break ends a comment or a directive."""
 
 
 def require_fit_for_scripts(
     work: Work, scheduler: Any, environment: Mapping[str, str], directory: Path, python: str
 ) -> None:
-    """Refuses control characters in whatever reaches a job script or a manifest. Nothing is written before.
+    """Check, before anything is written, that no value for a job script or manifest has control characters.
 
-    Quoting is not enough: scripts have paths in comments and directives, where a newline begins a command.
+    Quoting is not enough: scripts have paths in comments and directives, where a newline starts a command.
 
     Args:
-        work: What is done. Its configuration is left out, since YAML escapes what a text may hold.
+        work: The work. Its configuration is not checked, since YAML escapes such characters.
         scheduler: A dataclass of the scheduler's options.
-        environment: Variables to set in the job.
-        directory: Where the job works.
-        python: Its interpreter.
+        environment: Environment variables to set in the job.
+        directory: Working directory of the job.
+        python: Python interpreter of the job.
 
     Raises:
-        UserError: Names the first such value and character.
+        UserError: A value has a character of a category in `UNFIT`; the message names the first.
     """
     given: dict[str, Any] = {f"--env {name}": value for name, value in environment.items()}
     given |= {_option(field.name): getattr(scheduler, field.name) for field in dataclasses.fields(scheduler)}
@@ -156,7 +156,7 @@ def _option(field: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts and paths in a value."""
+    """Yield the strings and paths in a value."""
     if isinstance(value, str | Path):
         yield str(value)
     elif isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Fills in the files of `templates/`, which name what is to be filled in as {{name}}."""
+"""Render the files of `templates/`, in which {{name}} stands for a value."""
 
 import re
 import shlex
@@ -11,23 +11,23 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def read(template: str) -> str:
-    """A template as it is."""
+    """Return a template's text, unrendered."""
     return (TEMPLATES / template).read_text(encoding="utf-8")
 
 
 def render(template: str, values: Mapping[str, str]) -> str:
-    """A script, with empty lines in a row made one.
+    """Render a script, and merge consecutive blank lines into one.
 
     Args:
         template: Name of a file in `templates/`.
-        values: What to put for each {{name}}, as it is to stand in the script.
+        values: Text to insert for each {{name}}, already quoted for the script.
     """
     filled = re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], read(template))
     return re.sub(r"\n{3,}", "\n\n", filled)
 
 
 def common_values(job: SchedulerJob) -> dict[str, str]:
-    """What every script needs."""
+    """Return the values that every script needs."""
     exports = (f"export {name}={shlex.quote(value)}" for name, value in job.environment.items())
     return {
         "title": job.title,

@@ -1,1 +1,1 @@
-"""Readers of one corpus format each: from bytes, rows or a hub to documents."""
+"""Readers of the corpus formats; each turns bytes or rows into documents."""

@@ -1,4 +1,4 @@
-"""Texts that libraries give whole."""
+"""Documents from table cells that a library returns whole."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +9,7 @@ from gpt2dist.corpus.utf8 import repair, repair_parts
 
 
 def document(text: bytes | memoryview, line: int, size: int) -> Document | LongDocument:
-    """The document of a cell, whose bytes may be broken UTF-8."""
+    """Build the document of a cell, whose bytes may be invalid UTF-8."""
     if len(text) > documents.LONG_BYTES:
         return LongDocument(line, -1, repair_parts(_chunks(text)), partial(int, size))
     whole, repaired = repair(bytes(text))
@@ -17,7 +17,7 @@ def document(text: bytes | memoryview, line: int, size: int) -> Document | LongD
 
 
 def spread(size: int, count: int) -> Iterator[int]:
-    """`count` numbers, equal but for rounding, that add up to `size`."""
+    """Split `size` into `count` integers that are equal except for rounding."""
     return (size * (number + 1) // count - size * number // count for number in range(count))
 
 

@@ -1,4 +1,4 @@
-"""Tables in text: comma-separated and tab-separated values, with the names of the columns in the first row."""
+"""Reader of comma-separated and tab-separated tables with the column names in the first row."""
 
 import csv
 from collections import deque
@@ -28,8 +28,8 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 def read_delimited(piece: Piece, reading: Reading) -> Items:
-    """Reads the rows of a file; blank lines are none, and the names of the columns are not counted."""
-    # The limit holds for the whole process; rows of LONG_BYTES are read elsewhere.
+    """Read the rows of a file. Blank lines and the header are not counted."""
+    # The limit is global to the process. Rows longer than LONG_BYTES never reach it: `long_rows` reads them.
     csv.field_size_limit(max(csv.field_size_limit(), 4 * documents.LONG_BYTES))
     with Stream(piece.path, piece.compression) as stream:
         table = _Table(piece, reading, stream)
@@ -38,9 +38,9 @@ def read_delimited(piece: Piece, reading: Reading) -> Items:
 
 
 class _Table:
-    """A table in text.
+    """Parser of one file.
 
-    The module csv takes str: latin-1, which has a character for each byte, carries the bytes through it.
+    The csv module accepts only str. Decoding as latin-1 maps each byte to one character, so no byte is lost.
     """
 
     def __init__(self, piece: Piece, reading: Reading, stream: Stream):
@@ -55,7 +55,7 @@ class _Table:
         self._column, self._cells = header.index(reading.text_field), len(header)
 
     def rows(self) -> Iterator[Item]:
-        """The documents."""
+        """Yield the documents."""
         while True:
             self._lines.begin()
             try:
@@ -65,7 +65,7 @@ class _Table:
                 document = self._long_row()
                 yield document
                 with suppress(BadDocumentError):
-                    deque(document.parts, maxlen=0)  # the next row begins behind them
+                    deque(document.parts, maxlen=0)  # the next row starts after these parts
                 continue
             except csv.Error as error:
                 self.count += 1
@@ -107,14 +107,14 @@ class _Table:
 
 
 class _LongRow(Exception):
-    """A row is longer than `LONG_BYTES`."""
+    """Raised when a row is longer than `LONG_BYTES`."""
 
 
 class _Lines:
-    """The lines of a file for csv.reader, which asks for those of one row at a time.
+    """Iterator over the lines of a file for csv.reader, which requests the lines of one row at a time.
 
     Attributes:
-        offset: Where the row starts.
+        offset: First byte of the row.
         ended: Whether the file ended within the row.
     """
 
@@ -123,7 +123,7 @@ class _Lines:
         self.begin()
 
     def begin(self) -> None:
-        """A new row starts."""
+        """Start a new row."""
         self.offset, self.ended = -1, False
         self._size = 0
         self._row: list[bytes | Iterator[bytes]] = []
@@ -147,6 +147,6 @@ class _Lines:
         return line.decode("latin-1") + "\n"
 
     def rest(self) -> Iterator[Iterator[bytes]]:
-        """The lines that csv.reader got of this row and those that follow, each in chunks."""
+        """Yield the lines of this row that csv.reader has consumed, then all later lines, each in chunks."""
         for line in chain(self._row, self._source):
             yield iter((line,)) if isinstance(line, bytes) else line

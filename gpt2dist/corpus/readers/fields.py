@@ -1,4 +1,4 @@
-"""The text in an object of JSON or a row of a dataset, at a dotted name."""
+"""Lookup of the text in a JSON object or a dataset row by a dotted name."""
 
 import re
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def find_text(content: Any, name: str) -> str:
-    """The string at `name` in an object; a key that is `name` with its dots goes before a nested one.
+    """Return the string at `name` in an object. A key equal to the whole dotted name wins over nested keys.
 
     Raises:
-        BadDocumentError: There is none.
+        BadDocumentError: The content is not an object, or the field is missing or not a string.
     """
     if not isinstance(content, dict):
         raise BadDocumentError(f"not a JSON object but {type(content).__name__}")
@@ -30,17 +30,17 @@ def find_text(content: Any, name: str) -> str:
 
 
 def no_field(name: str, there: list[str]) -> str:
-    """Why a document is bad that has other fields."""
+    """Describe a missing field of a document, and list the fields that exist."""
     return f"no field {name!r}; its fields are {', '.join(map(repr, there[:10])) or 'none'}"
 
 
 def no_string(name: str, kind: str) -> str:
-    """Why a document is bad whose text is something else."""
+    """Describe a text field that is not a string."""
     return f"field {name!r} is {kind}, not a string"
 
 
 def no_column(path: str, name: str, there: Sequence[str]) -> UserError:
-    """For a table that has no column with the text at all."""
+    """Build the error for a table without the text column."""
     names = ", ".join(map(repr, there[:10])) or "none"
     return UserError(
         f"{path}: no column {name!r}; its columns are {names}: --text-field takes the one with the text"
@@ -48,7 +48,7 @@ def no_column(path: str, name: str, there: Sequence[str]) -> UserError:
 
 
 def mend(text: str) -> tuple[bytes, bool]:
-    """The text in UTF-8, each lone surrogate replaced by U+FFFD, and whether there was one."""
+    """Encode a text as UTF-8, with lone surrogates replaced by U+FFFD. Return it, and whether it had any."""
     try:
         return text.encode(), False
     except UnicodeEncodeError:

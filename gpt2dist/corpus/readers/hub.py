@@ -1,4 +1,4 @@
-"""Datasets by their name on the Hugging Face hub, streamed; also folders that `datasets.load_dataset` knows.
+"""Reader of datasets on the Hugging Face hub, which are streamed, and of directories for `datasets.load_dataset`.
 
 datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]
 """
@@ -23,7 +23,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class HubDataset:
-    """What a name that begins with "datasets:" says."""
+    """Parsed form of a "datasets:…" input."""
 
     name: str
     revision: str | None = None
@@ -32,10 +32,10 @@ class HubDataset:
 
     @classmethod
     def parse(cls, text: str) -> "HubDataset":
-        """Reads such a name.
+        """Parse an input.
 
         Raises:
-            UserError: It is not of the form.
+            UserError: The input does not have the documented form.
         """
         name, *options = text.removeprefix(HUB_PREFIX).split(",")
         revision = None
@@ -55,17 +55,17 @@ class HubDataset:
 
 
 def hub_source(text: str) -> Source:
-    """The source of a name; on the hub it gets the commit that its revision is today, so that a job keeps to it.
+    """Return the source of an input, pinned to the revision's current commit so that a job sees no later change.
 
     Raises:
-        UserError: There is no such dataset, or it cannot be reached.
+        UserError: The input is malformed, or the dataset does not exist or cannot be reached.
     """
     import datasets
 
     wanted = HubDataset.parse(text)
     try:
         builder = datasets.load_dataset_builder(wanted.name, wanted.config, revision=wanted.revision)
-    except Exception as error:  # whatever the hub, its client and the reader of the format come up with
+    except Exception as error:  # the hub, its client and the format's reader raise many types
         raise _failure(wanted, error) from error
     files = (builder.config.data_files or {}).get(wanted.split)
     origin = list(files.origin_metadata) if files is not None else []
@@ -75,7 +75,7 @@ def hub_source(text: str) -> Source:
 
 
 def cut_hub(source: Source, size: int) -> list[Piece]:
-    """Cuts a dataset between its shards, the files that it lies in; where its size is not known, between all."""
+    """Cut a dataset between its shards (files). If its size is unknown, each shard becomes a piece."""
     shards = _load(source.path).num_shards
     if source.size == 0:
         return [Piece(source.path, "datasets", "", shard, shard + 1, 0) for shard in range(shards)]
@@ -83,7 +83,7 @@ def cut_hub(source: Source, size: int) -> list[Piece]:
 
 
 def read_hub(piece: Piece, reading: Reading) -> Items:
-    """Reads the rows of some shards; how many a shard has is not known, so its first row accounts for it all."""
+    """Read the rows of some shards. Row counts are unknown, so a shard's first row accounts for all its bytes."""
     dataset = _load(piece.path)
     line, name = 0, reading.text_field
     shards = range(piece.start, piece.end)
@@ -93,7 +93,7 @@ def read_hub(piece: Piece, reading: Reading) -> Items:
             if line == 1 and not {name, name.split(".")[0]} & set(row):
                 raise no_column(piece.path, name, list(row))
             try:
-                text = find_text(row, name).encode()  # Arrow's strings have no lone surrogates
+                text = find_text(row, name).encode()  # Arrow strings have no lone surrogates
                 yield document(text, line, size)
             except BadDocumentError as error:
                 yield Rejected(line, -1, size, str(error))
@@ -109,19 +109,19 @@ def _load(text: str) -> Any:
     options = {"split": wanted.split, "revision": wanted.revision, "streaming": True}
     try:
         return datasets.load_dataset(wanted.name, wanted.config, **options)
-    except Exception as error:  # as above
+    except Exception as error:  # see `hub_source`
         raise _failure(wanted, error) from error
 
 
 def _size(file: str) -> int:
-    """The bytes of a file of a dataset; 0 where nobody says."""
+    """Return the bytes of a dataset's file; 0 if unknown."""
     system, path = filesystem(file)
     with reaching(file):
         return system.size(path) or 0
 
 
 def _commit(origin: list[tuple[str, ...]]) -> str | None:
-    """The commit that files on the hub are of; None for files that lie elsewhere."""
+    """Return the commit of files on the hub; None for files elsewhere."""
     commits = {entry[1] for entry in origin if len(entry) == 2 and _COMMIT.fullmatch(entry[1])}
     return commits.pop() if len(commits) == 1 else None
 

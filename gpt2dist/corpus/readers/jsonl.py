@@ -1,4 +1,4 @@
-"""JSON lines: each line is a document, a JSON object with the text at some key."""
+"""Reader of JSON lines: each line is a JSON object with the text of a document at some key."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from gpt2dist.corpus.utf8 import REPLACEMENT
 
 
 def read_jsonl(piece: Piece, reading: Reading) -> Items:
-    """Reads the lines that start in the piece; a blank one is no document."""
+    """Read the lines that start in the piece. Blank lines are not documents."""
     with Stream(piece.path, piece.compression, max(piece.start - 1, 0)) as stream:
         records = FileRecords(stream, b"\n", piece.start, sys.maxsize if piece.compression else piece.end)
         for line in records:
@@ -31,15 +31,15 @@ def read_jsonl(piece: Piece, reading: Reading) -> Items:
 
 
 def parse(line: bytes, text_field: str) -> tuple[bytes, bool]:
-    """The text of a line in UTF-8, and whether it was repaired.
+    """Return the text of a line as UTF-8, and whether it was repaired.
 
     Raises:
-        BadDocumentError: The line is not JSON, or has no text at that field.
+        BadDocumentError: The line is not a JSON object, or has no string at that field.
     """
     try:
         return find_text(orjson.loads(line), text_field).encode(), False
     except orjson.JSONDecodeError:
-        # orjson refuses what is legal or can be mended: lone surrogates as \\ud800, and broken UTF-8.
+        # orjson rejects escaped lone surrogates (\ud800), which are legal, and invalid UTF-8, which is repaired.
         decoded = line.decode("utf-8", errors="replace")
     try:
         content = json.loads(decoded)

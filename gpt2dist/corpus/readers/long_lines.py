@@ -1,7 +1,7 @@
-"""JSON lines too long to be held: the text is found and unescaped while the line goes by.
+"""Streaming parser for JSON lines that are too long to hold in memory: it finds and unescapes the text.
 
-What is JSON and what is not is as in `jsonl.parse`, but for one thing: of a key that occurs twice that takes the
-last value, which is known too late here, so that a line with the text's key twice is a bad document.
+It accepts the same JSON as `jsonl.parse`, with one exception. If a key occurs twice, `jsonl.parse` uses the last
+value. Here that would be known too late, so a line in which the text's key occurs twice is a bad document.
 """
 
 import json
@@ -15,13 +15,14 @@ from gpt2dist.corpus.readers.fields import mend, no_field, no_string
 from gpt2dist.corpus.utf8 import complete, repair
 
 MOST_DEPTH = 1024
-"""As orjson."""
+"""Maximum nesting, the same as orjson's."""
 MOST_TOKEN = 1 << 20
-"""Bytes of the longest key or number."""
+"""Maximum bytes of a key or number."""
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
-# Atomic inside: before Python 3.11.5 a possessive quantifier over a group that can backtrack may match too much
-# (python/cpython#106052). Possessive outside: a greedy one keeps a state per escape, 700 MiB for 8 MiB of \n.
+# The inner group is atomic: before Python 3.11.5 a possessive quantifier over a group that can backtrack may
+# match too much (python/cpython#106052). The outer quantifier is possessive: a greedy one keeps a state per
+# escape, 700 MiB for 8 MiB of \n.
 _RUN = re.compile(rb'(?:(?>[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})))*+')
 _WORD = re.compile(rb"[-+.0-9A-Za-z]*+")
 _SCALAR = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null|NaN|-?Infinity")
@@ -31,10 +32,10 @@ _KINDS = {b"{": "dict", b"[": "list", b'"': "str", b"t": "bool", b"f": "bool", b
 
 
 def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, None, bool]:
-    """The text of a line that comes in chunks; returns whether it was repaired.
+    """Yield the text of a line that arrives in chunks; return whether it was repaired.
 
     Raises:
-        BadDocumentError: The line is not JSON, or has no text at that field.
+        BadDocumentError: The line is not a JSON object, has no string at that field, or has the field twice.
     """
     scan = _Scanner(chunks)
     first = scan.peek()
@@ -54,7 +55,10 @@ def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, Non
 def _find(
     scan: "_Scanner", wanted: dict[str, list[str]], text_field: str, there: list[str]
 ) -> Generator[bytes, None, bool | None]:
-    """The text in the object that comes next, at a key of `wanted` and below it at the keys listed there."""
+    """Yield the text of the next object, at a key of `wanted` and the nested keys listed there.
+
+    Return whether the text was repaired; None if it was not found. Add the object's first 10 keys to `there`.
+    """
     repaired, found = None, ""
     for key in scan.members():
         if len(there) < 10:
@@ -81,26 +85,26 @@ def _find(
 
 
 class _Scanner:
-    """Reads JSON from chunks of bytes, of which it holds one and the token that began before it."""
+    """JSON scanner over chunks of bytes. It holds one chunk and the token that started before it."""
 
     def __init__(self, chunks: Iterator[bytes]):
         self._chunks = chunks
         self._data = b""
         self._at = 0
-        self._before = 0  # bytes dropped before the data
+        self._before = 0  # bytes of the line before `_data`
 
     def fail(self, what: str) -> BadDocumentError:
         return BadDocumentError(f"not JSON: {what} at byte {self._before + self._at} of the line")
 
     def peek(self) -> bytes:
-        """The next byte that is no white space, b"" at the end."""
+        """Return the next byte that is not whitespace, without consuming it; b"" at the end."""
         while True:
             self._at = _SPACE.match(self._data, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._data) or not self._more():
                 return self._data[self._at : self._at + 1]
 
     def members(self) -> Iterator[str]:
-        """The keys of the object that comes next; the caller reads each value before it asks for the next key."""
+        """Yield the keys of the next object. The caller must read each value before it requests the next key."""
         self._expect(b"{")
         if self._accept(b"}"):
             return
@@ -111,7 +115,7 @@ class _Scanner:
             self._expect(b",")
 
     def text(self) -> Generator[bytes, None, bool]:
-        """The string that comes next, in UTF-8; returns whether it was repaired."""
+        """Yield the next string in parts, as UTF-8; return whether it was repaired."""
         repaired = False
         for run in self._runs():
             part, mended = _unescape(run)
@@ -121,8 +125,8 @@ class _Scanner:
         return repaired
 
     def skip(self) -> None:
-        """Reads the value that comes next."""
-        closing = bytearray()  # of the arrays and objects that are open
+        """Skip the next value."""
+        closing = bytearray()  # closing brackets of the open arrays and objects
         while True:
             first = self.peek()
             if first in (b"{", b"["):
@@ -140,7 +144,7 @@ class _Scanner:
                     pass
             else:
                 self._scalar()
-            while closing:  # a value has ended
+            while closing:  # after a value
                 if self._accept(b","):
                     if closing.endswith(b"}"):
                         self._key()
@@ -170,7 +174,7 @@ class _Scanner:
         self._at = end
 
     def _runs(self) -> Iterator[bytes]:
-        """The string that comes next, still escaped, in parts that no character and no escape straddles."""
+        """Yield the next string, still escaped, in parts that split neither a character nor an escape."""
         self._expect(b'"')
         while True:
             end = _RUN.match(self._data, self._at).end()  # type: ignore[union-attr]
@@ -183,7 +187,9 @@ class _Scanner:
             if closed:
                 self._at += 1
                 return
-            stopped = len(self._data) - end  # by a control character, by an escape that is none or has only begun
+            # The match may stop at a control character, at an invalid escape, or at an escape that the next chunk
+            # completes. Only the last is valid.
+            stopped = len(self._data) - end
             if stopped >= _ESCAPE_BYTES or (stopped and self._data[end] != ord("\\")) or not self._more():
                 raise self.fail("a string that is cut off or holds what must be escaped")
 
@@ -198,7 +204,7 @@ class _Scanner:
             raise self.fail(f"no {byte.decode()}")
 
     def _more(self) -> bool:
-        """Gets another chunk."""
+        """Append the next chunk; return whether there was one."""
         chunk = next(self._chunks, None)
         if chunk is None:
             return False
@@ -209,12 +215,12 @@ class _Scanner:
 
 
 def _whole(run: bytes) -> int:
-    """The length of `run` less that of a character, or of a pair of surrogates, that has only begun."""
+    """Return the length of `run` without an incomplete character or surrogate pair at its end."""
     end = complete(run)
     start = end - _ESCAPE_BYTES
     if start >= 0 and _HIGH_SURROGATE.match(run, start):
         backslashes = start - len(run[:start].rstrip(b"\\"))
-        if backslashes % 2 == 0:  # else the one at the start is itself escaped
+        if backslashes % 2 == 0:  # otherwise the backslash at `start` is itself escaped
             return start
     return end
 

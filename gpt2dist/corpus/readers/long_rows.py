@@ -1,4 +1,4 @@
-"""Rows of a table in text too long to be held: a cell is found and unquoted while the row goes by."""
+"""Streaming parser for CSV rows that are too long to hold in memory: it finds and unquotes one cell."""
 
 from collections.abc import Iterator
 from enum import Enum, auto
@@ -9,25 +9,25 @@ UNCLOSED = "a quote that is never closed"
 
 
 def wrong_number(cells: int, columns: int) -> str:
-    """Why a row is bad that is too short or too long."""
+    """Describe a row with the wrong number of cells."""
     return f"{cells} cells in a row of a table with {columns} columns"
 
 
 def cell_parts(lines: Iterator[Iterator[bytes]], column: int, columns: int, delimiter: bytes) -> Iterator[bytes]:
-    """A cell of the row that the lines begin with, read as the module csv does; takes no line behind the row.
+    """Yield one cell of the first row of `lines`, parsed as by the csv module; leave the later lines unread.
 
     Args:
-        lines: In chunks, without the line feeds.
-        column: Number of the cell, from 0.
-        columns: Cells that a row has.
-        delimiter: What stands between cells.
+        lines: Lines in chunks, without the line feeds.
+        column: Index of the cell, 0-based.
+        columns: Expected number of cells in a row.
+        delimiter: Separator of the cells.
 
     Raises:
-        BadDocumentError: The row has another number of cells, or does not end.
+        BadDocumentError: The row has a different number of cells, a stray carriage return or an unclosed quote.
     """
     row = _Row(column, delimiter)
     for line in lines:
-        held = b""  # a carriage return that may end the line
+        held = b""  # a carriage return, which is dropped at the end of the row
         for chunk in line:
             data = held + chunk
             held = b"\r" if data.endswith(b"\r") else b""
@@ -44,11 +44,11 @@ class _State(Enum):
     START = auto()
     PLAIN = auto()
     QUOTED = auto()
-    CLOSING = auto()  # behind a quote within quotes, which ends them or is the first of two
+    CLOSING = auto()  # after a quote in a quoted cell: it closes the cell, or is the first of two
 
 
 class _Row:
-    """Where a row has come to."""
+    """Parser state within a row."""
 
     def __init__(self, column: int, delimiter: bytes):
         self.cell = 0
@@ -61,7 +61,7 @@ class _Row:
         return self._state is _State.QUOTED
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Goes on; gives what belongs to the wanted cell."""
+        """Parse the next bytes, and yield those of the wanted cell."""
         at = 0
         while at < len(data):
             cell = self.cell
@@ -70,7 +70,7 @@ class _Row:
                 yield part
 
     def _step(self, data: bytes, at: int) -> tuple[bytes, int]:
-        """The text up to the next byte that means something, and what lies behind that."""
+        """Return the cell's text up to the next quote or delimiter, and the position after that."""
         quote = data[at : at + 1] == b'"'
         if self._state is _State.START:
             self._state = _State.QUOTED if quote else _State.PLAIN

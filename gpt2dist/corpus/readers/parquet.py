@@ -1,7 +1,7 @@
-"""Tables in columns: parquet and Arrow files.
+"""Reader of parquet and Arrow files.
 
-pyarrow always reads a cell whole; a long one is at least handed on in parts. A record batch of an Arrow file is
-read whole too, unless it lies uncompressed on this machine: then it is mapped.
+pyarrow always reads a cell whole, but a long cell is yielded in parts. A record batch of an Arrow file is read
+whole too, unless the file is local and uncompressed, in which case it is memory-mapped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,29 +22,29 @@ from gpt2dist.corpus.storage import damaged, is_url, open_file
 from gpt2dist.errors import UserError
 
 BATCH_BYTES, MOST_ROWS = 4 << 20, 512
-"""What is read at once, about."""
+"""Approximate bytes and maximum rows per batch."""
 
 TEXT_TYPES = (
     *(pa.string(), pa.large_string(), pa.string_view()),
-    *(pa.binary(), pa.large_binary(), pa.binary_view()),  # what some programs write for text
+    *(pa.binary(), pa.large_binary(), pa.binary_view()),  # some programs write text as binary
 )
 
 
 def cut_parquet(source: Source, size: int) -> list[Piece]:
-    """Cuts a parquet file between row groups."""
+    """Cut a parquet file between row groups."""
     with _parquet(source.location) as file:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     return cut_units(source, size, [sum(_column_bytes(group)) for group in groups])
 
 
 def cut_arrow(source: Source, size: int) -> list[Piece]:
-    """Cuts an Arrow file between record batches; a stream has no list of them and stays whole."""
+    """Cut an Arrow file between record batches. A stream has no index of its batches and stays whole."""
     with _arrow(source.location) as stored:
         return cut_units(source, size, [1] * getattr(_reader(stored), "num_record_batches", 1))
 
 
 def read_parquet(piece: Piece, reading: Reading) -> Items:
-    """Reads the rows of some row groups."""
+    """Read the rows of some row groups."""
     with _parquet(piece.path) as file:
         column = TextColumn(file.schema_arrow, reading.text_field, piece.path)
         numbers = range(piece.start, min(piece.end, file.num_row_groups))
@@ -61,7 +61,7 @@ def read_parquet(piece: Piece, reading: Reading) -> Items:
 
 
 def read_arrow(piece: Piece, reading: Reading) -> Items:
-    """Reads the rows of some record batches of a file, or all of a stream."""
+    """Read the rows of some record batches of a file, or of a whole stream."""
     rows = 0
     with _arrow(piece.path) as stored:
         schema = _reader(stored).schema
@@ -79,18 +79,18 @@ def read_arrow(piece: Piece, reading: Reading) -> Items:
 
 
 class TextColumn:
-    """The column of a table that holds the text, or a field in it.
+    """The text column of a table, or the text field of a struct column.
 
     Args:
-        schema: Of the table.
-        name: Of the column; dots lead into struct columns, but a column of that very name goes first.
-        path: What messages call the table.
+        schema: Schema of the table.
+        name: Name of the column. Dots refer to struct columns, but a column with the whole dotted name wins.
+        path: Name of the table in error messages.
 
     Attributes:
-        name: The column that the text is in or below.
+        name: The top-level column that contains the text.
 
     Raises:
-        UserError: There is no such column, or it holds no text.
+        UserError: The column does not exist, or its type is not text.
     """
 
     def __init__(self, schema: pa.Schema, name: str, path: str):
@@ -107,18 +107,18 @@ class TextColumn:
             raise UserError(f"{path}: column {name!r} is {kind}, not text; --text-field takes another one")
 
     def rows(self, array: pa.Array, before: int, sizes: Iterator[int]) -> Iterator[Item]:
-        """The documents in the rows of the column.
+        """Yield the documents in the rows of the column.
 
         Args:
-            array: [rows].
-            before: Rows of the piece before these.
-            sizes: What each row accounts for; only as many are taken as there are rows.
+            array: The column's values, [rows].
+            before: Number of rows of the piece that precede these.
+            sizes: Bytes that each row accounts for; one number is consumed per row.
         """
         if self._fields:
             array = pc.struct_field(array, self._fields)
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
-        array = array.cast(pa.large_binary())  # shares the bytes of strings
+        array = array.cast(pa.large_binary())  # zero-copy for the bytes of strings
         if len(array) == 0:
             return
         _, offsets, data = array.buffers()
@@ -131,12 +131,12 @@ class TextColumn:
 
 
 def rows_at_once(size: int, rows: int) -> int:
-    """How many rows to read at once of `rows` that take `size` bytes."""
+    """Return the number of rows per batch for `rows` rows that take `size` bytes."""
     return max(1, min(MOST_ROWS, BATCH_BYTES * rows // max(size, 1)))
 
 
 def cut_units(source: Source, size: int, weights: Sequence[int]) -> list[Piece]:
-    """Cuts a source between its units, whose sizes are as `weights`."""
+    """Cut a source between its units, whose sizes are proportional to `weights`."""
     total = sum(weights)
     if total == 0:
         return [Piece(source.location, source.format, source.compression, 0, source.size, source.size)]
@@ -155,7 +155,7 @@ def cut_units(source: Source, size: int, weights: Sequence[int]) -> list[Piece]:
 @contextmanager
 def _parquet(path: str) -> Iterator[pq.ParquetFile]:
     with open_file(path) as stored, _checked(path, "parquet"):
-        # A buffer, for else a column is read whole; with pre_buffer a row group.
+        # Without a buffer pyarrow reads a column whole; with pre_buffer, a row group.
         yield pq.ParquetFile(stored, buffer_size=files.BLOCK_BYTES, pre_buffer=False)
 
 
@@ -168,7 +168,7 @@ def _arrow(path: str) -> Iterator[pa.NativeFile]:
 
 
 def _reader(stored: pa.NativeFile, **options: Any) -> Any:
-    """Of a file or a stream."""
+    """Open a reader for an Arrow file or stream, whichever it is."""
     stored.seek(0)
     is_file = stored.read(6) == b"ARROW1"
     stored.seek(0)
@@ -190,7 +190,7 @@ def _column_bytes(group: Any) -> Iterator[int]:
 
 
 def _progress(stored: pa.NativeFile) -> Iterator[int]:
-    """The bytes read since it was last asked."""
+    """Yield the bytes read since the previous number."""
     before = 0
     while True:
         before, taken = stored.tell(), stored.tell() - before

@@ -1,4 +1,4 @@
-"""Cuts a stream of bytes at a separator, whatever the length of what lies between."""
+"""Split a stream of bytes at a separator into records of any length."""
 
 import sys
 from collections.abc import Iterator
@@ -8,34 +8,34 @@ from gpt2dist.corpus.files import Stream
 
 
 class FileRecords:
-    """The records of a file that start in [start, end), the last one read to its end.
+    """The records of a file that start in [start, end). The last one is read to its end, even beyond `end`.
 
-    A separator ends a record and is no part of it; after the last record there need be none. A byte-order mark of
-    UTF-8 at the start of the file is left out.
+    A separator ends a record and is not part of it; the last record may lack one. A UTF-8 byte-order mark at the
+    start of the file is skipped.
 
     Args:
-        stream: The file, from the byte max(0, start − 1) on.
-        separator: None: the whole file is one record. A single byte unless start is 0.
-        start: The first byte at which a record may start.
-        end: Records that start at it or behind are left out.
+        stream: The file, positioned at byte max(0, start − 1).
+        separator: Separator of the records; a single byte unless `start` is 0. None if the file is one record.
+        start: First byte at which a record may start.
+        end: Byte from which no record is read.
 
     Attributes:
-        count: Records begun so far.
-        offset: Where the last of them starts.
+        count: Number of records started so far.
+        offset: First byte of the last of them.
     """
 
     def __init__(self, stream: Stream, separator: bytes | None, start: int = 0, end: int = sys.maxsize):
         self.count, self.offset = 0, start
         self._stream, self._separator = stream, separator
         self._start, self._end = start, end
-        self._held, self._next = b"", start  # bytes read and not given out, and where they begin
+        self._held, self._next = b"", start  # bytes read but not yet yielded, and their offset
         self._chunks: Iterator[bytes] = iter(())
         self._accounted = start
 
     def __iter__(self) -> Iterator[bytes | Iterator[bytes]]:
-        """Gives each record as bytes, or as an iterator over its chunks where it is longer than `LONG_BYTES`.
+        """Yield each record as bytes, or as an iterator over its chunks if it is longer than `LONG_BYTES`.
 
-        Chunks that the caller does not ask for are skipped.
+        Chunks that the caller does not consume are skipped.
         """
         self._find_first()
         width = len(self._separator or b"")
@@ -61,13 +61,13 @@ class FileRecords:
             block = self._stream.read()
 
     def take(self) -> int:
-        """Skips what is left of the last record; returns the stored bytes since the last `take`."""
+        """Skip the rest of the last record, and return the stored bytes read since the previous `take`."""
         self._skip()
         before, self._accounted = self._accounted, max(self._accounted, self._stream.stored(self._next))
         return self._accounted - before
 
     def _find_first(self) -> None:
-        """Reads up to the first record that starts in the range."""
+        """Read up to the first record that starts in the range."""
         if self._start == 0:
             self._held = self._stream.read()
             if self._held.startswith(documents.UTF8_MARK):
@@ -84,7 +84,7 @@ class FileRecords:
                 break
             self._next += len(block)
         else:
-            self._next = self._end  # a record that covers the whole range belongs to the piece before
+            self._next = self._end  # a record that covers the whole range belongs to an earlier piece
         self._accounted = self._next
 
     def _split(self, data: bytes) -> list[bytes]:
@@ -100,8 +100,8 @@ class FileRecords:
             pass
 
     def _rest(self) -> Iterator[bytes]:
-        """The rest of the record that the held bytes begin."""
-        overlap = max(len(self._separator or b"") - 1, 0)  # a separator can straddle two blocks
+        """Yield the chunks of the long record that starts with the held bytes."""
+        overlap = max(len(self._separator or b"") - 1, 0)  # a separator can span two blocks
         while True:
             end = max(len(self._held) - overlap, 0)
             for start in range(0, end, files.BLOCK_BYTES):

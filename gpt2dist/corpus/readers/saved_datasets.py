@@ -1,4 +1,4 @@
-"""Datasets of the library `datasets` in a directory, as its `save_to_disk` makes."""
+"""Reader of directories written by `save_to_disk` of the library `datasets`."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ from gpt2dist.errors import UserError
 
 
 def is_saved(directory: Path) -> bool:
-    """Whether a directory is such a dataset, or has one for each of several splits."""
+    """Return whether a directory is a saved dataset, or contains one for each of several splits."""
     if (directory / "dataset_dict.json").is_file():
         return True
     return (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file()
 
 
 def saved_source(directory: Path) -> Source:
-    """The dataset in a directory; of several splits "train".
+    """Return the source of a saved dataset; if it has several splits, use "train".
 
     Raises:
-        UserError: It cannot be read, or has no such split.
+        UserError: The dataset cannot be read, or has splits but no "train".
     """
     try:
         if (directory / "dataset_dict.json").is_file():
@@ -39,7 +39,7 @@ def saved_source(directory: Path) -> Source:
 
 
 def cut_saved(source: Source, size: int) -> list[Piece]:
-    """Cuts a dataset between rows."""
+    """Cut a dataset between rows."""
     rows = len(_load(source.path))
     count = max(1, min(rows, source.size // max(size, 1)))
     starts = [rows * number // count for number in range(count + 1)]
@@ -50,7 +50,7 @@ def cut_saved(source: Source, size: int) -> list[Piece]:
 
 
 def read_saved(piece: Piece, reading: Reading) -> Items:
-    """Reads some rows, in the order that the dataset has them in."""
+    """Read some rows, in the order of the dataset."""
     from gpt2dist.corpus.readers.parquet import TextColumn, rows_at_once
 
     dataset = _load(piece.path)
@@ -70,7 +70,7 @@ def _load(path: str) -> Any:
 
     try:
         return datasets.load_from_disk(path)
-    except (OSError, ValueError, KeyError) as error:  # Arrow's are ValueError
+    except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
         raise _damaged(path, error) from None
 
 

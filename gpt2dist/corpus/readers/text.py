@@ -1,4 +1,4 @@
-"""Text files: each is a document, or many with a separator between them."""
+"""Reader of text files: each is one document, or several with a separator between them."""
 
 from itertools import chain
 
@@ -8,12 +8,12 @@ from gpt2dist.corpus.readers.records import FileRecords
 from gpt2dist.corpus.utf8 import repair, repair_parts
 
 _HEAD_BYTES = 8192
-"""Where a zero byte tells binary files, as in git; UTF-16 and UTF-32 have zero bytes too."""
+"""Bytes to search for a zero byte, which marks binary files as in git; UTF-16 and UTF-32 have zero bytes too."""
 _BINARY = "binary, or text in another encoding than UTF-8 (it has zero bytes)"
 
 
 def read_text(piece: Piece, reading: Reading) -> Items:
-    """Reads the documents of a file; a file that ends with a separator has no empty document behind it."""
+    """Read the documents of a file. No empty document follows a separator at the end of the file."""
     separator = reading.document_separator.encode() if reading.document_separator else None
     with Stream(piece.path, piece.compression) as stream:
         records = FileRecords(stream, separator)

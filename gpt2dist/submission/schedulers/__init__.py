@@ -1,1 +1,1 @@
-"""One module for each scheduler."""
+"""Schedulers, one module each."""

@@ -1,8 +1,8 @@
-"""Kubernetes: an indexed Job with a headless Service, which need no operator, and `kubectl`.
+"""Kubernetes: submit an indexed Job with a headless Service through `kubectl`, without an operator.
 
-A gang that is to start again together has no word for it in a Job. So a run whose pod is evicted stops on all
-pods with everything saved, and each ends with the exit code 75, which the Job answers with a new pod. Pods that
-failed because another is gone are started again too, and the new ones wait for each other.
+A Job cannot restart all its pods as a group. If a pod is evicted, the run therefore saves and stops on all pods.
+Each pod exits with code 75, and the Job replaces it. Pods that failed because another pod is gone are replaced
+too, and the new pods wait for each other.
 """
 
 import dataclasses
@@ -26,22 +26,22 @@ SAVE_SECONDS = 300
 RETRIES = 3
 PORT = 29400
 CONFIGURATION = Path("/etc/gpt2dist")
-"""Where a pod finds the files of the record."""
+"""Directory in which the pods see the files of the record."""
 MANIFEST = "job.yaml"
 _NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
 
 @dataclasses.dataclass(frozen=True)
 class Kubernetes:
-    """Submits jobs to Kubernetes.
+    """Scheduler that submits jobs to Kubernetes.
 
     Attributes:
-        container_image: The image to run in.
-        volume: Words `CLAIM:PATH`: a volume claim, and where it is mounted, here as in the pods.
-        namespace: Where; None for that of kubectl's context.
-        cpus_per_node: Cores that each pod requests.
-        save_seconds: What a pod that is to end gets to save; None for 300.
-        retries: How often all pods may fail until the job does; None for 3.
+        container_image: Image that the pods run.
+        volume: `CLAIM:PATH` words: a volume claim, and the path at which it is mounted here and in the pods.
+        namespace: Namespace of the job; None for that of kubectl's context.
+        cpus_per_node: Number of cores that each pod requests.
+        save_seconds: Seconds that a pod has for saving when it is told to stop; None for 300.
+        retries: How many times all pods may fail before the job fails; None for 3.
     """
 
     container_image: str | None = None
@@ -54,10 +54,10 @@ class Kubernetes:
     name: ClassVar[str] = "kubernetes"
 
     def check(self, work: Work) -> None:
-        """Refuses what Kubernetes would, and paths that a pod would not see.
+        """Check the options, and that the pods can see all paths of the work.
 
         Raises:
-            UserError: One option is wrong or missing.
+            UserError: An option is invalid or missing, or a path is in no volume.
         """
         if not self.container_image:
             raise UserError("--container-image: missing; the image that the pods run, whose python has gpt2dist")
@@ -77,7 +77,7 @@ class Kubernetes:
                 )
 
     def _volumes(self) -> dict[str, Path]:
-        """Claim → where it is mounted."""
+        """Return the mount path of each volume claim."""
         found: dict[str, Path] = {}
         for word in self.volume or ():
             claim, _, path = word.partition(":")
@@ -87,14 +87,14 @@ class Kubernetes:
         return found
 
     def files(self, job: SchedulerJob) -> dict[str, str]:
-        """The manifest, by its name."""
+        """Return the file to write: the name of the manifest → its text."""
         template, values = yaml.safe_load_all(read("kubernetes/manifest.yaml")), self._values(job)
         documents = [_without_nothing(_filled(each, values)) for each in template]
         text = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=114)
         return {MANIFEST: f"# {job.title}\n# Made by `gpt2dist submit`. By hand: {self.command(job)}\n{text}"}
 
     def _values(self, job: SchedulerJob) -> dict[str, Any]:
-        """What stands in the manifest for each name in the template."""
+        """Return the value of each name in the template of the manifest."""
         files = {SCRIPT: _script(job)}
         if job.work.config:
             files[CONFIG] = job.work.config.to_yaml()
@@ -127,15 +127,15 @@ class Kubernetes:
         }
 
     def command(self, job: SchedulerJob) -> str:
-        """The command that submits the job."""
+        """Return the command that submits the job."""
         return shlex.join(["kubectl", "create", "-f", str(job.record / MANIFEST)])
 
     def submit(self, job: SchedulerJob) -> list[str]:
-        """Submits the job; returns its name.
+        """Submit the job, and return its name.
 
         Raises:
-            UserError: There is no kubectl here.
-            RunError: kubectl refused.
+            UserError: kubectl is not installed.
+            RunError: kubectl failed.
         """
         if not shutil.which("kubectl"):
             raise UserError(f"no kubectl on this machine; where there is one: {self.command(job)}")
@@ -146,7 +146,7 @@ class Kubernetes:
         return [name_of(job)]
 
     def how_to_follow(self, job: SchedulerJob, names: list[str]) -> str:
-        """What to type to watch and to stop a job."""
+        """Return the commands that watch, stop and resume a job."""
         kubectl = f"kubectl --namespace {self.namespace}" if self.namespace else "kubectl"
         manifest = shlex.quote(str(job.record / MANIFEST))
         return f"""\
@@ -157,7 +157,7 @@ class Kubernetes:
 
 
 def name_of(job: SchedulerJob) -> str:
-    """What Kubernetes calls a job: begins with a letter, and differs for each submission."""
+    """Return the name of a job in Kubernetes, which starts with a letter and is unique to the submission."""
     plain = re.sub(r"[^a-z0-9]+", "-", job.work.name.lower()).strip("-")
     if not plain[:1].isalpha():
         plain = f"run-{plain}".rstrip("-")
@@ -166,7 +166,7 @@ def name_of(job: SchedulerJob) -> str:
 
 
 def _script(job: SchedulerJob) -> str:
-    """What each pod runs."""
+    """Return the script that each pod runs."""
     values = common_values(dataclasses.replace(job, record=CONFIGURATION))
     command = "{python} -m gpt2dist {words}"
     if job.gpus_per_node:
@@ -183,7 +183,7 @@ def _script(job: SchedulerJob) -> str:
 
 
 def _filled(template: Any, values: Mapping[str, Any]) -> Any:
-    """A parsed template with its values in their places."""
+    """Return a parsed template with its values filled in."""
     match template:
         case str() if name := re.fullmatch(r"\{\{(\w+)\}\}", template):
             return values[name[1]]
@@ -195,7 +195,7 @@ def _filled(template: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _without_nothing(value: Any) -> Any:
-    """Leaves out keys whose value is None, or an object of such keys only."""
+    """Remove keys whose value is None or an object without other keys."""
     match value:
         case dict():
             inner = {key: _without_nothing(each) for key, each in value.items()}
@@ -206,7 +206,7 @@ def _without_nothing(value: Any) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as such, and repeats what stands in several places."""
+    """YAML dumper that writes multi-line text as literal blocks, and repeated objects in full (no aliases)."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""This machine: the script, started in the background."""
+"""Local machine: run the job script in the background."""
 
 import dataclasses
 import shlex
@@ -13,24 +13,24 @@ from gpt2dist.submission.template import common_values, render
 
 @dataclasses.dataclass(frozen=True)
 class Local:
-    """Starts jobs as processes of this machine."""
+    """Scheduler that starts jobs as processes on this machine."""
 
     name: ClassVar[str] = "local"
 
     def check(self, work: Work) -> None:
-        """Nothing can be wrong."""
+        """Do nothing: there are no options that could be wrong."""
 
     def files(self, job: SchedulerJob) -> dict[str, str]:
-        """The script, by its name."""
+        """Return the file to write: the name of the script → its text."""
         launch = f"launch --nproc-per-node {job.gpus_per_node} " if job.gpus_per_node else ""
         return {SCRIPT: render("local.sh", {**common_values(job), "launch": launch})}
 
     def command(self, job: SchedulerJob) -> str:
-        """The command that runs it."""
+        """Return the command that runs the job."""
         return shlex.join(["bash", str(job.script)])
 
     def submit(self, job: SchedulerJob) -> list[int]:
-        """Starts it in a session of its own, which outlives this shell; returns the process id."""
+        """Start the script in a new session, which outlives this shell, and return its process id."""
         with _log(job).open("ab") as file:
             process = subprocess.Popen(
                 ["bash", str(job.script)],
@@ -42,7 +42,7 @@ class Local:
         return [process.pid]
 
     def how_to_follow(self, job: SchedulerJob, numbers: list[int]) -> str:
-        """What to type to watch and to stop it."""
+        """Return the commands that watch, stop and resume the job."""
         saved = "everything saved" if job.work.config else "what is done kept"
         return f"""\
   tail -F {shlex.quote(str(_log(job)))}
@@ -51,5 +51,5 @@ class Local:
 
 
 def _log(job: SchedulerJob) -> Path:
-    """Where what it says goes."""
+    """Return the path of the job's log."""
     return job.record / "job.log"

@@ -1,4 +1,4 @@
-"""Slurm: the job scripts, and `sbatch`."""
+"""Slurm: render the job scripts, and submit them with `sbatch`."""
 
 import dataclasses
 import re
@@ -16,21 +16,21 @@ from gpt2dist.submission.template import common_values, render
 
 SAVE_SECONDS = 300
 FINISH = "finish.sh"
-"""The script that puts together what the parts of an array have done."""
+"""Script that merges the results of an array's tasks."""
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?)|(?P<clock>\d+(?::\d+){0,2})")
 
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
-    """Submits jobs to Slurm.
+    """Scheduler that submits jobs to Slurm.
 
     Attributes:
-        partition: Where to run; None for the cluster's default, as below.
-        account: Who pays.
-        time: The limit, as Slurm writes it: minutes, H:MM:SS, D-HH …
-        save_seconds: How long before that limit a job that can go on later is asked to stop; None for 300.
-        cpus_per_node: Cores; None asks for whole nodes.
-        container_image: An image for pyxis (`srun --container-image`).
+        partition: Partition to run in; None for the cluster's default.
+        account: Account to charge; None for the cluster's default.
+        time: Time limit in Slurm's notation: minutes, H:MM:SS, D-HH …; None for the cluster's default.
+        save_seconds: Seconds before that limit at which a job that can resume later must stop; None for 300.
+        cpus_per_node: Number of cores per node; None for whole nodes.
+        container_image: Image for pyxis (`srun --container-image`).
         options: Further options of sbatch, such as `--qos=high`.
     """
 
@@ -45,10 +45,10 @@ class Slurm:
     name: ClassVar[str] = "slurm"
 
     def check(self, work: Work) -> None:
-        """Refuses what Slurm would, or what would leave no time to save.
+        """Check the options, and that the time limit leaves time to save.
 
         Raises:
-            UserError: One option is wrong.
+            UserError: An option is invalid, or the time limit leaves no time to run before saving.
         """
         if self.save_seconds is not None and not _stops_near_limit(work):
             raise UserError(
@@ -69,13 +69,13 @@ class Slurm:
                 raise UserError(f"--sbatch {option}: write an option of sbatch, as --sbatch=--qos=high")
 
     def _kept(self, work: Work) -> int:
-        """Seconds before the limit at which the job is asked to stop."""
+        """Return how many seconds before the limit the job is asked to stop; 0 if it is not."""
         if not _stops_near_limit(work):
             return 0
         return SAVE_SECONDS if self.save_seconds is None else self.save_seconds
 
     def files(self, job: SchedulerJob) -> dict[str, str]:
-        """The scripts, by their names."""
+        """Return the scripts by file name."""
         if job.work.verb != "preprocess":
             return {SCRIPT: self._render("launch.sh", job, SCRIPT, "job-%j")}
         if job.dask:
@@ -90,15 +90,15 @@ class Slurm:
         }
 
     def _render(self, template: str, job: SchedulerJob, file: str, log: str, *options: str, **values: str) -> str:
-        """A script.
+        """Render a script.
 
         Args:
-            template: Its template.
-            job: What it does.
-            file: Its name.
-            log: What its log is called, in Slurm's patterns.
-            options: Further directives.
-            values: Further values of the template.
+            template: Name of the template.
+            job: The job.
+            file: File name of the script.
+            log: Name of the log, which may contain Slurm's patterns.
+            options: Further options to write as directives.
+            values: Further values for the template.
         """
         condition = ["--dependency=afterok:JOB"] if file == FINISH else []
         values = {
@@ -134,7 +134,7 @@ class Slurm:
         yield from self.options
 
     def _container(self, job: SchedulerJob) -> str:
-        """Words of srun for pyxis, with a blank behind; empty without an image."""
+        """Return srun's options for pyxis, with a trailing space; empty without an image."""
         if not self.container_image:
             return ""
         seen = ",".join(f"{path}:{path}" for path in outermost([job.directory, *job.work.paths]))
@@ -146,18 +146,18 @@ class Slurm:
         return shlex.join(words) + " "
 
     def command(self, job: SchedulerJob) -> str:
-        """The command that submits the job."""
+        """Return the command that submits the job."""
         first = shlex.join(["sbatch", "--parsable", str(job.script)])
         if job.tasks == 1:
             return first
         return f'sbatch --parsable --dependency=afterok:"$({first})" {DROPPED} {shlex.quote(_finish(job))}'
 
     def submit(self, job: SchedulerJob) -> list[int]:
-        """Submits the job; returns its number, and that of the job that finishes an array.
+        """Submit the job, and return its id, followed for an array by the id of the job that merges the results.
 
         Raises:
-            UserError: There is no sbatch here.
-            RunError: sbatch refused.
+            UserError: sbatch is not installed.
+            RunError: sbatch failed.
         """
         if not shutil.which("sbatch"):
             raise UserError(f"no sbatch on this machine; on a login node of the cluster: {self.command(job)}")
@@ -170,7 +170,7 @@ class Slurm:
             raise RunError(f"{error}; job {number} is submitted and does the parts") from None
 
     def how_to_follow(self, job: SchedulerJob, numbers: list[int]) -> str:
-        """What to type to watch and to stop a job."""
+        """Return the commands that watch and stop a job."""
         number, *finish = numbers
         if finish:
             words, logs = f"{number} {finish[0]}", [f"job-{number}-*.log", f"finish-{finish[0]}.log"]
@@ -193,7 +193,7 @@ class Slurm:
 
 
 DROPPED = "--kill-on-invalid-dep=yes"
-"""A job whose condition cannot come about any more leaves the queue."""
+"""Option that removes a job from the queue when its dependency can no longer be met."""
 
 
 def _finish(job: SchedulerJob) -> str:
@@ -201,14 +201,14 @@ def _finish(job: SchedulerJob) -> str:
 
 
 def _stops_near_limit(work: Work) -> bool:
-    """Whether it is asked to stop before the time limit, to go on in another start."""
+    """Return whether the job is asked to stop before the time limit, to resume when it is requeued."""
     return work.config is not None or work.endless
 
 
 def _sbatch(*words: str) -> int:
-    """Submits a script; returns the number of the job."""
+    """Submit a script, and return the job id."""
     done = subprocess.run(["sbatch", "--parsable", *words], capture_output=True, text=True)
-    number, _, _ = done.stdout.strip().partition(";")  # behind it, the cluster's name
+    number, _, _ = done.stdout.strip().partition(";")  # the cluster's name may follow
     if done.returncode or not number.isdecimal():
         raise RunError(
             f"sbatch refused {words[-1]} (exit code {done.returncode}): {(done.stderr or done.stdout).strip()}"
@@ -217,21 +217,21 @@ def _sbatch(*words: str) -> int:
 
 
 def log_pattern(job: SchedulerJob, name: str) -> str:
-    """Where Slurm writes; `name` may hold its patterns, such as %j for the number of the job."""
+    """Return the path of a log for Slurm; `name` may contain its patterns, such as %j for the job id."""
     return str(job.record).replace("%", "%%") + f"/{name}.log"
 
 
 def outermost(paths: Iterable[Path]) -> list[Path]:
-    """Those of the directories that lie in no other of them, sorted."""
+    """Return the sorted paths that are not inside another of the paths."""
     unique = sorted(set(paths))
     return [path for path in unique if not any(other in path.parents for other in unique)]
 
 
 def seconds(time: str) -> int:
-    """Seconds of a time limit as Slurm writes it: M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS.
+    """Return the seconds of a time limit in Slurm's notation: M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS.
 
     Raises:
-        UserError: It is none.
+        UserError: The text has none of these forms.
     """
     match = _TIME.fullmatch(time)
     if not match:
