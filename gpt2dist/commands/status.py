@@ -20,9 +20,9 @@ PLAIN_SECONDS = 10.0
 TO_TOP, CLEAR_BELOW = "\x1b[H", "\x1b[J"
 
 EPILOG = f"""\
-States: running, stale (at work on another host by what it left, without a sign of life for much longer than its
-pace lets expect), finished, stopped (on request, everything saved), failed. All is read from the run directories,
-at most {DEPTH} folders down, without torch: a login node will do.
+States: submitted (waiting for its scheduler), running, stale (it seems to run on another host, but has written
+nothing for much longer than usual), finished, stopped (on request, everything saved), failed. The states are read
+from the run directories, at most {DEPTH} folders down, without torch: a login node will do.
 
 examples:
   gpt2dist status runs/gpt2-124m                 one run in full

@@ -4,12 +4,12 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # importing pydantic would slow down --help
-    from gpt2dist.submission.job import SchedulerJob, Work
+    from gpt2dist.submission.schedulers.base import Scheduler
 
 EXAMPLES = """\
 examples:
@@ -36,29 +36,6 @@ OPTIONS_OF = {
     "slurm or kubernetes": ("save_seconds", "cpus_per_node", "container_image"),
 }
 """Options that only some schedulers have, by the names of those schedulers."""
-
-
-class Scheduler(Protocol):
-    """A scheduler that a job can be submitted to."""
-
-    @property
-    def name(self) -> str:
-        """The value of --scheduler."""
-
-    def check(self, work: "Work") -> None:
-        """Raise a UserError if this scheduler cannot do the work."""
-
-    def files(self, job: "SchedulerJob") -> dict[str, str]:
-        """Return the texts of the rendered files, by file name."""
-
-    def command(self, job: "SchedulerJob") -> str:
-        """Return the command that submits those files."""
-
-    def submit(self, job: "SchedulerJob") -> list[int] | list[str]:
-        """Submit the files; return the scheduler's id of the job, then those of the jobs that follow it."""
-
-    def how_to_follow(self, job: "SchedulerJob", names: list) -> str:
-        """Return the commands that watch and stop the job."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -156,14 +133,14 @@ def run(args: argparse.Namespace) -> None:
     command = scheduler.command(job)
     if args.dry_run:
         print("\n".join(files.values()), end="")
-        _say(f"nothing was submitted; recorded in {job.record}; to submit it: {command}")
+        print(f"nothing was submitted; recorded in {job.record}; to submit it: {command}", file=sys.stderr)
         return
-    _say(command)
+    print(command, file=sys.stderr)
     names = scheduler.submit(job)
     submissions.record_submission(job.record, scheduler.name, names)
     noun = "process" if args.scheduler == "local" else "job"
-    _say(f"{noun} {names[0]}, recorded in {job.record}")
-    _say(scheduler.how_to_follow(job, names))
+    print(f"{noun} {names[0]}, recorded in {job.record}", file=sys.stderr)
+    print(scheduler.how_to_follow(job, names), file=sys.stderr)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -212,7 +189,7 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _scheduler(args: argparse.Namespace) -> Scheduler:
+def _scheduler(args: argparse.Namespace) -> "Scheduler":
     """Create the chosen scheduler with its options."""
     from gpt2dist.submission.schedulers.kubernetes import Kubernetes
     from gpt2dist.submission.schedulers.local import Local
@@ -230,7 +207,3 @@ def _asked(args: argparse.Namespace) -> dict[str, object]:
     return {
         name: value for name, value in vars(args).items() if name not in ("run", "verb") and value is not None
     }
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -36,10 +36,13 @@ def test_nothing_is_compiled(tiny_dataset, tmp_path, precision, stage):
 
 HEAVY = {
     *("transformers", "datasets", "pyarrow", "gigatoken", "awkward", "pandas", "scipy", "tensorboard"),
-    *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.onnx", "sympy", "triton"),
+    *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.onnx", "sympy"),
 }
-"""Modules that cost a rank much time and memory; what a plain run does not use, it does not import."""
-COMPILER = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.onnx", "sympy", "triton"}
+"""Modules that cost a rank much time and memory; what a plain run does not use, it does not import.
+
+DeepSpeed imports triton wherever it is installed.
+"""
+COMPILER = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.onnx", "sympy"}
 TRAIN = """
 import json, sys
 from gpt2dist.cli import main

@@ -91,14 +91,14 @@ def _rank(
     function: Callable[..., Any], args: tuple[Any, ...], rank: int, size: int, port: int, sender: Any
 ) -> None:
     gc.freeze()  # a collection would touch, and so copy, all that the parent has imported
+    # torch makes its thread pool anew at its first use after a fork, which several threads must not be at once.
+    torch.set_num_threads(torch.get_num_threads())
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        # transformers loads with threads, and torch's pool is not safe for several first users after a fork.
-        "HF_DEACTIVATE_ASYNC_LOAD": "1",
     }
     try:
         outcome = (True, function(*args))
