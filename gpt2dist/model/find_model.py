@@ -45,18 +45,32 @@ def locate(name: str, weights: bool = True) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a SHA-256 over the weights of a directory; hashes in a checkpoint's manifest save reading them."""
-    manifest = path / "manifest.json"
-    known = json.loads(manifest.read_bytes()).get("files", {}) if manifest.is_file() else {}
+    """Return a SHA-256 over the weights of a directory; hashes in a checkpoint's manifest save reading them.
+
+    Raises:
+        UserError: The manifest is damaged.
+    """
+    known = _recorded_hashes(path / "manifest.json")
     digest = hashlib.sha256()
     files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)})
     for file in files:
         if file.name.startswith("optimizer-"):
             continue
-        digest.update(
-            f"{file.name}:{known[file.name]['sha256'] if file.name in known else sha256_of(file)}\n".encode()
-        )
+        digest.update(f"{file.name}:{known[file.name] if file.name in known else sha256_of(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _recorded_hashes(manifest: Path) -> dict[str, str]:
+    """Return the hashes of a checkpoint's files by name; empty without a manifest, or with one of another kind."""
+    if not manifest.is_file():
+        return {}
+    try:
+        files = json.loads(manifest.read_bytes())["files"]
+        return {name: record["sha256"] for name, record in files.items()}
+    except ValueError as error:
+        raise UserError(f"{manifest}: damaged ({error}); name another checkpoint") from None
+    except (TypeError, KeyError, AttributeError):
+        return {}
 
 
 def weight_files(path: Path) -> list[Path]:

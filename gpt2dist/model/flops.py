@@ -38,7 +38,8 @@ def flops_per_token(shape: Shape, sequence_length: int) -> int:
 
 def peak_flops(device_name: str) -> float | None:
     """Return the peak dense bf16 FLOP/s of a GPU by its name, or None (not a guess) if it is unknown."""
-    if re.search(r"\b(Laptop|NVL)\b", device_name):  # slower GPUs whose names contain that of a faster one
+    # Slower GPUs, and parts of one, whose names contain that of a faster one.
+    if re.search(r"\b(Laptop|NVL|MIG|D)\b", device_name):
         return None
     for name, tflops in PEAK_BF16_TFLOPS.items():
         if re.search(rf"\b{name}\b", device_name):  # whole words, since an L40 is not an L4

@@ -16,19 +16,19 @@ Method = Callable[..., Any]
 class Head(nn.Module):
     """GPT-2's output layer, tied to the embedding.
 
-    The loss is computed in here, in the module that owns the weight, since ZeRO stage 3 gathers a parameter
-    for the forward and backward pass of its module only.
+    The module that owns the weight also computes the loss, because ZeRO stage 3 gathers a parameter only for the
+    forward and backward passes of its module.
 
     Args:
-        weight: [rows, D], the embedding; rows from `vocab_size` on are padding and take no part.
-        vocab_size: Ids that there are.
-        loss: "plain" holds the logits of a whole micro-batch, "chunked" of a few hundred tokens at a time.
+        weight: [rows, D], the embedding. Rows from `vocab_size` on are padding and are not used.
+        vocab_size: Size of the vocabulary without padding.
+        loss: "plain" holds the logits of a whole micro-batch, "chunked" those of a few hundred tokens at a time.
             "auto" is chunked on a CPU, where that is not slower at any size and needs a third of the memory
-            (docs/log.md). On GPUs it is unmeasured and goes by the memory alone: chunked for micro-batches of
-            more than one chunk.
+            (docs/log.md). On GPUs, where speed is not measured, memory decides: it is chunked for micro-batches
+            of more than one chunk.
 
     Attributes:
-        product: What scores in place of the weight, where something is faster; see `use_onednn`.
+        product: Faster replacement of the weight for scoring; see `use_onednn`.
     """
 
     def __init__(self, weight: nn.Parameter, vocab_size: int, loss: Loss = "auto"):

@@ -81,3 +81,14 @@ def test_a_manifest_of_another_program_is_not_asked(tmp_path):
     model, other = make_model(tmp_path / "a"), make_model(tmp_path / "b")
     (other / "manifest.json").write_text('{"name": "an exported web page"}')
     assert fingerprint(model) == fingerprint(other)
+
+
+def test_a_damaged_manifest_is_named_and_one_of_another_kind_passed_over(tmp_path):
+    model = make_model(tmp_path / "m")
+    before = fingerprint(model)
+    for other in ("[]", "{}", '{"files": 3}', '{"files": {"a": 1}}'):
+        (model / "manifest.json").write_text(other)
+        assert fingerprint(model) == before
+    (model / "manifest.json").write_text('{"files": {')
+    with pytest.raises(UserError, match=r"manifest\.json: damaged \(.*\); name another checkpoint"):
+        fingerprint(model)

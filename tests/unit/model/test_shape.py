@@ -76,6 +76,8 @@ def test_peak_of_known_devices(device, tflops):
         "NVIDIA GH200 480GB",
         "NVIDIA GeForce RTX 4090 Laptop GPU",
         "NVIDIA H100 NVL",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
     ],
 )
 def test_peak_is_never_guessed(device):
