@@ -12,6 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -21,6 +22,10 @@ from gpt2dist.dataset.megatron_format import ShardWriter
 # A shell lets what it starts in the background ignore Ctrl-C; what tests start and interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# `make nightly` looks at more examples of each property than a commit can wait for.
+hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 gc.disable()  # until the tests are imported, with a million objects, none of which is garbage
 

@@ -134,7 +134,7 @@ def _here(names: Iterable[str]) -> Iterable[Path]:
     """Yield the absolute paths of the names that exist on this machine; for a glob, the directory above it."""
     for name in names:
         path = Path(name).absolute()
-        while any(letter in path.name for letter in "*?["):
+        while not path.exists() and any(letter in str(path) for letter in "*?["):
             path = path.parent
         if path.exists() and "://" not in name:
             yield path

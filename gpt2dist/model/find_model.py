@@ -61,7 +61,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _recorded_hashes(manifest: Path) -> dict[str, str]:
-    """Return the hashes of a checkpoint's files by name; empty without a manifest, or with one of another kind."""
+    """Return the recorded hashes of a checkpoint's files; empty without a manifest of that kind."""
     if not manifest.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What .ci/run does around `make test`, with stand-ins for all that it calls."""
+"""What .ci/run does around `make check`, with stand-ins for all that it calls."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ PROGRAMS = {
     "python3": '#!/bin/sh\necho "003.012.001 /usr/bin/python3.12"\n',
     "apt-get": '#!/bin/sh\necho "apt-get $2" >>record\necho "E: no network"\nexit ${APT_CODE:-0}\n',
 }
-TEST = "make test PYTHON=/usr/bin/python3.12"
+TEST = "make check PYTHON=/usr/bin/python3.12"
 SLURM = ("slurmctld", "slurmd", "munged", "sinfo", "ip")
 
 
@@ -33,7 +33,8 @@ def write(path, text):
 @pytest.fixture
 def ci(repository, tmp_path):
     """A checkout in which nothing real is called; returns how to start its .ci/run."""
-    write(tmp_path / ".ci/run", (repository / ".ci/run").read_text())
+    for name in (".ci/run", ".ci/nightly", "tools/pythons.sh"):
+        write(tmp_path / name, (repository / name).read_text())
     write(tmp_path / "tools/slurm_testbed.sh", BED)
     for name, text in PROGRAMS.items():
         write(tmp_path / "bin" / name, text)
@@ -42,10 +43,14 @@ def ci(repository, tmp_path):
     for name in ("bash", "sh", "dirname", "mktemp", "sed", "sort", "tail", "timeout", "sleep"):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name))
 
-    def start(**settings):
+    def start(script="run", **settings):
         kept = {"PATH": str(tmp_path / "bin"), "GPT2DIST_SLURM_TESTBED": str(tmp_path / "bed")}
         return subprocess.Popen(
-            [tmp_path / ".ci/run"], env=kept | settings, stderr=subprocess.PIPE, text=True, start_new_session=True
+            [tmp_path / ".ci" / script],
+            env=kept | settings,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     return start
@@ -112,10 +117,27 @@ def test_the_oldest_python_tests(ci, tmp_path):
     write(tmp_path / "bin/python3.13", "#!/bin/sh\necho python3.13: command not found >&2\nexit 127\n")
     write(tmp_path / "bin/python3.14", "#!/bin/sh\n")  # too old, or without ensurepip
     assert finish(ci()) == (0, "")
-    assert record(tmp_path)[1] == "make test PYTHON=/opt/python 3.11.2/bin/python3.11"
+    assert record(tmp_path)[1] == "make check PYTHON=/opt/python 3.11.2/bin/python3.11"
 
 
 def test_without_a_python_make_decides(ci, tmp_path):
     (tmp_path / "bin/python3").unlink()
     assert finish(ci())[1] == ".ci/run: no Python 3.11 or later with ensurepip was found; trying python3\n"
-    assert record(tmp_path)[1] == "make test"
+    assert record(tmp_path)[1] == "make check"
+
+
+def test_the_nightly_run_has_the_same_surroundings(ci, tmp_path):
+    assert finish(ci("nightly")) == (0, "")
+    assert record(tmp_path) == ["bed up", "make nightly PYTHON=/usr/bin/python3.12", "bed down"]
+
+
+def test_the_pythons_come_oldest_first(repository, tmp_path):
+    for name, version in (("python3", "3.12.1"), ("python3.11", "3.11.10"), ("python3.13", "3.13.0")):
+        printed = ".".join(f"{int(part):03}" for part in version.split("."))
+        write(tmp_path / name, f'#!/bin/sh\necho "{printed} /bin/{name}"\n')
+    for name in ("bash", "sed", "sort", "sh"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    done = subprocess.run(
+        [repository / "tools/pythons.sh"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["/bin/python3.11", "/bin/python3", "/bin/python3.13"]

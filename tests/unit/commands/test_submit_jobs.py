@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from gpt2dist import cli
+from gpt2dist.commands import jobs
 from gpt2dist.dataset.manifest import Manifest
 from tests.support.commands import wait_until
 from tests.support.runs import train, write_run
@@ -347,3 +348,16 @@ def test_data_that_the_pods_would_not_see_is_refused(here, tiny_dataset, capsys)
     assert submit(run_file, *CLUSTER, "--volume", f"here:{here}", "--gpus-per-node", 1) == 2
     assert f"{tiny_dataset}: in no volume of the pods; add --volume" in capsys.readouterr().err
     assert not (here / "run").exists()
+
+
+def test_of_a_pattern_the_directory_above_it_is_what_a_job_needs(tmp_path):
+    (tmp_path / "dumps/[2024]").mkdir(parents=True)
+    patterns = {
+        "dumps/*/x.jsonl": "dumps",
+        "dumps/**/*.txt": "dumps",
+        "dumps/?": "dumps",
+        "dumps/[2024]": "dumps/[2024]",
+    }
+    for pattern, needed in patterns.items():
+        assert list(jobs._here([str(tmp_path / pattern)])) == [tmp_path / needed]
+    assert list(jobs._here([str(tmp_path / "gone"), "s3://bucket/*.txt"])) == []
