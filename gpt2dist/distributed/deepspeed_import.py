@@ -27,6 +27,8 @@ def start_quietly(world: World) -> None:
     _import_muon()
     for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
         os.environ.setdefault(name, str(value))  # without them DeepSpeed would look for MPI
+    # On a CPU DeepSpeed would run numactl to count devices, at stage 3 for every bucket of gradients.
+    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world.size)))
     logger = logging.getLogger("DeepSpeed")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)  # it writes to standard output; rank logs still receive the messages

@@ -31,7 +31,7 @@ def test_nothing_is_compiled(tiny_dataset, tmp_path, precision, stage):
     overrides = [f"precision={precision}", f"zero.stage={stage}", "run.stop_after_steps=1"]
     ((programs, compiler),) = run_ranks(started_by, 1, config, overrides)
     assert not compiler
-    assert programs <= {"git", "uname", "numactl"}  # our versions, and what DeepSpeed asks the machine
+    assert programs <= {"git", "uname"}  # for the versions of code and system; no numactl, of DeepSpeed
 
 
 HEAVY = {

@@ -19,8 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo
 
-import gpt2dist.training.engine  # imported here, once, for all forks
+# Imported here, once, for all forks: what training imports, and what stage 3 imports as it begins.
+import gpt2dist.training.engine
 import gpt2dist.training.setup  # noqa: F401
 
 torch.set_num_threads(1)
