@@ -78,7 +78,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add --quiet, which every verb except launch has."""
-    what = "no progress and no news, only results and what is wrong"
+    what = "print only results, warnings and errors"
     parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help=what)
 
 

@@ -113,7 +113,7 @@ def to_universal(tag: Path, home: Path) -> Path:
         [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *words], capture_output=True, text=True
     )
     if done.returncode:
-        reason = next(iter(done.stderr.strip().splitlines()[-1:]), "no word from it")
+        reason = next(iter(done.stderr.strip().splitlines()[-1:]), "no error message")
         raise RunError(f"{tag}: DeepSpeed cannot read it ({reason})")
     return home / "universal/zero"
 

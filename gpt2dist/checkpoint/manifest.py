@@ -74,7 +74,7 @@ def read(directory: Path, without: str | None = None) -> Records:
 
 def _check_entry(directory: Path, name: str, size: int) -> None:
     if Path(name).name != name or name in (".", ".."):
-        raise InvalidCheckpointError(f"its manifest names {name!r}, which is not a file of its own")
+        raise InvalidCheckpointError(f"its manifest names {name!r}, which is not a separate file")
     file = directory / name
     if file.is_symlink():
         raise InvalidCheckpointError(f"{name} is a link, and links are not followed")
@@ -119,7 +119,7 @@ def require_whole_model(directory: Path) -> None:
     try:
         check_contents(directory, read(directory, without="optimizer-"))
     except InvalidCheckpointError as reason:
-        raise UserError(f"{directory}: not a whole checkpoint: {reason}; name another") from reason
+        raise UserError(f"{directory}: not a complete checkpoint: {reason}; name another") from reason
 
 
 def seal(path: Path) -> dict[str, Any]:

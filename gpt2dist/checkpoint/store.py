@@ -286,7 +286,7 @@ class CheckpointStore:
                 shutil.rmtree(saving.partial, ignore_errors=True)
             raise RunError(
                 f"saving {checkpoint_name(saving.step)} failed: {'; '.join(errors)}; make room or repair "
-                f"{self.directory}, and start again: the run goes on from the newest whole checkpoint there"
+                f"{self.directory}, and start again: the run resumes from the newest complete checkpoint there"
             )
         return {name: record for part, _ in reports for name, record in part.items()}
 

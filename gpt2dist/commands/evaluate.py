@@ -64,13 +64,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     windows.add_argument(
         "--per-document",
         action="store_true",
-        help="score each document by itself, without the end-of-text behind it",
+        help="score each document by itself, without the end-of-text after it",
     )
     windows.add_argument(
         "--document-boundaries",
         choices=("pack", "isolate"),
         default="pack",
-        help="isolate: attention and positions begin anew at each end-of-text; default: %(default)s",
+        help="isolate: attention and positions restart at each end-of-text; default: %(default)s",
     )
     run = parser.add_argument_group("results that belong to a run: RUN/eval/NAME and TensorBoard")
     run.add_argument("--run", type=Path, dest="of_run", metavar="RUN", help="record the result there")

@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--num-samples", type=int, default=1, metavar="N", help="of each prompt; default: %(default)s"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=8, metavar="B", help="texts drawn at once; default: %(default)s"
+        "--batch-size", type=int, default=8, metavar="B", help="texts drawn together; default: %(default)s"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per text and line")
     parser.epilog = """\

@@ -22,12 +22,12 @@ def work_of(args: argparse.Namespace) -> "Work":
         return _training(args)
     if args.overrides:
         raise UserError(
-            f"{args.overrides[0]}: --job {args.job} has no configuration; write what `gpt2dist {args.job}` is to "
-            "be given behind `--`"
+            f"{args.overrides[0]}: --job {args.job} has no configuration; write the arguments of "
+            f"`gpt2dist {args.job}` after `--`"
         )
     if not args.words:
         raise UserError(
-            f"--job {args.job}: write what `gpt2dist {args.job}` is to be given behind `--`, as in: gpt2dist "
+            f"--job {args.job}: write the arguments of `gpt2dist {args.job}` after `--`, as in: gpt2dist "
             f"submit --job {args.job} … -- …"
         )
     from gpt2dist.cli import build_parser
@@ -43,7 +43,7 @@ def _training(args: argparse.Namespace) -> "Work":
     from gpt2dist.submission.job import Work
 
     if args.words:
-        raise UserError(f"-- {args.words[0]}: words behind `--` are for --job evaluate and preprocess")
+        raise UserError(f"-- {args.words[0]}: words after `--` are for --job evaluate and preprocess")
     if not args.overrides:
         raise UserError("no CONFIG; name the YAML file of the run, or another --job")
     file, *overrides = args.overrides
@@ -109,7 +109,7 @@ def _preprocessing(theirs: argparse.Namespace, args: argparse.Namespace) -> "Wor
     given = [name for name in ("task_index", "task_count", "scheduler") if getattr(theirs, name) is not None]
     given += ["finish"] * theirs.finish
     if given:
-        raise UserError(f"--{given[0].replace('_', '-')}: the job sees to that; leave it out")
+        raise UserError(f"--{given[0].replace('_', '-')}: the job sets that itself; leave it out")
     if "-" in theirs.inputs:
         raise UserError("-: a job has no standard input; name files")
     job = preprocess.job_of(theirs)

@@ -32,7 +32,7 @@ SHUTDOWN_SECONDS = 300
 """Time for ranks to save after a signal. torchrun's default, 30 seconds, is too short for a large checkpoint."""
 
 CAUSES = {
-    signal.SIGKILL: "probably out of memory (dmesg tells), or killed by a scheduler or by hand",
+    signal.SIGKILL: "probably out of memory (see dmesg), or killed by a scheduler or by hand",
     signal.SIGBUS: "probably no room in /dev/shm, or a file that became shorter while it was read",
     signal.SIGSEGV: "a crash in native code",
     signal.SIGABRT: "aborted, as NCCL's watchdog does when a collective hangs",
@@ -91,7 +91,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     for place, word in enumerate(words):
         if word in VERBS:
             return words[:place], words[place:]
-    raise UserError(f"no verb to launch; write one of {', '.join(VERBS)} behind torchrun's options")
+    raise UserError(f"no verb to launch; write one of {', '.join(VERBS)} after torchrun's options")
 
 
 def with_defaults(options: list[str], gpus: int) -> list[str]:
@@ -127,13 +127,13 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
     rank, first = min(failures.items(), key=lambda item: _suspicion(item[1]))
     text = f"rank {rank} failed first: {_cause(first)}"
     if first.exitcode > 0 and _lost_a_peer(first):  # the cause is on another host
-        text += f"\n  {end_markers.PEER_LOST}; the other hosts tell more"
+        text += f"\n  {end_markers.PEER_LOST}; see the logs on the other hosts"
     if run_directory:
         text += f"\n  its log: {RunDirectory(run_directory).rank_log(rank)}"
     others = sorted(set(failures) - {rank})
     if others:
         text += f"\n  ranks that ended because of it: {', '.join(map(str, others))}"
-    return text + "\n  started again, a run goes on from its newest whole checkpoint"
+    return text + "\n  start the run again to resume from its newest complete checkpoint"
 
 
 def _suspicion(failure: "ProcessFailure") -> tuple[bool, bool, int]:
@@ -157,7 +157,7 @@ def _cause(failure: "ProcessFailure") -> str:
 def _message(failure: "ProcessFailure") -> str:
     message = failure.message
     text = message.get("message", "") if isinstance(message, dict) else str(message)
-    return text or "no word from it"
+    return text or "no error message"
 
 
 def _gpus() -> int:

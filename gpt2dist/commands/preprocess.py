@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> int | None:
             manifest = prepare(job, display.update, display.info, display.warn, finish=args.finish)
         except KeyboardInterrupt:
             display.close()
-            display.info(f"interrupted; run the same command again to go on ({job.build} is kept)")
+            display.info(f"interrupted; run the same command again to resume ({job.build} is kept)")
             return 1
     print(describe(manifest), file=sys.stderr)
     if display.worked:

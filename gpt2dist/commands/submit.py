@@ -24,10 +24,10 @@ examples:
   gpt2dist submit --job preprocess --scheduler slurm --tasks 64 --cpus-per-node 16 \\
       -- 'dumps/*.jsonl.zst' --tokenizer gpt2 --output data/web
 
-Behind `--` stands what the verb itself is to be given; it is checked before anything is submitted. Scripts,
+What follows `--` are the verb's own arguments, which are checked before anything is submitted. Scripts,
 configuration as resolved, code and environment are recorded in RUN/submission/NNN (of preprocessing in
 DATASET.submission/NNN), beside the log. A training job runs what is recorded: to change CONFIG afterwards changes
-no job that waits. A job that is preempted goes back into the queue and goes on, and so does a training run, or an
+no job that waits. A job that is preempted goes back into the queue and resumes, and so does a training run, or an
 evaluation that watches one, near its time limit; one that fails does not.
 """
 OPTIONS_OF = {

@@ -160,7 +160,7 @@ def _is_there(output: Path, origin: dict) -> bool:
     different = [name for name in origin if there.get(name) != origin[name]]
     raise UserError(
         f"{output}: holds another tokenizer ({', '.join(different)} differ); "
-        "choose another --output, or remove this one to make it anew"
+        "choose another --output, or remove this one to make it again"
     )
 
 

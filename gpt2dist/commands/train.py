@@ -72,7 +72,7 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
 
 
 def import_libraries() -> None:
-    """Import torch, transformers and DeepSpeed, and exclude their objects from garbage collection permanently.
+    """Import torch and DeepSpeed, and exclude their objects from garbage collection permanently.
 
     They have a million objects, none of them garbage. Scanning these takes a fifth of the startup time, as long
     again at exit, and a moment now and then in between.

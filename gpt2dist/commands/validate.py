@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(as_json(config, plan, args.device), indent=2, ensure_ascii=False))
     else:
-        print(f"{args.config}: right, for {count(plan.world_size, 'rank')}", file=sys.stderr)
+        print(f"{args.config}: valid, for {count(plan.world_size, 'rank')}", file=sys.stderr)
         print(render(table(config, plan, args.device)), file=sys.stderr)
 
 

@@ -58,12 +58,12 @@ def reaching(url: str, what: str = "read") -> Iterator[None]:
 def unreadable(path: str, error: Exception, what: str = "read") -> UserError:
     """Build the error for a file that has disappeared, may not be read or cannot be reached."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return UserError(f"{path}: cannot be {what} ({why}); the job can be run again to go on")
+    return UserError(f"{path}: cannot be {what} ({why}); run the job again to resume it")
 
 
 def damaged(path: str, kind: str, error: Exception) -> UserError:
     """Build the error for a file whose content is damaged or not of its format."""
-    return UserError(f"{path}: damaged, or not {kind} ({error}); get it anew, or leave it out")
+    return UserError(f"{path}: damaged, or not {kind} ({error}); get it again, or leave it out")
 
 
 class _RemoteFile(io.RawIOBase):

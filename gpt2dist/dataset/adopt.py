@@ -70,7 +70,7 @@ def adopt(
     """
     output = adoption.output
     if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output}: is there already{_AGAIN}")
+        raise UserError(f"{output}: already exists{_AGAIN}")
     tokenizer = Tokenizer.load(adoption.tokenizer)
     files = _find_split(adoption)
     empty = _manifest(adoption, tokenizer, _common_dtype(adoption, tokenizer, files), ())

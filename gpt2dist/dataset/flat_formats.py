@@ -42,7 +42,7 @@ class FlatShard:
         self.path = path
         self._format, self._end_of_text_id = format, end_of_text_id
         if not path.is_file():
-            raise UserError(f"{path}: no such file; it was adopted in place: put it back, or adopt it anew")
+            raise UserError(f"{path}: no such file; it was adopted in place: put it back, or adopt it again")
         self.dtype: np.dtype
         self.dtype, offset = (np.dtype("<u2"), 0) if format == "nanogpt" else _llmc_header(path)
         size = path.stat().st_size

@@ -87,7 +87,7 @@ def weight_files(path: Path) -> list[Path]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{index}: not the index of a model's files ({error}); save it again") from None
         if len(files) < len(names) or not all(file.is_file() for file in files):
-            raise UserError(f"{index}: names files that are not beside it; copy the whole directory")
+            raise UserError(f"{index}: lists files that are missing from its directory; copy the whole directory")
         return files
     if (path / SINGLE).is_file():
         return [path / SINGLE]
@@ -116,4 +116,6 @@ def _download(name: str, patterns: Sequence[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's errors have no common base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name}: no such directory, and not to be had from the hub ({reason})") from error
+        raise UserError(
+            f"{name}: no such directory, and could not be downloaded from the hub ({reason})"
+        ) from error

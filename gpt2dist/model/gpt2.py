@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from gpt2dist.model.lm_head import Head, Loss
@@ -41,16 +41,14 @@ def causal_mask(length: int, past: int, device: torch.device) -> Tensor:
     return torch.ones(1, 1, length, past + length, dtype=torch.bool, device=device).tril(past)
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probability: float) -> Tensor:
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Attend with torch's fused kernels; [B, H, L, d] to [B, L, H, d]."""
     causal = mask is None and query.shape[2] > 1
-    out = scaled_dot_product_attention(
-        query, key, value, mask, probability, causal, scale=query.shape[-1] ** -0.5
-    )
+    out = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, scale=query.shape[-1] ** -0.5)
     return out.transpose(1, 2)
 
 
-def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probability: float) -> Tensor:
+def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Attend step by step, as the formula says; [B, H, L, d] to [B, L, H, d]."""
     weights = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is None and query.shape[2] > 1:
@@ -60,18 +58,18 @@ def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, proba
     if mask is not None:
         # Added rather than filled in: autograd keeps nothing of a sum.
         weights = weights + torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-    weights = dropout(weights.softmax(dim=-1).type(value.dtype), probability)
+    weights = F.dropout(weights.softmax(dim=-1).type(value.dtype), dropout)
     return (weights @ value).transpose(1, 2)
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probability: float) -> Tensor:
+def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Attend with the flash-attn package, which has no masks but the causal one; [B, H, L, d] to [B, L, H, d]."""
     from flash_attn import flash_attn_func
 
     if mask is not None:
         raise ValueError("flash_attention_2 attends to whole texts only")
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    return flash_attn_func(query, key, value, probability, query.shape[-1] ** -0.5, causal=True)
+    return flash_attn_func(query, key, value, dropout, query.shape[-1] ** -0.5, causal=True)
 
 
 KERNELS = {"sdpa": _sdpa, "eager": _eager, "flash_attention_2": _flash}
@@ -96,17 +94,17 @@ class Attention(nn.Module):
 
     Args:
         shape: The sizes.
-        probability: Dropout of the attention weights and of the output.
+        dropout: Dropout of the attention weights and of the output.
         kernel: Implementation of the attention.
         layer: Index of the block, for the cache.
     """
 
-    def __init__(self, shape: Shape, probability: float, kernel: AttentionKernel, layer: int):
+    def __init__(self, shape: Shape, dropout: float, kernel: AttentionKernel, layer: int):
         super().__init__()
         self.c_attn = Conv1D(3 * shape.n_embd, shape.n_embd)
         self.c_proj = Conv1D(shape.n_embd, shape.n_embd)
-        self.resid_dropout = nn.Dropout(probability)
-        self._probability = probability
+        self.resid_dropout = nn.Dropout(dropout)
+        self._dropout = dropout
         self._kernel = KERNELS[kernel]
         self._head_size = shape.n_embd // shape.n_head
         self._layer = layer
@@ -126,7 +124,7 @@ class Attention(nn.Module):
         )
         if cache is not None:
             key, value = cache.update(key, value, self._layer)
-        out = self._kernel(query, key, value, mask, self._probability if self.training else 0.0)
+        out = self._kernel(query, key, value, mask, self._dropout if self.training else 0.0)
         return self.resid_dropout(self.c_proj(out.reshape(batch, length, width)))
 
 
@@ -136,26 +134,26 @@ class MLP(nn.Module):
     `approximate="tanh"` is the function that transformers calls `gelu_new`, in one fused kernel.
     """
 
-    def __init__(self, shape: Shape, probability: float):
+    def __init__(self, shape: Shape, dropout: float):
         super().__init__()
         self.c_fc = Conv1D(4 * shape.n_embd, shape.n_embd)
         self.c_proj = Conv1D(shape.n_embd, 4 * shape.n_embd)
-        self.dropout = nn.Dropout(probability)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [B, L, D] to [B, L, D]."""
-        return self.dropout(self.c_proj(gelu(self.c_fc(hidden), approximate="tanh")))
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(hidden), approximate="tanh")))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, shape: Shape, probability: float, kernel: AttentionKernel, layer: int):
+    def __init__(self, shape: Shape, dropout: float, kernel: AttentionKernel, layer: int):
         super().__init__()
         self.ln_1 = nn.LayerNorm(shape.n_embd)
-        self.attn = Attention(shape, probability, kernel, layer)
+        self.attn = Attention(shape, dropout, kernel, layer)
         self.ln_2 = nn.LayerNorm(shape.n_embd)
-        self.mlp = MLP(shape, probability)
+        self.mlp = MLP(shape, dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         """Map [B, L, D] to [B, L, D]; the arguments are those of `Attention`."""
@@ -168,17 +166,17 @@ class Transformer(nn.Module):
 
     Args:
         shape: The sizes.
-        probability: Dropout probability.
+        dropout: Dropout probability.
         kernel: Implementation of the attention.
         activation_checkpointing: Whether to recompute each block's activations in the backward pass.
     """
 
-    def __init__(self, shape: Shape, probability: float, kernel: AttentionKernel, activation_checkpointing: bool):
+    def __init__(self, shape: Shape, dropout: float, kernel: AttentionKernel, activation_checkpointing: bool):
         super().__init__()
         self.wte = nn.Embedding(shape.padded_vocab_size, shape.n_embd)
         self.wpe = nn.Embedding(shape.context_length, shape.n_embd)
-        self.drop = nn.Dropout(probability)
-        self.h = nn.ModuleList(Block(shape, probability, kernel, layer) for layer in range(shape.n_layer))
+        self.drop = nn.Dropout(dropout)
+        self.h = nn.ModuleList(Block(shape, dropout, kernel, layer) for layer in range(shape.n_layer))
         self.ln_f = nn.LayerNorm(shape.n_embd)
         self.activation_checkpointing = activation_checkpointing
 
@@ -214,7 +212,7 @@ class GPT2(nn.Module):
 
     Args:
         shape: The sizes; the padded vocabulary is allocated.
-        probability: Dropout probability, in all three places of GPT-2.
+        dropout: Dropout probability, in all three places of GPT-2.
         kernel: Implementation of the attention.
         activation_checkpointing: Whether to recompute each block's activations in the backward pass.
         loss: How the loss is computed; see `Head`.
@@ -223,13 +221,13 @@ class GPT2(nn.Module):
     def __init__(
         self,
         shape: Shape,
-        probability: float = 0.0,
+        dropout: float = 0.0,
         kernel: AttentionKernel = "sdpa",
         activation_checkpointing: bool = False,
         loss: Loss = "auto",
     ):
         super().__init__()
-        self.transformer = Transformer(shape, probability, kernel, activation_checkpointing)
+        self.transformer = Transformer(shape, dropout, kernel, activation_checkpointing)
         embedding: Any = self.transformer.wte.weight
         self.lm_head = Head(embedding, shape.vocab_size, loss)
 

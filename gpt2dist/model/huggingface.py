@@ -93,7 +93,7 @@ class Pretrained:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"{path}: does not tell the sizes of a GPT-2 ({reason}); give another model"
+                f"{path}: does not give the sizes of a GPT-2 ({reason}); give another model"
             ) from None
         return cls(directory, Shape(*sizes), tuple(_differences(config)))
 

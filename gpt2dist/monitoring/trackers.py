@@ -139,7 +139,7 @@ class Trackers:
             except Exception as error:
                 del self._at_work[name]
                 logger.warning(
-                    "%s failed (%s: %s) and is not told more of this run, which goes on; metrics.jsonl has "
+                    "%s failed (%s: %s) and gets nothing more of this run, which continues; metrics.jsonl has "
                     "everything, the rank's log the traceback",
                     *(name, type(error).__name__, error),
                 )

@@ -84,5 +84,5 @@ def _check_world_size(config: Config, world_size: int) -> Iterator[Problem]:
         yield Problem(
             "run.world_size",
             f"the job was submitted for {submitted} ranks and started with {world_size}; start {submitted}, or "
-            f"set run.world_size={world_size} to go on with these",
+            f"set run.world_size={world_size} to continue with these",
         )

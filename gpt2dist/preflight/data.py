@@ -91,7 +91,7 @@ def _unfit_to_train(
 def _unfit_to_validate(loaded: Manifest, split: str, trained_on: Sequence[TrainingSet]) -> str:
     """Return why a split cannot be used for validation, with a fix; empty if it can."""
     if split not in loaded.splits or loaded.totals(split).tokens < 2:
-        return "has no two tokens to score; give it more text"
+        return "has fewer than two tokens to score; give it more text"
     if not trained_on:
         return ""
     if split == "train" and loaded.fingerprint in [each.dataset.fingerprint for each in trained_on]:

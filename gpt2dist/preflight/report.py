@@ -150,7 +150,7 @@ def _data(config: Config, plan: Plan) -> list[tuple[str, str]]:
     loss = ("loss on", f"{config.data.loss_on}: {counted[config.data.loss_on]}")
     seen = {
         "pack": "attention crosses end-of-text",
-        "isolate": "attention and positions begin anew at end-of-text",
+        "isolate": "attention and positions restart at end-of-text",
     }
     borders = ("documents", f"{config.data.document_boundaries}: {seen[config.data.document_boundaries]}")
     if len(plan.datasets) > 1:
@@ -215,7 +215,7 @@ def _schedule(config: Config, plan: Plan) -> list[tuple[str, str]]:
         *_plotted(plan, rate, config.optimizer.lr, PLOT_HEIGHT, lambda lr: f"{lr:.2g}"),
     ]
     if config.run.stop_after_steps:
-        lines.append(("leaves early", f"after {count(config.run.stop_after_steps, 'step')}"))
+        lines.append(("stops early", f"after {count(config.run.stop_after_steps, 'step')}"))
     return lines
 
 
@@ -275,7 +275,9 @@ def _memory(config: Config, plan: Plan) -> list[tuple[str, str]]:
 
 def _checkpoints(config: Config, plan: Plan) -> list[tuple[str, str]]:
     keep, keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
-    for_ever = f", and those at multiples of {count(keep_every, 'step')} for ever" if keep_every else ""
+    for_ever = (
+        f", and those at multiples of {count(keep_every, 'step')} are kept permanently" if keep_every else ""
+    )
     size, home = plan.checkpoint_bytes, nearest_directory(config.output_dir)
     free = shutil.disk_usage(home).free
     return [

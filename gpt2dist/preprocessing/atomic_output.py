@@ -36,7 +36,7 @@ def attempt(final: Path, running: Path) -> Iterator[Path]:
     except OSError as error:  # Reading the corpus raises UserError, so this error concerns our own files.
         raise RunError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}). What is done is kept: "
-            "mend that, and run the same command again to go on"
+            "fix that, and run the same command again to resume"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -83,7 +83,7 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
     if different:
         raise UserError(
             f"{job.output}: holds another dataset: {different}. "
-            "Choose another --output, or remove this one to make it anew"
+            "Choose another --output, or remove this one to make it again"
         )
     plan = job.build / "plan.json"
     if plan.is_file() and json.loads(plan.read_bytes()) == _versioned(identity):

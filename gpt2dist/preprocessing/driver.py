@@ -180,7 +180,7 @@ def _check_unchanged(job: PreprocessingJob, sources: list[Source]) -> None:
     if STANDARD_INPUT not in job.inputs and _discover(job) != sources:
         raise UserError(
             f"the corpus changed while it was read; remove the unfinished work (rm -r {job.build}) "
-            "and run the command again when the files are at rest"
+            "and run the command again when the files no longer change"
         )
 
 
@@ -217,7 +217,7 @@ class _TaskRunner:
                 self._count(task)
         self._total = sum(task.size for task in tasks)
         if len(todo) < len(tasks):
-            self._info(f"goes on where it stopped: {len(tasks) - len(todo)} of {len(tasks)} parts are done")
+            self._info(f"resuming: {len(tasks) - len(todo)} of {len(tasks)} tasks are done")
         likely = replace(self._job, encoder=FAST)
         with open_executor(likely, len(todo), load_tools) as executor:
             # The workers load their tools for the likely encoder while this process chooses the encoder.
@@ -244,7 +244,7 @@ class _TaskRunner:
             raise UserError(
                 f"{self._job.build}: {len(todo)} of {len(self._tasks)} tasks are not done ({listed}). With "
                 "--task-count N, index I has the tasks I, I + N, I + 2N …: run those again, then --finish; or "
-                "leave --finish out, and this process does them"
+                "leave --finish out, and this process runs them"
             )
 
     def _todo(self, tasks: list[Task]) -> list[Task]:
@@ -266,7 +266,7 @@ class _TaskRunner:
         samples = list(_samples(self._job, tasks))
         name, why_not = choose_encoder(self._tokenizer, samples)
         if why_not:
-            self._warn(f"{why_not}; going on with tokenizers, which is some fifty times slower")
+            self._warn(f"{why_not}; falling back to tokenizers, which is some fifty times slower")
         elif name == FAST:
             size = sum(map(len, samples))
             self._info(f"{name} agrees with tokenizers on {len(samples)} samples of the corpus, {size:,} bytes")
@@ -354,7 +354,7 @@ def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int
             f"{problem}Name the field of the text with --text-field, or check the inputs"
         )
     return UserError(
-        f"{problem}Leave them out with a larger --max-bad-fraction, which goes on from here; or mend them, "
+        f"{problem}Leave them out with a larger --max-bad-fraction, which resumes from here; or fix them, "
         f"remove the unfinished work (rm -r {job.build}) and run the command again"
     )
 

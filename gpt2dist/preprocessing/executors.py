@@ -50,7 +50,7 @@ def run_all(
     except BrokenProcessPool:
         raise RunError(
             "a worker process died, most likely killed for memory. What is done is kept: run the same "
-            "command again to go on, with fewer --workers if memory is short"
+            "command again to resume, with fewer --workers if memory is short"
         ) from None
     finally:
         if pending:
@@ -139,5 +139,5 @@ def _dask(address: str) -> Iterator[Executor]:
         except KilledWorker as error:
             raise RunError(
                 f"the Dask workers of {address} die at the same task again and again, most likely for memory "
-                f"({error}). What is done is kept: run the same command again to go on"
+                f"({error}). What is done is kept: run the same command again to resume"
             ) from error

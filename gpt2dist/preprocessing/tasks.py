@@ -123,7 +123,7 @@ class PreprocessingJob:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
         if self.min_chars < 0 or (self.max_chars is not None and self.max_chars < max(1, self.min_chars)):
             raise UserError(
-                f"--min-chars {self.min_chars}, --max-chars {self.max_chars}: no document is both; "
+                f"--min-chars {self.min_chars}, --max-chars {self.max_chars}: no document satisfies both; "
                 "they must be positive, and the second not below the first"
             )
         if self.memory_per_worker < MIN_MEMORY:

@@ -214,7 +214,7 @@ class _Work:
         if self._job.on_bad_text == "fail":
             raise UserError(
                 f"{self._place(document)}: text that is not Unicode (broken UTF-8, or half of a surrogate pair); "
-                "mend it, or let --on-bad-text replace put U+FFFD there"
+                "fix it, or let --on-bad-text replace put U+FFFD there"
             )
         self._repaired += 1
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from gpt2dist import atomic_io
 from gpt2dist.run.directory import RunDirectory
 
-PEER_LOST = "another rank was gone before: killed, perhaps out of memory, or its host or the network went down"
+PEER_LOST = "another rank had failed before: killed, perhaps out of memory, or its host or the network went down"
 """What to report of a PeerLostError."""
 
 

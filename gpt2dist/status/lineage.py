@@ -43,7 +43,7 @@ def _of_dataset(path: Path, known: str) -> list[Link]:
     """Return a dataset's corpus, tokenizer and dataset links; only the last if the dataset moved or changed."""
     manifest = run_files.read_object(path / "manifest.json")
     if manifest.get("fingerprint") != known:
-        return [("dataset", known, f"{path} (no longer there as it was)")]
+        return [("dataset", known, f"{path} (moved or changed since)")]
     sources = manifest.get("sources") or {}
     return [
         ("corpus", str(sources.get("listing_sha256", "")), _amount(sources)),

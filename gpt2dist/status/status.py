@@ -135,7 +135,7 @@ def _waiting(run: Path, start: float | None, now: float) -> tuple[State, str] | 
     if job is None or job.time < (start or 0):
         return None
     ago = duration(max(0.0, now - job.time))
-    return "submitted", f"{ago} ago, {job.scheduler} {job.jobs[0]}; what it says will be in {job.record}"
+    return "submitted", f"{ago} ago, {job.scheduler} {job.jobs[0]}; its output will be in {job.record}"
 
 
 def _judge(
@@ -194,7 +194,7 @@ def _killed(run: Path) -> tuple[State, str]:
     """Return the state and reason of a run that left no marker file."""
     if logs := run_files.hung_ranks(run):
         return "failed", f"hung for run.timeout_seconds; the stacks are in {logs[0]}"
-    return "failed", "ended without a word: killed, perhaps out of memory, or its host went down"
+    return "failed", "ended without a message: killed, perhaps out of memory, or its host went down"
 
 
 def _is_alive(pid: Any) -> bool:

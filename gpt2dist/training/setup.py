@@ -177,11 +177,11 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
     if resume not in ("auto", "never"):
         named = Path(resume)
         if fault := store.fault(named):
-            raise UserError(f"checkpoint.resume: {named} is not a whole checkpoint: {fault}; name another")
+            raise UserError(f"checkpoint.resume: {named} is not a complete checkpoint: {fault}; name another")
         if newest and step_of(newest) > TrainerState.read(named).step:
             raise UserError(
                 f"checkpoint.resume: {store.directory} holds a newer checkpoint ({newest.name}), which the next "
-                "start would go on from; move it away, or set run.output_dir to a new directory"
+                "start would resume from; move it away, or set run.output_dir to a new directory"
             )
         return named
     for reason in rejected_checkpoints:
@@ -193,7 +193,7 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
         )
     if rejected_checkpoints and not newest:
         raise UserError(
-            f"no checkpoint in {store.directory} is whole; move that directory away to start anew, "
+            f"no checkpoint in {store.directory} is complete; move that directory away to start over, "
             "or name one with checkpoint.resume"
         )
     return newest

@@ -57,7 +57,7 @@ class StopSignal:
             self._since = now
             self.name = number.name
         elif now - self._since > ECHO_SECONDS:
-            logger.error("%s after %s: ending at once, without saving", number.name, self.name)
+            logger.error("%s after %s: exiting immediately, without saving", number.name, self.name)
             os._exit(128 + number)
 
 

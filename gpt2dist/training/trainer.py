@@ -83,6 +83,8 @@ class Trainer:
         self.evaluation_done = True  # whether the evaluation and samples due after this step are done
         self.saved_step = 0
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
+        self.recorder: MetricsRecorder | None = None
+        self.bar = Progress("train", None, "step", enabled=False)  # until `fit` shows one
 
     def fit(self, recorder: MetricsRecorder | None) -> None:
         """Train from the current step to the last one, or until asked to stop.
@@ -169,7 +171,7 @@ class Trainer:
             self.skipped_in_a_row = self.skipped_in_a_row + 1 if each.skipped else 0
             if each.skipped and self.config.precision != "fp16":  # whose scale is found by overflows
                 self.bar.warn(
-                    f"step {number} was left out: loss {each.loss:.4f}, "
+                    f"step {number} was skipped: loss {each.loss:.4f}, "
                     f"gradient norm {each.grad_norm:.4g}; its documents: "
                     f"gpt2dist trace {self.config.output_dir} --step {number}"
                 )
@@ -179,9 +181,9 @@ class Trainer:
         self._save()
         self._report_saved(self.store.finish())
         raise RunError(
-            f"{self.skipped_in_a_row} steps in a row were left out, up to step {self.step} (loss or gradient not "
+            f"{self.skipped_in_a_row} steps in a row were skipped, up to step {self.step} (loss or gradient not "
             f"finite, or beyond stability.spike_sigma): training has diverged; everything is saved. Lower "
-            "optimizer.lr or lengthen schedule.warmup_steps, and go on from an older checkpoint with "
+            "optimizer.lr or lengthen schedule.warmup_steps, and resume from an older checkpoint with "
             "checkpoint.resume"
         )
 
@@ -240,7 +242,7 @@ class Trainer:
         if not math.isfinite(probe):  # so that a diverged checkpoint cannot evict a good one
             raise RunError(
                 f"the loss is {probe} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
-                "schedule.warmup_steps, and start again: the run goes on from its newest checkpoint"
+                "schedule.warmup_steps, and start again: the run resumes from its newest checkpoint"
             )
         return TrainerState(
             step=self.step,
@@ -272,7 +274,7 @@ class Trainer:
         if self.world.is_main:
             write_stopped(self.config.output_dir, signal, self.step, self.plan.total_steps)
         logger.info(
-            "stopped by %s at step %d, with everything saved; started again, it goes on", signal, self.step
+            "stopped by %s at step %d, with everything saved; start it again to resume", signal, self.step
         )
 
     def _loader(self) -> Loader[list[Tensor]]:

@@ -199,7 +199,9 @@ def test_a_damaged_checkpoint_is_not_begun_with(tiny_dataset, tmp_path):
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    with pytest.raises(RankFailedError, match=r"UserError: model\.init_from: .* not a whole checkpoint: model-"):
+    with pytest.raises(
+        RankFailedError, match=r"UserError: model\.init_from: .* not a complete checkpoint: model-"
+    ):
         begun(config, first, f"run.output_dir={tmp_path}/second")
 
 

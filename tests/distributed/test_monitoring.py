@@ -274,7 +274,7 @@ def test_a_tracker_that_fails_on_the_way_ends_no_run(tiny_dataset, tmp_path, mon
     assert len(metrics(run, "train/loss")) == len(points(events(run / "tensorboard"), "train/loss")) == 8
     assert [entry[0] for entry in calls_of(run)] == ["start", "log"]
     said = capfd.readouterr().err
-    assert said.count(f"{TRACKER} failed (ConnectionError: the server is gone) and is not told more") == 1
+    assert said.count(f"{TRACKER} failed (ConnectionError: the server is gone) and gets nothing more") == 1
     assert "Traceback" not in said and "Traceback" in (run / "logs/rank-00000.log").read_text()
 
 

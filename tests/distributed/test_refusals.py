@@ -58,7 +58,7 @@ def test_checkpoints_none_of_which_is_whole_are_not_trained_over(tiny_dataset, t
     run = train(config, "run.stop_after_steps=3")
     (run / "checkpoints/step-00000003/manifest.json").unlink()
     with pytest.raises(
-        RankFailedError, match=r"UserError: no checkpoint in .*checkpoints is whole; move that directory"
+        RankFailedError, match=r"UserError: no checkpoint in .*checkpoints is complete; move that directory"
     ):
         train(config)
 

@@ -1,3 +1,7 @@
+import resource
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from gpt2dist.memory import format_bytes, peak_resident_bytes
@@ -18,8 +22,9 @@ def test_bytes_for_people(number, text):
     assert format_bytes(number) == text
 
 
-def test_the_peak_is_in_bytes():
-    before = peak_resident_bytes()
-    block = bytearray(200 << 20)
-    assert 100 << 20 < before + (100 << 20) < peak_resident_bytes() < 1 << 40
-    del block
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_the_peak_is_in_bytes(monkeypatch, platform, unit):
+    """As getrusage(2) of Linux, in KiB, and of macOS, in bytes, say."""
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3_000_000))
+    assert peak_resident_bytes() == 3_000_000 * unit

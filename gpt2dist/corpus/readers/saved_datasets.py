@@ -75,4 +75,4 @@ def _load(path: str) -> Any:
 
 
 def _damaged(path: str, error: Exception) -> UserError:
-    return UserError(f"{path}: damaged, or not a saved dataset ({error!r}); save it anew")
+    return UserError(f"{path}: damaged, or not a saved dataset ({error!r}); save it again")

@@ -183,7 +183,9 @@ class Slurm:
             f"  scancel {words}                                 stops it for good",
         ]
         if job.work.verb != "preprocess":
-            lines.append(f"  scancel --signal=TERM --batch {number}           stops it, to go on from the queue")
+            lines.append(
+                f"  scancel --signal=TERM --batch {number}           stops it and puts it back into the queue"
+            )
         if finish:
             lines.append(
                 f"  the dataset is put together by job {finish[0]} when all parts are done. If a part fails, "

@@ -186,7 +186,7 @@ DAMAGE = {
     "optimizer-00001-of-00001.safetensors was changed after it was written": lambda path: flip(
         path / "optimizer-00001-of-00001.safetensors"
     ),
-    "its manifest names '../x', which is not a file of its own": lambda path: rewrite_manifest(
+    "its manifest names '../x', which is not a separate file": lambda path: rewrite_manifest(
         path, lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": ""}})
     ),
 }

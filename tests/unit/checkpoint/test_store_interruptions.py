@@ -182,7 +182,7 @@ def test_a_manifest_is_confined_to_its_directory(tmp_path, name):
     content = json.loads(path.read_text())
     content["files"][name] = {"bytes": 14, "sha256": "0" * 64}
     path.write_text(json.dumps(content))
-    assert store.newest()[1] == [f"step-00000010: its manifest names {name!r}, which is not a file of its own"]
+    assert store.newest()[1] == [f"step-00000010: its manifest names {name!r}, which is not a separate file"]
 
 
 def test_a_checkpoint_that_is_a_link_is_refused(tmp_path):
@@ -198,7 +198,9 @@ def test_the_model_of_a_damaged_checkpoint_is_not_used_but_its_optimizer_may_be_
     (path / "optimizer-00001-of-00001.safetensors").unlink()
     require_whole_model(path)
     damage("flipped", path / "model-00001-of-00001.safetensors")
-    with pytest.raises(UserError, match=r"step-00000010: not a whole checkpoint: model-\S+ was changed .*; name"):
+    with pytest.raises(
+        UserError, match=r"step-00000010: not a complete checkpoint: model-\S+ was changed .*; name"
+    ):
         require_whole_model(path)
     (path / "manifest.json").unlink()
     require_whole_model(path)  # a model directory of another make

@@ -84,7 +84,8 @@ def test_a_rank_that_cannot_write_stops_all_of_them(tmp_path, monkeypatch):
     outcomes = save_on_ranks(tmp_path, 3, 7)
     assert [str(error) for error in outcomes] == [
         "saving step-00000007 failed: rank 1: OSError: [Errno 28] No space left on device; "
-        f"make room or repair {tmp_path}, and start again: the run goes on from the newest whole checkpoint there"
+        f"make room or repair {tmp_path}, and start again: the run resumes from the newest complete checkpoint "
+        "there"
     ] * 3
     assert names(tmp_path) == []
 
@@ -123,7 +124,7 @@ def test_a_save_that_fails_behind_its_commit_is_there_all_the_same(store, monkey
         lambda path, text: (full_disk if path.name == "latest" else write_text)(path, text),
     )
     with pytest.raises(
-        RunError, match=r"saving step-00000020 failed: .* goes on from the newest whole checkpoint"
+        RunError, match=r"saving step-00000020 failed: .* resumes from the newest complete checkpoint"
     ):
         store.save(ModelState(), trainer_state(20))
     assert store.newest() == (store.directory / "step-00000020", [])

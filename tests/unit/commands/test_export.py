@@ -110,7 +110,7 @@ def test_a_checkpoint_that_was_changed_is_refused_before_it_is_read(export, tmp_
     save_file(weights, path, metadata={"format": "pt"})
     code, _, err = export()
     assert code == 2
-    assert "not a whole checkpoint: model.safetensors was changed after it was written" in err
+    assert "not a complete checkpoint: model.safetensors was changed after it was written" in err
     assert not (tmp_path / "model").exists()
 
 

@@ -19,7 +19,7 @@ def test_the_options_of_torchrun_end_at_the_verb():
 def test_a_launch_of_nothing_is_wrong_input(capsys):
     assert main(["launch", "--nproc-per-node", "2", "generate", "x"]) == 2
     expected = (
-        "no verb to launch; write one of train, evaluate, lambada, verify-resume behind torchrun's options\n"
+        "no verb to launch; write one of train, evaluate, lambada, verify-resume after torchrun's options\n"
     )
     assert capsys.readouterr().err == f"gpt2dist launch: {expected}"
 
@@ -42,7 +42,7 @@ def failure(tmp_path: Path, exitcode: int, message: str = "", at: int = 100) -> 
 @pytest.mark.parametrize(
     ("number", "cause"),
     [
-        (signal.SIGKILL, "SIGKILL (-9), probably out of memory (dmesg tells)"),
+        (signal.SIGKILL, "SIGKILL (-9), probably out of memory (see dmesg)"),
         (signal.SIGBUS, "SIGBUS (-7), probably no room in /dev/shm"),
         (signal.SIGSEGV, "SIGSEGV (-11), a crash in native code"),
         (signal.SIGFPE, "SIGFPE (-8), a signal"),
@@ -67,7 +67,7 @@ def test_where_all_ranks_of_a_host_only_lost_another_one_the_others_are_pointed_
     lost = failure(tmp_path, 1, "PeerLostError: Read error [10.0.0.2]:9: Connection reset by peer", at=50)
     told = describe({0: lost}, None)
     assert told.startswith("rank 0 failed first: exit code 1: PeerLostError: Read error")
-    assert "another rank was gone before: killed" in told and "; the other hosts tell more\n" in told
+    assert "another rank had failed before: killed" in told and "; see the logs on the other hosts\n" in told
     assert "other hosts" not in describe({0: lost, 1: failure(tmp_path, -signal.SIGKILL)}, None)
 
 

@@ -187,7 +187,7 @@ def test_preprocess_interrupted_and_worker_died(gpt2dist, dataset, corpus, monke
 
     fail(KeyboardInterrupt())
     code, _, err = gpt2dist(*arguments)
-    assert code == 1 and "interrupted; run the same command again to go on (other.partial is kept)" in err
+    assert code == 1 and "interrupted; run the same command again to resume (other.partial is kept)" in err
     fail(RunError("a worker process died"))
     code, _, err = gpt2dist(*arguments)
     assert code == 1 and "a worker process died" in err and "Traceback" not in err

@@ -98,7 +98,7 @@ def test_what_a_run_says_is_text_and_no_markup(gpt2dist, tmp_path):
     page = report(gpt2dist, run, tmp_path)
     assert {tag for tag, _ in page.tags} & {"script", "i", "b"} == set()
     assert "<script>alert(1)</script> & ?" in page.text
-    assert "/gone<p> (no longer there as it was)" in page.text
+    assert "/gone<p> (moved or changed since)" in page.text
     assert "x at step 2: loss not finite" in page.text
 
 

@@ -135,7 +135,7 @@ def test_without_sbatch_the_command_for_a_login_node_is_told(run_file, tmp_path,
         (["--scheduler", "slurm"], "--gpus-per-node: missing; one rank is started for each"),
         ([*SLURM, "--tasks", "3"], "--tasks and --dask: for --job preprocess only; leave them out"),
         ([*SLURM, "--volume", "a:/b"], "--volume: for --scheduler kubernetes only; leave it out"),
-        ([*SLURM, "--", "x"], "-- x: words behind `--` are for --job evaluate and preprocess"),
+        ([*SLURM, "--", "x"], "-- x: words after `--` are for --job evaluate and preprocess"),
         ([*LOCAL, "--cpus-per-node", "2"], "--cpus-per-node: for --scheduler slurm or kubernetes only"),
         ([*LOCAL, "--nodes", "2"], "--nodes 2: --scheduler local is this machine alone; leave it out"),
         (

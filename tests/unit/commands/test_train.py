@@ -34,4 +34,4 @@ def test_what_is_imported_already_is_not_looked_at(monkeypatch):
     monkeypatch.setitem(sys.modules, "gpt2dist.training.setup", object())
     frozen = gc.get_freeze_count()
     train.import_libraries()
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen  # less where a frozen object was freed

@@ -60,7 +60,7 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
     assert captured.out == ""
     # 20,480 targets in 20 disjoint windows; 100 steps of 16 are 80 epochs
     head, *lines = captured.err.splitlines()
-    assert head == f"{run_file}: right, for 4 ranks"
+    assert head == f"{run_file}: valid, for 4 ranks"
     # The columns are two spaces or more apart.
     assert [re.split(" {2,}", line) for line in lines] == [
         ["model", "shape", "12 layers, 12 heads, 768 wide, context of 1,024 tokens (gpt2-124m)"],
@@ -86,7 +86,7 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         ["", "│ ▂████████████████████████████████████████▇▆▆▅▄▃▂▁▁"],
         ["", "0.00017 │▅██████████████████████████████████████████████████▇▆▆▅▄▃▂▁"],
         ["", "0", "step 99"],
-        ["", "leaves early", "after 1 step"],
+        ["", "stops early", "after 1 step"],
         ["compute", "precision", "bf16"],
         ["", "ZeRO", "stage 2"],
         ["", "tokens", "1,638,400 computed on in all"],
@@ -188,7 +188,7 @@ def test_a_run_with_little_in_it(tmp_path, make_dataset, capsys):
     path.write_text(f"data: {{train: [{{path: {make_dataset(train=[9])}}}]}}\nschedule: {{total_steps: 1}}")
     validate_with(path, "model={n_layer: 1, n_head: 1, n_embd: 1, context_length: 8}", "run.output_dir=out")
     text = re.sub(" {2,}", "  ", capsys.readouterr().err)
-    assert "right, for 1 rank\n" in text
+    assert "valid, for 1 rank\n" in text
     assert "1 layer, 1 head, 1 wide, context of 8 tokens\n" in text
     assert "size  9 tokens, 1 document\n" in text
     assert "written  at the end\n" in text
@@ -217,7 +217,7 @@ def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys
         ("checkpoint={every_minutes: 1}", "written  every 1 minute and at the end"),
         (
             "checkpoint.keep_every=1000",
-            "the newest 3 kept: 4.48 GB, and those at multiples of 1,000 steps for ever",
+            "the newest 3 kept: 4.48 GB, and those at multiples of 1,000 steps are kept permanently",
         ),
         ("zero.offload_optimizer=cpu", "ZeRO  stage 2, optimizer offloaded to cpu"),
         (
@@ -264,7 +264,7 @@ def test_the_memory_of_a_device_is_a_limit(run_file):
 
 def test_the_ranks_that_the_job_was_submitted_for(run_file, capsys):
     validate_with(run_file, "run.world_size=4")
-    assert "right, for 4 ranks" in capsys.readouterr().err
+    assert "valid, for 4 ranks" in capsys.readouterr().err
     validate_with(run_file, "run.world_size=4", "--world-size", "4")
     message = (
         "run.world_size: the job was submitted for 4 ranks and started with 2; start 4, or set run.world_size=2"

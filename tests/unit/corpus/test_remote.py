@@ -97,7 +97,7 @@ def test_discover_refuses(base, name, message):
 
 
 def test_a_file_that_went_away(base, read_piece):
-    with pytest.raises(UserError, match=r"gone\.txt: cannot be read \(.*run again to go on"):
+    with pytest.raises(UserError, match=r"gone\.txt: cannot be read \(.*run the job again to resume it"):
         read_piece(Piece(base + "/gone.txt", "text", "", 0, 1, 1))
 
 
@@ -161,7 +161,7 @@ def flaky():
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt.gz", "a.parquet"])
 def test_what_fails_on_the_way_is_told_with_the_file(flaky, read_corpus, name):
     with pytest.raises(
-        UserError, match=rf"flaky:///flaky/{name}: cannot be read \(connection reset\); the job can"
+        UserError, match=rf"flaky:///flaky/{name}: cannot be read \(connection reset\); run the job again"
     ):
         read_corpus(f"flaky:///flaky/{name}")
 

@@ -190,7 +190,7 @@ def test_the_verb(home, documents, tmp_path, capsys):
         assert cli.main(["inspect", str(tmp_path / "out"), *more]) == 0
     assert "document" in capsys.readouterr().err
     assert cli.main(arguments) == 2
-    assert f"{tmp_path / 'out'}: is there already; remove it, or choose another" in capsys.readouterr().err
+    assert f"{tmp_path / 'out'}: already exists; remove it, or choose another" in capsys.readouterr().err
     (tmp_path / "train.bin").rename(tmp_path / "moved.bin")
     for command in (
         ["inspect", str(tmp_path / "out"), "--verify"],

@@ -130,7 +130,7 @@ def test_nothing_to_score_is_told(tokenizer):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl, document 2: .*mend it, or `gpt2dist preprocess`"),
+        (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl, document 2: .*fix it, or `gpt2dist preprocess`"),
         (b'{"text": "a\xff"}\n', "corpus.jsonl, document 1: is not Unicode"),
         (b'{"text": "a"', "corpus.jsonl, document 1"),
         (b'{"other": "' + b"a" * (9 << 20) + b'"}\n', "corpus.jsonl, document 1"),

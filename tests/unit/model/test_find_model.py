@@ -42,7 +42,9 @@ def test_another_kind_of_model(tmp_path):
 
 
 def test_a_name_that_is_neither_here_nor_on_the_hub():
-    with pytest.raises(UserError, match="nobody/nothing: no such directory, and not to be had from the hub"):
+    with pytest.raises(
+        UserError, match="nobody/nothing: no such directory, and could not be downloaded from the hub"
+    ):
         locate("nobody/nothing")
 
 

@@ -68,10 +68,10 @@ def test_quietly_only_what_is_wrong_is_shown(capsys):
         bar.advance(1)
         bar.info("saved")
         info("waiting")
-        bar.warn("step 2 was left out")
+        bar.warn("step 2 was skipped")
         bar.advance(2)
         warn("slow")
-    assert capsys.readouterr().err == "WARNING: step 2 was left out\nWARNING: slow\n"
+    assert capsys.readouterr().err == "WARNING: step 2 was skipped\nWARNING: slow\n"
     with Progress("train", 3, "step") as bar:
         bar.advance(3)
     info("waiting")

@@ -53,7 +53,7 @@ def test_one_that_fails_is_dropped_with_a_word_and_the_others_go_on(tmp_path, ca
     assert [call[0] for call in good.calls] == ["start", "log", "text", "log", "text", "close"]
     assert bad.calls[-1][0] == where and [call[0] for call in bad.calls].count(where) == 1
     words, traceback = caplog.records
-    assert words.getMessage().startswith("bad failed (ConnectionError: the server is gone) and is not told more")
+    assert words.getMessage().startswith("bad failed (ConnectionError: the server is gone) and gets nothing more")
     assert words.exc_info is None and traceback.name == "trackers" and traceback.exc_info
 
 

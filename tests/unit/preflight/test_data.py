@@ -77,8 +77,8 @@ def test_datasets_that_cannot_be_validated_on(run_file, make_dataset):
     right = run_file.parent / "right"
     for dataset, message in [
         (other, f"was made with another tokenizer than {right}; preprocess both with one"),
-        (single, "has no two tokens to score; give it more text"),
-        (empty, "has no two tokens to score; give it more text"),
+        (single, "has fewer than two tokens to score; give it more text"),
+        (empty, "has fewer than two tokens to score; give it more text"),
     ]:
         line = f"data.validation.0.path: {dataset} {message}"
         assert mistakes(run_file, [f"data.validation.0.path={dataset}"]) == [line]

@@ -118,7 +118,7 @@ def test_gelu_under_its_other_name_and_an_inner_width_that_is_spelled_out(run_fi
 def test_a_config_that_does_not_tell_the_sizes(run_file, tmp_path, changes, reason):
     model = write_model(tmp_path / "model", **changes)
     assert mistakes(run_file, begin(model)) == [
-        f"model.init_from: {model}/config.json: does not tell the sizes of a GPT-2 ({reason}); give another model"
+        f"model.init_from: {model}/config.json: does not give the sizes of a GPT-2 ({reason}); give another model"
     ]
 
 
@@ -265,5 +265,5 @@ def test_a_run_that_goes_on_asks_for_the_model_no_more(run_file, tmp_path, model
 def test_a_model_that_is_nowhere(run_file, tmp_path):
     (found,) = mistakes(run_file, begin(tmp_path / "gone"))
     assert found.startswith(
-        f"model.init_from: {tmp_path}/gone: no such directory, and not to be had from the hub"
+        f"model.init_from: {tmp_path}/gone: no such directory, and could not be downloaded from the hub"
     )

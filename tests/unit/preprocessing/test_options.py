@@ -70,8 +70,8 @@ def test_lengths(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"min_chars": -1}, "--min-chars -1, --max-chars None: no document is both"),
-        ({"min_chars": 5, "max_chars": 4}, "--min-chars 5, --max-chars 4: no document is both"),
+        ({"min_chars": -1}, "--min-chars -1, --max-chars None: no document satisfies both"),
+        ({"min_chars": 5, "max_chars": 4}, "--min-chars 5, --max-chars 4: no document satisfies both"),
         ({"memory_per_worker": 1 << 20}, "--memory-per-worker: 1 MiB is too little, a worker needs 512 MiB"),
         ({"normalizer": "nowhere:clean"}, "--normalizer nowhere:clean: cannot be found .*write module:function"),
         ({"normalizer": "json:nothing"}, "--normalizer json:nothing: cannot be found"),
@@ -293,7 +293,7 @@ def test_an_encoder_that_disagrees_is_told_of_and_replaced(tmp_path, tokenizer, 
         on_info=said.append,
         on_warning=said.append,
     )
-    assert said[0].startswith("they disagree; going on with tokenizers")
+    assert said[0].startswith("they disagree; falling back to tokenizers")
     assert other.fingerprint == right.fingerprint
 
 

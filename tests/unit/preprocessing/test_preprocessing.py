@@ -127,7 +127,7 @@ def test_workers_and_interruptions_change_no_byte(tmp_path, corpus, tokenizer, s
     said, before = [], len(runs)
     prepare(resumed, on_info=said.append)
     assert {1, 3} <= set(runs[before:]) and not {0, 2} & set(runs[before:])
-    assert f"goes on where it stopped: {done} of {len(set(runs))} parts are done" in said
+    assert f"resuming: {done} of {len(set(runs))} tasks are done" in said
 
     assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "resumed")
 
@@ -178,7 +178,7 @@ def test_killed_and_run_again(tmp_path):
     process.communicate()  # ends when the last worker has closed standard error
     assert not (tmp_path / "killed").exists()
     again = subprocess.run([*program, str(tmp_path / "killed")], capture_output=True, text=True, check=True)
-    assert "goes on where it stopped" in again.stderr
+    assert "resuming: " in again.stderr
     prepare(job(corpus, tmp_path / "tokenizer", tmp_path / "whole"))
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
@@ -202,7 +202,7 @@ def test_ctrl_c_stops_all_workers_and_keeps_what_is_done(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "interrupted; run the same command again to go on" in error and "Traceback" not in error
+    assert "interrupted; run the same command again to resume" in error and "Traceback" not in error
 
 
 def die(job, task):
@@ -211,7 +211,7 @@ def die(job, task):
 
 def test_dead_worker_is_a_clear_failure(tmp_path, corpus, tokenizer, small_tasks, monkeypatch):
     monkeypatch.setattr(driver, "_run_and_name", die)
-    with pytest.raises(RunError, match="run the same command again to go on"):
+    with pytest.raises(RunError, match="run the same command again to resume"):
         prepare(job(corpus, tokenizer, tmp_path / "out", workers=2))
 
 

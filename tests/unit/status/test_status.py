@@ -71,7 +71,7 @@ def test_a_job_in_the_queue(tmp_path, make_run):
     assert find_runs(tmp_path) == [run.directory]
     status = read_status(run.directory)
     assert status.state == "submitted"
-    assert status.reason == f"3:20 min ago, slurm 4711; what it says will be in {record}"
+    assert status.reason == f"3:20 min ago, slurm 4711; its output will be in {record}"
     assert (status.step, status.loss, status.checkpoint, status.silent) == (None, None, None, None)
 
 
@@ -126,7 +126,7 @@ def test_where_a_rank_was_killed_another_tells_that_it_was_lost(tiny_dataset, tm
         run_ranks(train_with, 2, write_run(tmp_path, tiny_dataset), FAST, die, 1)
     status = read_status(tmp_path / "run")
     assert (status.state, status.step) == ("failed", 2)
-    assert status.reason.startswith("rank 0: ") and "(another rank was gone before: killed" in status.reason
+    assert status.reason.startswith("rank 0: ") and "(another rank had failed before: killed" in status.reason
 
 
 def test_a_killed_run_left_no_word(tiny_dataset, tmp_path):
@@ -134,7 +134,7 @@ def test_a_killed_run_left_no_word(tiny_dataset, tmp_path):
         run_ranks(train_with, 1, write_run(tmp_path, tiny_dataset), FAST, die, 0)
     status = read_status(tmp_path / "run")
     assert status.state == "failed"
-    assert status.reason.startswith("ended without a word: killed")
+    assert status.reason.startswith("ended without a message: killed")
     assert status.step == 2
 
 
@@ -254,7 +254,7 @@ def test_the_watchdog_is_told_by_the_stacks_that_end_a_log(make_run):
     log.write_text("Timeout (0:10:00)!\nThread 0x1:\n")
     assert read_status(run.directory).reason == reason
     log.write_text(log.read_text() + "2026-01-02 10:00:00,1 INFO x: started again\n")
-    assert "ended without a word" in read_status(run.directory).reason
+    assert "ended without a message" in read_status(run.directory).reason
 
 
 def test_the_time_left_is_at_the_pace_since_the_start_to_where_the_run_ends(make_run):

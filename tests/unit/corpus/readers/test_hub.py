@@ -69,10 +69,10 @@ def test_saved_datasets_in_a_directory_are_no_arrow_files(tmp_path, table):
 def test_a_damaged_saved_dataset(tmp_path, table, read_corpus):
     table.save_to_disk(tmp_path / "saved")
     (tmp_path / "saved" / "data-00000-of-00001.arrow").write_bytes(b"x" * 100)
-    with pytest.raises(UserError, match=r"saved: damaged, or not a saved dataset \(.*save it anew"):
+    with pytest.raises(UserError, match=r"saved: damaged, or not a saved dataset \(.*save it again"):
         read_corpus(tmp_path / "saved")
     (tmp_path / "saved" / "data-00000-of-00001.arrow").unlink()
-    with pytest.raises(UserError, match=r"saved: damaged, or not a saved dataset \(.*save it anew"):
+    with pytest.raises(UserError, match=r"saved: damaged, or not a saved dataset \(.*save it again"):
         discover([str(tmp_path / "saved")])
 
 

@@ -116,7 +116,7 @@ def test_damaged_files_are_named(tmp_path, read_corpus, name, size):
     for data in (whole[: len(whole) // 2], b"no table at all", whole[:8]):
         path.write_bytes(data)
         with pytest.raises(
-            UserError, match=rf"{name}: damaged, or not (parquet|Arrow) \(.*get it anew, or leave it"
+            UserError, match=rf"{name}: damaged, or not (parquet|Arrow) \(.*get it again, or leave it"
         ):
             read_corpus(path, size)
 

@@ -72,5 +72,7 @@ def test_a_text_file_is_never_cut_and_an_empty_file_has_no_piece(tmp_path):
 
 
 def test_a_file_that_went_away(tmp_path, read_piece):
-    with pytest.raises(UserError, match=r"gone\.txt: cannot be read \(No such file.*run again to go on"):
+    with pytest.raises(
+        UserError, match=r"gone\.txt: cannot be read \(No such file.*run the job again to resume it"
+    ):
         read_piece(Piece(str(tmp_path / "gone.txt"), "text", "", 0, 1, 1))
