@@ -29,7 +29,8 @@ share_host
 
 # With fixed numbers instead of a c10d rendezvous, which goes by the clocks of the hosts and may begin without some,
 # and whose launchers hang when the first host is cut off.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${SAVE_SECONDS:-300}" # torch 2.11 waits 30 seconds whatever this says
 exec torchrun --nnodes "$NODES" --node-rank "$NODE_RANK" --nproc-per-node "$GPUS" \
   --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}" --max-restarts 0 \
-  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "${SAVE_SECONDS:-300}" \
+  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
   -m gpt2dist train "$@"

@@ -15,7 +15,8 @@ set -euo pipefail
 check torchrun "$@"
 share_host
 
-# torchrun passes the signals on, SIGUSR1 only if told so, and kills ranks that have not saved by then.
+# torchrun passes the signals on, SIGUSR1 only if told so, and kills ranks that have not saved by then. (That of torch
+# 2.11 does so after 30 seconds whatever it is told.)
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${SAVE_SECONDS:-300}"
 exec torchrun --standalone --nproc-per-node "$GPUS" \
-  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "${SAVE_SECONDS:-300}" \
-  -m gpt2dist train "$@"
+  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 -m gpt2dist train "$@"

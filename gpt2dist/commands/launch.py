@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import PeerLostError, RunError, UserError
 from gpt2dist.run import end_markers
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     settings = torchrun.parse_args([*with_defaults(options, _gpus()), "-m", "gpt2dist", *words])
     directory = _run_directory(words, _ranks(settings.nnodes, settings.nproc_per_node))
     _set_environment(settings.nproc_per_node)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the errors below are shorter
     began = time.time()
@@ -78,8 +79,15 @@ def run(args: argparse.Namespace) -> int:
         if _follows_a_run(words) or (directory and _was_saved(directory, began)):
             return 0
         name = signal.Signals(stopped.sigval).name
-        raise RunError(f"ended by {name} before everything was saved") from stopped
+        raise RunError(f"ended by {name} before everything was saved{_shutdown_hint(torchrun)}") from stopped
     return 0
+
+
+def _shutdown_hint(torchrun: Any) -> str:
+    """Return what to add about a torchrun that cannot be told how long ranks may take to save."""
+    if "--shutdown-timeout" in torchrun.get_args_parser().format_help():
+        return ""
+    return "; torchrun of this version of torch gives ranks 30 seconds: use a newer one if a save takes longer"
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -112,8 +120,6 @@ def with_defaults(options: list[str], gpus: int) -> list[str]:
         out += ["--standalone"]
     if not given("--signals-to-handle"):
         out += ["--signals-to-handle", SIGNALS]
-    if not given("--shutdown-timeout"):
-        out += ["--shutdown-timeout", str(SHUTDOWN_SECONDS)]
     return out
 
 

@@ -3,12 +3,13 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from gpt2dist.cli import main
-from gpt2dist.commands.launch import SIGNALS, _ranks, describe, split, with_defaults
+from gpt2dist.commands.launch import SIGNALS, _ranks, _shutdown_hint, describe, split, with_defaults
 
 
 def test_the_options_of_torchrun_end_at_the_verb():
@@ -25,10 +26,10 @@ def test_a_launch_of_nothing_is_wrong_input(capsys):
 
 
 def test_what_is_left_open_gets_a_default_and_what_is_given_stays():
-    shutdown = ["--signals-to-handle", SIGNALS, "--shutdown-timeout", "300"]
-    assert with_defaults([], gpus=4) == ["--nproc-per-node", "4", "--standalone", *shutdown]
+    signals = ["--signals-to-handle", SIGNALS]
+    assert with_defaults([], gpus=4) == ["--nproc-per-node", "4", "--standalone", *signals]
     assert with_defaults([], gpus=0)[:2] == ["--nproc-per-node", "1"]
-    given = ["--nproc_per_node=2", "--nnodes", "2", "--rdzv-endpoint", "a:1", "--shutdown-timeout", "9"]
+    given = ["--nproc_per_node=2", "--nnodes", "2", "--rdzv-endpoint", "a:1"]
     assert with_defaults(given, gpus=4) == [*given, "--signals-to-handle", SIGNALS]
 
 
@@ -88,3 +89,12 @@ def test_a_wrong_configuration_is_told_before_ranks_start(tmp_path, capsys):
     assert main(["launch", "--nproc-per-node", "2", "train", str(tmp_path / "run.yaml"), "batch.x=1"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("gpt2dist launch: ") and "modle: unknown key; did you mean model?" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"), [("--shutdown-timeout N", ""), ("--nnodes N", "; torchrun of this")]
+)
+def test_a_torchrun_that_does_not_wait_is_named(options, hint):
+    """That of torch 2.11 kills ranks that have not saved within 30 seconds."""
+    torchrun = SimpleNamespace(get_args_parser=lambda: SimpleNamespace(format_help=lambda: options))
+    assert _shutdown_hint(torchrun).startswith(hint) and bool(_shutdown_hint(torchrun)) == bool(hint)

@@ -18,7 +18,13 @@ RUN = ["run.yaml", "optimizer.lr=3e-4", "run.name=a b"]
 HOSTS = "# the cluster\nn1 slots=4\n\nn2 slots=4\n"
 RECORD = """\
 #!/usr/bin/env bash
-{ printf '%q' "${0##*/}"; printf ' %q' "$@"; echo; } >>"$RECORD"
+seconds=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-}
+{
+  printf '%s' "${seconds:+TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$seconds }"
+  printf '%q' "${0##*/}"
+  printf ' %q' "$@"
+  echo
+} >>"$RECORD"
 """
 NODE = {"NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1"}
 COMMANDS = {
