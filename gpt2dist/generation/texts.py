@@ -17,7 +17,6 @@ from transformers import (
 from transformers.generation import (
     BaseStreamer,
     LogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -74,7 +73,7 @@ def continue_texts(
     """
     lengths = [len(each) for each in tokens]
     longest = max(lengths)
-    # An id that does not exist: transformers' repetition penalty ignores it, but would not ignore end-of-text.
+    # An id that does not exist, which the repetition penalty ignores; it would not ignore end-of-text.
     padded = [[generator.vocab_size] * (longest - len(each)) + list(each) for each in tokens]
     texts: Any = _Texts(generator, lengths)  # `generate` is annotated for subclasses of more than it needs
     continued = texts.generate(
@@ -148,6 +147,27 @@ class _Texts(PreTrainedModel, GenerationMixin):
         return fits - half * math.ceil((fits - context) / half)
 
 
+class _RepetitionPenalty(LogitsProcessor):
+    """Logits processor that makes the tokens of a text less likely (Keskar et al. 2019, 4.1).
+
+    It ignores ids outside the vocabulary, which pad short prompts here. That of transformers 5.17 does not.
+
+    Args:
+        penalty: Divides logits above 0, and multiplies those below.
+    """
+
+    def __init__(self, penalty: float):
+        self._penalty = penalty
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Map logits [B, V] to logits [B, V], given all tokens [B, T] so far."""
+        vocab_size = scores.shape[1]
+        seen = torch.zeros(len(scores), vocab_size + 1, dtype=torch.bool, device=scores.device)
+        seen.scatter_(1, input_ids.clamp(max=vocab_size), True)
+        less = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
+        return torch.where(seen[:, :vocab_size], less, scores)
+
+
 class _Draw(LogitsProcessor):
     """Logits processor that draws a token with each row's own generator, and gives it the highest score.
 
@@ -170,7 +190,7 @@ class _Draw(LogitsProcessor):
 def _processors(how: Sampling, seeds: Sequence[int], device: torch.device) -> LogitsProcessorList:
     processors = LogitsProcessorList()
     if how.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
+        processors.append(_RepetitionPenalty(how.repetition_penalty))
     if how.temperature == 0:
         return processors
     if how.temperature != 1.0:

@@ -107,29 +107,31 @@ class _ChunkedNll(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         rows = chunk_rows(len(weight))
         nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        if wanted:
-            ctx.grad_hidden = torch.empty_like(hidden)
-            # In 16 bits, the sum over many chunks would lose small terms.
-            ctx.grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-            ctx.dtype = weight.dtype
+        ctx.dtype = weight.dtype
+        grad_hidden = torch.empty_like(hidden) if wanted else None
+        # In 16 bits, the sum over many chunks would lose small terms.
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wanted else None
         for begin in range(0, len(hidden), rows):
             chunk = slice(begin, begin + rows)
             part, target, mask = hidden[chunk], targets[chunk, None], counted[chunk, None]
             logits = (part @ weight.T).float()
             logits[:, vocab_size:] = -torch.inf  # probability and gradient are 0 there
             log_softmax = logits.log_softmax(1)
-            nll -= log_softmax.gather(1, target).masked_fill(~mask, 0.0).sum()
-            if wanted:
+            # Not in place: compiled by torch 2.11, an output that is changed in place silently has no gradient.
+            nll = nll - log_softmax.gather(1, target).masked_fill(~mask, 0.0).sum()
+            if grad_hidden is not None and grad_weight is not None:
                 # d nll / d logits = softmax − one-hot. The mask is applied to tensors of width D, not V.
                 one = torch.ones_like(target, dtype=log_softmax.dtype)
                 grad = log_softmax.exp_().scatter_add_(1, target, -one).to(part.dtype)
-                ctx.grad_hidden[chunk] = (grad @ weight) * mask
-                _add_product(ctx.grad_weight, grad.T, part * mask)
+                grad_hidden[chunk] = (grad @ weight) * mask
+                _add_product(grad_weight, grad.T, part * mask)
+        ctx.save_for_backward(grad_hidden, grad_weight)
         return nll
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.grad_hidden * grad, (ctx.grad_weight * grad).to(ctx.dtype), None, None, None
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad, (grad_weight * grad).to(ctx.dtype), None, None, None
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -48,6 +48,34 @@ def test_with_all_that_changes_the_graph(tiny_dataset, tmp_path, kernels):
     assert metrics(tmp_path / "run", "train/loss") == pytest.approx(metrics(plain, "train/loss"), abs=1e-5)
 
 
+def gradients(loss, compile):
+    import torch
+
+    from gpt2dist.model.gpt2 import LanguageModel, named_parameters
+    from gpt2dist.model.shape import Shape
+
+    model = LanguageModel(Shape(1, 2, 16, 32, 300), 0, seed=1, loss=loss, compile=compile).train()
+    tokens = torch.randint(0, 300, (2, 33), generator=torch.Generator().manual_seed(1))
+    model.nll_sum(tokens, torch.tensor([0, 5]), torch.tensor([32, 32])).backward()
+    return {name: parameter.grad.flatten().tolist() for name, parameter in named_parameters(model)}
+
+
+def both_gradients(loss, kernels):
+    import os
+
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kernels)
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    return gradients(loss, compile=False), gradients(loss, compile=True)
+
+
+@pytest.mark.parametrize("loss", ["plain", "chunked"])
+def test_gradients_are_those_as_written(loss, kernels):
+    """Compiled by torch 2.11, an autograd function whose output was changed in place had none."""
+    ((plain, compiled),) = run_ranks(both_gradients, 1, loss, kernels, timeout=300)
+    for name, expected in plain.items():
+        assert any(expected) and compiled[name] == pytest.approx(expected, abs=1e-4), name
+
+
 def train_without_compiler(config, overrides):
     from gpt2dist.model import requirements
 

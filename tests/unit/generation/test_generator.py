@@ -225,3 +225,17 @@ def test_nothing_is_said(model, capfd, recwarn):
     generator(model)(PROMPTS, range(5), DRAWN)
     assert capfd.readouterr() == ("", "")
     assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.3])
+def test_the_repetition_penalty_is_that_of_transformers(penalty):
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    from gpt2dist.generation.texts import _RepetitionPenalty
+
+    draw = torch.Generator().manual_seed(0)
+    tokens, scores = torch.randint(0, 20, (3, 9), generator=draw), torch.randn(3, 20, generator=draw)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(tokens, scores.clone())
+    assert torch.equal(_RepetitionPenalty(penalty)(tokens, scores), expected)
+    padded = torch.cat([torch.full((3, 4), 20), tokens], dim=1)  # 20 is no token
+    assert torch.equal(_RepetitionPenalty(penalty)(padded, scores), expected)
