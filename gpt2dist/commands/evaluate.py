@@ -229,7 +229,7 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
     if record:
         record.add(step, model, result)
         _mirror(record)
-    results.tell(result, _table(result, args), args)
+    results.print_result(result, _table(result, args), args)
 
 
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:

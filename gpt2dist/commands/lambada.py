@@ -50,4 +50,4 @@ def run(args: argparse.Namespace) -> None:
             "passages": f"{result['examples']:,} of {args.data}, {result['targets']:,} tokens scored",
             "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {world.size} process(es)",
         }
-        results.tell(result, shown, args)
+        results.print_result(result, shown, args)

@@ -49,7 +49,7 @@ def _make_room(output: Path) -> None:
         raise UserError(f"--output: {output} cannot be written; name a file")
 
 
-def tell(result: dict[str, Any], shown: Mapping[str, str], args: argparse.Namespace) -> None:
+def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argparse.Namespace) -> None:
     """Write a result to --output if given, and print it: as JSON with --json, else as a table of `shown`."""
     import orjson
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     home: Path = args.directory
     statuses = look(home)
     if not args.watch:
-        _tell(statuses, home, args.json)
+        _print_statuses(statuses, home, args.json)
         return
     in_place = not args.json and sys.stderr.isatty()
     with contextlib.suppress(KeyboardInterrupt):
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
             if in_place:
                 _redraw(table.show(statuses, home))
             elif args.json:
-                _tell(statuses, home, as_json=True)
+                _print_statuses(statuses, home, as_json=True)
             else:
                 for status in statuses:
                     print(table.line(status, home), file=sys.stderr, flush=True)
@@ -85,7 +85,7 @@ def look(home: Path) -> list[Status]:
     return [read_status(each) for each in runs]
 
 
-def _tell(statuses: list[Status], home: Path, as_json: bool) -> None:
+def _print_statuses(statuses: list[Status], home: Path, as_json: bool) -> None:
     if as_json:
         for status in statuses:
             print(json.dumps(dataclasses.asdict(status), ensure_ascii=False), flush=True)

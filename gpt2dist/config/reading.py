@@ -18,6 +18,9 @@ from gpt2dist.config.schema import Config, Section
 from gpt2dist.config.yaml import parse
 from gpt2dist.errors import UserError
 
+_WORDS = {"Input ": "", "a valid array": "a list", "a valid integer": "an integer", "an object": "a mapping"}
+"""JSON terms in pydantic's messages → the terms that users of YAML know."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -165,10 +168,6 @@ def _drop(raw: dict[str, Any], error: Any) -> None:
     for name in sections:
         node = node.get(name, {})  # removed already if another item of the same list was wrong
     node.pop(last, None)
-
-
-_WORDS = {"Input ": "", "a valid array": "a list", "a valid integer": "an integer", "an object": "a mapping"}
-"""JSON terms in pydantic's messages → the terms that users of YAML know."""
 
 
 def _explain(error: Any) -> Problem:

@@ -7,6 +7,18 @@ from numpy.typing import NDArray
 
 REDUCEAT_LENGTH = 1 << 10
 """Mean length of a text, in bytes, from which one call per text is faster than one reduceat for all."""
+_WIDE_SPACES = {
+    0xC2: (b"\x85\x85", b"\xa0\xa0"),  # U+0085; U+00A0
+    0xE1: (b"\x9a\x80\x9a\x80",),  # U+1680
+    0xE2: (
+        b"\x80\x80\x80\x8a",  # U+2000 … U+200A
+        b"\x80\xa8\x80\xa9",  # U+2028, U+2029
+        b"\x80\xaf\x80\xaf",  # U+202F
+        b"\x81\x9f\x81\x9f",  # U+205F
+    ),
+    0xE3: (b"\x80\x80\x80\x80",),  # U+3000
+}
+"""Wide whitespace: lead byte → (lowest, then highest values of the bytes after it), one entry per range."""
 
 
 def count_words(texts: Sequence[bytes]) -> NDArray[np.int64]:
@@ -67,17 +79,3 @@ def _is_space(text: bytes) -> NDArray[np.bool_]:
                 for step in range(width + 1):
                     space[found + step] = True
     return space
-
-
-_WIDE_SPACES = {
-    0xC2: (b"\x85\x85", b"\xa0\xa0"),  # U+0085; U+00A0
-    0xE1: (b"\x9a\x80\x9a\x80",),  # U+1680
-    0xE2: (
-        b"\x80\x80\x80\x8a",  # U+2000 … U+200A
-        b"\x80\xa8\x80\xa9",  # U+2028, U+2029
-        b"\x80\xaf\x80\xaf",  # U+202F
-        b"\x81\x9f\x81\x9f",  # U+205F
-    ),
-    0xE3: (b"\x80\x80\x80\x80",),  # U+3000
-}
-"""Wide whitespace: lead byte → (lowest, then highest values of the bytes after it), one entry per range."""

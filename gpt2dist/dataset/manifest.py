@@ -14,6 +14,7 @@ from gpt2dist.errors import UserError
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+_AGAIN = "copy the dataset again, or preprocess the corpus again"
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,3 @@ class Manifest:
 def _sum(records: Iterable[ShardRecord]) -> Totals:
     records = tuple(records)
     return Totals(*(sum(getattr(record, item.name) for record in records) for item in fields(Totals)))
-
-
-_AGAIN = "copy the dataset again, or preprocess the corpus again"

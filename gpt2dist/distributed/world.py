@@ -22,6 +22,13 @@ TIMEOUT = timedelta(minutes=10)
 
 
 JOIN_POLL_SECONDS = 0.02
+GLOO_LOST_A_PEER = re.compile(
+    r"\[(?!enforce)[^\]]*gloo/transport/\w+/(pair|buffer|unbound_buffer)\.cc:\d+\] "
+    r"|Application timeout caused pair closure"
+)
+"""How gloo's own errors start: plain RuntimeErrors, whose place in gloo's sources tells them from others."""
+NCCL_LOST_A_PEER = re.compile("ncclRemoteError|NCCL communicator was aborted|collective operation timeout")
+"""NCCL's result codes and c10d's texts for another rank's end. An invalid use, for one, is this rank's own."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +113,6 @@ class World:
         if failure:
             raise PeerLostError(f"rank 0 failed: {failure}")
         return value
-
-
-GLOO_LOST_A_PEER = re.compile(
-    r"\[(?!enforce)[^\]]*gloo/transport/\w+/(pair|buffer|unbound_buffer)\.cc:\d+\] "
-    r"|Application timeout caused pair closure"
-)
-"""How gloo's own errors start: plain RuntimeErrors, whose place in gloo's sources tells them from others."""
-NCCL_LOST_A_PEER = re.compile("ncclRemoteError|NCCL communicator was aborted|collective operation timeout")
-"""NCCL's result codes and c10d's texts for another rank's end. An invalid use, for one, is this rank's own."""
 
 
 def is_peer_loss(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.preprocessing.atomic_output import MARKER, attempt
 from gpt2dist.preprocessing.executors import open_executor, run_all
-from gpt2dist.preprocessing.splits import DIGEST, FACTS, FACTS_SUFFIX, Block, SplitShardWriter
+from gpt2dist.preprocessing.splits import DIGEST, FACTS, FACTS_SUFFIX, DocumentBlock, SplitShardWriter
 from gpt2dist.preprocessing.tasks import (
     PreprocessingJob,
     Task,
@@ -114,7 +114,7 @@ def _copy_kept(record: ShardRecord, source: Path, target: Path, kept: NDArray[np
         stop = shard.document_ends[end - 1]
         rows = slice(begin, end)
         columns = shard.lengths[rows], facts["bytes"][rows], facts["words"][rows], origins[rows]
-        out.add(Block(shard.tokens[starts[begin] : stop], *columns, digests=None))
+        out.add(DocumentBlock(shard.tokens[starts[begin] : stop], *columns, digests=None))
     return out.close(record.split)
 
 

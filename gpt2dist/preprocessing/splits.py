@@ -28,7 +28,7 @@ FACTS_SUFFIX = ".facts"
 
 
 @dataclass(frozen=True)
-class Block:
+class DocumentBlock:
     """A block of tokenised documents.
 
     Attributes:
@@ -50,12 +50,12 @@ class Block:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def part(self, first: int, last: int) -> "Block":
+    def part(self, first: int, last: int) -> "DocumentBlock":
         """Return the documents `first` (inclusive) to `last` (exclusive), without copying."""
         begin = int(self.lengths[:first].sum())
         end = begin + int(self.lengths[first:last].sum())
         rows = slice(first, last)
-        return Block(
+        return DocumentBlock(
             self.tokens[begin:end],
             self.lengths[rows],
             self.sizes[rows],
@@ -82,7 +82,7 @@ class SplitWriter:
         self._records: list[ShardRecord] = []
         self._shard: SplitShardWriter | None = None
 
-    def add(self, block: Block) -> None:
+    def add(self, block: DocumentBlock) -> None:
         """Append documents."""
         while len(block):
             shard = self._open()
@@ -95,7 +95,7 @@ class SplitWriter:
             shard.add(block.part(0, count))
             block = block.part(count, len(block))
 
-    def add_long(self, facts: Block, spill: Path) -> None:
+    def add_long(self, facts: DocumentBlock, spill: Path) -> None:
         """Append one document whose tokens are in a file, without reading the whole file into memory.
 
         Args:
@@ -152,17 +152,17 @@ class SplitShardWriter:
         """The number of documents written so far."""
         return self._shard.documents
 
-    def add(self, block: Block) -> None:
+    def add(self, block: DocumentBlock) -> None:
         """Append documents."""
         self._shard.add(block.tokens, block.lengths)
         self._add_facts(block)
 
-    def add_long(self, facts: Block, tokens: Iterator[NDArray[np.integer]]) -> None:
+    def add_long(self, facts: DocumentBlock, tokens: Iterator[NDArray[np.integer]]) -> None:
         """Append one document, given its tokens and a block with everything else."""
         self._shard.add_document(tokens)
         self._add_facts(facts)
 
-    def _add_facts(self, block: Block) -> None:
+    def _add_facts(self, block: DocumentBlock) -> None:
         self._origins.write(block.origins.tobytes())
         if self._facts:
             facts = np.empty(len(block), FACTS)

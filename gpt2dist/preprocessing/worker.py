@@ -27,7 +27,7 @@ from gpt2dist.errors import Gpt2distError, UserError
 from gpt2dist.importing import import_attribute
 from gpt2dist.memory import peak_resident_bytes
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, attempt
-from gpt2dist.preprocessing.splits import DIGEST, Block, SplitWriter
+from gpt2dist.preprocessing.splits import DIGEST, DocumentBlock, SplitWriter
 from gpt2dist.preprocessing.tasks import SPLITS, PreprocessingJob, Task, task_folder
 from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
@@ -252,7 +252,7 @@ class _Work:
         tokens[is_text] = ids
         tokens[last] = self._tokenizer.end_of_text_id
         self._add(
-            Block(
+            DocumentBlock(
                 tokens,
                 lengths,
                 sizes=np.fromiter(map(len, batch.texts), np.int64, lengths.size),
@@ -267,13 +267,13 @@ class _Work:
             return None
         return np.array([digest[: DIGEST.itemsize] for digest in hashes], DIGEST)
 
-    def _add(self, block: Block) -> None:
+    def _add(self, block: DocumentBlock) -> None:
         for split, first, last in self._runs(block):
             self._writers[split].add(block.part(first, last))
         self._counts.tokens += block.tokens.size
         self._counts.documents += len(block)
 
-    def _runs(self, block: Block) -> Iterator[tuple[int, int, int]]:
+    def _runs(self, block: DocumentBlock) -> Iterator[tuple[int, int, int]]:
         """Yield (split index, first, end) for each run of documents in the same split, end exclusive."""
         if block.digests is None:
             yield 0, 0, len(block)
@@ -331,7 +331,7 @@ class _Work:
             raise unreadable(self._piece.path, error) from error
 
     def _add_long(self, document: LongDocument, facts: "_LongFacts", spill: Path) -> None:
-        block = Block(
+        block = DocumentBlock(
             np.zeros(0, self._dtype),
             lengths=np.array([facts.tokens + 1]),
             sizes=np.array([facts.bytes]),

@@ -24,6 +24,18 @@ if TYPE_CHECKING:  # pydantic would slow `status` down
 CONFIG, SCRIPT = "config.yaml", "job.sh"
 """The resolved configuration, and the script given to the scheduler."""
 FACTS = "submission.json"
+RECORDED_PREFIXES = (
+    "CUDA",
+    "NCCL",
+    "GLOO",
+    "OMP",
+    "TORCH",
+    "PYTORCH",
+    "PYTHON",
+    "LD_LIBRARY",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+)
 
 
 def make_directory(home: Path) -> Path:
@@ -124,20 +136,6 @@ def submissions(run: Path) -> list[Submission]:
             asked = facts["asked"]["job"], facts["scheduler"], list(facts["jobs"]), float(facts["submitted"])
             found.append(Submission(path.parent, *asked))
     return sorted(found, key=lambda each: each.time)
-
-
-RECORDED_PREFIXES = (
-    "CUDA",
-    "NCCL",
-    "GLOO",
-    "OMP",
-    "TORCH",
-    "PYTORCH",
-    "PYTHON",
-    "LD_LIBRARY",
-    "HF_HOME",
-    "HF_HUB_OFFLINE",
-)
 
 
 def _is_recorded(name: str) -> bool:

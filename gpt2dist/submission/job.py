@@ -13,6 +13,8 @@ from gpt2dist.run.submissions import CONFIG, SCRIPT
 
 DOES = {"train": "training", "evaluate": "evaluation", "preprocess": "preprocessing"}
 """Commands that can be submitted → name of the activity."""
+UNFIT = {"Cc": "a control character", "Cs": "no UTF-8", "Zl": "a line separator", "Zp": "a paragraph separator"}
+"""Unicode categories that scripts and manifests must not contain: a line break ends a comment or a directive."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +114,6 @@ def require_positive(option: str, number: int, meaning: str) -> None:
     """
     if number < 1:
         raise UserError(f"{option} {number}: must be at least 1, {meaning}")
-
-
-UNFIT = {"Cc": "a control character", "Cs": "no UTF-8", "Zl": "a line separator", "Zp": "a paragraph separator"}
-"""Unicode categories that scripts and manifests must not contain: a line break ends a comment or a directive."""
 
 
 def require_fit_for_scripts(

@@ -26,6 +26,10 @@ BYTE_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 
 FILE_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
+_ANY_CHARACTER = r"[\s\S]"
+_NO_TOKEN = "<|unknown|>"
+_PROBE = "a b  c\r\n\td . é 😀 "
+"""Text that byte-level BPE must decode unchanged; one that prepends a space does not (RoBERTa's)."""
 
 
 class UnknownCharacterError(UserError):
@@ -259,12 +263,6 @@ def describe_characters(characters: Sequence[str]) -> str:
     named = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in characters[:5])
     more = f" and {len(characters) - 5} more" if len(characters) > 5 else ""
     return f"{named}{more} {'is' if len(characters) == 1 else 'are'}"
-
-
-_ANY_CHARACTER = r"[\s\S]"
-_NO_TOKEN = "<|unknown|>"
-_PROBE = "a b  c\r\n\td . é 😀 "
-"""Text that byte-level BPE must decode unchanged; one that prepends a space does not (RoBERTa's)."""
 
 
 def _byte_level(model: Any) -> tokenizers.Tokenizer:

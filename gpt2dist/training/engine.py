@@ -21,6 +21,8 @@ from gpt2dist.training.optimizer import build_optimizer
 from gpt2dist.training.skip_step import SpikeDetector
 from gpt2dist.training.zero_state import PartitionedState
 
+_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
 
 @dataclasses.dataclass
 class _Step:
@@ -205,9 +207,6 @@ class Engine:
         """Clip the gradient, which every rank holds whole at stage 0, and return its norm before clipping."""
         limit = self._clip or float("inf")
         return torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
-
-
-_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def _check_precision(precision: str, device: torch.device) -> None:

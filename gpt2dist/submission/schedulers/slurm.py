@@ -18,6 +18,8 @@ SAVE_SECONDS = 300
 FINISH = "finish.sh"
 """Script that merges the results of an array's tasks."""
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?)|(?P<clock>\d+(?::\d+){0,2})")
+DROPPED = "--kill-on-invalid-dep=yes"
+"""Option that removes a job from the queue when its dependency can no longer be met."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +194,6 @@ class Slurm:
                 "Slurm drops that\n  job: submit the same again, and only what is missing is done"
             )
         return "\n".join(lines)
-
-
-DROPPED = "--kill-on-invalid-dep=yes"
-"""Option that removes a job from the queue when its dependency can no longer be met."""
 
 
 def _finish(job: SchedulerJob) -> str:
