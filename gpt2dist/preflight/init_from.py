@@ -87,7 +87,7 @@ def vocab_size_of(origin: Pretrained | None, datasets: Sequence[TrainingSet]) ->
 
 
 def _checkpoint(config: Config) -> Path | None:
-    """Return the checkpoint that the run would resume from, judging by file names; None if there is none."""
+    """Return the checkpoint that the run would resume from, judging by file names, or None."""
     resume = config.checkpoint.resume
     if resume not in ("auto", "never"):
         return Path(resume) if (Path(resume) / "config.json").is_file() else None
@@ -135,7 +135,7 @@ def _other_sizes(config: Config, origin: Pretrained) -> Iterator[Problem]:
 
 
 def _tokenizer(directory: Path) -> "Tokenizer | None":
-    """Return the tokenizer in a model's directory; None if there is none."""
+    """Return the tokenizer in a model's directory, or None."""
     from gpt2dist.tokenizer.tokenizer import FILE_NAME, Tokenizer, import_gpt2
 
     if (directory / FILE_NAME).is_file():

@@ -1,5 +1,7 @@
 """What a run refuses or gives up on after the preflight, in one message each."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -95,10 +97,12 @@ def test_an_older_checkpoint_is_not_resumed_beside_a_newer_one(tiny_dataset, tmp
     run = train(config, "checkpoint.every_steps=2", "run.stop_after_steps=4")
     older = run / "checkpoints/step-00000002"
     before = (run / "config.yaml").read_text()
-    with pytest.raises(
-        RankFailedError, match=r"UserError: checkpoint.resume: .* holds a newer checkpoint \(step-00000004\)"
-    ):
-        train(config, f"checkpoint.resume={older}")
+    # By its steps, and not by its name: a copy may have any.
+    for named in (older, shutil.copytree(older, tmp_path / "zz-copy")):
+        with pytest.raises(
+            RankFailedError, match=r"UserError: checkpoint.resume: .* holds a newer checkpoint \(step-00000004\)"
+        ):
+            train(config, f"checkpoint.resume={named}")
     assert (run / "config.yaml").read_text() == before
     elsewhere = train(config, f"checkpoint.resume={older}", f"run.output_dir={tmp_path}/elsewhere")
     assert (elsewhere / "checkpoints/latest").read_text() == "step-00000020\n"

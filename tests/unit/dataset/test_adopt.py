@@ -11,6 +11,7 @@ from gpt2dist import cli
 from gpt2dist.dataset.adopt import Adoption, adopt
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.provenance import StreamDocuments
+from gpt2dist.dataset.verify import token_bytes, verify
 from gpt2dist.errors import UserError
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.preprocessing import PreprocessingJob, prepare
@@ -121,6 +122,9 @@ def test_llmc(home, documents, tmp_path, kind):
     assert stream.read(np.array([0]), 4)[0].tolist() == [documents[1], *documents[0][0][:3]]
     found = StreamDocuments(manifest, "train").between(0, 10**9)
     assert [document.end - document.start for document in found] == [len(ids) + 1 for ids in documents[0]]
+    read: list[int] = []
+    verify(manifest, read.append)
+    assert sum(read) == token_bytes(manifest), "the progress of verify reaches its total"
     run = train(write_run(tmp_path, tmp_path / "out"), "run.stop_after_steps=2")
     assert len(metrics(run, "train/loss")) == 2
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from gpt2dist.dataset.manifest import Manifest, ShardRecord, Totals
+from gpt2dist.dataset.provenance import SourceLocation
 from gpt2dist.errors import UserError
 
 
@@ -78,3 +79,9 @@ def test_unknown_version_and_changed_content(tmp_path):
 def test_loads_without_numpy_and_tokenizers():
     code = "import sys, gpt2dist.dataset.manifest; print({'numpy', 'tokenizers', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_location_shows_its_first_byte_also_where_that_is_0():
+    assert str(SourceLocation("a.txt", 1, 0)) == "a.txt:1 (byte 0)"
+    assert str(SourceLocation("a.txt", 9, 12_345)) == "a.txt:9 (byte 12,345)"
+    assert str(SourceLocation("a.parquet", 1, None)) == "a.parquet:1"

@@ -131,6 +131,12 @@ def test_parts_of_an_array(home, tmp_path):
     with pytest.raises(UserError, match=r"tasks are not done \(1, 4\)"):
         prepare(job(home, output), finish=True)
     prepare_part(job(home, output), 1, 3)
+    marker = min((tmp_path / "out.partial").rglob("done.json"))
+    min(marker.parent.glob("*.bin")).unlink()
+    with pytest.raises(UserError, match=r"1 of \d+ tasks are not done \(0\)"):
+        prepare(job(home, output), finish=True)
+    assert marker.exists(), "to look changes nothing"
+    prepare_part(job(home, output), 0, 3)
     prepare_part(job(home, output), 1, 3)  # nothing is left to do
     prepare(job(home, output), finish=True)
     assert content(output) == content(home / "quiet")

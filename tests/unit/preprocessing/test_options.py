@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gpt2dist import atomic_io
 from gpt2dist.corpus import Reading
 from gpt2dist.corpus import documents as corpus_types
 from gpt2dist.dataset.manifest import Manifest
@@ -269,6 +270,10 @@ def test_standard_input(tmp_path, tokenizer, monkeypatch):
     assert documents(manifest) == ["one", "two"]
     assert json.loads((tmp_path / "out" / "rejected.jsonl").read_text())["file"] == "-"
     assert json.loads((tmp_path / "out" / "pieces.jsonl").read_text())["path"] == "-"
+    with (tmp_path / "out.partial/lock").open("a") as lock:  # as the run that is just deleting it does
+        assert atomic_io.try_lock(lock.fileno())
+        assert read_stdin(lines, "out")[0] == manifest
+        assert (tmp_path / "out.partial/plan.json").exists()
     again, said = read_stdin(lines, "out")
     assert again == manifest and "nothing to do" in said[0] and not (tmp_path / "out.partial").exists()
     with pytest.raises(UserError, match=r"holds another dataset: another corpus \(1 changed: - …\)"):
