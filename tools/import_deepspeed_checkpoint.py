@@ -14,7 +14,8 @@ you trust.
 """
 
 import argparse
-import subprocess
+import contextlib
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -107,14 +108,18 @@ def to_universal(tag: Path, home: Path) -> Path:
     Raises:
         RunError: DeepSpeed cannot read its own files.
     """
+    from deepspeed.checkpoint import ds_to_universal
+
     words = ["--input_folder", str(tag), "--output_folder", str(home / "universal"), "--inject_missing_state"]
-    words += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *words], capture_output=True, text=True
-    )
-    if done.returncode:
-        reason = next(iter(done.stderr.strip().splitlines()[-1:]), "no error message")
-        raise RunError(f"{tag}: DeepSpeed cannot read it ({reason})")
+    words += ["--num_extract_workers", "1", "--num_merge_workers", "1"]  # with one, it starts no processes
+    argv, sys.argv = sys.argv, ["ds_to_universal", *words]  # its parser reads nothing else
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ds_to_universal.main(ds_to_universal.parse_arguments())
+    except Exception as error:  # it checks little, so damage shows as any exception
+        raise RunError(f"{tag}: DeepSpeed cannot read it ({type(error).__name__}: {error})") from None
+    finally:
+        sys.argv = argv
     return home / "universal/zero"
 
 

@@ -94,7 +94,7 @@ def test_what_cannot_be_imported_is_refused(tool, tiny_dataset, tmp_path, capsys
     assert f"{tmp_path}: not a checkpoint of DeepSpeed at ZeRO stage 1, 2 or 3" in capsys.readouterr().err
 
 
-def test_another_model_and_a_run_that_has_begun_are_refused(tool, tiny_dataset, tmp_path, capfd):
+def test_another_model_a_damaged_file_and_a_run_that_has_begun_are_refused(tool, tiny_dataset, tmp_path, capfd):
     native = tmp_path / "native"
     run_ranks(train_natively, 1, native, 1, Manifest.load(tiny_dataset).vocab_size)
     config = run_file(tiny_dataset, tmp_path)
@@ -109,6 +109,10 @@ def test_another_model_and_a_run_that_has_begun_are_refused(tool, tiny_dataset, 
     ):
         assert run_ranks(tool.main, 1, [*words, *change.split()]) == [2]
         assert message in capfd.readouterr().err
+    damaged = next(native.glob("*/*optim_states.pt"))
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+    assert run_ranks(tool.main, 1, words) == [1]
+    assert f"{damaged.parent}: DeepSpeed cannot read it (RuntimeError: " in capfd.readouterr().err
     (tmp_path / "run/checkpoints/step-00000001").mkdir(parents=True)
     assert run_ranks(tool.main, 1, words) == [2]
     assert "the run has checkpoints; set run.output_dir to a new directory" in capfd.readouterr().err
