@@ -36,6 +36,9 @@ VERBS = {
     "trace": "list the documents behind a step of a run",
 }
 
+DISTRIBUTED_VERBS = ("train", "evaluate", "lambada", "verify-resume")
+"""Verbs that run on several ranks; `launch` starts them."""
+
 SECONDS_TO_TELL = 10
 """Seconds that other ranks wait for rank 0 to report an error and exit.
 
@@ -98,11 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:
         args.overrides += rest
     try:
+        if verb in DISTRIBUTED_VERBS:
+            launch_environment.check()
         with _at_volume(quiet=getattr(args, "quiet", False)):
             return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
         # All ranks find the same error, so only one reports it.
-        if launch_environment.rank() == 0 or isinstance(error, RankUserError):
+        if isinstance(error, RankUserError) or launch_environment.reports_errors():
             print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
         else:
             time.sleep(SECONDS_TO_TELL)

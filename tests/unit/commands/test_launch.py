@@ -17,6 +17,10 @@ def test_the_options_of_torchrun_end_at_the_verb():
     assert split(words) == (["--nproc-per-node", "2"], ["train", "run.yaml", "--help"])
 
 
+def test_quiet_before_the_verb_is_the_verbs_option():
+    assert split(["-q", "--nnodes", "2", "train", "a"]) == (["--nnodes", "2"], ["train", "-q", "a"])
+
+
 def test_a_launch_of_nothing_is_wrong_input(capsys):
     assert main(["launch", "--nproc-per-node", "2", "generate", "x"]) == 2
     expected = (
@@ -27,7 +31,9 @@ def test_a_launch_of_nothing_is_wrong_input(capsys):
 
 def test_what_is_left_open_gets_a_default_and_what_is_given_stays():
     signals = ["--signals-to-handle", SIGNALS]
-    assert with_defaults([], gpus=4) == ["--nproc-per-node", "4", "--standalone", *signals]
+    alone = ["--standalone", "--local-addr", "localhost"]  # the host's own name may not resolve
+    assert with_defaults([], gpus=4) == ["--nproc-per-node", "4", *alone, *signals]
+    assert with_defaults(["--local-addr", "a"], gpus=4)[2:] == ["--nproc-per-node", "4", "--standalone", *signals]
     assert with_defaults([], gpus=0)[:2] == ["--nproc-per-node", "1"]
     given = ["--nproc_per_node=2", "--nnodes", "2", "--rdzv-endpoint", "a:1"]
     assert with_defaults(given, gpus=4) == [*given, "--signals-to-handle", SIGNALS]
@@ -54,6 +60,14 @@ def test_a_signal_is_decoded(tmp_path, number, cause):
     assert text.startswith(f"rank 3 failed first: {cause}")
     assert "\n  its log: runs/x/logs/rank-00003.log\n" in text
     assert "ranks that ended" not in text
+
+
+def test_only_a_run_is_said_to_resume(tmp_path):
+    killed = {0: failure(tmp_path, -signal.SIGKILL)}
+    assert describe(killed, Path("runs/x")).endswith(
+        "start the run again to resume from its newest complete checkpoint"
+    )
+    assert describe(killed, None).endswith("start it again; results are written when all ranks are done")
 
 
 def test_the_rank_that_was_killed_is_named_and_not_those_that_lost_it(tmp_path):
