@@ -1,12 +1,8 @@
 """Reader for the decompressed bytes of a stored file."""
 
-import bz2
-import gzip
-import lzma
-import zlib
 from types import TracebackType
-from typing import Any
 
+from gpt2dist.corpus.decompression import DamagedStreamError, decompressed
 from gpt2dist.corpus.storage import damaged, open_file
 
 BLOCK_BYTES = 1 << 20
@@ -26,7 +22,7 @@ class Stream:
         self._path, self._compression = path, compression
         self._stored = open_file(path)
         self._stored.seek(start)
-        self._file = _decompressed(self._stored, compression) if compression else self._stored
+        self._file = decompressed(self._stored, compression) if compression else self._stored
         self._read = start
 
     def read(self) -> bytes:
@@ -38,7 +34,7 @@ class Stream:
         """
         try:
             block = self._file.read(BLOCK_BYTES)
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        except (DamagedStreamError, OSError) as error:
             if not self._compression or getattr(error, "errno", None) is not None:
                 raise
             raise damaged(self._path, f".{self._compression}", error) from None
@@ -58,17 +54,3 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stored.close()
-
-
-def _decompressed(stored: Any, compression: str) -> Any:
-    """Open a compressed file so that all of its members and frames are read."""
-    if compression == "gz":
-        return gzip.GzipFile(fileobj=stored)
-    if compression == "xz":
-        return lzma.LZMAFile(stored)
-    if compression == "bz2":
-        return bz2.BZ2File(stored)
-    # pyarrow reports a truncated frame, which the package zstandard would treat as the end of the file.
-    import pyarrow
-
-    return pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, mode="r"), "zstd")

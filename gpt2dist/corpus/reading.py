@@ -5,6 +5,10 @@ from collections.abc import Callable
 from gpt2dist.corpus.documents import Items, Piece, Reading, Source
 from gpt2dist.corpus.formats import HUB_PREFIX
 from gpt2dist.corpus.storage import unreadable
+from gpt2dist.errors import UserError
+
+_WITH_HEADER = ("parquet", "arrow")
+"""Formats whose files are never empty, beside those of compressed files."""
 
 
 def cut(source: Source, size: int) -> list[Piece]:
@@ -13,8 +17,12 @@ def cut(source: Source, size: int) -> list[Piece]:
     The pieces depend only on `size` and the source. An empty source has no pieces.
 
     Raises:
-        UserError: The source cannot be read.
+        UserError: The source cannot be read, or is empty where its format has at least a header.
     """
+    if not source.size and (source.compression or source.format in _WITH_HEADER):
+        raise UserError(
+            f"{source.path}: holds no byte, not even the header of such a file; get it again, or leave it out"
+        )
     try:
         return _cutter(source, size)(source, size)
     except OSError as error:
