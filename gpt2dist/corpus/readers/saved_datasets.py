@@ -39,8 +39,17 @@ def saved_source(directory: Path) -> Source:
 
 
 def cut_saved(source: Source, size: int) -> list[Piece]:
-    """Cut a dataset between rows."""
-    rows = len(_load(source.path))
+    """Cut a dataset between rows.
+
+    Raises:
+        UserError: A file is damaged, or has lost its end, which the library `datasets` does not notice.
+    """
+    from gpt2dist.corpus.readers.parquet import check_stream
+
+    dataset = _load(source.path)
+    for file in dataset.cache_files:
+        check_stream(file["filename"])
+    rows = len(dataset)
     count = max(1, min(rows, source.size // max(size, 1)))
     starts = [rows * number // count for number in range(count + 1)]
     return [
@@ -58,10 +67,13 @@ def read_saved(piece: Piece, reading: Reading) -> Items:
     table = dataset.select_columns([column.name]).with_format("arrow")
     rows = piece.end - piece.start
     sizes, step = spread(piece.size, rows), rows_at_once(piece.size, rows)
-    for start in range(piece.start, piece.end, step):
-        for chunk in table[start : min(start + step, piece.end)].column(column.name).chunks:
-            yield from column.rows(chunk, start - piece.start, sizes)
-            start += len(chunk)
+    try:
+        for start in range(piece.start, piece.end, step):
+            for chunk in table[start : min(start + step, piece.end)].column(column.name).chunks:
+                yield from column.rows(chunk, start - piece.start, sizes)
+                start += len(chunk)
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise _damaged(piece.path, error) from None
     return rows
 
 
