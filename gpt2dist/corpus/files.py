@@ -3,7 +3,7 @@
 from types import TracebackType
 
 from gpt2dist.corpus.decompression import DamagedStreamError, decompressed
-from gpt2dist.corpus.storage import damaged, open_file
+from gpt2dist.corpus.storage import damaged, open_file, unreadable
 
 BLOCK_BYTES = 1 << 20
 """Bytes per read."""
@@ -29,14 +29,13 @@ class Stream:
         """Read up to `BLOCK_BYTES` bytes; return b"" at the end of the file.
 
         Raises:
-            UserError: The compressed data is damaged, or is not of the given compression.
-            OSError: The file cannot be read.
+            UserError: The file cannot be read, or its compressed data is damaged or of another kind.
         """
         try:
             block = self._file.read(BLOCK_BYTES)
         except (DamagedStreamError, OSError) as error:
-            if not self._compression or getattr(error, "errno", None) is not None:
-                raise
+            if isinstance(error, OSError) and (not self._compression or error.errno is not None):
+                raise unreadable(self._path, error) from error
             raise damaged(self._path, f".{self._compression}", error) from None
         self._read += len(block)
         return block

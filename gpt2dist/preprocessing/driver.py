@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Source, discover, read, spool
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
@@ -301,12 +301,20 @@ def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
         room = SAMPLE_BYTES
         for item in islice(read(pieces[number], job.reading), SAMPLE_DOCUMENTS):
             if isinstance(item, Document | LongDocument):
-                text = item.text if isinstance(item, Document) else next(item.parts, b"")
-                text = text[:room].decode(errors="ignore").encode()
+                text = _beginning(item)[:room].decode(errors="ignore").encode()
                 room -= len(text)
                 yield text
             if room <= 0 or isinstance(item, LongDocument):
                 break
+
+
+def _beginning(document: Document | LongDocument) -> bytes:
+    """Return the text of a document or its first part; b"" if it turns out to be unreadable."""
+    if isinstance(document, Document):
+        return document.text
+    with suppress(BadDocumentError):
+        return next(document.parts, b"")
+    return b""
 
 
 # --- Checks of the yield ----------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
 from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Piece, Rejected, read
-from gpt2dist.corpus.storage import unreadable
 from gpt2dist.corpus.word_count import WordCounter, count_words
 from gpt2dist.dataset.megatron_format import MAX_DOCUMENT_TOKENS, token_dtype
 from gpt2dist.dataset.provenance import ORIGIN
@@ -310,7 +309,7 @@ class _Work:
         if self._normalize:
             raise UncuttableError("too long for a normalizer, which is given whole documents")
         facts = _LongFacts()
-        for part in cut_long_text(self._parts(document), self._tokenizer):
+        for part in cut_long_text(document.parts, self._tokenizer):
             text = part.decode()
             unknown = self._tokenizer.unknown_characters(text)
             if unknown:
@@ -323,12 +322,6 @@ class _Work:
             raise UncuttableError(f"{facts.tokens:,} tokens are more than a shard can index as one document")
         write(np.array([self._tokenizer.end_of_text_id], self._dtype).data)
         return facts
-
-    def _parts(self, document: LongDocument) -> Iterator[bytes]:
-        try:
-            yield from document.parts
-        except OSError as error:
-            raise unreadable(self._piece.path, error) from error
 
     def _add_long(self, document: LongDocument, facts: "_LongFacts", spill: Path) -> None:
         block = DocumentBlock(

@@ -18,7 +18,7 @@ def find_text(content: Any, name: str) -> str:
         BadDocumentError: The content is not an object, or the field is missing or not a string.
     """
     if not isinstance(content, dict):
-        raise BadDocumentError(f"not a JSON object but {type(content).__name__}")
+        raise BadDocumentError(no_object(type(content).__name__))
     value: Any = content
     for key in [name] if name in content else name.split("."):
         if not isinstance(value, dict) or key not in value:
@@ -27,6 +27,13 @@ def find_text(content: Any, name: str) -> str:
     if not isinstance(value, str):
         raise BadDocumentError(no_string(name, type(value).__name__))
     return value
+
+
+def no_object(kind: str) -> str:
+    """Describe a line that is JSON but not an object."""
+    if kind == "list":
+        return "a JSON array, not an object; `jq -c '.[]' FILE` makes a line of each of its elements"
+    return f"not a JSON object but {kind}"
 
 
 def no_field(name: str, there: list[str]) -> str:

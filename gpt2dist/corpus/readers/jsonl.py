@@ -2,12 +2,13 @@
 
 import json
 import sys
+from collections.abc import Generator
 
 import orjson
 
 from gpt2dist.corpus.documents import BadDocumentError, Document, Items, LongDocument, Piece, Reading, Rejected
 from gpt2dist.corpus.files import Stream
-from gpt2dist.corpus.readers.fields import find_text, mend
+from gpt2dist.corpus.readers.fields import find_text, mend, no_object
 from gpt2dist.corpus.readers.long_lines import text_parts
 from gpt2dist.corpus.readers.records import FileRecords
 from gpt2dist.corpus.utf8 import REPLACEMENT
@@ -41,10 +42,23 @@ def parse(line: bytes, text_field: str) -> tuple[bytes, bool]:
     except orjson.JSONDecodeError:
         # orjson rejects escaped lone surrogates (\ud800), which are legal, and invalid UTF-8, which is repaired.
         decoded = line.decode("utf-8", errors="replace")
+    if decoded.lstrip().startswith("["):
+        raise BadDocumentError(no_object("list"))
     try:
         content = json.loads(decoded)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise BadDocumentError(f"not JSON: {error}") from None
+    except (ValueError, RecursionError):  # a limit on digits or nesting; it depends on the version of Python
+        return _join(text_parts(iter([line]), text_field))
     text, repaired = mend(find_text(content, text_field))
     broken = REPLACEMENT.encode() in text and decoded.encode() != line
     return text, repaired or broken
+
+
+def _join(parts: Generator[bytes, None, bool]) -> tuple[bytes, bool]:
+    texts = []
+    while True:
+        try:
+            texts.append(next(parts))
+        except StopIteration as end:
+            return b"".join(texts), end.value

@@ -1,7 +1,8 @@
-"""Streaming parser for JSON lines that are too long to hold in memory: it finds and unescapes the text.
+"""Streaming parser for JSON lines that are too long to hold in memory, or beyond a limit of the module json.
 
-It accepts the same JSON as `jsonl.parse`, with one exception. If a key occurs twice, `jsonl.parse` uses the last
-value. Here that would be known too late, so a line in which the text's key occurs twice is a bad document.
+It finds and unescapes the text, and accepts the same JSON as `jsonl.parse`, with one exception. If a key occurs
+twice, `jsonl.parse` uses the last value. Here that would be known too late, so a line in which the text's key occurs
+twice is a bad document.
 """
 
 import json
@@ -11,11 +12,11 @@ from collections.abc import Generator, Iterator
 import orjson
 
 from gpt2dist.corpus.documents import BadDocumentError
-from gpt2dist.corpus.readers.fields import mend, no_field, no_string
+from gpt2dist.corpus.readers.fields import mend, no_field, no_object, no_string
 from gpt2dist.corpus.utf8 import complete, repair
 
-MOST_DEPTH = 1024
-"""Maximum nesting, the same as orjson's."""
+MOST_DEPTH = 100_000
+"""Maximum nesting, which is more than the module json takes on any version of Python."""
 MOST_TOKEN = 1 << 20
 """Maximum bytes of a key or number."""
 
@@ -40,8 +41,9 @@ def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, Non
     scan = _Scanner(chunks)
     first = scan.peek()
     if first != b"{":
-        scan.skip()
-        raise BadDocumentError(f"not a JSON object but {_KINDS.get(first, 'a number')}")
+        if first != b"[":  # of an array, which may go on in the next lines, the start is enough
+            scan.skip()
+        raise BadDocumentError(no_object(_KINDS.get(first, "a number")))
     first_key, *rest = text_field.split(".")
     there: list[str] = []
     repaired = yield from _find(scan, {first_key: rest, text_field: []}, text_field, there)
@@ -59,18 +61,17 @@ def _find(
 
     Return whether the text was repaired; None if it was not found. Add the object's first 10 keys to `there`.
     """
-    repaired, found = None, ""
+    repaired: bool | None = None
+    found: list[str] | None = None  # the nested keys at which the text was found
     for key in scan.members():
         if len(there) < 10:
             there.append(key)
-        if key not in wanted:
+        rest = wanted.get(key)
+        if rest is None or (rest and found == []):  # a key equal to the whole name wins over nested keys
             scan.skip()
             continue
-        if found:
-            raise BadDocumentError(
-                f"field {text_field!r} is there twice, which is refused in a line of this length"
-            )
-        found, rest = key, wanted[key]
+        if found is not None:
+            raise BadDocumentError(f"field {text_field!r} is there twice; remove one of the two")
         first = scan.peek()
         if not rest and first != b'"':
             scan.skip()
@@ -81,6 +82,8 @@ def _find(
             repaired = yield from _find(scan, {rest[0]: rest[1:]}, text_field, [])
         else:
             scan.skip()
+        if repaired is not None:
+            found = rest
     return repaired
 
 

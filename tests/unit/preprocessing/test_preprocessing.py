@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2dist.corpus import discover
+from gpt2dist.corpus import discover, files
+from gpt2dist.corpus import documents as documents_module
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.errors import RunError, UserError
@@ -297,6 +298,21 @@ def test_rejected_repaired_and_empty(tmp_path, tokenizer, small_tasks):
     lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert [(line["file"], line["line"]) for line in lines] == [(str(path), 201), (str(path), 404)]
     assert lines[0]["reason"].startswith("not JSON") and lines[1]["reason"] == "field 'text' is int, not a string"
+
+
+def test_long_lines_that_cannot_be_read_are_rejected(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(files, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(documents_module, "LONG_BYTES", 1000)
+    path = tmp_path / "a.jsonl"
+    deep, cut, good = b'{"x": ' + b"[" * 150_000, b'{"text": "' + b"x" * 5000, b'{"text": "ok ok"}'
+    path.write_bytes(b"\n".join([deep, cut, *[good] * 100]))
+    manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.1))
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (2, 100)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(line["line"], line["reason"].partition(" at ")[0]) for line in lines] == [
+        (1, "not JSON: nesting too deep"),
+        (2, "not JSON: a string that is cut off or holds what must be escaped"),
+    ]
 
 
 def test_too_many_rejected(tmp_path, tokenizer):
