@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -41,6 +42,9 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
 """Samples on which the encoder is checked: number of pieces, maximum documents and bytes from each."""
+
+MOST_EMPTY = 0.1
+"""Fraction of the documents of a file that may be empty without a warning."""
 
 OnProgress = Callable[[Counts, int], None]
 OnMessage = Callable[[str], None]
@@ -83,6 +87,7 @@ def prepare(
             drive.run(tasks)
             _check_unchanged(job, sources)
             _check_yield(job, tasks)
+            _warn_of_empty(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         return assemble(job, tokenizer, tasks, identity)
@@ -349,6 +354,23 @@ def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
             else "the corpus has only empty files or lines, or the filters leave none: check the inputs"
         )
         raise UserError(f"no documents to train on; {way_out} (and rm -r {job.build})")
+
+
+def _warn_of_empty(job: PreprocessingJob, tasks: list[Task], on_warning: OnMessage) -> None:
+    """Name the file with most empty documents if they are more than MOST_EMPTY of it, as in damaged files."""
+    rows, empty = Counter[str](), Counter[str]()
+    for task, result in zip(tasks, load_results(job, tasks), strict=True):
+        for piece, lines, count in zip(task.pieces, result.lines, result.empty, strict=False):
+            rows[piece.path] += lines
+            empty[piece.path] += count
+    found = [path for path, count in empty.most_common() if count > MOST_EMPTY * rows[path]]
+    if found:
+        others = f", and so is a large part of {len(found) - 1:,} other file(s)" if len(found) > 1 else ""
+        on_warning(
+            f"{found[0]}: {empty[found[0]]:,} of its {rows[found[0]]:,} documents are empty and were left out"
+            f"{others}. If that is not what you expect, the file is damaged, or --text-field names another field "
+            "than that of the text"
+        )
 
 
 def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:

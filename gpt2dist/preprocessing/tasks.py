@@ -180,6 +180,8 @@ class TaskResult:
     repaired: int
     lines: tuple[int, ...]
     """The number of lines or rows in each piece."""
+    empty: tuple[int, ...] = ()
+    """The number of empty documents in each piece; () in results of older versions."""
 
     @property
     def documents(self) -> int:
@@ -229,7 +231,8 @@ def load_result(folder: Path) -> TaskResult | None:
     except FileNotFoundError:
         return None
     shards = tuple(ShardRecord(**record) for record in content.pop("shards"))
-    return TaskResult(shards, lines=tuple(content.pop("lines")), **content)
+    lines, empty = tuple(content.pop("lines")), tuple(content.pop("empty", ()))
+    return TaskResult(shards, lines=lines, empty=empty, **content)
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:

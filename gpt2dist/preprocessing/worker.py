@@ -135,6 +135,7 @@ class _Work:
         self._left_out = dict.fromkeys(("rejected", "empty", "too_short", "too_long"), 0)
         self._repaired = 0
         self._lines: list[int] = []
+        self._empty: list[int] = []
 
     def run(self) -> dict[str, Any]:
         """Read, tokenise and write the whole task, and return the content of done.json."""
@@ -149,6 +150,7 @@ class _Work:
             "left_out": self._left_out,
             "repaired": self._repaired,
             "lines": self._lines,
+            "empty": self._empty,
         }
 
     def _batches(self) -> Iterator["_Batch"]:
@@ -178,7 +180,9 @@ class _Work:
     def _items(self) -> Generator[Document | LongDocument | Rejected, None, None]:
         for number, piece in enumerate(self._task.pieces, start=self._task.first_piece):
             self._number, self._piece = number, piece
+            before = self._left_out["empty"]
             self._lines.append((yield from read(piece, self._job.reading)))
+            self._empty.append(self._left_out["empty"] - before)
 
     # --- Which documents are skipped ----------------------------------------------------------------------
 

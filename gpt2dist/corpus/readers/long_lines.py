@@ -1,8 +1,8 @@
 """Streaming parser for JSON lines that are too long to hold in memory, or beyond a limit of the module json.
 
 It finds and unescapes the text, and accepts the same JSON as `jsonl.parse`, with one exception. If a key occurs
-twice, `jsonl.parse` uses the last value. Here that would be known too late, so a line in which the text's key occurs
-twice is a bad document.
+twice, `jsonl.parse` uses the last value. Here that would be known too late, so a line in which the text's key
+occurs twice is a bad document.
 """
 
 import json

@@ -315,6 +315,25 @@ def test_long_lines_that_cannot_be_read_are_rejected(tmp_path, tokenizer, monkey
     ]
 
 
+def test_a_file_with_many_empty_documents_is_named(tmp_path, tokenizer, small_tasks):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.jsonl").write_text('{"text": "a"}\n' * 1000 + '{"text": ""}\n' * 120)
+    (tmp_path / "corpus" / "b.jsonl").write_text('{"text": "b"}\n' * 100 + '{"text": ""}\n' * 50)
+    (tmp_path / "corpus" / "c.jsonl").write_text('{"text": "c"}\n' * 100 + '{"text": ""}\n' * 10)
+    warnings = []
+    manifest = prepare(job(tmp_path / "corpus", tokenizer, tmp_path / "out"), on_warning=warnings.append)
+    assert manifest.left_out["empty"] == 180
+    (warning,) = [text for text in warnings if "empty" in text]
+    assert warning.startswith(
+        f"{tmp_path}/corpus/a.jsonl: 120 of its 1,120 documents are empty and were left out, and so is a large "
+        "part of 1 other file(s). If that is not what you expect, the file is damaged, or --text-field names"
+    )
+    (tmp_path / "corpus" / "a.jsonl").unlink()
+    (tmp_path / "corpus" / "b.jsonl").unlink()
+    prepare(job(tmp_path / "corpus", tokenizer, tmp_path / "few"), on_warning=warnings.append)
+    assert not any("c.jsonl" in text for text in warnings)
+
+
 def test_too_many_rejected(tmp_path, tokenizer):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n' * 20 + '{"content": "x"}\n' * 5)
