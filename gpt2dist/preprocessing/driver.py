@@ -43,6 +43,8 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
 """Samples on which the encoder is checked: number of pieces, maximum documents and bytes from each."""
 
+EARLY_REJECTIONS = 100
+"""Rejected documents below which nothing is concluded about the rest of the corpus; one may be a huge line."""
 MOST_EMPTY = 0.1
 """Fraction of the documents of a file that may be empty without a warning."""
 
@@ -291,6 +293,8 @@ class _TaskRunner:
         """Raise as soon as the rejected documents exceed what is allowed for the estimated size of the corpus."""
         counts = self._finished
         seen = counts.documents + counts.rejected
+        if counts.rejected < EARLY_REJECTIONS:
+            return
         if counts.bytes and counts.rejected > self._job.max_bad_fraction * seen * self._total / counts.bytes:
             raise _too_many(self._job, self._tasks, counts.rejected, seen)
 

@@ -370,6 +370,13 @@ def test_a_bad_corpus_stops_long_before_its_end(tmp_path, tokenizer, small_tasks
     prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
 
 
+def test_a_huge_bad_line_before_many_good_ones_stops_nothing(tmp_path, tokenizer, small_tasks):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"x": ' + "[" * 100_000 + "\n" + '{"text": "ok ok"}\n' * 2000)
+    manifest = prepare(job(path, tokenizer, tmp_path / "out"))
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (1, 2000)
+
+
 def test_character_that_the_tokenizer_lacks_rejects_the_document(tmp_path, small_tasks):
     train_char(["abc "]).save(tmp_path / "char")
     for number, text in enumerate(["abc", "a d c", "cab"]):
