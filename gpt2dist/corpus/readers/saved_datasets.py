@@ -33,8 +33,8 @@ def saved_source(directory: Path) -> Source:
             directory = directory / "train"
         state = json.loads((directory / "state.json").read_bytes())
         size = sum((directory / file["filename"]).stat().st_size for file in state["_data_files"])
-        return Source(str(directory), "datasets", "", size, state["_fingerprint"])
-    except (OSError, ValueError, KeyError) as error:
+        return Source(str(directory), "datasets", "", size, str(state["_fingerprint"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(str(directory), error) from None
 
 
@@ -82,8 +82,8 @@ def _load(path: str) -> Any:
 
     try:
         return datasets.load_from_disk(path)
-    except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
-        raise _damaged(path, error) from None
+    except Exception as error:  # what its files may hold raises many types
+        raise _damaged(path, error) from error
 
 
 def _damaged(path: str, error: Exception) -> UserError:

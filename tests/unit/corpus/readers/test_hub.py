@@ -98,6 +98,18 @@ def test_damage_in_the_rows_of_a_saved_dataset(tmp_path, table, read_corpus, dam
         read_corpus(tmp_path / "saved")
 
 
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[1]", b"{}", b'{"_data_files": 5}', b"\xff", b"", b"null"])
+def test_a_saved_dataset_with_damaged_json(tmp_path, table, read_corpus, name, content):
+    table.save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / name).write_bytes(content)
+    if name == "dataset_info.json" and content in (b"{}", b'{"_data_files": 5}'):
+        assert len(read_corpus(tmp_path / "saved")) == len(TEXTS)  # it needs none of its keys
+        return
+    with pytest.raises(UserError, match=r"saved: damaged, or not a saved dataset \(.*save it again"):
+        read_corpus(tmp_path / "saved")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A directory that `load_dataset` takes: 4 files, so 4 shards."""
