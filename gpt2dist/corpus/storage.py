@@ -83,7 +83,11 @@ class _RemoteFile(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         with reaching(self._url):
-            return self._file.read(size)
+            data = self._file.read(size)
+            place, end = self._file.tell(), getattr(self._file, "size", None)
+            if not data and size and end is not None and place < end:  # fsspec takes this for the end of the file
+                raise OSError(f"no bytes came after the first {place:,} of {end:,}")
+            return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         with reaching(self._url):
