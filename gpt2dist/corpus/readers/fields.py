@@ -31,9 +31,8 @@ def find_text(content: Any, name: str) -> str:
 
 def no_object(kind: str) -> str:
     """Describe a line that is JSON but not an object."""
-    if kind == "list":
-        return "a JSON array, not an object; `jq -c '.[]' FILE` makes a line of each of its elements"
-    return f"not a JSON object but {kind}"
+    hint = " (`jq -c '.[]' FILE` makes a line of each element of an array)" if kind == "list" else ""
+    return f"not a JSON object but {kind}{hint}"
 
 
 def no_field(name: str, there: list[str]) -> str:

@@ -41,8 +41,8 @@ def test_json_lines(tmp_path, read_corpus):
         (b'{"text": ' + b"[" * 100_000, "not JSON: "),
         (b'{"x": ' + b"[" * 200_000, "not JSON: nesting too deep at byte 100007 of the line"),
         (b'{"x": ' + b"1" * 5000 + b"}", "no field 'text'; its fields are 'x'"),
-        (b'["text"]', "a JSON array, not an object; `jq -c '.[]' FILE` makes a line of each of its elements"),
-        (b"[", "a JSON array, not an object; "),
+        (b'["text"]', "not a JSON object but list (`jq -c '.[]' FILE` makes a line of each element of an array)"),
+        (b"[", "not a JSON object but list (`jq"),
         (b'"text"', "not a JSON object but str"),
         (b'{"content": "x", "id": 1}', "no field 'text'; its fields are 'content', 'id'"),
         (b'{"text": 7}', "field 'text' is int, not a string"),
@@ -87,7 +87,7 @@ def test_of_equal_keys_the_last_counts(tmp_path, read_corpus):
 def test_a_file_that_is_one_array_says_how_to_make_lines_of_it(tmp_path, read_corpus):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=2))
-    assert read_corpus(path)[0].reason.startswith("a JSON array, not an object; `jq -c '.[]' FILE` makes")
+    assert read_corpus(path)[0].reason.startswith("not a JSON object but list (`jq")
 
 
 def test_dotted_field(tmp_path, read_corpus):

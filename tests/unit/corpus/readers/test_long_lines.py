@@ -123,8 +123,8 @@ def test_a_line_in_chunks_reads_as_in_one_go(seed):
 @pytest.mark.parametrize(
     "line, reason",
     [
-        ('["text"]', "a JSON array, not an object; `jq -c '.[]' FILE` makes a line of each of its elements"),
-        ("[", "a JSON array, not an object"),
+        ('["text"]', "not a JSON object but list (`jq -c '.[]' FILE` makes a line of each element of an array)"),
+        ("[", "not a JSON object but list (`jq"),
         ("17", "not a JSON object but a number"),
         ('{"content": "x", "id": 1}', "no field 'text'; its fields are 'content', 'id'"),
         ('{"text": 7}', "field 'text' is a number, not a string"),
