@@ -116,22 +116,23 @@ CONTENT = st.one_of(st.binary(max_size=40), st.integers(0, 5000).map(lambda coun
 
 @st.composite
 def damaged_files(draw, compression):
-    """Draw a file of streams and padding, whole or cut, flipped or continued."""
-    parts = []
-    for content in draw(st.lists(CONTENT, min_size=1, max_size=4)):
+    """Draw a file of streams and padding, whole or cut, flipped or continued. Return (file, content, damage)."""
+    parts, contents = [], draw(st.lists(CONTENT, min_size=1, max_size=4))
+    for content in contents:
         parts.append(COMPRESS[compression](content))
         # gzip drops the members after zeros, so those are only put at the end of its files.
         kinds = [st.just(b""), st.sampled_from([1, 3, 4, 8, 512]).map(bytes)][: 1 + (compression != "gz")]
         parts.append(draw(st.one_of(*kinds, st.just(SKIPPABLE_FRAME if compression == "zst" else b""))))
     data = bytearray(b"".join(parts))
-    match draw(st.sampled_from(["whole", "cut", "flipped", "continued"])):
+    damage = draw(st.sampled_from(["none", "cut", "flipped", "continued"]))
+    match damage:
         case "cut":
             del data[draw(st.integers(1, len(data))) :]
         case "flipped":
             data[draw(st.integers(0, len(data) - 1))] ^= 1 << draw(st.integers(0, 7))
         case "continued":
             data += draw(st.one_of(st.binary(max_size=12), st.sampled_from([4, 100_000]).map(bytes)))
-    return bytes(data)
+    return bytes(data), b"".join(contents), damage
 
 
 @pytest.mark.parametrize("compression", PROGRAMS)
@@ -143,14 +144,17 @@ def test_a_file_is_read_or_refused_as_by_the_program(tmp_path_factory, compressi
 
     @hypothesis.settings(max_examples=hypothesis.settings.default.max_examples // 3, deadline=None)
     @hypothesis.given(damaged_files(compression), st.sampled_from([1 << 16, 5]))
-    def check(data, stored_bytes):
+    def check(file, stored_bytes):
+        data, content, damage = file
         path.write_bytes(data)
         result = subprocess.run(program, input=data, capture_output=True)
+        wanted = result.stdout if result.returncode == 0 and not result.stderr else None
         with patch.object(decompression, "STORED_BYTES", stored_bytes):
-            if result.returncode == 0 and not result.stderr:
-                assert read_all(path, compression) == result.stdout
-            else:
-                with pytest.raises(UserError, match="damaged"):
-                    read_all(path, compression)
+            try:
+                found = read_all(path, compression)
+            except UserError:
+                found = None
+        # Of two versions of a library, one may be stricter about a flipped bit that changes no text.
+        assert found == wanted or (damage == "flipped" and {found, wanted} == {None, content})
 
     check()
