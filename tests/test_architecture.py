@@ -197,7 +197,17 @@ def test_what_answers_at_once_imports_nothing_heavy():
 
 
 RUN_FILES = {"config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl", "stopped.json", "failed.json"}
-RUN_DIRECTORIES = {"checkpoints", "eval", "latest", "logs", "profile", "submission", "tensorboard"}
+RUN_DIRECTORIES = {
+    "checkpoints",
+    "eval",
+    "latest",
+    "logs",
+    "profile",
+    "starts",
+    "submission",
+    "tensorboard",
+    "verify-resume",
+}
 """What lies in a run directory. A record of a submission has a config.yaml, too."""
 
 

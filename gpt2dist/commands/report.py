@@ -10,8 +10,8 @@ from gpt2dist.errors import UserError
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = """\
-The page holds the state, curves, samples, lineage, configuration and environment, and needs no other file and no
-network to be seen. The run may be at work.
+The page holds the state, curves, samples, lineage, starts, configuration and environment, and needs no other file
+and no network to be seen. The run may be at work.
 
 example:
   gpt2dist report runs/gpt2-124m --output report.html"""

@@ -24,6 +24,8 @@ States: submitted (waiting for its scheduler), running, stale (it seems to run o
 nothing for much longer than usual), finished, stopped (on request, everything saved), failed. The states are read
 from the run directories, at most {DEPTH} folders down, without torch: a login node will do.
 
+A run in full ends with its last start and what that changed; --json has all starts.
+
 examples:
   gpt2dist status runs/gpt2-124m                 one run in full
   gpt2dist status runs                           a table of all runs
@@ -45,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the statuses once, or with --watch repeatedly."""
     home: Path = args.directory
-    statuses = look(home)
+    statuses = look(home, args.json)
     if not args.watch:
         _print_statuses(statuses, home, args.json)
         return
@@ -61,11 +63,15 @@ def run(args: argparse.Namespace) -> None:
                     print(table.line(status, home), file=sys.stderr, flush=True)
             time.sleep(REFRESH_SECONDS if in_place else PLAIN_SECONDS)
             with contextlib.suppress(UserError):  # the runs may be removed meanwhile
-                statuses = look(home)
+                statuses = look(home, args.json)
 
 
-def look(home: Path) -> list[Status]:
+def look(home: Path, all_starts: bool = False) -> list[Status]:
     """Return the status of a run, or of each run in a folder.
+
+    Args:
+        home: The directory of the run or runs.
+        all_starts: Whether to read the records of all starts.
 
     Raises:
         UserError: The directory does not exist, cannot be listed, or contains no run.
@@ -82,7 +88,7 @@ def look(home: Path) -> list[Status]:
         raise UserError(
             f"{home}: no run here, nor {DEPTH} folders down; `gpt2dist train` makes one at run.output_dir"
         )
-    return [read_status(each) for each in runs]
+    return [read_status(each, all_starts) for each in runs]
 
 
 def _print_statuses(statuses: list[Status], home: Path, as_json: bool) -> None:

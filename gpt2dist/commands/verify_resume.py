@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from gpt2dist.errors import RunError
+from gpt2dist.run.directory import RunDirectory
 
 EXAMPLES = """\
 examples:
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.training.failure import report_rank_failure
     from gpt2dist.training.verify_resume import verify_resume
 
-    home = config.output_dir / "verify-resume"
+    home = RunDirectory(config.output_dir).verify_resume
     with rank_logging(home, world.rank), report_rank_failure(home, world):
         differences = verify_resume(config, plan, world, args.steps)
         if differences:

@@ -10,13 +10,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from gpt2dist.errors import UserError
 from gpt2dist.model.huggingface import EMBEDDING, OUTPUT_LAYER, PREFIX, Pretrained, bare_name
+
+if TYPE_CHECKING:  # numpy would slow down `report`, which compares no tensors
+    import numpy as np
+    from numpy.typing import NDArray
 
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes of a number, by the name in the header of each dtype that weights may have."""
@@ -145,6 +148,8 @@ def _require_tied(directory: Path, embedding: StoredTensor, output_layer: Stored
 
 def _first_different_row(one: StoredTensor, other: StoredTensor) -> int | None:
     """Return the first row in which two matrices of one shape differ, as fp32; None if they are the same."""
+    import numpy as np
+
     rows, columns = one.shape
     with one.file.open("rb") as first, other.file.open("rb") as second:
         first.seek(one.begin)
@@ -159,7 +164,9 @@ def _first_different_row(one: StoredTensor, other: StoredTensor) -> int | None:
     return None
 
 
-def _float32(content: bytes, dtype: str) -> NDArray[np.float32]:
+def _float32(content: bytes, dtype: str) -> "NDArray[np.float32]":
+    import numpy as np
+
     if dtype == "BF16":  # the upper half of a float32
         return (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):

@@ -1,7 +1,6 @@
 """Assemble the parts of a run and train it."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -29,6 +28,7 @@ from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.recorder import MetricsRecorder
 from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import Plan
+from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.end_markers import clear_stopped
 from gpt2dist.run.environment import describe
@@ -73,8 +73,8 @@ def train(config: Config, plan: Plan, world: World) -> None:
             logger.info("resumed from %s", start)
             trainer.profile.warn_if_missed(trainer.step)
         origin = initialise_weights(config, world, trainer) if not start else {}
+        world.on_main(partial(write_run_files, output, config, plan, settings, origin, trainer.step))
         if world.is_main:
-            write_run_files(output, config, plan, settings, origin)
             trainer.store.remove_leftovers()
             clear_stopped(output)
         if trainer.step >= trainer.last_step and trainer.evaluation_done:
@@ -234,18 +234,53 @@ def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Ite
 
 
 def write_run_files(
-    output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str]
+    output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str], step: int
 ) -> None:
-    """Write config.yaml, deepspeed.json and environment.json of the run that is about to start."""
-    run = RunDirectory(output)
-    atomic_io.write_text(run.config, config.to_yaml())
-    atomic_io.write_json(run.deepspeed_config, settings)
+    """Record the start that is about to train, and log what it changes.
+
+    Writes starts/NNN, config.yaml, deepspeed.json and environment.json.
+
+    Args:
+        output: The run directory.
+        config: The run's configuration.
+        plan: The run's plan.
+        settings: The configuration given to DeepSpeed.
+        origin: Record of the initial weights; empty if the run resumes or starts with random ones.
+        step: Optimizer steps done.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    run, before = RunDirectory(output), starts.last(output)
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
-    if not origin and run.environment.is_file():  # a resumed run keeps its recorded origin
-        origin = json.loads(run.environment.read_text()).get("init_from", {})
+    # A resumed run keeps its recorded origin.
+    origin = origin or starts.read_facts(run).get("init_from") or starts.read_facts(before).get("init_from", {})
     facts |= {"init_from": origin} if origin else {}
-    atomic_io.write_json(run.environment, facts)
+    changes = _log_changes(before, config, facts)
+    try:
+        starts.record(output, config, facts, step, changes)
+        atomic_io.write_text(run.config, config.to_yaml())
+        atomic_io.write_json(run.deepspeed_config, settings)
+        atomic_io.write_json(run.environment, facts)
+    except OSError as error:
+        raise UserError(
+            f"run.output_dir: {output}: the record of this start cannot be written ({error.strerror}: "
+            f"{error.filename}); make room there or allow writing, or set it to another directory"
+        ) from error
+
+
+def _log_changes(before: RunDirectory, config: Config, facts: dict[str, Any]) -> tuple[starts.Change, ...]:
+    """Log what differs from the last start, a line per key, and return it."""
+    try:
+        changes = starts.changes_since(before, config, facts)
+    except UserError as error:
+        logger.warning("what changed since the last start is not known: %s", error)
+        return ()
+    if changes:
+        listed = "".join(f"\n  {change}" for change in changes)
+        logger.info("changed since the last start (%s):%s", before.config, listed)
+    return changes
 
 
 def device_peak_flops(world: World) -> float | None:

@@ -53,7 +53,11 @@ def test_the_run_resumes_with_the_losses_of_then(home, world_size, stage):
     found = metrics(run, "train/loss")
     assert len(found) == len(expected) == LAST
     assert found == pytest.approx(list(expected.values()), abs=1e-5)
-    assert "resumed from run/checkpoints/step-00000020" in (run / "logs/rank-00000.log").read_text()
+    log = (run / "logs/rank-00000.log").read_text()
+    assert "resumed from run/checkpoints/step-00000020" in log
+    assert "changed since the last start (run/config.yaml):\n" in log
+    assert ("  world_size 2 → " in log) == (world_size != 2)
+    assert [path.name for path in (run / "starts").iterdir()] == ["001"]
 
 
 def test_the_recorded_configuration_is_the_run_files(home):
