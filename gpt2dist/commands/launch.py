@@ -192,7 +192,7 @@ def _set_environment(ranks: str) -> None:
 
 
 def _run_directory(words: list[str], ranks: int | None) -> Path | None:
-    """Check the arguments of the ranks, once for all, and return the directory of the run that they train.
+    """Check the arguments of the ranks, once for all, and return the directory that holds their logs.
 
     Args:
         words: The verb and its arguments.
@@ -213,7 +213,8 @@ def _run_directory(words: list[str], ranks: int | None) -> Path | None:
         return None
     args.overrides += rest
     config, *_ = resolve(args.config, args.overrides, ranks) if ranks else read(args.config, args.overrides)
-    return config.output_dir
+    run = RunDirectory(config.output_dir)
+    return run.verify_resume if words[0] == "verify-resume" else run.path
 
 
 def _follows_a_run(words: list[str]) -> bool:

@@ -86,7 +86,7 @@ def evaluate(
     require_same_tokenizer(text, tokenizer, model)
     how = conditions(directory, text, setting)
     document_separator_id = tokenizer.end_of_text_id if setting.document_boundaries == "isolate" else None
-    forward = load_forward(directory, tokenizer, document_separator_id, setting.zero_stage == 3, world)
+    forward = load_forward(directory, tokenizer, document_separator_id, setting.zero_stage, world)
     began = time.monotonic()
     result = score(
         forward,

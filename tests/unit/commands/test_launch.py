@@ -9,7 +9,15 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from gpt2dist.cli import main
-from gpt2dist.commands.launch import SIGNALS, _ranks, _shutdown_hint, describe, split, with_defaults
+from gpt2dist.commands.launch import (
+    SIGNALS,
+    _ranks,
+    _run_directory,
+    _shutdown_hint,
+    describe,
+    split,
+    with_defaults,
+)
 
 
 def test_the_options_of_torchrun_end_at_the_verb():
@@ -103,6 +111,17 @@ def test_a_wrong_configuration_is_told_before_ranks_start(tmp_path, capsys):
     assert main(["launch", "--nproc-per-node", "2", "train", str(tmp_path / "run.yaml"), "batch.x=1"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("gpt2dist launch: ") and "modle: unknown key; did you mean model?" in told
+
+
+@pytest.mark.parametrize(("verb", "logs"), [("train", "out"), ("verify-resume", "out/verify-resume")])
+def test_the_log_is_looked_for_where_the_verb_writes_it(tmp_path, make_dataset, verb, logs):
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        f"data: {{train: [{{path: {make_dataset(train=[5000], val=[90])}}}], sequence_length: 16}}\n"
+        "model: {n_layer: 1, n_head: 1, n_embd: 8, context_length: 16}\nschedule: {total_steps: 9}\n"
+    )
+    words = [verb, str(run), f"run.output_dir={tmp_path}/out"]
+    assert _run_directory(words, 1) == tmp_path / logs
 
 
 @pytest.mark.parametrize(
