@@ -264,9 +264,10 @@ def write_run_files(
         atomic_io.write_json(run.deepspeed_config, settings)
         atomic_io.write_json(run.environment, facts)
     except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
         raise UserError(
-            f"run.output_dir: {output}: the record of this start cannot be written ({error.strerror}: "
-            f"{error.filename}); make room there or allow writing, or set it to another directory"
+            f"run.output_dir: {output}: the record of this start cannot be written ({error.strerror}{place}); "
+            "make room there or allow writing, or set it to another directory"
         ) from error
 
 
