@@ -110,9 +110,9 @@ def test_another_model_a_damaged_file_and_a_run_that_has_begun_are_refused(tool,
         assert run_ranks(tool.main, 1, [*words, *change.split()]) == [2]
         assert message in capfd.readouterr().err
     damaged = next(native.glob("*/*optim_states.pt"))
-    damaged.write_bytes(damaged.read_bytes()[:5000])
+    damaged.write_bytes(b"damaged")
     assert run_ranks(tool.main, 1, words) == [1]
-    assert f"{damaged.parent}: DeepSpeed cannot read it (RuntimeError: " in capfd.readouterr().err
+    assert f"{damaged.parent}: DeepSpeed cannot read it (UnpicklingError: " in capfd.readouterr().err
     (tmp_path / "run/checkpoints/step-00000001").mkdir(parents=True)
     assert run_ranks(tool.main, 1, words) == [2]
     assert "the run has checkpoints; set run.output_dir to a new directory" in capfd.readouterr().err
