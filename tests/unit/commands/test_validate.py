@@ -206,6 +206,7 @@ def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys
         "56 epochs; each token is trained on 56 times\n"
         "  other  30 % of the windows; 5,121 tokens, 1 document, 5 windows per epoch; "
         "96 epochs; each token is trained on 96 times\n"
+        "  shares  exactly the weights; every prefix of the run has them to within 0.5 windows\n"
         "  windows  1,024 tokens each, one every 1,024\n"
     ) in text
 
