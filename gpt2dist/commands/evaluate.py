@@ -94,16 +94,11 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     load = _source(args)
 
-    from gpt2dist.distributed.world import join, leave
-
-    world = join()
-    try:
+    with results.joined_ranks() as world:
         if args.all_checkpoints:
             _score_all(args, load, world)
         else:
             _score_one(args, load, world)
-    finally:
-        leave()
 
 
 def check(args: argparse.Namespace) -> None:
@@ -170,10 +165,14 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _dataset(args: argparse.Namespace) -> "HeldOut":
-    from gpt2dist.dataset.manifest import Manifest
+    from gpt2dist.dataset.manifest import Manifest, without_sha256
     from gpt2dist.evaluation.held_out_text import HeldOut
+    from gpt2dist.monitoring.progress import info
 
     dataset = Manifest.load(args.data)
+    note = without_sha256([dataset])
+    if note and launch_environment.rank() == 0:
+        info(note, "evaluate")
     split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
     return HeldOut.of_dataset(dataset, split)
 

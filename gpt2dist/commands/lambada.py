@@ -33,16 +33,14 @@ def run(args: argparse.Namespace) -> None:
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-    from gpt2dist.distributed.world import join, leave
     from gpt2dist.evaluation.lambada import lambada
     from gpt2dist.monitoring.progress import Progress
 
-    world = join()
-    try:
-        with Progress("lambada", None, "token", scale=True, enabled=world.is_main) as bar:
-            result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance)
-    finally:
-        leave()
+    with (
+        results.joined_ranks() as world,
+        Progress("lambada", None, "token", scale=True, enabled=world.is_main) as bar,
+    ):
+        result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance)
     if world.is_main:
         shown = {
             "accuracy": f"{result['accuracy']:.4f}",

@@ -56,10 +56,15 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
         from gpt2dist.training.watchdog import exit_with_parent
 
         exit_with_parent()
+    from gpt2dist.dataset.manifest import without_sha256
+    from gpt2dist.monitoring.progress import info
     from gpt2dist.preflight import resolve
 
     # Before torch is imported, so that configuration errors are reported immediately.
     config, plan = resolve(path, overrides, launch_environment.world_size())
+    note = without_sha256(plan.manifests)
+    if note and launch_environment.rank() == 0:
+        info(note, "train")
     from gpt2dist.monitoring.logs import quiet_libraries
 
     quiet_libraries()

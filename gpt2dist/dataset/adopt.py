@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
-from gpt2dist.corpus.utf8 import complete
-from gpt2dist.corpus.word_count import WordCounter
 from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_file
 from gpt2dist.dataset.flat_formats import BLOCK
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.text_counter import TextCounter
 from gpt2dist.errors import UserError
-from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 FORMATS = ("megatron", "nanogpt", "llmc")
@@ -75,9 +73,9 @@ def adopt(
     files = _find_split(adoption)
     empty = _manifest(adoption, tokenizer, _common_dtype(adoption, tokenizer, files), ())
     total = sum(token_file(empty, record)[0].stat().st_size for record in files)
-    records = []
+    records, text = [], TextCounter(tokenizer)
     for record in files:
-        records.append(_measure(empty, record, tokenizer, lambda count: on_bytes(count, total)))
+        records.append(_measure(empty, record, tokenizer, text, lambda count: on_bytes(count, total)))
         if problem := _unmarked(empty, records[-1]):
             on_warning(problem)
     output.mkdir(parents=True, exist_ok=True)
@@ -164,7 +162,11 @@ def _common_dtype(adoption: Adoption, tokenizer: Tokenizer, files: Sequence[Shar
 
 
 def _measure(
-    manifest: Manifest, record: ShardRecord, tokenizer: Tokenizer, on_bytes: Callable[[int], None]
+    manifest: Manifest,
+    record: ShardRecord,
+    tokenizer: Tokenizer,
+    text: TextCounter,
+    on_bytes: Callable[[int], None],
 ) -> ShardRecord:
     """Read a shard and return its record, with hashes and counts."""
     shard = open_shard(manifest, record)
@@ -176,29 +178,21 @@ def _measure(
     index = index_file(manifest, record)
     if index:
         hashes["idx"] = hashlib.sha256(index.read_bytes())
-    # Decode end-of-text as a space, so that no word spans two documents.
-    text = TokenBytes(tokenizer, end_of_text=b" ")
-    words, size, held = WordCounter(), 0, b""
+    text.restart()
     for start in range(0, len(shard), BLOCK):
         tokens = shard.tokens[start : start + BLOCK]
         hashes["bin"].update(tokens.data)
         _check_vocabulary(data, tokens, start, tokenizer, record)
-        read = held + text.join(tokens)
-        size += len(read) - len(held) - int(np.count_nonzero(tokens == tokenizer.end_of_text_id))
-        whole = complete(read)
-        held = read[whole:]
-        if whole:
-            words.add(read[:whole])
+        text.add(tokens)
         on_bytes(tokens.nbytes)
-    if held:
-        words.add(held)
+    text.close()
     return ShardRecord(
         name=record.name,
         split=record.split,
         tokens=len(shard),
         documents=len(ends),
-        bytes=size,
-        words=words.total,
+        bytes=text.bytes,
+        words=text.words,
         sha256={kind: found.hexdigest() for kind, found in hashes.items()},
         format=record.format,
         path=record.path,

@@ -39,6 +39,7 @@ class HeldOut:
         fingerprint: Fingerprint of the text and the tokenizer together.
         split: Split of the dataset; "" for texts.
         detokenizer: Detokenizer applied to the texts, a key of `DETOKENIZERS`.
+        vocab_size: Number of ids; None if all tokens are known to be below it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class HeldOut:
     fingerprint: str
     split: str = ""
     detokenizer: str = "none"
+    vocab_size: int | None = None
 
     @classmethod
     def of_dataset(cls, dataset: Manifest, split: str) -> "HeldOut":
@@ -67,6 +69,7 @@ class HeldOut:
             dataset.tokenizer_fingerprint,
             dataset.fingerprint,
             split,
+            vocab_size=dataset.vocab_size,
         )
 
     @classmethod
@@ -112,7 +115,7 @@ class HeldOut:
 
     def stream(self, prefix: bool) -> TokenStream:
         """Return all tokens as a stream, which starts with an additional end-of-text if `prefix` is true."""
-        return TokenStream(self.parts, self.end_of_text_id if prefix else None)
+        return TokenStream(self.parts, self.end_of_text_id if prefix else None, self.vocab_size)
 
     def windows(
         self, sequence_length: int, stride: int, prefix: bool, per_document: bool

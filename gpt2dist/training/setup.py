@@ -90,6 +90,7 @@ def build_trainer(
 ) -> Trainer:
     """Build the trainer and its parts. Collective."""
     tokenizer = Tokenizer.load(plan.tokenizer)
+    require_described_tokenizer(plan, tokenizer)
     engine = Engine(build_model(config, plan, world.device), config, settings, world)
     return Trainer(
         config,
@@ -103,6 +104,22 @@ def build_trainer(
         build_profile(config, world),
         coordinator,
     )
+
+
+def require_described_tokenizer(plan: Plan, tokenizer: Tokenizer) -> None:
+    """Check the vocabulary and end-of-text in the manifests of all datasets, which no hash protects in old ones.
+
+    Raises:
+        UserError: A manifest says something else than the tokenizer.
+    """
+    for dataset in plan.manifests:
+        said = dataset.vocab_size, dataset.end_of_text_id
+        if said != (tokenizer.vocab_size, tokenizer.end_of_text_id):
+            raise UserError(
+                f"{dataset.directory}: its manifest says vocab_size {said[0]} and end_of_text_id {said[1]}, its "
+                f"tokenizer has {tokenizer.vocab_size} and {tokenizer.end_of_text_id}; copy the dataset again, "
+                "or preprocess the corpus again"
+            )
 
 
 def build_profile(config: Config, world: World) -> Profile:
@@ -253,7 +270,9 @@ def write_run_files(
     """
     run, before = RunDirectory(output), starts.last(output)
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
+    manifests = {str(dataset.directory): dataset.sha256 for dataset in plan.manifests if dataset.sha256}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
+    facts |= {"dataset_manifests": manifests}
     # A resumed run keeps its recorded origin.
     origin = origin or starts.read_facts(run).get("init_from") or starts.read_facts(before).get("init_from", {})
     facts |= {"init_from": origin} if origin else {}

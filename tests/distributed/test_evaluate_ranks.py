@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
+from gpt2dist import cli
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -192,6 +193,21 @@ def test_a_file_that_was_cut_off_is_told_by_all_ranks(directory, tmp_path):
     (short / "model.safetensors").write_bytes(content[:5000])
     for zero_stage in (0, 3):
         assert "model.safetensors: cannot be read (" in the_same(run_ranks(refusal, 2, short, zero_stage))
+
+
+def test_an_id_beyond_the_vocabulary_is_told_by_the_rank_that_reads_it(directory, tiny_dataset, tmp_path, capfd):
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    tokens = np.fromfile(dataset / "val-00000.bin", np.uint16)
+    tokens[40] = 300  # in the second window alone
+    tokens.tofile(dataset / "val-00000.bin")
+    words = ["evaluate", str(directory), "--data", str(dataset), "--batch-size", "1", "--stride", str(CONTEXT)]
+    assert run_ranks(cli.main, 2, words) == [1, 2]
+    told = capfd.readouterr().err
+    assert (
+        f"gpt2dist evaluate: {dataset}/val-00000.bin: token 40 (document 0 of val, its token 40) is 300" in told
+    )
+    assert "gpt2dist evaluate: another rank had failed before" in told and "Traceback" not in told
+    assert run_ranks(cli.main, 1, words) == [2]
 
 
 def found_by_each(run):

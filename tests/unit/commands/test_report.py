@@ -78,6 +78,18 @@ def test_the_page_of_a_run_has_all_of_it(gpt2dist, run, tmp_path, tiny_dataset):
     ]  # loss of two kinds, bits, speed, norm, rate
 
 
+def test_another_manifest_of_the_same_tokens_is_told(gpt2dist, run, tiny_dataset, tmp_path):
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["dataset_manifests"] == {str(tiny_dataset): Manifest.load(tiny_dataset).sha256}
+    for digest, told in ((facts["dataset_manifests"][str(tiny_dataset)], False), ("0" * 64, True)):
+        home = tmp_path / digest / "run"
+        home.mkdir(parents=True)
+        (home / "lock").touch()
+        changed = facts | {"dataset_manifests": {str(tiny_dataset): digest}}
+        (home / "environment.json").write_text(json.dumps(changed))
+        assert ("(manifest changed since)" in report(gpt2dist, home, tmp_path).text) is told
+
+
 def test_it_fetches_and_runs_nothing(gpt2dist, run, tmp_path):
     page = report(gpt2dist, run, tmp_path)
     assert {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object"} == set()
