@@ -9,7 +9,7 @@ The token files stay where they are; the dataset directory names them, with thei
 once, to check each token against the tokenizer and to count the bytes and words of the text.
 
   megatron   .bin and .idx of Megatron-LM, Megatron-DeepSpeed and GPT-NeoX
-  nanogpt    .bin without a header, 16 bits a token
+  nanogpt    .bin without a header, 16 bits a token (others: --dtype)
   llmc       .bin with llm.c's header, 16 or 32 bits a token
 
 Files whose name says val (val.bin, fineweb_val_000000.bin) and those behind --val are the split "val".
@@ -32,6 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|NAME",
         help="the tokenizer that they were made with: a directory, or a name on the Hugging Face hub",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("uint16", "int32", "uint32", "int64"),
+        default="",
+        help="type of the tokens in files without a header (--format nanogpt); default: uint16",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="DATASET", help="dataset directory to make")
     parser.add_argument("--val", nargs="+", default=[], metavar="PATH", help='files for the split "val"')
 
@@ -42,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.dataset.adopt import Adoption, adopt
     from gpt2dist.monitoring.progress import Progress, warn
 
-    adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val))
+    adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val), args.dtype)
     progress: list[Progress] = []
 
     def show(count: int, total: int) -> None:

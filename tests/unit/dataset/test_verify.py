@@ -150,7 +150,7 @@ def rewritten(dataset, changes, keep_hash=True):
         ({"totals": {}}, "manifest.json: totals are {}, and those of its shards {'train': {'tokens': "),
         ({"left_out": {"rejected": 0}}, "rejected.jsonl: lists 1 rejected documents, the manifest says 0"),
         ({"left_out": {"rejected": 0}, "listings": {}}, "pieces.jsonl: the manifest has no sha256 of it"),
-        ({"sources": {"files": 2}}, "sources.jsonl: lists {'files': 1, 'bytes': "),
+        ({"sources": {"files": 2}}, "sources.jsonl: its files are 1, the manifest says 2"),
         ({"options": {"adopted": "nanogpt"}}, "train-00000.bin: is of the format megatron, and the dataset of "),
     ],
 )
