@@ -153,6 +153,9 @@ class Manifest:
         counts = {key: self.sources[key] for key in ("files", "bytes") if key in self.sources}
         if not _has_type(counts, dict[str, int]):
             yield f"sources: files and bytes should be whole numbers of at least 0, not {counts}"
+        limit = self.options.get("shard_tokens")
+        if limit is not None and not _has_type(limit, int):
+            yield f"options.shard_tokens: should be {_TYPES[int]}, not {limit!r:.60}"
         for number, record in enumerate(self.shards):
             yield from _wrong_types(record, f"shards.{number}.")
             if record.split not in SPLITS:

@@ -243,8 +243,12 @@ def _listings(manifest: Manifest) -> Iterator[str]:
 
 
 def _sources(manifest: Manifest, path: Path, sha256: str) -> Iterator[str]:
-    with open(path, encoding="utf-8") as file:
-        sizes = [json.loads(line)["size"] for line in file]
+    try:
+        with open(path, encoding="utf-8") as file:
+            sizes = [int(json.loads(line)["size"]) for line in file]
+    except (ValueError, KeyError, TypeError) as error:
+        yield f"{path}: malformed ({type(error).__name__}: {error})"
+        return
     found = {"files": len(sizes), "bytes": sum(sizes), "listing_sha256": sha256}
     for key, value in found.items():
         if manifest.sources.get(key) != value:

@@ -144,7 +144,7 @@ class Pretrained:
 
 def _size(config: dict[str, Any], key: str) -> int:
     value = config[key]
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:  # true is an int, too
         raise ValueError(f"{key} is {value!r}")
     return value
 

@@ -164,6 +164,7 @@ def test_a_manifest_without_the_hash_opens_with_a_note(tmp_path):
         (("dtype",), "float32", "dtype: 'float32' is none of uint8, "),
         (("sources", "files"), True, "sources: files and bytes should be whole numbers"),
         (("left_out",), {"empty": True}, "left_out: should be an object of whole numbers"),
+        (("options", "shard_tokens"), "many", r"options\.shard_tokens: should be a whole number"),
         (("options",), [], "options: should be an object, not "),
         (("shards",), 7, "TypeError"),
     ],

@@ -1,6 +1,7 @@
 """`inspect --verify` finds each kind of damage, and names the file."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -159,6 +160,15 @@ def test_what_else_the_manifest_says(dataset, changes, message):
     assert problems(dataset)[0].startswith(f"{dataset}/{message}")
 
 
+def test_a_listing_that_is_no_listing(dataset):
+    path = dataset / "sources.jsonl"
+    path.write_text('{"path": "a"}\n')
+    content = json.loads((dataset / "manifest.json").read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    rewritten(dataset, {"listings": content["listings"] | {"sources.jsonl": digest}}, keep_hash=False)
+    assert problems(dataset) == [f"{path}: malformed (KeyError: 'size')"]
+
+
 def test_a_hash_of_a_shard_that_is_left_out(dataset):
     record = Manifest.load(dataset).shards[0]
     resealed(dataset, sha256={kind: record.sha256[kind] for kind in ("bin", "idx")})
@@ -181,6 +191,15 @@ def test_a_manifest_that_was_changed_on_purpose_is_sealed(dataset, capsys):
     assert cli.main(["inspect", str(dataset), "--verify", "--seal", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["manifest_sha256"] == Manifest.load(dataset).sha256
     assert Manifest.load(dataset).repaired == 3
+
+
+def test_a_manifest_that_cannot_be_written(dataset, monkeypatch):
+    def refuse(self, directory):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Manifest, "save", refuse)
+    with pytest.raises(UserError, match=r"manifest\.json: cannot be written \(Permission denied\); give write"):
+        verify(Manifest.load(dataset), seal=True)
 
 
 def test_a_manifest_that_disagrees_is_not_sealed(dataset, capsys):
@@ -210,8 +229,6 @@ def test_an_old_manifest_is_verified_with_a_note_and_sealed(dataset, capsys):
 
 
 def rehash(dataset, number, kind):
-    import hashlib
-
     record = Manifest.load(dataset).shards[number]
     found = hashlib.sha256((dataset / f"{record.name}.{kind}").read_bytes()).hexdigest()
     resealed(dataset, number, sha256=record.sha256 | {kind: found})

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ from gpt2dist.corpus import Reading
 from gpt2dist.corpus.word_count import count_words
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation.evaluate import require_same_tokenizer
 from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.preprocessing import PreprocessingJob, prepare
@@ -157,3 +159,14 @@ def test_a_tokenizer_by_characters_names_one_that_it_lacks():
 def test_the_same_tokenizer_has_the_same_fingerprint_when_saved(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     assert HeldOut.of_texts(["x"], Tokenizer.load(tmp_path)).tokenizer == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": 400}, {"end_of_text_id": 2}])
+def test_a_manifest_that_contradicts_its_tokenizer(changes):
+    tokenizer = train_char(["abc"])
+    text = dataclasses.replace(HeldOut.of_texts(["abc"], tokenizer, name="data"), vocab_size=4)
+    require_same_tokenizer(text, tokenizer, "model")
+    said = {"vocab_size": 4, "end_of_text_id": 3} | changes
+    message = "data: its manifest says vocab_size {} and end_of_text_id {}, its tokenizer has 4 and 3; copy the"
+    with pytest.raises(UserError, match=message.format(*said.values())):
+        require_same_tokenizer(dataclasses.replace(text, **said), tokenizer, "model")

@@ -119,7 +119,12 @@ def test_gelu_under_its_other_name_and_an_inner_width_that_is_spelled_out(run_fi
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"), [({"n_layer": "three"}, "n_layer is 'three'"), ({"n_embd": None}, "n_embd is None")]
+    ("changes", "reason"),
+    [
+        ({"n_layer": "three"}, "n_layer is 'three'"),
+        ({"n_embd": None}, "n_embd is None"),
+        ({"n_layer": True}, "n_layer is True"),
+    ],
 )
 def test_a_config_that_does_not_tell_the_sizes(run_file, tmp_path, changes, reason):
     model = write_model(tmp_path / "model", **changes)
