@@ -210,8 +210,8 @@ def test_a_manifest_that_says_something_else_is_refused_or_told():
         "words is 6, was 5"
     ]
     assert manifest_changes(before, of_manifest("b" * 64)) == [
-        "books/manifest.json: another one than at the last start, of the same tokens: options, sources or the "
-        "validation split differ"
+        "books/manifest.json: another one than at the last start, of the same tokens: options, sources, "
+        "left-out documents or the validation split differ"
     ]
 
 
