@@ -59,7 +59,7 @@ DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
     *("numpy", "orjson"),
     *("tokenizers", "gigatoken", "awkward"),
-    *("pyarrow", "fsspec", "datasets"),
+    *("pyarrow", "fsspec", "datasets", "charset_normalizer"),
     *("distributed",),
 }
 KNOW_DEEPSPEED = {

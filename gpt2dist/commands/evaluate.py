@@ -123,8 +123,7 @@ def check(args: argparse.Namespace) -> None:
     if not args.all_checkpoints or RunDirectory(Path(args.model)).latest.is_file():
         model = locate(args.model, weights=False)
     if args.text:
-        discover(args.text, suffixes(args), format=args.format)
-        reading(args)
+        discover(args.text, suffixes(args), format=args.format, encoding=reading(args).encoding)
         return
     text = _dataset(args)
     if model:

@@ -124,15 +124,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prompts(args: argparse.Namespace) -> "list[Prompt]":
+    from gpt2dist.errors import UserError
     from gpt2dist.generation.prompts import Prompt, read_prompt, read_prompts
 
     if args.prompts_file is not None:
         return read_prompts(args.prompts_file)
     if args.prompt_file is not None:
         return [read_prompt(args.prompt_file)]
-    # Bytes of the command line that are not UTF-8 arrive as surrogates, which cannot be encoded.
-    text = args.prompt.encode(errors="replace").decode()
-    return [Prompt(text, "--prompt")]
+    try:
+        args.prompt.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are not UTF-8 arrive as surrogates
+        raise UserError(f"--prompt {args.prompt!r}: not UTF-8; convert it, or put it into a file") from None
+    return [Prompt(args.prompt, "--prompt")]
 
 
 def _encode(prompts: "Sequence[Prompt]", tokenizer: "Tokenizer") -> list[list[int]]:

@@ -5,7 +5,7 @@ import gzip
 import lzma
 import zlib
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from gpt2dist.corpus.storage import damaged, open_file
 
@@ -20,7 +20,12 @@ class Stream:
         path: Path or URL of the file.
         compression: "", "gz", "zst", "xz" or "bz2".
         start: First byte to read; must be 0 if the file is compressed.
+
+    Attributes:
+        transcoded: Whether the bytes that `read` returns are not those of the file but converted to UTF-8.
     """
+
+    transcoded = False
 
     def __init__(self, path: str, compression: str = "", start: int = 0):
         self._path, self._compression = path, compression
@@ -51,7 +56,7 @@ class Stream:
             return offset
         return offset * self._stored.tell() // self._read
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

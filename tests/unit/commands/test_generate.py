@@ -172,10 +172,10 @@ def test_a_model_of_infinite_numbers_is_refused(generate, broken):
     assert f"{broken}: its model gives numbers that are not finite; give another checkpoint" in err
 
 
-def test_a_prompt_that_is_no_utf8_is_repaired(generate):
-    code, out, _ = generate("--prompt", "caf\udce9", "--max-new-tokens", "1")
-    assert code == 0
-    assert out.startswith("caf?")
+def test_a_prompt_that_is_no_utf8_is_refused(generate):
+    code, out, err = generate("--prompt", "caf\udce9", "--max-new-tokens", "1")
+    assert (code, out) == (2, "")
+    assert "--prompt 'caf\\udce9': not UTF-8; convert it, or put it into a file" in err
 
 
 @pytest.mark.parametrize(
