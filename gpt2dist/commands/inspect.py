@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.terminal import say
 
 EPILOG = """\
 examples:
@@ -56,9 +57,9 @@ def run(args: argparse.Namespace) -> int | None:
         result["window"] = show_window(manifest, args.split, args.window, args.sequence_length, args.stride)
         texts.append(f"\n{describe_window(result['window'])}")
     if args.json:
-        print(json.dumps(result, ensure_ascii=False))
+        say(json.dumps(result, ensure_ascii=False), sys.stdout)
     else:
-        print("\n".join(texts), file=sys.stderr)
+        say("\n".join(texts))
     return None
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import Progress, info, warn
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading
@@ -239,13 +240,13 @@ def run(args: argparse.Namespace) -> int | None:
             display.close()
             display.info(f"interrupted; run the same command again to resume ({job.build} is kept)")
             return 1
-    print(describe(manifest), file=sys.stderr)
+    say(describe(manifest))
     if display.worked:
         seconds = time.monotonic() - start
         rate = f"{display.worked / seconds / 1e6:.1f} MB/s with {_workers(job)}"
-        print(f"  read {display.worked / 1e6:,.1f} MB in {seconds:.1f} s ({rate})", file=sys.stderr)
+        say(f"  read {display.worked / 1e6:,.1f} MB in {seconds:.1f} s ({rate})")
     if args.json:
-        print(json.dumps(summary(manifest), ensure_ascii=False))
+        say(json.dumps(summary(manifest), ensure_ascii=False), sys.stdout)
     return None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist.errors import UserError
+from gpt2dist.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +58,9 @@ def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argpars
     if args.output:
         args.output.write_text(text + "\n")
     if args.json:
-        print(text)
+        say(text, sys.stdout)
         return
     for name, value in shown.items():
-        print(f"{name:>16}  {value}", file=sys.stderr)
+        say(f"{name:>16}  {value}")
     if args.output:
-        print(f"{'written':>16}  {args.output}", file=sys.stderr)
+        say(f"{'written':>16}  {args.output}")

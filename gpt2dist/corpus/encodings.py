@@ -33,7 +33,7 @@ _BY_CHANCE = 16
 _ALWAYS_ASCII = (b" ", b"\r", b'"', b",", b".")
 """Bytes that are no part of a longer character in any encoding with ASCII."""
 
-_ERRORS = "gpt2dist.invalid"
+_ERRORS = "gpt2dist-invalid"
 _INVALID = b"\xff"
 """Byte that replaces what is invalid: it is never part of UTF-8, so readers count it as one bad character."""
 
