@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gpt2dist.corpus.documents import Piece
-from gpt2dist.corpus.encodings import guess
+from gpt2dist.corpus.encodings import guess, has_utf8_lines
 from gpt2dist.corpus.files import Stream
 from gpt2dist.corpus.formats import PLAIN_FORMATS
 from gpt2dist.corpus.utf8 import REPLACEMENT
@@ -108,12 +108,15 @@ def _suggest_encoding(example: Example, encoding: str | None) -> str:
     piece = example.piece
     if piece.format not in PLAIN_FORMATS:
         return ""
-    found = guess(_bytes_from(piece, max(example.offset, piece.start)), encoding)
+    data = _bytes_from(piece, max(example.offset, piece.start))
+    found = guess(data, encoding)
     if not found:
         return ""
     if found[0].encoding == "utf-8":
         return f"{piece.path} is UTF-8: leave --encoding out, or read it apart from the files in {encoding}.\n"
     lines = "".join(f"\n  {fit.encoding}: {fit.text[:_EXCERPT]!r}" for fit in found)
+    if has_utf8_lines(data):
+        return f"Some lines are UTF-8; convert the others. Their encoding may be one of these:{lines}\n"
     return (
         f"The encoding there may be one of these:{lines}\n"
         f"--encoding NAME reads all plain files in that encoding, such as --encoding {found[0].encoding}.\n"

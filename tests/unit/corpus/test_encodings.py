@@ -5,7 +5,14 @@ import pkgutil
 
 import pytest
 
-from gpt2dist.corpus.encodings import Transcoder, can_cut_at_line_feeds, canonical_name, guess
+from gpt2dist.corpus.encodings import (
+    Transcoder,
+    can_cut_at_line_feeds,
+    canonical_name,
+    decode_utf8,
+    guess,
+    has_utf8_lines,
+)
 from gpt2dist.corpus.utf8 import count_characters, repair
 from gpt2dist.errors import UserError
 
@@ -82,6 +89,11 @@ def test_a_replacement_character_of_the_corpus_itself_is_not_counted():
     assert repair("a\ufffdb".encode() + b"\xff") == ("a\ufffdb\ufffd".encode(), 1)
 
 
+def test_invalid_utf8_is_decoded_to_lone_surrogates():
+    assert decode_utf8(b"\xe4\xb8 \xff\xff" + "é".encode()) == "\udcff \udcff\udcffé"
+    assert decode_utf8("a\ufffd".encode() + b"\xe4\xb8 \xff") == "a\ufffd\udcff \udcff"
+
+
 @pytest.mark.parametrize("text", ["", "abc", "é€😀" * 5, "é€😀a" * 5000])
 def test_characters_are_counted(text):
     assert count_characters(text.encode()) == len(text)
@@ -109,3 +121,9 @@ def test_only_invalid_lines_count_for_a_guess():
     assert guess(CHINESE.encode("gbk") + b"\xff\n")[0].encoding == "gb18030"
     assert guess((FRENCH.replace("\n", "") * 100).encode("latin-1"))[0].encoding == "cp1252"  # one long line
     assert guess(CHINESE.encode(), "gbk")[0].encoding == "utf-8"
+
+
+def test_a_file_of_two_encodings_is_recognized():
+    assert has_utf8_lines((JAPANESE + FRENCH).encode() + FRENCH.encode("cp1252"))
+    for text, encoding in ((CHINESE, "gbk"), (JAPANESE, "shift_jis"), (FRENCH, "cp1252"), ("ASCII", "ascii")):
+        assert not has_utf8_lines(text.encode(encoding))

@@ -150,6 +150,13 @@ def test_bad_bytes_in_an_encoding_are_bad_text(tmp_path, run):
     assert "b.txt: is UTF-8, which --encoding gbk would misread" in said
 
 
+def test_lines_of_two_encodings_are_to_be_converted(tmp_path, run):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(["crème brûlée"] * 50, "cp1252") + json_lines(LINES))
+    said = refusal(lambda: run(tmp_path / "a.jsonl"))
+    assert "Some lines are UTF-8; convert the others. Their encoding may be one of these:\n  cp1252: " in said
+    assert "--encoding NAME" not in said
+
+
 def test_rejected_lines_suggest_the_encoding_too(tmp_path, run):
     (tmp_path / "a.jsonl").write_bytes(json_lines(LINES, "utf-16-le"))
     said = refusal(lambda: run(tmp_path / "a.jsonl"))
