@@ -8,7 +8,7 @@ from typing import TextIO
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # all control characters but the tab and line ends
-    "\u202a-\u202e\u2066-\u2069"  # which change the direction of the text around them
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # which change the direction of the text around them
     "\ud800-\udfff]"  # bytes of a file name that are not UTF-8
     "|\r(?!\n)"
 )

@@ -50,6 +50,8 @@ def test_control_characters_are_escaped_and_line_ends_and_tabs_kept():
     assert (
         terminal.printable("ü 日本 🙂 \u200d עברית\n\ttab\r\nline\n") == "ü 日本 🙂 \u200d עברית\n\ttab\r\nline\n"
     )
+    bidirectional = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    assert terminal.printable(bidirectional) == "".join(f"\\u{ord(each):04x}" for each in bidirectional)
     assert terminal.printable("caf\udce9") == "caf\\udce9"
     for number in (*range(32), *range(127, 160)):
         assert (terminal.printable(chr(number)) == chr(number)) == (chr(number) in "\n\t"), number
