@@ -20,6 +20,9 @@ _SEARCHED_BYTES = 4 << 20
 MOST_EXAMPLES = 3
 """Maximum number of damaged documents to show."""
 
+EARLY_DAMAGE = 100
+"""Rejected documents or replaced characters below which nothing is concluded about the rest of the corpus."""
+
 
 @dataclass(frozen=True)
 class DamageLimits:

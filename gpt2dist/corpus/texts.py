@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from gpt2dist.corpus.damage import (
+    EARLY_DAMAGE,
     MOST_EXAMPLES,
     DamageLimits,
     Example,
@@ -49,9 +50,9 @@ class CorpusTexts:
             for item in read(piece, self._reading):
                 yield from self._texts(item, piece)
                 self._read_bytes += item.size
-                self._check(self.bytes / max(self._read_bytes, 1))
+                self._check(self.bytes / max(self._read_bytes, 1), EARLY_DAMAGE)
                 on_bytes(item.size)
-        self._check(growth=1)
+        self._check(growth=1, least=1)
         if not self._documents:
             raise UserError("the corpus has no documents to read; check the inputs")
 
@@ -85,18 +86,21 @@ class CorpusTexts:
             if self._limits.on_bad_text == "fail":
                 raise UserError(f"{self._replacements[0].line}: {not_unicode(self._reading.encoding)}")
 
-    def _check(self, growth: float) -> None:
-        """Raise if the damage exceeds what is allowed in a corpus `growth` times as large as what was read."""
+    def _check(self, growth: float, least: int) -> None:
+        """Raise if the damage exceeds what is allowed in a corpus `growth` times as large as what was read.
+
+        Fewer than `least` documents or characters are not judged.
+        """
         limits, encoding = self._limits, self._reading.encoding
         documents = self._documents + self._rejected
-        if self._rejected > limits.max_bad_fraction * documents * growth:
+        if self._rejected >= least and self._rejected > limits.max_bad_fraction * documents * growth:
             problem = too_many_rejected(
                 self._rejected, documents, limits.max_bad_fraction, self._rejections, encoding
             )
             if not self._documents:
                 raise UserError(f"{problem}Name the field of the text with --text-field, or check the inputs")
             raise UserError(f"{problem}Fix them, or leave them out with a larger --max-bad-fraction")
-        if self._replaced > limits.max_replaced_fraction * self._characters * growth:
+        if self._replaced >= least and self._replaced > limits.max_replaced_fraction * self._characters * growth:
             problem = too_many_replaced(
                 self._replaced, self._characters, limits.max_replaced_fraction, self._replacements, encoding
             )

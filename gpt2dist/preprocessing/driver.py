@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
-from gpt2dist.corpus.damage import MOST_EXAMPLES, Example, too_many_rejected, too_many_replaced
+from gpt2dist.corpus.damage import EARLY_DAMAGE, MOST_EXAMPLES, Example, too_many_rejected, too_many_replaced
 from gpt2dist.corpus.sources import refuse_encoding
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
@@ -292,9 +292,12 @@ class _TaskRunner:
         if not counts.bytes:
             return
         growth = self._total / counts.bytes
-        if counts.rejected > self._job.max_bad_fraction * seen * growth:
+        if counts.rejected >= EARLY_DAMAGE and counts.rejected > self._job.max_bad_fraction * seen * growth:
             raise _too_many(self._job, self._tasks, counts.rejected, seen)
-        if counts.replaced > self._job.max_replaced_fraction * counts.characters * growth:
+        if (
+            counts.replaced >= EARLY_DAMAGE
+            and counts.replaced > self._job.max_replaced_fraction * counts.characters * growth
+        ):
             raise _too_many_replaced(self._job, self._tasks)
 
 

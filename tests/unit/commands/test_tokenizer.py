@@ -52,7 +52,7 @@ def test_long_documents_and_bad_ones(train, tmp_path, monkeypatch):
 def test_a_corpus_with_nothing_readable(train, tmp_path):
     (tmp_path / "a.jsonl").write_text("[1]\n7\n")
     said = train("a.jsonl", "--max-bad-fraction", "0.5")
-    assert "1 of 1 documents cannot be read" in said and "--text-field" in said
+    assert "2 of 2 documents cannot be read" in said and "--text-field" in said
     assert "a.jsonl:1: not a JSON object but list" in said
     (tmp_path / "a.jsonl").write_text("\n")
     assert "the corpus has no documents to read; check the inputs" in train("a.jsonl")
@@ -75,6 +75,14 @@ def test_a_little_damage_is_reported(train, tmp_path, capsys):
     assert "a.jsonl:2: 'b\ufffd': text that is not Unicode" in train("a.jsonl", "--on-bad-text", "fail")
     assert train("a.jsonl") == set("ab\ufffd")
     assert "WARNING: 1 characters became U+FFFD. The first: " in capsys.readouterr().err
+
+
+def test_a_damaged_corpus_stops_early_but_not_for_one_unusual_line(train, tmp_path, capsys):
+    unusual = json.dumps({"notes": "x" * 10_000, "text": "caf?"}).encode().replace(b"?", b"\xe9")
+    (tmp_path / "a.jsonl").write_bytes(unusual + b"\n" + (json.dumps({"text": "ab" * 500}) + "\n").encode() * 20)
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "\xe9 b"}\n' * 5000)
+    assert "100 of 300 characters are not valid UTF-8" in train("b.jsonl")
+    assert train("a.jsonl") == set("abcf\ufffd")
 
 
 def test_records_of_older_versions_still_match(train, tmp_path, capsys):
