@@ -201,7 +201,9 @@ def reading(args: argparse.Namespace) -> "Reading":
 
     if args.document_separator == "":
         raise UserError("--document-separator: is empty; leave it out to take each file as one document")
-    return Reading(args.text_field, args.document_separator, encoding(args))
+    return Reading(
+        text_field=args.text_field, document_separator=args.document_separator, encoding=encoding(args)
+    )
 
 
 def damage_limits(args: argparse.Namespace) -> "DamageLimits":
