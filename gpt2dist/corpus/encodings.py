@@ -33,6 +33,9 @@ _BY_CHANCE = 16
 _ALWAYS_ASCII = (b" ", b"\r", b'"', b",", b".")
 """Bytes that are no part of a longer character in any encoding with ASCII."""
 
+_ESCAPE_BYTES = 16
+"""Bytes after an escape in which decoders of ISO 2022 look for its end. They keep only 8 between two calls."""
+
 _ERRORS = "gpt2dist-invalid"
 _INVALID = b"\xff"
 """Byte that replaces what is invalid: it is never part of UTF-8, so readers count it as one bad character."""
@@ -96,10 +99,21 @@ class Transcoder:
 
     def __init__(self, encoding: str):
         self._decoder = codecs.getincrementaldecoder(encoding)(_ERRORS)
+        self._held = b""
 
     def feed(self, data: bytes, final: bool = False) -> bytes:
         """Convert the next bytes; the last call must set `final`."""
-        return self._decoder.decode(data, final).encode("utf-8", _ERRORS)
+        data = self._held + data
+        for held in range(_ESCAPE_BYTES + 1):
+            state, end = self._decoder.getstate(), max(len(data) - held, 0)
+            try:
+                text = self._decoder.decode(data[:end], final)
+            except UnicodeError:  # a damaged escape sequence at the end, too long for the decoder to keep
+                self._decoder.setstate(state)
+            else:
+                break
+        self._held = data[end:]
+        return text.encode("utf-8", _ERRORS)
 
 
 def decode_utf8(data: bytes) -> str:

@@ -85,6 +85,17 @@ def test_what_is_invalid_is_counted_and_replaced_downstream(encoding, data, text
     assert count > 0
 
 
+@pytest.mark.parametrize("encoding", ["iso2022_jp", "iso2022_kr", "iso2022_jp_ext"])
+@pytest.mark.parametrize("gap", [*range(1, 20), 40])
+def test_escapes_without_an_end_in_blocks_of_any_size(encoding, gap):
+    data = (b"\x1b" + b"[31m" * gap)[: gap + 1] * 12 + b" end\n"
+    for step in (1, 3, 8, 17, 64):
+        transcoder = Transcoder(encoding)
+        parts = [transcoder.feed(data[at : at + step]) for at in range(0, len(data), step)]
+        text = b"".join([*parts, transcoder.feed(b"", final=True)])
+        assert repair(text)[0].decode() == data.decode(encoding, "replace")
+
+
 def test_a_replacement_character_of_the_corpus_itself_is_not_counted():
     assert repair("a\ufffdb".encode() + b"\xff") == ("a\ufffdb\ufffd".encode(), 1)
 
