@@ -1,8 +1,9 @@
 """`gpt2dist adopt`: token files of Megatron-LM, GPT-NeoX, nanoGPT or llm.c → dataset directory, in place."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from gpt2dist.terminal import say
 
 EPILOG = """\
 The token files stay where they are; the dataset directory names them, with their hashes and counts. They are read
@@ -61,4 +62,4 @@ def run(args: argparse.Namespace) -> None:
     finally:
         for bar in progress:
             bar.close()
-    print(describe(manifest), file=sys.stderr)
+    say(describe(manifest))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from gpt2dist.dataset.manifest import SHA256_KEY, Manifest, without_sha256
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import info
+from gpt2dist.terminal import say
 
 EPILOG = """\
 examples:
@@ -69,9 +70,9 @@ def run(args: argparse.Namespace) -> int | None:
     if note := without_sha256([manifest]):
         info(note, "inspect")
     if args.json:
-        print(json.dumps(result, ensure_ascii=False))
+        say(json.dumps(result, ensure_ascii=False), sys.stdout)
     else:
-        print("\n".join(texts), file=sys.stderr)
+        say("\n".join(texts))
     return None
 
 

@@ -1,10 +1,10 @@
 """`gpt2dist report`: write a run as one self-contained HTML page."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from gpt2dist.errors import UserError
+from gpt2dist.terminal import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,4 +35,4 @@ def run(args: argparse.Namespace) -> None:
         args.output.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"--output: {args.output} cannot be written ({error.strerror}); name another") from None
-    print(f"written {args.output}", file=sys.stderr)
+    say(f"written {args.output}")

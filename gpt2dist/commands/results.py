@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import PeerLostError, RunError, UserError
 from gpt2dist.run.end_markers import PEER_LOST
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:  # importing torch would slow down --help
     from gpt2dist.distributed.world import World
@@ -81,9 +82,9 @@ def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argpars
     if args.output:
         args.output.write_text(text + "\n")
     if args.json:
-        print(text)
+        say(text, sys.stdout)
         return
     for name, value in shown.items():
-        print(f"{name:>16}  {value}", file=sys.stderr)
+        say(f"{name:>16}  {value}")
     if args.output:
-        print(f"{'written':>16}  {args.output}", file=sys.stderr)
+        say(f"{'written':>16}  {args.output}")

@@ -13,6 +13,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.status import table
 from gpt2dist.status.run_files import DEPTH, find_runs
 from gpt2dist.status.status import Status, read_status
+from gpt2dist.terminal import printable, say
 
 REFRESH_SECONDS = 2.0
 PLAIN_SECONDS = 10.0
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
                 _print_statuses(statuses, home, as_json=True)
             else:
                 for status in statuses:
-                    print(table.line(status, home), file=sys.stderr, flush=True)
+                    say(table.line(status, home))
             time.sleep(REFRESH_SECONDS if in_place else PLAIN_SECONDS)
             with contextlib.suppress(UserError):  # the runs may be removed meanwhile
                 statuses = look(home, args.json)
@@ -94,14 +95,15 @@ def look(home: Path, all_starts: bool = False) -> list[Status]:
 def _print_statuses(statuses: list[Status], home: Path, as_json: bool) -> None:
     if as_json:
         for status in statuses:
-            print(json.dumps(dataclasses.asdict(status), ensure_ascii=False), flush=True)
+            say(json.dumps(dataclasses.asdict(status), ensure_ascii=False), sys.stdout)
     else:
-        print("\n".join(table.show(statuses, home)), file=sys.stderr)
+        say("\n".join(table.show(statuses, home)))
 
 
 def _redraw(lines: list[str]) -> None:
     """Print the lines over the previous ones, cut to the size of the terminal so that it does not scroll."""
     size = os.get_terminal_size(sys.stderr.fileno())
     columns, rows = size.columns or 80, size.lines or 24  # some terminals report a size of 0
-    text = "\n".join(line[:columns] for line in lines[: rows - 1])
-    print(f"{TO_TOP}{CLEAR_BELOW}{text}", file=sys.stderr, flush=True)
+    text = "\n".join(printable(line)[:columns] for line in lines[: rows - 1])
+    sys.stderr.write(f"{TO_TOP}{CLEAR_BELOW}")
+    say(text)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.errors import UserError
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:  # importing numpy and pydantic would slow down --help
     from gpt2dist.plan import Plan
@@ -69,10 +70,10 @@ def run(args: argparse.Namespace) -> None:
     if args.verify_data:
         verify_data(plan)
     if args.json:
-        print(json.dumps(as_json(config, plan, args.device), indent=2, ensure_ascii=False))
+        say(json.dumps(as_json(config, plan, args.device), indent=2, ensure_ascii=False), sys.stdout)
     else:
-        print(f"{args.config}: valid, for {count(plan.world_size, 'rank')}", file=sys.stderr)
-        print(render(table(config, plan, args.device)), file=sys.stderr)
+        say(f"{args.config}: valid, for {count(plan.world_size, 'rank')}")
+        say(render(table(config, plan, args.device)))
 
 
 def verify_data(plan: "Plan") -> None:

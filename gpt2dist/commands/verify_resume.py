@@ -1,11 +1,11 @@
 """`gpt2dist verify-resume`: verify on this machine that N + N steps of a run equal 2N steps."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from gpt2dist.errors import RunError
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -45,8 +45,5 @@ def run(args: argparse.Namespace) -> None:
             listed = "".join(f"\n  {line}" for line in differences[:20])
             raise RunError(f"{args.steps} + {args.steps} steps differ from {2 * args.steps}; see {home}{listed}")
     if world.is_main:
-        print(
-            f"{args.steps} + {args.steps} steps equal {2 * args.steps}: the same losses and bytes",
-            file=sys.stderr,
-        )
+        say(f"{args.steps} + {args.steps} steps equal {2 * args.steps}: the same losses and bytes")
     leave()

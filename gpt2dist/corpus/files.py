@@ -1,6 +1,7 @@
 """Reader for the decompressed bytes of a stored file."""
 
 from types import TracebackType
+from typing import Self
 
 from gpt2dist.corpus.decompression import DamagedStreamError, decompressed
 from gpt2dist.corpus.storage import damaged, open_file, unreadable
@@ -16,7 +17,12 @@ class Stream:
         path: Path or URL of the file.
         compression: "", "gz", "zst", "xz" or "bz2".
         start: First byte to read; must be 0 if the file is compressed.
+
+    Attributes:
+        transcoded: Whether the bytes that `read` returns are not those of the file but converted to UTF-8.
     """
+
+    transcoded = False
 
     def __init__(self, path: str, compression: str = "", start: int = 0):
         self._path, self._compression = path, compression
@@ -46,7 +52,7 @@ class Stream:
             return offset
         return offset * self._stored.tell() // self._read
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

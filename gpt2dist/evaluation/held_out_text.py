@@ -172,13 +172,13 @@ def read_texts(
     Raises:
         UserError: A file or a document cannot be read. Skipping it would change the text that is scored.
     """
-    for source in discover(inputs, suffixes, format=format):
+    for source in discover(inputs, suffixes, format=format, encoding=reading.encoding):
         for piece in cut(source, max(source.size, 1)):
             for item in read(piece, reading):
-                yield _whole(item, source.path)
+                yield _whole(item, source.path, reading.encoding)
 
 
-def _whole(item: Item, path: str) -> str:
+def _whole(item: Item, path: str, encoding: str | None) -> str:
     match item:
         case Document():
             text, repaired = item.text, item.repaired
@@ -191,7 +191,8 @@ def _whole(item: Item, path: str) -> str:
         case Rejected():
             raise _unreadable(path, item.line, item.reason)
     if repaired:
-        raise _unreadable(path, item.line, "is not Unicode")
+        reason = f"is not Unicode ({repaired:,} characters are not valid {encoding or 'UTF-8'}; --encoding NAME"
+        raise _unreadable(path, item.line, f"{reason} reads other encodings)")
     return text.decode()
 
 

@@ -53,9 +53,10 @@ def no_column(path: str, name: str, there: Sequence[str]) -> UserError:
     )
 
 
-def mend(text: str) -> tuple[bytes, bool]:
-    """Encode a text as UTF-8, with lone surrogates replaced by U+FFFD. Return it, and whether it had any."""
+def mend(text: str) -> tuple[bytes, int]:
+    """Encode a text as UTF-8, with lone surrogates replaced by U+FFFD. Return it, and the number of them."""
     try:
-        return text.encode(), False
+        return text.encode(), 0
     except UnicodeEncodeError:
-        return _SURROGATE.sub(REPLACEMENT, text).encode(), True
+        text, count = _SURROGATE.subn(REPLACEMENT, text)
+        return text.encode(), count

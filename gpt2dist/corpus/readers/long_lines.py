@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 import orjson
 
 from gpt2dist.corpus.documents import BadDocumentError
+from gpt2dist.corpus.encodings import decode_utf8
 from gpt2dist.corpus.readers.fields import mend, no_field, no_object, no_string
 from gpt2dist.corpus.utf8 import complete, repair
 
@@ -32,8 +33,8 @@ _ESCAPE_BYTES = 6
 _KINDS = {b"{": "dict", b"[": "list", b'"': "str", b"t": "bool", b"f": "bool", b"n": "NoneType"}
 
 
-def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, None, bool]:
-    """Yield the text of a line that arrives in chunks; return whether it was repaired.
+def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, None, int]:
+    """Yield the text of a line that arrives in chunks; return the number of characters that were replaced.
 
     Raises:
         BadDocumentError: The line is not a JSON object, has no string at that field, or has the field twice.
@@ -56,12 +57,13 @@ def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, Non
 
 def _find(
     scan: "_Scanner", wanted: dict[str, list[str]], text_field: str, there: list[str]
-) -> Generator[bytes, None, bool | None]:
+) -> Generator[bytes, None, int | None]:
     """Yield the text of the next object, at a key of `wanted` and the nested keys listed there.
 
-    Return whether the text was repaired; None if it was not found. Add the object's first 10 keys to `there`.
+    Return the number of characters that were replaced; None if the text was not found. Add the object's first
+    10 keys to `there`.
     """
-    repaired: bool | None = None
+    repaired: int | None = None
     found: list[str] | None = None  # the nested keys at which the text was found
     for key in scan.members():
         if len(there) < 10:
@@ -117,12 +119,12 @@ class _Scanner:
                 return
             self._expect(b",")
 
-    def text(self) -> Generator[bytes, None, bool]:
-        """Yield the next string in parts, as UTF-8; return whether it was repaired."""
-        repaired = False
+    def text(self) -> Generator[bytes, None, int]:
+        """Yield the next string in parts, as UTF-8; return the number of characters that were replaced."""
+        repaired = 0
         for run in self._runs():
             part, mended = _unescape(run)
-            repaired |= mended
+            repaired += mended
             if part:
                 yield part
         return repaired
@@ -228,13 +230,11 @@ def _whole(run: bytes) -> int:
     return end
 
 
-def _unescape(run: bytes) -> tuple[bytes, bool]:
+def _unescape(run: bytes) -> tuple[bytes, int]:
     if b"\\" not in run:
         return repair(run)
     quoted = b'"%b"' % run
     try:
-        return orjson.loads(quoted).encode(), False
+        return orjson.loads(quoted).encode(), 0
     except orjson.JSONDecodeError:
-        decoded = quoted.decode("utf-8", errors="replace")
-        text, mended = mend(json.loads(decoded))
-        return text, mended or decoded.encode() != quoted
+        return mend(json.loads(decode_utf8(quoted)))

@@ -133,7 +133,7 @@ def test_nothing_to_score_is_told(tokenizer):
     ("content", "reason"),
     [
         (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl, document 2: .*fix it, or `gpt2dist preprocess`"),
-        (b'{"text": "a\xff"}\n', "corpus.jsonl, document 1: is not Unicode"),
+        (b'{"text": "a\xff"}\n', "document 1: is not Unicode .1 characters are not valid UTF-8; --encoding"),
         (b'{"text": "a"', "corpus.jsonl, document 1"),
         (b'{"other": "' + b"a" * (9 << 20) + b'"}\n', "corpus.jsonl, document 1"),
     ],
@@ -143,6 +143,16 @@ def test_a_text_that_cannot_be_read_is_an_error_rather_than_left_out(tmp_path, c
     path.write_bytes(content)
     with pytest.raises(UserError, match=reason):
         list(read_texts([str(path)], Reading()))
+
+
+def test_texts_in_other_encodings(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes('{"text": "あいう"}\n'.encode("shift_jis"))
+    assert list(read_texts([str(path)], Reading(encoding="shift_jis"))) == ["あいう"]
+    with pytest.raises(UserError, match=r"document 1: is not Unicode .* are not valid ascii"):
+        list(read_texts([str(path)], Reading(encoding="ascii")))
+    (tmp_path / "a.txt").write_text("あいう", encoding="utf-16")
+    assert list(read_texts([str(tmp_path / "a.txt")], Reading())) == ["あいう"]
 
 
 def test_a_long_text_comes_whole(tmp_path):
