@@ -14,7 +14,7 @@ from gpt2dist import atomic_io
 from gpt2dist.cli import add_quiet
 from gpt2dist.commands.preprocess import add_corpus_arguments, reading, suffixes
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.progress import info
+from gpt2dist.monitoring.progress import info, warn
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading, Source
@@ -153,8 +153,12 @@ def _is_there(output: Path, origin: dict) -> bool:
     """Return whether `output` holds the tokenizer of this record. Raise a UserError if it holds another one."""
     if not (output / "tokenizer.json").exists():
         return False
+    from gpt2dist.corpus import Reading
+
     record = output / RECORD_NAME
     there = json.loads(record.read_bytes()) if record.is_file() else {}
+    if there.get("action") == "train":
+        there = asdict(Reading()) | there  # older records lack newer options
     if there == origin:
         return True
     different = [name for name in origin if there.get(name) != origin[name]]
@@ -165,21 +169,25 @@ def _is_there(output: Path, origin: dict) -> bool:
 
 
 def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[str]:
-    """Yield the texts of a corpus, long ones in parts, and show progress in bytes."""
+    """Yield the texts of a corpus, long ones in parts, and show progress in bytes. Warn of skipped documents."""
     from gpt2dist.corpus import BadDocumentError, Document, Rejected, cut, read
     from gpt2dist.monitoring.progress import Progress
 
-    documents, first = 0, ""
+    documents, rejected, first = 0, 0, ""
     with Progress("read", sum(source.size for source in sources), "B", scale=True, enabled=show) as progress:
         for piece in (piece for source in sources for piece in cut(source, max(source.size, 1))):
             for item in read(piece, reading):
                 try:
                     if isinstance(item, Rejected):
-                        raise BadDocumentError(item.reason)
+                        raise BadDocumentError(item.reason, item.lines)
                     yield from map(bytes.decode, [item.text] if isinstance(item, Document) else item.parts)
                     documents += 1
                 except BadDocumentError as error:
+                    rejected += error.lines
                     first = first or f"; the first: {piece.path}:{item.line}: {error}"
                 progress.advance(item.size)
     if documents == 0:
         raise UserError(f"not one document of the corpus can be read{first}")
+    if rejected:
+        seen = documents + rejected
+        warn(f"{rejected:,} of {seen:,} documents cannot be read and are skipped{first}", "tokenizer")

@@ -194,7 +194,7 @@ def _whole(item: Item, path: str) -> str:
 
 def _unreadable(path: str, line: int, reason: str) -> UserError:
     return UserError(
-        f"{path}, document {line}: {reason}; fix it, or `gpt2dist preprocess` the files, which lists what it "
+        f"{path}:{line}: {reason}; fix it, or `gpt2dist preprocess` the files, which lists what it "
         "leaves out, and give the result as --data"
     )
 

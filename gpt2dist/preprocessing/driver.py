@@ -14,10 +14,11 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Piece, Source, discover, read, spool
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
@@ -83,6 +84,7 @@ def prepare(
             drive.run(tasks)
             _check_unchanged(job, sources)
             _check_yield(job, tasks)
+            _check_rejected_bytes(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         return assemble(job, tokenizer, tasks, identity)
@@ -301,12 +303,19 @@ def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
         room = SAMPLE_BYTES
         for item in islice(read(pieces[number], job.reading), SAMPLE_DOCUMENTS):
             if isinstance(item, Document | LongDocument):
-                text = item.text if isinstance(item, Document) else next(item.parts, b"")
+                text = item.text if isinstance(item, Document) else _first_part(item)
                 text = text[:room].decode(errors="ignore").encode()
                 room -= len(text)
                 yield text
             if room <= 0 or isinstance(item, LongDocument):
                 break
+
+
+def _first_part(document: LongDocument) -> bytes:
+    try:
+        return next(document.parts, b"")
+    except BadDocumentError:  # The worker rejects it.
+        return b""
 
 
 # --- Checks of the yield ----------------------------------------------------------------------------------
@@ -318,11 +327,12 @@ class _NothingReadableError(UserError):
 
 @contextmanager
 def remove_partial_if_empty(job: PreprocessingJob) -> Iterator[None]:
-    """Delete the build directory if no document could be read, so that the corrected command can run."""
+    """Delete the build directory of a failed job without finished work, so that the corrected command can run."""
     try:
         yield
-    except _NothingReadableError:
-        shutil.rmtree(job.build)
+    except UserError as error:
+        if isinstance(error, _NothingReadableError) or not any(job.build.glob(f"tasks/*/{MARKER}")):
+            shutil.rmtree(job.build)
         raise
 
 
@@ -343,8 +353,19 @@ def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
         raise UserError(f"no documents to train on; {way_out} (and rm -r {job.build})")
 
 
+def _check_rejected_bytes(job: PreprocessingJob, tasks: list[Task], on_warning: OnMessage) -> None:
+    """Warn if few documents were rejected, but with a large share of the bytes."""
+    rejected = sum(item["bytes"] for _, item in _rejections(job, tasks))
+    total = sum(task.size for task in tasks)
+    if total and rejected > job.max_bad_fraction * total:
+        on_warning(
+            f"the rejected lines or rows hold {rejected / total:.1%} of the bytes of the corpus; "
+            f"see {job.output / 'rejected.jsonl'}"
+        )
+
+
 def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
-    shown = "".join(f"\n  {example}" for example in islice(_rejections(job, tasks), 3))
+    shown = "".join(f"\n  {_describe(*rejection)}" for rejection in islice(_rejections(job, tasks), 3))
     problem = (
         f"{rejected:,} of {seen:,} documents cannot be read, more than --max-bad-fraction {job.max_bad_fraction} "
         f"allows. The first:{shown}\n"
@@ -359,11 +380,15 @@ def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int
     )
 
 
-def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
-    """Yield "place: reason" for each document rejected in finished tasks."""
+def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[tuple[Piece, dict[str, Any]]]:
+    """Yield the piece and the record of each document rejected in finished tasks."""
     for task in tasks:
         if load_result(task_folder(job, task)):
             with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
                 for item in map(json.loads, file):
-                    piece = task.pieces[item["piece"] - task.first_piece]
-                    yield f"{place(piece, item['line'], item['offset'])}: {item['reason']}"
+                    yield task.pieces[item["piece"] - task.first_piece], item
+
+
+def _describe(piece: Piece, rejection: dict[str, Any]) -> str:
+    lines = f" ({rejection['lines']:,} lines)" if rejection["lines"] > 1 else ""
+    return f"{place(piece, rejection['line'], rejection['offset'])}: {rejection['reason']}{lines}"

@@ -165,7 +165,7 @@ class _Work:
                 batch = _Batch()
                 self._write_long(item)
             else:
-                self._reject(item.line, item.offset, item.reason)
+                self._reject(item, item.reason, item.lines)
             self._count(item.size)
             if batch.size >= BATCH_BYTES or len(batch.texts) >= BATCH_DOCUMENTS:
                 yield batch
@@ -195,7 +195,7 @@ class _Work:
         if not self._tokenizer.is_byte_level:
             unknown = self._tokenizer.unknown_characters(text.decode())
             if unknown:
-                self._reject(document.line, document.offset, _not_known(unknown))
+                self._reject(document, _not_known(unknown))
                 return b""
         return text
 
@@ -228,11 +228,19 @@ class _Work:
                 f"({type(error).__name__}: {error}); it must turn any text into text"
             ) from error
 
-    def _reject(self, line: int, offset: int, reason: str) -> None:
-        record = {"piece": self._number, "line": line, "offset": offset, "reason": reason}
+    def _reject(self, item: Document | LongDocument | Rejected, reason: str, lines: int = 1) -> None:
+        """Record a rejection. It counts as many documents as it spans lines, since each may have been one."""
+        record = {
+            "piece": self._number,
+            "line": item.line,
+            "lines": lines,
+            "offset": item.offset,
+            "bytes": item.size,
+            "reason": reason,
+        }
         self._rejections.write(json.dumps(record) + "\n")
-        self._left_out["rejected"] += 1
-        self._counts.rejected += 1
+        self._left_out["rejected"] += lines
+        self._counts.rejected += lines
 
     def _place(self, document: Document | LongDocument) -> str:
         return place(self._piece, document.line, document.offset)
@@ -299,9 +307,9 @@ class _Work:
             else:
                 self._add_long(document, facts, spill)
         except (BadDocumentError, UncuttableError) as error:
-            self._reject(document.line, document.offset, str(error))
             with suppress(BadDocumentError):
                 deque(document.parts, maxlen=0)  # Consume the rest; the next document starts after it.
+            self._reject(document, str(error), error.lines if isinstance(error, BadDocumentError) else 1)
         finally:
             spill.unlink(missing_ok=True)
         self._report(self._counts)

@@ -130,10 +130,10 @@ def test_nothing_to_score_is_told(tokenizer):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl, document 2: .*fix it, or `gpt2dist preprocess`"),
-        (b'{"text": "a\xff"}\n', "corpus.jsonl, document 1: is not Unicode"),
-        (b'{"text": "a"', "corpus.jsonl, document 1"),
-        (b'{"other": "' + b"a" * (9 << 20) + b'"}\n', "corpus.jsonl, document 1"),
+        (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl:2: .*fix it, or `gpt2dist preprocess`"),
+        (b'{"text": "a\xff"}\n', "corpus.jsonl:1: is not Unicode"),
+        (b'{"text": "a"', "corpus.jsonl:1: "),
+        (b'{"other": "' + b"a" * (9 << 20) + b'"}\n', "corpus.jsonl:1: "),
     ],
 )
 def test_a_text_that_cannot_be_read_is_an_error_rather_than_left_out(tmp_path, content, reason):
@@ -141,6 +141,16 @@ def test_a_text_that_cannot_be_read_is_an_error_rather_than_left_out(tmp_path, c
     path.write_bytes(content)
     with pytest.raises(UserError, match=reason):
         list(read_texts([str(path)], Reading()))
+
+
+def test_a_table_with_a_stray_quote_is_an_error_and_can_be_read_without_quoting(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\none\n"two\nthree\n')
+    with pytest.raises(UserError, match=r"a\.tsv:3: a quote that is never closed .*--quoting none"):
+        list(read_texts([str(path)], Reading()))
+    with pytest.raises(UserError, match=r"a\.tsv: line 3: a quoted field starts here and does not end within 1 "):
+        list(read_texts([str(path)], Reading(max_field_lines=1)))
+    assert list(read_texts([str(path)], Reading(quoting="none"))) == ["one", '"two', "three"]
 
 
 def test_a_long_text_comes_whole(tmp_path):
