@@ -176,33 +176,77 @@ def _measure(
     index = index_file(manifest, record)
     if index:
         hashes["idx"] = hashlib.sha256(index.read_bytes())
-    # Decode end-of-text as a space, so that no word spans two documents.
-    text = TokenBytes(tokenizer, end_of_text=b" ")
-    words, size, held = WordCounter(), 0, b""
+    text = _TextCounter(tokenizer)
     for start in range(0, len(shard), BLOCK):
         tokens = shard.tokens[start : start + BLOCK]
         hashes["bin"].update(tokens.data)
         _check_vocabulary(data, tokens, start, tokenizer, record)
-        read = held + text.join(tokens)
-        size += len(read) - len(held) - int(np.count_nonzero(tokens == tokenizer.end_of_text_id))
-        whole = complete(read)
-        held = read[whole:]
-        if whole:
-            words.add(read[:whole])
+        text.add(tokens)
         on_bytes(tokens.nbytes)
-    if held:
-        words.add(held)
+    text.close()
     return ShardRecord(
         name=record.name,
         split=record.split,
         tokens=len(shard),
         documents=len(ends),
-        bytes=size,
-        words=words.total,
+        bytes=text.bytes,
+        words=text.words,
         sha256={kind: found.hexdigest() for kind, found in hashes.items()},
         format=record.format,
         path=record.path,
+        lm_eval_words=text.lm_eval_words(len(ends)),
     )
+
+
+class _TextCounter:
+    """Counter of the bytes and words in a stream of tokens in which end-of-text separates the documents.
+
+    Attributes:
+        bytes: UTF-8 bytes of the documents.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.bytes = self._ends = 0
+        self._end_of_text_id = tokenizer.end_of_text_id
+        self._text = TokenBytes(tokenizer, end_of_text=b" ")
+        # A space in place of end-of-text keeps words apart; a letter keeps apart the white space around it.
+        self._apart, self._spaces_apart = WordCounter(), WordCounter()
+        self._held = b"", b""
+
+    def add(self, tokens: NDArray[np.integer]) -> None:
+        """Count the next tokens."""
+        is_end = tokens == self._end_of_text_id
+        spaced = self._text.join(tokens)
+        lettered = np.frombuffer(bytearray(spaced), np.uint8)
+        lettered[np.cumsum(self._text.lengths[tokens])[is_end] - 1] = ord("x")
+        ends = int(np.count_nonzero(is_end))
+        self.bytes += len(spaced) - ends
+        self._ends += ends
+        self._count(self._held[0] + spaced, self._held[1] + lettered.tobytes())
+
+    def close(self) -> None:
+        """Count what is left of an incomplete character."""
+        self._count(*self._held, all=True)
+
+    @property
+    def words(self) -> int:
+        """The number of words."""
+        return self._apart.total
+
+    def lm_eval_words(self, documents: int) -> int | None:
+        """Return the words as lm-evaluation-harness counts them: a document's stretches of white space, plus 1.
+
+        Return None if end-of-text does not separate this number of documents.
+        """
+        stretches = self._spaces_apart.lm_eval_total - 1
+        return stretches + documents if documents - self._ends in (0, 1) else None
+
+    def _count(self, spaced: bytes, lettered: bytes, all: bool = False) -> None:
+        whole = len(spaced) if all else complete(spaced)
+        self._held = spaced[whole:], lettered[whole:]
+        if whole:
+            self._apart.add(spaced[:whole])
+            self._spaces_apart.add(lettered[:whole])
 
 
 def _check_vocabulary(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,8 @@ class ShardRecord:
     """"megatron", or for adopted files also "nanogpt" or "llmc"."""
     path: str = ""
     """Absolute path of an adopted shard; empty for one in the dataset directory."""
+    lm_eval_words: int | None = None
+    """Words as lm-evaluation-harness counts them; None if they were not counted, as by version 0.1."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Totals:
     documents: int
     bytes: int
     words: int
+    lm_eval_words: int | None = None
+    """None if a shard has no such count."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,12 @@ class Manifest:
         return _sum(self.shards_of(split))
 
 
-def _sum(records: Iterable[ShardRecord]) -> Totals:
-    records = tuple(records)
-    return Totals(*(sum(getattr(record, item.name) for record in records) for item in fields(Totals)))
+def _sum(records: Sequence[ShardRecord]) -> Totals:
+    counted = [record.lm_eval_words for record in records if record.lm_eval_words is not None]
+    return Totals(
+        tokens=sum(record.tokens for record in records),
+        documents=sum(record.documents for record in records),
+        bytes=sum(record.bytes for record in records),
+        words=sum(record.words for record in records),
+        lm_eval_words=sum(counted) if len(counted) == len(records) else None,
+    )

@@ -252,6 +252,7 @@ class _Work:
         if not batch.texts:
             return
         ids, lengths = self._encoder.encode_batch(batch.texts)
+        counts = count_words(batch.texts)
         lengths = lengths + 1
         last = np.cumsum(lengths) - 1
         tokens = np.empty(ids.size + lengths.size, dtype=self._dtype)
@@ -264,7 +265,8 @@ class _Work:
                 tokens,
                 lengths,
                 sizes=np.fromiter(map(len, batch.texts), np.int64, lengths.size),
-                words=count_words(batch.texts),
+                words=counts.words,
+                lm_eval_words=counts.lm_eval_words,
                 origins=np.array(batch.origins, ORIGIN),
                 digests=self._digests(sha256(text).digest() for text in batch.texts),
             )
@@ -344,6 +346,7 @@ class _Work:
             lengths=np.array([facts.tokens + 1]),
             sizes=np.array([facts.bytes]),
             words=np.array([facts.words.total]),
+            lm_eval_words=np.array([facts.words.lm_eval_total]),
             origins=np.array([(self._number, document.line, document.offset)], ORIGIN),
             digests=self._digests(iter([facts.hash.digest()])),
         )

@@ -15,6 +15,7 @@ from gpt2dist.publishing.origin import MEASURES, ModelProvenance, Result
 MEASURE_NAMES = {
     "perplexity": "perplexity",
     "word_perplexity": "word perplexity",
+    "lm_eval_word_perplexity": "word perplexity (lm-evaluation-harness)",
     "bits_per_byte": "bits per byte",
     "accuracy": "accuracy",
 }
@@ -182,8 +183,8 @@ def _evaluation(results: tuple[Result, ...]) -> str:
 
 Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
 exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per
-byte (of the UTF-8 text) come from the same Σ nll and do not. The scores are those of the checkpoint, before its
-weights were rounded."""
+byte (of the UTF-8 text) come from the same Σ nll and do not. lm-evaluation-harness also counts white space at
+either end of a document as a word. The scores are those of the checkpoint, before its weights were rounded."""
 
 
 def _words(key: str, value: Any) -> str:

@@ -18,7 +18,7 @@ from gpt2dist.model.shape import Shape
 from gpt2dist.preflight.model import lengths_of
 from gpt2dist.run.directory import RunDirectory
 
-MEASURES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
+MEASURES = ("perplexity", "word_perplexity", "lm_eval_word_perplexity", "bits_per_byte", "accuracy")
 PROTOCOL = (
     *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
     "document_boundaries",

@@ -35,6 +35,8 @@ from gpt2dist.monitoring.logs import quiet_libraries
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+OURS = {"word_perplexity": "lm_eval_word_perplexity"}
+"""Names of our measures that differ from the harness's."""
 
 
 def main() -> None:
@@ -136,7 +138,7 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
     print(f"{text.totals.documents} documents, {result['targets']:,} tokens, {length} positions, fp32")
     result["byte_perplexity"] = 2 ** result["bits_per_byte"]
     for name in ROLLING:
-        print_pair(name, result[name], theirs[name])
+        print_pair(name, result[OURS.get(name, name)], theirs[name])
     speed = {name: result["targets"] / seconds for name, seconds in times.items()}
     print_line("tokens per second", f"{speed['ours']:,.0f}  harness {speed['harness']:,.0f}")
     ratio = speed["ours"] / speed["harness"]
