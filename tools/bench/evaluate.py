@@ -6,7 +6,8 @@
 
 Each document is scored by itself, after an end-of-text token and in windows that do not overlap, as in the
 harness's task wikitext. Passages are scored as in its task lambada_openai. Both sides are timed alternately, from
-the texts to the sum, with the model in memory and without one-time work (imports, task files).
+the texts to the sum, with the model in memory and without one-time work (imports, task files). The ratio depends
+on the number of CPU threads, which OMP_NUM_THREADS sets: state it with the ratio.
 """
 
 import argparse
@@ -142,7 +143,8 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
     speed = {name: result["targets"] / seconds for name, seconds in times.items()}
     print_line("tokens per second", f"{speed['ours']:,.0f}  harness {speed['harness']:,.0f}")
     ratio = speed["ours"] / speed["harness"]
-    print_line("ratio", f"{ratio:.2f} (median of {args.rounds} rounds, batch size {args.batch_size})")
+    how = f"median of {args.rounds} rounds, batch size {args.batch_size}, {torch.get_num_threads()} CPU threads"
+    print_line("ratio", f"{ratio:.2f} ({how})")
 
 
 def compare_lambada(directory: Path, harness: Harness, passages: list[str], batch_size: int) -> None:
