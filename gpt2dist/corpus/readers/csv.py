@@ -38,6 +38,8 @@ from gpt2dist.corpus.utf8 import repair, repair_parts
 from gpt2dist.errors import UserError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+QUOTING = {"standard": True, "none": False}
+"""Whether a quote at the start of a field opens a quoted field, by the names of `Reading.quoting`."""
 
 
 def read_delimited(piece: Piece, reading: Reading) -> Items:
@@ -58,7 +60,7 @@ class _Table:
 
     def __init__(self, piece: Piece, reading: Reading, records: FileRecords):
         self._path, self._records = piece.path, records
-        quoting, delimiter = reading.quoting == "standard", DELIMITERS[piece.format]
+        delimiter, quoting = DELIMITERS[piece.format], QUOTING[reading.quoting]
         self._dialect = Dialect(delimiter.encode(), quoting, reading.max_field_lines)
         self._lines = _Lines(records, self._dialect)
         self._reader = csv.reader(
