@@ -314,9 +314,11 @@ def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
     source = f"{args.data}, split {result['split']}" if args.data else ", ".join(args.text)
     how = f"stride {result['stride']}, prefix {result['prefix']}"
     how += ", each document by itself" if result["per_document"] else ""
+    theirs = result.get("lm_eval_word_perplexity")
+    harness = "" if theirs is None else f" ({theirs:.4f} with words as lm-evaluation-harness counts them)"
     return {
         "perplexity": f"{result['perplexity']:.4f} per token",
-        "word perplexity": f"{result['word_perplexity']:.4f}",
+        "word perplexity": f"{result['word_perplexity']:.4f}" + harness,
         "bits per byte": f"{result['bits_per_byte']:.5f}",
         "bits per token": f"{result['bits_per_token']:.5f}",
         "loss": f"{result['loss']:.6f} nats per token",

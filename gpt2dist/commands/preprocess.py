@@ -170,6 +170,20 @@ def add_reading_arguments(group: Any) -> None:
         help=r"what stands between the documents of a text file, such as '\n\n\n' (default: the file is one)",
     )
     group.add_argument(
+        "--quoting",
+        choices=("standard", "none"),
+        default="standard",
+        help="quotes in CSV and TSV: around fields as in RFC 4180, or ordinary characters (default: standard)",
+    )
+    group.add_argument(
+        "--max-field-lines",
+        type=int,
+        default=100,
+        metavar="N",
+        help="most lines of a quoted field; a longer one stops the command, since one stray quote hides all rows "
+        "up to the next (default 100)",
+    )
+    group.add_argument(
         "--format",
         choices=("text", "jsonl", "csv", "tsv", "parquet", "arrow"),
         help="what the inputs are, where their names do not say it",
@@ -201,8 +215,14 @@ def reading(args: argparse.Namespace) -> "Reading":
 
     if args.document_separator == "":
         raise UserError("--document-separator: is empty; leave it out to take each file as one document")
+    if args.max_field_lines < 1:
+        raise UserError(f"--max-field-lines {args.max_field_lines}: must be at least 1")
     return Reading(
-        text_field=args.text_field, document_separator=args.document_separator, encoding=encoding(args)
+        text_field=args.text_field,
+        document_separator=args.document_separator,
+        encoding=encoding(args),
+        quoting=args.quoting,
+        max_field_lines=args.max_field_lines,
     )
 
 

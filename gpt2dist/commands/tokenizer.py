@@ -172,9 +172,12 @@ def _is_there(output: Path, origin: dict) -> bool:
     """Return whether `output` holds the tokenizer of this record. Raise a UserError if it holds another one."""
     if not (output / "tokenizer.json").exists():
         return False
+    from gpt2dist.corpus import Reading
+
     record = output / RECORD_NAME
     there = json.loads(record.read_bytes()) if record.is_file() else {}
-    # An older version may not have recorded every option; None stands for the default.
+    if there.get("action") == "train":
+        there = asdict(Reading()) | there  # older records lack newer options; None stands for other defaults
     different = [name for name in origin if there.get(name) != origin[name]]
     if there and not different:
         return True

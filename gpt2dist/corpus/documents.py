@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gpt2dist.errors import Gpt2distError
 
+T = TypeVar("T")
+
 LONG_BYTES = 8 << 20
 """Limit above which a document becomes a `LongDocument`, which is never held in memory as a whole."""
+
+PART_BYTES = 1 << 20
+"""Minimum size of the parts of a `LongDocument`, except for the last."""
 
 UTF8_MARK = b"\xef\xbb\xbf"
 """Byte-order mark that some programs write before UTF-8; it is not part of the text."""
@@ -57,7 +63,8 @@ class Document:
     text: bytes
     """Valid UTF-8."""
     line: int
-    """Line (jsonl), row (csv, parquet, Arrow, datasets) or document (text) in the piece, 1-based."""
+    """Line (jsonl; csv: the first line of its row), row (parquet, Arrow, datasets) or document (text) in the
+    piece, 1-based."""
     offset: int
     """First byte of its line, row or text in the decompressed file; -1 if the format has no byte offsets."""
     size: int
@@ -74,10 +81,20 @@ class Rejected:
     offset: int
     size: int
     reason: str
+    lines: int = 1
+    """Lines that it spans. An open quote can hide the documents of all lines but the first."""
 
 
 class BadDocumentError(Gpt2distError):
-    """Raised when a document is found to be unreadable; the message gives the reason."""
+    """Raised when a document is found to be unreadable; the message gives the reason.
+
+    Attributes:
+        lines: See `Rejected`.
+    """
+
+    def __init__(self, reason: str, lines: int = 1):
+        super().__init__(reason)
+        self.lines = lines
 
 
 class LongDocument:
@@ -86,9 +103,10 @@ class LongDocument:
     Attributes:
         line: See `Document`.
         offset: See `Document`.
-        parts: The text in order, in parts of a few MiB at most, each of them valid UTF-8. Consume them before
-            requesting the next document, which skips the rest. Raises `BadDocumentError` if the text, or the
-            rest of its line, cannot be read; discard the earlier parts in that case.
+        parts: The text in order, in parts of 1 MiB to a few MiB (the last may be shorter), each of them valid
+            UTF-8. Consume them before requesting the next document, which skips the rest. Raises
+            `BadDocumentError` if the text, or the rest of its line, cannot be read; discard the earlier parts in
+            that case.
         size: See `Document`; set once `parts` is exhausted or has raised `BadDocumentError`.
         repaired: See `Document`; set once `parts` is exhausted.
     """
@@ -101,7 +119,7 @@ class LongDocument:
         Args:
             line: See `Document`.
             offset: See `Document`.
-            parts: Generator of the parts, which returns `repaired`.
+            parts: Generator of the text in parts of any size, which returns `repaired`.
             finish: Skips the rest of the document's source and returns `size`.
         """
         self.line, self.offset = line, offset
@@ -110,11 +128,31 @@ class LongDocument:
 
     def _watch(self, parts: Generator[bytes, None, int], finish: Callable[[], int]) -> Iterator[bytes]:
         try:
-            self.repaired = yield from parts
+            self.repaired = yield from join_parts(parts)
         except BadDocumentError:
             self.size = finish()
             raise
         self.size = finish()
+
+
+def join_parts(parts: Generator[bytes, None, T]) -> Generator[bytes, None, T]:
+    """Join parts, such as lines, to parts of at least `PART_BYTES`; return the value of their generator."""
+    held: list[bytes] = []
+    size = 0
+    while True:
+        try:
+            part = next(parts)
+        except StopIteration as end:
+            returned: T = end.value
+            break
+        held.append(part)
+        size += len(part)
+        if size >= PART_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if size:
+        yield b"".join(held)
+    return returned
 
 
 Item = Document | LongDocument | Rejected
@@ -132,3 +170,7 @@ class Reading:
     """Separator between the documents of a text file, removed from the text; None if a file is one document."""
     encoding: str | None = None
     """Encoding of plain files, by its canonical name; None for UTF-8. A byte-order mark in a file wins."""
+    quoting: str = "standard"
+    """Quotes in a table (csv, tsv): "standard" as in RFC 4180, "none" for ordinary characters."""
+    max_field_lines: int = 100
+    """Maximum lines of a quoted field; a longer one is taken for a stray quote and stops the reading."""

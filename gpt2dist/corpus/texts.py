@@ -69,14 +69,14 @@ class CorpusTexts:
         damaged = ""
         try:
             if isinstance(item, Rejected):
-                raise BadDocumentError(item.reason)
+                raise BadDocumentError(item.reason, item.lines)
             for part in (item.text,) if isinstance(item, Document) else item.parts:
                 self._characters += count_characters(part)
                 if not damaged and REPLACEMENT.encode() in part:
                     damaged = excerpt(part)
                 yield part.decode()
         except BadDocumentError as error:
-            self._rejected += 1
+            self._rejected += error.lines
             _note(self._rejections, piece, item, str(error))
             return
         self._documents += 1

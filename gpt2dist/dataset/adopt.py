@@ -266,6 +266,7 @@ def _measure(
         sha256={kind: found.hexdigest() for kind, found in hashes.items()},
         format=record.format,
         path=record.path,
+        lm_eval_words=text.lm_eval_words(len(ends)),
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ SPLITS = ("train", "val")
 FORMATS = ("megatron", "nanogpt", "llmc")
 _TYPES: dict[Any, str] = {
     int: "a whole number of at least 0",
+    int | None: "a whole number of at least 0, or null",
     str: "a string",
     dict[str, int]: "an object of whole numbers of at least 0",
     dict[str, str]: "an object of strings",
@@ -50,6 +51,8 @@ class ShardRecord:
     """"megatron", or for adopted files also "nanogpt" or "llmc"."""
     path: str = ""
     """Absolute path of an adopted shard; empty for one in the dataset directory."""
+    lm_eval_words: int | None = None
+    """Words as lm-evaluation-harness counts them; None if they were not counted, as by version 0.1."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Totals:
     documents: int
     bytes: int
     words: int
+    lm_eval_words: int | None = None
+    """None if a shard has no such count."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +219,15 @@ class Manifest:
         return _sum(self.shards_of(split))
 
 
-def _sum(records: Iterable[ShardRecord]) -> Totals:
-    records = tuple(records)
-    return Totals(*(sum(getattr(record, item.name) for record in records) for item in fields(Totals)))
+def _sum(records: Sequence[ShardRecord]) -> Totals:
+    counted = [record.lm_eval_words for record in records if record.lm_eval_words is not None]
+    return Totals(
+        tokens=sum(record.tokens for record in records),
+        documents=sum(record.documents for record in records),
+        bytes=sum(record.bytes for record in records),
+        words=sum(record.words for record in records),
+        lm_eval_words=sum(counted) if len(counted) == len(records) else None,
+    )
 
 
 def canonical_sha256(content: dict[str, Any]) -> str:
@@ -254,7 +265,9 @@ def _wrong_types(record: Any, prefix: str) -> Iterator[str]:
 
 def _has_type(value: Any, kind: Any) -> bool:
     """Return whether a value of a JSON file is a whole number ≥ 0, a string, or an object of such."""
-    if kind is int:
+    if kind == int | None and value is None:
+        return True
+    if kind in (int, int | None):
         return type(value) is int and value >= 0  # True is an int, too
     if get_origin(kind) is dict:
         of = get_args(kind)[1]

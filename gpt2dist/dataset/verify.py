@@ -108,6 +108,9 @@ def _changed(manifest: Manifest) -> Iterator[str]:
 def _sums(manifest: Manifest) -> Iterator[str]:
     """Compare the sums in the file, which `Manifest` computes instead of reading them."""
     sums = {split: asdict(manifest.totals(split)) for split in manifest.splits}
+    for each in sums.values():
+        if each["lm_eval_words"] is None:  # older manifests have no such count
+            del each["lm_eval_words"]
     if (found := _content(manifest).get("totals")) != sums:
         yield f"{manifest.directory / FILE_NAME}: totals are {found}, and those of its shards {sums}"
 
@@ -201,6 +204,9 @@ def _tokens(
         for kind, found_there, said in (("bytes", text.bytes, record.bytes), ("words", text.words, record.words)):
             if found_there != said:
                 yield f"{path}: its tokens stand for {found_there:,} {kind} of text, the manifest says {said:,}"
+        counted = text.lm_eval_words(record.documents)
+        if record.lm_eval_words is not None and record.lm_eval_words != counted:
+            yield f"{path}: its lm_eval_words are {counted}, the manifest says {record.lm_eval_words:,}"
     if misplaced >= 0:
         yield f"{path}: at token {misplaced:,} end-of-text and the end of a document do not coincide"
 

@@ -15,7 +15,7 @@ from gpt2dist.corpus import DEFAULT_SUFFIXES, Document, LongDocument, Reading, R
 from gpt2dist.corpus.documents import BadDocumentError, Item
 from gpt2dist.dataset.manifest import Manifest, Totals
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.detokenizers import DETOKENIZERS
+from gpt2dist.evaluation.detokenizers import DETOKENIZERS, count_lm_eval_words
 from gpt2dist.loading.token_stream import LazyShard, Tokens, TokenStream, check_files
 from gpt2dist.loading.windows import DocumentWindows, Windows, WindowSet
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -90,19 +90,20 @@ class HeldOut:
         how = DETOKENIZERS[detokenizer]
         digest = hashlib.sha256(tokenizer.fingerprint.encode())
         pieces: list[NDArray[np.uint32]] = []
-        documents = size = words = 0
+        documents = size = words = lm_eval_words = 0
         for batch in _batches(text for text in texts if text):
             for original in batch:
                 content = original.encode()
                 digest.update(len(content).to_bytes(8, "little") + content)
                 size += len(content)
                 words += how.count_words(original)
+                lm_eval_words += count_lm_eval_words(original)
             pieces.append(_with_ends([how.clean(text) for text in batch], tokenizer))
             documents += len(batch)
         if not documents:
             raise UserError(f"{name}: no text there; give files that hold some")
         tokens = np.concatenate(pieces)
-        totals = Totals(len(tokens), documents, size, words)
+        totals = Totals(len(tokens), documents, size, words, lm_eval_words)
         return cls(
             name,
             [tokens],
@@ -198,7 +199,7 @@ def _whole(item: Item, path: str, encoding: str | None) -> str:
 
 def _unreadable(path: str, line: int, reason: str) -> UserError:
     return UserError(
-        f"{path}, document {line}: {reason}; fix it, or `gpt2dist preprocess` the files, which lists what it "
+        f"{path}:{line}: {reason}; fix it, or `gpt2dist preprocess` the files, which lists what it "
         "leaves out, and give the result as --data"
     )
 

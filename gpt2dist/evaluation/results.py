@@ -12,9 +12,10 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
-CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
-"""Measures that are written to TensorBoard."""
-NEEDED = ("time", "model", *CURVES)
+_KNOWN = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
+CURVES = (*_KNOWN, "lm_eval_word_perplexity")
+"""Measures that are written to TensorBoard, if a result has them."""
+NEEDED = ("time", "model", *_KNOWN)
 """Keys that a result file must have in addition to its step."""
 
 
@@ -92,5 +93,5 @@ class EvaluationResults:
     def line(self, result: dict[str, Any]) -> dict[str, Any]:
         """Return a result as a line of metrics.jsonl."""
         known = {"progress/tokens": result["consumed_tokens"]} if "consumed_tokens" in result else {}
-        curves = {f"eval/{self.name}/{name}": result[name] for name in CURVES}
+        curves = {f"eval/{self.name}/{name}": result[name] for name in CURVES if name in result}
         return {"step": result["step"], "time": result["time"], **known, **curves}

@@ -5,13 +5,10 @@ task, into a folder that is renamed when it is complete. When all tasks are done
 in task order. So neither the number of workers nor an interruption changes a byte of the dataset.
 """
 
-import json
-import shutil
 import sys
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Source, discover, read, spool
-from gpt2dist.corpus.damage import EARLY_DAMAGE, MOST_EXAMPLES, Example, too_many_rejected, too_many_replaced
+from gpt2dist.corpus.damage import EARLY_DAMAGE
 from gpt2dist.corpus.sources import refuse_encoding
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
-from gpt2dist.preprocessing.assembly import assemble, dataset_folder, load_results
+from gpt2dist.preprocessing.assembly import assemble, dataset_folder
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
 from gpt2dist.preprocessing.build import JobFingerprint, check_plan, finished, open_build
 from gpt2dist.preprocessing.deduplication import remove_duplicates
@@ -38,15 +35,21 @@ from gpt2dist.preprocessing.tasks import (
     plan_tasks,
     task_folder,
 )
-from gpt2dist.preprocessing.worker import load_normalizer, load_tools, place, run_task
+from gpt2dist.preprocessing.worker import load_normalizer, load_tools, run_task
+from gpt2dist.preprocessing.yield_checks import (
+    check_yield,
+    remove_partial_if_useless,
+    too_many_rejected_error,
+    too_many_replaced_error,
+    warn_of_empty,
+    warn_of_rejected_bytes,
+    warn_of_replacements,
+)
 from gpt2dist.tokenizer.encoder import FAST, choose_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
 """Samples on which the encoder is checked: number of pieces, maximum documents and bytes from each."""
-
-MOST_EMPTY = 0.1
-"""Fraction of the documents of a file that may be empty without a warning."""
 
 OnProgress = Callable[[Counts, int], None]
 OnMessage = Callable[[str], None]
@@ -88,9 +91,10 @@ def prepare(
                 drive.require_all()
             drive.run(tasks)
             _check_unchanged(job, sources)
-            _check_yield(job, tasks)
-            _warn_of_empty(job, tasks, on_warning)
-            _warn_of_replacements(job, tasks, on_warning)
+            check_yield(job, tasks)
+            warn_of_empty(job, tasks, on_warning)
+            warn_of_replacements(job, tasks, on_warning)
+            warn_of_rejected_bytes(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         return assemble(job, tokenizer, tasks, identity)
@@ -298,12 +302,12 @@ class _TaskRunner:
             return
         growth = self._total / counts.bytes
         if counts.rejected >= EARLY_DAMAGE and counts.rejected > self._job.max_bad_fraction * seen * growth:
-            raise _too_many(self._job, self._tasks, counts.rejected, seen)
+            raise too_many_rejected_error(self._job, self._tasks, counts.rejected, seen)
         if (
             counts.replaced >= EARLY_DAMAGE
             and counts.replaced > self._job.max_replaced_fraction * counts.characters * growth
         ):
-            raise _too_many_replaced(self._job, self._tasks)
+            raise too_many_replaced_error(self._job, self._tasks)
 
 
 def _run_and_name(job: PreprocessingJob, task: Task) -> tuple[Task, int]:
@@ -331,114 +335,3 @@ def _beginning(document: Document | LongDocument) -> bytes:
     with suppress(BadDocumentError):
         return next(document.parts, b"")
     return b""
-
-
-# --- Checks of the yield ----------------------------------------------------------------------------------
-
-
-class _NothingUsableError(UserError):
-    """No document of the corpus could be read, or most of them are damaged."""
-
-
-@contextmanager
-def remove_partial_if_useless(job: PreprocessingJob) -> Iterator[None]:
-    """Delete the build directory if nothing in it is worth keeping, so that the corrected command can run."""
-    try:
-        yield
-    except _NothingUsableError:
-        shutil.rmtree(job.build)
-        raise
-
-
-def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
-    """Check that not too many documents were rejected and that the training split has documents."""
-    results = load_results(job, tasks)
-    rejected = sum(result.left_out["rejected"] for result in results)
-    seen = sum(result.seen for result in results)
-    if rejected > job.max_bad_fraction * seen:
-        raise _too_many(job, tasks, rejected, seen)
-    replaced = sum(result.replaced for result in results)
-    if replaced > job.max_replaced_fraction * sum(result.characters for result in results):
-        raise _too_many_replaced(job, tasks)
-    if not any(record.split == "train" for result in results for record in result.shards):
-        documents = sum(result.documents for result in results)
-        way_out = (
-            f"all {documents} fell into val: lower --val-fraction {job.val_fraction}"
-            if documents
-            else "the corpus has only empty files or lines, or the filters leave none: check the inputs"
-        )
-        raise UserError(f"no documents to train on; {way_out} (and rm -r {job.build})")
-
-
-def _warn_of_empty(job: PreprocessingJob, tasks: list[Task], on_warning: OnMessage) -> None:
-    """Name the file with most empty documents if they are more than MOST_EMPTY of it, as in damaged files."""
-    rows, empty = Counter[str](), Counter[str]()
-    for task, result in zip(tasks, load_results(job, tasks), strict=True):
-        for piece, lines, count in zip(task.pieces, result.lines, result.empty, strict=False):
-            rows[piece.path] += lines
-            empty[piece.path] += count
-    found = [path for path, count in empty.most_common() if count > MOST_EMPTY * rows[path]]
-    if found:
-        others = f", and so is a large part of {len(found) - 1:,} other file(s)" if len(found) > 1 else ""
-        on_warning(
-            f"{found[0]}: {empty[found[0]]:,} of its {rows[found[0]]:,} documents are empty and were left out"
-            f"{others}. If that is not what you expect, the file is damaged, or --text-field names another field "
-            "than that of the text"
-        )
-
-
-def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
-    examples = list(islice(_rejections(job, tasks), MOST_EXAMPLES))
-    problem = too_many_rejected(rejected, seen, job.max_bad_fraction, examples, job.reading.encoding)
-    if rejected == seen:
-        return _NothingUsableError(f"{problem}Name the field of the text with --text-field, or check the inputs")
-    return UserError(
-        f"{problem}Leave them out with a larger --max-bad-fraction, which resumes from here; or fix them, "
-        f"remove the unfinished work (rm -r {job.build}) and run the command again"
-    )
-
-
-def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:
-    """Yield each document rejected in finished tasks, with the reason."""
-    for task in tasks:
-        if load_result(task_folder(job, task)):
-            with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
-                for item in map(json.loads, file):
-                    piece = task.pieces[item["piece"] - task.first_piece]
-                    line = f"{place(piece, item['line'], item['offset'])}: {item['reason']}"
-                    yield Example(piece, item["offset"], line)
-
-
-def _too_many_replaced(job: PreprocessingJob, tasks: list[Task]) -> UserError:
-    results = [result for task in tasks if (result := load_result(task_folder(job, task)))]
-    replaced = sum(result.replaced for result in results)
-    characters = sum(result.characters for result in results)
-    examples = list(islice(_replacements(job, tasks), MOST_EXAMPLES))
-    problem = too_many_replaced(replaced, characters, job.max_replaced_fraction, examples, job.reading.encoding)
-    if 2 * sum(result.repaired for result in results) > sum(result.seen for result in results):
-        return _NothingUsableError(f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction")
-    return UserError(
-        f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction, which resumes from here. For "
-        f"any other change, remove the unfinished work (rm -r {job.build}) and run the command again"
-    )
-
-
-def _replacements(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:
-    """Yield documents with replaced characters in finished tasks, with an excerpt: the first of each task."""
-    for task in tasks:
-        result = load_result(task_folder(job, task))
-        for item in result.examples if result else ():
-            piece = task.pieces[item.piece - task.first_piece]
-            line = f"{place(piece, item.line, item.offset)}: {item.excerpt!r}"
-            yield Example(piece, item.offset, line)
-
-
-def _warn_of_replacements(job: PreprocessingJob, tasks: list[Task], on_warning: OnMessage) -> None:
-    results = load_results(job, tasks)
-    replaced, documents = (sum(getattr(result, name) for result in results) for name in ("replaced", "repaired"))
-    if documents:
-        example = next(_replacements(job, tasks))
-        on_warning(
-            f"{replaced:,} characters that are not valid became U+FFFD, in {documents:,} documents. The first: "
-            f"{example.line}"
-        )

@@ -25,7 +25,7 @@ from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Version of the plan; incremented when the same job would be cut or written differently."""
 
 STANDARD_INPUT = "-"

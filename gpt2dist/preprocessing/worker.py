@@ -174,7 +174,7 @@ class _Work:
                 batch = _Batch()
                 self._write_long(item)
             else:
-                self._reject(item.line, item.offset, item.reason)
+                self._reject(item, item.reason, item.lines)
             self._count(item.size)
             if batch.size >= BATCH_BYTES or len(batch.texts) >= BATCH_DOCUMENTS:
                 yield batch
@@ -206,7 +206,7 @@ class _Work:
         if not self._tokenizer.is_byte_level:
             unknown = self._tokenizer.unknown_characters(text.decode())
             if unknown:
-                self._reject(document.line, document.offset, _not_known(unknown))
+                self._reject(document, _not_known(unknown))
                 return b""
         return text
 
@@ -240,11 +240,19 @@ class _Work:
                 f"({type(error).__name__}: {error}); it must turn any text into text"
             ) from error
 
-    def _reject(self, line: int, offset: int, reason: str) -> None:
-        record = {"piece": self._number, "line": line, "offset": offset, "reason": reason}
+    def _reject(self, item: Document | LongDocument | Rejected, reason: str, lines: int = 1) -> None:
+        """Record a rejection. It counts as many documents as it spans lines, since each may have been one."""
+        record = {
+            "piece": self._number,
+            "line": item.line,
+            "lines": lines,
+            "offset": item.offset,
+            "bytes": item.size,
+            "reason": reason,
+        }
         self._rejections.write(json.dumps(record) + "\n")
-        self._left_out["rejected"] += 1
-        self._counts.rejected += 1
+        self._left_out["rejected"] += lines
+        self._counts.rejected += lines
 
     def _place(self, document: Document | LongDocument) -> str:
         return place(self._piece, document.line, document.offset)
@@ -258,6 +266,7 @@ class _Work:
         if not self._normalize:
             self._counts.characters += count_characters(b"".join(batch.texts))
         ids, lengths = self._encoder.encode_batch(batch.texts)
+        counts = count_words(batch.texts)
         lengths = lengths + 1
         last = np.cumsum(lengths) - 1
         tokens = np.empty(ids.size + lengths.size, dtype=self._dtype)
@@ -270,7 +279,8 @@ class _Work:
                 tokens,
                 lengths,
                 sizes=np.fromiter(map(len, batch.texts), np.int64, lengths.size),
-                words=count_words(batch.texts),
+                words=counts.words,
+                lm_eval_words=counts.lm_eval_words,
                 origins=np.array(batch.origins, ORIGIN),
                 digests=self._digests(sha256(text).digest() for text in batch.texts),
             )
@@ -314,9 +324,9 @@ class _Work:
             else:
                 self._add_long(document, facts, spill)
         except (BadDocumentError, UncuttableError) as error:
-            self._reject(document.line, document.offset, str(error))
             with suppress(BadDocumentError):
                 deque(document.parts, maxlen=0)  # Consume the rest; the next document starts after it.
+            self._reject(document, str(error), error.lines if isinstance(error, BadDocumentError) else 1)
         finally:
             spill.unlink(missing_ok=True)
         self._report(self._counts)
@@ -345,6 +355,7 @@ class _Work:
             lengths=np.array([facts.tokens + 1]),
             sizes=np.array([facts.bytes]),
             words=np.array([facts.words.total]),
+            lm_eval_words=np.array([facts.words.lm_eval_total]),
             origins=np.array([(self._number, document.line, document.offset)], ORIGIN),
             digests=self._digests(iter([facts.hash.digest()])),
         )

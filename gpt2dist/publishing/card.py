@@ -15,13 +15,15 @@ from gpt2dist.publishing.origin import MEASURES, ModelProvenance, Result
 MEASURE_NAMES = {
     "perplexity": "perplexity",
     "word_perplexity": "word perplexity",
+    "lm_eval_word_perplexity": "word perplexity (lm-evaluation-harness)",
     "bits_per_byte": "bits per byte",
     "accuracy": "accuracy",
 }
 WHOLE_TEXTS = """\
 Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
 exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per
-byte (of the UTF-8 text) come from the same Σ nll and do not."""
+byte (of the UTF-8 text) come from the same Σ nll and do not. lm-evaluation-harness also counts white space at
+either end of a document as a word."""
 LAST_WORDS = """\
 Of {names}, only the last word of each passage is scored: accuracy is the share of passages in which each of its
 tokens is the likeliest, and perplexity is exp(Σ nll / passages)."""

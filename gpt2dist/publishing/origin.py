@@ -20,7 +20,7 @@ from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.starts import Change
 
-MEASURES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
+MEASURES = ("perplexity", "word_perplexity", "lm_eval_word_perplexity", "bits_per_byte", "accuracy")
 PROTOCOL = (
     *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
     "document_boundaries",

@@ -12,6 +12,7 @@ from gpt2dist.tokenizer.tokenizer import train_char
 
 KEYS = {
     *("nll_sum", "targets", "loss", "perplexity", "bits_per_token", "bits_per_byte", "word_perplexity"),
+    *("lm_eval_word_perplexity", "lm_eval_words"),
     *("bytes", "words", "documents", "windows", "sequence_length", "stride", "prefix", "per_document"),
     *("document_boundaries", "batch_size", "zero_stage", "world_size", "model", "data", "split", "detokenizer"),
     *("tokenizer", "seconds", "tokens_per_second"),

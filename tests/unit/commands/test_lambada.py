@@ -63,7 +63,7 @@ def test_what_does_not_fit_in_json_is_null(lambada, small_model, tmp_path):
         ([], ["abc def", "abc "], "passage 2 has no last word: 'abc '; each must end with the word to guess"),
         ([], [""], "passage 1 has no last word: ''"),
         ([], [], "no passage there; each line must be an object with a text"),
-        (["--text-field", "page"], PASSAGES, "passages.jsonl, document 1: "),
+        (["--text-field", "page"], PASSAGES, "passages.jsonl:1: "),
     ],
 )
 def test_refusals(lambada, options, passages, message):
@@ -85,7 +85,7 @@ def test_passages_in_another_encoding(gpt2dist, small_model, tmp_path):
     assert len(set(results)) == 1
     code, out, err = gpt2dist("lambada", small_model, "--data", tmp_path / "latin-1.jsonl")
     assert (code, out) == (2, "")
-    assert "document 1: is not Unicode (1 characters are not valid UTF-8; --encoding NAME reads other" in err
+    assert "latin-1.jsonl:1: is not Unicode (1 characters are not valid UTF-8; --encoding NAME reads other" in err
 
 
 def test_no_such_file_and_no_such_model(gpt2dist, small_model, lambada, tmp_path):

@@ -41,6 +41,24 @@ def test_files_of_several_kinds(train, tmp_path):
     assert train("a.csv", "b.txt", "--document-separator", "|") == set("abcd")
 
 
+def test_quotes_of_a_table(train, tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text('text\nab\n"cd" e\nab\n"c\nd')
+    assert "3 of 5 documents cannot be read, more than --max-bad-fraction 0.001 allows" in train("a.tsv")
+    some = ("a.tsv", "--max-bad-fraction", "0.9")
+    assert train(*some) == set("ab")
+    said = capsys.readouterr().err
+    assert "WARNING: 3 documents cannot be read. The first: " in said
+    assert "a.tsv:3: text after the quote that closes a field (--quoting none" in said
+    assert "holds another tokenizer (quoting differ)" in train(*some, "--quoting", "none")
+    assert "holds another tokenizer (max_field_lines differ)" in train(*some, "--max-field-lines", "9")
+    assert "--max-field-lines 0: must be at least 1" in train("a.tsv", "--max-field-lines", "0")
+    record = tmp_path / "tok" / "tokenizer_origin.json"
+    older = json.loads(record.read_text())
+    del older["quoting"], older["max_field_lines"]  # version 0.1 did not write them
+    record.write_text(json.dumps(older))
+    assert train(*some) == set("ab")
+
+
 def test_long_documents_and_bad_ones(train, tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "LONG_BYTES", 40)
     monkeypatch.setattr(files, "BLOCK_BYTES", 10)

@@ -28,7 +28,10 @@ def home(tmp_path_factory):
     words = ["".join(draw.choices("abcdefgé日😀", k=draw.randint(1, 6))) for _ in range(60)]
     gaps = [" ", "\n", "  ", "\u3000", "\u00a0"]
     texts = [
-        "".join(draw.choice(words) + draw.choice(gaps) for _ in range(draw.randint(1, 60))) for _ in range(300)
+        draw.choice(["", *gaps])
+        + "".join(draw.choice(words) + draw.choice(gaps) for _ in range(draw.randint(1, 60)))
+        + draw.choice(["", "x"])
+        for _ in range(300)
     ]
     (home / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     train_bpe(texts, 330).save(home / "tokenizer")

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -34,6 +35,10 @@ def test_round_trip(tmp_path):
     assert loaded.fingerprint == saved.fingerprint
     assert loaded.splits == ("train", "val")
     assert loaded.totals("train") == Totals(tokens=20, documents=4, bytes=60, words=12)
+    counted = dataclasses.replace(saved.shards[0], lm_eval_words=7)
+    assert dataclasses.replace(saved, shards=(counted,)).totals("train").lm_eval_words == 7
+    partly = dataclasses.replace(saved, shards=(counted, saved.shards[1]))
+    assert partly.totals("train").lm_eval_words is None
     assert [shard.name for shard in loaded.shards_of("val")] == ["val-00000"]
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 

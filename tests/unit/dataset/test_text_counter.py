@@ -1,6 +1,7 @@
 """Bytes and words of tokens against those of the text that was encoded."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -32,6 +33,9 @@ def test_the_counts_are_those_of_the_texts(kind, texts, block):
     counter.close()
     assert counter.bytes == sum(len(text.encode()) for text in texts)
     assert counter.words == sum(len(text.split()) for text in texts)
+    expected = sum(len(re.split(r"\s+", text)) for text in texts)
+    assert counter.lm_eval_words(len(texts)) == expected
+    assert counter.lm_eval_words(len(texts) + 2) is None
 
 
 def test_a_text_without_whole_tokens_is_bounded(monkeypatch):

@@ -64,7 +64,8 @@ def test_texts_are_what_preprocess_makes_of_them(tokenizer, corpus, tmp_path):
     texts = HeldOut.of_texts(read_texts([str(corpus)], Reading("body")), tokenizer)
     assert sorted(tokens_of(texts)) == sorted(tokens_of(dataset))
     assert texts.totals == dataset.totals
-    assert texts.totals.words == int(count_words([text.encode() for text in TEXTS]).sum())
+    counts = count_words([text.encode() for text in TEXTS if text])
+    assert (texts.totals.words, texts.totals.lm_eval_words) == tuple(int(count.sum()) for count in counts)
     assert (texts.end_of_text_id, texts.tokenizer) == (dataset.end_of_text_id, dataset.tokenizer)
 
 
@@ -132,10 +133,10 @@ def test_nothing_to_score_is_told(tokenizer):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl, document 2: .*fix it, or `gpt2dist preprocess`"),
-        (b'{"text": "a\xff"}\n', "document 1: is not Unicode .1 characters are not valid UTF-8; --encoding"),
-        (b'{"text": "a"', "corpus.jsonl, document 1"),
-        (b'{"other": "' + b"a" * (9 << 20) + b'"}\n', "corpus.jsonl, document 1"),
+        (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl:2: .*fix it, or `gpt2dist preprocess`"),
+        (b'{"text": "a\xff"}\n', "corpus.jsonl:1: is not Unicode .1 characters are not valid UTF-8; --encoding"),
+        (b'{"text": "a"', "corpus.jsonl:1: "),
+        (b'{"other": "' + b"a" * (9 << 20) + b'"}\n', "corpus.jsonl:1: "),
     ],
 )
 def test_a_text_that_cannot_be_read_is_an_error_rather_than_left_out(tmp_path, content, reason):
@@ -149,10 +150,20 @@ def test_texts_in_other_encodings(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_bytes('{"text": "あいう"}\n'.encode("shift_jis"))
     assert list(read_texts([str(path)], Reading(encoding="shift_jis"))) == ["あいう"]
-    with pytest.raises(UserError, match=r"document 1: is not Unicode .* are not valid ascii"):
+    with pytest.raises(UserError, match=r"corpus.jsonl:1: is not Unicode .* are not valid ascii"):
         list(read_texts([str(path)], Reading(encoding="ascii")))
     (tmp_path / "a.txt").write_text("あいう", encoding="utf-16")
     assert list(read_texts([str(tmp_path / "a.txt")], Reading())) == ["あいう"]
+
+
+def test_a_table_with_a_stray_quote_is_an_error_and_can_be_read_without_quoting(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\none\n"two\nthree\n')
+    with pytest.raises(UserError, match=r"a\.tsv:3: a quote that is never closed .*--quoting none"):
+        list(read_texts([str(path)], Reading()))
+    with pytest.raises(UserError, match=r"a\.tsv: line 3: a quoted field starts here and does not end within 1 "):
+        list(read_texts([str(path)], Reading(max_field_lines=1)))
+    assert list(read_texts([str(path)], Reading(quoting="none"))) == ["one", '"two', "three"]
 
 
 def test_a_long_text_comes_whole(tmp_path):

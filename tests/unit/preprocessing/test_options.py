@@ -223,6 +223,8 @@ def test_long_documents_go_through_all_filters(tmp_path, small_is_long, tokenize
     source = write_lines(tmp_path / "a.jsonl", texts)
     manifest = run(source, tokenizer, tmp_path / "out", deduplicate=True, max_chars=4002)
     assert documents(manifest) == ["short", long, "x" * 3000]
+    totals = manifest.totals("train")
+    assert (totals.words, totals.lm_eval_words) == (1 + 1000 + 1, 1 + 1001 + 1)  # `long` ends with a space
     assert manifest.left_out == {"rejected": 0, "empty": 0, "too_short": 0, "too_long": 1, "duplicate": 1}
     (tmp_path / "bad.jsonl").write_text(
         '{"text": "' + "y " * 2000 + '\n{"text": "after"}\n{"text": "", "n": "' + "z" * 3000 + '"}\n'

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2dist.corpus import discover, files
+from gpt2dist.corpus import Reading, discover, files
 from gpt2dist.corpus import documents as documents_module
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
@@ -346,6 +346,66 @@ def test_too_many_rejected(tmp_path, tokenizer):
     assert "larger --max-bad-fraction" in message and ":24:" not in message
     manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
     assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (5, 20)
+
+
+def test_a_rejection_counts_as_many_documents_as_it_has_lines(tmp_path, tokenizer):
+    source = tmp_path / "a.tsv"
+    source.write_text("text\n" + "fine\n" * 50 + '"open\nfine\nfine" here\n' + "fine\n" * 50)
+    with pytest.raises(UserError) as caught:
+        prepare(job(source, tokenizer, tmp_path / "out", max_bad_fraction=0.02))
+    assert "3 of 103 documents cannot be read" in str(caught.value)
+    assert "a.tsv:52: text after the quote that closes a field (--quoting none" in str(caught.value)
+    assert "ordinary characters) (3 lines)" in str(caught.value)
+    manifest = prepare(job(source, tokenizer, tmp_path / "out", max_bad_fraction=0.03))
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (3, 100)
+    (line,) = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (line["line"], line["lines"], line["offset"], line["bytes"]) == (52, 3, 255, 22)
+
+
+def test_few_rejections_with_many_bytes_are_said(tmp_path, tokenizer):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "fine"}\n' * 99 + "not JSON " * 187 + "\n")
+    said = []
+    prepare(job(source, tokenizer, tmp_path / "out", max_bad_fraction=0.4), on_warning=said.append)
+    (warning,) = said
+    assert warning.startswith("the rejected lines or rows hold 50.0% of the bytes of the corpus; see ")
+
+
+def test_quoting_belongs_to_the_job(tmp_path, tokenizer, monkeypatch):
+    def texts(manifest):
+        return [text.removesuffix(END_OF_TEXT) for text in documents(manifest, "train")]
+
+    monkeypatch.setattr(tasks_module, "MIN_TASK_BYTES", 1)
+    for name in "ab":
+        (tmp_path / f"{name}.tsv").write_text('text\n"one"\n"two\nlines"\n')
+    inputs = str(tmp_path / "*.tsv")
+    standard = prepare(job(inputs, tokenizer, tmp_path / "out"))
+    assert texts(standard) == ["one", "two\nlines"] * 2
+    assert (standard.options["quoting"], standard.options["max_field_lines"]) == ("standard", 100)
+    none = Reading(quoting="none")
+    with pytest.raises(UserError, match="holds another dataset: --quoting standard there, none here"):
+        prepare(job(inputs, tokenizer, tmp_path / "out", reading=none))
+    with pytest.raises(UserError, match="--max-field-lines 100 there, 9 here"):
+        prepare(job(inputs, tokenizer, tmp_path / "out", reading=Reading(max_field_lines=9)))
+    path = tmp_path / "out" / "manifest.json"
+    older = json.loads(path.read_text())
+    del older["options"]["quoting"], older["options"]["max_field_lines"]  # version 0.1 did not write them
+    del older["manifest_sha256"]
+    path.write_text(json.dumps(older))
+    assert texts(prepare(job(inputs, tokenizer, tmp_path / "out"))) == ["one", "two\nlines"] * 2
+
+    # The field comes after the samples on which the encoder is checked, so the task of a.tsv is done.
+    (tmp_path / "b.tsv").write_text("text\n" + "x\n" * 99 + '"two\nlines\n"\n')
+    short = Reading(max_field_lines=2)
+    with pytest.raises(UserError, match=r"b\.tsv: line 101: a quoted field starts here"):
+        prepare(job(inputs, tokenizer, tmp_path / "other", reading=short))
+    with pytest.raises(UserError, match="holds the unfinished work of another job: --quoting standard there"):
+        prepare(job(inputs, tokenizer, tmp_path / "other", reading=none))
+    with pytest.raises(UserError, match=r"b\.tsv: line 101"):
+        prepare(job(tmp_path / "b.tsv", tokenizer, tmp_path / "only", reading=short))
+    assert not (tmp_path / "only.partial").exists()  # no task is done, so the next command can differ
+    manifest = prepare(job(tmp_path / "b.tsv", tokenizer, tmp_path / "only", reading=none))
+    assert texts(manifest) == ["x"] * 99 + ['"two', "lines", '"']
 
 
 def test_wrong_text_field_fails_after_the_first_part(tmp_path, tokenizer, small_tasks, monkeypatch):

@@ -54,9 +54,11 @@ def test_the_hub_reads_its_metadata(run, publish, write_result):
     assert values == {
         ("val", "perplexity"): said["perplexity"],
         ("val", "word_perplexity"): said["word_perplexity"],
+        ("val", "lm_eval_word_perplexity"): said["lm_eval_word_perplexity"],
         ("val", "bits_per_byte"): said["bits_per_byte"],
         ("wikitext", "perplexity"): 20.5,
         ("wikitext", "word_perplexity"): 100.25,
+        ("wikitext", "lm_eval_word_perplexity"): 90.5,
         ("wikitext", "bits_per_byte"): 1.125,
     }
     last = data.eval_results[-1]
@@ -94,7 +96,8 @@ def test_the_body_tells_data_training_and_scores(run, publish, tiny_dataset):
         "| learning rate | 0.002 |",
         "| schedule: kind | cosine |",
         "| schedule: total steps | 8 |",
-        f"| val | {said['perplexity']:,.4f} | {said['word_perplexity']:,.4f} | {said['bits_per_byte']:.4f} | "
+        f"| val | {said['perplexity']:,.4f} | {said['word_perplexity']:,.4f} | "
+        f"{said['lm_eval_word_perplexity']:,.4f} | {said['bits_per_byte']:.4f} | "
         "sequence length 32, stride 12, document boundaries pack |",
         "trained with | gpt2dist ",
         "torch 2.",
