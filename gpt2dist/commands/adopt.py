@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from gpt2dist.commands.preprocess import add_lossy
+
 EPILOG = """\
 The token files stay where they are; the dataset directory names them, with their hashes and counts. They are read
 once, to check each token against the tokenizer and to count the bytes and words of the text.
@@ -29,9 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         required=True,
-        metavar="DIR|NAME",
-        help="the tokenizer that they were made with: a directory, or a name on the Hugging Face hub",
+        metavar="DIR|FILE|NAME",
+        help="the tokenizer that they were made with: a directory, its tokenizer.json, or a name on the Hugging "
+        "Face hub",
     )
+    add_lossy(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DATASET", help="dataset directory to make")
     parser.add_argument("--val", nargs="+", default=[], metavar="PATH", help='files for the split "val"')
 
@@ -42,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.dataset.adopt import Adoption, adopt
     from gpt2dist.monitoring.progress import Progress, warn
 
-    adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val))
+    adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val), args.lossy)
     progress: list[Progress] = []
 
     def show(count: int, total: int) -> None:

@@ -13,6 +13,7 @@ from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixe
 from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.tokenizer.text_changes import described
 
 if TYPE_CHECKING:  # importing numpy would slow down --help
     from gpt2dist.evaluation.held_out_text import HeldOut
@@ -315,6 +316,7 @@ def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
     source = f"{args.data}, split {result['split']}" if args.data else ", ".join(args.text)
     how = f"stride {result['stride']}, prefix {result['prefix']}"
     how += ", each document by itself" if result["per_document"] else ""
+    changes = described(result.get("text_changes", {}))
     return {
         "perplexity": f"{result['perplexity']:.4f} per token",
         "word perplexity": f"{result['word_perplexity']:.4f}",
@@ -326,5 +328,6 @@ def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
         f"tokens, {how}",
         "text": f"{result['bytes']:,} bytes, {result['words']:,} words, {result['documents']:,} document(s) of "
         f"{source}",
+        **({"text changes": changes} if changes else {}),
         "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {result['world_size']} process(es)",
     }

@@ -175,7 +175,7 @@ class _Screen:
     """
 
     def __init__(self, tokenizer: "Tokenizer"):
-        self._bytes = tokenizer.token_bytes()
+        self._bytes = [*tokenizer.token_bytes]
         self._bytes[tokenizer.end_of_text_id] = b""
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -221,9 +221,15 @@ def _print(
             added = generator([text.tokens for text in batch], [text.seed for text in batch], how)
             for number, (text, tokens) in enumerate(zip(batch, added, strict=True), start=first):
                 if as_json:
-                    print(json.dumps(_as_json(text, tokenizer.decode(tokens), len(tokens), how)))
+                    print(
+                        json.dumps(_as_json(text, tokenizer.decode_after(text.tokens, tokens), len(tokens), how))
+                    )
                 else:
-                    print((DIVIDER + "\n" if number else "") + text.prompt + tokenizer.decode(tokens))
+                    print(
+                        (DIVIDER + "\n" if number else "")
+                        + text.prompt
+                        + tokenizer.decode_after(text.tokens, tokens)
+                    )
             sys.stdout.flush()
             bar.advance(len(batch))
 

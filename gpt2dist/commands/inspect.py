@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.text_changes import described
 
 EPILOG = """\
 examples:
@@ -91,6 +92,8 @@ def describe(manifest: Manifest) -> str:
         f"  from {manifest.sources['files']:,} files of {manifest.sources['bytes']:,} bytes; {options}",
         f"  fingerprint {manifest.fingerprint[:12]}",
     ]
+    if manifest.text_changes:
+        lines.insert(-1, f"  text changes: {described(manifest.text_changes)}")
     return "\n".join(lines)
 
 

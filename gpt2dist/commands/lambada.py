@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from gpt2dist.commands import results
+from gpt2dist.tokenizer.text_changes import described
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +45,12 @@ def run(args: argparse.Namespace) -> None:
     finally:
         leave()
     if world.is_main:
+        changes = described(result.get("text_changes", {}))
         shown = {
             "accuracy": f"{result['accuracy']:.4f}",
             "perplexity": f"{result['perplexity']:.4f} of the last word",
             "passages": f"{result['examples']:,} of {args.data}, {result['targets']:,} tokens scored",
+            **({"text changes": changes} if changes else {}),
             "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {world.size} process(es)",
         }
         results.print_result(result, shown, args)

@@ -22,6 +22,8 @@ from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_
 from gpt2dist.dataset.flat_formats import BLOCK
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.choose import choose_tokenizer
+from gpt2dist.tokenizer.text_changes import described
 from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -37,9 +39,10 @@ class Adoption:
     Attributes:
         paths: Files, directories and globs; for Megatron's format also paths without `.bin` and `.idx`.
         format: One of `FORMATS`.
-        tokenizer: A directory with tokenizer.json, or a name on the hub.
+        tokenizer: A directory with tokenizer.json, that file, or a name on the hub.
         output: The dataset directory to create.
         val: Paths, as above, that form the split "val" whatever their names.
+        lossy: Whether to take a tokenizer that may lose something of the text.
     """
 
     paths: tuple[str, ...]
@@ -47,6 +50,7 @@ class Adoption:
     tokenizer: str
     output: Path
     val: tuple[str, ...] = ()
+    lossy: bool = False
 
 
 def adopt(
@@ -71,7 +75,10 @@ def adopt(
     output = adoption.output
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output}: already exists{_AGAIN}")
-    tokenizer = Tokenizer.load(adoption.tokenizer)
+    tokenizer = choose_tokenizer(adoption.tokenizer, adoption.lossy)
+    changes = _text_changes(tokenizer)
+    if changes:
+        on_warning(described(changes))
     files = _find_split(adoption)
     empty = _manifest(adoption, tokenizer, _common_dtype(adoption, tokenizer, files), ())
     total = sum(token_file(empty, record)[0].stat().st_size for record in files)
@@ -255,4 +262,9 @@ def _manifest(
         },
         shards=tuple(records),
         listings={"sources.jsonl": atomic_io.sha256_of_text(listing)},
+        text_changes=_text_changes(tokenizer),
     )
+
+
+def _text_changes(tokenizer: Tokenizer) -> dict:
+    return tokenizer.text_changes and tokenizer.text_changes | {"bytes_of": "tokens"}

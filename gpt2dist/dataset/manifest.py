@@ -11,9 +11,12 @@ from typing import Any
 
 from gpt2dist import atomic_io
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer import text_changes
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+_ADDED_LATER: dict[str, Any] = {"text_changes": {}}
+"""Entries that manifests of version 0.1 do not have, with the values that hold for them."""
 _AGAIN = "copy the dataset again, or preprocess the corpus again"
 
 
@@ -73,6 +76,8 @@ class Manifest:
     and rejected.jsonl."""
     repaired: int = 0
     """Number of documents in which invalid UTF-8 was replaced by U+FFFD."""
+    text_changes: dict[str, Any] = field(default_factory=dict)
+    """How the text of the tokens differs from its source; see `tokenizer.text_changes`."""
     format_version: int = FORMAT_VERSION
     directory: Path = field(default=Path(), compare=False)
     """Directory that the manifest was loaded from or saved to."""
@@ -110,7 +115,9 @@ class Manifest:
     def _parse(cls, content: dict[str, Any], path: Path) -> "Manifest":
         names = [item.name for item in fields(cls) if item.name != "directory"]
         try:
+            content = _ADDED_LATER | content
             values = {name: content[name] for name in names}
+            text_changes.check(values["text_changes"])
             values["shards"] = tuple(ShardRecord(**record) for record in content["shards"])
             manifest = cls(**values, directory=path.parent)
             fingerprint = manifest.fingerprint

@@ -129,10 +129,15 @@ def _tokens(
     if strange >= 0:
         token = shard.tokens[strange]
         yield f"{path}: token {strange:,} is {token}, and the vocabulary has {manifest.vocab_size}"
-    elif text and size != record.bytes:
+    elif text and size != record.bytes and _counted_by_tokens(manifest):
         yield f"{path}: its tokens stand for {size:,} bytes of text, the manifest says {record.bytes:,}"
     if misplaced >= 0:
         yield f"{path}: at token {misplaced:,} end-of-text and the end of a document do not coincide"
+
+
+def _counted_by_tokens(manifest: Manifest) -> bool:
+    """Return whether the bytes in the manifest are those of the tokens, and not of a source that they change."""
+    return not manifest.text_changes or manifest.text_changes.get("bytes_of") == "tokens"
 
 
 def _misplaced(tokens: NDArray[np.integer], start: int, ends: NDArray[np.int64], end_of_text_id: int) -> int:

@@ -44,9 +44,11 @@ class PreprocessingJob:
     inputs: tuple[str, ...]
     """Files, directories, globs, URLs and datasets; see `corpus.discover`."""
     tokenizer: str
-    """A directory with tokenizer.json, or a name on the Hugging Face hub."""
+    """A directory with tokenizer.json, that file, or a name on the Hugging Face hub."""
     output: Path
     """The dataset directory to create."""
+    lossy: bool = False
+    """Whether to take a tokenizer that may lose something of the text."""
     format: str | None = None
     """The format of all inputs; None: inferred from their names."""
     suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
@@ -180,6 +182,10 @@ class TaskResult:
     repaired: int
     lines: tuple[int, ...]
     """The number of lines or rows in each piece."""
+    changed: int = 0
+    """The number of documents whose tokens do not give back their text byte for byte."""
+    unknown_tokens: int = 0
+    """The number of tokens that stand for text which the vocabulary does not have."""
 
     @property
     def documents(self) -> int:

@@ -30,6 +30,7 @@ from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, a
 from gpt2dist.preprocessing.splits import DIGEST, DocumentBlock, SplitWriter
 from gpt2dist.preprocessing.tasks import SPLITS, PreprocessingJob, Task, task_folder
 from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
+from gpt2dist.tokenizer.round_trip import RoundTrip, TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
 
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096
@@ -95,11 +96,12 @@ def _do(job: PreprocessingJob, task: Task, folder: Path) -> None:
 
 
 class _Tools:
-    """Tokenizer, encoder and normalizer, which a worker keeps between the tasks of a job."""
+    """Tokenizer, encoder, its check and normalizer, which a worker keeps between the tasks of a job."""
 
     def __init__(self, job: PreprocessingJob):
         self.tokenizer = Tokenizer.load(job.build / "tokenizer")
         self.encoder: Encoder = make_encoder(job.encoder, self.tokenizer, job.memory_per_worker)
+        self.round_trip = RoundTrip(self.tokenizer)
         self.normalize = load_normalizer(job.normalizer)
 
 
@@ -127,6 +129,7 @@ class _Work:
         self._job, self._task, self._folder, self._report = job, task, folder, report
         tools = load_tools(job)
         self._tokenizer, self._encoder, self._normalize = tools.tokenizer, tools.encoder, tools.normalize
+        self._round_trip = tools.round_trip
         self._dtype = token_dtype(self._tokenizer.vocab_size)
         self._writers = [
             SplitWriter(folder, split, self._dtype, job.shard_tokens, job.deduplicate) for split in SPLITS
@@ -135,6 +138,7 @@ class _Work:
         self._counts = Counts()
         self._left_out = dict.fromkeys(("rejected", "empty", "too_short", "too_long"), 0)
         self._repaired = 0
+        self._changes: list[TextChanges] = []
         self._lines: list[int] = []
 
     def run(self) -> dict[str, Any]:
@@ -149,6 +153,8 @@ class _Work:
             "shards": [asdict(record) for writer in self._writers for record in writer.close()],
             "left_out": self._left_out,
             "repaired": self._repaired,
+            "changed": sum(each.documents for each in self._changes),
+            "unknown_tokens": sum(each.unknown_tokens for each in self._changes),
             "lines": self._lines,
         }
 
@@ -192,7 +198,7 @@ class _Work:
         if reason:
             self._left_out[reason] += 1
             return b""
-        if not self._tokenizer.is_byte_level:
+        if self._tokenizer.is_character_level:
             unknown = self._tokenizer.unknown_characters(text.decode())
             if unknown:
                 self._reject(document.line, document.offset, _not_known(unknown))
@@ -244,6 +250,7 @@ class _Work:
         if not batch.texts:
             return
         ids, lengths = self._encoder.encode_batch(batch.texts)
+        self._changes.append(self._round_trip.compare(batch.texts, ids, lengths))
         lengths = lengths + 1
         last = np.cumsum(lengths) - 1
         tokens = np.empty(ids.size + lengths.size, dtype=self._dtype)
@@ -298,6 +305,7 @@ class _Work:
                 self._left_out[reason] += 1
             else:
                 self._add_long(document, facts, spill)
+                self._changes.append(TextChanges(int(facts.changed), facts.unknown_tokens))
         except (BadDocumentError, UncuttableError) as error:
             self._reject(document.line, document.offset, str(error))
             with suppress(BadDocumentError):
@@ -315,9 +323,9 @@ class _Work:
             unknown = self._tokenizer.unknown_characters(text)
             if unknown:
                 raise UncuttableError(_not_known(unknown))
-            ids, _ = self._encoder.encode_batch([part])
+            ids, lengths = self._encoder.encode_batch([part])
             write(ids.astype(self._dtype).data)
-            facts.add(part, len(text), ids.size)
+            facts.add(part, len(text), ids.size, self._round_trip.compare([part], ids, lengths))
             self._report(self._counts)
         if facts.tokens >= MAX_DOCUMENT_TOKENS:
             raise UncuttableError(f"{facts.tokens:,} tokens are more than a shard can index as one document")
@@ -365,14 +373,17 @@ class _LongFacts:
     def __init__(self) -> None:
         self.hash = sha256()
         self.words = WordCounter()
-        self.bytes = self.characters = self.tokens = 0
+        self.bytes = self.characters = self.tokens = self.unknown_tokens = 0
+        self.changed = False
 
-    def add(self, part: bytes, characters: int, tokens: int) -> None:
+    def add(self, part: bytes, characters: int, tokens: int, changes: TextChanges) -> None:
         self.hash.update(part)
         self.words.add(part)
         self.bytes += len(part)
         self.characters += characters
         self.tokens += tokens
+        self.changed |= bool(changes.documents)
+        self.unknown_tokens += changes.unknown_tokens
 
 
 def place(piece: Piece, line: int, offset: int) -> str:

@@ -6,7 +6,7 @@ faster. Because it is young, it is compared with the reference on samples of eac
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,9 +63,10 @@ class FastEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, memory: int = 1 << 30):
-        content = orjson.loads(tokenizer.to_json())
-        # With added tokens, gigatoken would encode "<|endoftext|>" in a text as the special token.
-        content["added_tokens"] = []
+        self._tokenizer = tokenizer
+        content = tokenizer.encoding_content
+        # gigatoken would encode "<|endoftext|>" in a text as the special token.
+        content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
         self._content = orjson.dumps(content)
         # When the cache is full, it is copied to one of twice the size, and both are in memory meanwhile.
         self._limit = memory * 2 // 5
@@ -79,6 +80,7 @@ class FastEncoder:
             return np.zeros(0, np.uint32), np.zeros(0, np.int64)
         encoded = self._backend.encode_batch(list(texts), parallel=False)
         ids, lengths = np.asarray(awkward.flatten(encoded)), np.asarray(awkward.num(encoded))
+        self._tokenizer.require_no_end_of_text(ids, lengths, texts)
         if resident_bytes() > self._limit:
             self._backend = None  # Free the memory before loading the next one.
             self._backend = self._load_backend()
@@ -104,11 +106,13 @@ def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str,
 
     Returns:
         The name of the encoder, and why the fast one was rejected. The reason is empty if the fast one was chosen
-        or the tokenizer is not byte-level.
+        or the tokenizer is not byte-level or lossy.
     """
-    if not tokenizer.is_byte_level:
+    if not tokenizer.is_byte_level or tokenizer.losses:
         return REFERENCE, ""
-    texts = [*HARD_TEXTS, *samples]
+    if tokenizer.normalizer not in ("", "NFC"):
+        return REFERENCE, f"the fast encoder does not have the tokenizer's normalizer {tokenizer.normalizer}"
+    texts = [*HARD_TEXTS, *_around(tokenizer.matched_tokens), *samples]
     try:
         ids, lengths = FastEncoder(tokenizer).encode_batch(texts)
     except Exception as error:  # The reference encoder works in any case.
@@ -132,7 +136,8 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
 
     With GPT-2's pre-tokenizer, no token spans the border between a letter and a following non-letter, or between
     a non-space and a following space. It looks ahead only after spaces and never looks behind. So both sides of
-    such a border are encoded independently. A character-level tokenizer allows cuts anywhere.
+    such a border are encoded independently, and the normalizer NFC joins nothing across one. A character-level
+    tokenizer allows cuts anywhere.
 
     Args:
         parts: The text in parts, each valid UTF-8.
@@ -142,22 +147,25 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
         The same text in different parts, each valid UTF-8.
 
     Raises:
-        UncuttableError: More than `MAX_STRETCH` bytes have no safe border. No border is known to be safe for a
-            byte-level BPE without GPT-2's pre-tokenizer.
+        UncuttableError: More than `MAX_STRETCH` bytes have no safe border. No border is known to be safe for
+            other tokenizers.
     """
     held: list[bytes] = []
     size = 0
+    find_border = _border_finder(tokenizer)
     for part in parts:
         held.append(part)
         size += len(part)
-        place = _last_border(part) if tokenizer.cuts_as_gpt2 else len(part) * (not tokenizer.is_byte_level)
+        place = find_border(part)
         if place:
             held[-1] = part[:place]
             yield b"".join(held)
             held, size = [part[place:]], len(part) - place
         elif size > MAX_STRETCH:
             why = (
-                "" if tokenizer.cuts_as_gpt2 else " for this tokenizer, which does not cut words as GPT-2's does"
+                ""
+                if find_border is _last_border
+                else " for this tokenizer, which does not cut words as GPT-2's does"
             )
             raise UncuttableError(f"a stretch of {MAX_STRETCH:,} bytes has no place to cut it at{why}")
     if size:
@@ -166,6 +174,32 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
 
 class UncuttableError(Gpt2distError):
     """A text that is too long to be encoded whole cannot be cut."""
+
+
+def _border_finder(tokenizer: Tokenizer) -> Callable[[bytes], int]:
+    """Return a function from a part of a text to the byte offset of its last safe border, or 0."""
+    matched = tokenizer.matched_tokens
+    if tokenizer.is_character_level and not (tokenizer.text_changes or matched):
+        return len
+    if tokenizer.cuts_as_gpt2 and not any(_last_border(token.encode()) for token in matched):
+        return _last_border
+    return lambda part: 0
+
+
+def _around(tokens: Sequence[str]) -> list[bytes]:
+    """Return texts that have these added tokens beside letters, spaces and each other."""
+    joined = "".join(tokens)
+    texts = [joined, " ".join(tokens), joined[::-1]]
+    for token in tokens:
+        texts += [
+            token,
+            f"a{token}b",
+            f"1 {token} 2",
+            f"{token}{token} {token}\n{token}",
+            token.upper(),
+            token[:-1],
+        ]
+    return [text.encode() for text in texts]
 
 
 def _last_border(part: bytes) -> int:

@@ -1,0 +1,89 @@
+"""Compare texts with what their token ids stand for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2dist.errors import RunError
+from gpt2dist.tokenizer.token_bytes import TokenBytes
+from gpt2dist.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TextChanges:
+    """How the ids of some texts differ from the texts.
+
+    Attributes:
+        documents: Number of texts that their ids do not give back byte for byte.
+        unknown_tokens: Number of ids that stand for text which the vocabulary does not have.
+    """
+
+    documents: int = 0
+    unknown_tokens: int = 0
+
+
+class RoundTrip:
+    """The comparison for one tokenizer.
+
+    The ids of a tokenizer that keeps every byte are checked by the number of their bytes, which costs little
+    beside encoding. For other tokenizers, the texts that changed are counted.
+
+    Args:
+        tokenizer: The tokenizer of the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._bytes = None if tokenizer.losses else TokenBytes(tokenizer)
+
+    def compare(
+        self, texts: Sequence[bytes], ids: NDArray[np.integer], lengths: NDArray[np.int64]
+    ) -> TextChanges:
+        """Compare texts with their ids.
+
+        Args:
+            texts: Texts as valid UTF-8.
+            ids: The concatenated ids of all texts, without end-of-text.
+            lengths: The number of ids of each text.
+
+        Raises:
+            RunError: A tokenizer that keeps every byte did not.
+        """
+        if self._bytes is None:
+            return self._compare_lossy(texts, ids, lengths)
+        if self._tokenizer.normalizer:
+            return TextChanges(self._changed(self._bytes, texts, ids, lengths))
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        ends = np.cumsum(lengths)
+        counts = np.concatenate([[0], np.cumsum(self._bytes.lengths[ids])])
+        wrong = np.flatnonzero(counts[ends] - counts[ends - lengths] != sizes)
+        if wrong.size:
+            number = int(wrong[0])
+            raise RunError(
+                f"the tokens of the text {texts[number][:60].decode(errors='ignore')!r} … stand for "
+                f"{counts[ends[number]] - counts[ends[number] - lengths[number]]:,} bytes, and it has "
+                f"{sizes[number]:,}: the tokenizer loses text in a way that gpt2dist does not know; report it"
+            )
+        return TextChanges()
+
+    def _changed(
+        self, table: TokenBytes, texts: Sequence[bytes], ids: NDArray[np.integer], lengths: NDArray[np.int64]
+    ) -> int:
+        """Return the number of texts that differ from the bytes of their ids."""
+        given = table.join(ids)
+        if given == b"".join(texts):
+            return 0
+        ends = np.concatenate([[0], np.cumsum(table.lengths[ids])])[np.cumsum(lengths)].tolist()
+        starts = [0, *ends[:-1]]
+        return sum(given[start:end] != text for start, end, text in zip(starts, ends, texts, strict=True))
+
+    def _compare_lossy(
+        self, texts: Sequence[bytes], ids: NDArray[np.integer], lengths: NDArray[np.int64]
+    ) -> TextChanges:
+        documents = np.split(ids, np.cumsum(lengths)[:-1])
+        pairs = zip(documents, texts, strict=True)
+        changed = sum(self._tokenizer.decode(each).encode() != text for each, text in pairs)
+        unknown = self._tokenizer.unknown_id
+        return TextChanges(changed, 0 if unknown is None else int(np.count_nonzero(ids == unknown)))

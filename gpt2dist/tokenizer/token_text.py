@@ -1,0 +1,45 @@
+"""The bytes of the text that each token of a vocabulary stands for."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import tokenizers
+
+from gpt2dist.tokenizer import analysis
+
+
+def byte_level_bytes(content: analysis.Content, names: Sequence[str]) -> Iterator[bytes]:
+    """Yield the bytes of tokens of a byte-level BPE. An added token is plain text unless merges make it."""
+    byte_of = _byte_of_character()
+    added = {token["content"] for token in content["added_tokens"]} & set(names)
+    plain = added - analysis.ordinary_tokens(content, added)
+    for name in names:
+        if name in plain or not byte_of.keys() >= set(name):
+            yield name.encode()
+        else:
+            yield bytes(byte_of[character] for character in name)
+
+
+def bytes_in_context(backend: tokenizers.Tokenizer, names: Sequence[str]) -> Iterator[bytes]:
+    """Yield what a decoder adds to a text for each token; single bytes of a byte fallback as they are.
+
+    Args:
+        backend: The tokenizer.
+        names: The names of all of its tokens, by id.
+    """
+    anchor = next((number for number, name in enumerate(names) if name.isascii() and name.isalnum()), 0)
+    head = backend.decode([anchor], skip_special_tokens=False)
+    pairs = backend.decode_batch([[anchor, number] for number in range(len(names))], skip_special_tokens=False)
+    for name, pair in zip(names, pairs, strict=True):
+        if re.fullmatch("<0x[0-9A-F]{2}>", name):
+            yield bytes([int(name[3:5], 16)])
+        else:
+            yield (pair[len(head) :] if pair.startswith(head) else name).encode()
+
+
+def _byte_of_character() -> dict[str, int]:
+    """Return the byte of each character of a byte-level vocabulary (Radford et al. 2019, `bytes_to_unicode`)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    moved = {chr(0x100 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | moved
