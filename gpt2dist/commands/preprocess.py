@@ -76,7 +76,7 @@ def add_lossy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lossy",
         action="store_true",
-        help="take a tokenizer that may lose something of the text, such as WordPiece or Unigram; the dataset "
+        help="take a tokenizer that may lose some of the text, such as WordPiece or Unigram; the dataset "
         "and its results say so",
     )
 

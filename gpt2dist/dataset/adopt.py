@@ -42,7 +42,7 @@ class Adoption:
         tokenizer: A directory with tokenizer.json, that file, or a name on the hub.
         output: The dataset directory to create.
         val: Paths, as above, that form the split "val" whatever their names.
-        lossy: Whether to take a tokenizer that may lose something of the text.
+        lossy: Whether to take a tokenizer that may lose some of the text.
     """
 
     paths: tuple[str, ...]

@@ -4,9 +4,8 @@ Both form one stream in which every document ends with end-of-text, so the same 
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +19,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.evaluation.detokenizers import DETOKENIZERS
 from gpt2dist.loading.token_stream import LazyShard, Tokens, TokenStream, check_files
 from gpt2dist.loading.windows import DocumentWindows, Windows, WindowSet
-from gpt2dist.tokenizer.round_trip import RoundTrip
+from gpt2dist.tokenizer.round_trip import RoundTrip, TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TOKENISED_TOGETHER = 256
@@ -94,7 +93,7 @@ class HeldOut:
         digest = hashlib.sha256(tokenizer.fingerprint.encode())
         pieces: list[NDArray[np.uint32]] = []
         documents = size = words = 0
-        counted: Counter[str] = Counter()
+        changes: list[TextChanges] = []
         round_trip = RoundTrip(tokenizer)
         for batch in _batches(text for text in texts if text):
             for original in batch:
@@ -104,7 +103,7 @@ class HeldOut:
                 words += how.count_words(original)
             cleaned = [how.clean(text) for text in batch]
             tokens, lengths = tokenizer.encode_batch(cleaned)
-            counted.update(asdict(round_trip.compare([text.encode() for text in cleaned], tokens, lengths)))
+            changes.append(round_trip.compare([text.encode() for text in cleaned], tokens, lengths))
             pieces.append(_with_ends(tokens, lengths, tokenizer.end_of_text_id))
             documents += len(batch)
         if not documents:
@@ -119,7 +118,7 @@ class HeldOut:
             tokenizer.fingerprint,
             digest.hexdigest(),
             detokenizer=detokenizer,
-            text_changes=tokenizer.text_changes and tokenizer.text_changes | dict(counted),
+            text_changes=TextChanges.total(changes).recorded(tokenizer),
         )
 
     def stream(self, prefix: bool) -> TokenStream:

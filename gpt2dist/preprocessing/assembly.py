@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gpt2dist import atomic_io
 from gpt2dist.corpus import Piece
@@ -28,6 +27,7 @@ from gpt2dist.preprocessing.tasks import (
     shard_name,
     task_folder,
 )
+from gpt2dist.tokenizer.round_trip import TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
@@ -74,22 +74,13 @@ def assemble(
             name: atomic_io.sha256_of(target / name) for name in (PIECES_NAME, "rejected.jsonl", "sources.jsonl")
         },
         repaired=sum(result.repaired for result in results),
-        text_changes=_text_changes(tokenizer, results),
+        text_changes=TextChanges.total(result.text_changes for result in results).recorded(tokenizer),
     )
     manifest.save(target)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     atomic_io.rename_directory(target, job.output)
     shutil.rmtree(job.build)
     return Manifest.load(job.output)
-
-
-def _text_changes(tokenizer: Tokenizer, results: list[TaskResult]) -> dict[str, Any]:
-    if not tokenizer.text_changes:
-        return {}
-    counted = {"documents": sum(result.changed for result in results)}
-    if tokenizer.unknown_id is not None and tokenizer.losses:
-        counted["unknown_tokens"] = sum(result.unknown_tokens for result in results)
-    return tokenizer.text_changes | counted
 
 
 def _collect_shards(job: PreprocessingJob, tasks: list[Task], results: list[TaskResult]) -> list[ShardRecord]:

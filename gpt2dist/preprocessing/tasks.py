@@ -23,6 +23,7 @@ from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts
+from gpt2dist.tokenizer.round_trip import TextChanges
 
 PLAN_VERSION = 2
 """Version of the plan; incremented when the same job would be cut or written differently."""
@@ -48,7 +49,7 @@ class PreprocessingJob:
     output: Path
     """The dataset directory to create."""
     lossy: bool = False
-    """Whether to take a tokenizer that may lose something of the text."""
+    """Whether to take a tokenizer that may lose some of the text."""
     format: str | None = None
     """The format of all inputs; None: inferred from their names."""
     suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
@@ -182,10 +183,8 @@ class TaskResult:
     repaired: int
     lines: tuple[int, ...]
     """The number of lines or rows in each piece."""
-    changed: int = 0
-    """The number of documents whose tokens do not give back their text byte for byte."""
-    unknown_tokens: int = 0
-    """The number of tokens that stand for text which the vocabulary does not have."""
+    text_changes: TextChanges = field(default_factory=TextChanges)
+    """How the tokens differ from the text."""
 
     @property
     def documents(self) -> int:
@@ -235,7 +234,8 @@ def load_result(folder: Path) -> TaskResult | None:
     except FileNotFoundError:
         return None
     shards = tuple(ShardRecord(**record) for record in content.pop("shards"))
-    return TaskResult(shards, lines=tuple(content.pop("lines")), **content)
+    changes = TextChanges(**content.pop("text_changes", {}))
+    return TaskResult(shards, lines=tuple(content.pop("lines")), text_changes=changes, **content)
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:

@@ -153,8 +153,7 @@ class _Work:
             "shards": [asdict(record) for writer in self._writers for record in writer.close()],
             "left_out": self._left_out,
             "repaired": self._repaired,
-            "changed": sum(each.documents for each in self._changes),
-            "unknown_tokens": sum(each.unknown_tokens for each in self._changes),
+            "text_changes": asdict(TextChanges.total(self._changes)),
             "lines": self._lines,
         }
 
@@ -305,7 +304,7 @@ class _Work:
                 self._left_out[reason] += 1
             else:
                 self._add_long(document, facts, spill)
-                self._changes.append(TextChanges(int(facts.changed), facts.unknown_tokens))
+                self._changes.append(facts.text_changes)
         except (BadDocumentError, UncuttableError) as error:
             self._reject(document.line, document.offset, str(error))
             with suppress(BadDocumentError):
@@ -373,8 +372,14 @@ class _LongFacts:
     def __init__(self) -> None:
         self.hash = sha256()
         self.words = WordCounter()
-        self.bytes = self.characters = self.tokens = self.unknown_tokens = 0
-        self.changed = False
+        self.bytes = self.characters = self.tokens = 0
+        self._changes: list[TextChanges] = []
+
+    @property
+    def text_changes(self) -> TextChanges:
+        """The changes of the document, which counts once."""
+        total = TextChanges.total(self._changes)
+        return TextChanges(min(1, total.documents), total.unknown_tokens)
 
     def add(self, part: bytes, characters: int, tokens: int, changes: TextChanges) -> None:
         self.hash.update(part)
@@ -382,8 +387,7 @@ class _LongFacts:
         self.bytes += len(part)
         self.characters += characters
         self.tokens += tokens
-        self.changed |= bool(changes.documents)
-        self.unknown_tokens += changes.unknown_tokens
+        self._changes.append(changes)
 
 
 def place(piece: Piece, line: int, offset: int) -> str:

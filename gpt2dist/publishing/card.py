@@ -104,7 +104,7 @@ def _sizes(origin: ModelProvenance, exported: Exported) -> str:
 
 def _kind(tokenizer: Tokenizer) -> str:
     if tokenizer.losses:
-        return f"{tokenizer.model}, which may lose something of the text"
+        return f"{tokenizer.model}, which may lose some of the text"
     kind = "a token per character" if tokenizer.is_character_level else "byte-level BPE"
     return f"{kind} after the normalizer {tokenizer.normalizer}" if tokenizer.normalizer else kind
 

@@ -12,7 +12,7 @@ def choose_tokenizer(source: str | os.PathLike[str], lossy: bool = False) -> Tok
 
     Args:
         source: As for `Tokenizer.load`.
-        lossy: Whether to take a tokenizer that may lose something of the text.
+        lossy: Whether to take a tokenizer that may lose some of the text.
 
     Raises:
         UserError: As for `Tokenizer.load`; or the tokenizer loses text, leaves out merges at random, or gives

@@ -1,7 +1,8 @@
 """Compare texts with what their token ids stand for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,20 @@ class TextChanges:
 
     documents: int = 0
     unknown_tokens: int = 0
+
+    @classmethod
+    def total(cls, parts: Iterable["TextChanges"]) -> "TextChanges":
+        """Return the sum of the changes of several batches."""
+        parts = list(parts)
+        return cls(sum(each.documents for each in parts), sum(each.unknown_tokens for each in parts))
+
+    def recorded(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Return what manifests and results say of them; see `text_changes`. Empty if no byte can change."""
+        if not tokenizer.text_changes:
+            return {}
+        unknown = tokenizer.losses and tokenizer.unknown_id is not None
+        counted = asdict(self) if unknown else {"documents": self.documents}
+        return tokenizer.text_changes | counted
 
 
 class RoundTrip:

@@ -3,7 +3,7 @@
 It is an object with some of these keys, and empty if the tokens give back every byte:
 
     normalizer       names of the tokenizer's normalizers, which change the text, such as "NFC"
-    lossy            why the tokenizer may lose something of the text
+    lossy            why the tokenizer may lose some of the text
     documents        number of documents whose tokens do not give back their text, duplicates included
     unknown_tokens   number of tokens that stand for text which the vocabulary does not have
     bytes_of         "tokens" if bytes and words are those of the decoded tokens, since the source is not known;

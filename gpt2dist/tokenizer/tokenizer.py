@@ -2,7 +2,7 @@
 
 Two kinds keep every text: byte-level BPE, as in GPT-2, and one token per character. Their ids decode to exactly
 the text that was encoded, or to what their normalizer made of it. All others, such as WordPiece and Unigram, may
-lose something of the text, and whoever chooses one has to say so.
+lose some of the text, and whoever chooses one has to say so.
 """
 
 import hashlib
@@ -403,6 +403,8 @@ def _check_added_ids(backend: tokenizers.Tokenizer, content: analysis.Content, p
 def _from_hub(name: str) -> tokenizers.Tokenizer:
     path = Path(name)
     missing = f"{name}: not a directory with {FILE_NAME}, and not found on the hub"
+    if path.suffix == ".json":
+        raise UserError(f"{name}: no such file; name a {FILE_NAME}, or the directory that has it")
     if path.is_absolute() or path.exists() or name.startswith(".") or len(path.parts) > 2:
         raise UserError(f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` makes such a directory")
     try:

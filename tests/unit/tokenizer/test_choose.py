@@ -1,6 +1,7 @@
 """Which tokenizers may make new data, and that a text never ends a document, whatever the tokenizer."""
 
 import json
+import random
 import re
 
 import pytest
@@ -294,3 +295,65 @@ def test_ordinary_added_tokens_decode_to_themselves(tmp_path, content):
     text = "a <tool> Ω  b 日本 " + END_OF_TEXT
     ids = tokenizer.encode(text).tolist()
     assert {300, 301, 302, 303} < set(ids) and tokenizer.decode(ids) == text
+
+
+# --- All settings together --------------------------------------------------------------------------------
+
+
+BYTES_RULE = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+NAMES = ["<x>", "  ", "th", "Ġthe", "é", "日本", "\n", "Ċ", "e\u0301", "</s>"]
+
+
+def random_content(draw, content):
+    """Return a tokenizer.json of random settings, many of which lose text or end documents."""
+    bytes_rules = [BYTES_RULE] * 2 + [BYTES_RULE | {"use_regex": False}, BYTES_RULE | {"add_prefix_space": True}]
+    behavior = draw.choice(["Isolated", "MergedWithNext", "Removed"])
+    other_rules = [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "Punctuation", "behavior": behavior},
+        {"type": "Split", "pattern": {"String": "e"}, "behavior": behavior, "invert": False},
+        {"type": "Whitespace"},
+    ]
+    rules = [*draw.sample(other_rules, draw.randint(0, 2)), draw.choice(bytes_rules)]
+    decoder = content["decoder"]
+    names = draw.sample(NAMES, draw.randint(0, 4))
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    options = [{flag: draw.random() < 0.1 for flag in flags} for _ in names]
+    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+    backend.add_tokens([AddedToken(name, **each) for name, each in zip(names, options, strict=True)])
+    changed = json.loads(backend.to_str())
+    for token in changed["added_tokens"]:
+        if token["content"] == END_OF_TEXT:
+            token["special"] = draw.random() < 0.5
+    changed["model"] |= {
+        "ignore_merges": draw.random() < 0.3,
+        "byte_fallback": draw.random() < 0.2,
+        "end_of_word_suffix": draw.choice([None, None, None, None, "", "</w>"]),
+    }
+    return changed | {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": rules},
+        "normalizer": draw.choice([None, None, {"type": "NFC"}, {"type": "Sequence", "normalizers": []}]),
+        "decoder": draw.choice([decoder] * 8 + [None, {"type": "Sequence", "decoders": [decoder]}]),
+    }
+
+
+def test_what_is_taken_keeps_every_byte_and_ends_no_document(tmp_path, content):
+    draw = random.Random(0)
+    pieces = [*TEXTS, *NAMES, END_OF_TEXT, " <x> ", "</w>"]
+    taken = 0
+    for _ in range(50):
+        changed = random_content(draw, content)
+        eos_token = draw.choice([END_OF_TEXT, END_OF_TEXT, "</s>", "Ċ"])
+        texts = ["".join(draw.choices(pieces, k=8)) for _ in range(6)]
+        try:
+            directory = written(tmp_path, changed, eos_token)
+            tokenizer = choose_tokenizer(directory, lossy=draw.random() < 0.2)
+        except UserError:
+            continue
+        taken += 1
+        for text in texts:
+            ids = tokenizer.encode(text)
+            assert tokenizer.end_of_text_id not in ids
+            if not tokenizer.text_changes:
+                assert tokenizer.decode(ids) == text, changed
+    assert taken >= 5
