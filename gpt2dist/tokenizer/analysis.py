@@ -92,8 +92,8 @@ def unknown_token(content: Content) -> str | None:
     return token if token in model["vocab"] else None
 
 
-def for_encoding(content: Content, end_of_text: str) -> Content | None:
-    """Return the tokenizer that encodes texts as the documented rules say, or None if `content` already does.
+def for_encoding(content: Content, end_of_text: str) -> Content:
+    """Return the tokenizer that encodes texts as the documented rules say: `content` itself if it does so.
 
     In it, end-of-text is special whatever its flag, no merge is dropped at random, and a text that spells a
     special token is not given that token by the model's vocabulary. All ids are as in `content`.
@@ -105,7 +105,7 @@ def for_encoding(content: Content, end_of_text: str) -> Content | None:
     hidden = special & names - ordinary_tokens(content, special) if by_name else set()
     plain = all(token["special"] for token in added if token["content"] == end_of_text)
     if plain and not hidden and not model.get("dropout"):
-        return None
+        return content
 
     def hide(name: str) -> str:
         return _HIDDEN + name if name in hidden else name

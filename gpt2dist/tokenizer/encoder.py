@@ -66,8 +66,8 @@ class FastEncoder:
         self._tokenizer = tokenizer
         content = tokenizer.encoding_content
         # gigatoken would encode "<|endoftext|>" in a text as the special token.
-        content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
-        self._content = orjson.dumps(content)
+        ordinary = [token for token in content["added_tokens"] if not token["special"]]
+        self._content = orjson.dumps(content | {"added_tokens": ordinary})
         # When the cache is full, it is copied to one of twice the size, and both are in memory meanwhile.
         self._limit = memory * 2 // 5
         self._backend = self._load_backend()

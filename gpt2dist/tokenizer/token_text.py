@@ -10,14 +10,15 @@ from gpt2dist.tokenizer import analysis
 
 def byte_level_bytes(content: analysis.Content, names: Sequence[str]) -> Iterator[bytes]:
     """Yield the bytes of tokens of a byte-level BPE. An added token is plain text unless merges make it."""
-    byte_of = _byte_of_character()
+    # In Latin-1, a character's code is its byte.
+    table = {ord(character): chr(byte) for character, byte in _byte_of_character().items()}
     added = {token["content"] for token in content["added_tokens"]} & set(names)
     plain = added - analysis.ordinary_tokens(content, added)
     for name in names:
-        if name in plain or not byte_of.keys() >= set(name):
+        try:
+            yield name.encode() if name in plain else name.translate(table).encode("latin-1")
+        except UnicodeEncodeError:  # a name that no text gives, since it is not in the byte alphabet
             yield name.encode()
-        else:
-            yield bytes(byte_of[character] for character in name)
 
 
 def bytes_in_context(backend: tokenizers.Tokenizer, names: Sequence[str]) -> Iterator[bytes]:

@@ -132,10 +132,10 @@ class Tokenizer:
         """Return the content of tokenizer.json."""
         return self._backend.to_str()
 
-    @property
+    @cached_property
     def encoding_content(self) -> analysis.Content:
         """The content of the tokenizer.json with which texts are encoded; see `analysis.for_encoding`."""
-        return orjson.loads(self._encoding.to_str())
+        return analysis.for_encoding(self.content, self.end_of_text)
 
     @property
     def matched_tokens(self) -> list[str]:
@@ -274,10 +274,9 @@ class Tokenizer:
         (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def _make_encoding_backend(self) -> tokenizers.Tokenizer:
-        changed = analysis.for_encoding(self.content, self.end_of_text)
         backend = self._backend
-        if changed is not None:
-            backend = tokenizers.Tokenizer.from_str(orjson.dumps(changed).decode())
+        if self.encoding_content is not self.content:
+            backend = tokenizers.Tokenizer.from_str(orjson.dumps(self.encoding_content).decode())
         backend.encode_special_tokens = True
         return backend
 
