@@ -3,7 +3,6 @@
 import os
 
 from gpt2dist.errors import UserError
-from gpt2dist.tokenizer import analysis
 from gpt2dist.tokenizer.tokenizer import CONFIG_NAME, FILE_NAME, Tokenizer
 
 
@@ -25,11 +24,10 @@ def choose_tokenizer(source: str | os.PathLike[str], lossy: bool = False) -> Tok
             "all the same, add --lossy: the dataset and its results will say so. To keep every byte, make a "
             "tokenizer with `gpt2dist tokenizer train` or `gpt2dist tokenizer import`"
         )
-    dropout = tokenizer.content["model"].get("dropout")
-    if dropout:
+    if tokenizer.dropout:
         raise UserError(
-            f"{tokenizer.origin}: leaves out merges at random (dropout {dropout}), so a text has other tokens "
-            f'each time; set "dropout" to null in the model of {FILE_NAME}'
+            f"{tokenizer.origin}: leaves out merges at random (dropout {tokenizer.dropout}), so a text has other "
+            f'tokens each time; set "dropout" to null in the model of {FILE_NAME}'
         )
     also = _also_stands_for(tokenizer)
     if also:
@@ -44,5 +42,4 @@ def _also_stands_for(tokenizer: Tokenizer) -> str:
     """Return which text the end-of-text token stands for; empty if none."""
     if tokenizer.losses and tokenizer.unknown_id == tokenizer.end_of_text_id:
         return "unknown text"
-    ordinary = analysis.ordinary_tokens(tokenizer.content, [tokenizer.end_of_text])
-    return "ordinary text" if ordinary else ""
+    return "ordinary text" if tokenizer.ends_in_text else ""

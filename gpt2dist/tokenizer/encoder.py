@@ -64,7 +64,7 @@ class FastEncoder:
 
     def __init__(self, tokenizer: Tokenizer, memory: int = 1 << 30):
         self._tokenizer = tokenizer
-        content = tokenizer.encoding_content
+        content = orjson.loads(tokenizer.encoding_json())
         # gigatoken would encode "<|endoftext|>" in a text as the special token.
         ordinary = [token for token in content["added_tokens"] if not token["special"]]
         self._content = orjson.dumps(content | {"added_tokens": ordinary})

@@ -52,6 +52,7 @@ class RoundTrip:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._bytes = None if tokenizer.losses else TokenBytes(tokenizer)
+        self._sizes = np.zeros(0, np.int32) if self._bytes is None else self._bytes.lengths.astype(np.int32)
 
     def compare(
         self, texts: Sequence[bytes], ids: NDArray[np.integer], lengths: NDArray[np.int64]
@@ -70,18 +71,24 @@ class RoundTrip:
             return self._compare_lossy(texts, ids, lengths)
         if self._tokenizer.normalizer:
             return TextChanges(self._changed(self._bytes, texts, ids, lengths))
+        if int(np.take(self._sizes, ids).sum(dtype=np.int64)) != sum(map(len, texts)):
+            raise self._lost(self._bytes, texts, ids, lengths)
+        return TextChanges()
+
+    def _lost(
+        self, table: TokenBytes, texts: Sequence[bytes], ids: NDArray[np.integer], lengths: NDArray[np.int64]
+    ) -> RunError:
+        """Return the error that names the first text with another number of bytes than its ids."""
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         ends = np.cumsum(lengths)
-        counts = np.concatenate([[0], np.cumsum(self._bytes.lengths[ids])])
-        wrong = np.flatnonzero(counts[ends] - counts[ends - lengths] != sizes)
-        if wrong.size:
-            number = int(wrong[0])
-            raise RunError(
-                f"the tokens of the text {texts[number][:60].decode(errors='ignore')!r} … stand for "
-                f"{counts[ends[number]] - counts[ends[number] - lengths[number]]:,} bytes, and it has "
-                f"{sizes[number]:,}: the tokenizer loses text in a way that gpt2dist does not know; report it"
-            )
-        return TextChanges()
+        counts = np.concatenate([[0], np.cumsum(table.lengths[ids])])
+        counts = counts[ends] - counts[ends - lengths]
+        number = int(np.flatnonzero(counts != sizes)[0])
+        return RunError(
+            f"the tokens of the text {texts[number][:60].decode(errors='ignore')!r} … stand for "
+            f"{counts[number]:,} bytes, and it has {sizes[number]:,}: the tokenizer loses text in a way that "
+            "gpt2dist does not know; report it"
+        )
 
     def _changed(
         self, table: TokenBytes, texts: Sequence[bytes], ids: NDArray[np.integer], lengths: NDArray[np.int64]

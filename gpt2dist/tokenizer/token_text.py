@@ -1,19 +1,20 @@
 """The bytes of the text that each token of a vocabulary stands for."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import tokenizers
 
-from gpt2dist.tokenizer import analysis
 
+def byte_level_bytes(names: Sequence[str], plain: Set[str]) -> Iterator[bytes]:
+    """Yield the bytes of tokens of a byte-level BPE.
 
-def byte_level_bytes(content: analysis.Content, names: Sequence[str]) -> Iterator[bytes]:
-    """Yield the bytes of tokens of a byte-level BPE. An added token is plain text unless merges make it."""
+    Args:
+        names: The names of the tokens.
+        plain: The added tokens, whose names are plain text, without those that merges make too.
+    """
     # In Latin-1, a character's code is its byte.
     table = {ord(character): chr(byte) for character, byte in _byte_of_character().items()}
-    added = {token["content"] for token in content["added_tokens"]} & set(names)
-    plain = added - analysis.ordinary_tokens(content, added)
     for name in names:
         try:
             yield name.encode() if name in plain else name.translate(table).encode("latin-1")

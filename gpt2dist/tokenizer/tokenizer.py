@@ -50,14 +50,16 @@ class Tokenizer:
 
     Attributes:
         origin: As given.
-        content: The content of tokenizer.json.
         end_of_text: The content of the end-of-text token.
         end_of_text_id: The id of the end-of-text token.
         unknown_id: The id that replaces text which the vocabulary does not have; None if there is none.
+        ends_in_text: Whether ordinary text can give the end-of-text token.
         model: The type of the model, such as "BPE" or "WordPiece".
+        dropout: The probability with which a BPE is meant to leave out a merge. It is not done here.
         normalizer: The normalizers that a text goes through, such as "NFC"; empty if it stays as it is.
         losses: Why ids may not decode to the normalised text; empty if they always do.
         is_byte_level: Whether the tokenizer is byte-level BPE, which can encode any text.
+        cuts_as_gpt2: Whether text can be cut where GPT-2's pre-tokenizer cuts it.
         is_character_level: Whether each character is a token, so that a text may have unknown characters.
         vocab_size: The number of ids, end-of-text included. Ids are 0 … vocab_size − 1.
 
@@ -70,7 +72,8 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self.origin = origin
-        self.content = content = orjson.loads(backend.to_str())
+        # Not kept: the vocabulary and merges would take much memory in Python.
+        content = orjson.loads(backend.to_str())
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.end_of_text = end_of_text
         if end_of_text not in vocabulary:
@@ -85,14 +88,23 @@ class Tokenizer:
                 f"{origin}: {missing} of the ids below {self.vocab_size} have no token; a model would waste rows "
                 "on them: take a tokenizer with dense ids, or make one with `gpt2dist tokenizer train`"
             )
-        self._encoding = self._make_encoding_backend()
+        self._encoding = self._make_encoding_backend(content)
         self._matched = analysis.matched_tokens(content, end_of_text)
+        added = {token["content"] for token in content["added_tokens"]}
+        ordinary = analysis.ordinary_tokens(content, added | {end_of_text})
+        self._plain_tokens = added - ordinary
+        self.ends_in_text = end_of_text in ordinary
         self.model = content["model"]["type"]
+        self.dropout = float(content["model"].get("dropout") or 0)
         self.normalizer = analysis.normalizers_of(content)
         self.is_byte_level = analysis.is_byte_level(content)
         self.is_character_level = analysis.is_character_level(content)
         self._characters = frozenset(content["model"]["vocab"]) if self.is_character_level else None
-        self.losses = tuple(self._find_losses())
+        self.losses = tuple(self._find_losses(content))
+        # Whether an added token that must be a single word is found depends on the characters beside it.
+        words = any(token["single_word"] for token in self._matched)
+        known = not self.losses and self.normalizer in ("", "NFC") and not words
+        self.cuts_as_gpt2 = known and analysis.cuts_as_gpt2(content)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> "Tokenizer":
@@ -132,23 +144,14 @@ class Tokenizer:
         """Return the content of tokenizer.json."""
         return self._backend.to_str()
 
-    @cached_property
-    def encoding_content(self) -> analysis.Content:
-        """The content of the tokenizer.json with which texts are encoded; see `analysis.for_encoding`."""
-        return analysis.for_encoding(self.content, self.end_of_text)
+    def encoding_json(self) -> str:
+        """Return the content of the tokenizer.json with which texts are encoded; see `analysis.for_encoding`."""
+        return self._encoding.to_str()
 
     @property
     def matched_tokens(self) -> list[str]:
         """The added tokens that are found in a text before the model sees it."""
         return [token["content"] for token in self._matched]
-
-    @property
-    def cuts_as_gpt2(self) -> bool:
-        """Whether text can be cut where GPT-2's pre-tokenizer cuts it; the only normalizer may be NFC."""
-        plain = not self.losses and self.normalizer in ("", "NFC")
-        # Whether such a token is found depends on the characters beside it.
-        words = any(token["single_word"] for token in self._matched)
-        return plain and not words and analysis.cuts_as_gpt2(self.content)
 
     @property
     def text_changes(self) -> dict[str, Any]:
@@ -245,7 +248,7 @@ class Tokenizer:
         by_id = {number: name for name, number in self.vocabulary.items()}
         names = [by_id[number] for number in range(self.vocab_size)]
         if self.is_byte_level:
-            return tuple(byte_level_bytes(self.content, names))
+            return tuple(byte_level_bytes(names, self._plain_tokens))
         if self.losses:
             return tuple(bytes_in_context(self._backend, names))
         return tuple(name.encode() for name in names)
@@ -273,20 +276,20 @@ class Tokenizer:
         (directory / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
         (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def _make_encoding_backend(self) -> tokenizers.Tokenizer:
-        backend = self._backend
-        if self.encoding_content is not self.content:
-            backend = tokenizers.Tokenizer.from_str(orjson.dumps(self.encoding_content).decode())
+    def _make_encoding_backend(self, content: analysis.Content) -> tokenizers.Tokenizer:
+        backend, changed = self._backend, analysis.for_encoding(content, self.end_of_text)
+        if changed is not content:
+            backend = tokenizers.Tokenizer.from_str(orjson.dumps(changed).decode())
         backend.encode_special_tokens = True
         return backend
 
-    def _find_losses(self) -> Iterator[str]:
-        found = analysis.losses(self.content, self.end_of_text)
+    def _find_losses(self, content: analysis.Content) -> Iterator[str]:
+        found = analysis.losses(content, self.end_of_text)
         yield from found
         if self.is_byte_level and not found:
             ids = self._encoding.encode(_PROBE, add_special_tokens=False).ids
             names = [str(self._backend.id_to_token(number)) for number in ids]
-            given = b"".join(byte_level_bytes(self.content, names))
+            given = b"".join(byte_level_bytes(names, self._plain_tokens))
             if given != self.normalize(_PROBE).encode():
                 yield f"it does not give back the text {_PROBE!r}"
 

@@ -58,7 +58,7 @@ def test_a_text_that_spells_special_tokens_ends_no_document(made, name):
     tokens, lengths = tokenizer.encode_batch(HARD)
     assert tokenizer.end_of_text_id not in tokens and lengths.min() > 0
     # The post-processor's [CLS] … [SEP] and <s> are not added.
-    special = {token["id"] for token in tokenizer.content["added_tokens"] if token["special"]}
+    special = {token["id"] for token in json.loads(tokenizer.to_json())["added_tokens"] if token["special"]}
     assert not (special - {tokenizer.unknown_id}) & set(tokens.tolist())
 
 
