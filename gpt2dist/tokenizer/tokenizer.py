@@ -407,6 +407,10 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
     missing = f"{name}: not a directory with {FILE_NAME}, and not found on the hub"
     if path.suffix == ".json":
         raise UserError(f"{name}: no such file; name a {FILE_NAME}, or the directory that has it")
+    if (path / "vocab.txt").is_file():
+        raise UserError(
+            f"{missing}: it has BERT's vocab.txt; `gpt2dist tokenizer import --vocab {name}/vocab.txt` makes one"
+        )
     if path.is_absolute() or path.exists() or name.startswith(".") or len(path.parts) > 2:
         raise UserError(f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` makes such a directory")
     try:

@@ -132,3 +132,19 @@ def test_a_file_that_is_missing_is_no_name_on_the_hub(home, gpt2dist, tmp_path):
     words = ("preprocess", home / "a.jsonl", "--output", tmp_path / "data", "--tokenizer")
     code, _, err = gpt2dist(*words, "missing/tokenizer.json")
     assert code == 2 and "missing/tokenizer.json: no such file; name a tokenizer.json" in err
+
+
+def test_import_of_berts_vocabulary(home, gpt2dist, tmp_path):
+    names = json.loads((home / "bert" / "tokenizer.json").read_text())["model"]["vocab"]
+    (tmp_path / "vocab.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    words = ("tokenizer", "import", "--vocab", tmp_path / "vocab.txt", "--output", tmp_path / "bert")
+    code, _, err = gpt2dist(*words)
+    assert code == 0 and "end-of-text '[SEP]' is 3" in err
+    assert "nothing to do" in gpt2dist(*words)[2]
+    assert Tokenizer.load(tmp_path / "bert").encode(TEXTS[0]).tolist() == (
+        Tokenizer.load(home / "bert").encode(TEXTS[0]).tolist()
+    )
+    code, _, err = gpt2dist(*words, "--merges", "x")
+    assert code == 2 and "goes without --merges" in err
+    code, _, err = gpt2dist("tokenizer", "import", "--vocab", "encoder.json", "--output", tmp_path / "gpt2")
+    assert code == 2 and "--vocab encoder.json: needs --merges vocab.bpe" in err
