@@ -7,6 +7,7 @@ faster. Because it is young, it is compared with the reference on samples of eac
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,9 @@ class ReferenceEncoder:
 class FastEncoder:
     """Encoder based on gigatoken, running on the calling thread.
 
+    gigatoken normalizes by a newer version of Unicode than `tokenizers`. So it is given only texts that the
+    normalizer leaves as they are; the reference encodes the others.
+
     gigatoken caches every word without a bound: a gigabyte after a hundred megabytes of random words. So it is
     recreated when the process has grown too large, which takes a tenth of a second.
 
@@ -67,13 +71,28 @@ class FastEncoder:
         content = orjson.loads(tokenizer.encoding_json())
         # gigatoken would encode "<|endoftext|>" in a text as the special token.
         ordinary = [token for token in content["added_tokens"] if not token["special"]]
-        self._content = orjson.dumps(content | {"added_tokens": ordinary})
+        self._content = orjson.dumps(content | {"added_tokens": ordinary, "normalizer": None})
         # When the cache is full, it is copied to one of twice the size, and both are in memory meanwhile.
         self._limit = memory * 2 // 5
         self._backend = self._load_backend()
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """See `Encoder`."""
+        if not self._tokenizer.normalizer:
+            return self._encode(texts)
+        kept = np.fromiter(map(self._tokenizer.keeps, texts), np.bool_, len(texts))
+        if kept.all():
+            return self._encode(texts)
+        fast = self._encode([*compress(texts, kept)])
+        slow = ReferenceEncoder(self._tokenizer).encode_batch([*compress(texts, ~kept)])
+        lengths = np.empty(len(texts), np.int64)
+        lengths[kept], lengths[~kept] = fast[1], slow[1]
+        is_fast = np.repeat(kept, lengths)
+        ids = np.empty(is_fast.size, np.uint32)
+        ids[is_fast], ids[~is_fast] = fast[0], slow[0]
+        return ids, lengths
+
+    def _encode(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         import awkward
 
         if not texts:
@@ -112,6 +131,8 @@ def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str,
         return REFERENCE, ""
     if tokenizer.normalizer not in ("", "NFC"):
         return REFERENCE, f"the fast encoder does not have the tokenizer's normalizer {tokenizer.normalizer}"
+    if not all(tokenizer.keeps(token.encode()) for token in tokenizer.matched_tokens):
+        return REFERENCE, f"the tokenizer's normalizer {tokenizer.normalizer} changes its own added tokens"
     texts = [*HARD_TEXTS, *_around(tokenizer.matched_tokens), *samples]
     try:
         ids, lengths = FastEncoder(tokenizer).encode_batch(texts)

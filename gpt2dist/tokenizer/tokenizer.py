@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -217,6 +218,16 @@ class Tokenizer:
         """Return what the tokenizer's normalizer makes of a text."""
         normalizer = self._backend.normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
+
+    def keeps(self, text: bytes) -> bool:
+        """Return whether the normalizer certainly leaves a text as it is.
+
+        Python's version of Unicode is not older than the library's. What is NFC by the newer one is so by the
+        older, to which a new character is one that nothing composes with or moves across.
+        """
+        if not self.normalizer:
+            return True
+        return self.normalizer == "NFC" and (text.isascii() or unicodedata.is_normalized("NFC", text.decode()))
 
     def unknown_characters(self, text: str) -> list[str]:
         """Return the sorted characters of a text that a character-level tokenizer lacks; empty for all others."""

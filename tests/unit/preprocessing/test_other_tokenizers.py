@@ -10,6 +10,8 @@ from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.dataset.verify import verify
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.preprocessing import PreprocessingJob, prepare
+from gpt2dist.preprocessing.atomic_output import MARKER
+from gpt2dist.preprocessing.tasks import load_result
 from gpt2dist.tokenizer.round_trip import RoundTrip, TextChanges
 from gpt2dist.tokenizer.text_changes import described
 from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, train_bpe
@@ -91,6 +93,12 @@ def test_a_dataset_of_an_exact_tokenizer_says_nothing(tmp_path):
     warnings = []
     manifest = run(tmp_path, tmp_path / "tokenizer" / "tokenizer.json", warnings=warnings)
     assert manifest.text_changes == {} and warnings == [] and described({}) == ""
+
+
+def test_a_task_that_version_0_1_finished_is_read(tmp_path):
+    result = {"shards": [], "left_out": {"rejected": 0}, "repaired": 0, "lines": [3]}
+    (tmp_path / MARKER).write_text(json.dumps(result))
+    assert load_result(tmp_path).text_changes == TextChanges()
 
 
 # --- The comparison ---------------------------------------------------------------------------------------

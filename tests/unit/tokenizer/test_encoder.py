@@ -200,6 +200,24 @@ def test_fast_equals_reference_with_normalizers_and_added_tokens(others, name, m
     assert_equal(others[name], random_texts(1500, 40))
 
 
+@pytest.mark.parametrize("name", ["gpt_neox", "qwen2"])
+def test_texts_that_a_normalizer_changes_are_left_to_the_reference(others, name):
+    """U+0898 is of Unicode 14, by which gigatoken reorders marks, and `tokenizers` does not."""
+    marks = ["\u0898\u0301\u0323", "e\u0301", "\u0323\u0301", "\u1112\u1161\u11ab", "\u212b", "\u0344", "é"]
+    assert_equal(others[name], ["", *marks, "plain", *(f"a{mark}b <tool_call>{mark}" for mark in marks)])
+    assert_equal(others[name], ["e\u0301", "\u212b"])
+    draw = random.Random(0)
+    alphabet = [*marks, "a", " ", "  ", "<tool_call>", "\u0338", ">", "가", "\u11a8"]
+    assert_equal(others[name], ["".join(draw.choices(alphabet, k=draw.randint(0, 6))) for _ in range(1000)])
+
+
+def test_added_tokens_that_the_normalizer_changes(tmp_path):
+    backend = other_tokenizers.gpt_neox()
+    backend.add_tokens([tokenizers.AddedToken("e\u0301!", normalized=True)])
+    name, why = choose_encoder(Tokenizer.load(saved(backend, tmp_path)), [])
+    assert name == REFERENCE and why == "the tokenizer's normalizer NFC changes its own added tokens"
+
+
 def test_lossy_tokenizers_and_other_normalizers_are_left_to_the_reference(others, tmp_path):
     assert choose_encoder(others["roberta"], [b"abc"]) == (REFERENCE, "")
     backend = other_tokenizers.gpt_neox()
