@@ -14,8 +14,8 @@ def choose_tokenizer(source: str | os.PathLike[str], lossy: bool = False) -> Tok
         lossy: Whether to take a tokenizer that may lose some of the text.
 
     Raises:
-        UserError: As for `Tokenizer.load`; or the tokenizer loses text, leaves out merges at random, or gives
-            ordinary text its end-of-text token.
+        UserError: As for `Tokenizer.load`; or the tokenizer loses text, leaves out merges at random, cannot
+            encode unknown text, or gives ordinary text its end-of-text token.
     """
     tokenizer = Tokenizer.load(source)
     if tokenizer.losses and not lossy:
@@ -28,6 +28,11 @@ def choose_tokenizer(source: str | os.PathLike[str], lossy: bool = False) -> Tok
         raise UserError(
             f"{tokenizer.origin}: leaves out merges at random (dropout {tokenizer.dropout}), so a text has other "
             f'tokens each time; set "dropout" to null in the model of {FILE_NAME}'
+        )
+    if tokenizer.losses and tokenizer.unknown_id is None and tokenizer.model != "BPE":
+        raise UserError(
+            f"{tokenizer.origin}: its {tokenizer.model} model has no token for unknown text, which it could not "
+            "encode; take a tokenizer that has one"
         )
     also = _also_stands_for(tokenizer)
     if also:

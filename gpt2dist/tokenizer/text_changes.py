@@ -4,7 +4,8 @@ It is an object with some of these keys, and empty if the tokens give back every
 
     normalizer       names of the tokenizer's normalizers, which change the text, such as "NFC"
     lossy            why the tokenizer may lose some of the text
-    documents        number of documents whose tokens do not give back their text, duplicates included
+    documents        number of documents whose tokens do not give back their text; in a dataset those of all
+                     splits, duplicates included
     unknown_tokens   number of tokens that stand for text which the vocabulary does not have
     bytes_of         "tokens" if bytes and words are those of the decoded tokens, since the source is not known;
                      otherwise they are those of the source

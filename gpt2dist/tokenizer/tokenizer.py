@@ -23,11 +23,9 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer import analysis
 from gpt2dist.tokenizer.analysis import ANY_CHARACTER, BYTE_ALPHABET
+from gpt2dist.tokenizer.source import CONFIG_NAME, END_OF_TEXT, FILE_NAME, read_source
 from gpt2dist.tokenizer.token_text import byte_level_bytes, bytes_in_context
 
-END_OF_TEXT = "<|endoftext|>"
-FILE_NAME = "tokenizer.json"
-CONFIG_NAME = "tokenizer_config.json"
 _NO_TOKEN = "<|unknown|>"
 _PROBE = "a b  c\r\n\td . é 😀 "
 """Text that byte-level BPE must decode unchanged, but for its normalizer."""
@@ -119,16 +117,7 @@ class Tokenizer:
         Raises:
             UserError: `source` is none of these, or the tokenizer cannot be used.
         """
-        path = Path(source) if Path(source).is_file() else Path(source) / FILE_NAME
-        if not path.is_file():
-            return cls(_from_hub(str(source)), origin=str(source))
-        try:
-            text = path.read_text(encoding="utf-8")
-            backend = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # The library raises bare Exception.
-            raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
-        _check_added_ids(backend, orjson.loads(text), path)
-        return cls(backend, _declared_end_of_text(path.parent), origin=str(source))
+        return cls(*read_source(source), origin=str(source))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -177,7 +166,7 @@ class Tokenizer:
 
         Raises:
             UnknownCharacterError: A character-level tokenizer does not have a character of a text.
-            UserError: A text gives the end-of-text token.
+            UserError: A text gives the end-of-text token, or cannot be encoded.
         """
         for text in texts if self.is_character_level else ():
             unknown = self.unknown_characters(text)
@@ -186,7 +175,10 @@ class Tokenizer:
                     f"{self.origin}: {describe_characters(unknown)} not in this character-level tokenizer; "
                     "train it on text that has them, or use a byte-level one (--kind bpe), which takes any text"
                 )
-        encodings = self._encoding.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self._encoding.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # The library raises bare Exception, such as for a missing unknown token.
+            raise UserError(f"{self.origin}: cannot encode a text ({error}); take another tokenizer") from None
         ids = [encoding.ids for encoding in encodings]
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32, count=int(lengths.sum()))
@@ -401,44 +393,3 @@ def _no_end_of_text(origin: str, end_of_text: str, content: analysis.Content) ->
         f"{origin}: has no end-of-text token {end_of_text!r}; documents must end with one. "
         f"Name another as eos_token in {CONFIG_NAME}{others}, or take a tokenizer that has it"
     )
-
-
-def _check_added_ids(backend: tokenizers.Tokenizer, content: analysis.Content, path: Path) -> None:
-    """Check that added tokens have the ids that the file says. The library renumbers them without a word."""
-    for token in content.get("added_tokens") or ():
-        if (given := backend.token_to_id(token["content"])) != token["id"]:
-            raise UserError(
-                f"{path}: gives the added token {token['content']!r} the id {token['id']}, and the tokenizers "
-                f"library makes it {given}: ids must follow those of the vocabulary without gaps; mend the file"
-            )
-
-
-def _from_hub(name: str) -> tokenizers.Tokenizer:
-    path = Path(name)
-    missing = f"{name}: not a directory with {FILE_NAME}, and not found on the hub"
-    if path.suffix == ".json":
-        raise UserError(f"{name}: no such file; name a {FILE_NAME}, or the directory that has it")
-    if (path / "vocab.txt").is_file():
-        raise UserError(
-            f"{missing}: it has BERT's vocab.txt; `gpt2dist tokenizer import --vocab {name}/vocab.txt` makes one"
-        )
-    if path.is_absolute() or path.exists() or name.startswith(".") or len(path.parts) > 2:
-        raise UserError(f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` makes such a directory")
-    try:
-        return tokenizers.Tokenizer.from_pretrained(name)
-    except Exception as error:  # The library raises bare Exception for every failure.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{missing}: {reason}") from None
-
-
-def _declared_end_of_text(directory: Path) -> str:
-    """Return the eos_token of tokenizer_config.json, or `END_OF_TEXT` if it declares none."""
-    path = directory / CONFIG_NAME
-    if not path.is_file():
-        return END_OF_TEXT
-    try:
-        declared = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: malformed ({error})") from None
-    content = declared.get("content") if isinstance(declared, dict) else declared
-    return content if isinstance(content, str) else END_OF_TEXT

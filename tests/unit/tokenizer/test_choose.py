@@ -168,6 +168,29 @@ def test_an_unknown_token_that_ends_documents_is_refused(tmp_path):
         choose_tokenizer(directory, lossy=True)
 
 
+def test_a_lossy_tokenizer_without_an_unknown_token_is_refused(tmp_path):
+    content = json.loads(other_tokenizers.t5().to_str())
+    content["model"]["unk_id"] = None
+    directory = written(tmp_path, content, "</s>")
+    with pytest.raises(UserError, match="its Unigram model has no token for unknown text"):
+        choose_tokenizer(directory, lossy=True)
+    with pytest.raises(UserError, match=r"cannot encode a text .*take another tokenizer"):
+        Tokenizer.load(directory).encode("☃")
+
+
+def test_a_file_at_which_the_library_panics(tmp_path, content, monkeypatch):
+    class PanicError(BaseException):
+        """As pyo3's PanicException, which is no Exception."""
+
+    def panic(text):
+        raise PanicError("range end index 9 out of range")
+
+    directory = written(tmp_path, content)
+    monkeypatch.setattr(tokenizers.Tokenizer, "from_str", panic)
+    with pytest.raises(UserError, match=r"not a tokenizer of the tokenizers library \(range end index 9"):
+        Tokenizer.load(directory)
+
+
 def test_a_tokenizer_without_end_of_text_names_its_special_tokens(tmp_path):
     directory = saved(other_tokenizers.bert(), tmp_path)
     with pytest.raises(UserError, match=r"Name another as eos_token .* \[PAD\], \[UNK\], \[CLS\]"):
