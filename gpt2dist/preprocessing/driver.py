@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus.damage import EARLY_DAMAGE, MOST_EXAMPLES, Example, too_many_rejected, too_many_replaced
+from gpt2dist.corpus.sources import refuse_encoding
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
@@ -43,6 +46,9 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
 """Samples on which the encoder is checked: number of pieces, maximum documents and bytes from each."""
+
+MOST_EMPTY = 0.1
+"""Fraction of the documents of a file that may be empty without a warning."""
 
 OnProgress = Callable[[Counts, int], None]
 OnMessage = Callable[[str], None]
@@ -76,8 +82,8 @@ def prepare(
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         _delete_spool(job, sources)
         return manifest
-    with open_build(job, identity, tokenizer, shared=False), remove_partial_if_empty(job):
-        tasks = plan_tasks(sources)
+    with open_build(job, identity, tokenizer, shared=False), remove_partial_if_useless(job):
+        tasks = plan_tasks(sources, job.reading.encoding)
         if not dataset_folder(job).exists():
             drive = _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning)
             if finish:
@@ -85,6 +91,8 @@ def prepare(
             drive.run(tasks)
             _check_unchanged(job, sources)
             _check_yield(job, tasks)
+            _warn_of_empty(job, tasks, on_warning)
+            _warn_of_replacements(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         return assemble(job, tokenizer, tasks, identity)
@@ -122,7 +130,7 @@ def prepare_part(
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return
     with open_build(job, identity, tokenizer, shared=True):
-        tasks = plan_tasks(sources)
+        tasks = plan_tasks(sources, job.reading.encoding)
         if not dataset_folder(job).exists():
             _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning).run(tasks[index::count])
             _check_unchanged(job, sources)
@@ -141,7 +149,7 @@ def check(job: PreprocessingJob) -> int:
     _, sources, identity = _resolve(replace(job, workers=1))  # One worker, so that no fork server is started.
     if finished(job, identity) is None:
         check_plan(job, identity)
-    return len(plan_tasks(sources))
+    return len(plan_tasks(sources, job.reading.encoding))
 
 
 def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
@@ -156,11 +164,11 @@ def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerp
 
 def _discover(job: PreprocessingJob) -> list[Source]:
     if STANDARD_INPUT not in job.inputs:
-        return discover(
-            job.inputs, job.suffixes, exclude=(job.output, job.build, job.submissions), format=job.format
-        )
+        ours = (job.output, job.build, job.submissions)
+        return discover(job.inputs, job.suffixes, ours, job.format, encoding=job.reading.encoding)
     if len(job.inputs) > 1:
         raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
+    refuse_encoding([Source("-", job.format or "jsonl", "", 0, "")], job.reading.encoding)
     # The file is named by its content, so that different input cannot overwrite what unfinished work needs.
     job.build.mkdir(parents=True, exist_ok=True)
     source = spool(sys.stdin.buffer, job.build / f"stdin-{uuid.uuid4().hex[:12]}.tmp", job.format or "jsonl")
@@ -232,7 +240,7 @@ class _TaskRunner:
                 for task, peak in results:
                     self._peak = max(self._peak, peak)
                     self._count(task)
-                    self._check_rejections()
+                    self._check_damage()
         self._poll()
         self._info(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
 
@@ -286,12 +294,20 @@ class _TaskRunner:
         counts.add(self._finished)
         self._on_progress(counts, self._total)
 
-    def _check_rejections(self) -> None:
-        """Raise as soon as the rejected documents exceed what is allowed for the estimated size of the corpus."""
+    def _check_damage(self) -> None:
+        """Raise as soon as the damage exceeds what is allowed for the estimated size of the corpus."""
         counts = self._finished
         seen = counts.documents + counts.rejected
-        if counts.bytes and counts.rejected > self._job.max_bad_fraction * seen * self._total / counts.bytes:
+        if not counts.bytes:
+            return
+        growth = self._total / counts.bytes
+        if counts.rejected >= EARLY_DAMAGE and counts.rejected > self._job.max_bad_fraction * seen * growth:
             raise _too_many(self._job, self._tasks, counts.rejected, seen)
+        if (
+            counts.replaced >= EARLY_DAMAGE
+            and counts.replaced > self._job.max_replaced_fraction * counts.characters * growth
+        ):
+            raise _too_many_replaced(self._job, self._tasks)
 
 
 def _run_and_name(job: PreprocessingJob, task: Task) -> tuple[Task, int]:
@@ -305,27 +321,35 @@ def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
         room = SAMPLE_BYTES
         for item in islice(read(pieces[number], job.reading), SAMPLE_DOCUMENTS):
             if isinstance(item, Document | LongDocument):
-                text = item.text if isinstance(item, Document) else next(item.parts, b"")
-                text = text[:room].decode(errors="ignore").encode()
+                text = _beginning(item)[:room].decode(errors="ignore").encode()
                 room -= len(text)
                 yield text
             if room <= 0 or isinstance(item, LongDocument):
                 break
 
 
+def _beginning(document: Document | LongDocument) -> bytes:
+    """Return the text of a document or its first part; b"" if it turns out to be unreadable."""
+    if isinstance(document, Document):
+        return document.text
+    with suppress(BadDocumentError):
+        return next(document.parts, b"")
+    return b""
+
+
 # --- Checks of the yield ----------------------------------------------------------------------------------
 
 
-class _NothingReadableError(UserError):
-    """No document of the corpus could be read."""
+class _NothingUsableError(UserError):
+    """No document of the corpus could be read, or most of them are damaged."""
 
 
 @contextmanager
-def remove_partial_if_empty(job: PreprocessingJob) -> Iterator[None]:
-    """Delete the build directory if no document could be read, so that the corrected command can run."""
+def remove_partial_if_useless(job: PreprocessingJob) -> Iterator[None]:
+    """Delete the build directory if nothing in it is worth keeping, so that the corrected command can run."""
     try:
         yield
-    except _NothingReadableError:
+    except _NothingUsableError:
         shutil.rmtree(job.build)
         raise
 
@@ -337,6 +361,9 @@ def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
     seen = sum(result.seen for result in results)
     if rejected > job.max_bad_fraction * seen:
         raise _too_many(job, tasks, rejected, seen)
+    replaced = sum(result.replaced for result in results)
+    if replaced > job.max_replaced_fraction * sum(result.characters for result in results):
+        raise _too_many_replaced(job, tasks)
     if not any(record.split == "train" for result in results for record in result.shards):
         documents = sum(result.documents for result in results)
         way_out = (
@@ -347,27 +374,75 @@ def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
         raise UserError(f"no documents to train on; {way_out} (and rm -r {job.build})")
 
 
-def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
-    shown = "".join(f"\n  {example}" for example in islice(_rejections(job, tasks), 3))
-    problem = (
-        f"{rejected:,} of {seen:,} documents cannot be read, more than --max-bad-fraction {job.max_bad_fraction} "
-        f"allows. The first:{shown}\n"
-    )
-    if rejected == seen:
-        return _NothingReadableError(
-            f"{problem}Name the field of the text with --text-field, or check the inputs"
+def _warn_of_empty(job: PreprocessingJob, tasks: list[Task], on_warning: OnMessage) -> None:
+    """Name the file with most empty documents if they are more than MOST_EMPTY of it, as in damaged files."""
+    rows, empty = Counter[str](), Counter[str]()
+    for task, result in zip(tasks, load_results(job, tasks), strict=True):
+        for piece, lines, count in zip(task.pieces, result.lines, result.empty, strict=False):
+            rows[piece.path] += lines
+            empty[piece.path] += count
+    found = [path for path, count in empty.most_common() if count > MOST_EMPTY * rows[path]]
+    if found:
+        others = f", and so is a large part of {len(found) - 1:,} other file(s)" if len(found) > 1 else ""
+        on_warning(
+            f"{found[0]}: {empty[found[0]]:,} of its {rows[found[0]]:,} documents are empty and were left out"
+            f"{others}. If that is not what you expect, the file is damaged, or --text-field names another field "
+            "than that of the text"
         )
+
+
+def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
+    examples = list(islice(_rejections(job, tasks), MOST_EXAMPLES))
+    problem = too_many_rejected(rejected, seen, job.max_bad_fraction, examples, job.reading.encoding)
+    if rejected == seen:
+        return _NothingUsableError(f"{problem}Name the field of the text with --text-field, or check the inputs")
     return UserError(
         f"{problem}Leave them out with a larger --max-bad-fraction, which resumes from here; or fix them, "
         f"remove the unfinished work (rm -r {job.build}) and run the command again"
     )
 
 
-def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
-    """Yield "place: reason" for each document rejected in finished tasks."""
+def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:
+    """Yield each document rejected in finished tasks, with the reason."""
     for task in tasks:
         if load_result(task_folder(job, task)):
             with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
                 for item in map(json.loads, file):
                     piece = task.pieces[item["piece"] - task.first_piece]
-                    yield f"{place(piece, item['line'], item['offset'])}: {item['reason']}"
+                    line = f"{place(piece, item['line'], item['offset'])}: {item['reason']}"
+                    yield Example(piece, item["offset"], line)
+
+
+def _too_many_replaced(job: PreprocessingJob, tasks: list[Task]) -> UserError:
+    results = [result for task in tasks if (result := load_result(task_folder(job, task)))]
+    replaced = sum(result.replaced for result in results)
+    characters = sum(result.characters for result in results)
+    examples = list(islice(_replacements(job, tasks), MOST_EXAMPLES))
+    problem = too_many_replaced(replaced, characters, job.max_replaced_fraction, examples, job.reading.encoding)
+    if 2 * sum(result.repaired for result in results) > sum(result.seen for result in results):
+        return _NothingUsableError(f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction")
+    return UserError(
+        f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction, which resumes from here. For "
+        f"any other change, remove the unfinished work (rm -r {job.build}) and run the command again"
+    )
+
+
+def _replacements(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:
+    """Yield documents with replaced characters in finished tasks, with an excerpt: the first of each task."""
+    for task in tasks:
+        result = load_result(task_folder(job, task))
+        for item in result.examples if result else ():
+            piece = task.pieces[item.piece - task.first_piece]
+            line = f"{place(piece, item.line, item.offset)}: {item.excerpt!r}"
+            yield Example(piece, item.offset, line)
+
+
+def _warn_of_replacements(job: PreprocessingJob, tasks: list[Task], on_warning: OnMessage) -> None:
+    results = load_results(job, tasks)
+    replaced, documents = (sum(getattr(result, name) for result in results) for name in ("replaced", "repaired"))
+    if documents:
+        example = next(_replacements(job, tasks))
+        on_warning(
+            f"{replaced:,} characters that are not valid became U+FFFD, in {documents:,} documents. The first: "
+            f"{example.line}"
+        )

@@ -20,13 +20,13 @@ def check(changes: Any) -> None:
     """Check the types of an object that was read.
 
     Raises:
-        TypeError: It is not an object, or a value has another type.
+        TypeError: It is not an object, or a value has another type or is below 0.
     """
     if not isinstance(changes, dict) or not (changes.keys() & {"normalizer", "lossy"} or not changes):
         raise TypeError("text_changes names neither a normalizer nor a loss")
     for key, kind in _TYPES.items():
-        if key in changes and type(changes[key]) is not kind:
-            raise TypeError(f"text_changes: {key} is {changes[key]!r}")
+        if key in changes and (type(changes[key]) is not kind or (kind is int and changes[key] < 0)):
+            raise TypeError(f"text_changes: {key} is {changes[key]!r:.60}")
 
 
 def described(changes: dict[str, Any]) -> str:

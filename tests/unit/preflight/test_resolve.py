@@ -1,4 +1,3 @@
-import json
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from gpt2dist.plan import Plan
 from gpt2dist.preflight import resolve
 from gpt2dist.preflight.memory import estimate, memory_inputs, total
 from tests.support.mistakes import mistakes
+from tests.support.model_files import write_model
 
 
 def test_the_plan_by_hand(run_file):
@@ -126,10 +126,8 @@ def test_the_recipes_resolve_for_eight_gpus(repository, make_dataset, tmp_path, 
 
 
 def test_the_recipe_for_finetuning_resolves_with_gpt2s_sizes(repository, make_dataset, tmp_path):
-    (tmp_path / "gpt2").mkdir()
     sizes = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
-    (tmp_path / "gpt2/config.json").write_text(json.dumps({"model_type": "gpt2"} | sizes))
-    (tmp_path / "gpt2/model.safetensors").touch()
+    write_model(tmp_path / "gpt2", **sizes)
     dataset = make_dataset(train=[1_000_000], val=[50_000])
     overrides = [
         f"data.train.0.path={dataset}",
