@@ -20,7 +20,7 @@ from gpt2dist.errors import RankUserError, RunError, UserError
 from gpt2dist.terminal import say, show_traceback, shown_on
 
 VERBS = {
-    "tokenizer": "train a tokenizer on a corpus, or import GPT-2's vocabulary files",
+    "tokenizer": "train a tokenizer on a corpus, or import GPT-2's or BERT's vocabulary files",
     "preprocess": "turn a corpus into a dataset directory of memory-mapped token shards",
     "adopt": "make a dataset directory of token files of Megatron-LM, GPT-NeoX, nanoGPT or llm.c, in place",
     "inspect": "show what a dataset directory holds; verify it; decode one window",

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from gpt2dist.commands.preprocess import add_lossy
 from gpt2dist.terminal import say
 
 EPILOG = """\
@@ -30,9 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         required=True,
-        metavar="DIR|NAME",
-        help="the tokenizer that they were made with: a directory, or a name on the Hugging Face hub",
+        metavar="DIR|FILE|NAME",
+        help="the tokenizer that they were made with: a directory, its tokenizer.json, or a name on the Hugging "
+        "Face hub",
     )
+    add_lossy(parser)
     parser.add_argument(
         "--dtype",
         choices=("uint16", "int32", "uint32", "int64"),
@@ -49,7 +52,15 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.dataset.adopt import Adoption, adopt
     from gpt2dist.monitoring.progress import Progress, warn
 
-    adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val), args.dtype)
+    adoption = Adoption(
+        tuple(args.paths),
+        args.format,
+        args.tokenizer,
+        args.output,
+        tuple(args.val),
+        dtype=args.dtype,
+        lossy=args.lossy,
+    )
     progress: list[Progress] = []
 
     def show(count: int, total: int) -> None:

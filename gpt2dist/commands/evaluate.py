@@ -14,6 +14,7 @@ from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.terminal import say, shown_on
+from gpt2dist.tokenizer.text_changes import described
 
 if TYPE_CHECKING:  # importing numpy would slow down --help
     from gpt2dist.evaluation.held_out_text import HeldOut
@@ -316,6 +317,7 @@ def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
     how += ", each document by itself" if result["per_document"] else ""
     theirs = result.get("lm_eval_word_perplexity")
     harness = "" if theirs is None else f" ({theirs:.4f} with words as lm-evaluation-harness counts them)"
+    changes = described(result.get("text_changes", {}))
     return {
         "perplexity": f"{result['perplexity']:.4f} per token",
         "word perplexity": f"{result['word_perplexity']:.4f}" + harness,
@@ -327,5 +329,6 @@ def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
         f"tokens, {how}",
         "text": f"{result['bytes']:,} bytes, {result['words']:,} words, {result['documents']:,} document(s) of "
         f"{source}",
+        **({"text changes": changes} if changes else {}),
         "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {result['world_size']} process(es)",
     }

@@ -180,7 +180,7 @@ class _Screen:
     """
 
     def __init__(self, tokenizer: "Tokenizer"):
-        self._bytes = tokenizer.token_bytes()
+        self._bytes = [*tokenizer.token_bytes]
         self._bytes[tokenizer.end_of_text_id] = b""
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -225,10 +225,11 @@ def _print(
             batch = texts[first : first + batch_size]
             added = generator([text.tokens for text in batch], [text.seed for text in batch], how)
             for number, (text, tokens) in enumerate(zip(batch, added, strict=True), start=first):
+                new = tokenizer.decode_after(text.tokens, tokens)
                 if as_json:
-                    say(json.dumps(_as_json(text, tokenizer.decode(tokens), len(tokens), how)), sys.stdout)
+                    say(json.dumps(_as_json(text, new, len(tokens), how)), sys.stdout)
                 else:
-                    say((DIVIDER + "\n" if number else "") + text.prompt + tokenizer.decode(tokens), sys.stdout)
+                    say((DIVIDER + "\n" if number else "") + text.prompt + new, sys.stdout)
             bar.advance(len(batch))
 
 

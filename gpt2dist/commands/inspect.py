@@ -9,6 +9,7 @@ from gpt2dist.dataset.manifest import SHA256_KEY, Manifest, without_sha256
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import info
 from gpt2dist.terminal import say
+from gpt2dist.tokenizer.text_changes import described
 
 EPILOG = """\
 examples:
@@ -107,6 +108,8 @@ def describe(manifest: Manifest) -> str:
         f"  from {sources.get('files', 0):,} files of {sources.get('bytes', 0):,} bytes; {options}",
         f"  fingerprint {manifest.fingerprint[:12]}",
     ]
+    if manifest.text_changes:
+        lines.insert(-1, f"  text changes: {described(manifest.text_changes)}")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_encoding, encoding
+from gpt2dist.tokenizer.text_changes import described
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +47,12 @@ def run(args: argparse.Namespace) -> None:
     ):
         result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance)
     if world.is_main:
+        changes = described(result.get("text_changes", {}))
         shown = {
             "accuracy": f"{result['accuracy']:.4f}",
             "perplexity": f"{result['perplexity']:.4f} of the last word",
             "passages": f"{result['examples']:,} of {args.data}, {result['targets']:,} tokens scored",
+            **({"text changes": changes} if changes else {}),
             "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {world.size} process(es)",
         }
         results.print_result(result, shown, args)

@@ -50,9 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         required=True,
-        metavar="DIR|NAME",
-        help="directory that `gpt2dist tokenizer` made, or a tokenizer on the Hugging Face hub",
+        metavar="DIR|FILE|NAME",
+        help="directory that `gpt2dist tokenizer` made, a tokenizer.json, or a tokenizer on the Hugging Face hub",
     )
+    add_lossy(parser)
     parser.add_argument("--output", required=True, metavar="DATASET", help="dataset directory to make")
     parser.add_argument(
         "--val-fraction",
@@ -71,6 +72,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     _add_filters(parser.add_argument_group("which documents stay"))
     _add_resources(parser.add_argument_group("who does the work"))
+
+
+def add_lossy(parser: argparse.ArgumentParser) -> None:
+    """Add the option that takes a lossy tokenizer."""
+    parser.add_argument(
+        "--lossy",
+        action="store_true",
+        help="take a tokenizer that may lose some of the text, such as WordPiece or Unigram; the dataset "
+        "and its results say so",
+    )
 
 
 def _add_filters(group: Any) -> None:
@@ -279,6 +290,7 @@ def job_of(args: argparse.Namespace) -> "PreprocessingJob":
     return PreprocessingJob(
         inputs=tuple(args.inputs),
         tokenizer=args.tokenizer,
+        lossy=args.lossy,
         output=Path(args.output).absolute() if args.scheduler else Path(args.output),
         format=args.format,
         suffixes=suffixes(args),

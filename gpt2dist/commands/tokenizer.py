@@ -1,4 +1,4 @@
-"""`gpt2dist tokenizer`: train a tokenizer, or import GPT-2's vocabulary files."""
+"""`gpt2dist tokenizer`: train a tokenizer, or import GPT-2's or BERT's vocabulary files."""
 
 import argparse
 import hashlib
@@ -36,8 +36,13 @@ examples:
 """
 
 IMPORT_EPILOG = """\
-example:
+BERT's vocab.txt, which GPT2-Chinese takes too, has no merges. It becomes WordPiece in lower case, each Chinese
+character a word, with [SEP] as end-of-text. It may lose some of the text, so `preprocess` takes it with --lossy.
+A tokenizer.json needs no import.
+
+examples:
   gpt2dist tokenizer import --vocab encoder.json --merges vocab.bpe --output gpt2-tokenizer/
+  gpt2dist tokenizer import --vocab vocab.txt --output chinese-tokenizer/
 """
 
 RECORD_NAME = "tokenizer_origin.json"
@@ -71,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="byte-level BPE as GPT-2's, or a token per character",
     )
     train.add_argument("--output", required=True, metavar="DIR", help="directory to make")
-    summary = "import GPT-2's vocabulary files"
+    summary = "import GPT-2's or BERT's vocabulary files"
     importer = actions.add_parser(
         "import",
         help=summary,
@@ -80,9 +85,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=formatter,
     )
     importer.add_argument(
-        "--vocab", required=True, metavar="FILE", help="encoder.json (or vocab.json): token → id"
+        "--vocab", required=True, metavar="FILE", help="encoder.json (or vocab.json): token → id; or vocab.txt"
     )
-    importer.add_argument("--merges", required=True, metavar="FILE", help="vocab.bpe (or merges.txt)")
+    importer.add_argument("--merges", metavar="FILE", help="vocab.bpe (or merges.txt); with encoder.json")
     importer.add_argument("--output", required=True, metavar="DIR", help="directory to make")
     for action in (train, importer):
         add_quiet(action)
@@ -157,15 +162,26 @@ def _with_progress(corpus: "CorpusTexts", show: bool) -> Iterator[str]:
 
 
 def _prepare_import(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"], dict]:
+    from gpt2dist.tokenizer.bert import import_bert
     from gpt2dist.tokenizer.tokenizer import import_gpt2
 
     hashes = {}
-    for name in ("vocab", "merges"):
+    plain = args.vocab.endswith(".txt")
+    if plain and args.merges:
+        raise UserError(f"--vocab {args.vocab}: a list of BERT's tokens goes without --merges")
+    if not plain and not args.merges:
+        raise UserError(
+            f"--vocab {args.vocab}: needs --merges vocab.bpe; BERT's vocabulary is a .txt without one"
+        )
+    for name in ("vocab",) if plain else ("vocab", "merges"):
         path = Path(getattr(args, name))
         if not path.is_file():
             raise UserError(f"--{name} {path}: no such file")
         hashes[f"{name}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return lambda: import_gpt2(args.vocab, args.merges), {"action": "import", **hashes}
+    record = {"action": "import", **hashes}
+    if plain:
+        return lambda: import_bert(args.vocab), record
+    return lambda: import_gpt2(args.vocab, args.merges), record
 
 
 def _is_there(output: Path, origin: dict) -> bool:

@@ -21,6 +21,8 @@ from gpt2dist.dataset.flat_formats import BLOCK, header_of_another_format
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.text_counter import TextCounter
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.choose import choose_tokenizer
+from gpt2dist.tokenizer.text_changes import described
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 RAW_DTYPES = ("uint16", "int32", "uint32", "int64")
@@ -37,10 +39,11 @@ class Adoption:
     Attributes:
         paths: Files, directories and globs; for Megatron's format also paths without `.bin` and `.idx`.
         format: One of `manifest.FORMATS`.
-        tokenizer: A directory with tokenizer.json, or a name on the hub.
+        tokenizer: A directory with tokenizer.json, that file, or a name on the hub.
         output: The dataset directory to create.
         val: Paths, as above, that form the split "val" whatever their names.
         dtype: One of `RAW_DTYPES` for files of nanoGPT's format; "" is its uint16. The others' files say theirs.
+        lossy: Whether to take a tokenizer that may lose some of the text.
     """
 
     paths: tuple[str, ...]
@@ -49,6 +52,7 @@ class Adoption:
     output: Path
     val: tuple[str, ...] = ()
     dtype: str = ""
+    lossy: bool = False
 
 
 def adopt(
@@ -73,8 +77,11 @@ def adopt(
     output = adoption.output
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output}: already exists{_AGAIN}")
-    tokenizer = Tokenizer.load(adoption.tokenizer)
+    tokenizer = choose_tokenizer(adoption.tokenizer, adoption.lossy)
     _check_dtype(adoption, tokenizer)
+    changes = _text_changes(tokenizer)
+    if changes:
+        on_warning(described(changes))
     files = _find_split(adoption)
     empty = _manifest(adoption, tokenizer, _common_dtype(adoption, tokenizer, files), ())
     total = sum(token_file(empty, record)[0].stat().st_size for record in files)
@@ -326,4 +333,9 @@ def _manifest(
         },
         shards=tuple(records),
         listings={"sources.jsonl": atomic_io.sha256_of_text(listing)},
+        text_changes=_text_changes(tokenizer),
     )
+
+
+def _text_changes(tokenizer: Tokenizer) -> dict:
+    return tokenizer.text_changes and tokenizer.text_changes | {"bytes_of": "tokens"}

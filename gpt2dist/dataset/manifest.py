@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from gpt2dist import atomic_io
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer import text_changes
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -19,6 +20,8 @@ SHA256_KEY = "manifest_sha256"
 TOKEN_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
 SPLITS = ("train", "val")
 FORMATS = ("megatron", "nanogpt", "llmc")
+_ADDED_LATER: dict[str, Any] = {"text_changes": {}}
+"""Entries that manifests of version 0.1 do not have, with the values that hold for them."""
 _TYPES: dict[Any, str] = {
     int: "a whole number of at least 0",
     int | None: "a whole number of at least 0, or null",
@@ -90,6 +93,8 @@ class Manifest:
     and rejected.jsonl."""
     repaired: int = 0
     """Number of documents in which invalid UTF-8 was replaced by U+FFFD."""
+    text_changes: dict[str, Any] = field(default_factory=dict)
+    """How the text of the tokens differs from its source; see `tokenizer.text_changes`."""
     format_version: int = FORMAT_VERSION
     directory: Path = field(default=Path(), compare=False)
     """Directory that the manifest was loaded from or saved to."""
@@ -139,6 +144,7 @@ class Manifest:
     @classmethod
     def _parse(cls, content: dict[str, Any], path: Path) -> "Manifest":
         try:
+            content = _ADDED_LATER | content
             values = {name: content[name] for name in _names(cls)}
             values["shards"] = tuple(ShardRecord(**record) for record in content["shards"])
             manifest = cls(**values, directory=path.parent, sha256=str(content.get(SHA256_KEY) or ""))
@@ -158,6 +164,10 @@ class Manifest:
         counts = {key: self.sources[key] for key in ("files", "bytes") if key in self.sources}
         if not _has_type(counts, dict[str, int]):
             yield f"sources: files and bytes should be whole numbers of at least 0, not {counts}"
+        try:
+            text_changes.check(self.text_changes)
+        except TypeError as error:
+            yield str(error)
         limit = self.options.get("shard_tokens")
         if limit is not None and not _has_type(limit, int):
             yield f"options.shard_tokens: should be {_TYPES[int]}, not {limit!r:.60}"

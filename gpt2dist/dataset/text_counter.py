@@ -33,7 +33,7 @@ class TextCounter:
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        table = tokenizer.token_bytes()
+        table = [*tokenizer.token_bytes]
         self._sizes = np.array([len(data) for data in table], np.int64)
         self._sizes[tokenizer.end_of_text_id] = 0
         table[tokenizer.end_of_text_id] = b" "

@@ -31,7 +31,8 @@ def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: N
     files; tokens, documents, bytes and words of each shard and their sums; dtype, vocabulary and end-of-text
     against the tokenizer; each id against the vocabulary; and the listings beside the shards. In datasets that
     `preprocess` made, end-of-text must be at the end of each document and nowhere else, and shards must respect
-    their size limit. Only the corpus could show whether `options`, `left_out` and `repaired` are right.
+    their size limit. Only the corpus could show whether `options`, `left_out`, `repaired` and the numbers in
+    `text_changes` are right, and the bytes and words of a text that its tokens do not give back.
 
     Args:
         manifest: The manifest, as loaded.
@@ -43,7 +44,7 @@ def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: N
             manifest was changed, and `seal` is not set or the file cannot be written.
     """
     tokenizer, problems = _tokenizer(manifest)
-    text = TextCounter(tokenizer) if tokenizer else None
+    text = TextCounter(tokenizer) if tokenizer and _counted_by_tokens(manifest) else None
     problems += _sums(manifest)
     pieces = _lines(manifest.directory / PIECES_NAME)
     for record in manifest.shards:
@@ -92,11 +93,18 @@ def _tokenizer(manifest: Manifest) -> tuple[Tokenizer | None, list[str]]:
         ]
     path = manifest.directory / FILE_NAME
     pairs = (("vocab_size", tokenizer.vocab_size), ("end_of_text_id", tokenizer.end_of_text_id))
-    return tokenizer, [
+    problems = [
         f"{path}: {key} is {getattr(manifest, key)}, that of the tokenizer is {expected}"
         for key, expected in pairs
         if getattr(manifest, key) != expected
     ]
+    # How a loss is worded may differ between versions, and version 0.1 wrote nothing of it.
+    problems += [
+        f"{path}: text_changes says {key!r}, which is not true of the tokenizer"
+        for key in ("normalizer", "lossy")
+        if key in manifest.text_changes and key not in tokenizer.text_changes
+    ]
+    return tokenizer, problems
 
 
 def _changed(manifest: Manifest) -> Iterator[str]:
@@ -209,6 +217,11 @@ def _tokens(
             yield f"{path}: its lm_eval_words are {counted}, the manifest says {record.lm_eval_words:,}"
     if misplaced >= 0:
         yield f"{path}: at token {misplaced:,} end-of-text and the end of a document do not coincide"
+
+
+def _counted_by_tokens(manifest: Manifest) -> bool:
+    """Return whether the bytes in the manifest are those of the tokens, and not of a source that they change."""
+    return not manifest.text_changes or manifest.text_changes.get("bytes_of") == "tokens"
 
 
 def _misplaced(tokens: NDArray[np.integer], start: int, ends: NDArray[np.int64], end_of_text_id: int) -> int:

@@ -105,6 +105,7 @@ def evaluate(
         **how,
         "windows": result.windows,
         "documents": text.totals.documents,
+        **({"text_changes": text.text_changes} if text.text_changes else {}),
         "batch_size": setting.batch_size,
         "zero_stage": setting.zero_stage,
         "world_size": world.size,

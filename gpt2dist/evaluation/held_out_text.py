@@ -5,8 +5,9 @@ Both form one stream in which every document ends with end-of-text, so the same 
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.evaluation.detokenizers import DETOKENIZERS, count_lm_eval_words
 from gpt2dist.loading.token_stream import LazyShard, Tokens, TokenStream, check_files
 from gpt2dist.loading.windows import DocumentWindows, Windows, WindowSet
+from gpt2dist.tokenizer.round_trip import RoundTrip, TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TOKENISED_TOGETHER = 256
@@ -40,6 +42,7 @@ class HeldOut:
         split: Split of the dataset; "" for texts.
         detokenizer: Detokenizer applied to the texts, a key of `DETOKENIZERS`.
         vocab_size: Number of ids; None if all tokens are known to be below it.
+        text_changes: How the tokens differ from the text; see `tokenizer.text_changes`.
     """
 
     name: str
@@ -51,6 +54,7 @@ class HeldOut:
     split: str = ""
     detokenizer: str = "none"
     vocab_size: int | None = None
+    text_changes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_dataset(cls, dataset: Manifest, split: str) -> "HeldOut":
@@ -70,6 +74,7 @@ class HeldOut:
             dataset.fingerprint,
             split,
             vocab_size=dataset.vocab_size,
+            text_changes=dataset.text_changes,
         )
 
     @classmethod
@@ -91,6 +96,8 @@ class HeldOut:
         digest = hashlib.sha256(tokenizer.fingerprint.encode())
         pieces: list[NDArray[np.uint32]] = []
         documents = size = words = lm_eval_words = 0
+        changes: list[TextChanges] = []
+        round_trip = RoundTrip(tokenizer)
         for batch in _batches(text for text in texts if text):
             for original in batch:
                 content = original.encode()
@@ -98,7 +105,10 @@ class HeldOut:
                 size += len(content)
                 words += how.count_words(original)
                 lm_eval_words += count_lm_eval_words(original)
-            pieces.append(_with_ends([how.clean(text) for text in batch], tokenizer))
+            cleaned = [how.clean(text) for text in batch]
+            tokens, lengths = tokenizer.encode_batch(cleaned)
+            changes.append(round_trip.compare([text.encode() for text in cleaned], tokens, lengths))
+            pieces.append(_with_ends(tokens, lengths, tokenizer.end_of_text_id))
             documents += len(batch)
         if not documents:
             raise UserError(f"{name}: no text there; give files that hold some")
@@ -112,6 +122,7 @@ class HeldOut:
             tokenizer.fingerprint,
             digest.hexdigest(),
             detokenizer=detokenizer,
+            text_changes=TextChanges.total(changes).recorded(tokenizer),
         )
 
     def stream(self, prefix: bool) -> TokenStream:
@@ -215,10 +226,9 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _with_ends(texts: list[str], tokenizer: Tokenizer) -> NDArray[np.uint32]:
+def _with_ends(tokens: NDArray[np.uint32], lengths: NDArray[np.int64], end_of_text_id: int) -> NDArray[np.uint32]:
     """Return the tokens of texts, with an end-of-text after each text."""
-    tokens, lengths = tokenizer.encode_batch(texts)
-    return np.insert(tokens, np.cumsum(lengths), tokenizer.end_of_text_id).astype(np.uint32)
+    return np.insert(tokens, np.cumsum(lengths), end_of_text_id).astype(np.uint32)
 
 
 def _find(stream: TokenStream, token: int) -> Iterator[int]:

@@ -117,6 +117,7 @@ def lambada(
         "model": weights,
         "data": _fingerprint(passages),
         "tokenizer": tokenizer.fingerprint,
+        **({"text_changes": tokenizer.text_changes} if tokenizer.text_changes else {}),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(endings.targets / seconds, 1),
     }

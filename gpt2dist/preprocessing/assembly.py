@@ -27,6 +27,7 @@ from gpt2dist.preprocessing.tasks import (
     shard_name,
     task_folder,
 )
+from gpt2dist.tokenizer.round_trip import TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
@@ -73,6 +74,7 @@ def assemble(
             name: atomic_io.sha256_of(target / name) for name in (PIECES_NAME, "rejected.jsonl", "sources.jsonl")
         },
         repaired=sum(result.repaired for result in results),
+        text_changes=TextChanges.total(result.text_changes for result in results).recorded(tokenizer),
     )
     manifest.save(target)
     job.output.parent.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,9 @@ from gpt2dist.preprocessing.yield_checks import (
     warn_of_rejected_bytes,
     warn_of_replacements,
 )
+from gpt2dist.tokenizer.choose import choose_tokenizer
 from gpt2dist.tokenizer.encoder import FAST, choose_encoder
+from gpt2dist.tokenizer.text_changes import described
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_DOCUMENTS, SAMPLE_BYTES = 32, 64, 1 << 13
@@ -159,7 +161,7 @@ def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerp
     job.check()
     start_early(job)
     load_normalizer(job.normalizer)
-    tokenizer = Tokenizer.load(job.tokenizer)
+    tokenizer = choose_tokenizer(job.tokenizer, job.lossy)
     sources = _discover(job)
     return tokenizer, sources, JobFingerprint.of(job, tokenizer, sources)
 
@@ -230,6 +232,8 @@ class _TaskRunner:
         self._total = sum(task.size for task in tasks)
         if len(todo) < len(tasks):
             self._info(f"resuming: {len(tasks) - len(todo)} of {len(tasks)} tasks are done")
+        if self._tokenizer.text_changes:
+            self._warn(f"{described(self._tokenizer.text_changes)}; the manifest counts the changed documents")
         likely = replace(self._job, encoder=FAST)
         with open_executor(likely, len(todo), load_tools) as executor:
             # The workers load their tools for the likely encoder while this process chooses the encoder.

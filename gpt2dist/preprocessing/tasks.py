@@ -24,6 +24,7 @@ from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts
+from gpt2dist.tokenizer.round_trip import TextChanges
 
 PLAN_VERSION = 3
 """Version of the plan; incremented when the same job would be cut or written differently."""
@@ -45,9 +46,11 @@ class PreprocessingJob:
     inputs: tuple[str, ...]
     """Files, directories, globs, URLs and datasets; see `corpus.discover`."""
     tokenizer: str
-    """A directory with tokenizer.json, or a name on the Hugging Face hub."""
+    """A directory with tokenizer.json, that file, or a name on the Hugging Face hub."""
     output: Path
     """The dataset directory to create."""
+    lossy: bool = False
+    """Whether to take a tokenizer that may lose some of the text."""
     format: str | None = None
     """The format of all inputs; None: inferred from their names."""
     suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
@@ -199,6 +202,8 @@ class TaskResult:
     """Numbers of characters; see `Counts`."""
     examples: tuple[ReplacedExample, ...] = ()
     """The first documents with replaced characters."""
+    text_changes: TextChanges = field(default_factory=TextChanges)
+    """How the tokens differ from the text."""
 
     @property
     def documents(self) -> int:
@@ -251,7 +256,8 @@ def load_result(folder: Path) -> TaskResult | None:
     shards = tuple(ShardRecord(**record) for record in content.pop("shards"))
     examples = tuple(ReplacedExample(**record) for record in content.pop("examples", ()))
     lines, empty = tuple(content.pop("lines")), tuple(content.pop("empty", ()))
-    return TaskResult(shards, lines=lines, empty=empty, examples=examples, **content)
+    changes = TextChanges(**content.pop("text_changes", {}))
+    return TaskResult(shards, lines=lines, empty=empty, examples=examples, text_changes=changes, **content)
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:

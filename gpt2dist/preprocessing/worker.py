@@ -31,6 +31,7 @@ from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, a
 from gpt2dist.preprocessing.splits import DIGEST, DocumentBlock, SplitWriter
 from gpt2dist.preprocessing.tasks import SPLITS, PreprocessingJob, ReplacedExample, Task, task_folder
 from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
+from gpt2dist.tokenizer.round_trip import RoundTrip, TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
 
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096
@@ -96,11 +97,12 @@ def _do(job: PreprocessingJob, task: Task, folder: Path) -> None:
 
 
 class _Tools:
-    """Tokenizer, encoder and normalizer, which a worker keeps between the tasks of a job."""
+    """Tokenizer, encoder, its check and normalizer, which a worker keeps between the tasks of a job."""
 
     def __init__(self, job: PreprocessingJob):
         self.tokenizer = Tokenizer.load(job.build / "tokenizer")
         self.encoder: Encoder = make_encoder(job.encoder, self.tokenizer, job.memory_per_worker)
+        self.round_trip = RoundTrip(self.tokenizer)
         self.normalize = load_normalizer(job.normalizer)
 
 
@@ -128,6 +130,7 @@ class _Work:
         self._job, self._task, self._folder, self._report = job, task, folder, report
         tools = load_tools(job)
         self._tokenizer, self._encoder, self._normalize = tools.tokenizer, tools.encoder, tools.normalize
+        self._round_trip = tools.round_trip
         self._dtype = token_dtype(self._tokenizer.vocab_size)
         self._writers = [
             SplitWriter(folder, split, self._dtype, job.shard_tokens, job.deduplicate) for split in SPLITS
@@ -137,6 +140,7 @@ class _Work:
         self._left_out = dict.fromkeys(("rejected", "empty", "too_short", "too_long"), 0)
         self._repaired = 0
         self._examples: list[ReplacedExample] = []
+        self._changes: list[TextChanges] = []
         self._lines: list[int] = []
         self._empty: list[int] = []
 
@@ -155,6 +159,7 @@ class _Work:
             "characters": self._counts.characters,
             "replaced": self._counts.replaced,
             "examples": [asdict(example) for example in self._examples],
+            "text_changes": asdict(TextChanges.total(self._changes)),
             "lines": self._lines,
             "empty": self._empty,
         }
@@ -203,7 +208,7 @@ class _Work:
         if reason:
             self._left_out[reason] += 1
             return b""
-        if not self._tokenizer.is_byte_level:
+        if self._tokenizer.is_character_level:
             unknown = self._tokenizer.unknown_characters(text.decode())
             if unknown:
                 self._reject(document, _not_known(unknown))
@@ -267,6 +272,7 @@ class _Work:
             self._counts.characters += count_characters(b"".join(batch.texts))
         ids, lengths = self._encoder.encode_batch(batch.texts)
         counts = count_words(batch.texts)
+        self._changes.append(self._round_trip.compare(batch.texts, ids, lengths))
         lengths = lengths + 1
         last = np.cumsum(lengths) - 1
         tokens = np.empty(ids.size + lengths.size, dtype=self._dtype)
@@ -323,6 +329,7 @@ class _Work:
                 self._left_out[reason] += 1
             else:
                 self._add_long(document, facts, spill)
+                self._changes.append(facts.text_changes)
         except (BadDocumentError, UncuttableError) as error:
             with suppress(BadDocumentError):
                 deque(document.parts, maxlen=0)  # Consume the rest; the next document starts after it.
@@ -340,9 +347,9 @@ class _Work:
             unknown = self._tokenizer.unknown_characters(text)
             if unknown:
                 raise UncuttableError(_not_known(unknown))
-            ids, _ = self._encoder.encode_batch([part])
+            ids, lengths = self._encoder.encode_batch([part])
             write(ids.astype(self._dtype).data)
-            facts.add(part, len(text), ids.size)
+            facts.add(part, len(text), ids.size, self._round_trip.compare([part], ids, lengths))
             self._report(self._counts)
         if facts.tokens >= MAX_DOCUMENT_TOKENS:
             raise UncuttableError(f"{facts.tokens:,} tokens are more than a shard can index as one document")
@@ -388,8 +395,15 @@ class _LongFacts:
         self.bytes = self.characters = self.tokens = 0
         self.example = ""
         """An excerpt with U+FFFD, if there is any."""
+        self._changes: list[TextChanges] = []
 
-    def add(self, part: bytes, characters: int, tokens: int) -> None:
+    @property
+    def text_changes(self) -> TextChanges:
+        """The changes of the document, which counts once."""
+        total = TextChanges.total(self._changes)
+        return TextChanges(min(1, total.documents), total.unknown_tokens)
+
+    def add(self, part: bytes, characters: int, tokens: int, changes: TextChanges) -> None:
         self.hash.update(part)
         if not self.example and REPLACEMENT.encode() in part:
             self.example = excerpt(part)
@@ -397,6 +411,7 @@ class _LongFacts:
         self.bytes += len(part)
         self.characters += characters
         self.tokens += tokens
+        self._changes.append(changes)
 
 
 def place(piece: Piece, line: int, offset: int) -> str:

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from gpt2dist import __version__
 from gpt2dist.publishing.exporter import Exported
 from gpt2dist.publishing.origin import MEASURES, ModelProvenance, Result
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 MEASURE_NAMES = {
     "perplexity": "perplexity",
@@ -97,18 +98,24 @@ def _summary(origin: ModelProvenance, exported: Exported) -> str:
 
 def _sizes(origin: ModelProvenance, exported: Exported) -> str:
     shape, tokenizer = origin.shape, exported.tokenizer
-    kind = "byte-level BPE" if tokenizer.is_byte_level else "a token per character"
     return _table(
         [
             ("layers", shape.n_layer),
             ("heads", shape.n_head),
             ("width", shape.n_embd),
             ("context", f"{shape.context_length:,} tokens"),
-            ("vocabulary", f"{shape.vocab_size:,} tokens, {kind}, {_short(tokenizer.fingerprint)}"),
+            ("vocabulary", f"{shape.vocab_size:,} tokens, {_kind(tokenizer)}, {_short(tokenizer.fingerprint)}"),
             ("weights", f"{exported.dtype}, {exported.bytes / 1e6:,.1f} MB"),
             ("checkpoint", _short(origin.fingerprint)),
         ]
     )
+
+
+def _kind(tokenizer: Tokenizer) -> str:
+    if tokenizer.losses:
+        return f"{tokenizer.model}, which may lose some of the text"
+    kind = "a token per character" if tokenizer.is_character_level else "byte-level BPE"
+    return f"{kind} after the normalizer {tokenizer.normalizer}" if tokenizer.normalizer else kind
 
 
 def _use(directory_name: str, context_length: int, exported: Exported) -> str:

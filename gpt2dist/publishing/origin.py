@@ -19,6 +19,7 @@ from gpt2dist.preflight.model import lengths_of
 from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.starts import Change
+from gpt2dist.tokenizer import text_changes
 
 MEASURES = ("perplexity", "word_perplexity", "lm_eval_word_perplexity", "bits_per_byte", "accuracy")
 PROTOCOL = (
@@ -56,7 +57,8 @@ class Result:
             name,
             str(record.get("data") or ""),
             {key: record[key] for key in MEASURES if _is_number(record.get(key))},
-            {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False)},
+            {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False)}
+            | _text_changes(record),
         )
 
 
@@ -175,6 +177,15 @@ def _hub_name(path: Path) -> str | None:
     """Return the hub name of a path in the hub's cache, or None for other paths."""
     names: Iterable[str] = (part for part in path.parts if part.startswith("models--"))
     return next((name.removeprefix("models--").replace("--", "/") for name in names), None)
+
+
+def _text_changes(record: dict[str, Any]) -> dict[str, str]:
+    changes = record.get("text_changes")
+    try:
+        text_changes.check(changes)
+    except TypeError:
+        return {}
+    return {"text": text_changes.described(changes)} if changes else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -6,7 +6,8 @@ faster. Because it is young, it is compared with the reference on samples of eac
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,9 @@ class ReferenceEncoder:
 class FastEncoder:
     """Encoder based on gigatoken, running on the calling thread.
 
+    gigatoken normalizes by a newer version of Unicode than `tokenizers`. So it is given only texts that the
+    normalizer leaves as they are; the reference encodes the others.
+
     gigatoken caches every word without a bound: a gigabyte after a hundred megabytes of random words. So it is
     recreated when the process has grown too large, which takes a tenth of a second.
 
@@ -63,22 +67,39 @@ class FastEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, memory: int = 1 << 30):
-        content = orjson.loads(tokenizer.to_json())
-        # With added tokens, gigatoken would encode "<|endoftext|>" in a text as the special token.
-        content["added_tokens"] = []
-        self._content = orjson.dumps(content)
+        self._tokenizer = tokenizer
+        content = orjson.loads(tokenizer.encoding_json())
+        # gigatoken would encode "<|endoftext|>" in a text as the special token.
+        ordinary = [token for token in content["added_tokens"] if not token["special"]]
+        self._content = orjson.dumps(content | {"added_tokens": ordinary, "normalizer": None})
         # When the cache is full, it is copied to one of twice the size, and both are in memory meanwhile.
         self._limit = memory * 2 // 5
         self._backend = self._load_backend()
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """See `Encoder`."""
+        if not self._tokenizer.normalizer:
+            return self._encode(texts)
+        kept = np.fromiter(map(self._tokenizer.keeps, texts), np.bool_, len(texts))
+        if kept.all():
+            return self._encode(texts)
+        fast = self._encode([*compress(texts, kept)])
+        slow = ReferenceEncoder(self._tokenizer).encode_batch([*compress(texts, ~kept)])
+        lengths = np.empty(len(texts), np.int64)
+        lengths[kept], lengths[~kept] = fast[1], slow[1]
+        is_fast = np.repeat(kept, lengths)
+        ids = np.empty(is_fast.size, np.uint32)
+        ids[is_fast], ids[~is_fast] = fast[0], slow[0]
+        return ids, lengths
+
+    def _encode(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         import awkward
 
         if not texts:
             return np.zeros(0, np.uint32), np.zeros(0, np.int64)
         encoded = self._backend.encode_batch(list(texts), parallel=False)
         ids, lengths = np.asarray(awkward.flatten(encoded)), np.asarray(awkward.num(encoded))
+        self._tokenizer.require_no_end_of_text(ids, lengths, texts)
         if resident_bytes() > self._limit:
             self._backend = None  # Free the memory before loading the next one.
             self._backend = self._load_backend()
@@ -104,11 +125,15 @@ def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str,
 
     Returns:
         The name of the encoder, and why the fast one was rejected. The reason is empty if the fast one was chosen
-        or the tokenizer is not byte-level.
+        or the tokenizer is not byte-level or lossy.
     """
-    if not tokenizer.is_byte_level:
+    if not tokenizer.is_byte_level or tokenizer.losses:
         return REFERENCE, ""
-    texts = [*HARD_TEXTS, *samples]
+    if tokenizer.normalizer not in ("", "NFC"):
+        return REFERENCE, f"the fast encoder does not have the tokenizer's normalizer {tokenizer.normalizer}"
+    if not all(tokenizer.keeps(token.encode()) for token in tokenizer.matched_tokens):
+        return REFERENCE, f"the tokenizer's normalizer {tokenizer.normalizer} changes its own added tokens"
+    texts = [*HARD_TEXTS, *_around(tokenizer.matched_tokens), *samples]
     try:
         ids, lengths = FastEncoder(tokenizer).encode_batch(texts)
     except Exception as error:  # The reference encoder works in any case.
@@ -132,7 +157,8 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
 
     With GPT-2's pre-tokenizer, no token spans the border between a letter and a following non-letter, or between
     a non-space and a following space. It looks ahead only after spaces and never looks behind. So both sides of
-    such a border are encoded independently. A character-level tokenizer allows cuts anywhere.
+    such a border are encoded independently, and the normalizer NFC joins nothing across one. A character-level
+    tokenizer allows cuts anywhere.
 
     Args:
         parts: The text in parts, each valid UTF-8.
@@ -142,18 +168,14 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
         The same text in different parts, each valid UTF-8.
 
     Raises:
-        UncuttableError: More than `MAX_STRETCH` bytes have no safe border. No border is known to be safe for a
-            byte-level BPE without GPT-2's pre-tokenizer.
+        UncuttableError: More than `MAX_STRETCH` bytes have no safe border. No border is known to be safe for
+            other tokenizers.
     """
     held: list[bytes] = []  # without a border, except to the next part
     size = 0
+    find_border = _border_finder(tokenizer)
     for part in parts:
-        place = len(part)
-        if tokenizer.cuts_as_gpt2:
-            before = held[-1][-_CHARACTER_BYTES:] if held else b""
-            place = _last_border(before + part) - len(before)
-        elif tokenizer.is_byte_level:
-            place = -1
+        place = find_border(held[-1][-_CHARACTER_BYTES:] if held else b"", part)
         held.append(part)
         size += len(part)
         if place >= 0:
@@ -162,7 +184,9 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
             held, size = [part[place:]], len(part) - place
         elif size > MAX_STRETCH:
             why = (
-                "" if tokenizer.cuts_as_gpt2 else " for this tokenizer, which does not cut words as GPT-2's does"
+                ""
+                if find_border is _border_in
+                else " for this tokenizer, which does not cut words as GPT-2's does"
             )
             raise UncuttableError(f"a stretch of {MAX_STRETCH:,} bytes has no place to cut it at{why}")
     if size:
@@ -171,6 +195,39 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
 
 class UncuttableError(Gpt2distError):
     """A text that is too long to be encoded whole cannot be cut."""
+
+
+def _border_finder(tokenizer: Tokenizer) -> Callable[[bytes, bytes], int]:
+    """Return the function that finds the last safe border in a part, given the bytes before the part.
+
+    It returns a byte offset in the part, or a negative number if the part has no safe border.
+    """
+    matched = tokenizer.matched_tokens
+    if tokenizer.is_character_level and not (tokenizer.text_changes or matched):
+        return lambda before, part: len(part)
+    if tokenizer.cuts_as_gpt2 and not any(_last_border(token.encode()) >= 0 for token in matched):
+        return _border_in
+    return lambda before, part: -1
+
+
+def _around(tokens: Sequence[str]) -> list[bytes]:
+    """Return texts that have these added tokens beside letters, spaces and each other."""
+    joined = "".join(tokens)
+    texts = [joined, " ".join(tokens), joined[::-1]]
+    for token in tokens:
+        texts += [
+            token,
+            f"a{token}b",
+            f"1 {token} 2",
+            f"{token}{token} {token}\n{token}",
+            token.upper(),
+            token[:-1],
+        ]
+    return [text.encode() for text in texts]
+
+
+def _border_in(before: bytes, part: bytes) -> int:
+    return _last_border(before + part) - len(before)
 
 
 def _last_border(text: bytes) -> int:

@@ -18,7 +18,7 @@ class TokenBytes:
     """
 
     def __init__(self, tokenizer: Tokenizer, end_of_text: bytes = b""):
-        table = tokenizer.token_bytes()
+        table = [*tokenizer.token_bytes]
         table[tokenizer.end_of_text_id] = end_of_text
         self.lengths = np.array([len(data) for data in table], np.int64)
         self._starts = np.cumsum(self.lengths) - self.lengths

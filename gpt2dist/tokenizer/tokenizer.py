@@ -1,14 +1,16 @@
 """Load, train, import and save tokenizers, and encode text with them.
 
-Two kinds are supported: byte-level BPE, as in GPT-2, and one token per character. Both decode to exactly the text
-that was encoded, which bits per byte requires.
+Two kinds keep every text: byte-level BPE, as in GPT-2, and one token per character. Their ids decode to exactly
+the text that was encoded, or to what their normalizer made of it. All others, such as WordPiece and Unigram, may
+lose some of the text, and whoever chooses one has to say so.
 """
 
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,14 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer import analysis
+from gpt2dist.tokenizer.analysis import ANY_CHARACTER, BYTE_ALPHABET
+from gpt2dist.tokenizer.source import CONFIG_NAME, END_OF_TEXT, FILE_NAME, read_source
+from gpt2dist.tokenizer.token_text import byte_level_bytes, bytes_in_context
 
-END_OF_TEXT = "<|endoftext|>"
-BYTE_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
-"""The 256 characters that stand for bytes in a byte-level vocabulary."""
-
-FILE_NAME = "tokenizer.json"
-CONFIG_NAME = "tokenizer_config.json"
-_ANY_CHARACTER = r"[\s\S]"
 _NO_TOKEN = "<|unknown|>"
 _PROBE = "a b  c\r\n\td . é 😀 "
-"""Text that byte-level BPE must decode unchanged; one that prepends a space does not (RoBERTa's)."""
+"""Text that byte-level BPE must decode unchanged, but for its normalizer."""
 
 
 class UnknownCharacterError(UserError):
@@ -37,45 +36,50 @@ class UnknownCharacterError(UserError):
 
 
 class Tokenizer:
-    """A byte-level BPE or character-level tokenizer with an end-of-text token.
+    """A tokenizer with an end-of-text token.
 
     Special tokens written in a text are encoded as ordinary text, so "<|endoftext|>" in a document does not end
-    it. Texts are never truncated or padded, and nothing is added to them.
+    it, whatever the tokenizer's own file says of that token. Texts are never truncated or padded, and nothing is
+    added to them.
 
     Args:
         backend: The tokenizer of the `tokenizers` library, which is modified in place.
         end_of_text: The content of the token that ends a document.
-        origin: The directory or name of the tokenizer, for messages.
+        origin: The file, directory or name of the tokenizer, for messages.
 
     Attributes:
+        origin: As given.
         end_of_text: The content of the end-of-text token.
         end_of_text_id: The id of the end-of-text token.
+        unknown_id: The id that replaces text which the vocabulary does not have; None if there is none.
+        ends_in_text: Whether ordinary text can give the end-of-text token.
+        model: The type of the model, such as "BPE" or "WordPiece".
+        dropout: The probability with which a BPE is meant to leave out a merge. It is not done here.
+        normalizer: The normalizers that a text goes through, such as "NFC"; empty if it stays as it is.
+        losses: Why ids may not decode to the normalised text; empty if they always do.
         is_byte_level: Whether the tokenizer is byte-level BPE, which can encode any text.
-        cuts_as_gpt2: Whether the tokenizer is byte-level BPE with GPT-2's pre-tokenizer.
+        cuts_as_gpt2: Whether text can be cut where GPT-2's pre-tokenizer cuts it.
+        is_character_level: Whether each character is a token, so that a text may have unknown characters.
         vocab_size: The number of ids, end-of-text included. Ids are 0 … vocab_size − 1.
 
     Raises:
-        UserError: The tokenizer may change or lose text, its ids have gaps, or it has no end-of-text token.
+        UserError: The ids have gaps, or there is no end-of-text token.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str = END_OF_TEXT, origin: str = "tokenizer"):
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = True
         self._backend = backend
-        self._origin = origin
+        self.origin = origin
+        # Not kept: the vocabulary and merges would take much memory in Python.
         content = orjson.loads(backend.to_str())
-        self._characters = _check_lossless(backend, content, origin)
-        self.is_byte_level = self._characters is None
-        self.cuts_as_gpt2 = self.is_byte_level and _cuts_as_gpt2(content["pre_tokenizer"])
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.end_of_text = end_of_text
         if end_of_text not in vocabulary:
-            raise UserError(
-                f"{origin}: has no end-of-text token {end_of_text!r}; documents must end with one. "
-                f"Name another as eos_token in {CONFIG_NAME}, or take a tokenizer that has it"
-            )
+            raise UserError(_no_end_of_text(origin, end_of_text, content))
         self.end_of_text_id = int(vocabulary[end_of_text])
+        unknown = analysis.unknown_token(content)
+        self.unknown_id = None if unknown is None else int(vocabulary[unknown])
         self.vocab_size = max(vocabulary.values()) + 1
         if len(set(vocabulary.values())) != self.vocab_size:
             missing = self.vocab_size - len(set(vocabulary.values()))
@@ -83,25 +87,37 @@ class Tokenizer:
                 f"{origin}: {missing} of the ids below {self.vocab_size} have no token; a model would waste rows "
                 "on them: take a tokenizer with dense ids, or make one with `gpt2dist tokenizer train`"
             )
+        self._encoding = self._make_encoding_backend(content)
+        self._matched = analysis.matched_tokens(content, end_of_text)
+        added = {token["content"] for token in content["added_tokens"]}
+        ordinary = analysis.ordinary_tokens(content, added | {end_of_text})
+        self._plain_tokens = added - ordinary
+        self.ends_in_text = end_of_text in ordinary
+        self.model = content["model"]["type"]
+        self.dropout = float(content["model"].get("dropout") or 0)
+        self.normalizer = analysis.normalizers_of(content)
+        self.is_byte_level = analysis.is_byte_level(content)
+        self.is_character_level = analysis.is_character_level(content)
+        self._characters = frozenset(content["model"]["vocab"]) if self.is_character_level else None
+        self.losses = tuple(self._find_losses(content))
+        # Whether an added token that must be a single word is found depends on the characters beside it.
+        words = any(token["single_word"] for token in self._matched)
+        known = not self.losses and self.normalizer in ("", "NFC") and not words
+        self.cuts_as_gpt2 = known and analysis.cuts_as_gpt2(content)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> "Tokenizer":
-        """Load a tokenizer from a directory with tokenizer.json, or from the Hugging Face hub by name.
+        """Load a tokenizer from a directory with tokenizer.json, from such a file, or from the hub by name.
 
         Args:
-            source: A directory as written by `Tokenizer.save`, or a name such as "openai-community/gpt2".
+            source: A directory as written by `Tokenizer.save`, a tokenizer.json, or a name such as
+                "openai-community/gpt2". The end-of-text token is the eos_token of the tokenizer_config.json
+                beside tokenizer.json, or else `END_OF_TEXT`.
 
         Raises:
-            UserError: `source` is neither, or the tokenizer cannot be used.
+            UserError: `source` is none of these, or the tokenizer cannot be used.
         """
-        path = Path(source) / FILE_NAME
-        if not path.is_file():
-            return cls(_from_hub(str(source)), origin=str(source))
-        try:
-            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # The library raises bare Exception.
-            raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
-        return cls(backend, _declared_end_of_text(Path(source)), origin=str(source))
+        return cls(*read_source(source), origin=str(source))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,11 +134,27 @@ class Tokenizer:
         """Return the content of tokenizer.json."""
         return self._backend.to_str()
 
+    def encoding_json(self) -> str:
+        """Return the content of the tokenizer.json with which texts are encoded; see `analysis.for_encoding`."""
+        return self._encoding.to_str()
+
+    @property
+    def matched_tokens(self) -> list[str]:
+        """The added tokens that are found in a text before the model sees it."""
+        return [token["content"] for token in self._matched]
+
+    @property
+    def text_changes(self) -> dict[str, Any]:
+        """How the text of a dataset differs from its source: empty, {"normalizer": …} or {"lossy": …}."""
+        if self.losses:
+            return {"lossy": "; ".join(self.losses)}
+        return {"normalizer": self.normalizer} if self.normalizer else {}
+
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of one text, uint32 [tokens], without end-of-text.
 
         Raises:
-            UnknownCharacterError: A character-level tokenizer does not have a character of the text.
+            UserError: As for `encode_batch`.
         """
         return self.encode_batch([text])[0]
 
@@ -134,39 +166,95 @@ class Tokenizer:
 
         Raises:
             UnknownCharacterError: A character-level tokenizer does not have a character of a text.
+            UserError: A text gives the end-of-text token, or cannot be encoded.
         """
-        for text in texts if self._characters is not None else ():
+        for text in texts if self.is_character_level else ():
             unknown = self.unknown_characters(text)
             if unknown:
                 raise UnknownCharacterError(
-                    f"{self._origin}: {describe_characters(unknown)} not in this character-level tokenizer; "
+                    f"{self.origin}: {describe_characters(unknown)} not in this character-level tokenizer; "
                     "train it on text that has them, or use a byte-level one (--kind bpe), which takes any text"
                 )
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self._encoding.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # The library raises bare Exception, such as for a missing unknown token.
+            raise UserError(f"{self.origin}: cannot encode a text ({error}); take another tokenizer") from None
         ids = [encoding.ids for encoding in encodings]
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32, count=int(lengths.sum()))
+        self.require_no_end_of_text(flat, lengths, texts)
         return flat, lengths
 
+    def require_no_end_of_text(self, ids: np.ndarray, lengths: np.ndarray, texts: Sequence[str | bytes]) -> None:
+        """Check that no text gives the end-of-text token, which ends documents.
+
+        Args:
+            ids: The concatenated ids of the texts.
+            lengths: The number of ids of each text.
+            texts: The texts.
+
+        Raises:
+            UserError: A text does.
+        """
+        found = np.flatnonzero(ids == self.end_of_text_id)
+        if not found.size:
+            return
+        text = texts[int(np.searchsorted(np.cumsum(lengths), found[0], side="right"))]
+        shown = text[:60] if isinstance(text, str) else text[:60].decode(errors="ignore")
+        raise UserError(
+            f"{self.origin}: gives the text {shown!r} its end-of-text token {self.end_of_text!r}, which would "
+            f"end a document within it; name a special token as eos_token in {CONFIG_NAME}"
+        )
+
+    def normalize(self, text: str) -> str:
+        """Return what the tokenizer's normalizer makes of a text."""
+        normalizer = self._backend.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
+    def keeps(self, text: bytes) -> bool:
+        """Return whether the normalizer certainly leaves a text as it is.
+
+        Python's version of Unicode is not older than the library's. What is NFC by the newer one is so by the
+        older, to which a new character is one that nothing composes with or moves across.
+        """
+        if not self.normalizer:
+            return True
+        return self.normalizer == "NFC" and (text.isascii() or unicodedata.is_normalized("NFC", text.decode()))
+
     def unknown_characters(self, text: str) -> list[str]:
-        """Return the sorted characters of `text` that the tokenizer cannot encode; empty for byte-level BPE."""
-        return [] if self._characters is None else sorted(set(text) - self._characters)
+        """Return the sorted characters of a text that a character-level tokenizer lacks; empty for all others."""
+        return [] if self._characters is None else sorted(set(self.normalize(text)) - self._characters)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of `ids`, including end-of-text. An incomplete UTF-8 sequence becomes U+FFFD."""
-        return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
+        """Return the text of `ids`, including end-of-text. An incomplete UTF-8 sequence becomes U+FFFD.
 
-    def token_bytes(self) -> list[bytes]:
-        """Return the bytes of the text that each id stands for; for special tokens, those of their names."""
-        names = {number: name for name, number in self._backend.get_vocab(with_added_tokens=True).items()}
-        special = self._backend.get_added_tokens_decoder()
-        byte_of = _byte_of_character() if self.is_byte_level else None
-        return [
-            names[number].encode()
-            if byte_of is None or number in special
-            else bytes(byte_of[character] for character in names[number])
-            for number in range(self.vocab_size)
-        ]
+        A lossy tokenizer gives the text as its own decoder has it; that of WordPiece puts spaces between words.
+        """
+        if self.losses:
+            return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
+        table = self.token_bytes
+        return b"".join([table[number] for number in np.asarray(ids).tolist()]).decode(errors="replace")
+
+    def decode_after(self, before: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> str:
+        """Return the text that `ids` add to a text of the ids `before`, such as a space and a word."""
+        if not self.losses:
+            return self.decode(ids)
+        head, whole = self.decode(before), self.decode([*before, *ids])
+        return whole[len(head) :] if whole.startswith(head) else self.decode(ids)
+
+    @cached_property
+    def token_bytes(self) -> tuple[bytes, ...]:
+        """The bytes of the text that each id stands for; for special tokens, those of their names.
+
+        For a lossy tokenizer, the bytes that its decoder adds for the id within a text.
+        """
+        by_id = {number: name for name, number in self.vocabulary.items()}
+        names = [by_id[number] for number in range(self.vocab_size)]
+        if self.is_byte_level:
+            return tuple(byte_level_bytes(names, self._plain_tokens))
+        if self.losses:
+            return tuple(bytes_in_context(self._backend, names))
+        return tuple(name.encode() for name in names)
 
     def save(self, directory: str | os.PathLike[str], context_length: int | None = None) -> None:
         """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer loads as the same tokenizer.
@@ -190,6 +278,23 @@ class Tokenizer:
             config["model_max_length"] = context_length
         (directory / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
         (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def _make_encoding_backend(self, content: analysis.Content) -> tokenizers.Tokenizer:
+        backend, changed = self._backend, analysis.for_encoding(content, self.end_of_text)
+        if changed is not content:
+            backend = tokenizers.Tokenizer.from_str(orjson.dumps(changed).decode())
+        backend.encode_special_tokens = True
+        return backend
+
+    def _find_losses(self, content: analysis.Content) -> Iterator[str]:
+        found = analysis.losses(content, self.end_of_text)
+        yield from found
+        if self.is_byte_level and not found:
+            ids = self._encoding.encode(_PROBE, add_special_tokens=False).ids
+            names = [str(self._backend.id_to_token(number)) for number in ids]
+            given = b"".join(byte_level_bytes(names, self._plain_tokens))
+            if given != self.normalize(_PROBE).encode():
+                yield f"it does not give back the text {_PROBE!r}"
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, show_progress: bool = False) -> Tokenizer:
@@ -225,7 +330,7 @@ def train_char(texts: Iterable[str]) -> Tokenizer:
     vocabulary = {character: number for number, character in enumerate(sorted(characters))}
     # The unknown token is not in the vocabulary, so an unknown character is an error and never becomes a token.
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_NO_TOKEN))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_ANY_CHARACTER), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(ANY_CHARACTER), "isolated")
     # This adds nothing. Without it, AutoTokenizer would insert the same one on saving and change the fingerprint.
     backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A:0 $B:1", special_tokens=[])
     backend.decoder = decoders.Fuse()
@@ -255,7 +360,10 @@ def import_gpt2(vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -
         ) from None
     if END_OF_TEXT not in entries:
         raise UserError(f"{vocab}: has no {END_OF_TEXT!r}, so it is not a vocabulary of GPT-2's form")
-    return Tokenizer(_with_end_of_text(backend), origin=str(vocab))
+    tokenizer = Tokenizer(_with_end_of_text(backend), origin=str(vocab))
+    if tokenizer.losses:
+        raise UserError(f"{vocab}: would lose text, since {'; '.join(tokenizer.losses)}; give another vocabulary")
+    return tokenizer
 
 
 def describe_characters(characters: Sequence[str]) -> str:
@@ -278,68 +386,10 @@ def _with_end_of_text(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return backend
 
 
-def _check_lossless(backend: tokenizers.Tokenizer, content: dict[str, Any], origin: str) -> frozenset[str] | None:
-    """Return the alphabet of a character-level tokenizer or None for byte-level BPE; refuse all others."""
-    vocabulary = backend.get_vocab(with_added_tokens=False)
-    if content["normalizer"] is None:
-        if content["model"]["type"] == "BPE" and _mentions(content["pre_tokenizer"], "ByteLevel"):
-            missing = BYTE_ALPHABET - vocabulary.keys()
-            if missing:
-                raise UserError(
-                    f"{origin}: its vocabulary lacks {len(missing)} of the 256 bytes, so it would lose text; "
-                    "train one with `gpt2dist tokenizer train`"
-                )
-            if backend.decode(backend.encode(_PROBE, add_special_tokens=False).ids) == _PROBE:
-                return None
-        pattern = (content["pre_tokenizer"] or {}).get("pattern")
-        if content["model"]["type"] == "WordLevel" and pattern == {"Regex": _ANY_CHARACTER}:
-            return frozenset(vocabulary)
-    raise UserError(
-        f"{origin}: neither byte-level BPE nor character-level, so it may change or lose text; "
-        "make one with `gpt2dist tokenizer train` or `gpt2dist tokenizer import`"
+def _no_end_of_text(origin: str, end_of_text: str, content: analysis.Content) -> str:
+    special = [token["content"] for token in content["added_tokens"] if token["special"]]
+    others = f" (its special tokens: {', '.join(special[:10])})" if special else ""
+    return (
+        f"{origin}: has no end-of-text token {end_of_text!r}; documents must end with one. "
+        f"Name another as eos_token in {CONFIG_NAME}{others}, or take a tokenizer that has it"
     )
-
-
-def _byte_of_character() -> dict[str, int]:
-    """Return the byte of each character of a byte-level vocabulary (Radford et al. 2019, `bytes_to_unicode`)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    moved = {chr(0x100 + place): byte for place, byte in enumerate(others)}
-    return {chr(byte): byte for byte in printable} | moved
-
-
-def _cuts_as_gpt2(rule: dict[str, Any]) -> bool:
-    """Return whether the pre-tokenizer of a byte-level BPE is exactly GPT-2's."""
-    return rule["type"] == "ByteLevel" and rule.get("use_regex", True) and not rule["add_prefix_space"]
-
-
-def _mentions(node: Any, kind: str) -> bool:
-    """Return whether a pre-tokenizer is of type `kind` or contains one, at any depth."""
-    if not isinstance(node, dict):
-        return False
-    return node.get("type") == kind or any(_mentions(child, kind) for child in node.get("pretokenizers", ()))
-
-
-def _from_hub(name: str) -> tokenizers.Tokenizer:
-    path = Path(name)
-    missing = f"{name}: not a directory with {FILE_NAME}, and not found on the hub"
-    if path.is_absolute() or path.exists() or name.startswith(".") or len(path.parts) > 2:
-        raise UserError(f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` makes such a directory")
-    try:
-        return tokenizers.Tokenizer.from_pretrained(name)
-    except Exception as error:  # The library raises bare Exception for every failure.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{missing}: {reason}") from None
-
-
-def _declared_end_of_text(directory: Path) -> str:
-    """Return the eos_token of tokenizer_config.json, or `END_OF_TEXT` if it declares none."""
-    path = directory / CONFIG_NAME
-    if not path.is_file():
-        return END_OF_TEXT
-    try:
-        declared = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: malformed ({error})") from None
-    content = declared.get("content") if isinstance(declared, dict) else declared
-    return content if isinstance(content, str) else END_OF_TEXT

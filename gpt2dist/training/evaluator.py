@@ -55,7 +55,11 @@ class Evaluator:
         """
         results = {entry.name: self._score(entry, poll) for entry in self.plan.validation}
         if self.world.is_main and results:
-            report = {name: result.measures() for name, result in results.items()}
+            changes = {entry.name: entry.dataset.text_changes for entry in self.plan.validation}
+            report = {
+                name: result.measures() | ({"text_changes": changes[name]} if changes[name] else {})
+                for name, result in results.items()
+            }
             atomic_io.write_json(
                 RunDirectory(self.config.output_dir).evaluations / f"{checkpoint_name(step)}.json", report
             )
@@ -70,7 +74,7 @@ class Evaluator:
         for number, (prompt, tokens) in enumerate(zip(samples.prompts, self.prompts, strict=True)):
             poll()
             (new,) = self.generator([tokens], [seed + number], how, run_on=True)
-            texts[f"samples/{number}"] = prompt + self.tokenizer.decode(new)
+            texts[f"samples/{number}"] = prompt + self.tokenizer.decode_after(tokens, new)
         return texts
 
     def _score(self, entry: ValidationSet, poll: Callable[[], None]) -> Score:

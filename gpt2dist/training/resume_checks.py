@@ -167,7 +167,9 @@ def manifest_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) ->
     changes = []
     for each, different in _other_manifests(before, now):
         named = [f"{key} is {new}, was {old}" for key, (old, new) in different.items()]
-        what = ", ".join(named) or "options, sources, left-out documents or the validation split differ"
+        what = ", ".join(named) or (
+            "options, sources, left-out documents, text changes or the validation split differ"
+        )
         changes.append(
             f"{each['path']}/manifest.json: another one than at the last start, of the same tokens: {what}"
         )

@@ -9,6 +9,7 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 
 from gpt2dist.corpus import documents
@@ -70,13 +71,19 @@ class _Table:
             strict=True,
         )
         header = self._header()
+        self._end_rows_with(crlf=self._lines.ends_with_crlf)
         if reading.text_field not in header:
             raise no_column(piece.path, reading.text_field, header)
         self._column, self._cells = header.index(reading.text_field), len(header)
 
+    def _end_rows_with(self, crlf: bool) -> None:
+        self._dialect = self._lines.dialect = replace(self._dialect, crlf=crlf)
+
     def rows(self) -> Iterator[Item]:
         """Yield the documents."""
         while True:
+            if self._dialect.crlf and not self._lines.ends_with_crlf:
+                self._end_rows_with(crlf=False)
             self._lines.begin()
             try:
                 row = self._next_row()
@@ -168,10 +175,11 @@ class _Lines:
     Attributes:
         line: First line of the row, 1-based.
         offset: First byte of the row.
+        dialect: Syntax of the table.
     """
 
     def __init__(self, records: FileRecords, dialect: Dialect):
-        self._records, self._source, self._dialect = records, iter(records), dialect
+        self._records, self._source, self.dialect = records, iter(records), dialect
         self.begin()
 
     def begin(self) -> None:
@@ -185,6 +193,12 @@ class _Lines:
     def count(self) -> int:
         """The number of lines of the row so far."""
         return len(self._row)
+
+    @property
+    def ends_with_crlf(self) -> bool:
+        """Whether the row that was read ends with CR LF; True for a row that is too long to be kept."""
+        last = self._row[-1] if self._row else b""
+        return not isinstance(last, bytes) or last.endswith(b"\r")
 
     def __iter__(self) -> "_Lines":
         return self
@@ -201,7 +215,7 @@ class _Lines:
         self._size += len(line)
         if self._size > documents.LONG_BYTES:
             raise _LongRow
-        if len(self._row) > self._dialect.max_field_lines:
+        if len(self._row) > self.dialect.max_field_lines:
             self.parse()
         return line.decode("latin-1") + "\n"
 
@@ -212,7 +226,7 @@ class _Lines:
             BadDocumentError: The row is malformed.
             LongFieldError: A quoted field has too many lines.
         """
-        self._parser = self._parser or RowParser(0, self._dialect)
+        self._parser = self._parser or RowParser(0, self.dialect)
         for line in self._row[self._parser.lines :]:
             assert isinstance(line, bytes), "a row with a long line is parsed by `cell_parts` alone"
             deque(self._parser.read_line((line,)), maxlen=0)

@@ -24,11 +24,13 @@ class Dialect:
         delimiter: Separator of the cells, one byte.
         quoting: Whether a quote at the start of a field opens a quoted field.
         max_field_lines: Maximum lines of a quoted field.
+        crlf: Whether rows end with CR LF. Then a bare LF within a quoted field ends no line: it hides no row.
     """
 
     delimiter: bytes
     quoting: bool
     max_field_lines: int
+    crlf: bool = False
 
 
 class LongFieldError(Gpt2distError):
@@ -97,7 +99,10 @@ class RowParser:
         self.cell = self.lines = 0
         self._column, self._dialect = column, dialect
         self._state = _State.START
-        self._field_line = 0  # at which the last quoted field starts
+        self._field_line = self._field_lines = (
+            0  # of the last quoted field: where it starts, how many lines it has
+        )
+        self._crlf = False  # whether the last line ended so
 
     @property
     def quoted(self) -> bool:
@@ -116,13 +121,15 @@ class RowParser:
             LongFieldError: The line is one too many for its quoted field.
         """
         quoted = self.quoted
-        if quoted and self.lines - self._field_line >= self._dialect.max_field_lines:
-            raise LongFieldError(self._field_line)
+        if quoted and (self._crlf or not self._dialect.crlf):
+            self._field_lines += 1
+            if self._field_lines > self._dialect.max_field_lines:
+                raise LongFieldError(self._field_line)
         self.lines += 1
-        line_feed = b"\n" if quoted else b""
+        line_feed, self._crlf = b"\n" if quoted else b"", False
         for chunk in chunks:
             yield from self._feed(line_feed + chunk)
-            line_feed = b""
+            line_feed, self._crlf = b"", chunk.endswith(b"\r")
 
     def _feed(self, data: bytes) -> Iterator[bytes]:
         at = 0
@@ -137,7 +144,7 @@ class RowParser:
         byte = data[at : at + 1]
         match self._state:
             case _State.START if byte == b'"' and self._dialect.quoting:
-                self._state, self._field_line = _State.QUOTED, self.lines - 1
+                self._state, self._field_line, self._field_lines = _State.QUOTED, self.lines - 1, 1
                 return b"", at + 1
             case _State.QUOTED:
                 end = data.find(b'"', at)

@@ -194,3 +194,31 @@ def test_a_location_shows_its_first_byte_also_where_that_is_0():
     assert str(SourceLocation("a.txt", 1, 0)) == "a.txt:1 (byte 0)"
     assert str(SourceLocation("a.txt", 9, 12_345)) == "a.txt:9 (byte 12,345)"
     assert str(SourceLocation("a.parquet", 1, None)) == "a.parquet:1"
+
+
+def test_a_manifest_without_changes_of_text_says_that_every_byte_was_kept(tmp_path):
+    manifest("train-00000").save(tmp_path)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    del content["text_changes"], content["manifest_sha256"]  # as version 0.1 wrote it
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert Manifest.load(tmp_path).text_changes == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        None,
+        [],
+        5,
+        {"documents": 3},
+        {"lossy": 1},
+        {"normalizer": "NFC", "documents": True},
+        {"lossy": "x", "documents": -1},
+    ],
+)
+def test_malformed_changes_of_text(tmp_path, changes):
+    manifest("train-00000").save(tmp_path)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(content | {"text_changes": changes}))
+    with pytest.raises(UserError, match=r"manifest.json: malformed \(text_changes"):
+        Manifest.load(tmp_path)

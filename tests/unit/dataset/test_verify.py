@@ -152,6 +152,7 @@ def rewritten(dataset, changes, keep_hash=True):
         ({"left_out": {"rejected": 0}}, "rejected.jsonl: lists 1 rejected documents, the manifest says 0"),
         ({"left_out": {"rejected": 0}, "listings": {}}, "pieces.jsonl: the manifest has no sha256 of it"),
         ({"sources": {"files": 2}}, "sources.jsonl: its files are 1, the manifest says 2"),
+        ({"text_changes": {"lossy": "x"}}, "manifest.json: text_changes says 'lossy', which is not true of the "),
         ({"options": {"adopted": "nanogpt"}}, "train-00000.bin: is of the format megatron, and the dataset of "),
     ],
 )

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 
 from gpt2dist.tokenizer import encoder as encoder_module
 from gpt2dist.tokenizer.encoder import (
@@ -19,6 +20,8 @@ from gpt2dist.tokenizer.encoder import (
     resident_bytes,
 )
 from gpt2dist.tokenizer.tokenizer import Tokenizer, import_gpt2, train_bpe, train_char
+from tests.support import other_tokenizers
+from tests.support.other_tokenizers import saved
 
 WORDS = [
     "the ",
@@ -188,6 +191,103 @@ def test_a_text_without_a_border_is_refused(small, monkeypatch):
     # where characters are tokens, all places are good
     char = train_char(["a"])
     assert list(cut_long_text([b"a" * 600_000] * 3, char)) == [b"a" * 600_000] * 3
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    home = tmp_path_factory.mktemp("others")
+    return {
+        name: Tokenizer.load(saved(getattr(other_tokenizers, name)(), home / name))
+        for name in ("gpt_neox", "qwen2", "roberta")
+    }
+
+
+SPECIAL_WORDS = [
+    *WORDS,
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_",
+    " " * 9,
+    " " * 30,
+    "\u0301",
+    "\u1112\u1161",
+    "\u212b",
+]
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "qwen2"])
+def test_fast_equals_reference_with_normalizers_and_added_tokens(others, name, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "WORDS", SPECIAL_WORDS)
+    assert choose_encoder(others[name], [b"some text"]) == (FAST, "")
+    assert_equal(others[name], random_texts(1500, 40))
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "qwen2"])
+def test_texts_that_a_normalizer_changes_are_left_to_the_reference(others, name):
+    """U+0898 is of Unicode 14, by which gigatoken reorders marks, and `tokenizers` does not."""
+    marks = ["\u0898\u0301\u0323", "e\u0301", "\u0323\u0301", "\u1112\u1161\u11ab", "\u212b", "\u0344", "é"]
+    assert_equal(others[name], ["", *marks, "plain", *(f"a{mark}b <tool_call>{mark}" for mark in marks)])
+    assert_equal(others[name], ["e\u0301", "\u212b"])
+    draw = random.Random(0)
+    alphabet = [*marks, "a", " ", "  ", "<tool_call>", "\u0338", ">", "가", "\u11a8"]
+    assert_equal(others[name], ["".join(draw.choices(alphabet, k=draw.randint(0, 6))) for _ in range(1000)])
+
+
+def test_added_tokens_that_the_normalizer_changes(tmp_path):
+    backend = other_tokenizers.gpt_neox()
+    backend.add_tokens([tokenizers.AddedToken("e\u0301!", normalized=True)])
+    name, why = choose_encoder(Tokenizer.load(saved(backend, tmp_path)), [])
+    assert name == REFERENCE and why == "the tokenizer's normalizer NFC changes its own added tokens"
+
+
+def test_lossy_tokenizers_and_other_normalizers_are_left_to_the_reference(others, tmp_path):
+    assert choose_encoder(others["roberta"], [b"abc"]) == (REFERENCE, "")
+    backend = other_tokenizers.gpt_neox()
+    backend.normalizer = tokenizers.normalizers.Lowercase()
+    name, why = choose_encoder(Tokenizer.load(saved(backend, tmp_path)), [b"abc"])
+    assert name == REFERENCE and "does not have the tokenizer's normalizer Lowercase" in why
+
+
+def test_an_added_token_that_the_fast_encoder_takes_otherwise_is_found(tmp_path):
+    backend = other_tokenizers.qwen2()
+    backend.add_tokens([tokenizers.AddedToken("<w>", single_word=True, normalized=False)])
+    tokenizer = Tokenizer.load(saved(backend, tmp_path))
+    name, why = choose_encoder(tokenizer, [])
+    texts = [text.encode() for text in ("a<w>b", "a <w> b", "<w>", "_<w>", "é<w>.")]
+    same = np.array_equal(
+        FastEncoder(tokenizer).encode_batch(texts)[0], ReferenceEncoder(tokenizer).encode_batch(texts)[0]
+    )
+    assert name == (FAST if same else REFERENCE), why
+
+
+@pytest.mark.parametrize("part_size", [1, 7, 33])
+def test_stretches_with_a_normalizer_and_added_tokens(others, part_size, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "WORDS", SPECIAL_WORDS)
+    reference = ReferenceEncoder(others["gpt_neox"])
+    for text in random_texts(150, 80, seed=part_size):
+        parts = [text[at : at + part_size].encode() for at in range(0, len(text), part_size)]
+        stretches = list(cut_long_text(parts, others["gpt_neox"]))
+        assert b"".join(stretches) == text.encode()
+        if stretches:
+            ids, _ = reference.encode_batch(stretches)
+            assert np.array_equal(ids, reference.encode_batch([text.encode()])[0]), text
+
+
+@pytest.mark.parametrize("options", [{"content": "a b"}, {"content": "<x>", "single_word": True}])
+def test_added_tokens_across_a_border_forbid_cuts(tmp_path, monkeypatch, options):
+    backend = other_tokenizers.gpt_neox()
+    backend.add_tokens([tokenizers.AddedToken(**options)])
+    monkeypatch.setattr(encoder_module, "MAX_STRETCH", 10)
+    with pytest.raises(UncuttableError, match="no place to cut it at"):
+        list(cut_long_text([b"a b c d e f"], Tokenizer.load(saved(backend, tmp_path))))
+
+
+def test_characters_after_a_normalizer_are_not_cut(tmp_path, monkeypatch):
+    backend = tokenizers.Tokenizer.from_str(train_char(["abcdefé "]).to_json())
+    backend.normalizer = tokenizers.normalizers.NFC()
+    monkeypatch.setattr(encoder_module, "MAX_STRETCH", 10)
+    with pytest.raises(UncuttableError, match="no place to cut it at"):
+        list(cut_long_text([b"a b c d e f"], Tokenizer.load(saved(backend, tmp_path))))
 
 
 def test_a_tokenizer_with_other_words_is_not_cut(small, monkeypatch, tmp_path):

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from gpt2dist.errors import UserError
+from gpt2dist.tokenizer.analysis import BYTE_ALPHABET
 from gpt2dist.tokenizer.tokenizer import (
-    BYTE_ALPHABET,
     END_OF_TEXT,
     Tokenizer,
     UnknownCharacterError,
@@ -35,11 +35,11 @@ def auto_tokenizer(directory):
     return AutoTokenizer.from_pretrained(directory)
 
 
-def byte_level(vocabulary=None, prefix_space=False):
+def byte_level(vocabulary=None):
     backend = tokenizers.Tokenizer(
         models.BPE(vocabulary or {c: i for i, c in enumerate(sorted(BYTE_ALPHABET))}, [])
     )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return backend
 
@@ -156,26 +156,25 @@ def test_load_refuses_what_is_no_tokenizer(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def lowercasing():
-    backend = byte_level()
-    backend.normalizer = normalizers.Lowercase()
-    return backend
+def test_a_tokenizer_is_named_by_its_file_too(tmp_path, bpe):
+    bpe.save(tmp_path)
+    assert Tokenizer.load(tmp_path / "tokenizer.json").fingerprint == bpe.fingerprint
+    renamed = (tmp_path / "tokenizer.json").rename(tmp_path / "mine.json")
+    assert Tokenizer.load(renamed).fingerprint == bpe.fingerprint
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "Ġ"}')  # the file beside it counts
+    assert Tokenizer.load(renamed).end_of_text == "Ġ"
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: not a tokenizer of the tokenizers library"):
+        Tokenizer.load(tmp_path / "tokenizer_config.json")
 
 
-@pytest.mark.parametrize(
-    "backend, message",
-    [
-        (lambda: tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), "may change or lose text"),
-        (lambda: byte_level(prefix_space=True), "may change or lose text"),
-        (lowercasing, "may change or lose text"),
-        (lambda: byte_level({"a": 0, "b": 1}), "lacks 254 of the 256 bytes"),
-    ],
-)
-def test_tokenizers_that_lose_text_are_refused(backend, message):
-    backend = backend()
-    backend.add_special_tokens([END_OF_TEXT])
-    with pytest.raises(UserError, match=message):
-        Tokenizer(backend)
+def test_added_tokens_that_the_library_would_renumber_are_refused(tmp_path, bpe):
+    bpe.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append(content["added_tokens"][0] | {"id": 5000, "content": "<far>"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"'<far>' the id 5000, and the tokenizers library makes it 300"):
+        Tokenizer.load(path)
 
 
 def test_ids_with_holes_are_refused():

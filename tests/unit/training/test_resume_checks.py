@@ -211,7 +211,7 @@ def test_a_manifest_that_says_something_else_is_refused_or_told():
     ]
     assert manifest_changes(before, of_manifest("b" * 64)) == [
         "books/manifest.json: another one than at the last start, of the same tokens: options, sources, "
-        "left-out documents or the validation split differ"
+        "left-out documents, text changes or the validation split differ"
     ]
 
 

@@ -73,6 +73,22 @@ def test_a_quoted_field_of_too_many_lines_stops(tmp_path, read_corpus, monkeypat
     assert read_corpus(path, max_field_lines=6)[-1].text == "last"
 
 
+@pytest.mark.parametrize("long_bytes", [1 << 20, 30])
+def test_where_rows_end_with_cr_lf_a_bare_lf_hides_no_row(tmp_path, read_corpus, monkeypatch, long_bytes):
+    monkeypatch.setattr(documents, "LONG_BYTES", long_bytes)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 16)
+    path, poem = tmp_path / "a.csv", "\n".join("abcdefghij")
+    path.write_text(f'id,text\r\n1,"{poem}"\r\n2,b\r\n', newline="")
+    seen = read_corpus(path, max_field_lines=4)
+    assert [(item.text, item.line) for item in seen] == [(poem, 2), ("b", 12)]
+    path.write_text('id,text\r\n1,"a\r\n2,b\r\n3,c\r\n4,d\r\n5,e"\r\n', newline="")
+    with pytest.raises(UserError, match=r"line 2: a quoted field starts here and does not end within 4 lines"):
+        read_corpus(path, max_field_lines=4)
+    path.write_text(f'id,text\r\n0,a\n1,"{poem}"\n2,b\n', newline="")  # rows end with a bare LF, too
+    with pytest.raises(UserError, match=r"line 3: a quoted field starts here and does not end within 4 lines"):
+        read_corpus(path, max_field_lines=4)
+
+
 @pytest.mark.parametrize(
     "data, message",
     [

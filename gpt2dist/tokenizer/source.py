@@ -1,0 +1,76 @@
+"""Read a tokenizer of the `tokenizers` library from where a user names it."""
+
+import json
+import os
+from pathlib import Path
+
+import orjson
+import tokenizers
+
+from gpt2dist.errors import UserError
+from gpt2dist.tokenizer import analysis
+
+END_OF_TEXT = "<|endoftext|>"
+FILE_NAME = "tokenizer.json"
+CONFIG_NAME = "tokenizer_config.json"
+
+
+def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, str]:
+    """Return a tokenizer and its end-of-text token; see `Tokenizer.load`.
+
+    Raises:
+        UserError: There is no tokenizer, or it cannot be used.
+    """
+    path = Path(source) if Path(source).is_file() else Path(source) / FILE_NAME
+    if not path.is_file():
+        return _from_hub(str(source)), END_OF_TEXT
+    try:
+        text = path.read_text(encoding="utf-8")
+        backend = tokenizers.Tokenizer.from_str(text)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # The library raises bare Exception; a panic of Rust is none.
+        raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
+    _check_added_ids(backend, orjson.loads(text), path)
+    return backend, _declared_end_of_text(path.parent)
+
+
+def _check_added_ids(backend: tokenizers.Tokenizer, content: analysis.Content, path: Path) -> None:
+    """Check that added tokens have the ids that the file says. The library renumbers them without a word."""
+    for token in content.get("added_tokens") or ():
+        if (given := backend.token_to_id(token["content"])) != token["id"]:
+            raise UserError(
+                f"{path}: gives the added token {token['content']!r} the id {token['id']}, and the tokenizers "
+                f"library makes it {given}: ids must follow those of the vocabulary without gaps; mend the file"
+            )
+
+
+def _from_hub(name: str) -> tokenizers.Tokenizer:
+    path = Path(name)
+    missing = f"{name}: not a directory with {FILE_NAME}, and not found on the hub"
+    if path.suffix == ".json":
+        raise UserError(f"{name}: no such file; name a {FILE_NAME}, or the directory that has it")
+    if (path / "vocab.txt").is_file():
+        raise UserError(
+            f"{missing}: it has BERT's vocab.txt; `gpt2dist tokenizer import --vocab {name}/vocab.txt` makes one"
+        )
+    if path.is_absolute() or path.exists() or name.startswith(".") or len(path.parts) > 2:
+        raise UserError(f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` makes such a directory")
+    try:
+        return tokenizers.Tokenizer.from_pretrained(name)
+    except Exception as error:  # The library raises bare Exception for every failure.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{missing}: {reason}") from None
+
+
+def _declared_end_of_text(directory: Path) -> str:
+    """Return the eos_token of tokenizer_config.json, or `END_OF_TEXT` if it declares none."""
+    path = directory / CONFIG_NAME
+    if not path.is_file():
+        return END_OF_TEXT
+    try:
+        declared = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: malformed ({error})") from None
+    content = declared.get("content") if isinstance(declared, dict) else declared
+    return content if isinstance(content, str) else END_OF_TEXT
