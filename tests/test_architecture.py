@@ -50,10 +50,11 @@ MAY_IMPORT = {
     "errors": "",
     "importing": "",
     "memory": "",
+    "output_paths": "",
 }
 """Each package or module, top first, and those below that it may import beside itself and EVERYWHERE."""
 
-EVERYWHERE = {"atomic_io", "errors", "importing", "memory"}
+EVERYWHERE = {"atomic_io", "errors", "importing", "memory", "output_paths"}
 
 DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
@@ -78,6 +79,7 @@ LIGHT = (
         "errors",
         "importing",
         "memory",
+        "output_paths",
         "distributed.launch_environment",
         "config.yaml",
         "loading.batch_ramp",

@@ -15,6 +15,7 @@ from gpt2dist.cli import add_quiet
 from gpt2dist.commands.preprocess import add_corpus_arguments, reading, suffixes
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import info
+from gpt2dist.output_paths import check_new_directory, new_directory
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading, Source
@@ -84,15 +85,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
     """Create the tokenizer, unless it exists already."""
     output = Path(args.output)
+    check_new_directory(output, reuse=True)
     with tempfile.TemporaryDirectory(prefix="gpt2dist-") as scratch:
         training = args.action == "train"
         make, origin = _prepare_training(args, Path(scratch)) if training else _prepare_import(args)
         if _is_there(output, origin):
             info(f"{output} was made from the same inputs with the same options: nothing to do", "tokenizer")
             return None
+        check_new_directory(output)
         tokenizer = make()
-    tokenizer.save(output)
-    (output / RECORD_NAME).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    with new_directory(output) as partial:
+        tokenizer.save(partial)
+        (partial / RECORD_NAME).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     wanted = getattr(args, "vocab_size", None)
     if wanted and tokenizer.vocab_size < wanted:
         info(f"the corpus is too small for {wanted} entries; it gave {tokenizer.vocab_size}", "tokenizer")

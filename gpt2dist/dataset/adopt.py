@@ -22,12 +22,12 @@ from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_
 from gpt2dist.dataset.flat_formats import BLOCK
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.errors import UserError
+from gpt2dist.output_paths import check_new_directory, new_directory
 from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 FORMATS = ("megatron", "nanogpt", "llmc")
 _VAL = re.compile(r"(?:^|[^a-z])(?:val|valid|validation)(?:[^a-z]|$)", re.IGNORECASE)
-_AGAIN = "; remove it, or choose another --output"
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def adopt(
             differ in dtype; or a token is not in the tokenizer's vocabulary.
     """
     output = adoption.output
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output}: already exists{_AGAIN}")
+    check_new_directory(output)
     tokenizer = Tokenizer.load(adoption.tokenizer)
     files = _find_split(adoption)
     empty = _manifest(adoption, tokenizer, _common_dtype(adoption, tokenizer, files), ())
@@ -80,13 +79,12 @@ def adopt(
         records.append(_measure(empty, record, tokenizer, lambda count: on_bytes(count, total)))
         if problem := _unmarked(empty, records[-1]):
             on_warning(problem)
-    output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(output)
     listing = "".join(json.dumps(_source(path)) + "\n" for record in records for path in _files(empty, record))
-    atomic_io.write_text(output / "sources.jsonl", listing)
-    manifest = _manifest(adoption, tokenizer, np.dtype(empty.dtype), records, listing)
-    manifest.save(output)
-    return manifest
+    with new_directory(output) as partial:
+        tokenizer.save(partial)
+        atomic_io.write_text(partial / "sources.jsonl", listing)
+        _manifest(adoption, tokenizer, np.dtype(empty.dtype), records, listing).save(partial)
+    return Manifest.load(output)
 
 
 # --- Finding the files ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The build directory of a job: locking, and checks that its content belongs to the job."""
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from gpt2dist import atomic_io
 from gpt2dist.corpus import Source
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.output_paths import check_new_directory
 from gpt2dist.preprocessing.tasks import PLAN_VERSION, PreprocessingJob
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -68,16 +70,41 @@ class JobFingerprint:
         return ", ".join(f"{len(names)} {kind}: {names[0]} …" for kind, names in kinds.items() if names)
 
 
+def check_places(job: PreprocessingJob) -> None:
+    """Check, before any work, that the dataset can be built beside its final name and renamed to it.
+
+    Raises:
+        UserError: It cannot.
+    """
+    check_new_directory(job.output, reuse=True)
+    if _is_taken(job.output) and not (job.output / "manifest.json").is_file():
+        raise UserError(f"{job.output}: exists and is not a dataset directory; choose another --output")
+    if not os.path.lexists(job.build):
+        return
+    if not job.build.is_dir():
+        raise UserError(
+            f"{job.build}: the unfinished work belongs here, and this is no directory; remove it, or choose "
+            "another --output"
+        )
+    if job.build.stat().st_dev != job.output.parent.stat().st_dev:
+        raise UserError(
+            f"{job.build}: is on another disk than {job.output}, which its content must become by a rename; "
+            "remove this link or mount, and name an --output on that disk (the output itself may be a link to it)"
+        )
+
+
+def _is_taken(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
+
+
 def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None:
     """Return the manifest of this job's finished dataset, or None if `job.output` is missing or empty.
 
     Raises:
-        UserError: `job.output` holds another dataset or something else.
+        UserError: `job.output` holds another dataset.
     """
-    if not job.output.exists() or (job.output.is_dir() and not any(job.output.iterdir())):
+    if not _is_taken(job.output):
         return None
-    if not (job.output / "manifest.json").is_file():
-        raise UserError(f"{job.output}: exists and is not a dataset directory; choose another --output")
     manifest = Manifest.load(job.output)
     different = identity.differences({name: getattr(manifest, name) for name in identity.plan}, job.output)
     if different:

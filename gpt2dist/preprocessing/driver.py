@@ -23,7 +23,7 @@ from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.assembly import assemble, dataset_folder, load_results
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
-from gpt2dist.preprocessing.build import JobFingerprint, check_plan, finished, open_build
+from gpt2dist.preprocessing.build import JobFingerprint, check_places, check_plan, finished, open_build
 from gpt2dist.preprocessing.deduplication import remove_duplicates
 from gpt2dist.preprocessing.executors import open_executor, run_all, start_early
 from gpt2dist.preprocessing.tasks import (
@@ -145,6 +145,7 @@ def check(job: PreprocessingJob) -> int:
 def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
     """Check the options of a job, load its tokenizer, find its sources and compute its fingerprint."""
     job.check()
+    check_places(job)
     start_early(job)
     load_normalizer(job.normalizer)
     tokenizer = Tokenizer.load(job.tokenizer)

@@ -22,6 +22,7 @@ from gpt2dist.dataset.megatron_format import HEADER
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.errors import UserError
+from gpt2dist.output_paths import resolved
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts
 
 PLAN_VERSION = 2
@@ -46,7 +47,7 @@ class PreprocessingJob:
     tokenizer: str
     """A directory with tokenizer.json, or a name on the Hugging Face hub."""
     output: Path
-    """The dataset directory to create."""
+    """The dataset directory to create. A link gives what it points to, so that `build` is on its disk."""
     format: str | None = None
     """The format of all inputs; None: inferred from their names."""
     suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
@@ -81,6 +82,9 @@ class PreprocessingJob:
     """Fingerprint of the tokenizer that the driver loaded."""
     driver: str = ""
     """Unique identifier of the driver process; a job array runs several drivers for one job."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", resolved(self.output))
 
     @property
     def build(self) -> Path:

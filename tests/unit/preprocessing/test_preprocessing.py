@@ -251,6 +251,43 @@ def test_output_that_holds_something_else_is_left_alone(tmp_path, corpus, tokeni
         prepare(job(corpus, tokenizer, output))
 
 
+def test_a_link_gets_the_dataset_where_it_points_to(tmp_path, corpus, tokenizer):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk/dataset")
+    prepare(job(corpus, tokenizer, tmp_path / "link"))
+    assert (tmp_path / "disk/dataset/manifest.json").is_file() and (tmp_path / "link").is_symlink()
+    said = []
+    prepare(job(corpus, tokenizer, tmp_path / "link"), on_info=said.append)
+    assert "nothing to do" in said[0]
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("where", ["corpus/a.jsonl", "corpus/a.jsonl/deep/out", ".", "mounted", "x" * 250])
+def test_output_that_cannot_be_made_is_refused_before_any_work(tmp_path, corpus, monkeypatch, where):
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mounted")
+    before = sorted(tmp_path.rglob("*"))
+    message = r"--output: .* (is a file; name a directory|is a mount point, .*|\(File name too long\); .*)$"
+    message = message if where != "." else "exists and is not a dataset directory"
+    with pytest.raises(UserError, match=message):
+        prepare(job(corpus, "no-tokenizer", tmp_path / where))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_build_directory_that_cannot_become_the_dataset(tmp_path, corpus, monkeypatch):
+    (tmp_path / "out.partial").touch()
+    with pytest.raises(
+        UserError, match=r"out\.partial: the unfinished work belongs here, and this is no directory"
+    ):
+        prepare(job(corpus, "no-tokenizer", tmp_path / "out"))
+    (tmp_path / "out.partial").unlink()
+    if not Path("/dev/shm").is_dir() or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one disk only")
+    (tmp_path / "out.partial").symlink_to("/dev/shm")
+    with pytest.raises(UserError, match=r"out\.partial: is on another disk than .*/out, .*; remove this link or"):
+        prepare(job(corpus, "no-tokenizer", tmp_path / "out"))
+
+
 def test_unfinished_work_of_another_job_is_left_alone(tmp_path, corpus, tokenizer, monkeypatch):
     monkeypatch.setattr(driver, "run_task", lambda job, task: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
