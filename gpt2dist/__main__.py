@@ -2,7 +2,11 @@
 
 import sys
 
-from gpt2dist.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from gpt2dist.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # while modules are imported
+        print("gpt2dist: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist.cli import EXIT_INTERRUPTED
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import Progress, info, warn
 
@@ -197,8 +198,10 @@ def run(args: argparse.Namespace) -> int | None:
             manifest = prepare(job, display.update, display.info, display.warn, finish=args.finish)
         except KeyboardInterrupt:
             display.close()
-            display.info(f"interrupted; run the same command again to resume ({job.build} is kept)")
-            return 1
+            kept = f"what is done is kept in {job.build}: run the same command again to resume"
+            message = kept if (job.build / "plan.json").is_file() else "nothing was written yet"
+            print(f"gpt2dist preprocess: interrupted; {message}", file=sys.stderr)  # also with --quiet
+            return EXIT_INTERRUPTED
     print(describe(manifest), file=sys.stderr)
     if display.worked:
         seconds = time.monotonic() - start

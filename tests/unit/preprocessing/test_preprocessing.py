@@ -201,8 +201,9 @@ def test_ctrl_c_stops_all_workers_and_keeps_what_is_done(tmp_path):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "interrupted; run the same command again to resume" in error and "Traceback" not in error
+    assert process.returncode == 130
+    kept = f"what is done is kept in {tmp_path}/out.partial: run the same command again to resume"
+    assert error.splitlines()[-1] == f"gpt2dist preprocess: interrupted; {kept}" and "Traceback" not in error
 
 
 def die(job, task):
