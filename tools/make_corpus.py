@@ -13,7 +13,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt2dist.corpus import Document, Reading, cut, discover, read
+from gpt2dist.corpus import Document, Reading, Source, content_sha256, cut, discover, read, with_versions
 from gpt2dist.errors import UserError
 from gpt2dist.output_paths import check_file, write_file
 
@@ -38,7 +38,9 @@ def main() -> int:
     except UserError as error:
         print(f"make_corpus: {error}", file=sys.stderr)
         return 2
-    listing = json.dumps([[str(path), path.stat().st_size] for path in sources])
+    listing = content_sha256(
+        with_versions([Source(str(path), "", "", path.stat().st_size, "") for path in sources])
+    )
     if args.output.is_file() and origin.is_file() and origin.read_text() == listing:
         print(f"{args.output}: there already", file=sys.stderr)
         return 0

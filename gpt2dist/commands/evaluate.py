@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,9 +186,11 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
         return lambda directory: text
 
     from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
+    from gpt2dist.monitoring.progress import info
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
-    texts = list(read_texts(args.text, reading(args), suffixes(args), args.format))
+    show = partial(info, command="evaluate")
+    texts = list(read_texts(args.text, reading(args), suffixes(args), args.format, show))
     name = ", ".join(args.text)
     return lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), args.detokenizer, name)
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,14 +115,17 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
         raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text or 50257 as GPT-2")
     if args.kind == "char" and args.vocab_size is not None:
         raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
-    from gpt2dist.corpus import discover, spool
+    from gpt2dist.corpus import discover, spool, with_versions
     from gpt2dist.tokenizer.tokenizer import train_bpe, train_char
 
     how = reading(args)
     spooled = None
     if "-" in args.inputs:
         spooled = spool(sys.stdin.buffer, scratch / "input", args.format or "jsonl")
-    sources = discover(args.inputs, suffixes(args), (Path(args.output),), args.format, spooled)
+    show = partial(info, command="tokenizer")
+    sources = with_versions(
+        discover(args.inputs, suffixes(args), (Path(args.output),), args.format, spooled, show)
+    )
 
     def make() -> "Tokenizer":
         # On a terminal the library draws its own bars, which also cover the merges.
@@ -129,16 +133,25 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
         texts = _texts(sources, how, not own_bars)
         return train_char(texts) if args.kind == "char" else train_bpe(texts, args.vocab_size, own_bars)
 
-    files = "".join(f"{source.path} {source.size} {source.version}\n" for source in sources)
     origin = {
         "action": "train",
         "kind": args.kind,
         "vocab_size": args.vocab_size,
         **asdict(how),
         "files": len(sources),
-        "files_sha256": atomic_io.sha256_of_text(files),
+        **_corpus_identity(sources, Path(args.output)),
     }
     return make, origin
+
+
+def _corpus_identity(sources: list["Source"], output: Path) -> dict[str, str]:
+    """Return the entry of the record for the corpus; where 0.1 wrote the record, by times of modification."""
+    from gpt2dist.corpus import content_sha256, dated
+
+    if "files_sha256" not in _record(output):
+        return {"content_sha256": content_sha256(sources)}
+    files = "".join(f"{source.path} {source.size} {source.version}\n" for source in dated(sources))
+    return {"files_sha256": atomic_io.sha256_of_text(files)}
 
 
 def _prepare_import(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"], dict]:
@@ -157,8 +170,7 @@ def _is_there(output: Path, origin: dict) -> bool:
     """Return whether `output` holds the tokenizer of this record. Raise a UserError if it holds another one."""
     if not (output / "tokenizer.json").exists():
         return False
-    record = output / RECORD_NAME
-    there = json.loads(record.read_bytes()) if record.is_file() else {}
+    there = _record(output)
     if there == origin:
         return True
     different = [name for name in origin if there.get(name) != origin[name]]
@@ -166,6 +178,11 @@ def _is_there(output: Path, origin: dict) -> bool:
         f"{output}: holds another tokenizer ({', '.join(different)} differ); "
         "choose another --output, or remove this one to make it again"
     )
+
+
+def _record(output: Path) -> dict:
+    path = output / RECORD_NAME
+    return json.loads(path.read_bytes()) if path.is_file() else {}
 
 
 def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool, with_versions
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
@@ -26,6 +26,12 @@ from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
 from gpt2dist.preprocessing.build import JobFingerprint, check_places, check_plan, finished, open_build
 from gpt2dist.preprocessing.deduplication import remove_duplicates
 from gpt2dist.preprocessing.executors import open_executor, run_all, start_early
+from gpt2dist.preprocessing.outcome import (
+    no_training_documents,
+    reasons,
+    warn_of_empty_split,
+    warn_of_separator,
+)
 from gpt2dist.preprocessing.tasks import (
     STANDARD_INPUT,
     PreprocessingJob,
@@ -69,10 +75,11 @@ def prepare(
         UserError: The job's options, corpus, tokenizer or output cannot be used; the message says which.
         RunError: A worker process was killed or a file cannot be written. Running the same job again resumes it.
     """
-    tokenizer, sources, identity = _resolve(job)
+    tokenizer, sources, identity = _resolve(job, on_info)
     if (manifest := finished(job, identity)) is not None:
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         _delete_spool(job, sources)
+        warn_of_empty_split(manifest, on_warning)
         return manifest
     with open_build(job, identity, tokenizer, shared=False), remove_partial_if_empty(job):
         tasks = plan_tasks(sources)
@@ -83,9 +90,12 @@ def prepare(
             drive.run(tasks)
             _check_unchanged(job, sources)
             _check_yield(job, tasks)
+            warn_of_separator(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
-        return assemble(job, tokenizer, tasks, identity)
+        manifest = assemble(job, tokenizer, tasks, identity)
+    warn_of_empty_split(manifest, on_warning)
+    return manifest
 
 
 def prepare_part(
@@ -115,7 +125,7 @@ def prepare_part(
     """
     if STANDARD_INPUT in job.inputs:
         raise UserError("--task-index: not with standard input, which only one process can read; name files")
-    tokenizer, sources, identity = _resolve(job)
+    tokenizer, sources, identity = _resolve(job, on_info)
     if finished(job, identity) is not None:
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return
@@ -142,22 +152,23 @@ def check(job: PreprocessingJob) -> int:
     return len(plan_tasks(sources))
 
 
-def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
+def _resolve(
+    job: PreprocessingJob, on_info: OnMessage = lambda text: None
+) -> tuple[Tokenizer, list[Source], JobFingerprint]:
     """Check the options of a job, load its tokenizer, find its sources and compute its fingerprint."""
     job.check()
     check_places(job)
     start_early(job)
     load_normalizer(job.normalizer)
     tokenizer = Tokenizer.load(job.tokenizer)
-    sources = _discover(job)
+    sources = _discover(job, on_info)
     return tokenizer, sources, JobFingerprint.of(job, tokenizer, sources)
 
 
-def _discover(job: PreprocessingJob) -> list[Source]:
+def _discover(job: PreprocessingJob, on_info: OnMessage = lambda text: None) -> list[Source]:
     if STANDARD_INPUT not in job.inputs:
-        return discover(
-            job.inputs, job.suffixes, exclude=(job.output, job.build, job.submissions), format=job.format
-        )
+        own = (job.output, job.build, job.submissions)
+        return with_versions(discover(job.inputs, job.suffixes, own, job.format, on_info=on_info))
     if len(job.inputs) > 1:
         raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
     # The file is named by its content, so that different input cannot overwrite what unfinished work needs.
@@ -314,7 +325,7 @@ def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
 
 
 class _NothingReadableError(UserError):
-    """No document of the corpus could be read."""
+    """No document of the corpus could be read, or none is left."""
 
 
 @contextmanager
@@ -335,13 +346,7 @@ def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
     if rejected > job.max_bad_fraction * seen:
         raise _too_many(job, tasks, rejected, seen)
     if not any(record.split == "train" for result in results for record in result.shards):
-        documents = sum(result.documents for result in results)
-        way_out = (
-            f"all {documents} fell into val: lower --val-fraction {job.val_fraction}"
-            if documents
-            else "the corpus has only empty files or lines, or the filters leave none: check the inputs"
-        )
-        raise UserError(f"no documents to train on; {way_out} (and rm -r {job.build})")
+        raise _NothingReadableError(f"no documents to train on: {no_training_documents(job, results)}")
 
 
 def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
@@ -352,7 +357,8 @@ def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int
     )
     if rejected == seen:
         return _NothingReadableError(
-            f"{problem}Name the field of the text with --text-field, or check the inputs"
+            f"{problem}All were rejected:{reasons(job, tasks)}\n"
+            "Name the field of the text with --text-field, or check the inputs"
         )
     return UserError(
         f"{problem}Leave them out with a larger --max-bad-fraction, which resumes from here; or fix them, "

@@ -32,7 +32,7 @@ def test_standard_input(train, capsys):
     assert train(*arguments, stdin=lines) == set("abc")
     assert train(*arguments, stdin=lines) == set("abc")
     assert "nothing to do" in capsys.readouterr().err
-    assert "holds another tokenizer (files_sha256 differ)" in train(*arguments, stdin=lines + b"\n")
+    assert "holds another tokenizer (content_sha256 differ)" in train(*arguments, stdin=lines + b"\n")
 
 
 def test_files_of_several_kinds(train, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2dist.corpus import discover
+from gpt2dist.corpus import Reading, discover
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.errors import RunError, UserError
@@ -401,11 +401,69 @@ def test_options_out_of_range(tmp_path, corpus, tokenizer, options, message):
 
 def test_nothing_to_train_on(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("a text")
-    with pytest.raises(UserError, match=r"no documents to train on; all 1 fell into val: lower --val-fraction"):
+    with pytest.raises(UserError, match=r"no documents to train on: all 1 fell into val; lower --val-fraction"):
         prepare(job(tmp_path / "a.txt", tokenizer, tmp_path / "out", val_fraction=0.9999))
     (tmp_path / "b.txt").write_text("")
-    with pytest.raises(UserError, match="no documents to train on; the corpus has only empty"):
+    with pytest.raises(
+        UserError, match="no documents to train on: the corpus has none, only empty files or blank"
+    ):
         prepare(job(tmp_path / "b.txt", tokenizer, tmp_path / "empty"))
+    lines = [json.dumps({"text": text}) for text in ("", "ab", "abc", "x" * 50)]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    why = "of 4 documents, 1 empty, 2 shorter than --min-chars 10, 1 longer than --max-chars 20; change these"
+    with pytest.raises(UserError, match=f"no documents to train on: {why}"):
+        prepare(job(tmp_path / "c.jsonl", tokenizer, tmp_path / "filtered", min_chars=10, max_chars=20))
+    assert not list(tmp_path.glob("*.partial"))  # so that the mended command just runs
+
+
+def test_all_rejected_says_why(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    bad = ['{"content": "x"}', '{"text": 1}', "{broken", '{"content": "y"}', "[1]"]
+    path.write_text("\n".join(bad * 400) + "\n")
+    with pytest.raises(UserError) as raised:
+        prepare(job(path, tokenizer, tmp_path / "out"))
+    lines = str(raised.value).splitlines()
+    assert lines[0].startswith("2,000 of 2,000 documents cannot be read")
+    said = lines[lines.index("All were rejected:") + 1 :]
+    assert said[2].startswith("  400: not JSON: ") and said[2].endswith(f" (first at {path}:3)")
+    assert [said[0], said[1], *said[3:]] == [
+        f"  800: no field 'text'; its fields are 'content' (first at {path}:1)",
+        f"  400: field 'text' is int, not a string (first at {path}:2)",
+        f"  400: not a JSON object but list (first at {path}:5)",
+        "Name the field of the text with --text-field, or check the inputs",
+    ]
+
+
+@pytest.mark.parametrize(("texts", "warned"), [(1, True), (200, False)])
+def test_a_validation_split_that_stays_empty_is_said(tmp_path, tokenizer, texts, warned):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(texts)))
+    said = [[], []]
+    for warnings in said:  # the second time there is nothing to do
+        prepare(job(path, tokenizer, tmp_path / "out", val_fraction=0.1), on_warning=warnings.append)
+    assert said[0] == said[1] and len(said[0]) == warned
+    if warned:
+        assert said[0][0].startswith(
+            "--val-fraction 0.1 set no document aside, so there is no split val: documents "
+        )
+        assert "and the corpus has 1. Raise the fraction, cut the text files" in said[0][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "warning"),
+    [
+        ("one||two", "a.txt", ""),
+        ("one|two||", "a.txt", "'||' never occurs between two documents: 1 text file(s) stay whole. (Lines of"),
+        ('{"text": "one||two"}', "a.jsonl", "'||' has no effect: it cuts text files, and the corpus has none"),
+    ],
+)
+def test_a_separator_that_never_occurs_is_said(tmp_path, tokenizer, content, name, warning):
+    (tmp_path / name).write_text(content)
+    said = []
+    options = {"reading": Reading(document_separator="||")}
+    prepare(job(tmp_path / name, tokenizer, tmp_path / "out", **options), on_warning=said.append)
+    assert len(said) == bool(warning)
+    assert not warning or said[0].startswith(f"--document-separator {warning}")
 
 
 def test_wikitext_as_one_document_is_287644_tokens_and_end_of_text(tmp_path, shared_data):
