@@ -13,7 +13,7 @@ OnError = Callable[[Path, OSError], None]
 """Called with a path that cannot be read."""
 
 
-def walk(root: Path, enter: Enter, on_error: OnError, hidden: bool = False) -> Iterator[tuple[Path, list[str]]]:
+def walk(root: Path, enter: Enter, on_error: OnError) -> Iterator[tuple[Path, list[str]]]:
     """Yield each directory at or below `root`, with the sorted names of everything in it that is not a directory.
 
     Links to directories are followed after all real directories, so that a directory is known by its real path if
@@ -24,7 +24,6 @@ def walk(root: Path, enter: Enter, on_error: OnError, hidden: bool = False) -> I
         root: The directory to start at, whatever its name.
         enter: Decides about each directory below it.
         on_error: Called with each directory that cannot be listed, and each link that leads nowhere.
-        hidden: Whether to search directories whose names start with a dot.
     """
     visited = {_identity(each) for each in root.resolve().parents}
     real, links = deque([root]), deque[Path]()
@@ -39,9 +38,8 @@ def walk(root: Path, enter: Enter, on_error: OnError, hidden: bool = False) -> I
         except OSError as error:
             on_error(directory, error)
             continue
-        shown = [(name, is_link) for name, is_link in folders if hidden or not name.startswith(".")]
-        yield directory, files + [name for name, _ in folders if name.startswith(".") and not hidden]
-        for name, is_link in shown:
+        yield directory, files
+        for name, is_link in folders:
             (links if is_link else real).append(directory / name)
 
 
@@ -56,8 +54,7 @@ def _match(base: Path, parts: tuple[str, ...], enter: Enter, on_error: OnError) 
     """Yield the paths below `base` whose parts match."""
     first, rest = parts[0], parts[1:]
     if first == "**":
-        hidden = any(part.startswith(".") for part in rest)
-        for directory, _ in walk(base, enter, on_error, hidden):
+        for directory, _ in walk(base, enter, on_error):
             yield from _match(directory, rest or ("*",), enter, on_error)
         return
     for name in _names(base, first, on_error):
@@ -87,7 +84,7 @@ def _names(base: Path, pattern: str, on_error: OnError) -> list[str]:
 
 
 def _list(directory: Path, on_error: OnError) -> tuple[list[tuple[str, bool]], list[str]]:
-    """Return the directories in a directory, each with whether it is a link, and the names of everything else.
+    """Return the directories to search in a directory, each with whether it is a link, and all other names.
 
     A link that leads nowhere is an error unless it is hidden, since it may have led to a part of the corpus.
     """
@@ -98,7 +95,7 @@ def _list(directory: Path, on_error: OnError) -> tuple[list[tuple[str, bool]], l
                 is_link = entry.is_symlink()
                 if is_link and not entry.name.startswith("."):
                     entry.stat()
-                if entry.is_dir():
+                if entry.is_dir() and not entry.name.startswith("."):
                     folders.append((entry.name, is_link))
                 else:
                     files.append(entry.name)

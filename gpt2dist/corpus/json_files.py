@@ -27,7 +27,7 @@ def is_one_object(path: str, compression: str) -> bool:
     if head.startswith(b"["):
         raise UserError(
             f"{path}: a JSON array, and a corpus needs a line for each document; make lines of it: "
-            f"{_command(path, compression, '.[]')}"
+            f"{_command(path, compression, '.[]')}; or leave it out (--suffix names what to read)"
         )
     return head.partition(b"\n")[0].rstrip() == b"{"
 

@@ -141,7 +141,7 @@ class _Search:
         matches = dict.fromkeys(map(_absolute, expand(name, self._may_enter, self._cannot_read)))
         found = [match for match in matches if not match.is_dir() or is_saved(match)]
         if "**" not in name:  # otherwise the pattern matches their files too
-            self._ignored["directories"] += len(matches) - len(found)
+            self._ignored["directory"] += len(matches) - len(found)
         found = [match for match in found if not any(map(self._is_excluded, match.parents))]
         if not found and not self._unreadable:
             raise UserError(f"{name}: this pattern matches no file")
@@ -178,7 +178,7 @@ class _Search:
                 raise UserError(
                     f"{path}: a pipe or device, which can be read only once; give it as standard input (-)"
                 )
-            self._ignored["pipes or devices"] += 1
+            self._ignored["pipe or device"] += 1
             return None
         format, compression = format_of(str(path), self._format)
         if format == "jsonl" and status.st_size and is_one_object(str(path), compression):

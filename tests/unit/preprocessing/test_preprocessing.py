@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,68 @@ def test_run_again_has_nothing_to_do(tmp_path, corpus, tokenizer):
     said = []
     assert prepare(job(corpus, tokenizer, tmp_path / "out", workers=2), on_info=said.append) == first
     assert "nothing to do" in said[0] and content(tmp_path / "out") == before
+
+
+def test_a_corpus_is_known_again_by_its_content(tmp_path, corpus, tokenizer, small_tasks, monkeypatch):
+    """Touched, copied, moved: nothing is done again. Edited within its size and time: another corpus."""
+    first = prepare(job(corpus, tokenizer, tmp_path / "out"))
+    for path in corpus.iterdir():
+        os.utime(path, (1, 1))
+    said = []
+    assert prepare(job(corpus, tokenizer, tmp_path / "out"), on_info=said.append) == first
+    shutil.copytree(corpus, tmp_path / "moved/corpus", copy_function=shutil.copyfile)
+    assert prepare(job(tmp_path / "moved/corpus", tokenizer, tmp_path / "out"), on_info=said.append) == first
+    assert ["nothing to do" in text for text in said] == [True, True]
+    edited = corpus / "text03.txt"
+    edited.write_text(edited.read_text().replace("A text", "B text"))
+    os.utime(edited, (1, 1))
+    with pytest.raises(UserError, match=r"another corpus \(1 changed: .*/corpus/text03\.txt …\)"):
+        prepare(job(corpus, tokenizer, tmp_path / "out"))
+    with pytest.raises(UserError, match=r"another corpus \(1 changed: text03\.txt …\)"):  # moved and edited
+        shutil.copy(edited, tmp_path / "moved/corpus")
+        prepare(job(tmp_path / "moved/corpus", tokenizer, tmp_path / "out"))
+
+
+def test_unfinished_work_goes_on_with_a_copy_of_the_corpus(tmp_path, corpus, tokenizer, small_tasks, monkeypatch):
+    prepare(job(corpus, tokenizer, tmp_path / "whole"))
+    run, runs = driver.run_task, []
+
+    def interrupted(job, task):
+        runs.append(task.number)
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return run(job, task)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "run_task", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(job(corpus, tokenizer, tmp_path / "out"))
+    corpus.rename(tmp_path / "elsewhere")
+    said = []
+    prepare(job(tmp_path / "elsewhere", tokenizer, tmp_path / "out"), on_info=said.append)
+    assert any(text.startswith("resuming: ") for text in said)
+    same = {name for name, data in content(tmp_path / "whole").items() if content(tmp_path / "out")[name] == data}
+    assert set(content(tmp_path / "whole")) - same == {"manifest.json", "pieces.jsonl", "sources.jsonl"}
+    assert str(tmp_path / "elsewhere/a.jsonl") in (tmp_path / "out/pieces.jsonl").read_text()
+
+
+def test_a_dataset_of_0_1_is_known_again(tmp_path, corpus, tokenizer):
+    """It has no hash of the contents, and times of modification for versions."""
+    manifest = prepare(job(corpus, tokenizer, tmp_path / "out"))
+    lines = [json.loads(line) for line in (tmp_path / "out/sources.jsonl").read_text().splitlines()]
+    listing = "".join(
+        json.dumps(line | {"version": str(Path(line["path"]).stat().st_mtime_ns)}) + "\n" for line in lines
+    )
+    (tmp_path / "out/sources.jsonl").write_text(listing)
+    sources = {key: manifest.sources[key] for key in ("files", "bytes")}
+    sources["listing_sha256"] = hashlib.sha256(listing.encode()).hexdigest()
+    replace(manifest, sources=sources).save(tmp_path / "out")
+    said = []
+    prepare(job(corpus, tokenizer, tmp_path / "out"), on_info=said.append)
+    assert "nothing to do" in said[0]
+    (corpus / "text03.txt").touch()
+    with pytest.raises(UserError, match="holds another dataset: another corpus"):
+        prepare(job(corpus, tokenizer, tmp_path / "out"))
 
 
 def test_output_within_the_corpus_is_not_read(tmp_path, corpus, tokenizer):
