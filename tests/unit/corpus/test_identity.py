@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_within_a_process_an_unchanged_file_is_read_once(corpus, monkeypatch):
     read, really = [], open
 
     def opening(path, mode):
-        read.append(path.name)
+        read.append(Path(path).name)
         return really(path, mode)
 
     identity._hash.cache_clear()
