@@ -1,5 +1,6 @@
 """Discovery of the sources of a corpus, in a reproducible order."""
 
+import errno
 import glob
 import os
 import stat
@@ -80,12 +81,15 @@ class _Search:
         if is_url(name):
             return find_remote(name, self._suffixes, self._format, self._ignored)
         path = Path(name)
-        if path.is_dir() and not is_saved(path):
-            files, named = self._in_directory(path), False
-        elif os.path.lexists(path):
-            files, named = [self._named(path)], True
-        else:
-            files, named = self._matching(name), True
+        try:
+            if path.is_dir() and not is_saved(path):
+                files, named = self._in_directory(path), False
+            elif os.path.lexists(path):
+                files, named = [self._named(path)], True
+            else:
+                files, named = self._matching(name), True
+        except OSError as error:  # in a directory that may not be searched
+            raise unreadable_paths([(error.filename or name, error)]) from None
         found = [self._source(file, named) for file in files]
         if self._unreadable:
             raise unreadable_paths(self._unreadable)
@@ -170,6 +174,8 @@ class _Search:
             if path.is_dir():
                 return saved_source(path)
             status = path.stat()
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:  # a link that leads nowhere, too
             self._cannot_read(path, error)
             return None

@@ -55,8 +55,8 @@ def require_one(path: str, name: str, there: Sequence[str]) -> None:
     """
     if (count := list(there).count(name)) > 1:
         raise UserError(
-            f"{path}: {count} columns are named {name!r}, and which one has the text cannot be told; rename all but "
-            "one, or write the file again without them"
+            f"{path}: {count} columns are named {name!r}, and which one has the text cannot be told; rename all "
+            "but one, or write the file again without them"
         )
 
 

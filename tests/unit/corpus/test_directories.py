@@ -136,6 +136,29 @@ def test_directories_that_cannot_be_listed_are_named_together(tmp_path, monkeypa
     assert str(raised.value) == f"cannot be read: {both}; make them readable, or name inputs without them"
 
 
+def test_files_that_may_not_be_read_are_named_with_the_directories(tmp_path, monkeypatch):
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "lost").symlink_to("/nowhere")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "b.txt" and access(path, mode))
+    expected = (
+        f"cannot be read: {tmp_path}/lost (No such file or directory), {tmp_path}/b.txt (Permission denied); "
+    )
+    with pytest.raises(UserError) as raised:
+        discover([str(tmp_path)])
+    assert str(raised.value).startswith(expected)
+
+
+def test_a_file_in_a_directory_that_may_not_be_searched(tmp_path, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(UserError, match=r"cannot be read: .*/a\.txt \(Permission denied\); make them readable"):
+        discover([str(tmp_path / "a.txt")])
+
+
 @pytest.mark.parametrize("what", ["{root}", "{root}/*", "{root}/lost"])
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path, what):
     """Where it led to may have been half of the corpus, on a disk that is not mounted."""

@@ -116,8 +116,8 @@ def test_two_columns_of_one_name_are_refused(tmp_path, read_corpus, name):
         with pytest.raises(UserError) as raised:
             read_corpus(tmp_path / name, text_field=field)
         assert str(raised.value) == (
-            f"{tmp_path / name}: 2 columns are named '{key}', and which one has the text cannot be told; rename all "
-            "but one, or write the file again without them"
+            f"{tmp_path / name}: 2 columns are named '{key}', and which one has the text cannot be told; "
+            "rename all but one, or write the file again without them"
         )
     assert [document.text for document in read_corpus(tmp_path / name, text_field="meta.a")] == ["x", "y"]
 
