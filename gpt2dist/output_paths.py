@@ -56,9 +56,14 @@ def check_directory(path: Path, option: str = "--output") -> None:
     """Check, without leaving a trace, that files can be created in a directory, which may exist already.
 
     Raises:
-        UserError: The path is a file or below a file, or nothing can be created there.
+        UserError: The path is a file or below a file, a link leads nowhere, or nothing can be created there.
     """
     with _named(path, option):
+        for each in (path, *path.absolute().parents):
+            if each.is_symlink() and not each.exists():
+                raise UserError(
+                    f"{option}: {each} is a link that leads nowhere; create the directory it points to"
+                )
         target = Path(os.path.realpath(path))
         _is_directory(target, option)
         home = nearest_directory(target)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 An INPUT is a file, a directory (searched recursively, links too), a quoted glob such as 'books/**/*.txt', a URL
-(s3://, gs://, hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or `-`
-for standard input. Text, JSON lines, CSV, Parquet, Arrow; text, JSON lines and CSV also as .gz .zst .xz .bz2. Each
-line or row is a document, with its text in --text-field; every other file is one document, in UTF-8, unless
+(s3://, gs://, hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or
+`-` for standard input. Text, JSON lines, CSV, Parquet, Arrow; text, JSON lines and CSV also as .gz .zst .xz .bz2.
+Each line or row is a document, with its text in --text-field; every other file is one document, in UTF-8, unless
 --document-separator cuts it. Each document ends with the tokenizer's end-of-text token.
 
 An interrupted job goes on when the same command is run again. Its result does not depend on who did which part.

@@ -71,7 +71,9 @@ def test_the_working_directory(tmp_path, monkeypatch, name):
 def test_a_link_is_followed_to_what_it_points_to(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk/data")  # not there yet
-    assert refusals(tmp_path / "link") == ["", "", ""]
+    nowhere = f"{tmp_path}/link is a link that leads nowhere; create the directory it points to"
+    assert refusals(tmp_path / "link") == ["", nowhere, ""]
+    assert refusals(tmp_path / "link/run")[1] == nowhere
     assert output_paths.resolved(tmp_path / "link") == tmp_path / "disk/data"
     with new_directory(tmp_path / "link") as partial:
         assert partial.parent == tmp_path / "disk"  # the disk of the target
@@ -89,6 +91,7 @@ def test_a_link_that_leads_nowhere(tmp_path):
     for message in (*refusals(tmp_path / "loop")[:2], *refusals(tmp_path / "loop/new")):
         assert message in (
             f"{tmp_path}/loop is a link that leads nowhere; name a directory",
+            f"{tmp_path}/loop is a link that leads nowhere; create the directory it points to",
             f"'{tmp_path}/loop' cannot be used (Too many levels of symbolic links); name another",
             f"'{tmp_path}/loop/new' cannot be used (Too many levels of symbolic links); name another",
         )
