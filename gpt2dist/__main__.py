@@ -8,5 +8,7 @@ if __name__ == "__main__":
 
         sys.exit(main())
     except KeyboardInterrupt:  # while modules are imported
-        print("gpt2dist: interrupted", file=sys.stderr)
+        from gpt2dist.terminal import say
+
+        say("gpt2dist: interrupted")
         sys.exit(130)

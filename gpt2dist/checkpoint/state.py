@@ -28,7 +28,7 @@ class TrainerState:
         loss_scaler: State of the fp16 loss scaler; empty at other precisions.
         history: State of the spike detector; see `skip_step.SpikeDetector`.
         probe_loss: Mean loss of a fixed batch, which the loaded model must reproduce.
-        datasets: Path, fingerprint and share of the samples of each training dataset.
+        datasets: Path, fingerprint, share of the samples and manifest of each training dataset.
         tokenizer: Fingerprint of the tokenizer.
         order: Settings that determine the data order and windows; see `resume_checks.data_order`.
         world_size: Number of ranks at the save.

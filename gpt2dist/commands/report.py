@@ -1,18 +1,18 @@
 """`gpt2dist report`: write a run as one self-contained HTML page."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from gpt2dist.errors import UserError
 from gpt2dist.output_paths import check_file, write_file
+from gpt2dist.terminal import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = """\
-The page holds the state, curves, samples, lineage, configuration and environment, and needs no other file and no
-network to be seen. The run may be at work.
+The page holds the state, curves, samples, lineage, starts, configuration and environment, and needs no other file
+and no network to be seen. The run may be at work.
 
 example:
   gpt2dist report runs/gpt2-124m --output report.html"""
@@ -31,4 +31,4 @@ def run(args: argparse.Namespace) -> None:
         )
     check_file(args.output)
     write_file(args.output, report(args.run_directory))
-    print(f"written {args.output}", file=sys.stderr)
+    say(f"written {args.output}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:
     from gpt2dist.plan import Plan
@@ -36,14 +37,11 @@ def run(args: argparse.Namespace) -> None:
     plan = load_plan(args.run_directory)
     windows = trace(plan, args.step)
     if args.json:
-        print(
-            json.dumps(
-                {"run": str(args.run_directory), "step": args.step, "windows": windows}, ensure_ascii=False
-            )
-        )
+        content = {"run": str(args.run_directory), "step": args.step, "windows": windows}
+        say(json.dumps(content, ensure_ascii=False), sys.stdout)
         return
     for window in windows:
-        print("\n".join(describe(window, plan.sequence_length)), file=sys.stderr)
+        say("\n".join(describe(window, plan.sequence_length)))
 
 
 def load_plan(run_directory: Path) -> "Plan":

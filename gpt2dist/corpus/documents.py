@@ -62,8 +62,8 @@ class Document:
     """First byte of its line, row or text in the decompressed file; -1 if the format has no byte offsets."""
     size: int
     """Stored bytes attributed to the document; over a piece they add up to about `Piece.size`."""
-    repaired: bool = False
-    """Whether invalid UTF-8 or lone surrogates were replaced by U+FFFD."""
+    repaired: int = 0
+    """Number of U+FFFD in the text that replace invalid bytes or lone surrogates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class LongDocument:
     """
 
     def __init__(
-        self, line: int, offset: int, parts: Generator[bytes, None, bool], finish: Callable[[], int]
+        self, line: int, offset: int, parts: Generator[bytes, None, int], finish: Callable[[], int]
     ) -> None:
         """Wrap the parts of a document.
 
@@ -105,10 +105,10 @@ class LongDocument:
             finish: Skips the rest of the document's source and returns `size`.
         """
         self.line, self.offset = line, offset
-        self.size, self.repaired = 0, False
+        self.size, self.repaired = 0, 0
         self.parts: Iterator[bytes] = self._watch(parts, finish)
 
-    def _watch(self, parts: Generator[bytes, None, bool], finish: Callable[[], int]) -> Iterator[bytes]:
+    def _watch(self, parts: Generator[bytes, None, int], finish: Callable[[], int]) -> Iterator[bytes]:
         try:
             self.repaired = yield from parts
         except BadDocumentError:
@@ -130,3 +130,5 @@ class Reading:
     """Key or column of the text; dots refer to nested objects and struct columns ("meta.text")."""
     document_separator: str | None = None
     """Separator between the documents of a text file, removed from the text; None if a file is one document."""
+    encoding: str | None = None
+    """Encoding of plain files, by its canonical name; None for UTF-8. A byte-order mark in a file wins."""

@@ -23,7 +23,7 @@ _SUFFIXES = {
 }
 _TEXT_SUFFIXES = (".txt", ".md", ".rst")
 _UNREADABLE = (
-    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".z"),
+    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".lzma", ".lz", ".z"),
     *(".pdf", ".docx", ".xlsx", ".feather", ".orc", ".avro"),
 )
 

@@ -2,25 +2,25 @@
 
 import shlex
 
-from gpt2dist.corpus.documents import UTF8_MARK
-from gpt2dist.corpus.files import Stream
+from gpt2dist.corpus.documents import UTF8_MARK, Piece
 from gpt2dist.corpus.formats import COMPRESSIONS
 from gpt2dist.corpus.storage import unreadable
+from gpt2dist.corpus.text_stream import TextStream
 from gpt2dist.errors import UserError
 
 _UNPACK = {"gz": "gzip -dc", "zst": "zstd -dc", "xz": "xz -dc", "bz2": "bzip2 -dc"}
 
 
-def is_one_object(path: str, compression: str) -> bool:
+def is_one_object(path: str, compression: str, encoding: str | None = None) -> bool:
     """Return whether a .json file is an object over several lines, such as metadata; False for other names.
 
     Raises:
-        UserError: The file is an array, not JSON lines, or cannot be read.
+        UserError: The file is an array, not JSON lines; or it cannot be read, or not with this encoding.
     """
     if not path.lower().removesuffix(f".{compression}").endswith(".json"):
         return False
     try:
-        with Stream(path, compression) as stream:
+        with TextStream(Piece(path, "jsonl", compression, 0, 0, 0), encoding) as stream:
             head = stream.read().removeprefix(UTF8_MARK).lstrip()
     except OSError as error:
         raise unreadable(path, error) from error

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from gpt2dist.corpus.directories import expand, walk
 from gpt2dist.corpus.documents import Source
-from gpt2dist.corpus.formats import DEFAULT_SUFFIXES, HUB_PREFIX, format_of, kind_of, no_file_in_directory
+from gpt2dist.corpus.formats import (
+    DEFAULT_SUFFIXES,
+    HUB_PREFIX,
+    PLAIN_FORMATS,
+    format_of,
+    kind_of,
+    no_file_in_directory,
+)
 from gpt2dist.corpus.identity import unreadable_paths
 from gpt2dist.corpus.json_files import is_one_object, refuse_object
 from gpt2dist.corpus.readers.saved_datasets import is_saved, saved_source
@@ -28,6 +35,7 @@ def discover(
     exclude: Sequence[Path] = (),
     format: str | None = None,
     standard_input: Source | None = None,
+    encoding: str | None = None,
     on_info: Callable[[str], None] = lambda text: None,
 ) -> list[Source]:
     """Find the sources of a corpus.
@@ -40,6 +48,7 @@ def discover(
         exclude: Directories never to read from, such as the output.
         format: Format of all files; None to detect it from each name.
         standard_input: Source for the input "-"; see `spool`.
+        encoding: The encoding with which the sources will be read; see `Reading`.
         on_info: Called with what was ignored, in one line, and with each dataset directory that was skipped.
 
     Returns:
@@ -47,9 +56,10 @@ def discover(
 
     Raises:
         UserError: An input does not exist, matches no file, is a dataset directory or lies in `exclude`; a file
-            is of a kind that cannot be read; or files or directories are not readable.
+            is of a kind that cannot be read or that has no choice of an encoding; or files or directories are not
+            readable.
     """
-    search = _Search(tuple(suffix.lower() for suffix in suffixes), exclude, format)
+    search = _Search(tuple(suffix.lower() for suffix in suffixes), exclude, format, encoding)
     found: dict[str, Source] = {}
     for name in inputs:
         if name == "-":
@@ -58,15 +68,33 @@ def discover(
             found[name] = standard_input
         else:
             found |= {source.path: source for source in search.sources(name)}
+    sources = [found[path] for path in sorted(found)]
+    refuse_encoding(sources, encoding)
     search.report(on_info)
-    return [found[path] for path in sorted(found)]
+    return sources
+
+
+def refuse_encoding(sources: Sequence[Source], encoding: str | None) -> None:
+    """Refuse an encoding for sources whose format determines the encoding of its text.
+
+    Raises:
+        UserError: There is such a source; the message names the first.
+    """
+    for source in sources:
+        if encoding and source.format not in PLAIN_FORMATS:
+            raise UserError(
+                f"--encoding {encoding}: {source.path} is {source.format}, whose text is always UTF-8; leave the "
+                "option out, or read this source apart"
+            )
 
 
 class _Search:
     """One discovery: what it takes, ignores, skips and cannot read."""
 
-    def __init__(self, suffixes: tuple[str, ...], exclude: Sequence[Path], format: str | None):
-        self._suffixes, self._format = suffixes, format
+    def __init__(
+        self, suffixes: tuple[str, ...], exclude: Sequence[Path], format: str | None, encoding: str | None
+    ):
+        self._suffixes, self._format, self._encoding = suffixes, format, encoding
         self._excluded = {os.path.realpath(path) for path in exclude}
         self._ignored: Counter[str] = Counter()
         self._skipped: dict[Path, None] = {}
@@ -187,7 +215,7 @@ class _Search:
             self._ignored["pipe or device"] += 1
             return None
         format, compression = format_of(str(path), self._format)
-        if format == "jsonl" and status.st_size and is_one_object(str(path), compression):
+        if format == "jsonl" and status.st_size and is_one_object(str(path), compression, self._encoding):
             if named:
                 raise refuse_object(str(path), compression)
             self._ignored[".json of one object over several lines"] += 1

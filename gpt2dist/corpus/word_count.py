@@ -42,6 +42,26 @@ def count_words(texts: Sequence[bytes]) -> NDArray[np.int64]:
     return np.array(counts, np.int64)
 
 
+def words_of_parts(
+    text: bytes, sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Count the words of each part of a text.
+
+    Args:
+        text: The concatenated parts, each valid UTF-8 apart from incomplete characters.
+        sizes: int64 [parts], bytes of each part, at least 1.
+
+    Returns:
+        [parts] each: the number of words, whether the part starts with a word, and whether it ends with one.
+    """
+    word = ~_is_space(text + bytes(3))[: len(text)]  # the last character may lack up to three bytes
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    begins = word & ~np.append(False, word[:-1])
+    begins[starts] = word[starts]
+    return np.add.reduceat(begins, starts, dtype=np.int64), word[starts], word[ends - 1]
+
+
 class WordCounter:
     """Word counter for a text that arrives in parts.
 

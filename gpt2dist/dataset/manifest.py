@@ -3,17 +3,29 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from gpt2dist import atomic_io
 from gpt2dist.errors import UserError
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+SHA256_KEY = "manifest_sha256"
+TOKEN_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
+SPLITS = ("train", "val")
+FORMATS = ("megatron", "nanogpt", "llmc")
+_TYPES: dict[Any, str] = {
+    int: "a whole number of at least 0",
+    str: "a string",
+    dict[str, int]: "an object of whole numbers of at least 0",
+    dict[str, str]: "an object of strings",
+    dict[str, Any]: "an object",
+}
 _AGAIN = "copy the dataset again, or preprocess the corpus again"
 
 
@@ -62,7 +74,8 @@ class Manifest:
     options: dict[str, Any]
     """Options of `preprocess` that shape the shards; for adopted files, their format under "adopted"."""
     sources: dict[str, Any]
-    """"files", "bytes" and "listing_sha256", the hash of sources.jsonl, which names every file."""
+    """"files", "bytes", "listing_sha256", the hash of sources.jsonl, which names every file, and, if `preprocess`
+    made the dataset, "content_sha256", which does not depend on where the files are (version 0.1 wrote none)."""
     shards: tuple[ShardRecord, ...]
     """Shards in stream order: train-00000, train-00001, …, val-00000, …"""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -76,10 +89,16 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     directory: Path = field(default=Path(), compare=False)
     """Directory that the manifest was loaded from or saved to."""
+    sha256: str = field(default="", compare=False)
+    """The file's `manifest_sha256`, the hash of all its other keys; empty if it has none (version 0.1)."""
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> "Manifest":
+    def load(cls, directory: str | os.PathLike[str], changed: bool = False) -> "Manifest":
         """Read `directory`/manifest.json.
+
+        Args:
+            directory: The dataset directory.
+            changed: Whether to accept a file that does not have its `manifest_sha256`, for `verify`.
 
         Raises:
             UserError: The directory or its manifest does not exist, or the manifest is malformed, was modified or
@@ -104,30 +123,63 @@ class Manifest:
                 f"{path}: format version {content.get('format_version')!r}; this gpt2dist reads version "
                 f"{FORMAT_VERSION}: use the gpt2dist that wrote it, or preprocess the corpus again"
             )
-        return cls._parse(content, path)
+        manifest = cls._parse(content, path)
+        if SHA256_KEY in content and not changed and content[SHA256_KEY] != canonical_sha256(content):
+            raise UserError(
+                f"{path}: was changed after it was written (its {SHA256_KEY} differs); restore it from a copy, "
+                f"or preprocess the corpus again. `gpt2dist inspect {directory} --verify` lists what disagrees "
+                "with the files; if you changed it on purpose, add --seal, which accepts it if nothing does"
+            )
+        return manifest
 
     @classmethod
     def _parse(cls, content: dict[str, Any], path: Path) -> "Manifest":
-        names = [item.name for item in fields(cls) if item.name != "directory"]
         try:
-            values = {name: content[name] for name in names}
+            values = {name: content[name] for name in _names(cls)}
             values["shards"] = tuple(ShardRecord(**record) for record in content["shards"])
-            manifest = cls(**values, directory=path.parent)
-            fingerprint = manifest.fingerprint
+            manifest = cls(**values, directory=path.parent, sha256=str(content.get(SHA256_KEY) or ""))
+            wrong = next(manifest._mistakes(), "")
+            fingerprint = "" if wrong else manifest.fingerprint
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: malformed ({type(error).__name__}: {error}); {_AGAIN}") from None
+        if wrong:
+            raise UserError(f"{path}: malformed ({wrong}); {_AGAIN}")
         if content.get("fingerprint") != fingerprint:
             raise UserError(f"{path}: was changed after it was written (its fingerprint differs); {_AGAIN}")
         return manifest
 
+    def _mistakes(self) -> Iterator[str]:
+        """Yield what no manifest says: values of a wrong type or out of range."""
+        yield from _wrong_types(self, "")
+        counts = {key: self.sources[key] for key in ("files", "bytes") if key in self.sources}
+        if not _has_type(counts, dict[str, int]):
+            yield f"sources: files and bytes should be whole numbers of at least 0, not {counts}"
+        limit = self.options.get("shard_tokens")
+        if limit is not None and not _has_type(limit, int):
+            yield f"options.shard_tokens: should be {_TYPES[int]}, not {limit!r:.60}"
+        for number, record in enumerate(self.shards):
+            yield from _wrong_types(record, f"shards.{number}.")
+            if record.split not in SPLITS:
+                yield f"shards.{number}.split: {record.split!r} is neither of {' and '.join(SPLITS)}"
+            elif record.format not in FORMATS:
+                yield f"shards.{number}.format: {record.format!r} is none of {', '.join(FORMATS)}"
+            elif not re.fullmatch(rf"{record.split}-\d+", record.name):
+                yield f"shards.{number}: {record.name!r} is not the name of a shard of the split {record.split!r}"
+        if self.end_of_text_id >= self.vocab_size:
+            yield f"end_of_text_id: {self.end_of_text_id} is not below vocab_size {self.vocab_size}"
+        if self.dtype not in TOKEN_DTYPES:
+            yield f"dtype: {self.dtype!r} is none of {', '.join(TOKEN_DTYPES)}"
+
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `directory`/manifest.json durably and atomically (by rename)."""
-        content = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "directory"}
+        content = {name: getattr(self, name) for name in _names(type(self))}
         content["shards"] = [asdict(record) for record in self.shards]
         content["totals"] = {split: asdict(self.totals(split)) for split in self.splits}
         content["fingerprint"] = self.fingerprint
+        content[SHA256_KEY] = canonical_sha256(content)
         atomic_io.write_json(Path(directory) / FILE_NAME, content)
         object.__setattr__(self, "directory", Path(directory))
+        object.__setattr__(self, "sha256", content[SHA256_KEY])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,3 +218,46 @@ class Manifest:
 def _sum(records: Iterable[ShardRecord]) -> Totals:
     records = tuple(records)
     return Totals(*(sum(getattr(record, item.name) for record in records) for item in fields(Totals)))
+
+
+def canonical_sha256(content: dict[str, Any]) -> str:
+    """Return the hash of a manifest's content: of its JSON with sorted keys, without `manifest_sha256`."""
+    others = {key: value for key, value in content.items() if key != SHA256_KEY}
+    return hashlib.sha256(json.dumps(others, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def without_sha256(manifests: Iterable[Manifest]) -> str:
+    """Return a note about the manifests that have no `manifest_sha256`; empty if all have one."""
+    found = list(dict.fromkeys(str(manifest.directory) for manifest in manifests if not manifest.sha256))
+    if not found:
+        return ""
+    return (
+        f"{', '.join(found)}: {FILE_NAME} has no {SHA256_KEY} (version 0.1 wrote none), so a change to it would "
+        f"go unnoticed; `gpt2dist inspect {found[0]} --verify --seal` checks it and adds one"
+    )
+
+
+def _names(cls: type) -> list[str]:
+    """Return the fields that are keys of the file."""
+    return [item.name for item in fields(cls) if item.name not in ("directory", "sha256")]
+
+
+_KINDS = {cls: get_type_hints(cls) for cls in (ShardRecord, Manifest)}
+"""Type of each field."""
+
+
+def _wrong_types(record: Any, prefix: str) -> Iterator[str]:
+    for name, kind in _KINDS[type(record)].items():
+        value = getattr(record, name)
+        if kind in _TYPES and not _has_type(value, kind):
+            yield f"{prefix}{name}: should be {_TYPES[kind]}, not {value!r:.60}"
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Return whether a value of a JSON file is a whole number ≥ 0, a string, or an object of such."""
+    if kind is int:
+        return type(value) is int and value >= 0  # True is an int, too
+    if get_origin(kind) is dict:
+        of = get_args(kind)[1]
+        return isinstance(value, dict) and (of is Any or all(_has_type(each, of) for each in value.values()))
+    return isinstance(value, kind)

@@ -39,6 +39,7 @@ class HeldOut:
         fingerprint: Fingerprint of the text and the tokenizer together.
         split: Split of the dataset; "" for texts.
         detokenizer: Detokenizer applied to the texts, a key of `DETOKENIZERS`.
+        vocab_size: Number of ids; None if all tokens are known to be below it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class HeldOut:
     fingerprint: str
     split: str = ""
     detokenizer: str = "none"
+    vocab_size: int | None = None
 
     @classmethod
     def of_dataset(cls, dataset: Manifest, split: str) -> "HeldOut":
@@ -67,6 +69,7 @@ class HeldOut:
             dataset.tokenizer_fingerprint,
             dataset.fingerprint,
             split,
+            vocab_size=dataset.vocab_size,
         )
 
     @classmethod
@@ -112,7 +115,7 @@ class HeldOut:
 
     def stream(self, prefix: bool) -> TokenStream:
         """Return all tokens as a stream, which starts with an additional end-of-text if `prefix` is true."""
-        return TokenStream(self.parts, self.end_of_text_id if prefix else None)
+        return TokenStream(self.parts, self.end_of_text_id if prefix else None, self.vocab_size)
 
     def windows(
         self, sequence_length: int, stride: int, prefix: bool, per_document: bool
@@ -170,13 +173,13 @@ def read_texts(
     Raises:
         UserError: A file or a document cannot be read. Skipping it would change the text that is scored.
     """
-    for source in discover(inputs, suffixes, format=format, on_info=on_info):
+    for source in discover(inputs, suffixes, format=format, encoding=reading.encoding, on_info=on_info):
         for piece in cut(source, max(source.size, 1)):
             for item in read(piece, reading):
-                yield _whole(item, source.path)
+                yield _whole(item, source.path, reading.encoding)
 
 
-def _whole(item: Item, path: str) -> str:
+def _whole(item: Item, path: str, encoding: str | None) -> str:
     match item:
         case Document():
             text, repaired = item.text, item.repaired
@@ -189,7 +192,8 @@ def _whole(item: Item, path: str) -> str:
         case Rejected():
             raise _unreadable(path, item.line, item.reason)
     if repaired:
-        raise _unreadable(path, item.line, "is not Unicode")
+        reason = f"is not Unicode ({repaired:,} characters are not valid {encoding or 'UTF-8'}; --encoding NAME"
+        raise _unreadable(path, item.line, f"{reason} reads other encodings)")
     return text.decode()
 
 

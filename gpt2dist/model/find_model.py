@@ -7,10 +7,13 @@ from pathlib import Path
 
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.errors import UserError
+from gpt2dist.model.tensors import require_model_of_config
 from gpt2dist.run.directory import RunDirectory
 
-WEIGHTS = ("*.safetensors", "*.bin")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = "pytorch_model*.bin*"
+"""Weights as transformers saved them before safetensors, and their index."""
+ADAPTER = "adapter_config.json"
 DESCRIPTION = ("config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt")
 
 
@@ -22,13 +25,14 @@ def locate(name: str, weights: bool = True) -> Path:
         weights: Whether to download the weights of a model on the hub too, or only its config and tokenizer.
 
     Raises:
-        UserError: The model does not exist, or is not a GPT-2.
+        UserError: The model does not exist, is not a GPT-2, or its weights are there and not of its config.json.
     """
     path = Path(name)
+    has_weights = weights or path.exists()
     if RunDirectory(path).checkpoints.is_dir():
         path = _latest(RunDirectory(path))
     elif not path.exists():
-        path = _download(name, (*DESCRIPTION, "*.safetensors") if weights else DESCRIPTION)
+        path = _download(name, (*DESCRIPTION, "*.safetensors", INDEX) if weights else DESCRIPTION)
     config = path / "config.json"
     if not config.is_file():
         raise UserError(
@@ -41,6 +45,8 @@ def locate(name: str, weights: bool = True) -> Path:
         raise UserError(f"{config}: not the config.json of a model ({error}); give another model") from None
     if kind != "gpt2":
         raise UserError(f"{name}: its model_type is {kind!r}; gpt2dist reads gpt2 models")
+    if has_weights:
+        weight_files(path)
     return path
 
 
@@ -52,8 +58,7 @@ def fingerprint(path: Path) -> str:
     """
     known = _recorded_hashes(path / "manifest.json")
     digest = hashlib.sha256()
-    files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)})
-    for file in files:
+    for file in sorted(path.glob("*.safetensors")):
         if file.name.startswith("optimizer-"):
             continue
         digest.update(f"{file.name}:{known[file.name] if file.name in known else sha256_of(file)}\n".encode())
@@ -77,8 +82,21 @@ def weight_files(path: Path) -> list[Path]:
     """Return the safetensors files, one or more, with the weights of a model directory.
 
     Raises:
-        UserError: The directory has no safetensors weights, or its index is invalid or lists missing files.
+        UserError: The directory has no safetensors weights or more than one model, its index is invalid or lists
+            missing files, or the files do not hold the model that its config.json describes.
     """
+    if (path / ADAPTER).is_file():
+        raise UserError(
+            f"{path}: has an adapter ({ADAPTER}), which is not read; merge it into the model with peft's "
+            "merge_and_unload, and save the whole model"
+        )
+    files = _listed(path)
+    require_model_of_config(path, files)
+    return files
+
+
+def _listed(path: Path) -> list[Path]:
+    """Return the files that the index lists, or the only one."""
     index = path / INDEX
     if index.is_file():
         try:
@@ -88,16 +106,21 @@ def weight_files(path: Path) -> list[Path]:
             raise UserError(f"{index}: not the index of a model's files ({error}); save it again") from None
         if len(files) < len(names) or not all(file.is_file() for file in files):
             raise UserError(f"{index}: lists files that are missing from its directory; copy the whole directory")
+        if (path / SINGLE).is_file() and names != [SINGLE]:
+            raise UserError(f"{path}: has two models, {SINGLE} and the files in {INDEX}; remove one of them")
         return files
     if (path / SINGLE).is_file():
         return [path / SINGLE]
-    pickled = sorted(file.name for file in path.glob("*.bin"))
+    pickled = sorted(file.name for file in path.glob(PICKLES))
     if pickled:
         raise UserError(
             f"{path}: its weights are a pickle ({pickled[0]}), which can run anything and is not read; convert "
             "them to safetensors: load the model with transformers and save_pretrained it"
         )
-    raise UserError(f"{path}: no weights there ({SINGLE} or {INDEX}); give a whole model directory")
+    raise UserError(
+        f"{path}: no weights there ({SINGLE} or {INDEX}); give a whole model directory, or a name on the "
+        "hub with weights of that kind"
+    )
 
 
 def _latest(run: RunDirectory) -> Path:

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
+from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.gpt2 import segment_positions
-from gpt2dist.model.huggingface import require_match
 from gpt2dist.model.lm_head import Head
 from gpt2dist.model.loss import counted_mask
 
@@ -20,25 +20,26 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     """Load a model for evaluation and generation, in fp32, without dropout and with a `Head`.
 
     Raises:
-        UserError: The files cannot be read as a GPT-2.
+        UserError: The files cannot be read as the GPT-2 that config.json describes.
+        RunError: transformers does not find a tensor in them.
     """
+    weight_files(directory)
     transformers.utils.logging.disable_progress_bar()  # it would flash between ours
-    transformers.utils.logging.set_verbosity_error()  # what it would warn about is refused below
+    transformers.utils.logging.set_verbosity_error()  # what it would warn about was refused, or is below
     try:
         loaded: Any = GPT2LMHeadModel.from_pretrained(
             directory,
             attn_implementation="sdpa",
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # refused below, by name
+            use_safetensors=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
     model, found = loaded
-    # transformers would fill these with random numbers.
-    missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
-    require_match(directory, missing, found["unexpected_keys"])
+    if found["missing_keys"]:  # transformers filled these with random numbers
+        raise RunError(f"{directory}: transformers does not find {min(found['missing_keys'])} in its files")
     model.lm_head = Head(model.lm_head.weight, model.config.vocab_size)
     return model.to(device).eval()
 

@@ -5,7 +5,6 @@ task, into a folder that is renamed when it is complete. When all tasks are done
 in task order. So neither the number of workers nor an interruption changes a byte of the dataset.
 """
 
-import json
 import shutil
 import sys
 import uuid
@@ -17,7 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool, with_versions
+from gpt2dist.corpus import (
+    BadDocumentError,
+    Document,
+    LongDocument,
+    Source,
+    discover,
+    read,
+    spool,
+    with_versions,
+)
+from gpt2dist.corpus.damage import EARLY_DAMAGE, MOST_EXAMPLES, too_many_rejected, too_many_replaced
+from gpt2dist.corpus.sources import refuse_encoding
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
@@ -29,7 +39,11 @@ from gpt2dist.preprocessing.executors import open_executor, run_all, start_early
 from gpt2dist.preprocessing.outcome import (
     no_training_documents,
     reasons,
+    rejections,
+    replacements,
+    warn_of_empty,
     warn_of_empty_split,
+    warn_of_replacements,
     warn_of_separator,
 )
 from gpt2dist.preprocessing.tasks import (
@@ -41,7 +55,7 @@ from gpt2dist.preprocessing.tasks import (
     plan_tasks,
     task_folder,
 )
-from gpt2dist.preprocessing.worker import load_normalizer, load_tools, place, run_task
+from gpt2dist.preprocessing.worker import load_normalizer, load_tools, run_task
 from gpt2dist.tokenizer.encoder import FAST, choose_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -81,8 +95,8 @@ def prepare(
         _delete_spool(job, sources)
         warn_of_empty_split(manifest, on_warning)
         return manifest
-    with open_build(job, identity, tokenizer, shared=False), remove_partial_if_empty(job):
-        tasks = plan_tasks(sources)
+    with open_build(job, identity, tokenizer, shared=False), remove_partial_if_useless(job):
+        tasks = plan_tasks(sources, job.reading.encoding)
         if not dataset_folder(job).exists():
             drive = _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning)
             if finish:
@@ -91,6 +105,8 @@ def prepare(
             _check_unchanged(job, sources)
             _check_yield(job, tasks)
             warn_of_separator(job, tasks, on_warning)
+            warn_of_empty(job, tasks, on_warning)
+            warn_of_replacements(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         manifest = assemble(job, tokenizer, tasks, identity)
@@ -130,7 +146,7 @@ def prepare_part(
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return
     with open_build(job, identity, tokenizer, shared=True):
-        tasks = plan_tasks(sources)
+        tasks = plan_tasks(sources, job.reading.encoding)
         if not dataset_folder(job).exists():
             _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning).run(tasks[index::count])
             _check_unchanged(job, sources)
@@ -149,7 +165,7 @@ def check(job: PreprocessingJob) -> int:
     _, sources, identity = _resolve(replace(job, workers=1))  # One worker, so that no fork server is started.
     if finished(job, identity) is None:
         check_plan(job, identity)
-    return len(plan_tasks(sources))
+    return len(plan_tasks(sources, job.reading.encoding))
 
 
 def _resolve(
@@ -168,9 +184,12 @@ def _resolve(
 def _discover(job: PreprocessingJob, on_info: OnMessage = lambda text: None) -> list[Source]:
     if STANDARD_INPUT not in job.inputs:
         own = (job.output, job.build, job.submissions)
-        return with_versions(discover(job.inputs, job.suffixes, own, job.format, on_info=on_info))
+        return with_versions(
+            discover(job.inputs, job.suffixes, own, job.format, encoding=job.reading.encoding, on_info=on_info)
+        )
     if len(job.inputs) > 1:
         raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
+    refuse_encoding([Source("-", job.format or "jsonl", "", 0, "")], job.reading.encoding)
     # The file is named by its content, so that different input cannot overwrite what unfinished work needs.
     job.build.mkdir(parents=True, exist_ok=True)
     source = spool(sys.stdin.buffer, job.build / f"stdin-{uuid.uuid4().hex[:12]}.tmp", job.format or "jsonl")
@@ -240,7 +259,7 @@ class _TaskRunner:
                 for task, peak in results:
                     self._peak = max(self._peak, peak)
                     self._count(task)
-                    self._check_rejections()
+                    self._check_damage()
         self._poll()
         self._info(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
 
@@ -294,12 +313,20 @@ class _TaskRunner:
         counts.add(self._finished)
         self._on_progress(counts, self._total)
 
-    def _check_rejections(self) -> None:
-        """Raise as soon as the rejected documents exceed what is allowed for the estimated size of the corpus."""
+    def _check_damage(self) -> None:
+        """Raise as soon as the damage exceeds what is allowed for the estimated size of the corpus."""
         counts = self._finished
         seen = counts.documents + counts.rejected
-        if counts.bytes and counts.rejected > self._job.max_bad_fraction * seen * self._total / counts.bytes:
+        if not counts.bytes:
+            return
+        growth = self._total / counts.bytes
+        if counts.rejected >= EARLY_DAMAGE and counts.rejected > self._job.max_bad_fraction * seen * growth:
             raise _too_many(self._job, self._tasks, counts.rejected, seen)
+        if (
+            counts.replaced >= EARLY_DAMAGE
+            and counts.replaced > self._job.max_replaced_fraction * counts.characters * growth
+        ):
+            raise _too_many_replaced(self._job, self._tasks)
 
 
 def _run_and_name(job: PreprocessingJob, task: Task) -> tuple[Task, int]:
@@ -313,27 +340,35 @@ def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
         room = SAMPLE_BYTES
         for item in islice(read(pieces[number], job.reading), SAMPLE_DOCUMENTS):
             if isinstance(item, Document | LongDocument):
-                text = item.text if isinstance(item, Document) else next(item.parts, b"")
-                text = text[:room].decode(errors="ignore").encode()
+                text = _beginning(item)[:room].decode(errors="ignore").encode()
                 room -= len(text)
                 yield text
             if room <= 0 or isinstance(item, LongDocument):
                 break
 
 
+def _beginning(document: Document | LongDocument) -> bytes:
+    """Return the text of a document or its first part; b"" if it turns out to be unreadable."""
+    if isinstance(document, Document):
+        return document.text
+    with suppress(BadDocumentError):
+        return next(document.parts, b"")
+    return b""
+
+
 # --- Checks of the yield ----------------------------------------------------------------------------------
 
 
-class _NothingReadableError(UserError):
-    """No document of the corpus could be read, or none is left."""
+class _NothingUsableError(UserError):
+    """No document of the corpus could be read, none is left, or most of them are damaged."""
 
 
 @contextmanager
-def remove_partial_if_empty(job: PreprocessingJob) -> Iterator[None]:
-    """Delete the build directory if no document could be read, so that the corrected command can run."""
+def remove_partial_if_useless(job: PreprocessingJob) -> Iterator[None]:
+    """Delete the build directory if nothing in it is worth keeping, so that the corrected command can run."""
     try:
         yield
-    except _NothingReadableError:
+    except _NothingUsableError:
         shutil.rmtree(job.build)
         raise
 
@@ -345,18 +380,18 @@ def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
     seen = sum(result.seen for result in results)
     if rejected > job.max_bad_fraction * seen:
         raise _too_many(job, tasks, rejected, seen)
+    replaced = sum(result.replaced for result in results)
+    if replaced > job.max_replaced_fraction * sum(result.characters for result in results):
+        raise _too_many_replaced(job, tasks)
     if not any(record.split == "train" for result in results for record in result.shards):
-        raise _NothingReadableError(f"no documents to train on: {no_training_documents(job, results)}")
+        raise _NothingUsableError(f"no documents to train on: {no_training_documents(job, results)}")
 
 
 def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
-    shown = "".join(f"\n  {example}" for example in islice(_rejections(job, tasks), 3))
-    problem = (
-        f"{rejected:,} of {seen:,} documents cannot be read, more than --max-bad-fraction {job.max_bad_fraction} "
-        f"allows. The first:{shown}\n"
-    )
+    examples = list(islice(rejections(job, tasks), MOST_EXAMPLES))
+    problem = too_many_rejected(rejected, seen, job.max_bad_fraction, examples, job.reading.encoding)
     if rejected == seen:
-        return _NothingReadableError(
+        return _NothingUsableError(
             f"{problem}All were rejected:{reasons(job, tasks)}\n"
             "Name the field of the text with --text-field, or check the inputs"
         )
@@ -366,11 +401,15 @@ def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int
     )
 
 
-def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
-    """Yield "place: reason" for each document rejected in finished tasks."""
-    for task in tasks:
-        if load_result(task_folder(job, task)):
-            with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
-                for item in map(json.loads, file):
-                    piece = task.pieces[item["piece"] - task.first_piece]
-                    yield f"{place(piece, item['line'], item['offset'])}: {item['reason']}"
+def _too_many_replaced(job: PreprocessingJob, tasks: list[Task]) -> UserError:
+    results = [result for task in tasks if (result := load_result(task_folder(job, task)))]
+    replaced = sum(result.replaced for result in results)
+    characters = sum(result.characters for result in results)
+    examples = list(islice(replacements(job, tasks), MOST_EXAMPLES))
+    problem = too_many_replaced(replaced, characters, job.max_replaced_fraction, examples, job.reading.encoding)
+    if 2 * sum(result.repaired for result in results) > sum(result.seen for result in results):
+        return _NothingUsableError(f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction")
+    return UserError(
+        f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction, which resumes from here. For "
+        f"any other change, remove the unfinished work (rm -r {job.build}) and run the command again"
+    )

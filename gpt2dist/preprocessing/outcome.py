@@ -2,8 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from gpt2dist.corpus.damage import Example
+from gpt2dist.corpus.documents import Piece
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.preprocessing.assembly import load_results
 from gpt2dist.preprocessing.tasks import PreprocessingJob, Task, TaskResult, load_result, task_folder
@@ -11,6 +15,8 @@ from gpt2dist.preprocessing.worker import place
 
 MOST_REASONS = 8
 """Reasons that a message lists."""
+MOST_EMPTY = 0.1
+"""Fraction of the documents of a file that may be empty without a warning."""
 
 _WHY = {
     "rejected": "rejected as unreadable",
@@ -20,21 +26,42 @@ _WHY = {
 }
 
 
+def rejections(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[Example]:
+    """Yield each document rejected in finished tasks, with the reason."""
+    for piece, item in _rejected(job, tasks):
+        line = f"{place(piece, item['line'], item['offset'])}: {item['reason']}"
+        yield Example(piece, item["offset"], line)
+
+
+def _rejected(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[tuple[Piece, dict[str, Any]]]:
+    """Yield the lines of rejected.jsonl of finished tasks, with their pieces."""
+    for task in tasks:
+        if load_result(task_folder(job, task)):
+            with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
+                for item in map(json.loads, file):
+                    yield task.pieces[item["piece"] - task.first_piece], item
+
+
+def replacements(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:
+    """Yield documents with replaced characters in finished tasks, with an excerpt: the first of each task."""
+    for task in tasks:
+        result = load_result(task_folder(job, task))
+        for item in result.examples if result else ():
+            piece = task.pieces[item.piece - task.first_piece]
+            line = f"{place(piece, item.line, item.offset)}: {item.excerpt!r}"
+            yield Example(piece, item.offset, line)
+
+
 def reasons(job: PreprocessingJob, tasks: Sequence[Task]) -> str:
     """Return a line for each reason why documents of finished tasks were rejected: a number and an example."""
     found: dict[str, tuple[int, str]] = {}
-    for task in tasks:
-        if load_result(task_folder(job, task)) is None:
-            continue
-        with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
-            for item in map(json.loads, file):
-                kind = _kind(item["reason"])
-                if kind not in found and len(found) == MOST_REASONS:
-                    kind = ""
-                piece = task.pieces[item["piece"] - task.first_piece]
-                example = f"{item['reason']} (first at {place(piece, item['line'], item['offset'])})"
-                count, first = found.get(kind, (0, example if kind else "for other reasons"))
-                found[kind] = count + 1, first
+    for piece, item in _rejected(job, tasks):
+        kind = _kind(item["reason"])
+        if kind not in found and len(found) == MOST_REASONS:
+            kind = ""
+        example = f"{item['reason']} (first at {place(piece, item['line'], item['offset'])})"
+        count, first = found.get(kind, (0, example if kind else "for other reasons"))
+        found[kind] = count + 1, first
     return "".join(f"\n  {count:,}: {example}" for count, example in found.values())
 
 
@@ -65,6 +92,35 @@ def warn_of_empty_split(manifest: Manifest, on_warning: Callable[[str], None]) -
             f"--val-fraction {fraction} set no document aside, so there is no split val: documents are chosen "
             f"whole, by their content, and the corpus has {documents:,}. Raise the fraction, cut the text files "
             "into more documents (--document-separator), or preprocess a text to validate on by itself"
+        )
+
+
+def warn_of_empty(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
+    """Name the file with most empty documents if they are more than MOST_EMPTY of it, as in damaged files."""
+    rows, empty = Counter[str](), Counter[str]()
+    for task, result in zip(tasks, load_results(job, tasks), strict=True):
+        for piece, lines, count in zip(task.pieces, result.lines, result.empty, strict=False):
+            rows[piece.path] += lines
+            empty[piece.path] += count
+    found = [path for path, count in empty.most_common() if count > MOST_EMPTY * rows[path]]
+    if found:
+        others = f", and so is a large part of {len(found) - 1:,} other file(s)" if len(found) > 1 else ""
+        on_warning(
+            f"{found[0]}: {empty[found[0]]:,} of its {rows[found[0]]:,} documents are empty and were left out"
+            f"{others}. If that is not what you expect, the file is damaged, or --text-field names another field "
+            "than that of the text"
+        )
+
+
+def warn_of_replacements(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
+    """Say how many characters were replaced by U+FFFD, and show the first."""
+    results = load_results(job, tasks)
+    replaced, documents = (sum(getattr(result, name) for result in results) for name in ("replaced", "repaired"))
+    if documents:
+        example = next(replacements(job, tasks))
+        on_warning(
+            f"{replaced:,} characters that are not valid became U+FFFD, in {documents:,} documents. The first: "
+            f"{example.line}"
         )
 
 

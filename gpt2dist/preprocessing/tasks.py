@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist.corpus import DEFAULT_SUFFIXES, Piece, Reading, Source, cut
+from gpt2dist.corpus.damage import DamageLimits
 from gpt2dist.dataset.manifest import ShardRecord
 from gpt2dist.dataset.megatron_format import HEADER
 from gpt2dist.dataset.provenance import ORIGIN
@@ -70,6 +71,8 @@ class PreprocessingJob:
     """"replace" substitutes U+FFFD for invalid Unicode, "fail" stops the job."""
     max_bad_fraction: float = 0.001
     """Fraction of the documents that may be unreadable before the job fails, in [0, 1]."""
+    max_replaced_fraction: float = 0.001
+    """Fraction of the characters that may be replaced by U+FFFD before the job fails, in [0, 1]."""
     workers: int = 1
     """The number of worker processes; ignored if `scheduler` is set."""
     scheduler: str | None = None
@@ -120,8 +123,7 @@ class PreprocessingJob:
         """
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val-fraction {self.val_fraction}: must be at least 0 and below 1, such as 0.01")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: must be between 0 and 1, such as 0.001")
+        DamageLimits(self.on_bad_text, self.max_bad_fraction, self.max_replaced_fraction).check()
         for name in ("workers", "shard_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
@@ -152,15 +154,15 @@ class Task:
         return sum(piece.size for piece in self.pieces)
 
 
-def plan_tasks(sources: Iterable[Source]) -> list[Task]:
-    """Cut a corpus into tasks. The result depends on the sources alone."""
+def plan_tasks(sources: Iterable[Source], encoding: str | None = None) -> list[Task]:
+    """Cut a corpus into tasks. The result depends on the arguments alone; `encoding` is as for `corpus.cut`."""
     sources = list(sources)
     total = sum(source.size for source in sources)
     target = min(max(total // TASKS, MIN_TASK_BYTES), MAX_TASK_BYTES)
     groups: list[list[Piece]] = []
     room = 0
     for source in sources:
-        for piece in cut(source, target):
+        for piece in cut(source, target, encoding):
             # A piece of unknown size (0) may be large, so it starts a new group.
             if not groups or piece.size > room or not piece.size:
                 groups.append([])
@@ -176,6 +178,16 @@ def plan_tasks(sources: Iterable[Source]) -> list[Task]:
 
 
 @dataclass(frozen=True)
+class ReplacedExample:
+    """A document in which characters were replaced by U+FFFD; `piece` is an index as in `Task.first_piece`."""
+
+    piece: int
+    line: int
+    offset: int
+    excerpt: str
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """Result of a finished task, as stored in its marker file."""
 
@@ -184,6 +196,13 @@ class TaskResult:
     repaired: int
     lines: tuple[int, ...]
     """The number of lines or rows in each piece."""
+    empty: tuple[int, ...] = ()
+    """The number of empty documents in each piece; () in results of older versions."""
+    characters: int = 0
+    replaced: int = 0
+    """Numbers of characters; see `Counts`."""
+    examples: tuple[ReplacedExample, ...] = ()
+    """The first documents with replaced characters."""
 
     @property
     def documents(self) -> int:
@@ -202,7 +221,8 @@ class TaskResult:
 
     def counts(self, task: Task) -> Counts:
         """Return the work done for `task`."""
-        return Counts(task.size, self.tokens, self.documents, self.left_out["rejected"])
+        rejected = self.left_out["rejected"]
+        return Counts(task.size, self.tokens, self.documents, rejected, self.characters, self.replaced)
 
 
 def task_folder(job: PreprocessingJob, task: Task) -> Path:
@@ -233,7 +253,9 @@ def load_result(folder: Path) -> TaskResult | None:
     except FileNotFoundError:
         return None
     shards = tuple(ShardRecord(**record) for record in content.pop("shards"))
-    return TaskResult(shards, lines=tuple(content.pop("lines")), **content)
+    examples = tuple(ReplacedExample(**record) for record in content.pop("examples", ()))
+    lines, empty = tuple(content.pop("lines")), tuple(content.pop("empty", ()))
+    return TaskResult(shards, lines=lines, empty=empty, examples=examples, **content)
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:

@@ -120,7 +120,7 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
     world = join()
     tokenizer = Tokenizer.load(directory)
     length = Pretrained.read(directory).shape.context_length
-    forward = load_forward(directory, tokenizer, None, False, world)
+    forward = load_forward(directory, tokenizer, None, 0, world)
 
     def ours() -> float:
         text = HeldOut.of_texts(documents, tokenizer)

@@ -17,10 +17,10 @@ from gpt2dist.corpus.documents import (
     Reading,
     Rejected,
 )
-from gpt2dist.corpus.files import Stream
 from gpt2dist.corpus.readers.fields import no_column
 from gpt2dist.corpus.readers.long_rows import UNCLOSED, cell_parts, wrong_number
 from gpt2dist.corpus.readers.records import FileRecords
+from gpt2dist.corpus.text_stream import TextStream
 from gpt2dist.corpus.utf8 import repair, repair_parts
 from gpt2dist.errors import UserError
 
@@ -31,7 +31,7 @@ def read_delimited(piece: Piece, reading: Reading) -> Items:
     """Read the rows of a file. Blank lines and the header are not counted."""
     # The limit is global to the process. Rows longer than LONG_BYTES never reach it: `long_rows` reads them.
     csv.field_size_limit(max(csv.field_size_limit(), 4 * documents.LONG_BYTES))
-    with Stream(piece.path, piece.compression) as stream:
+    with TextStream(piece, reading.encoding) as stream:
         table = _Table(piece, reading, stream)
         yield from table.rows()
         return table.count
@@ -43,7 +43,7 @@ class _Table:
     The csv module accepts only str. Decoding as latin-1 maps each byte to one character, so no byte is lost.
     """
 
-    def __init__(self, piece: Piece, reading: Reading, stream: Stream):
+    def __init__(self, piece: Piece, reading: Reading, stream: TextStream):
         self.count = 0
         self._delimiter = DELIMITERS[piece.format]
         self._records = FileRecords(stream, b"\n")
@@ -84,8 +84,8 @@ class _Table:
             names = ["\0"]
         if any("\0" in name for name in names):
             raise UserError(
-                f"{piece.path}: its first row names no columns: it is binary, or text in another encoding than "
-                "UTF-8; convert it, or leave it out"
+                f"{piece.path}: its first row names no columns: it is binary, or text in another encoding; "
+                "--encoding NAME reads it, such as --encoding utf-16-le; or leave it out"
             )
         return [name.encode("latin-1").decode("utf-8", errors="replace") for name in names]
 

@@ -204,6 +204,18 @@ def test_metadata_in_a_directory_is_counted_and_a_named_one_is_refused(tmp_path)
         discover([str(tmp_path / "info.json")])
 
 
+@pytest.mark.parametrize(("codec", "encoding"), [("utf-16", None), ("utf-16-be", "utf-16-be")])
+def test_json_in_another_encoding_is_looked_into(tmp_path, codec, encoding):
+    (tmp_path / "a.json").write_text('{"text": "中"}\n', encoding=codec)
+    (tmp_path / "info.json").write_text(json.dumps({"name": "it"}, indent=2), encoding=codec)
+    said = []
+    assert names(discover([str(tmp_path)], encoding=encoding, on_info=said.append)) == ["a.json"]
+    assert said == ["ignored 1 file: 1 .json of one object over several lines"]
+    (tmp_path / "all.json").write_text('[{"text": "中"}]', encoding=codec)
+    with pytest.raises(UserError, match=r"all\.json: a JSON array"):
+        discover([str(tmp_path)], encoding=encoding)
+
+
 def test_a_damaged_json_file_is_named(tmp_path):
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(b"{}")[:-9])
     with pytest.raises(UserError, match=r"a\.json\.gz: damaged"):

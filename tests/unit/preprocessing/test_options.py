@@ -118,10 +118,12 @@ def test_normalizer(tmp_path, tokenizer, monkeypatch):
 def test_bad_text_can_stop_the_job(tmp_path, tokenizer, small_tasks):
     good = b'{"text": "fine, and not to be mended"}\n'
     (tmp_path / "a.jsonl").write_bytes(good + b'{"text": "half \\ud83d"}\n')
-    with pytest.raises(UserError, match=r"a\.jsonl:2: text that is not Unicode .*--on-bad-text replace"):
+    with pytest.raises(
+        UserError, match=r"a\.jsonl:2: 'half �': text that is not Unicode .*--on-bad-text replace"
+    ):
         run(tmp_path / "a.jsonl", tokenizer, tmp_path / "out", on_bad_text="fail")
     (tmp_path / "b.jsonl").write_bytes(good * 100 + b'{"text": "caf\xe9"}\n')
-    with pytest.raises(UserError, match=rf"b\.jsonl, byte {100 * len(good)}: text that is not Unicode"):
+    with pytest.raises(UserError, match=rf"b\.jsonl, byte {100 * len(good)}: 'caf�': text that is not Unicode"):
         run(tmp_path / "b.jsonl", tokenizer, tmp_path / "late", on_bad_text="fail")
     manifest = run(tmp_path / "b.jsonl", tokenizer, tmp_path / "mended")
     assert manifest.repaired == 1 and documents(manifest)[-1] == "caf\ufffd"

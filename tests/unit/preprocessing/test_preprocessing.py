@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2dist.corpus import Reading, discover
+from gpt2dist.corpus import Reading, discover, files
+from gpt2dist.corpus import documents as documents_module
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.errors import RunError, UserError
@@ -400,6 +401,40 @@ def test_rejected_repaired_and_empty(tmp_path, tokenizer, small_tasks):
     assert lines[0]["reason"].startswith("not JSON") and lines[1]["reason"] == "field 'text' is int, not a string"
 
 
+def test_long_lines_that_cannot_be_read_are_rejected(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(files, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(documents_module, "LONG_BYTES", 1000)
+    path = tmp_path / "a.jsonl"
+    deep, cut, good = b'{"x": ' + b"[" * 150_000, b'{"text": "' + b"x" * 5000, b'{"text": "ok ok"}'
+    path.write_bytes(b"\n".join([deep, cut, *[good] * 100]))
+    manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.1))
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (2, 100)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(line["line"], line["reason"].partition(" at ")[0]) for line in lines] == [
+        (1, "not JSON: nesting too deep"),
+        (2, "not JSON: a string that is cut off or holds what must be escaped"),
+    ]
+
+
+def test_a_file_with_many_empty_documents_is_named(tmp_path, tokenizer, small_tasks):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.jsonl").write_text('{"text": "a"}\n' * 1000 + '{"text": ""}\n' * 120)
+    (tmp_path / "corpus" / "b.jsonl").write_text('{"text": "b"}\n' * 100 + '{"text": ""}\n' * 50)
+    (tmp_path / "corpus" / "c.jsonl").write_text('{"text": "c"}\n' * 100 + '{"text": ""}\n' * 10)
+    warnings = []
+    manifest = prepare(job(tmp_path / "corpus", tokenizer, tmp_path / "out"), on_warning=warnings.append)
+    assert manifest.left_out["empty"] == 180
+    (warning,) = [text for text in warnings if "empty" in text]
+    assert warning.startswith(
+        f"{tmp_path}/corpus/a.jsonl: 120 of its 1,120 documents are empty and were left out, and so is a large "
+        "part of 1 other file(s). If that is not what you expect, the file is damaged, or --text-field names"
+    )
+    (tmp_path / "corpus" / "a.jsonl").unlink()
+    (tmp_path / "corpus" / "b.jsonl").unlink()
+    prepare(job(tmp_path / "corpus", tokenizer, tmp_path / "few"), on_warning=warnings.append)
+    assert not any("c.jsonl" in text for text in warnings)
+
+
 def test_too_many_rejected(tmp_path, tokenizer):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n' * 20 + '{"content": "x"}\n' * 5)
@@ -434,6 +469,13 @@ def test_a_bad_corpus_stops_long_before_its_end(tmp_path, tokenizer, small_tasks
         prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.1))
     assert len(runs) < len(plan_tasks(discover([str(path)]))) / 2
     prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
+
+
+def test_a_huge_bad_line_before_many_good_ones_stops_nothing(tmp_path, tokenizer, small_tasks):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"x": ' + "[" * 100_000 + "\n" + '{"text": "ok ok"}\n' * 2000)
+    manifest = prepare(job(path, tokenizer, tmp_path / "out"))
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (1, 2000)
 
 
 def test_character_that_the_tokenizer_lacks_rejects_the_document(tmp_path, small_tasks):
@@ -492,7 +534,8 @@ def test_all_rejected_says_why(tmp_path, tokenizer):
     assert [said[0], said[1], *said[3:]] == [
         f"  800: no field 'text'; its fields are 'content' (first at {path}:1)",
         f"  400: field 'text' is int, not a string (first at {path}:2)",
-        f"  400: not a JSON object but list (first at {path}:5)",
+        "  400: not a JSON object but list (`jq -c '.[]' FILE` makes a line of each element of an array) "
+        f"(first at {path}:5)",
         "Name the field of the text with --text-field, or check the inputs",
     ]
 

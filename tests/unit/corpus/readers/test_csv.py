@@ -51,7 +51,7 @@ def test_rejected_rows_say_why(tmp_path, read_corpus):
     [
         (b"id,content\n1,x\n", r"a\.csv: no column 'text'; its columns are 'id', 'content': --text-field takes"),
         (
-            "text,id\n".encode("utf-16"),
+            "text,id\n".encode("utf-16-le"),
             r"a\.csv: its first row names no columns: it is binary, or text in another",
         ),
         (b"\n\n", r"a\.csv: no column 'text'; its columns are none"),
