@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,10 +187,11 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
     from gpt2dist.monitoring.progress import info
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
-    options = (reading(args), suffixes(args), args.format)
-    # All ranks read the same files, so only one says what it ignored.
-    says = {"on_info": partial(info, command="evaluate")} if launch_environment.rank() == 0 else {}
-    texts = list(read_texts(args.text, *options, **says))
+    def show(text: str) -> None:
+        if launch_environment.rank() == 0:  # all ranks read the same files
+            info(text, "evaluate")
+
+    texts = list(read_texts(args.text, reading(args), suffixes(args), args.format, show))
     name = ", ".join(args.text)
     return lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), args.detokenizer, name)
 
