@@ -2,7 +2,13 @@
 
 import sys
 
-from gpt2dist.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from gpt2dist.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # while modules are imported
+        from gpt2dist.terminal import say
+
+        say("gpt2dist: interrupted")
+        sys.exit(130)

@@ -47,6 +47,8 @@ SECONDS_TO_TELL = 10
 Without the wait, the first of them to exit would make the launcher end rank 0 before its report.
 """
 EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT = 0, 1, 2
+EXIT_INTERRUPTED = 130
+"""As a shell reports a program that Ctrl-C ended: 128 + SIGINT."""
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -59,7 +61,8 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         prog="gpt2dist",
         description="Distributed pretraining of GPT-2-family models, from raw text to perplexity.",
         epilog="`gpt2dist VERB --help` explains a verb. "
-        "Exit codes: 0 done, 2 the input is wrong (one message says what and the way out), 1 a failure.",
+        "Exit codes: 0 done, 2 the input is wrong (one message says what and the way out), 1 a failure, "
+        "130 Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"gpt2dist {__version__}")
     # The deepspeed launcher puts this option before the verb. It is ignored: the environment has the same value.
@@ -127,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     except KeyboardInterrupt:
         say(f"gpt2dist {args.verb}: interrupted")
-        return EXIT_FAILURE
+        return EXIT_INTERRUPTED
 
 
 def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:

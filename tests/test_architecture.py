@@ -50,11 +50,12 @@ MAY_IMPORT = {
     "errors": "",
     "importing": "",
     "memory": "",
+    "output_paths": "",
     "terminal": "",
 }
 """Each package or module, top first, and those below that it may import beside itself and EVERYWHERE."""
 
-EVERYWHERE = {"atomic_io", "errors", "importing", "memory", "terminal"}
+EVERYWHERE = {"atomic_io", "errors", "importing", "memory", "output_paths", "terminal"}
 
 DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
@@ -79,6 +80,7 @@ LIGHT = (
         "errors",
         "importing",
         "memory",
+        "output_paths",
         "terminal",
         "distributed.launch_environment",
         "config.yaml",

@@ -25,6 +25,7 @@ from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import locate
 from gpt2dist.monitoring.logs import quiet_libraries
+from gpt2dist.output_paths import check_directory
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     args = parser.parse_args(argv)
     try:
+        check_directory(args.output)
         train, test = examples(args.data, args.held_out)
         report(finetune(args, train, test), test, args.output)
     except UserError as error:

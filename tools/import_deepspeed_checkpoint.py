@@ -29,6 +29,7 @@ from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
+from gpt2dist.output_paths import check_directory
 from gpt2dist.plan import Plan, targets_per_sample
 from gpt2dist.preflight import resolve
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         if not args.trust:
             raise UserError(f"{args.checkpoint}: reading a pickle runs its writer's code; say --trust if you may")
         config, plan = resolve(args.config, args.overrides, 1)
+        check_directory(config.output_dir, "run.output_dir")
         print(f"saved {import_checkpoint(tag_directory(args.checkpoint), config, plan)}", file=sys.stderr)
     except (UserError, RunError) as error:
         print(f"import_deepspeed_checkpoint: {error}", file=sys.stderr)

@@ -13,8 +13,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt2dist.corpus import Document, Reading, cut, discover, read
+from gpt2dist.corpus import Document, Reading, Source, content_sha256, cut, discover, read, with_versions
 from gpt2dist.errors import UserError
+from gpt2dist.output_paths import check_file, write_file
 
 SUFFIXES = (".py", ".txt", ".rst", ".md", ".jsonl", ".ndjson")
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -31,11 +32,15 @@ def main() -> int:
     args = parser.parse_args()
     origin = args.output.with_suffix(".origin.json")
     try:
+        for path in (args.output, origin):
+            check_file(path, "OUTPUT")
         sources = named_sources(args.inputs) if args.inputs else standard_library()
     except UserError as error:
         print(f"make_corpus: {error}", file=sys.stderr)
         return 2
-    listing = json.dumps([[str(path), path.stat().st_size] for path in sources])
+    listing = content_sha256(
+        with_versions([Source(str(path), "", "", path.stat().st_size, "") for path in sources])
+    )
     if args.output.is_file() and origin.is_file() and origin.read_text() == listing:
         print(f"{args.output}: there already", file=sys.stderr)
         return 0
@@ -44,9 +49,8 @@ def main() -> int:
         # Validation holds out whole documents, so a few long ones could not be split well.
         size = min(LONGEST_PIECE, sum(map(len, documents)) // PIECES)
         documents = [piece for document in documents for piece in pieces(document, size)]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
-    origin.write_text(listing)
+    write_file(args.output, "".join(json.dumps({"text": text}) + "\n" for text in documents), "OUTPUT")
+    write_file(origin, listing, "OUTPUT")
     size = sum(len(text.encode()) for text in documents)
     print(f"{args.output}: {len(documents):,} documents, {size / 1e6:.1f} MB of text", file=sys.stderr)
     return 0

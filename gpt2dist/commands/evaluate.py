@@ -185,9 +185,14 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
         return lambda directory: text
 
     from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
+    from gpt2dist.monitoring.progress import info
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
-    texts = list(read_texts(args.text, reading(args), suffixes(args), args.format))
+    def show(text: str) -> None:
+        if launch_environment.rank() == 0:  # all ranks read the same files
+            info(text, "evaluate")
+
+    texts = list(read_texts(args.text, reading(args), suffixes(args), args.format, show))
     name = ", ".join(args.text)
     return lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), args.detokenizer, name)
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist.cli import EXIT_INTERRUPTED
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import Progress, info, warn
 from gpt2dist.terminal import say
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from gpt2dist.preprocessing.atomic_output import Counts
 
 EPILOG = """\
-An INPUT is a file, a directory (searched recursively), a quoted glob such as 'books/**/*.txt', a URL (s3://, gs://,
-hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or `-` for standard
-input. Text, JSON lines, CSV, Parquet, Arrow; text, JSON lines and CSV also as .gz .zst .xz .bz2. Each line or row
-is a document, with its text in --text-field; every other file is one document, unless --document-separator
-cuts it. Text is UTF-8 (UTF-16 or UTF-32 where a byte-order mark says so) or in the --encoding that is named. Each
-document ends with the tokenizer's end-of-text token.
+An INPUT is a file, a directory (searched recursively, links too), a quoted glob such as 'books/**/*.txt', a URL
+(s3://, gs://, hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or
+`-` for standard input. Text, JSON lines, CSV, Parquet, Arrow; text, JSON lines and CSV also as .gz .zst .xz .bz2.
+Each line or row is a document, with its text in --text-field; every other file is one document, unless
+--document-separator cuts it. Text is UTF-8 (UTF-16 or UTF-32 where a byte-order mark says so) or in the
+--encoding that is named. Each document ends with the tokenizer's end-of-text token.
 
 An interrupted job goes on when the same command is run again. Its result does not depend on who did which part.
 
@@ -271,8 +272,10 @@ def run(args: argparse.Namespace) -> int | None:
             manifest = prepare(job, display.update, display.info, display.warn, finish=args.finish)
         except KeyboardInterrupt:
             display.close()
-            display.info(f"interrupted; run the same command again to resume ({job.build} is kept)")
-            return 1
+            kept = f"what is done is kept in {job.build}: run the same command again to resume"
+            message = kept if (job.build / "plan.json").is_file() else "nothing was written yet"
+            say(f"gpt2dist preprocess: interrupted; {message}")  # also with --quiet
+            return EXIT_INTERRUPTED
     say(describe(manifest))
     if display.worked:
         seconds = time.monotonic() - start

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from gpt2dist.errors import UserError
+from gpt2dist.output_paths import check_file, write_file
 from gpt2dist.terminal import say
 
 
@@ -28,11 +29,6 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"{args.run_directory}: not a run directory; `gpt2dist status DIR` lists those in a folder"
         )
-    text = report(args.run_directory)
-    try:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        # Names and texts of the run may contain lone surrogates, which cannot be encoded.
-        args.output.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"--output: {args.output} cannot be written ({error.strerror}); name another") from None
+    check_file(args.output)
+    write_file(args.output, report(args.run_directory))
     say(f"written {args.output}")

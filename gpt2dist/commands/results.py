@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import PeerLostError, RunError, UserError
+from gpt2dist.output_paths import check_file, write_file
 from gpt2dist.run.end_markers import PEER_LOST
 from gpt2dist.terminal import say
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Check the common options before the work starts, and create the parent directory of --output.
+    """Check the common options before the work starts.
 
     Raises:
         UserError: The batch size is below 1, or --output cannot be written.
@@ -43,16 +43,7 @@ def check(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise UserError("--batch-size must be at least 1")
     if args.output:
-        _make_room(args.output)
-
-
-def _make_room(output: Path) -> None:
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: {output.parent} cannot be made ({error.strerror})") from None
-    if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise UserError(f"--output: {output} cannot be written; name a file")
+        check_file(args.output)
 
 
 @contextlib.contextmanager
@@ -80,7 +71,7 @@ def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argpars
 
     text = orjson.dumps(result, option=orjson.OPT_INDENT_2).decode()
     if args.output:
-        args.output.write_text(text + "\n")
+        write_file(args.output, text + "\n")
     if args.json:
         say(text, sys.stdout)
         return

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,10 @@ from gpt2dist.commands.preprocess import (
 )
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import info, warn
+from gpt2dist.output_paths import check_new_directory, new_directory
 
 if TYPE_CHECKING:
+    from gpt2dist.corpus import Source
     from gpt2dist.corpus.texts import CorpusTexts
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -96,15 +99,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
     """Create the tokenizer, unless it exists already."""
     output = Path(args.output)
+    check_new_directory(output, reuse=True)
     with tempfile.TemporaryDirectory(prefix="gpt2dist-") as scratch:
         training = args.action == "train"
         make, origin = _prepare_training(args, Path(scratch)) if training else _prepare_import(args)
         if _is_there(output, origin):
             info(f"{output} was made from the same inputs with the same options: nothing to do", "tokenizer")
             return None
+        check_new_directory(output)
         tokenizer = make()
-    tokenizer.save(output)
-    (output / RECORD_NAME).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    with new_directory(output) as partial:
+        tokenizer.save(partial)
+        (partial / RECORD_NAME).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     wanted = getattr(args, "vocab_size", None)
     if wanted and tokenizer.vocab_size < wanted:
         info(f"the corpus is too small for {wanted} entries; it gave {tokenizer.vocab_size}", "tokenizer")
@@ -122,7 +128,7 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
         raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text or 50257 as GPT-2")
     if args.kind == "char" and args.vocab_size is not None:
         raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
-    from gpt2dist.corpus import discover, spool
+    from gpt2dist.corpus import discover, spool, with_versions
     from gpt2dist.corpus.texts import CorpusTexts
     from gpt2dist.tokenizer.tokenizer import train_bpe, train_char
 
@@ -130,7 +136,10 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
     spooled = None
     if "-" in args.inputs:
         spooled = spool(sys.stdin.buffer, scratch / "input", args.format or "jsonl")
-    sources = discover(args.inputs, suffixes(args), (Path(args.output),), args.format, spooled, how.encoding)
+    show = partial(info, command="tokenizer")
+    sources = with_versions(
+        discover(args.inputs, suffixes(args), (Path(args.output),), args.format, spooled, how.encoding, show)
+    )
 
     def make() -> "Tokenizer":
         # On a terminal the library draws its own bars, which also cover the merges.
@@ -142,16 +151,25 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
             warn(warning, "tokenizer")
         return made
 
-    files = "".join(f"{source.path} {source.size} {source.version}\n" for source in sources)
     origin = {
         "action": "train",
         "kind": args.kind,
         "vocab_size": args.vocab_size,
         **asdict(how),
         "files": len(sources),
-        "files_sha256": atomic_io.sha256_of_text(files),
+        **_corpus_identity(sources, Path(args.output)),
     }
     return make, origin
+
+
+def _corpus_identity(sources: list["Source"], output: Path) -> dict[str, str]:
+    """Return the entry of the record for the corpus; where 0.1 wrote the record, by times of modification."""
+    from gpt2dist.corpus import content_sha256, dated
+
+    if "files_sha256" not in _record(output):
+        return {"content_sha256": content_sha256(sources)}
+    files = "".join(f"{source.path} {source.size} {source.version}\n" for source in dated(sources))
+    return {"files_sha256": atomic_io.sha256_of_text(files)}
 
 
 def _with_progress(corpus: "CorpusTexts", show: bool) -> Iterator[str]:
@@ -190,8 +208,7 @@ def _is_there(output: Path, origin: dict) -> bool:
         return False
     from gpt2dist.corpus import Reading
 
-    record = output / RECORD_NAME
-    there = json.loads(record.read_bytes()) if record.is_file() else {}
+    there = _record(output)
     if there.get("action") == "train":
         there = asdict(Reading()) | there  # older records lack newer options; None stands for other defaults
     different = [name for name in origin if there.get(name) != origin[name]]
@@ -201,3 +218,8 @@ def _is_there(output: Path, origin: dict) -> bool:
         f"{output}: holds another tokenizer ({', '.join(different)} differ); "
         "choose another --output, or remove this one to make it again"
     )
+
+
+def _record(output: Path) -> dict:
+    path = output / RECORD_NAME
+    return json.loads(path.read_bytes()) if path.is_file() else {}

@@ -13,6 +13,7 @@ from gpt2dist.corpus.documents import (
     Source,
 )
 from gpt2dist.corpus.formats import DEFAULT_SUFFIXES, FORMATS
+from gpt2dist.corpus.identity import content_sha256, dated, relative_names, with_versions
 from gpt2dist.corpus.reading import cut, read
 from gpt2dist.corpus.sources import discover
 from gpt2dist.corpus.standard_input import spool
@@ -30,8 +31,12 @@ __all__ = [
     "Reading",
     "Rejected",
     "Source",
+    "content_sha256",
     "cut",
+    "dated",
     "discover",
     "read",
+    "relative_names",
     "spool",
+    "with_versions",
 ]

@@ -31,7 +31,7 @@ class Source:
     size: int
     """Stored (compressed) bytes; 0 if unknown."""
     version: str
-    """Modification time, ETag or hash, which changes with the content; "" if the server gives none."""
+    """Hash of the content, or a server's ETag or time, which changes with it; "" if unknown. See `identity`."""
     spool: str = ""
     """The file that holds the copy of standard input; "" for all other sources."""
 

@@ -1,5 +1,7 @@
 """Detection of a file's format and compression from its name."""
 
+import re
+
 from gpt2dist.errors import UserError
 
 COMPRESSIONS = ("gz", "zst", "xz", "bz2")
@@ -13,14 +15,13 @@ HUB_PREFIX = "datasets:"
 _SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
 _TEXT_SUFFIXES = (".txt", ".md", ".rst")
-_JSON = ".json"
-"""Usually JSON lines; but in directories, .json files are often metadata, so they are read only if named."""
 _UNREADABLE = (
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".lzma", ".lz", ".z"),
     *(".pdf", ".docx", ".xlsx", ".feather", ".orc", ".avro"),
@@ -48,6 +49,14 @@ def no_file_in_directory(name: str, suffixes: tuple[str, ...]) -> str:
     )
 
 
+def kind_of(name: str) -> str:
+    """Return the kind of an ignored file, for a message: its suffix, with that before a compression."""
+    if name.startswith("."):
+        return "hidden"
+    found = re.search(rf"(\.\w{{1,9}})?\.({'|'.join(COMPRESSIONS)})$|\.\w{{1,9}}$", name.lower())
+    return found[0] if found else "without a suffix"
+
+
 def format_of(path: str, given: str | None = None) -> tuple[str, str]:
     """Return the format and the compression of a file from its name. The format defaults to text.
 
@@ -64,7 +73,7 @@ def format_of(path: str, given: str | None = None) -> tuple[str, str]:
     if given is None and stem.endswith(_UNREADABLE):
         suffix = next(suffix for suffix in _UNREADABLE if stem.endswith(suffix))
         raise UserError(f"{path}: {suffix} files are not read; unpack or convert it to text or JSON lines first")
-    found = (kind for suffix, kind in {**_SUFFIXES, _JSON: "jsonl"}.items() if stem.endswith(suffix))
+    found = (kind for suffix, kind in _SUFFIXES.items() if stem.endswith(suffix))
     format = given or next(found, "text")
     if compression and format not in PLAIN_FORMATS:
         raise UserError(f"{path}: {format} files are compressed within; unpack the .{compression} first")

@@ -1,10 +1,11 @@
 """Discovery of corpus files at URLs."""
 
 import re
+from collections import Counter
 from typing import Any
 
 from gpt2dist.corpus.documents import Source
-from gpt2dist.corpus.formats import format_of, no_file_in_directory
+from gpt2dist.corpus.formats import format_of, kind_of, no_file_in_directory
 from gpt2dist.corpus.storage import filesystem, reaching
 from gpt2dist.errors import UserError
 
@@ -16,8 +17,14 @@ _VERSIONS = (
 """Keys of fsspec's file information that change with the file, in order of preference."""
 
 
-def find_remote(url: str, suffixes: tuple[str, ...], given: str | None) -> list[Source]:
+def find_remote(url: str, suffixes: tuple[str, ...], given: str | None, ignored: Counter[str]) -> list[Source]:
     """Return the sources at a URL: one file, the files of a directory, or the matches of a glob.
+
+    Args:
+        url: The URL.
+        suffixes: Suffixes of the files to take from a directory.
+        given: Format of all files; None to detect it from each name.
+        ignored: Number of ignored files by kind, which is added to.
 
     Raises:
         UserError: No file matches, the URL cannot be reached, or a file is of unknown size or unsupported format.
@@ -27,10 +34,12 @@ def find_remote(url: str, suffixes: tuple[str, ...], given: str | None) -> list[
         if system.isfile(path):
             found = {path: system.info(path)}
         elif system.isdir(path):
-            found = _visible(system.find(path, detail=True), path)
+            below = system.find(path, detail=True)
+            found = _visible(below, path)
             found = {name: info for name, info in found.items() if name.lower().endswith(suffixes)}
             if not found:
                 raise UserError(no_file_in_directory(url, suffixes))
+            ignored.update(kind_of(name.rpartition("/")[2]) for name in below if name not in found)
         elif _MAGIC.search(path):
             directory = _MAGIC.split(path)[0].rpartition("/")[0]
             found = _visible(system.glob(path, detail=True), directory)

@@ -1,17 +1,32 @@
 """Discovery of the sources of a corpus, in a reproducible order."""
 
+import errno
 import glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gpt2dist.corpus.directories import expand, walk
 from gpt2dist.corpus.documents import Source
-from gpt2dist.corpus.formats import DEFAULT_SUFFIXES, HUB_PREFIX, PLAIN_FORMATS, format_of, no_file_in_directory
+from gpt2dist.corpus.formats import (
+    DEFAULT_SUFFIXES,
+    HUB_PREFIX,
+    PLAIN_FORMATS,
+    format_of,
+    kind_of,
+    no_file_in_directory,
+)
+from gpt2dist.corpus.identity import unreadable_paths
+from gpt2dist.corpus.json_files import is_one_object, refuse_object
 from gpt2dist.corpus.readers.saved_datasets import is_saved, saved_source
 from gpt2dist.corpus.remote import find_remote
 from gpt2dist.corpus.storage import is_url
 from gpt2dist.errors import UserError
+
+KINDS_SHOWN = 5
+"""Kinds of ignored files that a message lists."""
 
 
 def discover(
@@ -21,28 +36,30 @@ def discover(
     format: str | None = None,
     standard_input: Source | None = None,
     encoding: str | None = None,
+    on_info: Callable[[str], None] = lambda text: None,
 ) -> list[Source]:
     """Find the sources of a corpus.
 
     Args:
-        inputs: Files (any suffix), directories (searched recursively for `suffixes`; hidden names are skipped)
+        inputs: Files (any suffix), directories (searched recursively for `suffixes`; hidden names are ignored)
             and globs (`**` for any depth), all of them local or URLs; directories written by `save_to_disk` of
             the library `datasets`; "datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]".
         suffixes: Suffixes to search directories for, with the dot; case is ignored.
-        exclude: Directories to skip, such as the output.
+        exclude: Directories never to read from, such as the output.
         format: Format of all files; None to detect it from each name.
         standard_input: Source for the input "-"; see `spool`.
         encoding: The encoding with which the sources will be read; see `Reading`.
+        on_info: Called with what was ignored, in one line, and with each dataset directory that was skipped.
 
     Returns:
-        The sources without duplicates, sorted by path.
+        The sources without duplicates, sorted by path. Those of local files have no version; see `with_versions`.
 
     Raises:
-        UserError: An input does not exist or matches no file, or a file is of a kind that cannot be read or that
-            has no choice of an encoding.
+        UserError: An input does not exist, matches no file, is a dataset directory or lies in `exclude`; a file
+            is of a kind that cannot be read or that has no choice of an encoding; or files or directories are not
+            readable.
     """
-    wanted = tuple(suffix.lower() for suffix in suffixes)
-    barred = {_absolute(path) for path in exclude}
+    search = _Search(tuple(suffix.lower() for suffix in suffixes), exclude, format, encoding)
     found: dict[str, Source] = {}
     for name in inputs:
         if name == "-":
@@ -50,9 +67,10 @@ def discover(
                 raise UserError("-: standard input is not taken here; put it into a file first")
             found[name] = standard_input
         else:
-            found |= {source.path: source for source in _expand(name, wanted, barred, format)}
+            found |= {source.path: source for source in search.sources(name)}
     sources = [found[path] for path in sorted(found)]
     refuse_encoding(sources, encoding)
+    search.report(on_info)
     return sources
 
 
@@ -70,52 +88,139 @@ def refuse_encoding(sources: Sequence[Source], encoding: str | None) -> None:
             )
 
 
-def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path], format: str | None) -> list[Source]:
-    """Return the sources of one input."""
-    if name.startswith(HUB_PREFIX):
-        from gpt2dist.corpus.readers.hub import hub_source
+class _Search:
+    """One discovery: what it takes, ignores, skips and cannot read."""
 
-        return [hub_source(name)]
-    if is_url(name):
-        return find_remote(name, suffixes, format)
-    return [_source(_absolute(path), format) for path in _local(name, suffixes, barred)]
+    def __init__(
+        self, suffixes: tuple[str, ...], exclude: Sequence[Path], format: str | None, encoding: str | None
+    ):
+        self._suffixes, self._format, self._encoding = suffixes, format, encoding
+        self._excluded = {os.path.realpath(path) for path in exclude}
+        self._ignored: Counter[str] = Counter()
+        self._skipped: dict[Path, None] = {}
+        self._unreadable: list[tuple[object, OSError]] = []
 
+    def sources(self, name: str) -> list[Source]:
+        """Return the sources of one input."""
+        if name.startswith(HUB_PREFIX):
+            from gpt2dist.corpus.readers.hub import hub_source
 
-def _local(name: str, suffixes: tuple[str, ...], barred: set[Path]) -> list[Path]:
-    """Return the paths of the files and saved datasets of one local input."""
-    path = Path(name)
-    if path.is_dir() and not is_saved(path):
-        found = list(_walk(_absolute(path), suffixes, barred))
-        if not found:
-            raise UserError(no_file_in_directory(name, suffixes))
+            return [hub_source(name)]
+        if is_url(name):
+            return find_remote(name, self._suffixes, self._format, self._ignored)
+        path = Path(name)
+        try:
+            if path.is_dir() and not is_saved(path):
+                files, named = self._in_directory(path), False
+            elif os.path.lexists(path):
+                files, named = [self._named(path)], True
+            else:
+                files, named = self._matching(name), True
+        except OSError as error:  # in a directory that may not be searched
+            raise unreadable_paths([(error.filename or name, error)]) from None
+        found = [self._source(file, named) for file in files]
+        if self._unreadable:
+            raise unreadable_paths(self._unreadable)
+        return [source for source in found if source]
+
+    def report(self, on_info: Callable[[str], None]) -> None:
+        """Say what was skipped and ignored."""
+        for directory in self._skipped:
+            on_info(f"skipped {directory}: a dataset directory, or the unfinished work on one")
+        if count := self._ignored.total():
+            kinds = self._ignored.most_common()
+            kinds.sort(key=lambda item: (-item[1], item[0]))
+            listed = [f"{number:,} {kind}" for kind, number in kinds[:KINDS_SHOWN] if number]
+            if rest := sum(number for _, number in kinds[KINDS_SHOWN:]):
+                listed.append(f"{rest:,} of other kinds")
+            on_info(f"ignored {count:,} file{'s' * (count > 1)}: {', '.join(listed)}")
+
+    # --- Names of files -----------------------------------------------------------------------------------
+
+    def _in_directory(self, root: Path) -> list[Path]:
+        """Return the files below a directory that have one of the suffixes, and its saved datasets."""
+        if self._is_excluded(root) or _is_dataset(root):
+            raise UserError(f"{root}: a dataset directory is no corpus; name the files that it was made from")
+        found = []
+
+        def enter(directory: Path) -> bool:
+            if not self._may_enter(directory):
+                return False
+            saved = is_saved(directory)
+            if saved and ".arrow" in self._suffixes:
+                found.append(directory)
+            return not saved
+
+        for directory, names in walk(_absolute(root), enter, self._cannot_read):
+            for name in names:
+                if not name.startswith(".") and name.lower().endswith(self._suffixes):
+                    found.append(directory / name)
+                else:
+                    self._ignored[kind_of(name)] += 1
+        if not found and not self._unreadable:
+            raise UserError(no_file_in_directory(str(root), self._suffixes))
         return found
-    if path.exists():
-        return [path]
-    if not glob.has_magic(name):
-        raise UserError(f"{name}: no such file or directory")
-    found = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207, `name` can be absolute
-    found = [match for match in found if match.is_file() or is_saved(match)]
-    if not found:
-        raise UserError(f"{name}: this pattern matches no file")
-    return found
 
+    def _named(self, path: Path) -> Path:
+        if any(map(self._is_excluded, _absolute(path).parents)):
+            raise UserError(f"{path}: lies in the output; name another input, or another output")
+        return _absolute(path)
 
-def _walk(directory: Path, suffixes: tuple[str, ...], barred: set[Path]) -> Iterator[Path]:
-    """Yield the files that have one of the suffixes, and the saved datasets if .arrow is one of them."""
+    def _matching(self, name: str) -> list[Path]:
+        """Return the files and saved datasets that match a pattern."""
+        if not glob.has_magic(name):
+            raise UserError(f"{name}: no such file or directory")
+        matches = dict.fromkeys(map(_absolute, expand(name, self._may_enter, self._cannot_read)))
+        found = [match for match in matches if not match.is_dir() or is_saved(match)]
+        if "**" not in name:  # otherwise the pattern matches their files too
+            self._ignored["directory"] += len(matches) - len(found)
+        found = [match for match in found if not any(map(self._is_excluded, match.parents))]
+        if not found and not self._unreadable:
+            raise UserError(f"{name}: this pattern matches no file")
+        return found
 
-    def fail(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be listed ({error.strerror})")
+    def _may_enter(self, directory: Path) -> bool:
+        """Return whether to search a directory that the user did not name."""
+        if self._is_excluded(directory):
+            return False
+        if _is_dataset(directory):
+            self._skipped[_absolute(directory)] = None
+            return False
+        return True
 
-    for root, folders, files in os.walk(directory, onerror=fail):
-        below = [Path(root, name) for name in folders if not name.startswith(".")]
-        saved = [path for path in below if path not in barred and is_saved(path)]
-        folders[:] = [path.name for path in below if path not in barred and path not in saved]
-        if ".arrow" in suffixes:
-            yield from saved
-        for name in files:
-            path = Path(root, name)
-            if not name.startswith(".") and name.lower().endswith(suffixes) and path.is_file():
-                yield path
+    def _is_excluded(self, directory: Path) -> bool:
+        return bool(self._excluded) and os.path.realpath(directory) in self._excluded
+
+    def _cannot_read(self, path: Path, error: OSError) -> None:
+        self._unreadable.append((path, error))
+
+    # --- Their formats ------------------------------------------------------------------------------------
+
+    def _source(self, path: Path, named: bool) -> Source | None:
+        """Return the source of a file or saved dataset; None if it is ignored or cannot be read."""
+        try:
+            if path.is_dir():
+                return saved_source(path)
+            status = path.stat()
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:  # a link that leads nowhere, too
+            self._cannot_read(path, error)
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            if named:
+                raise UserError(
+                    f"{path}: a pipe or device, which can be read only once; give it as standard input (-)"
+                )
+            self._ignored["pipe or device"] += 1
+            return None
+        format, compression = format_of(str(path), self._format)
+        if format == "jsonl" and status.st_size and is_one_object(str(path), compression, self._encoding):
+            if named:
+                raise refuse_object(str(path), compression)
+            self._ignored[".json of one object over several lines"] += 1
+            return None
+        return Source(str(path), format, compression, status.st_size, "")
 
 
 def _absolute(path: str | Path) -> Path:
@@ -123,14 +228,8 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.normpath(Path(path).absolute()))
 
 
-def _source(path: Path, given: str | None) -> Source:
-    if path.is_dir():
-        return saved_source(path)
-    format, compression = format_of(str(path), given)
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: a pipe or device, which can be read only once; give it as standard input (-)")
-    return Source(str(path), format, compression, status.st_size, str(status.st_mtime_ns))
+def _is_dataset(directory: Path) -> bool:
+    """Return whether a directory is a dataset of gpt2dist, or the unfinished work on one."""
+    if not (directory / "sources.jsonl").is_file():
+        return False
+    return (directory / "manifest.json").is_file() or (directory / "plan.json").is_file()

@@ -21,6 +21,7 @@ from gpt2dist.dataset.flat_formats import BLOCK, header_of_another_format
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.text_counter import TextCounter
 from gpt2dist.errors import UserError
+from gpt2dist.output_paths import check_new_directory, new_directory
 from gpt2dist.tokenizer.choose import choose_tokenizer
 from gpt2dist.tokenizer.text_changes import described
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -29,7 +30,6 @@ RAW_DTYPES = ("uint16", "int32", "uint32", "int64")
 PROBED = 1 << 16
 """Tokens at the start of each file that are looked at before any file is read as a whole."""
 _VAL = re.compile(r"(?:^|[^a-z])(?:val|valid|validation)(?:[^a-z]|$)", re.IGNORECASE)
-_AGAIN = "; remove it, or choose another --output"
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ def adopt(
             differ in dtype or seem to have another one; or a token is not in the tokenizer's vocabulary.
     """
     output = adoption.output
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output}: already exists{_AGAIN}")
+    check_new_directory(output)
     tokenizer = choose_tokenizer(adoption.tokenizer, adoption.lossy)
     _check_dtype(adoption, tokenizer)
     changes = _text_changes(tokenizer)
@@ -90,13 +89,12 @@ def adopt(
         records.append(_measure(empty, record, tokenizer, text, lambda count: on_bytes(count, total)))
         if problem := _unmarked(empty, records[-1]):
             on_warning(problem)
-    output.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(output)
     listing = "".join(json.dumps(_source(path)) + "\n" for record in records for path in _files(empty, record))
-    atomic_io.write_text(output / "sources.jsonl", listing)
-    manifest = _manifest(adoption, tokenizer, np.dtype(empty.dtype), records, listing)
-    manifest.save(output)
-    return manifest
+    with new_directory(output) as partial:
+        tokenizer.save(partial)
+        atomic_io.write_text(partial / "sources.jsonl", listing)
+        _manifest(adoption, tokenizer, np.dtype(empty.dtype), records, listing).save(partial)
+    return Manifest.load(output)
 
 
 # --- Finding the files ------------------------------------------------------------------------------------

@@ -82,7 +82,8 @@ class Manifest:
     options: dict[str, Any]
     """Options of `preprocess` that shape the shards; for adopted files, their format under "adopted"."""
     sources: dict[str, Any]
-    """"files", "bytes" and "listing_sha256", the hash of sources.jsonl, which names every file."""
+    """"files", "bytes", "listing_sha256", the hash of sources.jsonl, which names every file, and, if `preprocess`
+    made the dataset, "content_sha256", which does not depend on where the files are (version 0.1 wrote none)."""
     shards: tuple[ShardRecord, ...]
     """Shards in stream order: train-00000, train-00001, …, val-00000, …"""
     left_out: dict[str, int] = field(default_factory=dict)

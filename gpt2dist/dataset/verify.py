@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist.atomic_io import sha256_of
+from gpt2dist.corpus.documents import Source
+from gpt2dist.corpus.identity import content_sha256
 from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_file
 from gpt2dist.dataset.manifest import FILE_NAME, SHA256_KEY, Manifest, ShardRecord, canonical_sha256
 from gpt2dist.dataset.provenance import ORIGIN, PIECES_NAME, SUFFIX
@@ -264,11 +266,14 @@ def _listings(manifest: Manifest) -> Iterator[str]:
 def _sources(manifest: Manifest, path: Path, sha256: str) -> Iterator[str]:
     try:
         with open(path, encoding="utf-8") as file:
-            sizes = [int(json.loads(line)["size"]) for line in file]
+            lines = [json.loads(line) for line in file]
+        sizes = [int(line["size"]) for line in lines]
+        found = {"files": len(sizes), "bytes": sum(sizes), "listing_sha256": sha256}
+        if "content_sha256" in manifest.sources:
+            found["content_sha256"] = content_sha256([Source(**line) for line in lines])
     except (ValueError, KeyError, TypeError) as error:
         yield f"{path}: malformed ({type(error).__name__}: {error})"
         return
-    found = {"files": len(sizes), "bytes": sum(sizes), "listing_sha256": sha256}
     for key, value in found.items():
         if manifest.sources.get(key) != value:
             yield f"{path}: its {key} are {value}, the manifest says {manifest.sources.get(key)}"

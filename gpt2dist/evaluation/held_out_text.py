@@ -4,7 +4,7 @@ Both form one stream in which every document ends with end-of-text, so the same 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -178,13 +178,14 @@ def read_texts(
     reading: Reading,
     suffixes: Sequence[str] = DEFAULT_SUFFIXES,
     format: str | None = None,
+    on_info: Callable[[str], None] = lambda text: None,
 ) -> Iterator[str]:
-    """Yield the whole documents of files, in order of path. `corpus.discover` describes the inputs.
+    """Yield the whole documents of files, in order of path. `corpus.discover` describes inputs and `on_info`.
 
     Raises:
         UserError: A file or a document cannot be read. Skipping it would change the text that is scored.
     """
-    for source in discover(inputs, suffixes, format=format, encoding=reading.encoding):
+    for source in discover(inputs, suffixes, format=format, encoding=reading.encoding, on_info=on_info):
         for piece in cut(source, max(source.size, 1)):
             for item in read(piece, reading):
                 yield _whole(item, source.path, reading.encoding)

@@ -10,11 +10,12 @@ from gpt2dist.config import Config
 from gpt2dist.loading.mixture import share_error
 from gpt2dist.memory import GIB, format_bytes
 from gpt2dist.model.flops import FORMULA
+from gpt2dist.output_paths import nearest_directory
 from gpt2dist.plan import Plan, TrainingSet
 from gpt2dist.preflight.duration import durations
 from gpt2dist.preflight.memory import estimate, memory_inputs, total
 from gpt2dist.preflight.plot import plot, sampled
-from gpt2dist.preflight.resources import checkpoint_space, nearest_directory
+from gpt2dist.preflight.resources import checkpoint_space
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.training.lr_schedule import decay_steps, learning_rate
 

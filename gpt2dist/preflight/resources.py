@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from gpt2dist.config import Config, Problem, raise_problems
 from gpt2dist.errors import UserError
 from gpt2dist.memory import GIB, format_bytes
+from gpt2dist.output_paths import check_directory, nearest_directory
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import check_batch
 from gpt2dist.preflight.deepspeed import check_offload, check_precision
@@ -158,21 +158,11 @@ def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
 
 
 def check_output(config: Config) -> Iterator[Problem]:
-    """Check that files can be created in the run's directory, using a temporary file that leaves no trace."""
-    home = nearest_directory(config.output_dir)
+    """Check that files can be created in the run's directory."""
     try:
-        with tempfile.TemporaryFile(dir=home):
-            pass
-    except OSError as error:
-        yield Problem(
-            "run.output_dir",
-            f"no file can be made in {home} ({error.strerror}); name a directory that can be written to",
-        )
-
-
-def nearest_directory(path: Path) -> Path:
-    """Return the path if it is a directory, else its nearest ancestor that is one."""
-    return next(each for each in (path, *path.absolute().parents) if each.is_dir())
+        check_directory(config.output_dir, "run.output_dir")
+    except UserError as error:
+        yield Problem("run.output_dir", str(error).removeprefix("run.output_dir: "))
 
 
 def _file_size(path: Path) -> int:

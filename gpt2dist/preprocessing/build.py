@@ -1,18 +1,20 @@
 """The build directory of a job: locking, and checks that its content belongs to the job."""
 
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt2dist import atomic_io
-from gpt2dist.corpus import Reading, Source
+from gpt2dist.corpus import Reading, Source, content_sha256, dated, relative_names
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.output_paths import check_new_directory
 from gpt2dist.preprocessing.tasks import PLAN_VERSION, PreprocessingJob
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -24,15 +26,17 @@ class JobFingerprint:
     Attributes:
         plan: The manifest entries for tokenizer, options and sources.
         listing: The content of sources.jsonl, one line per source of the corpus.
+        sources: The sources.
     """
 
     plan: dict[str, Any]
     listing: str
+    sources: tuple[Source, ...]
 
     @classmethod
     def of(cls, job: PreprocessingJob, tokenizer: Tokenizer, sources: list[Source]) -> "JobFingerprint":
         """Return the fingerprint of a job with this tokenizer and these sources."""
-        listing = "".join(json.dumps(asdict(source)) + "\n" for source in sources)
+        listing = _listing(sources)
         plan = {
             "tokenizer_fingerprint": tokenizer.fingerprint,
             "options": job.options,
@@ -40,9 +44,10 @@ class JobFingerprint:
                 "files": len(sources),
                 "bytes": sum(source.size for source in sources),
                 "listing_sha256": atomic_io.sha256_of_text(listing),
+                "content_sha256": content_sha256(sources),
             },
         }
-        return cls(plan, listing)
+        return cls(plan, listing, tuple(sources))
 
     def differences(self, there: dict[str, Any], directory: Path) -> str:
         """Describe how `there`, the plan found in `directory`, differs from this one; empty if it does not."""
@@ -54,13 +59,30 @@ class JobFingerprint:
         ]
         if there["tokenizer_fingerprint"] != self.plan["tokenizer_fingerprint"]:
             different.append("another tokenizer")
-        if there["sources"] != self.plan["sources"]:
+        if not self._same_corpus(there["sources"]):
             different.append(f"another corpus ({self._corpus_difference(directory / 'sources.jsonl')})")
         return "; ".join(different)
 
+    def _same_corpus(self, there: dict[str, Any]) -> bool:
+        """Compare contents, wherever they lie; with what 0.1 recorded, paths and times of modification."""
+        if "content_sha256" in there:
+            return bool(there["content_sha256"] == self.plan["sources"]["content_sha256"])
+        return there["listing_sha256"] in (
+            self.plan["sources"]["listing_sha256"],  # what is not local
+            atomic_io.sha256_of_text(_listing(dated(self.sources))),
+        )
+
     def _corpus_difference(self, path: Path) -> str:
-        there = {line["path"]: line for line in map(json.loads, path.read_text("utf-8").splitlines())}
-        here = {line["path"]: line for line in map(json.loads, self.listing.splitlines())}
+        lines = [
+            [json.loads(line) for line in text.splitlines()] for text in (path.read_text("utf-8"), self.listing)
+        ]
+        names = [[line["path"] for line in side] for side in lines]
+        if not set(names[0]) & set(names[1]):  # moved
+            names = [relative_names(side) for side in names]
+        there, here = (
+            {name: {**line, "path": name} for name, line in zip(*side, strict=True)}
+            for side in zip(names, lines, strict=True)
+        )
         kinds = {
             "new": [name for name in here if name not in there],
             "gone": [name for name in there if name not in here],
@@ -69,16 +91,41 @@ class JobFingerprint:
         return ", ".join(f"{len(names)} {kind}: {names[0]} …" for kind, names in kinds.items() if names)
 
 
+def check_places(job: PreprocessingJob) -> None:
+    """Check, before any work, that the dataset can be built beside its final name and renamed to it.
+
+    Raises:
+        UserError: It cannot.
+    """
+    check_new_directory(job.output, reuse=True)
+    if _is_taken(job.output) and not (job.output / "manifest.json").is_file():
+        raise UserError(f"{job.output}: exists and is not a dataset directory; choose another --output")
+    if not os.path.lexists(job.build):
+        return
+    if not job.build.is_dir():
+        raise UserError(
+            f"{job.build}: the unfinished work belongs here, and this is no directory; remove it, or choose "
+            "another --output"
+        )
+    if job.build.stat().st_dev != job.output.parent.stat().st_dev:
+        raise UserError(
+            f"{job.build}: is on another disk than {job.output}, which its content must become by a rename; "
+            "remove this link or mount, and name an --output on that disk (the output itself may be a link to it)"
+        )
+
+
+def _is_taken(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
+
+
 def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None:
     """Return the manifest of this job's finished dataset, or None if `job.output` is missing or empty.
 
     Raises:
-        UserError: `job.output` holds another dataset or something else.
+        UserError: `job.output` holds another dataset.
     """
-    if not job.output.exists() or (job.output.is_dir() and not any(job.output.iterdir())):
+    if not _is_taken(job.output):
         return None
-    if not (job.output / "manifest.json").is_file():
-        raise UserError(f"{job.output}: exists and is not a dataset directory; choose another --output")
     manifest = Manifest.load(job.output)
     different = identity.differences({name: getattr(manifest, name) for name in identity.plan}, job.output)
     if different:
@@ -87,7 +134,7 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
             "Choose another --output, or remove this one to make it again"
         )
     plan = job.build / "plan.json"
-    if plan.is_file() and json.loads(plan.read_bytes()) == _versioned(identity):
+    if plan.is_file() and not identity.differences(json.loads(plan.read_bytes()), job.build):
         # A run was killed after renaming the dataset, before deleting this; or it is deleting this now.
         with open(job.build / "lock", "a") as lock:
             if atomic_io.try_lock(lock.fileno()) is not False:
@@ -155,6 +202,10 @@ def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
             f"{job.build}: holds the unfinished work of another job: {different}. "
             f"Remove it (rm -r {job.build}) or choose another --output"
         )
+
+
+def _listing(sources: Iterable[Source]) -> str:
+    return "".join(json.dumps(asdict(source)) + "\n" for source in sources)
 
 
 def _versioned(identity: JobFingerprint) -> dict[str, Any]:

@@ -15,7 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus import (
+    BadDocumentError,
+    Document,
+    LongDocument,
+    Source,
+    discover,
+    read,
+    spool,
+    with_versions,
+)
 from gpt2dist.corpus.damage import EARLY_DAMAGE
 from gpt2dist.corpus.sources import refuse_encoding
 from gpt2dist.dataset.manifest import Manifest
@@ -23,9 +32,16 @@ from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.assembly import assemble, dataset_folder
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
-from gpt2dist.preprocessing.build import JobFingerprint, check_plan, finished, open_build
+from gpt2dist.preprocessing.build import JobFingerprint, check_places, check_plan, finished, open_build
 from gpt2dist.preprocessing.deduplication import remove_duplicates
 from gpt2dist.preprocessing.executors import open_executor, run_all, start_early
+from gpt2dist.preprocessing.outcome import (
+    warn_of_empty,
+    warn_of_empty_split,
+    warn_of_rejected_bytes,
+    warn_of_replacements,
+    warn_of_separator,
+)
 from gpt2dist.preprocessing.tasks import (
     STANDARD_INPUT,
     PreprocessingJob,
@@ -41,9 +57,6 @@ from gpt2dist.preprocessing.yield_checks import (
     remove_partial_if_useless,
     too_many_rejected_error,
     too_many_replaced_error,
-    warn_of_empty,
-    warn_of_rejected_bytes,
-    warn_of_replacements,
 )
 from gpt2dist.tokenizer.choose import choose_tokenizer
 from gpt2dist.tokenizer.encoder import FAST, choose_encoder
@@ -80,10 +93,11 @@ def prepare(
         UserError: The job's options, corpus, tokenizer or output cannot be used; the message says which.
         RunError: A worker process was killed or a file cannot be written. Running the same job again resumes it.
     """
-    tokenizer, sources, identity = _resolve(job)
+    tokenizer, sources, identity = _resolve(job, on_info)
     if (manifest := finished(job, identity)) is not None:
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         _delete_spool(job, sources)
+        warn_of_empty_split(manifest, on_warning)
         return manifest
     with open_build(job, identity, tokenizer, shared=False), remove_partial_if_useless(job):
         tasks = plan_tasks(sources, job.reading.encoding)
@@ -94,12 +108,15 @@ def prepare(
             drive.run(tasks)
             _check_unchanged(job, sources)
             check_yield(job, tasks)
+            warn_of_separator(job, tasks, on_warning)
             warn_of_empty(job, tasks, on_warning)
             warn_of_replacements(job, tasks, on_warning)
             warn_of_rejected_bytes(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
-        return assemble(job, tokenizer, tasks, identity)
+        manifest = assemble(job, tokenizer, tasks, identity)
+    warn_of_empty_split(manifest, on_warning)
+    return manifest
 
 
 def prepare_part(
@@ -129,7 +146,7 @@ def prepare_part(
     """
     if STANDARD_INPUT in job.inputs:
         raise UserError("--task-index: not with standard input, which only one process can read; name files")
-    tokenizer, sources, identity = _resolve(job)
+    tokenizer, sources, identity = _resolve(job, on_info)
     if finished(job, identity) is not None:
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return
@@ -156,20 +173,25 @@ def check(job: PreprocessingJob) -> int:
     return len(plan_tasks(sources, job.reading.encoding))
 
 
-def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
+def _resolve(
+    job: PreprocessingJob, on_info: OnMessage = lambda text: None
+) -> tuple[Tokenizer, list[Source], JobFingerprint]:
     """Check the options of a job, load its tokenizer, find its sources and compute its fingerprint."""
     job.check()
+    check_places(job)
     start_early(job)
     load_normalizer(job.normalizer)
     tokenizer = choose_tokenizer(job.tokenizer, job.lossy)
-    sources = _discover(job)
+    sources = _discover(job, on_info)
     return tokenizer, sources, JobFingerprint.of(job, tokenizer, sources)
 
 
-def _discover(job: PreprocessingJob) -> list[Source]:
+def _discover(job: PreprocessingJob, on_info: OnMessage = lambda text: None) -> list[Source]:
     if STANDARD_INPUT not in job.inputs:
-        ours = (job.output, job.build, job.submissions)
-        return discover(job.inputs, job.suffixes, ours, job.format, encoding=job.reading.encoding)
+        own = (job.output, job.build, job.submissions)
+        return with_versions(
+            discover(job.inputs, job.suffixes, own, job.format, encoding=job.reading.encoding, on_info=on_info)
+        )
     if len(job.inputs) > 1:
         raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
     refuse_encoding([Source("-", job.format or "jsonl", "", 0, "")], job.reading.encoding)

@@ -5,10 +5,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from gpt2dist.errors import RunError, UserError
@@ -37,21 +37,15 @@ def run_all(
     Yields:
         The results, in order of completion.
 
-    Raises:
-        RunError: A worker process was killed.
     """
-    pending = {executor.submit(function, *arguments) for arguments in calls}
+    pending: set[Future[Any]] = set()
     try:
+        pending.update(executor.submit(function, *arguments) for arguments in calls)
         while pending:
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             on_poll()
             for future in done:
                 yield future.result()
-    except BrokenProcessPool:
-        raise RunError(
-            "a worker process died, most likely killed for memory. What is done is kept: run the same "
-            "command again to resume, with fewer --workers if memory is short"
-        ) from None
     finally:
         if pending:
             with suppress(OSError):  # A full disk may be why the calls ended early.
@@ -72,6 +66,9 @@ def open_executor(
         job: The job, whose `scheduler` and `workers` select the executor.
         calls: The maximum number of calls; no more processes than this are started.
         prepare: A top-level function called first in each process of a pool. Its exceptions are ignored.
+
+    Raises:
+        RunError: A worker process was killed.
     """
     if job.scheduler:
         with _dask(job.scheduler) as executor:
@@ -83,10 +80,17 @@ def open_executor(
         # Libraries with threads do not survive a fork of this process. The fork server has only imported modules.
         context = multiprocessing.get_context("forkserver")
         workers = min(job.workers, calls)
-        with ProcessPoolExecutor(workers, context, _start_worker, (prepare, job)) as executor:
-            for _ in range(workers):
-                executor.submit(_begin)  # Starts all processes now, while the driver does other work.
-            yield executor
+        try:
+            with ProcessPoolExecutor(workers, context, _start_worker, (prepare, job)) as executor:
+                with _without_interrupts():
+                    _start_all(executor, workers)
+                yield executor
+        except BrokenProcessPool:
+            raise RunError(
+                "a worker process was killed, most likely because memory ran out. What is done is kept in "
+                f"{job.build}: run the same command again to resume, with fewer --workers or a smaller "
+                "--memory-per-worker if memory is short"
+            ) from None
 
 
 PRELOAD = ["gpt2dist.preprocessing.worker", "gpt2dist.corpus.readers.jsonl", "awkward", "gigatoken"]
@@ -95,9 +99,42 @@ PRELOAD = ["gpt2dist.preprocessing.worker", "gpt2dist.corpus.readers.jsonl", "aw
 
 def start_early(job: PreprocessingJob) -> None:
     """Start the fork server, which imports `PRELOAD` while the driver does other work."""
-    if not job.scheduler and job.workers > 1:
-        forkserver.set_forkserver_preload(PRELOAD)
+    if job.scheduler or job.workers == 1:
+        return
+    forkserver.set_forkserver_preload(PRELOAD)
+    resource_tracker.ensure_running()  # first, since its start would unblock SIGINT
+    with _without_interrupts():
         forkserver.ensure_running()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Defer Ctrl-C to the end of the block, in which processes are started.
+
+    A terminal sends SIGINT to all processes, but only the driver acts on it. The processes inherit the mask; the
+    handler keeps this one from losing a process that is half started.
+    """
+    caught = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda *_: caught.append(True)) if in_main_thread else None
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+    if caught and callable(handler):
+        handler(signal.SIGINT, None)
+
+
+def _start_all(executor: Executor, workers: int) -> None:
+    """Make a pool start all of its processes now, while the driver does other work."""
+    try:
+        for _ in range(workers):
+            executor.submit(_begin)
+    except (EOFError, ConnectionError) as error:
+        raise BrokenProcessPool("the fork server was killed") from error
 
 
 def _begin() -> None:

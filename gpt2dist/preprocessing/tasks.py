@@ -23,6 +23,7 @@ from gpt2dist.dataset.megatron_format import HEADER
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.errors import UserError
+from gpt2dist.output_paths import resolved
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts
 from gpt2dist.tokenizer.round_trip import TextChanges
 
@@ -48,7 +49,7 @@ class PreprocessingJob:
     tokenizer: str
     """A directory with tokenizer.json, that file, or a name on the Hugging Face hub."""
     output: Path
-    """The dataset directory to create."""
+    """The dataset directory to create. A link gives what it points to, so that `build` is on its disk."""
     lossy: bool = False
     """Whether to take a tokenizer that may lose some of the text."""
     format: str | None = None
@@ -87,6 +88,9 @@ class PreprocessingJob:
     """Fingerprint of the tokenizer that the driver loaded."""
     driver: str = ""
     """Unique identifier of the driver process; a job array runs several drivers for one job."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", resolved(self.output))
 
     @property
     def build(self) -> Path:

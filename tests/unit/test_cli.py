@@ -88,7 +88,7 @@ def test_wrong_input_is_one_message_without_a_traceback(tmp_path):
 
 @pytest.mark.parametrize(
     ("result", "code"),
-    [(None, 0), (0, 0), (1, 1), (UserError("lr: wrong"), 2), (KeyboardInterrupt(), 1), (BrokenPipeError(), 0)],
+    [(None, 0), (0, 0), (1, 1), (UserError("lr: wrong"), 2), (KeyboardInterrupt(), 130), (BrokenPipeError(), 0)],
 )
 def test_exit_codes(monkeypatch, result, code):
     def run(args):

@@ -53,6 +53,19 @@ def no_column(path: str, name: str, there: Sequence[str]) -> UserError:
     )
 
 
+def require_one(path: str, name: str, there: Sequence[str]) -> None:
+    """Check that a table has a column once.
+
+    Raises:
+        UserError: Several columns have that name.
+    """
+    if (count := list(there).count(name)) > 1:
+        raise UserError(
+            f"{path}: {count} columns are named {name!r}, and which one has the text cannot be told; rename all "
+            "but one, or write the file again without them"
+        )
+
+
 def mend(text: str) -> tuple[bytes, int]:
     """Encode a text as UTF-8, with lone surrogates replaced by U+FFFD. Return it, and the number of them."""
     try:

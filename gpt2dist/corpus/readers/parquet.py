@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from gpt2dist.corpus import files
 from gpt2dist.corpus.documents import Item, Items, Piece, Reading, Rejected, Source
 from gpt2dist.corpus.readers.cells import document, spread
-from gpt2dist.corpus.readers.fields import no_column, no_string
+from gpt2dist.corpus.readers.fields import no_column, no_string, require_one
 from gpt2dist.corpus.storage import damaged, is_url, open_file
 from gpt2dist.errors import UserError
 
@@ -111,6 +111,7 @@ class TextColumn:
             names = getattr(fields, "names", ())
             if key not in names:
                 raise no_column(path, name, schema.names)
+            require_one(path, key, names)
             fields = fields.field(names.index(key)).type
         self._dictionary = self._values = None  # of the last batch, with the values as bytes
         kind = fields.value_type if pa.types.is_dictionary(fields) else fields

@@ -132,7 +132,7 @@ def test_mistakes(gpt2dist, run, tmp_path):
     words = f"{tmp_path}: not a run directory; `gpt2dist status DIR` lists those in a folder"
     assert (code, out, err) == (2, "", f"gpt2dist report: {words}\n")
     code, out, err = gpt2dist("report", run, "--output", tmp_path)
-    words = f"--output: {tmp_path} cannot be written (Is a directory); name another"
+    words = f"--output: {tmp_path} is a directory; name a file, such as {tmp_path}/output"
     assert (code, out, err) == (2, "", f"gpt2dist report: {words}\n")
 
 

@@ -1,7 +1,9 @@
 """`tokenizer train` on corpora of all kinds."""
 
+import hashlib
 import io
 import json
+import os
 
 import pytest
 
@@ -26,13 +28,39 @@ def train(tmp_path, monkeypatch, capsys):
     return run
 
 
+def test_a_copy_of_the_corpus_makes_nothing_again(train, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("abc")
+    assert train("a.txt") == set("abc")
+    os.utime(tmp_path / "a.txt", (1, 1))
+    train("a.txt")
+    assert "nothing to do" in capsys.readouterr().err
+    (tmp_path / "a.txt").write_text("abd")
+    os.utime(tmp_path / "a.txt", (1, 1))
+    assert "holds another tokenizer (content_sha256 differ)" in train("a.txt")
+
+
+def test_a_tokenizer_of_0_1_is_known_again(train, tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_text("abc")
+    train("a.txt")
+    record = json.loads((tmp_path / "tok/tokenizer_origin.json").read_text())
+    del record["content_sha256"]
+    line = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}\n"
+    record["files_sha256"] = hashlib.sha256(line.encode()).hexdigest()
+    (tmp_path / "tok/tokenizer_origin.json").write_text(json.dumps(record))
+    train("a.txt")
+    assert "nothing to do" in capsys.readouterr().err
+    path.touch()
+    assert "holds another tokenizer (files_sha256 differ)" in train("a.txt")
+
+
 def test_standard_input(train, capsys):
     lines = b'{"content": "ab"}\n{"content": "bc"}\n'
     arguments = ("-", "--format", "jsonl", "--text-field", "content")
     assert train(*arguments, stdin=lines) == set("abc")
     assert train(*arguments, stdin=lines) == set("abc")
     assert "nothing to do" in capsys.readouterr().err
-    assert "holds another tokenizer (files_sha256 differ)" in train(*arguments, stdin=lines + b"\n")
+    assert "holds another tokenizer (content_sha256 differ)" in train(*arguments, stdin=lines + b"\n")
 
 
 def test_files_of_several_kinds(train, tmp_path):

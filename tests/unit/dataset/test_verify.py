@@ -161,6 +161,15 @@ def test_what_else_the_manifest_says(dataset, changes, message):
     assert problems(dataset)[0].startswith(f"{dataset}/{message}")
 
 
+def test_the_hash_of_the_corpus(dataset):
+    sources = json.loads((dataset / "manifest.json").read_text())["sources"]
+    rewritten(dataset, {"sources": sources | {"content_sha256": "0" * 64}}, keep_hash=False)
+    assert problems(dataset) == [
+        f"{dataset / 'sources.jsonl'}: its content_sha256 are {sources['content_sha256']}, the manifest says "
+        f"{'0' * 64}"
+    ]
+
+
 def test_a_listing_that_is_no_listing(dataset):
     path = dataset / "sources.jsonl"
     path.write_text('{"path": "a"}\n')

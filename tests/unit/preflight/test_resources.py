@@ -116,7 +116,7 @@ def test_a_disk_that_is_too_small_and_one_that_holds_a_part_already(run_file, tm
 def test_a_directory_where_no_file_can_be_made(run_file):
     config, plan = resolve(run_file, ["run.output_dir=/proc/here"], 1)
     with pytest.raises(
-        UserError, match=r"run.output_dir: no file can be made in /proc \(.+\); name a directory that"
+        UserError, match=r"run.output_dir: nothing can be created in /proc \(.+\); name another place"
     ):
         require_resources("run.yaml", config, plan)
 

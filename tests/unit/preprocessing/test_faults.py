@@ -96,7 +96,10 @@ def test_killed_and_run_again(home, tmp_path, victim):
         os.kill(next(iter(open_by)), signal.SIGKILL)
         _, error = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 1 and "Traceback" not in error
-        assert "a worker process died, most likely killed for memory" in error and "run the same command" in error
+        assert (
+            "a worker process was killed, most likely because memory ran out. What is done is kept in " in error
+        )
+        assert "run the same command again to resume, with fewer --workers or a smaller --memory-per" in error
     assert not output.exists()
     again = subprocess.run(
         command(home, output, "--workers", "2"), capture_output=True, text=True, timeout=TIMEOUT

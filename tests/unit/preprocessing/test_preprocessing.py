@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,8 +203,9 @@ def test_ctrl_c_stops_all_workers_and_keeps_what_is_done(tmp_path):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "interrupted; run the same command again to resume" in error and "Traceback" not in error
+    assert process.returncode == 130
+    kept = f"what is done is kept in {tmp_path}/out.partial: run the same command again to resume"
+    assert error.splitlines()[-1] == f"gpt2dist preprocess: interrupted; {kept}" and "Traceback" not in error
 
 
 def die(job, task):
@@ -231,6 +233,68 @@ def test_run_again_has_nothing_to_do(tmp_path, corpus, tokenizer):
     assert "nothing to do" in said[0] and content(tmp_path / "out") == before
 
 
+def test_a_corpus_is_known_again_by_its_content(tmp_path, corpus, tokenizer, small_tasks, monkeypatch):
+    """Touched, copied, moved: nothing is done again. Edited within its size and time: another corpus."""
+    first = prepare(job(corpus, tokenizer, tmp_path / "out"))
+    for path in corpus.iterdir():
+        os.utime(path, (1, 1))
+    said = []
+    assert prepare(job(corpus, tokenizer, tmp_path / "out"), on_info=said.append) == first
+    shutil.copytree(corpus, tmp_path / "moved/corpus", copy_function=shutil.copyfile)
+    assert prepare(job(tmp_path / "moved/corpus", tokenizer, tmp_path / "out"), on_info=said.append) == first
+    assert ["nothing to do" in text for text in said] == [True, True]
+    edited = corpus / "text03.txt"
+    edited.write_text(edited.read_text().replace("A text", "B text"))
+    os.utime(edited, (1, 1))
+    with pytest.raises(UserError, match=r"another corpus \(1 changed: .*/corpus/text03\.txt …\)"):
+        prepare(job(corpus, tokenizer, tmp_path / "out"))
+    with pytest.raises(UserError, match=r"another corpus \(1 changed: text03\.txt …\)"):  # moved and edited
+        shutil.copy(edited, tmp_path / "moved/corpus")
+        prepare(job(tmp_path / "moved/corpus", tokenizer, tmp_path / "out"))
+
+
+def test_unfinished_work_goes_on_with_a_copy_of_the_corpus(tmp_path, corpus, tokenizer, small_tasks, monkeypatch):
+    prepare(job(corpus, tokenizer, tmp_path / "whole"))
+    run, runs = driver.run_task, []
+
+    def interrupted(job, task):
+        runs.append(task.number)
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return run(job, task)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "run_task", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(job(corpus, tokenizer, tmp_path / "out"))
+    corpus.rename(tmp_path / "elsewhere")
+    said = []
+    prepare(job(tmp_path / "elsewhere", tokenizer, tmp_path / "out"), on_info=said.append)
+    assert any(text.startswith("resuming: ") for text in said)
+    same = {name for name, data in content(tmp_path / "whole").items() if content(tmp_path / "out")[name] == data}
+    assert set(content(tmp_path / "whole")) - same == {"manifest.json", "pieces.jsonl", "sources.jsonl"}
+    assert str(tmp_path / "elsewhere/a.jsonl") in (tmp_path / "out/pieces.jsonl").read_text()
+
+
+def test_a_dataset_of_0_1_is_known_again(tmp_path, corpus, tokenizer):
+    """It has no hash of the contents, and times of modification for versions."""
+    manifest = prepare(job(corpus, tokenizer, tmp_path / "out"))
+    lines = [json.loads(line) for line in (tmp_path / "out/sources.jsonl").read_text().splitlines()]
+    listing = "".join(
+        json.dumps(line | {"version": str(Path(line["path"]).stat().st_mtime_ns)}) + "\n" for line in lines
+    )
+    (tmp_path / "out/sources.jsonl").write_text(listing)
+    sources = {key: manifest.sources[key] for key in ("files", "bytes")}
+    sources["listing_sha256"] = hashlib.sha256(listing.encode()).hexdigest()
+    replace(manifest, sources=sources).save(tmp_path / "out")
+    said = []
+    prepare(job(corpus, tokenizer, tmp_path / "out"), on_info=said.append)
+    assert "nothing to do" in said[0]
+    (corpus / "text03.txt").touch()
+    with pytest.raises(UserError, match="holds another dataset: another corpus"):
+        prepare(job(corpus, tokenizer, tmp_path / "out"))
+
+
 def test_output_within_the_corpus_is_not_read(tmp_path, corpus, tokenizer):
     first = prepare(job(corpus, tokenizer, corpus / "out"))
     assert prepare(job(corpus, tokenizer, corpus / "out")) == first
@@ -250,6 +314,43 @@ def test_output_that_holds_something_else_is_left_alone(tmp_path, corpus, tokeni
     (corpus / "new.txt").write_text("x")
     with pytest.raises(UserError, match=r"another corpus \(1 new: .*new\.txt …\)"):
         prepare(job(corpus, tokenizer, output))
+
+
+def test_a_link_gets_the_dataset_where_it_points_to(tmp_path, corpus, tokenizer):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk/dataset")
+    prepare(job(corpus, tokenizer, tmp_path / "link"))
+    assert (tmp_path / "disk/dataset/manifest.json").is_file() and (tmp_path / "link").is_symlink()
+    said = []
+    prepare(job(corpus, tokenizer, tmp_path / "link"), on_info=said.append)
+    assert "nothing to do" in said[0]
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("where", ["corpus/a.jsonl", "corpus/a.jsonl/deep/out", ".", "mounted", "x" * 250])
+def test_output_that_cannot_be_made_is_refused_before_any_work(tmp_path, corpus, monkeypatch, where):
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mounted")
+    before = sorted(tmp_path.rglob("*"))
+    message = r"--output: .* (is a file; name a directory|is a mount point, .*|\(File name too long\); .*)$"
+    message = message if where != "." else "exists and is not a dataset directory"
+    with pytest.raises(UserError, match=message):
+        prepare(job(corpus, "no-tokenizer", tmp_path / where))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_build_directory_that_cannot_become_the_dataset(tmp_path, corpus, monkeypatch):
+    (tmp_path / "out.partial").touch()
+    with pytest.raises(
+        UserError, match=r"out\.partial: the unfinished work belongs here, and this is no directory"
+    ):
+        prepare(job(corpus, "no-tokenizer", tmp_path / "out"))
+    (tmp_path / "out.partial").unlink()
+    if not Path("/dev/shm").is_dir() or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one disk only")
+    (tmp_path / "out.partial").symlink_to("/dev/shm")
+    with pytest.raises(UserError, match=r"out\.partial: is on another disk than .*/out, .*; remove this link or"):
+        prepare(job(corpus, "no-tokenizer", tmp_path / "out"))
 
 
 def test_unfinished_work_of_another_job_is_left_alone(tmp_path, corpus, tokenizer, monkeypatch):
@@ -465,11 +566,70 @@ def test_options_out_of_range(tmp_path, corpus, tokenizer, options, message):
 
 def test_nothing_to_train_on(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("a text")
-    with pytest.raises(UserError, match=r"no documents to train on; all 1 fell into val: lower --val-fraction"):
+    with pytest.raises(UserError, match=r"no documents to train on: all 1 fell into val; lower --val-fraction"):
         prepare(job(tmp_path / "a.txt", tokenizer, tmp_path / "out", val_fraction=0.9999))
     (tmp_path / "b.txt").write_text("")
-    with pytest.raises(UserError, match="no documents to train on; the corpus has only empty"):
+    with pytest.raises(
+        UserError, match="no documents to train on: the corpus has none, only empty files or blank"
+    ):
         prepare(job(tmp_path / "b.txt", tokenizer, tmp_path / "empty"))
+    lines = [json.dumps({"text": text}) for text in ("", "ab", "abc", "x" * 50)]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    why = "of 4 documents, 1 empty, 2 shorter than --min-chars 10, 1 longer than --max-chars 20; change these"
+    with pytest.raises(UserError, match=f"no documents to train on: {why}"):
+        prepare(job(tmp_path / "c.jsonl", tokenizer, tmp_path / "filtered", min_chars=10, max_chars=20))
+    assert not list(tmp_path.glob("*.partial"))  # so that the mended command just runs
+
+
+def test_all_rejected_says_why(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    bad = ['{"content": "x"}', '{"text": 1}', "{broken", '{"content": "y"}', "[1]"]
+    path.write_text("\n".join(bad * 400) + "\n")
+    with pytest.raises(UserError) as raised:
+        prepare(job(path, tokenizer, tmp_path / "out"))
+    lines = str(raised.value).splitlines()
+    assert lines[0].startswith("2,000 of 2,000 documents cannot be read")
+    said = lines[lines.index("All were rejected:") + 1 :]
+    assert said[2].startswith("  400: not JSON: ") and said[2].endswith(f" (first at {path}:3)")
+    assert [said[0], said[1], *said[3:]] == [
+        f"  800: no field 'text'; its fields are 'content' (first at {path}:1)",
+        f"  400: field 'text' is int, not a string (first at {path}:2)",
+        "  400: not a JSON object but list (`jq -c '.[]' FILE` makes a line of each element of an array) "
+        f"(first at {path}:5)",
+        "Name the field of the text with --text-field, or check the inputs",
+    ]
+
+
+@pytest.mark.parametrize(("texts", "warned"), [(1, True), (200, False)])
+def test_a_validation_split_that_stays_empty_is_said(tmp_path, tokenizer, texts, warned):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(texts)))
+    said = [[], []]
+    for warnings in said:  # the second time there is nothing to do
+        prepare(job(path, tokenizer, tmp_path / "out", val_fraction=0.1), on_warning=warnings.append)
+    assert said[0] == said[1] and len(said[0]) == warned
+    if warned:
+        assert said[0][0].startswith(
+            "--val-fraction 0.1 set no document aside, so there is no split val: documents "
+        )
+        assert "and the corpus has 1. Raise the fraction, cut the text files" in said[0][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "warning"),
+    [
+        ("one||two", "a.txt", ""),
+        ("one|two||", "a.txt", "'||' never occurs between two documents: 1 text file(s) stay whole. (Lines of"),
+        ('{"text": "one||two"}', "a.jsonl", "'||' has no effect: it cuts text files, and the corpus has none"),
+    ],
+)
+def test_a_separator_that_never_occurs_is_said(tmp_path, tokenizer, content, name, warning):
+    (tmp_path / name).write_text(content)
+    said = []
+    options = {"reading": Reading(document_separator="||")}
+    prepare(job(tmp_path / name, tokenizer, tmp_path / "out", **options), on_warning=said.append)
+    assert len(said) == bool(warning)
+    assert not warning or said[0].startswith(f"--document-separator {warning}")
 
 
 def test_wikitext_as_one_document_is_287644_tokens_and_end_of_text(tmp_path, shared_data):

@@ -85,7 +85,7 @@ def test_of_equal_keys_the_last_counts(tmp_path, read_corpus):
 
 
 def test_a_file_that_is_one_array_says_how_to_make_lines_of_it(tmp_path, read_corpus):
-    path = tmp_path / "a.json"
+    path = tmp_path / "a.jsonl"  # a .json file is refused before it is read
     path.write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=2))
     assert read_corpus(path)[0].reason.startswith("not a JSON object but list (`jq")
 

@@ -109,6 +109,21 @@ def test_a_table_without_the_column_is_refused(tmp_path, read_corpus, name, fiel
 
 
 @pytest.mark.parametrize("name", WRITERS)
+def test_two_columns_of_one_name_are_refused(tmp_path, read_corpus, name):
+    text = pa.array(["x", "y"])
+    meta = pa.StructArray.from_arrays([text, text, text], ["a", "b", "b"])
+    WRITERS[name](pa.table([text, text, meta], ["text", "text", "meta"]), tmp_path / name, 1)
+    for field, key in (("text", "text"), ("meta.b", "b")):
+        with pytest.raises(UserError) as raised:
+            read_corpus(tmp_path / name, text_field=field)
+        assert str(raised.value) == (
+            f"{tmp_path / name}: 2 columns are named '{key}', and which one has the text cannot be told; "
+            "rename all but one, or write the file again without them"
+        )
+    assert [document.text for document in read_corpus(tmp_path / name, text_field="meta.a")] == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("size", [1, 1 << 40])
 def test_damaged_files_are_named(tmp_path, read_corpus, name, size):
     path = tmp_path / name
