@@ -120,7 +120,7 @@ def check_raw_keys(config: Config) -> Iterator[Problem]:
         if _has(raw, key):
             yield _problem(key, f"does not go with gpt2dist: {why}; remove it")
     told = {key.split(".")[0] for key in ours} - {"zero_optimization"} | set(UNSUPPORTED)
-    for key in raw.keys() - told:
+    for key in (key for key in raw if key not in told):
         yield from _check_top_level(key, raw[key])
     if isinstance(zero := raw.get("zero_optimization"), dict):
         yield from _check_zero({key: value for key, value in zero.items() if value != "auto"}, config.zero.stage)
