@@ -131,10 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_in_any_locale() -> None:
     """Print characters that the locale's encoding lacks in another way, instead of failing."""
-    codecs.register_error("gpt2dist.plain", _plain)
+    codecs.register_error("gpt2dist-plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
-            stream.reconfigure(errors="gpt2dist.plain")
+            stream.reconfigure(errors="gpt2dist-plain")
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
