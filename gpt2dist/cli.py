@@ -6,9 +6,11 @@ deepspeed) only when it runs, so that every `--help` is instant.
 
 import argparse
 import atexit
+import codecs
 import contextlib
 import gc
 import importlib
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -46,6 +48,12 @@ SECONDS_TO_TELL = 10
 
 Without the wait, the first of them to exit would make the launcher end rank 0 before its report.
 """
+PLAIN = {
+    **{"…": "...", "–": "-", "−": "-", "→": "->", "×": "x", "·": "|", "Σ": "sum", "√": "sqrt", "±": "+-"},
+    **{"≥": ">=", "≤": "<=", "°": " deg", "├": "|", "└": "`", "│": "|", "─": "-"},
+    **dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)),
+}
+"""Characters of our messages → what a terminal that has only ASCII shows."""
 EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT = 0, 1, 2
 EXIT_INTERRUPTED = 130
 """As a shell reports a program that Ctrl-C ended: 128 + SIGINT."""
@@ -99,6 +107,7 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    _print_in_any_locale()
     # Skip garbage collection at exit, where it is useless and takes a second if torch is loaded.
     atexit.register(gc.freeze)
     sys.excepthook = show_traceback
@@ -131,6 +140,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say(f"gpt2dist {args.verb}: interrupted")
         return EXIT_INTERRUPTED
+
+
+def _print_in_any_locale() -> None:
+    """Print characters that the locale's encoding lacks in another way, instead of failing."""
+    codecs.register_error("gpt2dist-plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="gpt2dist-plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace a character that cannot be encoded: by a plain one, or else by its escape."""
+    if isinstance(error, UnicodeEncodeError) and (plain := PLAIN.get(error.object[error.start])):
+        return plain, error.start + 1
+    return codecs.backslashreplace_errors(error)
 
 
 def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:

@@ -24,7 +24,9 @@ def open_file(path: str) -> io.RawIOBase:
         UserError: A file at a URL cannot be opened.
     """
     if is_url(path):
-        return _RemoteFile(path)
+        with reaching(path):
+            system, inner = filesystem(path)
+            return _RemoteFile(path, system.open(inner, "rb"))
     return open(path, "rb", buffering=0)
 
 
@@ -82,13 +84,16 @@ def damaged(path: str, kind: str, error: Exception) -> UserError:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file at a URL, whose failures are raised as `UserError`."""
+    """A file at a URL, whose failures are raised as `UserError`.
 
-    def __init__(self, url: str):
+    Args:
+        url: The URL, for messages.
+        file: The open file, which this object closes.
+    """
+
+    def __init__(self, url: str, file: Any):
         self._url = url
-        with reaching(url):
-            system, path = filesystem(url)
-            self._file = system.open(path, "rb")
+        self._file = file
 
     def readable(self) -> bool:
         return True

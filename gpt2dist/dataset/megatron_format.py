@@ -5,6 +5,7 @@ little-endian and unpadded: magic, version, dtype code, S sequences, D = documen
 tokens, i64[S] byte offsets in the `.bin`, i64[D] document boundaries as sequence indices.
 """
 
+import contextlib
 import hashlib
 import os
 import struct
@@ -69,8 +70,18 @@ class HashingFile:
 
     def discard(self) -> None:
         """Delete the temporary file."""
-        self._file.close()
+        self._close()
         self._temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        """Close the file, whose last bytes a full disk may refuse again."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def __del__(self) -> None:
+        # From 3.13 Python prints a traceback if a file that it collects cannot be closed.
+        if hasattr(self, "_file"):
+            self._close()
 
 
 class ShardWriter:

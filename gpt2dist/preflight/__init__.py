@@ -12,7 +12,8 @@ from gpt2dist.loading.mixture import Mixture
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
-from gpt2dist.preflight.deepspeed import check_offload, check_precision, check_raw_keys
+from gpt2dist.preflight.deepspeed import check_offload, check_precision
+from gpt2dist.preflight.deepspeed_keys import check_raw_keys
 from gpt2dist.preflight.directories import check_directories
 from gpt2dist.preflight.init_from import check_vocabulary, read_origin, vocab_size_of
 from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of

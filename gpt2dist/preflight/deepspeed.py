@@ -1,22 +1,8 @@
-"""Check precision, offloading and raw DeepSpeed keys, some of which DeepSpeed would silently get wrong."""
+"""Check precision and offloading, some of which DeepSpeed would silently get wrong."""
 
 from collections.abc import Iterator
 
 from gpt2dist.config import Config, Problem
-from gpt2dist.training.deepspeed_config import conflicts
-
-OWNERS = {
-    "train_batch_size": "batch.global_batch_size",
-    "train_micro_batch_size_per_gpu": "batch.micro_batch_size",
-    "gradient_accumulation_steps": "batch.global_batch_size",
-    "gradient_clipping": "optimizer.clip_grad_norm",
-    "zero_optimization": "zero.stage",
-    "optimizer": "the optimizer section",
-    "scheduler": "the schedule section",
-    **dict.fromkeys(("bf16", "fp16", "torch_autocast", "data_types"), "precision"),
-}
-"""DeepSpeed's key → the key of ours that determines it."""
-OURS = "is set by gpt2dist itself; remove it here"
 
 
 def check_precision(config: Config) -> Iterator[Problem]:
@@ -68,11 +54,3 @@ def check_offload(config: Config) -> Iterator[Problem]:
             "to 3, or this to none",
             also=("zero.stage",),
         )
-
-
-def check_raw_keys(config: Config) -> Iterator[Problem]:
-    """Check that no key under `zero.deepspeed` replaces one of ours."""
-    for key in conflicts(config):
-        owner = OWNERS.get(key.split(".")[0])
-        way_out = f"is made from {owner}; remove it here and set that" if owner else OURS
-        yield Problem(f"zero.deepspeed.{key}", way_out)

@@ -60,13 +60,16 @@ def conflicts(config: Config) -> list[str]:
     bare = config.model_copy(update={"zero": config.zero.model_copy(update={"deepspeed": {}})})
     ours = deepspeed_config(bare, accumulation=1, parameters=BUCKET_ELEMENTS)
     # Keys reserved for other sections of the configuration, even if this run does not set them.
-    owned = {"train_batch_size", "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types"}
+    owned = {"train_batch_size", "optimizer", "scheduler"}
+    owned |= {"bf16", "bfloat16", "fp16", "torch_autocast", "data_types"}
+    offload = {"offload_optimizer.device", "offload_param.device", "cpu_offload", "cpu_offload_param"}
     set_twice = {
         theirs
         for theirs in flatten(raw)
         for mine in flatten(ours)
         if theirs == mine or theirs.startswith(mine + ".") or mine.startswith(theirs + ".")
     }
+    set_twice |= {key for key in flatten(raw) if key.removeprefix("zero_optimization.") in offload}
     return sorted(set_twice | {key for key in raw if key in owned})
 
 

@@ -4,17 +4,19 @@ DeepSpeed partitions, communicates and casts. The schedule, the normalisation of
 and everything that is saved are ours.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gpt2dist.config import Config
+from gpt2dist.config.reading import flatten
 from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
 from gpt2dist.distributed.world import World
-from gpt2dist.errors import UserError
+from gpt2dist.errors import Gpt2distError, UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
 from gpt2dist.model.gpt2 import Cache, LanguageModel, named_parameters
 from gpt2dist.training.optimizer import build_optimizer
@@ -68,7 +70,7 @@ class Engine:
         world: This rank.
 
     Raises:
-        UserError: The device does not support the configured precision.
+        UserError: The device does not support the configured precision, or DeepSpeed refuses its raw keys.
     """
 
     def __init__(self, model: LanguageModel, config: Config, deepspeed_config: dict[str, Any], world: World):
@@ -77,9 +79,10 @@ class Engine:
         self.config = config
         optimizer = build_optimizer(model.to(world.device), config.optimizer)
         start_quietly(world)
-        self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
-        )
+        with _raw_keys_refused(config):
+            self._engine, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+            )
         self._clip = config.optimizer.clip_grad_norm
         self.spike_detector = SpikeDetector(config.stability.spike_sigma, world.device)
         self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
@@ -207,6 +210,26 @@ class Engine:
         """Clip the gradient, which every rank holds whole at stage 0, and return its norm before clipping."""
         limit = self._clip or float("inf")
         return torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
+
+
+@contextlib.contextmanager
+def _raw_keys_refused(config: Config) -> Iterator[None]:
+    """Convert what DeepSpeed raises at its start to a `UserError` if it was given raw keys.
+
+    DeepSpeed raises many types for a wrong key, a bare Exception among them. Failures of the machine, such as too
+    little memory, pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        of_machine = isinstance(error, OSError | RuntimeError) and not isinstance(error, NotImplementedError)
+        if not config.zero.deepspeed or isinstance(error, Gpt2distError) or of_machine:
+            raise
+        keys, words = ", ".join(flatten(config.zero.deepspeed)), " ".join(str(error).split())
+        raise UserError(
+            f"zero.deepspeed: DeepSpeed does not start with the keys {keys} ({type(error).__name__}: {words}); "
+            "correct or remove them"
+        ) from error
 
 
 def _check_precision(precision: str, device: torch.device) -> None:

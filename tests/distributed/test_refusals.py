@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from gpt2dist.config import Config
 from gpt2dist.distributed import launch_environment
 from gpt2dist.distributed.world import join
 from gpt2dist.errors import RankUserError, UserError
@@ -45,6 +46,38 @@ def test_bf16_on_a_gpu_without_it(monkeypatch, precision):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     with pytest.raises(UserError, match=r"precision: this GPU has no bf16; set precision to fp16 or fp32"):
         engine._check_precision(precision, torch.device("cuda"))
+
+
+def test_raw_keys_that_deepspeed_refuses_at_its_start(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    said = (
+        r"UserError: zero.deepspeed: DeepSpeed does not start with the keys prescale_gradients \(AssertionError: "
+        r"pre-scale gradients is not yet supported with ZeRO.* enabled\); correct or remove them"
+    )
+    with pytest.raises(RankFailedError, match=said):
+        train(config, "zero.stage=2", "zero.deepspeed.prescale_gradients=true")
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        ({}, ValueError("ours")),
+        ({"checkpoint": {}}, torch.OutOfMemoryError("memory")),
+        ({"checkpoint": {}}, UserError("told already")),
+    ],
+)
+def test_what_raw_keys_did_not_cause_stays_as_it_was(raw, error):
+    with pytest.raises(type(error)) as raised, engine._raw_keys_refused(Config(zero={"deepspeed": raw})):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [Exception("legacy"), NotImplementedError("mix"), KeyError("key")])
+def test_every_type_that_deepspeed_raises_is_one_message(error):
+    raw = {"zero_optimization": {"zenflow": {"a": 1}}}
+    refused = pytest.raises(UserError, match=r"does not start with the keys zero_optimization\.zenflow\.a")
+    with refused, engine._raw_keys_refused(Config(zero={"deepspeed": raw})):
+        raise error
 
 
 def test_more_processes_than_gpus(monkeypatch):

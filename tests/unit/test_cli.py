@@ -39,6 +39,38 @@ def test_help_is_there_and_imports_nothing_heavy(words):
     assert imported(done.stderr) & set(HEAVY) == set()
 
 
+@pytest.mark.parametrize("words", [(), *((verb,) for verb in cli.VERBS)], ids=" ".join)
+def test_help_in_a_locale_that_has_only_ascii(words, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*words, "--help"])
+    sys.stdout.flush()
+    assert exit_.value.code == 0
+    assert raw.getvalue().startswith(b"usage: gpt2dist")
+    assert b"\\u" not in raw.getvalue(), "each character of ours has a plain form"
+
+
+def test_results_and_messages_in_a_locale_that_has_only_ascii(tmp_path, monkeypatch):
+    def run(args):
+        print("Σ nll 3 – 4 × 5 … café")
+        raise UserError("naïve → é")
+
+    streams = {name: io.TextIOWrapper(io.BytesIO(), "ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setattr("gpt2dist.commands.validate.run", run)
+    assert cli.main(["validate", "run.yaml"]) == 2
+    written = {}
+    for name, stream in streams.items():
+        stream.flush()
+        written[name] = stream.buffer.getvalue()
+    assert written == {
+        "stdout": b"sum nll 3 - 4 x 5 ... caf\\xe9\n",
+        "stderr": b"gpt2dist validate: na\\xefve -> \\xe9\n",
+    }
+
+
 @pytest.mark.parametrize("verb", ["validate", "train", "verify-resume"])
 def test_a_mistake_in_a_configuration_is_told_before_torch_is_imported(tmp_path, verb):
     (tmp_path / "run.yaml").write_text("run: {name: x}")

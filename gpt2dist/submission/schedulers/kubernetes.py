@@ -7,6 +7,7 @@ too, and the new pods wait for each other.
 
 import dataclasses
 import hashlib
+import os
 import re
 import shlex
 import shutil
@@ -27,6 +28,8 @@ RETRIES = 3
 PORT = 29400
 CONFIGURATION = Path("/etc/gpt2dist")
 """Directory in which the pods see the files of the record."""
+RESERVED = (CONFIGURATION, *map(Path, ("/dev", "/proc", "/sys")))
+"""Directories of the pods that no volume may replace, lie in or lie above."""
 MANIFEST = "job.yaml"
 _NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
@@ -59,7 +62,7 @@ class Kubernetes:
         Raises:
             UserError: An option is invalid or missing, or a path is in no volume.
         """
-        if not self.container_image:
+        if not (self.container_image or "").strip():
             raise UserError("--container-image: missing; the image that the pods run, whose python has gpt2dist")
         if self.namespace is not None and not re.fullmatch(_NAME, self.namespace):
             raise UserError(f"--namespace {self.namespace}: no name that Kubernetes has; write such as team-a")
@@ -81,9 +84,9 @@ class Kubernetes:
         found: dict[str, Path] = {}
         for word in self.volume or ():
             claim, _, path = word.partition(":")
-            if not re.fullmatch(_NAME, claim) or not Path(path).is_absolute() or claim in found:
+            if not re.fullmatch(_NAME, claim) or not path.startswith("/") or ":" in path or claim in found:
                 raise UserError(f"--volume {word}: write CLAIM:PATH, each claim once, such as training:/data")
-            found[claim] = Path(path)
+            found[claim] = _mount_path(word, path, found)
         return found
 
     def files(self, job: SchedulerJob) -> dict[str, str]:
@@ -154,6 +157,27 @@ class Kubernetes:
   {kubectl} logs --follow --selector app.kubernetes.io/instance={names[0]} --max-log-requests {job.nodes} --prefix
   kubectl delete -f {manifest}          stops it with what is done saved
   {self.command(job)}          goes on"""
+
+
+def _mount_path(word: str, path: str, others: Mapping[str, Path]) -> Path:
+    """Return the normalised path of a volume.
+
+    Args:
+        word: The word of --volume, for messages.
+        path: The absolute path in it.
+        others: Mount path of each claim before it.
+    """
+    place = Path(os.path.normpath("/" + path.lstrip("/")))
+    for claim, other in others.items():
+        if place == other:
+            raise UserError(f"--volume {word}: {claim} is mounted there, too; give each claim a path of its own")
+    for reserved in RESERVED:
+        if place.is_relative_to(reserved) or reserved.is_relative_to(place):
+            raise UserError(
+                f"--volume {word}: the pods have their own {reserved}, which {place} would hide or change; mount "
+                "it at a path such as /data"
+            )
+    return place
 
 
 def name_of(job: SchedulerJob) -> str:

@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +18,33 @@ SAVE_SECONDS = 300
 FINISH = "finish.sh"
 """Script that merges the results of an array's tasks."""
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?)|(?P<clock>\d+(?::\d+){0,2})")
+OURS = {
+    "nodes": "give submit's own --nodes",
+    **dict.fromkeys(
+        ("ntasks", "ntasks-per-node", "ntasks-per-core", "ntasks-per-socket", "ntasks-per-gpu"),
+        "each node has one task, which starts its ranks; give --gpus-per-node",
+    ),
+    **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), "give --gpus-per-node"),
+    **dict.fromkeys(("cpus-per-task", "cpus-per-gpu"), "give --cpus-per-node"),
+    "partition": "give submit's own --partition",
+    "account": "give submit's own --account",
+    "time": "give submit's own --time",
+    "array": "give --tasks, with --job preprocess",
+    "signal": "give --save-seconds",
+    "job-name": "the job has the name of its run or dataset",
+    "chdir": "the job runs where it is submitted; change the directory first",
+    **dict.fromkeys(("output", "error", "open-mode"), "the log stands beside the script, where status looks"),
+    **dict.fromkeys(("requeue", "no-requeue"), "the job is put back into the queue whenever it can resume"),
+    "wrap": "the script is what submit writes",
+}
+"""Options of sbatch that submit sets or relies on → what to do instead."""
+SHORT = {
+    **{"N": "nodes", "n": "ntasks", "G": "gpus", "c": "cpus-per-task", "p": "partition", "A": "account"},
+    **{"t": "time", "a": "array", "J": "job-name", "D": "chdir", "o": "output", "e": "error"},
+}
+"""Their short forms."""
+WITHOUT_VALUE = "hHIkOQsvVW"
+"""Short options of sbatch without a value, behind which others may be glued."""
 DROPPED = "--kill-on-invalid-dep=yes"
 """Option that removes a job from the queue when its dependency can no longer be met."""
 
@@ -50,7 +77,8 @@ class Slurm:
         """Check the options, and that the time limit leaves time to save.
 
         Raises:
-            UserError: An option is invalid, or the time limit leaves no time to run before saving.
+            UserError: An option is invalid, the time limit leaves no time to run before saving, or a container
+                cannot mount a path.
         """
         if self.save_seconds is not None and not _stops_near_limit(work):
             raise UserError(
@@ -67,8 +95,9 @@ class Slurm:
                 "--save-seconds"
             )
         for option in self.options:
-            if not re.match(r"--?[A-Za-z]", option):
-                raise UserError(f"--sbatch {option}: write an option of sbatch, as --sbatch=--qos=high")
+            check_option(option)
+        if self.container_image is not None:
+            self._check_container(work)
 
     def _kept(self, work: Work) -> int:
         """Return how many seconds before the limit the job is asked to stop; 0 if it is not."""
@@ -135,6 +164,17 @@ class Slurm:
         yield from options
         yield from self.options
 
+    def _check_container(self, work: Work) -> None:
+        """Check the image, and that pyxis can mount all paths."""
+        if not (self.container_image or "").strip():
+            raise UserError("--container-image: is empty; name the image, or leave it out")
+        for path in (Path.cwd(), *work.paths):  # the job starts in this directory
+            if found := re.search("[,:]", str(path)):
+                raise UserError(
+                    f"{path}: a container cannot mount a path with {found[0]!r}, which separates the mounts; "
+                    "rename it, or leave out --container-image"
+                )
+
     def _container(self, job: SchedulerJob) -> str:
         """Return srun's options for pyxis, with a trailing space; empty without an image."""
         if not self.container_image:
@@ -194,6 +234,39 @@ class Slurm:
                 "Slurm drops that\n  job: submit the same again, and only what is missing is done"
             )
         return "\n".join(lines)
+
+
+def check_option(text: str) -> None:
+    """Check a further option of sbatch, which becomes one `#SBATCH` line.
+
+    Raises:
+        UserError: It is not an option, or it sets what submit sets or has checked.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a quote is not closed
+        words = []
+    if not words or not re.match(r"--?[A-Za-z]", words[0]):
+        raise UserError(f"--sbatch {text}: write an option of sbatch, as --sbatch=--qos=high")
+    for word in words:
+        for name in _names_in(word):
+            raise UserError(f"--sbatch {text}: submit sets or relies on --{name}; leave it out ({OURS[name]})")
+
+
+def _names_in(word: str) -> Iterator[str]:
+    """Yield the long names of the options in a word that are ours."""
+    if word.startswith("--"):
+        name = word[2:].partition("=")[0]
+        if name in OURS:
+            yield name
+        elif name:  # sbatch takes the beginning of a name, too
+            yield from (ours for ours in OURS if ours.startswith(name))
+    elif word.startswith("-"):
+        for letter in word[1:]:
+            if letter in SHORT:
+                yield SHORT[letter]
+            if letter not in WITHOUT_VALUE:
+                return
 
 
 def _finish(job: SchedulerJob) -> str:

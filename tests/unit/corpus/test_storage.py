@@ -7,7 +7,7 @@ import random
 import pytest
 import zstandard
 
-from gpt2dist.corpus import cut, discover, documents
+from gpt2dist.corpus import cut, discover, documents, storage
 from gpt2dist.errors import UserError
 
 COMPRESS = {
@@ -71,3 +71,12 @@ def test_a_long_document_in_a_compressed_file(tmp_path, read_corpus, compression
     seen = read_corpus(path, max_field_lines=1 << 19)
     assert [(document.text, document.long) for document in seen] == [(text, True), ("short", False)]
     assert sum(document.size for document in seen) == path.stat().st_size
+
+
+def test_a_url_that_cannot_be_opened_leaves_no_file_behind_that_python_closes_later(monkeypatch):
+    """From Python 3.13 a traceback is printed for a file that is collected and cannot be closed."""
+    made = []
+    monkeypatch.setattr(storage, "_RemoteFile", lambda *args: made.append(args))
+    with pytest.raises(UserError, match=r"^memory://nowhere/x: cannot be read"):
+        storage.open_file("memory://nowhere/x")
+    assert made == []

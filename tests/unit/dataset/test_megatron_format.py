@@ -1,12 +1,13 @@
 """The shard format against bytes written down by hand from Megatron-core's definition."""
 
 import hashlib
+import os
 import struct
 
 import numpy as np
 import pytest
 
-from gpt2dist.dataset.megatron_format import Shard, ShardWriter, token_dtype
+from gpt2dist.dataset.megatron_format import HashingFile, Shard, ShardWriter, token_dtype
 from gpt2dist.errors import UserError
 
 # Two documents, [5 6 7] and [8 9], uint16. Every field spelled out; nothing of shards.py is used.
@@ -147,3 +148,13 @@ def test_writer_never_wraps_or_loses_a_token(tmp_path, tokens, lengths, message)
     with pytest.raises(ValueError, match=message), ShardWriter(tmp_path / "s", np.uint16) as writer:
         writer.add(np.array(tokens), np.array(lengths))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("drop", [lambda file: file.discard(), lambda file: file.__del__()])
+def test_a_file_that_a_full_disk_refuses_is_dropped_in_silence(tmp_path, drop):
+    """From Python 3.13 a traceback is printed for a file that is collected and cannot be closed."""
+    (tmp_path / f"s.bin.{os.getpid()}.tmp").symlink_to("/dev/full")
+    file = HashingFile(tmp_path / "s.bin")
+    file.write(b"in the buffer")
+    drop(file)
+    assert file._file.closed

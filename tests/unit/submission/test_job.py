@@ -53,6 +53,67 @@ def test_what_slurm_would_refuse_is_refused_before(slurm, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--nodes=4", "nodes"),
+        ("--nodes 4", "nodes"),
+        ("--node=4", "nodes"),
+        ("-N4", "nodes"),
+        ("-N 4", "nodes"),
+        ("-HN4", "nodes"),
+        ("--qos=high --nodes=4", "nodes"),
+        ("--'nodes'=4", "nodes"),
+        ("-n 8", "ntasks"),
+        ("--ntasks-per-n=8", "ntasks-per-node"),
+        ("--gpus=8", "gpus"),
+        ("-G8", "gpus"),
+        ("-o log", "output"),
+        ("--out=log", "output"),
+        ("--wrap=true", "wrap"),
+        ("--array=0-3", "array"),
+        ("--no-requeue", "no-requeue"),
+        ("--signal=TERM@60", "signal"),
+        ("-D/tmp", "chdir"),
+        ("-Jx", "job-name"),
+        ("-t 5", "time"),
+        ("-pgpu", "partition"),
+        ("-A me", "account"),
+        ("-c4", "cpus-per-task"),
+    ],
+)
+def test_options_of_sbatch_that_contradict_what_was_checked_are_refused(option, name):
+    with pytest.raises(UserError) as raised:
+        Slurm(options=(option,)).check(TRAINING)
+    assert str(raised.value).startswith(f"--sbatch {option}: submit sets or relies on --{name}; leave it out (")
+
+
+@pytest.mark.parametrize("option", ["--time-min=60", "--no-kill", "-C a100", "--mem=0", "-xn7", "-w nodeN", "-H"])
+def test_other_options_of_sbatch_are_passed_on(option):
+    Slurm(options=(option,)).check(TRAINING)
+
+
+@pytest.mark.parametrize("option", ["", " ", "--comment='a"])
+def test_what_is_no_option_of_sbatch_is_refused(option):
+    with pytest.raises(UserError, match=r": write an option of sbatch, as --sbatch=--qos=high"):
+        Slurm(options=(option,)).check(TRAINING)
+
+
+@pytest.mark.parametrize("path", ["/data/a,b", "/data/a:b"])
+def test_paths_that_a_container_cannot_mount_are_refused(path):
+    work = dataclasses.replace(TRAINING, paths=(Path(path),))
+    Slurm().check(work)
+    with pytest.raises(
+        UserError, match=rf"^{path}: a container cannot mount a path with '[,:]', which separates"
+    ):
+        Slurm(container_image="image").check(work)
+
+
+def test_a_blank_image_is_refused():
+    with pytest.raises(UserError, match=r"^--container-image: is empty; name the image, or leave it out"):
+        Slurm(container_image=" ").check(TRAINING)
+
+
 def test_a_right_request_passes():
     Slurm(time="5:01", cpus_per_node=1, options=("--qos=high", "-x n7")).check(TRAINING)
 

@@ -158,3 +158,35 @@ def test_what_kubernetes_could_not_do_is_refused(cluster, message):
 
 def test_a_right_request_passes():
     Kubernetes("i", ("a:/data",), "team-a", cpus_per_node=1, save_seconds=1, retries=0).check(WORK)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "message"),
+    [
+        (("a:/data", "b:/data"), "--volume b:/data: a is mounted there, too; give each claim a path of its own"),
+        (("a:/data", "b://x/../data/"), "--volume b://x/../data/: a is mounted there, too"),
+        (
+            ("a:/",),
+            "--volume a:/: the pods have their own /etc/gpt2dist, which / would hide or change; mount it at",
+        ),
+        (("a:/dev/shm",), "the pods have their own /dev, which /dev/shm would hide or change"),
+        (("a:/etc",), "the pods have their own /etc/gpt2dist, which /etc would hide or change"),
+        (("a:/etc/gpt2dist/x",), "the pods have their own /etc/gpt2dist, which /etc/gpt2dist/x would hide"),
+        (("a:/data/../dev",), "the pods have their own /dev, which /dev would hide"),
+        (("a:/data:ro",), "--volume a:/data:ro: write CLAIM:PATH"),
+    ],
+)
+def test_a_volume_that_would_hide_what_the_pods_need_is_refused(volumes, message):
+    with pytest.raises(UserError) as raised:
+        Kubernetes("image", volumes).check(WORK)
+    assert message in str(raised.value)
+
+
+def test_a_volume_inside_another_is_fine():
+    Kubernetes("image", ("a:/data", "b:/data/runs/", "c:/etcetera")).check(WORK)
+
+
+@pytest.mark.parametrize("image", [None, "", " "])
+def test_a_blank_image_is_refused(image):
+    with pytest.raises(UserError, match=r"^--container-image: missing; the image that the pods run"):
+        Kubernetes(image, ("a:/data",)).check(WORK)

@@ -1,0 +1,186 @@
+"""Check the raw keys under `zero.deepspeed`, without the seconds that an import of DeepSpeed takes.
+
+DeepSpeed ignores top-level keys that it does not know, and checks types and limits when training starts. The
+tables here repeat its own; a test compares the two. What else it refuses, the engine reports in its words.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from gpt2dist.config import Config, Problem
+from gpt2dist.training.deepspeed_config import conflicts
+
+OWNERS = {
+    "train_batch_size": "batch.global_batch_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_batch_size",
+    "gradient_accumulation_steps": "batch.global_batch_size",
+    "gradient_clipping": "optimizer.clip_grad_norm",
+    "zero_optimization.offload_optimizer": "zero.offload_optimizer",
+    "zero_optimization.cpu_offload": "zero.offload_optimizer",
+    "zero_optimization.offload_param": "zero.offload_parameters",
+    "zero_optimization.cpu_offload_param": "zero.offload_parameters",
+    "zero_optimization": "zero.stage",
+    "optimizer": "the optimizer section",
+    "scheduler": "the schedule section",
+    **dict.fromkeys(("bf16", "bfloat16", "fp16", "torch_autocast", "data_types"), "precision"),
+}
+"""DeepSpeed's key → the key of ours that determines it. The first that a key equals or begins with counts."""
+OURS = "is set by gpt2dist itself; remove it here"
+UNSUPPORTED = {
+    "gradient_allreduce_op": "its losses need gradients that are averaged",
+    "managed_gradient_accumulation": "gpt2dist tells DeepSpeed which micro-batch is the last",
+    "tensor_parallel": "each rank of gpt2dist holds a whole model or a part of it by ZeRO",
+    "expert_parallel": "a GPT-2 has no experts",
+    "hybrid_engine": "gpt2dist generates text by itself",
+    "zero_optimization.compute_grad_norm": "gpt2dist needs the norm of the gradient at each step",
+    "zero_optimization.legacy_stage1": "DeepSpeed no longer has it",
+}
+"""Keys of DeepSpeed that do not go with gpt2dist → why."""
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+READ = _names("""
+    activation_checkpointing aio autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type
+    compile csv_monitor data_efficiency data_types dataloader_drop_last datastates_ckpt disable_allgather
+    disable_python_gc dump_state expert_parallel flops_profiler fp16 gradient_accumulation_steps
+    gradient_allreduce_op gradient_clipping gradient_predivide_factor hybrid_engine log_level
+    managed_gradient_accumulation memory_breakdown optimizer pipeline prescale_gradients scheduler
+    seq_parallel_communication_data_type steps_per_print tensor_parallel tensorboard timers torch_autocast
+    train_batch_size train_micro_batch_size_per_gpu use_data_before_expert_parallelism vocabulary_size
+    wall_clock_breakdown wandb weight_quantization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer
+    zero_optimization
+""")
+"""The top-level keys that DeepSpeed reads."""
+SECTIONS = _names("""
+    activation_checkpointing aio autotuning checkpoint comet comms_logger compile csv_monitor data_efficiency
+    datastates_ckpt flops_profiler pipeline tensorboard timers wandb weight_quantization zero_optimization
+""")
+"""Those that hold further keys."""
+SWITCHES = _names("""
+    dataloader_drop_last disable_allgather disable_python_gc dump_state memory_breakdown prescale_gradients
+    use_data_before_expert_parallelism wall_clock_breakdown
+""")
+"""Those that are true or false."""
+COMMUNICATION_TYPES = ("fp32", "fp16", "bf16")
+
+ZERO_SWITCHES = _names("""
+    contiguous_gradients reduce_scatter use_multi_rank_bucket_allreduce allgather_partitions overlap_comm
+    compute_grad_norm load_from_fp32_weights elastic_checkpoint cpu_offload_param cpu_offload_use_pin_memory
+    cpu_offload stage3_gather_16bit_weights_on_model_save stage3_use_all_reduce_for_fetch_params
+    stage3_allgather_sequential stage3_gather_fp16_weights_on_model_save ignore_unused_parameters legacy_stage1
+    round_robin_gradients parameter_alignment zero_quantized_weights zero_quantized_nontrainable_weights
+    zero_quantized_gradients memory_efficient_linear pipeline_loading_checkpoint override_module_apply
+    log_trace_cache_warnings enable_sanity_checks save_muon_momentum_buffer_in_memory
+""")
+"""Keys under `zero_optimization` that are true or false."""
+ZERO_NUMBERS: dict[str, int | None] = {
+    "reduce_bucket_size": 1,
+    "stage3_module_granularity_threshold": None,
+    **dict.fromkeys(
+        _names("""
+            allgather_bucket_size sub_group_size stage3_prefetch_bucket_size stage3_param_persistence_threshold
+            stage3_model_persistence_threshold stage3_max_live_parameters stage3_max_reuse_distance
+            zero_hpz_partition_size
+        """),
+        0,
+    ),
+}
+"""Whole numbers under `zero_optimization` → their least value."""
+ZERO_OTHERS = _names("stage offload_param offload_optimizer zenflow leaf_module")
+"""Keys under `zero_optimization` with values that only DeepSpeed checks."""
+
+
+def _zero_model() -> type[BaseModel]:
+    """Return a model of the keys under `zero_optimization`."""
+    fields: dict[str, Any] = dict.fromkeys(ZERO_SWITCHES, (bool, False))
+    fields |= {name: (Annotated[int, Field(ge=least)], 0) for name, least in ZERO_NUMBERS.items()}
+    # DeepSpeed takes these names without the prefix, too.
+    fields |= {name.removeprefix("stage3_"): field for name, field in fields.items()}
+    fields |= dict.fromkeys(ZERO_OTHERS, (Any, None))
+    return create_model("ZeroOptimization", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+_ZERO = _zero_model()
+
+
+def check_raw_keys(config: Config) -> Iterator[Problem]:
+    """Check that DeepSpeed takes each key under `zero.deepspeed`, and that none replaces one of ours."""
+    raw = config.zero.deepspeed
+    ours = conflicts(config)
+    for key in ours:
+        owner = next((owner for name, owner in OWNERS.items() if _within(key, name)), None)
+        yield _problem(key, f"is made from {owner}; remove it here and set that" if owner else OURS)
+    for key, why in UNSUPPORTED.items():
+        if _has(raw, key):
+            yield _problem(key, f"does not go with gpt2dist: {why}; remove it")
+    told = {key.split(".")[0] for key in ours} - {"zero_optimization"} | set(UNSUPPORTED)
+    for key in (key for key in raw if key not in told):
+        yield from _check_top_level(key, raw[key])
+    if isinstance(zero := raw.get("zero_optimization"), dict):
+        yield from _check_zero({key: value for key, value in zero.items() if value != "auto"}, config.zero.stage)
+
+
+def _check_top_level(key: str, value: Any) -> Iterator[Problem]:
+    if key not in READ:
+        yield _unknown(key, READ)
+    elif key in SECTIONS and not isinstance(value, dict):
+        yield _problem(key, f"should hold further keys, not {value!r}")
+    elif key in SWITCHES and not isinstance(value, bool):
+        yield _problem(key, f"should be true or false, not {value!r}")
+    elif key.endswith("communication_data_type") and value not in COMMUNICATION_TYPES:
+        yield _problem(key, f"{value!r} is not one of {', '.join(COMMUNICATION_TYPES)}")
+    elif key == "gradient_predivide_factor" and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not value > 0
+    ):
+        yield _problem(key, f"should be a number above 0, not {value!r}")
+
+
+def _check_zero(zero: dict[str, Any], stage: int) -> Iterator[Problem]:
+    """Check the keys under `zero_optimization`."""
+    try:
+        _ZERO.model_validate(zero)
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False):
+            name = str(error["loc"][0])
+            if error["type"] == "extra_forbidden":
+                yield _unknown(
+                    f"zero_optimization.{name}", [f"zero_optimization.{each}" for each in _ZERO.model_fields]
+                )
+            else:
+                message = error["msg"].replace("Input should", "should")
+                yield _problem(f"zero_optimization.{name}", f"{message}, not {error['input']!r}")
+        return
+    size = zero.get("allgather_bucket_size", 0)
+    if stage in (1, 2) and int(size) % 2:
+        yield _problem(
+            "zero_optimization.allgather_bucket_size",
+            f"{size} is odd, and DeepSpeed takes only multiples of 2 at stages 1 and 2; set {int(size) + 1}",
+        )
+
+
+def _problem(key: str, message: str) -> Problem:
+    return Problem(f"zero.deepspeed.{key}", message)
+
+
+def _unknown(key: str, known: Iterable[str]) -> Problem:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    way_out = f"did you mean {close[0]}?" if close else "remove it, or see DeepSpeed's documentation"
+    return _problem(key, f"no key that this version of DeepSpeed reads; {way_out}")
+
+
+def _within(key: str, name: str) -> bool:
+    return key == name or key.startswith(name + ".")
+
+
+def _has(raw: Any, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(raw, dict) or name not in raw:
+            return False
+        raw = raw[name]
+    return True

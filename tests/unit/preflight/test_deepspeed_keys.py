@@ -1,0 +1,138 @@
+from typing import ClassVar
+
+import pytest
+
+from gpt2dist.preflight import deepspeed_keys, resolve
+from tests.support.mistakes import mistakes
+
+ZERO = "zero.deepspeed.zero_optimization"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "{zero_optimization: {reduce_bucket_size: 1000}, comms_logger: {}}",
+        "{zero_optimization: {allgather_bucket_size: 5.0e+8, overlap_comm: auto, max_live_parameters: 9}}",
+        "{communication_data_type: bf16, wall_clock_breakdown: true, gradient_predivide_factor: 2}",
+    ],
+)
+def test_raw_keys_that_deepspeed_takes_and_that_touch_nothing_of_ours_are_fine(run_file, raw):
+    resolve(run_file, [f"zero.deepspeed={raw}"], 1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            "{zero_optimization: {stage: 3}}",
+            f"{ZERO}.stage: is made from zero.stage; remove it here and set that",
+        ),
+        (
+            "{zero_optimization: {offload_optimizer: {device: nvme}}}",
+            f"{ZERO}.offload_optimizer.device: is made from zero.offload_optimizer; remove it here and set that",
+        ),
+        (
+            "{zero_optimization: {cpu_offload_param: true}}",
+            f"{ZERO}.cpu_offload_param: is made from zero.offload_parameters; remove it here and set that",
+        ),
+        (
+            "{optimizer: {type: Adam}}",
+            "zero.deepspeed.optimizer: is made from the optimizer section; remove it here and set that",
+        ),
+        (
+            "{bfloat16: {enabled: true}}",
+            "zero.deepspeed.bfloat16: is made from precision; remove it here and set that",
+        ),
+        ("{steps_per_print: 1}", "zero.deepspeed.steps_per_print: is set by gpt2dist itself; remove it here"),
+        (
+            "{gradient_allreduce_op: sum}",
+            "zero.deepspeed.gradient_allreduce_op: does not go with gpt2dist: its losses need gradients that are "
+            "averaged; remove it",
+        ),
+        (
+            "{zero_optimization: {allgather_bucket_size: 97}}",
+            f"{ZERO}.allgather_bucket_size: 97 is odd, and DeepSpeed takes only multiples of 2 at stages 1 and "
+            "2; set 98",
+        ),
+        (
+            "{zero_optimization: {reduce_bucket_size: 0}}",
+            f"{ZERO}.reduce_bucket_size: should be greater than or equal to 1, not 0",
+        ),
+        (
+            "{zero_optimization: {reduce_bucket_size: large}}",
+            f"{ZERO}.reduce_bucket_size: should be a valid integer, unable to parse string as an integer, not "
+            "'large'",
+        ),
+        (
+            "{zero_optimization: {overlap_com: true}}",
+            f"{ZERO}.overlap_com: no key that this version of DeepSpeed reads; did you mean "
+            "zero_optimization.overlap_comm?",
+        ),
+        (
+            "{wall_clock_brakdown: true}",
+            "zero.deepspeed.wall_clock_brakdown: no key that this version of DeepSpeed reads; did you mean "
+            "wall_clock_breakdown?",
+        ),
+        (
+            "{amp: {enabled: true}}",
+            "zero.deepspeed.amp: no key that this version of DeepSpeed reads; remove it, or see DeepSpeed's "
+            "documentation",
+        ),
+        (
+            "{flops_profiler: 3}",
+            "zero.deepspeed.flops_profiler: should hold further keys, not 3",
+        ),
+        (
+            "{wall_clock_breakdown: 'on'}",
+            "zero.deepspeed.wall_clock_breakdown: should be true or false, not 'on'",
+        ),
+        (
+            "{communication_data_type: 3}",
+            "zero.deepspeed.communication_data_type: 3 is not one of fp32, fp16, bf16",
+        ),
+        (
+            "{gradient_predivide_factor: 0}",
+            "zero.deepspeed.gradient_predivide_factor: should be a number above 0, not 0",
+        ),
+    ],
+)
+def test_each_mistake_of_raw_keys_names_its_key_and_the_way_out(run_file, raw, message):
+    assert mistakes(run_file, ["zero.stage=2", f"zero.deepspeed={raw}"]) == [message]
+
+
+def test_the_tables_are_those_of_deepspeed():
+    from gpt2dist.distributed.deepspeed_import import deepspeed
+
+    class Recorded(dict):
+        """A configuration that notes which keys are looked up."""
+
+        read: ClassVar[set[str]] = set()
+
+        def __getitem__(self, key):
+            self.read.add(key)
+            return super().__getitem__(key)
+
+        def get(self, key, default=None):
+            self.read.add(key)
+            return super().get(key, default)
+
+        def __contains__(self, key):
+            self.read.add(key)
+            return super().__contains__(key)
+
+        def keys(self):
+            return self
+
+        def __copy__(self):
+            return self
+
+    module = deepspeed.runtime.config
+    module.DeepSpeedConfig(Recorded(train_micro_batch_size_per_gpu=1, gradient_accumulation_steps=1))
+    assert Recorded.read - set(module._REMOVED_TOP_LEVEL_CONFIG_KEYS) == deepspeed_keys.READ
+    zero = deepspeed.runtime.zero.config.DeepSpeedZeroConfig
+    fields = {field.alias or name: field for name, field in zero.model_fields.items()}
+    whole = {name for name, field in fields.items() if field.annotation is int}
+    switches = {name for name, field in fields.items() if field.annotation in (bool, bool | None)}
+    assert switches == deepspeed_keys.ZERO_SWITCHES
+    assert whole == deepspeed_keys.ZERO_NUMBERS.keys()
+    assert fields.keys() - whole - switches == deepspeed_keys.ZERO_OTHERS
