@@ -231,6 +231,6 @@ def test_the_record_of_a_manifest(run_file):
         "manifest_sha256": json.loads((manifest.directory / "manifest.json").read_text())["manifest_sha256"],
         "manifest": {
             **{"vocab_size": 50257, "end_of_text_id": 50256, "dtype": "uint16"},
-            **{"tokens": 100, "documents": 1, "bytes": 400, "words": 100},
+            **{"tokens": 100, "documents": 1, "bytes": 400, "words": 100, "lm_eval_words": None},
         },
     }
