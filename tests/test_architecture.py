@@ -49,11 +49,12 @@ MAY_IMPORT = {
     "atomic_io": "",
     "errors": "",
     "importing": "",
+    "json_files": "",
     "memory": "",
 }
 """Each package or module, top first, and those below that it may import beside itself and EVERYWHERE."""
 
-EVERYWHERE = {"atomic_io", "errors", "importing", "memory"}
+EVERYWHERE = {"atomic_io", "errors", "importing", "json_files", "memory"}
 
 DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
@@ -77,6 +78,7 @@ LIGHT = (
         "atomic_io",
         "errors",
         "importing",
+        "json_files",
         "memory",
         "distributed.launch_environment",
         "config.yaml",

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpt2dist.errors import UserError
+from gpt2dist.json_files import reason
 
 PIECE = 16 * 2**20
 """Maximum bytes per write; each piece is hashed while it is written."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""The dtypes of weights."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -78,11 +81,26 @@ class TensorFiles:
 
     Args:
         paths: The files.
+
+    Raises:
+        UserError: A file is damaged, two have a tensor of the same name, or a tensor is not of floating point.
     """
 
     def __init__(self, paths: Sequence[Path]):
-        self._files = [safe_open(path, framework="pt") for path in paths]
-        self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
+        self._where: dict[str, Any] = {}
+        for path in paths:
+            try:
+                file = safe_open(path, framework="pt")
+                names = list(file.keys())
+                dtypes = {name: file.get_slice(name).get_dtype() for name in names}
+            except (OSError, ValueError, SafetensorError) as error:
+                raise UserError(f"{path}: not a safetensors file ({reason(error)}); copy it again") from error
+            for name, dtype in dtypes.items():
+                if name in self._where:
+                    raise UserError(f"{path}: has the tensor {name}, as another file has; copy the model again")
+                if dtype not in FLOATS and not name.endswith(".attn.bias"):  # old files have masks of bytes
+                    raise UserError(f"{path}: its tensor {name} is {dtype}, not of floating point; copy it again")
+                self._where[name] = file
 
     def read(self, name: str) -> Tensor:
         """Return the tensor with this name.

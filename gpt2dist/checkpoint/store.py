@@ -27,7 +27,7 @@ from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
 from gpt2dist.checkpoint.state import MOMENTS, TrainerState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.run.directory import LATEST
+from gpt2dist.run.latest import write_latest
 
 EMBEDDING = "transformer.wte.weight"
 _SAME_MODEL = "give the model section of the run that wrote it"
@@ -258,7 +258,7 @@ class CheckpointStore:
         if final.exists():  # invalid, or from a continuation that was abandoned
             _remove(final)
         atomic_io.rename_directory(partial, final)
-        atomic_io.write_text(self.directory / LATEST, final.name + "\n")
+        write_latest(self.directory, final.name)
         there = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(there, saving.step, self.keep_last, self.keep_every):
             with contextlib.suppress(OSError):

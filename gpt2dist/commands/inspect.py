@@ -1,10 +1,10 @@
 """`gpt2dist inspect`: show the contents of a dataset directory."""
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 
+from gpt2dist import json_files
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int | None:
         result["window"] = show_window(manifest, args.split, args.window, args.sequence_length, args.stride)
         texts.append(f"\n{describe_window(result['window'])}")
     if args.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json_files.dump(result))
     else:
         print("\n".join(texts), file=sys.stderr)
     return None
@@ -79,16 +79,17 @@ def describe(manifest: Manifest) -> str:
     for split in manifest.splits:
         totals = manifest.totals(split)
         counts = [f"{totals.documents:,}", f"{totals.tokens:,}", f"{totals.bytes:,}"]
-        ratio = f"{totals.bytes / totals.tokens:.2f}"
+        ratio = f"{totals.bytes / max(totals.tokens, 1):.2f}"
         lines.append(row(split, *counts, ratio, f"{totals.words:,}", len(manifest.shards_of(split))))
     reasons = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in manifest.left_out.items() if count]
     rejections = f" (see {manifest.directory / 'rejected.jsonl'})" if manifest.left_out.get("rejected") else ""
     options = ", ".join(f"{name} {value}" for name, value in manifest.options.items() if value)
+    sources = manifest.sources
     lines += [
         f"  documents left out: {', '.join(reasons) or 'none'}{rejections}; repaired {manifest.repaired:,}",
         f"  vocabulary {manifest.vocab_size:,} as {manifest.dtype}, end-of-text {manifest.end_of_text_id}, "
         f"tokenizer {manifest.tokenizer_fingerprint[:12]}",
-        f"  from {manifest.sources['files']:,} files of {manifest.sources['bytes']:,} bytes; {options}",
+        f"  from {sources.get('files', 0):,} files of {sources.get('bytes', 0):,} bytes; {options}",
         f"  fingerprint {manifest.fingerprint[:12]}",
     ]
     return "\n".join(lines)
@@ -100,7 +101,7 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
     Raises:
         UserError: The split has no such document.
     """
-    from gpt2dist.dataset.dataset import open_shard
+    from gpt2dist.dataset.dataset import open_shard, require_counts
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     documents = manifest.totals(split).documents
@@ -111,7 +112,9 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
         if left < record.documents:
             break
         left -= record.documents
-    tokens = open_shard(manifest, record).document(left)
+    shard = open_shard(manifest, record)
+    require_counts(shard, manifest, record)
+    tokens = shard.document(left)
     text = Tokenizer.load(manifest.directory).decode(tokens)
     return {"split": split, "index": number, "shard": record.name, "tokens": len(tokens), "text": text}
 

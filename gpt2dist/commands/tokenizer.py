@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.cli import add_quiet
 from gpt2dist.commands.preprocess import add_corpus_arguments, reading, suffixes
 from gpt2dist.errors import UserError
@@ -154,7 +154,8 @@ def _is_there(output: Path, origin: dict) -> bool:
     if not (output / "tokenizer.json").exists():
         return False
     record = output / RECORD_NAME
-    there = json.loads(record.read_bytes()) if record.is_file() else {}
+    way_out = "remove the directory to make the tokenizer again, or choose another --output"
+    there = json_files.require(record, way_out) if record.exists() else {}
     if there == origin:
         return True
     different = [name for name in origin if there.get(name) != origin[name]]

@@ -9,11 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import UserError
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+MAX_BYTES = 1 << 30
+"""Size up to which a manifest is read: that of some two million shards."""
+_FORMATS = ("megatron", "nanogpt", "llmc")
+"""Formats of shards."""
+_DTYPES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32")
+"""Dtypes of tokens in any of the formats."""
 _AGAIN = "copy the dataset again, or preprocess the corpus again"
 
 
@@ -38,6 +44,15 @@ class ShardRecord:
     """"megatron", or for adopted files also "nanogpt" or "llmc"."""
     path: str = ""
     """Absolute path of an adopted shard; empty for one in the dataset directory."""
+
+    def __post_init__(self) -> None:
+        for key in ("tokens", "documents", "bytes", "words"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} is {getattr(self, key)}")
+        if self.format not in _FORMATS:
+            raise ValueError(f"format {self.format!r} is not one of {', '.join(_FORMATS)}")
+        if Path(self.name).name != self.name or "\0" in self.name + self.path:
+            raise ValueError(f"{self.name + self.path!r} is not the name of a shard")
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,23 @@ class Manifest:
     directory: Path = field(default=Path(), compare=False)
     """Directory that the manifest was loaded from or saved to."""
 
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(_DTYPES)}")
+        if not 0 <= self.end_of_text_id < self.vocab_size:
+            raise ValueError(f"end_of_text_id {self.end_of_text_id} is not below vocab_size {self.vocab_size}")
+        names = [record.name for record in self.shards]
+        if len(set(names)) < len(names):
+            raise ValueError("two shards have one name")
+        if unhashed := [record.name for record in self.shards if "bin" not in record.sha256]:
+            raise ValueError(f"the shard {unhashed[0]} has no sha256.bin")
+        for key, holder in (("files", self.sources), ("bytes", self.sources), ("shard_tokens", self.options)):
+            if not isinstance(holder.get(key, 0), int):
+                raise ValueError(f"{key} is {holder[key]!r}")
+        for name in self.listings:
+            if Path(name).name != name or "\0" in name:
+                raise ValueError(f"{name!r} is not the name of a listing")
+
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> "Manifest":
         """Read `directory`/manifest.json.
@@ -89,16 +121,11 @@ class Manifest:
         path = directory / FILE_NAME
         if not directory.is_dir():
             raise UserError(f"{directory}: no such directory; `gpt2dist preprocess` makes a dataset directory")
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise UserError(
                 f"{directory}: not a dataset directory, it has no {FILE_NAME}; `gpt2dist preprocess` makes one"
             )
-        try:
-            content = json.loads(path.read_bytes())
-            if not isinstance(content, dict):
-                raise TypeError("it holds no JSON object")
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: malformed ({error}); {_AGAIN}") from None
+        content = json_files.require(path, _AGAIN, limit=MAX_BYTES)
         if content.get("format_version") != FORMAT_VERSION:
             raise UserError(
                 f"{path}: format version {content.get('format_version')!r}; this gpt2dist reads version "
@@ -108,15 +135,15 @@ class Manifest:
 
     @classmethod
     def _parse(cls, content: dict[str, Any], path: Path) -> "Manifest":
-        names = [item.name for item in fields(cls) if item.name != "directory"]
+        missing = [item.name for item in fields(cls) if item.name != "directory" and item.name not in content]
+        if missing:
+            raise UserError(f"{path}: malformed ({missing[0]} is missing); {_AGAIN}")
         try:
-            values = {name: content[name] for name in names}
-            values["shards"] = tuple(ShardRecord(**record) for record in content["shards"])
-            manifest = cls(**values, directory=path.parent)
-            fingerprint = manifest.fingerprint
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: malformed ({type(error).__name__}: {error}); {_AGAIN}") from None
-        if content.get("fingerprint") != fingerprint:
+            manifest = json_files.build(cls, {key: value for key, value in content.items() if key != "directory"})
+        except ValueError as error:
+            raise UserError(f"{path}: malformed ({error}); {_AGAIN}") from None
+        object.__setattr__(manifest, "directory", path.parent)
+        if content.get("fingerprint") != manifest.fingerprint:
             raise UserError(f"{path}: was changed after it was written (its fingerprint differs); {_AGAIN}")
         return manifest
 

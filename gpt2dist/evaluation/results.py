@@ -1,11 +1,11 @@
 """Evaluation results of a run: RUN/eval/NAME/step-00001000.json for each scored checkpoint."""
 
-import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
@@ -14,8 +14,20 @@ from gpt2dist.run.directory import RunDirectory
 
 CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
 """Measures that are written to TensorBoard."""
-NEEDED = ("time", "model", *CURVES)
-"""Keys that a result file must have in addition to its step."""
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """The keys of a result file that are read back. A measure that was not finite is None."""
+
+    step: int
+    time: float
+    model: str
+    loss: float | None
+    perplexity: float | None
+    bits_per_byte: float | None
+    word_perplexity: float | None
+    consumed_tokens: int = 0
 
 
 class EvaluationResults:
@@ -47,13 +59,12 @@ class EvaluationResults:
         found = {}
         for path in sorted(self.directory.glob("step-*.json")):
             try:
-                result = json.loads(path.read_bytes())
-                found[int(result["step"])] = result
-                missing = [name for name in NEEDED if name not in result]
-                if missing:
-                    raise ValueError(f"no {missing[0]}")
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}: not a result of `gpt2dist evaluate` ({error}); remove it") from None
+                result = json_files.load(path)
+                found[json_files.build(ResultFile, result).step] = result
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{path}: not a result of `gpt2dist evaluate` ({json_files.reason(error)}); remove it"
+                ) from None
         return dict(sorted(found.items()))
 
     def require_comparable(self, conditions: dict[str, Any]) -> None:

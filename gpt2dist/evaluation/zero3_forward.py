@@ -17,6 +17,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.huggingface import PREFIX, bare_name, require_match
 from gpt2dist.model.lm_head import Head
+from gpt2dist.model.pretrained import require_readable
 
 SETTINGS = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9}
 
@@ -28,6 +29,7 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
         UserError: The model's files cannot be read as a GPT-2.
     """
     start_quietly(world)
+    require_readable(directory)
     config = GPT2Config.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
     # No `dtype`: DeepSpeed 0.19.8 turns any value into bf16 if the accelerator has no fp16.
     with deepspeed.zero.Init(config_dict_or_path=SETTINGS):

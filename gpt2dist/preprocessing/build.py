@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.corpus import Source
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
@@ -58,7 +58,11 @@ class JobFingerprint:
         return "; ".join(different)
 
     def _corpus_difference(self, path: Path) -> str:
-        there = {line["path"]: line for line in map(json.loads, path.read_text("utf-8").splitlines())}
+        try:
+            lines = [json_files.parse(line) for line in json_files.read_lines(path)]
+        except (OSError, ValueError):  # the hashes differ anyway
+            return f"{path} cannot be read"
+        there = {line.get("path"): line for line in lines}
         here = {line["path"]: line for line in map(json.loads, self.listing.splitlines())}
         kinds = {
             "new": [name for name in here if name not in there],
@@ -86,7 +90,7 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
             "Choose another --output, or remove this one to make it again"
         )
     plan = job.build / "plan.json"
-    if plan.is_file() and json.loads(plan.read_bytes()) == _versioned(identity):
+    if _holds(plan, identity):
         # A run was killed after renaming the dataset, before deleting this; or it is deleting this now.
         with open(job.build / "lock", "a") as lock:
             if atomic_io.try_lock(lock.fileno()) is not False:
@@ -143,9 +147,13 @@ def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
         UserError: The unfinished work belongs to another job.
     """
     path = job.build / "plan.json"
-    if not path.is_file():
+    if not path.exists():
         return
-    there = json.loads(path.read_bytes())
+    way_out = f"remove the unfinished work (rm -r {job.build}) and run the command again"
+    there = json_files.require(path, way_out)
+    kinds = {"options": dict, "sources": dict, "tokenizer_fingerprint": str}
+    if not all(isinstance(there.get(key), kind) for key, kind in kinds.items()):
+        raise UserError(f"{path}: has not all of {', '.join(kinds)}; {way_out}")
     different = identity.differences(there, job.build)
     if not different and there.get("version") != PLAN_VERSION:
         different = "another version of gpt2dist"
@@ -154,6 +162,13 @@ def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
             f"{job.build}: holds the unfinished work of another job: {different}. "
             f"Remove it (rm -r {job.build}) or choose another --output"
         )
+
+
+def _holds(plan: Path, identity: JobFingerprint) -> bool:
+    try:
+        return bool(json_files.load(plan) == _versioned(identity))
+    except (OSError, ValueError):  # not there, or not ours
+        return False
 
 
 def _versioned(identity: JobFingerprint) -> dict[str, Any]:

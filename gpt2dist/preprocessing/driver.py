@@ -5,7 +5,6 @@ task, into a folder that is renamed when it is complete. When all tasks are done
 in task order. So neither the number of workers nor an interruption changes a byte of the dataset.
 """
 
-import json
 import shutil
 import sys
 import uuid
@@ -31,6 +30,7 @@ from gpt2dist.preprocessing.tasks import (
     PreprocessingJob,
     Task,
     is_intact,
+    load_rejections,
     load_result,
     plan_tasks,
     task_folder,
@@ -257,8 +257,10 @@ class _TaskRunner:
     def _is_done(self, task: Task) -> bool:
         folder = task_folder(self._job, task)
         result, itemsize = load_result(folder), token_dtype(self._tokenizer.vocab_size).itemsize
-        return result is not None and all(
-            is_intact(record, folder / record.name, itemsize) for record in result.shards
+        return (
+            result is not None
+            and len(result.lines) == len(task.pieces)
+            and all(is_intact(record, folder / record.name, itemsize) for record in result.shards)
         )
 
     def _encoder(self, tasks: list[Task]) -> str:
@@ -363,7 +365,6 @@ def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
     """Yield "place: reason" for each document rejected in finished tasks."""
     for task in tasks:
         if load_result(task_folder(job, task)):
-            with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
-                for item in map(json.loads, file):
-                    piece = task.pieces[item["piece"] - task.first_piece]
-                    yield f"{place(piece, item['line'], item['offset'])}: {item['reason']}"
+            for item in load_rejections(job, task):
+                piece = task.pieces[item["piece"] - task.first_piece]
+                yield f"{place(piece, item['line'], item['offset'])}: {item['reason']}"

@@ -10,12 +10,12 @@ OUTPUT.partial/plan.json               the plan of the job: only a job with the 
                dataset/                the dataset while it is assembled; renamed to OUTPUT
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import json_files
 from gpt2dist.corpus import DEFAULT_SUFFIXES, Piece, Reading, Source, cut
 from gpt2dist.dataset.manifest import ShardRecord
 from gpt2dist.dataset.megatron_format import HEADER
@@ -181,6 +181,10 @@ class TaskResult:
     lines: tuple[int, ...]
     """The number of lines or rows in each piece."""
 
+    def __post_init__(self) -> None:
+        if "rejected" not in self.left_out:
+            raise ValueError("left_out.rejected is missing")
+
     @property
     def documents(self) -> int:
         """The number of documents in the shards."""
@@ -223,13 +227,39 @@ def shard_name(split: str, number: int) -> str:
 
 
 def load_result(folder: Path) -> TaskResult | None:
-    """Return the result of the task in `folder`, or None if it is not finished."""
+    """Return the result of the task in `folder`, or None if it is not finished.
+
+    Raises:
+        UserError: Its marker file is damaged.
+    """
+    path = folder / MARKER
     try:
-        content = json.loads((folder / MARKER).read_bytes())
+        return json_files.build(TaskResult, json_files.load(path))
     except FileNotFoundError:
         return None
-    shards = tuple(ShardRecord(**record) for record in content.pop("shards"))
-    return TaskResult(shards, lines=tuple(content.pop("lines")), **content)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {json_files.reason(error)}; {_redo(folder)}") from None
+
+
+def _redo(folder: Path) -> str:
+    return f"remove {folder} and run the command again, which does that part again"
+
+
+def load_rejections(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any]]:
+    """Yield the `piece`, `line`, `offset` and `reason` of each document that a finished task rejected.
+
+    Raises:
+        UserError: Their file is damaged.
+    """
+    folder = task_folder(job, task)
+    way_out = _redo(folder)
+    keys = {"piece": int, "line": int, "offset": int, "reason": str}
+    for record in json_files.require_lines(folder / "rejected.jsonl", keys, way_out):
+        if not 0 <= record["piece"] - task.first_piece < len(task.pieces):
+            raise UserError(
+                f"{folder / 'rejected.jsonl'}: names piece {record['piece']}, not of this task; {way_out}"
+            )
+        yield record
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:

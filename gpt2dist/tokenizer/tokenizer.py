@@ -18,6 +18,7 @@ import orjson
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
+from gpt2dist import json_files
 from gpt2dist.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -26,6 +27,8 @@ BYTE_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 
 FILE_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
+MAX_BYTES = 1 << 30
+"""Size up to which a tokenizer.json is read; those of 256,000 tokens have 35 MB."""
 _ANY_CHARACTER = r"[\s\S]"
 _NO_TOKEN = "<|unknown|>"
 _PROBE = "a b  c\r\n\td . é 😀 "
@@ -98,7 +101,7 @@ class Tokenizer:
         if not path.is_file():
             return cls(_from_hub(str(source)), origin=str(source))
         try:
-            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            backend = tokenizers.Tokenizer.from_str(json_files.read_text(path, MAX_BYTES))
         except Exception as error:  # The library raises bare Exception.
             raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
         return cls(backend, _declared_end_of_text(Path(source)), origin=str(source))
@@ -335,11 +338,11 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
 def _declared_end_of_text(directory: Path) -> str:
     """Return the eos_token of tokenizer_config.json, or `END_OF_TEXT` if it declares none."""
     path = directory / CONFIG_NAME
-    if not path.is_file():
+    if not path.exists():
         return END_OF_TEXT
     try:
-        declared = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: malformed ({error})") from None
+        declared = json_files.load(path).get("eos_token")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: malformed ({json_files.reason(error)}); copy the tokenizer again") from None
     content = declared.get("content") if isinstance(declared, dict) else declared
     return content if isinstance(content, str) else END_OF_TEXT

@@ -1,7 +1,6 @@
 """Assemble the parts of a run and train it."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.checkpoint.naming import checkpoint_name, step_of
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
@@ -242,8 +241,9 @@ def write_run_files(
     atomic_io.write_json(run.deepspeed_config, settings)
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
-    if not origin and run.environment.is_file():  # a resumed run keeps its recorded origin
-        origin = json.loads(run.environment.read_text()).get("init_from", {})
+    if not origin and run.environment.exists():  # a resumed run keeps its recorded origin
+        way_out = "move it away; the run then forgets which model it began with"
+        origin = json_files.require(run.environment, way_out).get("init_from", {})
     facts |= {"init_from": origin} if origin else {}
     atomic_io.write_json(run.environment, facts)
 

@@ -56,11 +56,48 @@ def test_no_directory_and_no_manifest(tmp_path):
         Manifest.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"format_version": 1}', "\xff"])
-def test_malformed(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not JSON: "),
+        ("[1]", "a list instead of an object"),
+        ('{"format_version": 1}', r"malformed \(tokenizer_fingerprint is missing\)"),
+        ("\xff", "not UTF-8 at byte 0"),
+        ("[" * 9999, "nested too deeply"),
+    ],
+)
+def test_malformed(tmp_path, text, reason):
     (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=r"manifest\.json: malformed"):
+    with pytest.raises(UserError, match=rf"manifest\.json: {reason}.*; copy the dataset again"):
         Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"vocab_size": "300"}, "vocab_size: it should be a valid integer"),
+        ({"end_of_text_id": 300}, "end_of_text_id 300 is not below vocab_size 300"),
+        ({"dtype": "object"}, "dtype 'object' is not one of uint8, "),
+        ({"left_out": {"empty": None}}, "left_out.empty: it should be a valid integer"),
+        ({"sources": {"files": "ten"}}, "files is 'ten'"),
+        ({"shards": {}}, "shards: it should be a valid array"),
+        ({"shards.0": {"tokens": -1}}, "shards.0: tokens is -1"),
+        ({"shards.0": {"documents": 1.5}}, "shards.0.documents: it should be a valid integer"),
+        ({"shards.0": {"format": "arrow"}}, "shards.0: format 'arrow' is not one of megatron, "),
+        ({"shards.0": {"name": "../train"}}, "'../train' is not the name of a shard"),
+        ({"shards.0": {"path": "/a\0b"}}, "is not the name of a shard"),
+        ({"shards.0": {"sha256": {"idx": "i"}}}, "the shard train-00000 has no sha256.bin"),
+    ],
+)
+def test_each_value_has_its_type_and_range(tmp_path, changes, reason):
+    manifest("train-00000").save(tmp_path)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    content["shards"][0] |= changes.pop("shards.0", {})
+    path.write_text(json.dumps(content | changes))
+    with pytest.raises(UserError) as raised:
+        Manifest.load(tmp_path)
+    assert reason in str(raised.value) and str(raised.value).startswith(f"{path}: malformed (")
 
 
 def test_unknown_version_and_changed_content(tmp_path):

@@ -64,11 +64,14 @@ def test_a_checkpoints_manifest_spares_reading_the_weights(tmp_path):
     assert fingerprint(model) == before
 
 
-@pytest.mark.parametrize("content", ["{", "[]", b"\xff"])
-def test_a_config_that_is_none(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "not JSON"), ("[]", "a list instead of an object"), (b"\xff", "not UTF-8"), ("[" * 9999, "nested")],
+)
+def test_a_config_that_is_none(tmp_path, content, reason):
     config = make_model(tmp_path / "m") / "config.json"
     config.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=r"config\.json: not the config\.json of a model"):
+    with pytest.raises(UserError, match=rf"config\.json: {reason}.*; give another model"):
         locate(str(tmp_path / "m"))
 
 
@@ -92,5 +95,5 @@ def test_a_damaged_manifest_is_named_and_one_of_another_kind_passed_over(tmp_pat
         (model / "manifest.json").write_text(other)
         assert fingerprint(model) == before
     (model / "manifest.json").write_text('{"files": {')
-    with pytest.raises(UserError, match=r"manifest\.json: damaged \(.*\); name another checkpoint"):
+    with pytest.raises(UserError, match=r"manifest\.json: not JSON: .*; name another checkpoint"):
         fingerprint(model)
