@@ -100,5 +100,5 @@ class TrainerState:
             raise ValueError(f"{self.updates} updates in {self.step} steps")
         for name, kinds, records in (("order", ORDER, [self.order]), ("datasets", DATASET, self.datasets)):
             for key, kind in kinds.items():
-                if not all(isinstance(record.get(key), kind) for record in records):
+                if not all(type(record.get(key)) is kind for record in records):  # True is an int
                     raise ValueError(f"{name} has no {key}")

@@ -61,7 +61,7 @@ def load_plan(run_directory: Path) -> "Plan":
             )
     facts = json_files.require(environment, _AGAIN)
     world_size, trained_on = facts.get("world_size"), facts.get("datasets")
-    if not isinstance(world_size, int) or world_size < 1 or not isinstance(trained_on, dict):
+    if type(world_size) is not int or world_size < 1 or not isinstance(trained_on, dict):
         raise UserError(f"{environment}: does not say the run's world_size and datasets; {_AGAIN}")
     _, plan = resolve(configuration, [], world_size)
     for each in plan.datasets:

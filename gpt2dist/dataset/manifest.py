@@ -103,7 +103,7 @@ class Manifest:
         if unhashed := [record.name for record in self.shards if "bin" not in record.sha256]:
             raise ValueError(f"the shard {unhashed[0]} has no sha256.bin")
         for key, holder in (("files", self.sources), ("bytes", self.sources), ("shard_tokens", self.options)):
-            if not isinstance(holder.get(key, 0), int):
+            if type(holder.get(key, 0)) is not int:
                 raise ValueError(f"{key} is {holder[key]!r}")
         for name in self.listings:
             if Path(name).name != name or "\0" in name:

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpt2dist import json_files
 from gpt2dist.dataset.dataset import ShardReader, open_shard, require_counts
-from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.errors import UserError
 
 SUFFIX = ".origins"
@@ -116,7 +116,7 @@ class StreamDocuments:
                 start=tokens + (int(ends[place - 1]) if place else 0),
                 end=tokens + int(ends[place]),
                 shard=record.name,
-                origin=self._origin(record.name, place),
+                origin=self._origin(record, place),
             )
             for place in range(first, last)
             if int(ends[place]) > (int(ends[place - 1]) if place else 0)  # adopted documents may be empty
@@ -129,10 +129,12 @@ class StreamDocuments:
             self._shards[number] = shard
         return self._shards[number]
 
-    def _origin(self, shard: str, place: int) -> SourceLocation | None:
-        path = self._directory / (shard + SUFFIX)
-        if not path.is_file():
+    def _origin(self, shard: ShardRecord, place: int) -> SourceLocation | None:
+        if "origins" not in shard.sha256:
             return None
+        path = self._directory / (shard.name + SUFFIX)
+        if not json_files.is_file(path):
+            raise UserError(f"{path}: no such file, and the manifest names it; {_AGAIN}")
         found = np.fromfile(path, ORIGIN, 1, offset=place * ORIGIN.itemsize)
         if not found.size:
             raise UserError(f"{path}: ends before document {place:,} of its shard; {_AGAIN}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist import json_files
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_file
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
@@ -170,10 +171,10 @@ def _origins_file(manifest: Manifest, record: ShardRecord) -> Path:
 
 
 def _lines(path: Path) -> int:
-    if not path.is_file():
+    try:
+        return sum(1 for _ in json_files.read_lines(path))
+    except (OSError, ValueError):  # missing, or damaged, which its hash shows
         return 0
-    with open(path, "rb") as file:
-        return sum(1 for _ in file)
 
 
 def _differs(path: Path) -> str:
