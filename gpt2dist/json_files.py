@@ -227,7 +227,7 @@ def _finite_or_none(text: str) -> float | None:
 
 
 def _int64(text: str) -> int | float:
-    """Return a float for a whole number that does not fit into 64 bits: transformers writes 10³⁰ for "no limit"."""
+    """Return a float for an integer beyond 64 bits: transformers writes 10³⁰ for "no limit"."""
     if len(text) > 20 or not -(1 << 63) <= (value := int(text)) < 1 << 63:
         return _finite(text)
     return value

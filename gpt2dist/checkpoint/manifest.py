@@ -137,12 +137,12 @@ def check_contents(directory: Path, files: Records, names: Iterable[str] | None 
 
 
 def require_whole_model(directory: Path) -> None:
-    """Check all files of a checkpoint except the optimizer's. Accept a model directory without a manifest.
+    """Check all files of a checkpoint except the optimizer's. Accept a model directory, which has no manifest.
 
     Raises:
         UserError: The checkpoint is invalid; the message names the file and the fault.
     """
-    if not os.path.lexists(directory / NAME):
+    if not os.path.lexists(directory / NAME) and not any(directory.glob("optimizer-*.safetensors")):
         return
     try:
         check_contents(directory, read(directory, without="optimizer-"))

@@ -88,6 +88,7 @@ class TensorFiles:
 
     def __init__(self, paths: Sequence[Path]):
         self._where: dict[str, Any] = {}
+        self._home = paths[0].parent if paths else "the checkpoint"
         for path in paths:
             try:
                 file = safe_open(path, framework="pt")
@@ -109,7 +110,7 @@ class TensorFiles:
             UserError: No file has a tensor of this name.
         """
         if name not in self._where:
-            raise UserError(f"the checkpoint has no tensor {name}; was it saved by a model of another shape?")
+            raise UserError(f"{self._home}: has no tensor {name}; was it saved by a model of another shape?")
         return self._where[name].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:

@@ -182,10 +182,10 @@ class CheckpointStore:
         moments = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
         unknown = sorted(set(weights) - set(state.parameters))
         if unknown:
-            raise UserError(f"the checkpoint has a tensor {unknown[0]}, which the model has not; {_SAME_MODEL}")
+            raise UserError(f"{path}: has a tensor {unknown[0]}, which the model has not; {_SAME_MODEL}")
         for name in state.parameters:
             tensors = {"param": weights.read(name)} | {key: moments.read(f"{key}.{name}") for key in MOMENTS}
-            state.scatter(name, {key: self._padded(name, value, state) for key, value in tensors.items()})
+            state.scatter(name, {key: self._padded(path, name, value, state) for key, value in tensors.items()})
         state.refresh()
         return trainer
 
@@ -294,13 +294,13 @@ class CheckpointStore:
         shape = state.shape_of(name)
         return torch.Size((min(self.vocab_size, shape[0]), *shape[1:])) if name == EMBEDDING else shape
 
-    def _padded(self, name: str, tensor: Tensor, state: WholeState) -> Tensor:
+    def _padded(self, path: Path, name: str, tensor: Tensor, state: WholeState) -> Tensor:
         """Check a loaded tensor's shape, and append the embedding's padding: zero rows, which are not saved."""
         expected, shape = self._saved_shape(name, state), state.shape_of(name)
         if tensor.shape != expected:
             raise UserError(
-                f"the checkpoint holds {name} of shape {list(tensor.shape)} where the model has "
-                f"{list(expected)}; {_SAME_MODEL}"
+                f"{path}: holds {name} of shape {list(tensor.shape)} where the model has {list(expected)}; "
+                f"{_SAME_MODEL}"
             )
         if shape == expected:
             return tensor

@@ -16,6 +16,8 @@ FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 30
 """Size up to which a manifest is read: that of some two million shards."""
+MAX_NAME = 200
+"""Length up to which a shard is named; a file system takes 255 bytes with the suffix."""
 _FORMATS = ("megatron", "nanogpt", "llmc")
 """Formats of shards."""
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32")
@@ -51,8 +53,8 @@ class ShardRecord:
                 raise ValueError(f"{key} is {getattr(self, key)}")
         if self.format not in _FORMATS:
             raise ValueError(f"format {self.format!r} is not one of {', '.join(_FORMATS)}")
-        if Path(self.name).name != self.name or "\0" in self.name + self.path:
-            raise ValueError(f"{self.name + self.path!r} is not the name of a shard")
+        if Path(self.name).name != self.name or len(self.name) > MAX_NAME or "\0" in self.name + self.path:
+            raise ValueError(f"{(self.name + self.path)[:99]!r} is not the name of a shard")
 
 
 @dataclass(frozen=True)

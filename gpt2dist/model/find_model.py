@@ -46,7 +46,7 @@ def fingerprint(path: Path) -> str:
     """Return a SHA-256 over the weights of a directory; hashes in a checkpoint's manifest save reading them.
 
     Raises:
-        UserError: The manifest is damaged.
+        UserError: The manifest is damaged, or a file cannot be read.
     """
     known = _recorded_hashes(path / "manifest.json")
     digest = hashlib.sha256()
@@ -54,15 +54,24 @@ def fingerprint(path: Path) -> str:
     for file in files:
         if file.name.startswith("optimizer-"):
             continue
-        digest.update(f"{file.name}:{known[file.name] if file.name in known else sha256_of(file)}\n".encode())
+        try:
+            found = known[file.name] if file.name in known else sha256_of(file)
+        except FileNotFoundError:  # the checkpoint was pruned in the meantime
+            raise
+        except OSError as error:
+            raise UserError(f"{file}: {json_files.reason(error)}; copy the model again") from None
+        digest.update(f"{file.name}:{found}\n".encode())
     return digest.hexdigest()
 
 
 def _recorded_hashes(manifest: Path) -> dict[str, str]:
     """Return the recorded hashes of a checkpoint's files; empty without a manifest of that kind."""
-    if not manifest.exists():
+    try:
+        content = json_files.load(manifest, kind=object)
+    except FileNotFoundError:
         return {}
-    content = json_files.require(manifest, "name another checkpoint", kind=object)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{manifest}: {json_files.reason(error)}; name another checkpoint") from None
     files = content.get("files") if isinstance(content, dict) else None
     records = files.items() if isinstance(files, dict) else ()
     known = {name: record.get("sha256") for name, record in records if isinstance(record, dict)}

@@ -184,6 +184,9 @@ class TaskResult:
     def __post_init__(self) -> None:
         if "rejected" not in self.left_out:
             raise ValueError("left_out.rejected is missing")
+        for record in self.shards:
+            if not {"bin", "idx", "origins"} <= record.sha256.keys():
+                raise ValueError(f"{record.name} has not all of sha256.bin, sha256.idx and sha256.origins")
 
     @property
     def documents(self) -> int:
@@ -270,4 +273,6 @@ def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:
         ORIGINS_SUFFIX: ORIGIN.itemsize * record.documents,
     }
     paths = {suffix: prefix.with_name(prefix.name + suffix) for suffix in sizes}
-    return all(path.is_file() and path.stat().st_size == sizes[suffix] for suffix, path in paths.items())
+    return all(
+        json_files.is_file(path) and path.stat().st_size == sizes[suffix] for suffix, path in paths.items()
+    )

@@ -23,16 +23,24 @@ TAIL_BYTES = 2**18
 MAX_TAIL_BYTES = 2**26
 """Size of the last read from the end, if the tag has not been found: some ten thousand lines."""
 
+_MOVE = "move it away: the run then starts a new one"
+
 
 class Metrics:
     """Writer of metrics.jsonl.
 
     Args:
         path: The file; it is created if it does not exist.
+
+    Raises:
+        UserError: The file cannot be opened.
     """
 
     def __init__(self, path: Path):
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be opened ({error.strerror}); {_MOVE}") from None
 
     def write(self, line: Line) -> None:
         """Append one line."""
@@ -95,9 +103,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     try:
         yield from json_files.read_lines(path)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: {json_files.reason(error)}; move it away: the run then starts a new one"
-        ) from None
+        raise UserError(f"{path}: {json_files.reason(error)}; {_MOVE}") from None
 
 
 def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:

@@ -27,8 +27,8 @@ BYTE_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 
 FILE_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
-MAX_BYTES = 1 << 30
-"""Size up to which a tokenizer.json is read; those of 256,000 tokens have 35 MB."""
+MAX_BYTES, MAX_IDS = 1 << 30, 1 << 24
+"""Size and ids up to which a tokenizer.json is read; those of 256,000 tokens have 35 MB."""
 _ANY_CHARACTER = r"[\s\S]"
 _NO_TOKEN = "<|unknown|>"
 _PROBE = "a b  c\r\n\td . é 😀 "
@@ -101,7 +101,9 @@ class Tokenizer:
         if not path.is_file():
             return cls(_from_hub(str(source)), origin=str(source))
         try:
-            backend = tokenizers.Tokenizer.from_str(json_files.read_text(path, MAX_BYTES))
+            text = json_files.read_text(path, MAX_BYTES)
+            _require_bounded_ids(orjson.loads(text))
+            backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # The library raises bare Exception.
             raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
         return cls(backend, _declared_end_of_text(Path(source)), origin=str(source))
@@ -333,6 +335,19 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
     except Exception as error:  # The library raises bare Exception for every failure.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{missing}: {reason}") from None
+
+
+def _require_bounded_ids(content: Any) -> None:
+    """Check the ids of a tokenizer.json before the library allocates memory for each id up to the largest.
+
+    Raises:
+        ValueError: An id is absurd.
+    """
+    vocabulary = content["model"].get("vocab", {})
+    ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else []
+    ids += [token["id"] for token in content.get("added_tokens") or ()]
+    if ids and max(ids) >= MAX_IDS:
+        raise ValueError(f"the id {max(ids)} is beyond {MAX_IDS:,}")
 
 
 def _declared_end_of_text(directory: Path) -> str:

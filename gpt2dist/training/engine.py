@@ -196,16 +196,13 @@ class Engine:
         """Restore the result of `scaler_state`; a checkpoint of another precision has none.
 
         Raises:
-            UserError: The state has other keys.
+            ValueError: The state has other keys.
         """
         scaler = self._scaler()
         if not scaler or not state:
             return
         if set(state) != set(_SCALER_FIELDS):
-            raise UserError(
-                f"the checkpoint's loss_scaler has the keys {', '.join(state)} instead of "
-                f"{', '.join(_SCALER_FIELDS)}; resume from another one"
-            )
+            raise ValueError(f"its loss_scaler has {', '.join(state)} instead of {', '.join(_SCALER_FIELDS)}")
         for name, value in state.items():
             setattr(scaler, name, value)
 

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2dist.errors import UserError
-
 HISTORY = 128
 """Number of recent steps that a step is compared with, as in OLMo-core."""
 LEAST_HISTORY = 32
@@ -74,13 +72,11 @@ class SpikeDetector:
         """Restore the result of `state`; if that is empty, start with an empty history.
 
         Raises:
-            UserError: The history has other keys or another length.
+            ValueError: The history has other keys or another length.
         """
         if self.spike_sigma is not None and state:
             lengths = {key: len(values) for key, values in state.items()}
             if lengths != {"losses": HISTORY, "grad_norms": HISTORY, "count": 1}:
-                raise UserError(
-                    f"the checkpoint's history of losses is not one of {HISTORY} steps; resume from another one"
-                )
+                raise ValueError(f"its history is not that of the losses and gradient norms of {HISTORY} steps")
             self._recent.copy_(torch.tensor([state["losses"], state["grad_norms"]], dtype=torch.float64))
             self._count.fill_(int(state["count"][0]))
