@@ -23,7 +23,7 @@ from gpt2dist import cli
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.run import end_markers, metrics_file, submissions
-from tests.support.mutations import Mutation, draw_mutation
+from tests.support.mutations import PLACES, Mutation, draw_mutation
 from tests.support.runs import SMALL_RUN
 
 SECONDS = 30
@@ -292,7 +292,7 @@ def draw_case(draw: random.Random, home: Path, verbs: int) -> Case:
     mutation = draw_mutation(draw, path)
     while path.suffix == ".yaml" and "GiB" in mutation.name:  # YAML files may also be pipes, and are read whole
         mutation = draw_mutation(draw, path)
-    sealed = kind.seal is not None and draw.random() < 0.6 and "GiB" not in mutation.name
+    sealed = kind.seal is not None and draw.random() < 0.6 and mutation not in PLACES
     chosen = draw.sample(kind.verbs, min(verbs, len(kind.verbs)))
     return Case(str(path.relative_to(home)), kind, mutation, sealed, tuple(chosen))
 

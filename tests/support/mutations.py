@@ -49,7 +49,7 @@ def draw_mutation(draw: random.Random, path: Path) -> Mutation:
     content = path.read_bytes()
     kind = draw.choice(["structure"] * 5 + ["bytes"] * 3 + ["place"] * 2)
     if kind == "place":
-        return draw.choice(_PLACES)
+        return draw.choice(PLACES)
     if kind == "structure" and path.suffix == ".json":
         return _of_json(draw, content)
     if kind == "structure" and path.suffix == ".jsonl":
@@ -130,7 +130,7 @@ def _sparse(path: Path) -> None:
     os.truncate(path, 1 << 31)
 
 
-_PLACES = [
+PLACES = [
     Mutation("replace by a FIFO", False, _fifo),
     Mutation("replace by a directory", False, _directory),
     Mutation("replace by a link to itself", False, _loop),
