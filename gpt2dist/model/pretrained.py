@@ -60,7 +60,7 @@ def require_readable(directory: Path) -> None:
     shape = Pretrained.read(directory).shape
     generation = directory / "generation_config.json"
     if os.path.lexists(generation):
-        json_files.require(generation, "remove it, or copy the model again")
+        json_files.require(generation, "copy the model again, or give another")
     shapes = _shapes(weight_files(directory))
     sizes = {"wte.weight": [shape.vocab_size, shape.n_embd], "wpe.weight": [shape.context_length, shape.n_embd]}
     sizes |= {f"h.{shape.n_layer - 1}.ln_1.weight": [shape.n_embd]}
