@@ -63,7 +63,7 @@ def read_settings(run: Path) -> dict[str, dict[str, Any]]:
 
     try:
         text = json_files.read_bytes(RunDirectory(run).config, SETTINGS_BYTES)
-        value = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        value = yaml.load(text, yaml.SafeLoader)  # the loader in C crashes at deep nesting
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     if not isinstance(value, dict):
