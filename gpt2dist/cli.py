@@ -12,10 +12,12 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from gpt2dist import __version__
 from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import RankUserError, RunError, UserError
+from gpt2dist.terminal import say, show_traceback, shown_on
 
 VERBS = {
     "tokenizer": "train a tokenizer on a corpus, or import GPT-2's vocabulary files",
@@ -36,6 +38,9 @@ VERBS = {
     "trace": "list the documents behind a step of a run",
 }
 
+DISTRIBUTED_VERBS = ("train", "evaluate", "lambada", "verify-resume")
+"""Verbs that run on several ranks; `launch` starts them."""
+
 SECONDS_TO_TELL = 10
 """Seconds that other ranks wait for rank 0 to report an error and exit.
 
@@ -50,7 +55,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     Args:
         verb: The verb whose module to import; with None, every verb has only its name and help line.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gpt2dist",
         description="Distributed pretraining of GPT-2-family models, from raw text to perplexity.",
         epilog="`gpt2dist VERB --help` explains a verb. "
@@ -76,6 +81,13 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are safe to print: shell globs put the names of files on the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown_on(sys.stderr, message))
+
+
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add --quiet, which every verb except launch has."""
     what = "print only results, warnings and errors"
@@ -86,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     # Skip garbage collection at exit, where it is useless and takes a second if torch is loaded.
     atexit.register(gc.freeze)
+    sys.excepthook = show_traceback
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
     parser = build_parser(verb)
@@ -98,12 +111,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:
         args.overrides += rest
     try:
+        if verb in DISTRIBUTED_VERBS:
+            launch_environment.check()
         with _at_volume(quiet=getattr(args, "quiet", False)):
             return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
         # All ranks find the same error, so only one reports it.
-        if launch_environment.rank() == 0 or isinstance(error, RankUserError):
-            print(f"gpt2dist {args.verb}: {error}", file=sys.stderr)
+        if isinstance(error, RankUserError) or launch_environment.reports_errors():
+            say(f"gpt2dist {args.verb}: {error}")
         else:
             time.sleep(SECONDS_TO_TELL)
         return EXIT_WRONG_INPUT if isinstance(error, UserError) else EXIT_FAILURE
@@ -111,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return EXIT_DONE
     except KeyboardInterrupt:
-        print(f"gpt2dist {args.verb}: interrupted", file=sys.stderr)
+        say(f"gpt2dist {args.verb}: interrupted")
         return EXIT_FAILURE
 
 

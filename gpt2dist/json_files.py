@@ -26,6 +26,15 @@ _NAMES = {
     bool: "true or false",
     type(None): "null",
 }
+_WORDS = {
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid array": "a list",
+    "a valid dictionary": "an object",
+}
+"""Words of pydantic → ours."""
 T = TypeVar("T")
 
 
@@ -170,9 +179,12 @@ def build(kind: type[T], content: Mapping[str, Any]) -> T:
     except ValidationError as invalid:
         first = invalid.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+        message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             raise ValueError(f"{key} is missing") from None
+        if message.startswith("Input should be"):
+            wanted = message.removeprefix("Input should be ")
+            raise ValueError(f"{key} is {first['input']!r:.60}, not {_WORDS.get(wanted, wanted)}") from None
         raise ValueError(f"{key}: {message}" if key else message) from None
 
 

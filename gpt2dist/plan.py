@@ -76,6 +76,11 @@ class Plan:
     total_steps: int
 
     @property
+    def manifests(self) -> list[Manifest]:
+        """The manifests of all datasets, for training and for validation."""
+        return [each.dataset for each in self.datasets] + [each.dataset for each in self.validation]
+
+    @property
     def tokenizer(self) -> Path:
         """A directory that contains the tokenizer, which all datasets share."""
         return self.datasets[0].dataset.directory

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "dataset": "corpus tokenizer",
     "tokenizer": "",
     "corpus": "",
-    "checkpoint": "distributed run",
+    "checkpoint": "distributed model run",
     "monitoring": "distributed run",
     "model": "run",
     "run": "__init__ config distributed",
@@ -51,16 +51,17 @@ MAY_IMPORT = {
     "importing": "",
     "json_files": "",
     "memory": "",
+    "terminal": "",
 }
 """Each package or module, top first, and those below that it may import beside itself and EVERYWHERE."""
 
-EVERYWHERE = {"atomic_io", "errors", "importing", "json_files", "memory"}
+EVERYWHERE = {"atomic_io", "errors", "importing", "json_files", "memory", "terminal"}
 
 DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
     *("numpy", "orjson"),
     *("tokenizers", "gigatoken", "awkward"),
-    *("pyarrow", "fsspec", "datasets"),
+    *("pyarrow", "fsspec", "datasets", "charset_normalizer"),
     *("distributed",),
 }
 KNOW_DEEPSPEED = {
@@ -80,6 +81,7 @@ LIGHT = (
         "importing",
         "json_files",
         "memory",
+        "terminal",
         "distributed.launch_environment",
         "config.yaml",
         "loading.batch_ramp",
@@ -173,6 +175,17 @@ def test_a_module_imports_only_what_stands_below_it(module):
     assert {layer(name) for name in ours} <= allowed
 
 
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"gpt2dist.terminal"}))
+def test_everything_is_printed_by_terminal_say(module):
+    """It escapes what comes from files. Own control sequences may be written by `sys.stderr.write`."""
+    calls = [
+        node for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))) if isinstance(node, ast.Call)
+    ]
+    assert [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"] == []
+    writes = [call.lineno for call in calls if ast.unparse(call.func) in ("sys.stderr.write", "sys.stdout.write")]
+    assert writes == [] or module == "gpt2dist.commands.status"
+
+
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if layer(name) in DATA))
 def test_data_knows_no_torch(module):
     others = {name.split(".")[0] for name in imports(MODULES[module]) if not name.startswith("gpt2dist")}
@@ -199,7 +212,17 @@ def test_what_answers_at_once_imports_nothing_heavy():
 
 
 RUN_FILES = {"config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl", "stopped.json", "failed.json"}
-RUN_DIRECTORIES = {"checkpoints", "eval", "latest", "logs", "profile", "submission", "tensorboard"}
+RUN_DIRECTORIES = {
+    "checkpoints",
+    "eval",
+    "latest",
+    "logs",
+    "profile",
+    "starts",
+    "submission",
+    "tensorboard",
+    "verify-resume",
+}
 """What lies in a run directory. A record of a submission has a config.yaml, too."""
 
 

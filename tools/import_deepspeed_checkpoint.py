@@ -14,7 +14,8 @@ you trust.
 """
 
 import argparse
-import subprocess
+import contextlib
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -34,7 +35,7 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.resume_checks import data_order, datasets_of, probe_loss
 from gpt2dist.training.setup import build_batcher, checkpoint_store
 
-TIED = "lm_head.weight"
+TIED, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,14 +108,18 @@ def to_universal(tag: Path, home: Path) -> Path:
     Raises:
         RunError: DeepSpeed cannot read its own files.
     """
+    from deepspeed.checkpoint import ds_to_universal
+
     words = ["--input_folder", str(tag), "--output_folder", str(home / "universal"), "--inject_missing_state"]
-    words += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *words], capture_output=True, text=True
-    )
-    if done.returncode:
-        reason = next(iter(done.stderr.strip().splitlines()[-1:]), "no error message")
-        raise RunError(f"{tag}: DeepSpeed cannot read it ({reason})")
+    words += ["--num_extract_workers", "1", "--num_merge_workers", "1"]  # with one, it starts no processes
+    argv, sys.argv = sys.argv, ["ds_to_universal", *words]  # its parser reads nothing else
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ds_to_universal.main(ds_to_universal.parse_arguments())
+    except Exception as error:  # it checks little, so damage shows as any exception
+        raise RunError(f"{tag}: DeepSpeed cannot read it ({type(error).__name__}: {error})") from None
+    finally:
+        sys.argv = argv
     return home / "universal/zero"
 
 
@@ -133,7 +138,8 @@ class ImportedState:
         model: Model to load the weights into.
 
     Raises:
-        UserError: The model's parameters have other names or shapes than the checkpoint's.
+        UserError: The model's parameters have other names or shapes than the checkpoint's, or its output layer is
+            not its embedding.
     """
 
     def __init__(self, directory: Path, model: LanguageModel):
@@ -151,6 +157,18 @@ class ImportedState:
                 )
             rows = min(len(whole), len(parameter))
             parameter.data[:rows] = whole[:rows]
+        if TIED in self._places:
+            self._require_tied(self._places[TIED])
+
+    def _require_tied(self, place: Path) -> None:
+        """Check that the output layer is the embedding. DeepSpeed may hold it in 16 bits, and without moments."""
+        head, embedding = self._read(TIED, "fp32"), self._read(EMBEDDING, "fp32")
+        same = head.shape == embedding.shape and torch.allclose(head, embedding, rtol=2**-8, atol=2**-24)
+        if (place / "exp_avg.pt").is_file() or not same:
+            raise UserError(
+                f"model: {TIED} in the checkpoint is not its embedding (tie_word_embeddings was false), and "
+                "gpt2dist trains only models whose output layer is; give another checkpoint"
+            )
 
     def shape_of(self, name: str) -> torch.Size:
         """Return the unpartitioned shape of a parameter."""
@@ -164,7 +182,7 @@ class ImportedState:
     def _read(self, name: str, file: str) -> Tensor:
         content = torch.load(self._places[name] / f"{file}.pt", weights_only=True)
         tensor = content["param"] if isinstance(content, dict) else content
-        tensor, shape = tensor.detach().float(), self.parameters[name].shape
+        tensor, shape = tensor.detach().float(), self.parameters[EMBEDDING if name == TIED else name].shape
         flat = tensor.dim() == 1 and len(shape) > 1  # stage 3 saves flat tensors
         return tensor.view(-1, shape[1]) if flat and len(tensor) % shape[1] == 0 else tensor
 

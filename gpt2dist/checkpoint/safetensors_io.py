@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from gpt2dist.errors import UserError
-from gpt2dist.json_files import reason
+from gpt2dist.model.huggingface import bare_name
+from gpt2dist.model.tensors import MASK, require_floating_point, stored_tensors
 
 PIECE = 16 * 2**20
 """Maximum bytes per write; each piece is hashed while it is written."""
-FLOATS = ("F64", "F32", "F16", "BF16")
-"""The dtypes of weights."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -90,18 +89,14 @@ class TensorFiles:
         self._where: dict[str, Any] = {}
         self._home = paths[0].parent if paths else "the checkpoint"
         for path in paths:
-            try:
-                file = safe_open(path, framework="pt")
-                names = list(file.keys())
-                dtypes = {name: file.get_slice(name).get_dtype() for name in names}
-            except (OSError, ValueError, SafetensorError) as error:
-                raise UserError(f"{path}: not a safetensors file ({reason(error)}); copy it again") from error
-            for name, dtype in dtypes.items():
-                if name in self._where:
-                    raise UserError(f"{path}: has the tensor {name}, as another file has; copy the model again")
-                if dtype not in FLOATS and not name.endswith(".attn.bias"):  # old files have masks of bytes
-                    raise UserError(f"{path}: its tensor {name} is {dtype}, not of floating point; copy it again")
-                self._where[name] = file
+            tensors = list(stored_tensors(path))
+            file = safe_open(path, framework="pt")
+            for tensor in tensors:
+                if tensor.name in self._where:
+                    raise UserError(f"{path}: has the tensor {tensor.name}, as another file has; copy it again")
+                if not MASK.fullmatch(bare_name(tensor.name)):  # old files have masks of bytes
+                    require_floating_point(tensor)
+                self._where[tensor.name] = file
 
     def read(self, name: str) -> Tensor:
         """Return the tensor with this name.

@@ -21,6 +21,8 @@ ORDER: dict[str, type] = {
 """Keys of `TrainerState.order` that every checkpoint has, and their types."""
 DATASET: dict[str, type] = {"path": str, "fingerprint": str, "share": int}
 """The same for each of `TrainerState.datasets`."""
+MANIFEST: dict[str, type] = {"manifest_sha256": str, "manifest": dict}
+"""Keys of each of `TrainerState.datasets` that those of datasets of version 0.1 lack."""
 _FIELDS = {"observed": "evaluation_done"}
 """Key in the file → field name, where the two differ."""
 
@@ -39,7 +41,7 @@ class TrainerState:
         loss_scaler: State of the fp16 loss scaler; empty at other precisions.
         history: State of the spike detector; see `skip_step.SpikeDetector`.
         probe_loss: Mean loss of a fixed batch, which the loaded model must reproduce.
-        datasets: Path, fingerprint and share of the samples of each training dataset.
+        datasets: Path, fingerprint, share of the samples and manifest of each training dataset.
         tokenizer: Fingerprint of the tokenizer.
         order: Settings that determine the data order and windows; see `resume_checks.data_order`.
         world_size: Number of ranks at the save.
@@ -102,3 +104,6 @@ class TrainerState:
             for key, kind in kinds.items():
                 if not all(type(record.get(key)) is kind for record in records):  # True is an int
                     raise ValueError(f"{name} has no {key}")
+        for key, kind in MANIFEST.items():
+            if not all(type(record.get(key, kind())) is kind for record in self.datasets):
+                raise ValueError(f"datasets has a {key} that is none")

@@ -1,15 +1,16 @@
 """`gpt2dist adopt`: token files of Megatron-LM, GPT-NeoX, nanoGPT or llm.c → dataset directory, in place."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from gpt2dist.terminal import say
 
 EPILOG = """\
 The token files stay where they are; the dataset directory names them, with their hashes and counts. They are read
 once, to check each token against the tokenizer and to count the bytes and words of the text.
 
   megatron   .bin and .idx of Megatron-LM, Megatron-DeepSpeed and GPT-NeoX
-  nanogpt    .bin without a header, 16 bits a token
+  nanogpt    .bin without a header, 16 bits a token (others: --dtype)
   llmc       .bin with llm.c's header, 16 or 32 bits a token
 
 Files whose name says val (val.bin, fineweb_val_000000.bin) and those behind --val are the split "val".
@@ -32,6 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|NAME",
         help="the tokenizer that they were made with: a directory, or a name on the Hugging Face hub",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("uint16", "int32", "uint32", "int64"),
+        default="",
+        help="type of the tokens in files without a header (--format nanogpt); default: uint16",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="DATASET", help="dataset directory to make")
     parser.add_argument("--val", nargs="+", default=[], metavar="PATH", help='files for the split "val"')
 
@@ -42,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.dataset.adopt import Adoption, adopt
     from gpt2dist.monitoring.progress import Progress, warn
 
-    adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val))
+    adoption = Adoption(tuple(args.paths), args.format, args.tokenizer, args.output, tuple(args.val), args.dtype)
     progress: list[Progress] = []
 
     def show(count: int, total: int) -> None:
@@ -55,4 +62,4 @@ def run(args: argparse.Namespace) -> None:
     finally:
         for bar in progress:
             bar.close()
-    print(describe(manifest), file=sys.stderr)
+    say(describe(manifest))

@@ -13,6 +13,7 @@ from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixe
 from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.terminal import say, shown_on
 
 if TYPE_CHECKING:  # importing numpy would slow down --help
     from gpt2dist.evaluation.held_out_text import HeldOut
@@ -94,16 +95,11 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     load = _source(args)
 
-    from gpt2dist.distributed.world import join, leave
-
-    world = join()
-    try:
+    with results.joined_ranks() as world:
         if args.all_checkpoints:
             _score_all(args, load, world)
         else:
             _score_one(args, load, world)
-    finally:
-        leave()
 
 
 def check(args: argparse.Namespace) -> None:
@@ -123,8 +119,7 @@ def check(args: argparse.Namespace) -> None:
     if not args.all_checkpoints or RunDirectory(Path(args.model)).latest.is_file():
         model = locate(args.model, weights=False)
     if args.text:
-        discover(args.text, suffixes(args), format=args.format)
-        reading(args)
+        discover(args.text, suffixes(args), format=args.format, encoding=reading(args).encoding)
         return
     text = _dataset(args)
     if model:
@@ -170,10 +165,14 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _dataset(args: argparse.Namespace) -> "HeldOut":
-    from gpt2dist.dataset.manifest import Manifest
+    from gpt2dist.dataset.manifest import Manifest, without_sha256
     from gpt2dist.evaluation.held_out_text import HeldOut
+    from gpt2dist.monitoring.progress import info
 
     dataset = Manifest.load(args.data)
+    note = without_sha256([dataset])
+    if note and launch_environment.rank() == 0:
+        info(note, "evaluate")
     split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
     return HeldOut.of_dataset(dataset, split)
 
@@ -250,9 +249,9 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
         if world.is_main:
             record.add(step, model, result)
             _mirror(record)
-            print(f"step {step}: {_in_short(result)}", file=sys.stderr, flush=True)
+            say(f"step {step}: {_in_short(result)}")
     if world.is_main:
-        print(f"{len(record.results())} results in {record.directory}", file=sys.stderr)
+        say(f"{len(record.results())} results in {record.directory}")
 
 
 def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Namespace, world: Any) -> None:
@@ -297,7 +296,7 @@ def _end_on_signals(record: Any) -> None:
         if launch_environment.rank() == 0:
             unpin(record)
             # The signal may have interrupted a print, which cannot be called again here.
-            os.write(2, f"stopped; the results are in {record.directory}\n".encode())
+            os.write(2, shown_on(sys.stderr, f"stopped; the results are in {record.directory}\n").encode())
         os._exit(0)  # a normal exit could block, since other ranks may wait in a collective
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -315,9 +314,11 @@ def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
     source = f"{args.data}, split {result['split']}" if args.data else ", ".join(args.text)
     how = f"stride {result['stride']}, prefix {result['prefix']}"
     how += ", each document by itself" if result["per_document"] else ""
+    theirs = result.get("lm_eval_word_perplexity")
+    harness = "" if theirs is None else f" ({theirs:.4f} with words as lm-evaluation-harness counts them)"
     return {
         "perplexity": f"{result['perplexity']:.4f} per token",
-        "word perplexity": f"{result['word_perplexity']:.4f}",
+        "word perplexity": f"{result['word_perplexity']:.4f}" + harness,
         "bits per byte": f"{result['bits_per_byte']:.5f}",
         "bits per token": f"{result['bits_per_token']:.5f}",
         "loss": f"{result['loss']:.6f} nats per token",

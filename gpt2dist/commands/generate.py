@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist.terminal import say
+
 if TYPE_CHECKING:
     from gpt2dist.generation.generator import Generator
     from gpt2dist.generation.prompts import Prompt
@@ -65,8 +67,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per text and line")
     parser.epilog = """\
 Texts go to standard output, several divided by a line of dashes. On a terminal a text is shown as it is drawn,
-where one is drawn at once. With --json each is an object: prompt, text (what was added), tokens, seed and
-finish_reason, "stop" (end-of-text) or "length".
+where one is drawn at once, with control characters escaped. With --json each is an object: prompt, text (what was
+added), tokens, seed and finish_reason, "stop" (end-of-text) or "length".
 
 A text depends on its prompt and its seed, and not on the texts beside it, but for rounding: --seed 5 gives the
 sixth of --num-samples 6. A text may outgrow the context: when that is full, the model goes on from its last half.
@@ -124,15 +126,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prompts(args: argparse.Namespace) -> "list[Prompt]":
+    from gpt2dist.errors import UserError
     from gpt2dist.generation.prompts import Prompt, read_prompt, read_prompts
 
     if args.prompts_file is not None:
         return read_prompts(args.prompts_file)
     if args.prompt_file is not None:
         return [read_prompt(args.prompt_file)]
-    # Bytes of the command line that are not UTF-8 arrive as surrogates, which cannot be encoded.
-    text = args.prompt.encode(errors="replace").decode()
-    return [Prompt(text, "--prompt")]
+    try:
+        args.prompt.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are not UTF-8 arrive as surrogates
+        raise UserError(f"--prompt {args.prompt!r}: not UTF-8; convert it, or put it into a file") from None
+    return [Prompt(args.prompt, "--prompt")]
 
 
 def _encode(prompts: "Sequence[Prompt]", tokenizer: "Tokenizer") -> list[list[int]]:
@@ -192,7 +197,7 @@ class _Screen:
         self._show(self._characters.decode(b"", final=True) + "\n")
 
     def _show(self, text: str) -> None:
-        print(text, end="", flush=True)
+        say(text, sys.stdout, end="")
 
 
 def _stream(generator: "Generator", tokenizer: "Tokenizer", texts: Sequence[_Text], how: "Sampling") -> None:
@@ -221,10 +226,9 @@ def _print(
             added = generator([text.tokens for text in batch], [text.seed for text in batch], how)
             for number, (text, tokens) in enumerate(zip(batch, added, strict=True), start=first):
                 if as_json:
-                    print(json.dumps(_as_json(text, tokenizer.decode(tokens), len(tokens), how)))
+                    say(json.dumps(_as_json(text, tokenizer.decode(tokens), len(tokens), how)), sys.stdout)
                 else:
-                    print((DIVIDER + "\n" if number else "") + text.prompt + tokenizer.decode(tokens))
-            sys.stdout.flush()
+                    say((DIVIDER + "\n" if number else "") + text.prompt + tokenizer.decode(tokens), sys.stdout)
             bar.advance(len(batch))
 
 

@@ -5,13 +5,16 @@ import sys
 from dataclasses import asdict
 
 from gpt2dist import json_files
-from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.dataset.manifest import SHA256_KEY, Manifest, without_sha256
 from gpt2dist.errors import UserError
+from gpt2dist.monitoring.progress import info
+from gpt2dist.terminal import say
 
 EPILOG = """\
 examples:
   gpt2dist inspect dataset/                      sizes, options, where it came from
   gpt2dist inspect dataset/ --verify             read everything again, check hashes, counts and format
+  gpt2dist inspect dataset/ --verify --seal      and accept a manifest.json that was edited on purpose
   gpt2dist inspect dataset/ --document 7         the text of the eighth document of train
   gpt2dist inspect dataset/ --window 3 --sequence-length 1024 --stride 512 --split val
                                                  the text of a window, and which of it is trained or scored there
@@ -24,6 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="directory that `gpt2dist preprocess` made")
     parser.add_argument(
         "--verify", action="store_true", help="read everything again and check it against the manifest"
+    )
+    parser.add_argument(
+        "--seal",
+        action="store_true",
+        help="with --verify: if all agrees, write the hash manifest_sha256 of the manifest as it is now",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the results as one JSON object on standard output"
@@ -41,12 +49,16 @@ def run(args: argparse.Namespace) -> int | None:
     """Print the parts of the dataset that the options select."""
     if args.window is not None and args.sequence_length is None:
         raise UserError("--window needs --sequence-length, and --stride where windows overlap")
-    manifest = Manifest.load(args.dataset)
+    if args.seal and not args.verify:
+        raise UserError("--seal needs --verify: only a manifest that agrees with the files is sealed")
+    manifest = Manifest.load(args.dataset, changed=args.verify)
     result, texts = summary(manifest), [describe(manifest)]
     if args.verify:
-        _verify(manifest)
+        _verify(manifest, args.seal)
         result["verified"] = True
-        texts.append("  verified: every shard is as it was written")
+        result[SHA256_KEY] = manifest.sha256
+        sealed = f"; wrote {SHA256_KEY} {manifest.sha256[:12]}" if args.seal else ""
+        texts.append(f"  verified: every shard is as it was written{sealed}")
     if args.document is not None:
         result["document"] = document = show_document(manifest, args.split, args.document)
         texts.append(
@@ -55,10 +67,12 @@ def run(args: argparse.Namespace) -> int | None:
     if args.window is not None:
         result["window"] = show_window(manifest, args.split, args.window, args.sequence_length, args.stride)
         texts.append(f"\n{describe_window(result['window'])}")
+    if note := without_sha256([manifest]):
+        info(note, "inspect")
     if args.json:
-        print(json_files.dump(result))
+        say(json_files.dump(result), sys.stdout)
     else:
-        print("\n".join(texts), file=sys.stderr)
+        say("\n".join(texts))
     return None
 
 
@@ -66,6 +80,7 @@ def summary(manifest: Manifest) -> dict:
     """Return the description of a dataset for `--json`."""
     content = asdict(manifest)
     content["directory"] = str(manifest.directory)
+    content[SHA256_KEY] = content.pop("sha256")
     content["fingerprint"] = manifest.fingerprint
     content["totals"] = {split: asdict(manifest.totals(split)) for split in manifest.splits}
     return content
@@ -185,9 +200,9 @@ def _origin(origin: dict | None) -> str:
     return f", from {SourceLocation(**origin)}" if origin else ""
 
 
-def _verify(manifest: Manifest) -> None:
+def _verify(manifest: Manifest, seal: bool) -> None:
     from gpt2dist.dataset.verify import token_bytes, verify
     from gpt2dist.monitoring.progress import Progress
 
     with Progress("verify", token_bytes(manifest), "B", scale=True) as progress:
-        verify(manifest, progress.advance)
+        verify(manifest, progress.advance, seal)

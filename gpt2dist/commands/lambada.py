@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from gpt2dist.commands import results
+from gpt2dist.commands.preprocess import add_encoding, encoding
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, type=Path, metavar="F.jsonl", help="passages, one JSON object in a line"
     )
     parser.add_argument("--text-field", default="text", metavar="NAME", help="its key; default: %(default)s")
+    add_encoding(parser)
     parser.epilog = """\
 Computed as by lm-evaluation-harness: the last word is what stands behind the last space. A passage counts as
 guessed when each token of it is the likeliest one.
@@ -29,20 +31,20 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.monitoring.logs import quiet_libraries
 
     results.check(args)
-    passages = list(read_texts([str(args.data)], Reading(args.text_field), format="jsonl"))
+    passages = list(
+        read_texts([str(args.data)], Reading(args.text_field, encoding=encoding(args)), format="jsonl")
+    )
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-    from gpt2dist.distributed.world import join, leave
     from gpt2dist.evaluation.lambada import lambada
     from gpt2dist.monitoring.progress import Progress
 
-    world = join()
-    try:
-        with Progress("lambada", None, "token", scale=True, enabled=world.is_main) as bar:
-            result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance)
-    finally:
-        leave()
+    with (
+        results.joined_ranks() as world,
+        Progress("lambada", None, "token", scale=True, enabled=world.is_main) as bar,
+    ):
+        result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance)
     if world.is_main:
         shown = {
             "accuracy": f"{result['accuracy']:.4f}",

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist.cli import DISTRIBUTED_VERBS
 from gpt2dist.errors import PeerLostError, RunError, UserError
 from gpt2dist.run import end_markers
 from gpt2dist.run.directory import RunDirectory
@@ -26,7 +27,6 @@ All options before the verb are torchrun's (`torchrun --help`). A failure ends w
 what it died of, and its log; wrong input ends with exit code 2, a stop on request (SIGTERM, SIGUSR1) with 0.
 """
 
-VERBS = ("train", "evaluate", "lambada", "verify-resume")
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SHUTDOWN_SECONDS = 300
 """Time for ranks to save after a signal. torchrun's default, 30 seconds, is too short for a large checkpoint."""
@@ -97,9 +97,10 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
         UserError: No word is a verb that can be launched.
     """
     for place, word in enumerate(words):
-        if word in VERBS:
-            return words[:place], words[place:]
-    raise UserError(f"no verb to launch; write one of {', '.join(VERBS)} after torchrun's options")
+        if word in DISTRIBUTED_VERBS:
+            quiet = [each for each in words[:place] if each in ("-q", "--quiet")]  # the verb's option
+            return [each for each in words[:place] if each not in quiet], [word, *quiet, *words[place + 1 :]]
+    raise UserError(f"no verb to launch; write one of {', '.join(DISTRIBUTED_VERBS)} after torchrun's options")
 
 
 def with_defaults(options: list[str], gpus: int) -> list[str]:
@@ -118,6 +119,8 @@ def with_defaults(options: list[str], gpus: int) -> list[str]:
         out += ["--nproc-per-node", str(max(1, gpus))]
     if not given("--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--standalone", "--master-addr"):
         out += ["--standalone"]
+        if not given("--local-addr"):
+            out += ["--local-addr", "localhost"]  # the host's own name may not resolve, as on some laptops
     if not given("--signals-to-handle"):
         out += ["--signals-to-handle", SIGNALS]
     return out
@@ -139,7 +142,9 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
     others = sorted(set(failures) - {rank})
     if others:
         text += f"\n  ranks that ended because of it: {', '.join(map(str, others))}"
-    return text + "\n  start the run again to resume from its newest complete checkpoint"
+    if run_directory:
+        return text + "\n  start the run again to resume from its newest complete checkpoint"
+    return text + "\n  start it again; results are written when all ranks are done"
 
 
 def _suspicion(failure: "ProcessFailure") -> tuple[bool, bool, int]:
@@ -187,7 +192,7 @@ def _set_environment(ranks: str) -> None:
 
 
 def _run_directory(words: list[str], ranks: int | None) -> Path | None:
-    """Check the arguments of the ranks, once for all, and return the directory of the run that they train.
+    """Check the arguments of the ranks, once for all, and return the directory that holds their logs.
 
     Args:
         words: The verb and its arguments.
@@ -208,7 +213,8 @@ def _run_directory(words: list[str], ranks: int | None) -> Path | None:
         return None
     args.overrides += rest
     config, *_ = resolve(args.config, args.overrides, ranks) if ranks else read(args.config, args.overrides)
-    return config.output_dir
+    run = RunDirectory(config.output_dir)
+    return run.verify_resume if words[0] == "verify-resume" else run.path
 
 
 def _follows_a_run(words: list[str]) -> bool:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import Progress, info, warn
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading
+    from gpt2dist.corpus.damage import DamageLimits
     from gpt2dist.preprocessing import PreprocessingJob
     from gpt2dist.preprocessing.atomic_output import Counts
 
@@ -20,8 +22,9 @@ EPILOG = """\
 An INPUT is a file, a directory (searched recursively), a quoted glob such as 'books/**/*.txt', a URL (s3://, gs://,
 hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or `-` for standard
 input. Text, JSON lines, CSV, Parquet, Arrow; text, JSON lines and CSV also as .gz .zst .xz .bz2. Each line or row
-is a document, with its text in --text-field; every other file is one document, in UTF-8, unless
---document-separator cuts it. Each document ends with the tokenizer's end-of-text token.
+is a document, with its text in --text-field; every other file is one document, unless --document-separator
+cuts it. Text is UTF-8 (UTF-16 or UTF-32 where a byte-order mark says so) or in the --encoding that is named. Each
+document ends with the tokenizer's end-of-text token.
 
 An interrupted job goes on when the same command is run again. Its result does not depend on who did which part.
 
@@ -79,20 +82,7 @@ def _add_filters(group: Any) -> None:
         metavar="MODULE:FUNCTION",
         help="Python function, text to text, that each document goes through first",
     )
-    group.add_argument(
-        "--on-bad-text",
-        choices=("replace", "fail"),
-        default="replace",
-        help="what is not Unicode becomes U+FFFD and is counted, or stops the job (default: replace)",
-    )
-    group.add_argument(
-        "--max-bad-fraction",
-        type=float,
-        default=0.001,
-        metavar="F",
-        help="fail when a larger share of the documents cannot be read (default 0.001); "
-        "those that are left out are listed in DATASET/rejected.jsonl",
-    )
+    add_damage_arguments(group, "; those that are left out are listed in DATASET/rejected.jsonl")
 
 
 def _add_resources(group: Any) -> None:
@@ -131,6 +121,40 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading_arguments(parser.add_argument_group("how the corpus is read"))
 
 
+def add_damage_arguments(group: Any, listed: str = "") -> None:
+    """Add the options for damaged documents; `listed` says where those that cannot be read are listed."""
+    group.add_argument(
+        "--on-bad-text",
+        choices=("replace", "fail"),
+        default="replace",
+        help="what is not Unicode becomes U+FFFD and is counted, or stops the job (default: replace)",
+    )
+    group.add_argument(
+        "--max-replaced-fraction",
+        type=float,
+        default=0.001,
+        metavar="F",
+        help="fail when U+FFFD replaces a larger share of the characters (default 0.001)",
+    )
+    group.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        default=0.001,
+        metavar="F",
+        help=f"fail when a larger share of the documents cannot be read (default 0.001){listed}",
+    )
+
+
+def add_encoding(group: Any) -> None:
+    """Add --encoding."""
+    group.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help="encoding of text, JSON lines and CSV, such as gb18030, shift_jis or cp1252 (default: UTF-8); "
+        "a file with a byte-order mark is read by that",
+    )
+
+
 def add_reading_arguments(group: Any) -> None:
     """Add the options that control how files are read."""
     group.add_argument(
@@ -146,10 +170,25 @@ def add_reading_arguments(group: Any) -> None:
         help=r"what stands between the documents of a text file, such as '\n\n\n' (default: the file is one)",
     )
     group.add_argument(
+        "--quoting",
+        choices=("standard", "none"),
+        default="standard",
+        help="quotes in CSV and TSV: around fields as in RFC 4180, or ordinary characters (default: standard)",
+    )
+    group.add_argument(
+        "--max-field-lines",
+        type=int,
+        default=100,
+        metavar="N",
+        help="most lines of a quoted field; a longer one stops the command, since one stray quote hides all rows "
+        "up to the next (default 100)",
+    )
+    group.add_argument(
         "--format",
         choices=("text", "jsonl", "csv", "tsv", "parquet", "arrow"),
         help="what the inputs are, where their names do not say it",
     )
+    add_encoding(group)
     group.add_argument(
         "--suffix",
         action="append",
@@ -176,7 +215,31 @@ def reading(args: argparse.Namespace) -> "Reading":
 
     if args.document_separator == "":
         raise UserError("--document-separator: is empty; leave it out to take each file as one document")
-    return Reading(text_field=args.text_field, document_separator=args.document_separator)
+    if args.max_field_lines < 1:
+        raise UserError(f"--max-field-lines {args.max_field_lines}: must be at least 1")
+    return Reading(
+        text_field=args.text_field,
+        document_separator=args.document_separator,
+        encoding=encoding(args),
+        quoting=args.quoting,
+        max_field_lines=args.max_field_lines,
+    )
+
+
+def damage_limits(args: argparse.Namespace) -> "DamageLimits":
+    """Return the limits on damage that the options set."""
+    from gpt2dist.corpus.damage import DamageLimits
+
+    limits = DamageLimits(args.on_bad_text, args.max_bad_fraction, args.max_replaced_fraction)
+    limits.check()
+    return limits
+
+
+def encoding(args: argparse.Namespace) -> str | None:
+    """Return the canonical name of the encoding to read; None for UTF-8."""
+    from gpt2dist.corpus.encodings import canonical_name
+
+    return None if args.encoding is None else canonical_name(args.encoding)
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -199,13 +262,13 @@ def run(args: argparse.Namespace) -> int | None:
             display.close()
             display.info(f"interrupted; run the same command again to resume ({job.build} is kept)")
             return 1
-    print(describe(manifest), file=sys.stderr)
+    say(describe(manifest))
     if display.worked:
         seconds = time.monotonic() - start
         rate = f"{display.worked / seconds / 1e6:.1f} MB/s with {_workers(job)}"
-        print(f"  read {display.worked / 1e6:,.1f} MB in {seconds:.1f} s ({rate})", file=sys.stderr)
+        say(f"  read {display.worked / 1e6:,.1f} MB in {seconds:.1f} s ({rate})")
     if args.json:
-        print(json.dumps(summary(manifest), ensure_ascii=False))
+        say(json.dumps(summary(manifest), ensure_ascii=False), sys.stdout)
     return None
 
 
@@ -228,6 +291,7 @@ def job_of(args: argparse.Namespace) -> "PreprocessingJob":
         deduplicate=args.deduplicate,
         on_bad_text=args.on_bad_text,
         max_bad_fraction=args.max_bad_fraction,
+        max_replaced_fraction=args.max_replaced_fraction,
         workers=usable_cores() if args.workers is None else args.workers,
         scheduler=args.scheduler,
         memory_per_worker=args.memory_per_worker,

@@ -1,17 +1,17 @@
 """`gpt2dist report`: write a run as one self-contained HTML page."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from gpt2dist.errors import UserError
+from gpt2dist.terminal import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = """\
-The page holds the state, curves, samples, lineage, configuration and environment, and needs no other file and no
-network to be seen. The run may be at work.
+The page holds the state, curves, samples, lineage, starts, configuration and environment, and needs no other file
+and no network to be seen. The run may be at work.
 
 example:
   gpt2dist report runs/gpt2-124m --output report.html"""
@@ -35,4 +35,4 @@ def run(args: argparse.Namespace) -> None:
         args.output.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"--output: {args.output} cannot be written ({error.strerror}); name another") from None
-    print(f"written {args.output}", file=sys.stderr)
+    say(f"written {args.output}")

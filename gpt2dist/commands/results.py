@@ -1,13 +1,19 @@
 """Options and output that are common to the verbs that score a model."""
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpt2dist.errors import UserError
+from gpt2dist.errors import PeerLostError, RunError, UserError
+from gpt2dist.run.end_markers import PEER_LOST
+from gpt2dist.terminal import say
+
+if TYPE_CHECKING:  # importing torch would slow down --help
+    from gpt2dist.distributed.world import World
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +55,25 @@ def _make_room(output: Path) -> None:
         raise UserError(f"--output: {output} cannot be written; name a file")
 
 
+@contextlib.contextmanager
+def joined_ranks() -> "Iterator[World]":
+    """Join the other ranks, and leave them at the end.
+
+    Raises:
+        RunError: Another rank is gone.
+    """
+    from gpt2dist.distributed.world import join, leave, lost_peers
+
+    world = join()
+    try:
+        with lost_peers():
+            yield world
+    except PeerLostError as error:
+        raise RunError(PEER_LOST) from error
+    finally:
+        leave()
+
+
 def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argparse.Namespace) -> None:
     """Write a result to --output if given, and print it: as JSON with --json, else as a table of `shown`."""
     import orjson
@@ -57,9 +82,9 @@ def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argpars
     if args.output:
         args.output.write_text(text + "\n")
     if args.json:
-        print(text)
+        say(text, sys.stdout)
         return
     for name, value in shown.items():
-        print(f"{name:>16}  {value}", file=sys.stderr)
+        say(f"{name:>16}  {value}")
     if args.output:
-        print(f"{'written':>16}  {args.output}", file=sys.stderr)
+        say(f"{'written':>16}  {args.output}")

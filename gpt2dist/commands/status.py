@@ -13,6 +13,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.status import table
 from gpt2dist.status.run_files import DEPTH, find_runs
 from gpt2dist.status.status import Status, read_status
+from gpt2dist.terminal import printable, say
 
 REFRESH_SECONDS = 2.0
 PLAIN_SECONDS = 10.0
@@ -23,6 +24,8 @@ EPILOG = f"""\
 States: submitted (waiting for its scheduler), running, stale (it seems to run on another host, but has written
 nothing for much longer than usual), finished, stopped (on request, everything saved), failed. The states are read
 from the run directories, at most {DEPTH} folders down, without torch: a login node will do.
+
+A run in full ends with its last start and what that changed; --json has all starts.
 
 examples:
   gpt2dist status runs/gpt2-124m                 one run in full
@@ -45,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the statuses once, or with --watch repeatedly."""
     home: Path = args.directory
-    statuses = look(home)
+    statuses = look(home, args.json)
     if not args.watch:
         _print_statuses(statuses, home, args.json)
         return
@@ -58,14 +61,18 @@ def run(args: argparse.Namespace) -> None:
                 _print_statuses(statuses, home, as_json=True)
             else:
                 for status in statuses:
-                    print(table.line(status, home), file=sys.stderr, flush=True)
+                    say(table.line(status, home))
             time.sleep(REFRESH_SECONDS if in_place else PLAIN_SECONDS)
             with contextlib.suppress(UserError):  # the runs may be removed meanwhile
-                statuses = look(home)
+                statuses = look(home, args.json)
 
 
-def look(home: Path) -> list[Status]:
+def look(home: Path, all_starts: bool = False) -> list[Status]:
     """Return the status of a run, or of each run in a folder.
+
+    Args:
+        home: The directory of the run or runs.
+        all_starts: Whether to read the records of all starts.
 
     Raises:
         UserError: The directory does not exist, cannot be listed, or contains no run.
@@ -82,20 +89,21 @@ def look(home: Path) -> list[Status]:
         raise UserError(
             f"{home}: no run here, nor {DEPTH} folders down; `gpt2dist train` makes one at run.output_dir"
         )
-    return [read_status(each) for each in runs]
+    return [read_status(each, all_starts) for each in runs]
 
 
 def _print_statuses(statuses: list[Status], home: Path, as_json: bool) -> None:
     if as_json:
         for status in statuses:
-            print(json_files.dump(dataclasses.asdict(status)), flush=True)
+            say(json_files.dump(dataclasses.asdict(status)), sys.stdout)
     else:
-        print("\n".join(table.show(statuses, home)), file=sys.stderr)
+        say("\n".join(table.show(statuses, home)))
 
 
 def _redraw(lines: list[str]) -> None:
     """Print the lines over the previous ones, cut to the size of the terminal so that it does not scroll."""
     size = os.get_terminal_size(sys.stderr.fileno())
     columns, rows = size.columns or 80, size.lines or 24  # some terminals report a size of 0
-    text = "\n".join(line[:columns] for line in lines[: rows - 1])
-    print(f"{TO_TOP}{CLEAR_BELOW}{text}", file=sys.stderr, flush=True)
+    text = "\n".join(printable(line)[:columns] for line in lines[: rows - 1])
+    sys.stderr.write(f"{TO_TOP}{CLEAR_BELOW}")
+    say(text)

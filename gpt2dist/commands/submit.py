@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.errors import UserError
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:  # importing pydantic would slow down --help
     from gpt2dist.submission.schedulers.base import Scheduler
@@ -132,15 +133,15 @@ def run(args: argparse.Namespace) -> None:
     submissions.write(job.record, files, work.config, _asked(args))
     command = scheduler.command(job)
     if args.dry_run:
-        print("\n".join(files.values()), end="")
-        print(f"nothing was submitted; recorded in {job.record}; to submit it: {command}", file=sys.stderr)
+        say("\n".join(files.values()), sys.stdout, end="")
+        say(f"nothing was submitted; recorded in {job.record}; to submit it: {command}")
         return
-    print(command, file=sys.stderr)
+    say(command)
     names = scheduler.submit(job)
     submissions.record_submission(job.record, scheduler.name, names)
     noun = "process" if args.scheduler == "local" else "job"
-    print(f"{noun} {names[0]}, recorded in {job.record}", file=sys.stderr)
-    print(scheduler.how_to_follow(job, names), file=sys.stderr)
+    say(f"{noun} {names[0]}, recorded in {job.record}")
+    say(scheduler.how_to_follow(job, names))
 
 
 def _check(args: argparse.Namespace) -> None:

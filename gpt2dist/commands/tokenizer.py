@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING
 
 from gpt2dist import atomic_io, json_files
 from gpt2dist.cli import add_quiet
-from gpt2dist.commands.preprocess import add_corpus_arguments, reading, suffixes
+from gpt2dist.commands.preprocess import (
+    add_corpus_arguments,
+    add_damage_arguments,
+    damage_limits,
+    reading,
+    suffixes,
+)
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.progress import info
+from gpt2dist.monitoring.progress import info, warn
 
 if TYPE_CHECKING:
-    from gpt2dist.corpus import Reading, Source
+    from gpt2dist.corpus.texts import CorpusTexts
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TRAIN_EPILOG = """\
@@ -51,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=formatter,
     )
     add_corpus_arguments(train)
+    add_damage_arguments(train.add_argument_group("what may be damaged"))
     train.add_argument(
         "--vocab-size",
         type=int,
@@ -111,19 +118,24 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
     if args.kind == "char" and args.vocab_size is not None:
         raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
     from gpt2dist.corpus import discover, spool
+    from gpt2dist.corpus.texts import CorpusTexts
     from gpt2dist.tokenizer.tokenizer import train_bpe, train_char
 
-    how = reading(args)
+    how, limits = reading(args), damage_limits(args)
     spooled = None
     if "-" in args.inputs:
         spooled = spool(sys.stdin.buffer, scratch / "input", args.format or "jsonl")
-    sources = discover(args.inputs, suffixes(args), (Path(args.output),), args.format, spooled)
+    sources = discover(args.inputs, suffixes(args), (Path(args.output),), args.format, spooled, how.encoding)
 
     def make() -> "Tokenizer":
         # On a terminal the library draws its own bars, which also cover the merges.
         own_bars = args.kind == "bpe" and sys.stderr.isatty()
-        texts = _texts(sources, how, not own_bars)
-        return train_char(texts) if args.kind == "char" else train_bpe(texts, args.vocab_size, own_bars)
+        corpus = CorpusTexts(sources, how, limits)
+        texts = _with_progress(corpus, not own_bars)
+        made = train_char(texts) if args.kind == "char" else train_bpe(texts, args.vocab_size, own_bars)
+        for warning in corpus.warnings():
+            warn(warning, "tokenizer")
+        return made
 
     files = "".join(f"{source.path} {source.size} {source.version}\n" for source in sources)
     origin = {
@@ -135,6 +147,13 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
         "files_sha256": atomic_io.sha256_of_text(files),
     }
     return make, origin
+
+
+def _with_progress(corpus: "CorpusTexts", show: bool) -> Iterator[str]:
+    from gpt2dist.monitoring.progress import Progress
+
+    with Progress("read", corpus.bytes, "B", scale=True, enabled=show) as progress:
+        yield from corpus.read(progress.advance)
 
 
 def _prepare_import(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"], dict]:
@@ -153,34 +172,17 @@ def _is_there(output: Path, origin: dict) -> bool:
     """Return whether `output` holds the tokenizer of this record. Raise a UserError if it holds another one."""
     if not (output / "tokenizer.json").exists():
         return False
+    from gpt2dist.corpus import Reading
+
     record = output / RECORD_NAME
     way_out = "remove the directory to make the tokenizer again, or choose another --output"
     there = json_files.require(record, way_out) if record.exists() else {}
-    if there == origin:
-        return True
+    if there.get("action") == "train":
+        there = asdict(Reading()) | there  # older records lack newer options; None stands for other defaults
     different = [name for name in origin if there.get(name) != origin[name]]
+    if there and not different:
+        return True
     raise UserError(
         f"{output}: holds another tokenizer ({', '.join(different)} differ); "
         "choose another --output, or remove this one to make it again"
     )
-
-
-def _texts(sources: list["Source"], reading: "Reading", show: bool) -> Iterator[str]:
-    """Yield the texts of a corpus, long ones in parts, and show progress in bytes."""
-    from gpt2dist.corpus import BadDocumentError, Document, Rejected, cut, read
-    from gpt2dist.monitoring.progress import Progress
-
-    documents, first = 0, ""
-    with Progress("read", sum(source.size for source in sources), "B", scale=True, enabled=show) as progress:
-        for piece in (piece for source in sources for piece in cut(source, max(source.size, 1))):
-            for item in read(piece, reading):
-                try:
-                    if isinstance(item, Rejected):
-                        raise BadDocumentError(item.reason)
-                    yield from map(bytes.decode, [item.text] if isinstance(item, Document) else item.parts)
-                    documents += 1
-                except BadDocumentError as error:
-                    first = first or f"; the first: {piece.path}:{item.line}: {error}"
-                progress.advance(item.size)
-    if documents == 0:
-        raise UserError(f"not one document of the corpus can be read{first}")

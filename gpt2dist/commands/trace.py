@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2dist import json_files
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:
     from gpt2dist.plan import Plan
@@ -38,10 +39,11 @@ def run(args: argparse.Namespace) -> None:
     plan = load_plan(args.run_directory)
     windows = trace(plan, args.step)
     if args.json:
-        print(json_files.dump({"run": str(args.run_directory), "step": args.step, "windows": windows}))
+        content = {"run": str(args.run_directory), "step": args.step, "windows": windows}
+        say(json_files.dump(content), sys.stdout)
         return
     for window in windows:
-        print("\n".join(describe(window, plan.sequence_length)), file=sys.stderr)
+        say("\n".join(describe(window, plan.sequence_length)))
 
 
 def load_plan(run_directory: Path) -> "Plan":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.distributed import launch_environment
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:  # importing torch would slow down --help
     from gpt2dist.config import Config
@@ -56,10 +57,15 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
         from gpt2dist.training.watchdog import exit_with_parent
 
         exit_with_parent()
+    from gpt2dist.dataset.manifest import without_sha256
+    from gpt2dist.monitoring.progress import info
     from gpt2dist.preflight import resolve
 
     # Before torch is imported, so that configuration errors are reported immediately.
     config, plan = resolve(path, overrides, launch_environment.world_size())
+    note = without_sha256(plan.manifests)
+    if note and launch_environment.rank() == 0:
+        info(note, "train")
     from gpt2dist.monitoring.logs import quiet_libraries
 
     quiet_libraries()
@@ -102,7 +108,7 @@ def require_room(path: Path, config: "Config", plan: "Plan", world: "World") -> 
         device_bytes = world.device_bytes
         certain = device_bytes is not None and not states_fit(config, plan, device_bytes)
         for doubt in check_memory(config, plan, device_bytes) if device_bytes and not certain else ():
-            print(f"{doubt.key}: {doubt.message}", file=sys.stderr)
+            say(f"{doubt.key}: {doubt.message}")
         require_resources(str(path), config, plan, device_bytes if certain else None)
 
     world.on_main(look)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.errors import UserError
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:  # importing numpy and pydantic would slow down --help
     from gpt2dist.plan import Plan
@@ -53,6 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check the configuration and print the plan."""
+    from gpt2dist.dataset.manifest import without_sha256
+    from gpt2dist.monitoring.progress import info
     from gpt2dist.preflight import resolve
     from gpt2dist.preflight.report import as_json, count, render, table
     from gpt2dist.preflight.resources import device_memory_bytes, require_resources
@@ -62,13 +65,15 @@ def run(args: argparse.Namespace) -> None:
     device_memory = device_memory_bytes(args.device_memory)
     config, plan = resolve(args.config, args.overrides, args.world_size)
     require_resources(str(args.config), config, plan, device_memory)
+    if note := without_sha256(plan.manifests):
+        info(note, "validate")
     if args.verify_data:
         verify_data(plan)
     if args.json:
-        print(json.dumps(as_json(config, plan, args.device), indent=2, ensure_ascii=False))
+        say(json.dumps(as_json(config, plan, args.device), indent=2, ensure_ascii=False), sys.stdout)
     else:
-        print(f"{args.config}: valid, for {count(plan.world_size, 'rank')}", file=sys.stderr)
-        print(render(table(config, plan, args.device)), file=sys.stderr)
+        say(f"{args.config}: valid, for {count(plan.world_size, 'rank')}")
+        say(render(table(config, plan, args.device)))
 
 
 def verify_data(plan: "Plan") -> None:
@@ -80,7 +85,6 @@ def verify_data(plan: "Plan") -> None:
     from gpt2dist.dataset.verify import token_bytes, verify
     from gpt2dist.monitoring.progress import Progress
 
-    manifests = [each.dataset for each in plan.datasets] + [each.dataset for each in plan.validation]
-    for directory, manifest in {each.directory: each for each in manifests}.items():
+    for directory, manifest in {each.directory: each for each in plan.manifests}.items():
         with Progress(f"verify {directory.name}", token_bytes(manifest), "B", scale=True) as progress:
             verify(manifest, progress.advance)

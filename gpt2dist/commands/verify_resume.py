@@ -1,10 +1,11 @@
 """`gpt2dist verify-resume`: verify on this machine that N + N steps of a run equal 2N steps."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from gpt2dist.errors import RunError
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.terminal import say
 
 EXAMPLES = """\
 examples:
@@ -37,15 +38,12 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.training.failure import report_rank_failure
     from gpt2dist.training.verify_resume import verify_resume
 
-    home = config.output_dir / "verify-resume"
+    home = RunDirectory(config.output_dir).verify_resume
     with rank_logging(home, world.rank), report_rank_failure(home, world):
         differences = verify_resume(config, plan, world, args.steps)
         if differences:
             listed = "".join(f"\n  {line}" for line in differences[:20])
             raise RunError(f"{args.steps} + {args.steps} steps differ from {2 * args.steps}; see {home}{listed}")
     if world.is_main:
-        print(
-            f"{args.steps} + {args.steps} steps equal {2 * args.steps}: the same losses and bytes",
-            file=sys.stderr,
-        )
+        say(f"{args.steps} + {args.steps} steps equal {2 * args.steps}: the same losses and bytes")
     leave()

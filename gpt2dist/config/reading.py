@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpt2dist.config.schema import Config, Section
-from gpt2dist.config.yaml import parse
+from gpt2dist.config.yaml import LONGEST, TOO_LONG, parse
 from gpt2dist.errors import UserError
 
 _WORDS = {"Input ": "", "a valid array": "a list", "a valid integer": "an integer", "an object": "a mapping"}
@@ -95,10 +95,14 @@ def raise_problems(problems: Iterable[Problem], where: str) -> None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = parse(path.read_text(encoding="utf-8-sig"))
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 1)
+        if len(content) > LONGEST:
+            raise ValueError(TOO_LONG)
+        raw = parse(content.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the path of a YAML run file") from error
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:  # a ValueError, too
         raise UserError(f"{path}: not UTF-8 text; give the path of a YAML run file") from error
     except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
@@ -181,6 +185,8 @@ def _explain(error: Any) -> Problem:
         return Problem(key, f"{given} is not one of {context['expected']}")
     if kind == "model_type":
         return Problem(key, f"should be a section with keys ({', '.join(_fields_at(location))}), not {given}")
+    if kind == "less_than_equal" and context["le"] > 1:
+        return Problem(key, f"{given} is more than any run can have; at most {context['le']:,.0f}")
     if kind == "too_long":
         return Problem(key, f"should be a list of {context['max_length']}, not {given}")
     if kind == "string_pattern_mismatch":

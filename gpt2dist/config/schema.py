@@ -6,7 +6,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(gt=0)]
+# The upper limits are far beyond any run, so that only a slip exceeds them.
+Steps = Annotated[int, Field(gt=0, le=10**9)]
+Tokens = Annotated[int, Field(gt=0, le=10**16)]
+Length = Annotated[int, Field(gt=0, le=10**7)]  # tokens of a window or of a sampled text
+Windows = Annotated[int, Field(gt=0, le=10**8)]
+Layers = Annotated[int, Field(gt=0, le=10**4)]
+Count = Annotated[int, Field(gt=0, le=10**6)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 PresetName = Literal["gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"]
@@ -25,20 +31,20 @@ class RunSection(Section):
     name: str = ""  # default: the name of the configuration file
     output_dir: Path | None = None  # default: runs/<name>
     seed: int = Field(1337, ge=0)
-    stop_after_steps: Positive | None = None  # stop at this step of the run; does not alter the schedule
-    world_size: Positive | None = None  # ranks that the job was submitted for; any other number is refused
+    stop_after_steps: Steps | None = None  # stop at this step of the run; does not alter the schedule
+    world_size: Count | None = None  # ranks that the job was submitted for; any other number is refused
     # A rank that makes no progress for this long exits, and all other ranks with it.
-    timeout_seconds: float = Field(600.0, ge=5)
+    timeout_seconds: float = Field(600.0, ge=5, le=10**7)
 
 
 class ModelSection(Section):
     """GPT-2's shape. A preset sets all four sizes, and other keys override it. `init_from` sets them too."""
 
     preset: PresetName | None = None
-    n_layer: Positive | None = None
-    n_head: Positive | None = None
-    n_embd: Positive | None = None
-    context_length: Positive | None = None  # tokens
+    n_layer: Layers | None = None
+    n_head: Layers | None = None
+    n_embd: Count | None = None
+    context_length: Length | None = None  # tokens
     init_from: str | None = Field(None, min_length=1)  # GPT-2 with the initial weights: directory or hub name
     resize: bool = False  # allow init_from to have another context_length, or a smaller vocabulary, than the run
     dropout: Fraction = 0.0
@@ -67,8 +73,8 @@ class DataSection(Section):
 
     train: tuple[TrainingDataset, ...] = ()
     validation: tuple[ValidationDataset, ...] = ()
-    sequence_length: Positive | None = None  # tokens; default: model.context_length
-    stride: Positive | None = None  # tokens from window to window; default: half of sequence_length
+    sequence_length: Length | None = None  # tokens; default: model.context_length
+    stride: Length | None = None  # tokens from window to window; default: half of sequence_length
     loss_on: Literal["all", "new"] = "all"  # all targets of a window, or only those that no earlier window had
     document_boundaries: Literal["pack", "isolate"] = "pack"  # isolate: attention stops at end-of-text
 
@@ -76,16 +82,16 @@ class DataSection(Section):
 class RampSection(Section):
     """A global batch that grows at the start of a run, as with Megatron-LM's --rampup-batch-size."""
 
-    start: Positive  # windows of the first step
-    increment: Positive  # windows added to each size, up to batch.global_batch_size
-    samples: Positive  # samples over which the sizes are spread evenly
+    start: Windows  # windows of the first step
+    increment: Windows  # windows added to each size, up to batch.global_batch_size
+    samples: Tokens  # samples over which the sizes are spread evenly
 
 
 class BatchSection(Section):
     """Batch sizes. Gradient accumulation follows from global = micro × accumulation × world size."""
 
-    global_batch_size: Positive = 8  # windows per optimizer step
-    micro_batch_size: Positive = 1  # windows per forward pass and rank
+    global_batch_size: Windows = 8  # windows per optimizer step
+    micro_batch_size: Windows = 1  # windows per forward pass and rank
     ramp: RampSection | None = None
 
 
@@ -103,10 +109,10 @@ class ScheduleSection(Section):
     """Learning rate as a function of the optimizer step. Tokens are counted as targets trained on."""
 
     kind: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"
-    warmup_steps: int = Field(0, ge=0)
-    warmup_tokens: Positive | None = None  # instead of warmup_steps
-    total_steps: Positive | None = None  # this or total_tokens is required
-    total_tokens: Positive | None = None
+    warmup_steps: int = Field(0, ge=0, le=10**9)
+    warmup_tokens: Tokens | None = None  # instead of warmup_steps
+    total_steps: Steps | None = None  # this or total_tokens is required
+    total_tokens: Tokens | None = None
     min_lr_ratio: float = Field(0.1, ge=0, le=1)  # minimum rate, where a decay ends, relative to optimizer.lr
     decay_fraction: float | None = Field(None, gt=0, le=1)  # wsd: fraction of steps, at the end; default: 0.2
     decay_shape: Literal["linear", "sqrt"] | None = None  # wsd: sqrt is 1 − √, the default
@@ -125,10 +131,10 @@ class ZeroSection(Section):
 class CheckpointSection(Section):
     """When checkpoints are written and how many are kept. The last step is always saved."""
 
-    every_steps: Positive | None = None
-    every_minutes: float | None = Field(None, gt=0)  # by the clock of rank 0
-    keep_last: Positive = 2
-    keep_every: Positive | None = None  # checkpoints at multiples of this many steps are never deleted
+    every_steps: Steps | None = None
+    every_minutes: float | None = Field(None, gt=0, le=10**7)  # by the clock of rank 0
+    keep_last: Count = 2
+    keep_every: Steps | None = None  # checkpoints at multiples of this many steps are never deleted
     asynchronous: bool = True  # training waits only for a copy to host memory, not for the disk
     resume: str = "auto"  # auto | never | path of a checkpoint
 
@@ -136,32 +142,32 @@ class CheckpointSection(Section):
 class EvaluationSection(Section):
     """Validation during training, over the full validation sets. The last step is always evaluated."""
 
-    every_steps: Positive | None = None
-    stride: Positive | None = None  # tokens; default: data.stride
-    batch_size: Positive = 8  # windows
+    every_steps: Steps | None = None
+    stride: Length | None = None  # tokens; default: data.stride
+    batch_size: Windows = 8  # windows
 
 
 class SamplesSection(Section):
     """Texts sampled during training, for TensorBoard."""
 
     prompts: tuple[str, ...] = ()
-    every_steps: Positive | None = None
-    max_new_tokens: Positive = 64
+    every_steps: Steps | None = None
+    max_new_tokens: Length = 64
     temperature: float = Field(1.0, ge=0)  # 0 takes the most likely token
-    top_k: int = Field(50, ge=0)  # sample from this many of the most likely tokens; 0 keeps all
+    top_k: int = Field(50, ge=0, le=10**6)  # sample from this many of the most likely tokens; 0 keeps all
 
 
 class ProfileSection(Section):
     """A torch.profiler trace of some steps, for each rank: RUN/profile/step-…/rank-….pt.trace.json.gz."""
 
-    start: Positive  # the first optimizer step to trace; the step before it warms up the profiler
-    steps: Positive = 3
+    start: Steps  # the first optimizer step to trace; the step before it warms up the profiler
+    steps: Steps = 3
 
 
 class MonitoringSection(Section):
     """What is recorded, and how often."""
 
-    log_every_steps: Positive = 10
+    log_every_steps: Steps = 10
     tensorboard: bool = True
     trackers: tuple[str, ...] = ()  # others besides TensorBoard, as package.module:ClassName
     profile: ProfileSection | None = None
@@ -171,7 +177,7 @@ class MonitoringSection(Section):
 class StabilitySection(Section):
     """Skipping of bad steps, and its limit."""
 
-    max_skipped_steps: Positive = 20  # consecutive; after more, the run saves everything and stops
+    max_skipped_steps: Steps = 20  # consecutive; after more, the run saves everything and stops
     # Skip steps whose loss or gradient norm is this many standard deviations above the mean of the last 128.
     spike_sigma: float | None = Field(None, gt=0)
 

@@ -1,13 +1,10 @@
 """Reader for the decompressed bytes of a stored file."""
 
-import bz2
-import gzip
-import lzma
-import zlib
 from types import TracebackType
-from typing import Any
+from typing import Self
 
-from gpt2dist.corpus.storage import damaged, open_file
+from gpt2dist.corpus.decompression import DamagedStreamError, decompressed
+from gpt2dist.corpus.storage import damaged, open_file, unreadable
 
 BLOCK_BYTES = 1 << 20
 """Bytes per read."""
@@ -20,27 +17,31 @@ class Stream:
         path: Path or URL of the file.
         compression: "", "gz", "zst", "xz" or "bz2".
         start: First byte to read; must be 0 if the file is compressed.
+
+    Attributes:
+        transcoded: Whether the bytes that `read` returns are not those of the file but converted to UTF-8.
     """
+
+    transcoded = False
 
     def __init__(self, path: str, compression: str = "", start: int = 0):
         self._path, self._compression = path, compression
         self._stored = open_file(path)
         self._stored.seek(start)
-        self._file = _decompressed(self._stored, compression) if compression else self._stored
+        self._file = decompressed(self._stored, compression) if compression else self._stored
         self._read = start
 
     def read(self) -> bytes:
         """Read up to `BLOCK_BYTES` bytes; return b"" at the end of the file.
 
         Raises:
-            UserError: The compressed data is damaged, or is not of the given compression.
-            OSError: The file cannot be read.
+            UserError: The file cannot be read, or its compressed data is damaged or of another kind.
         """
         try:
             block = self._file.read(BLOCK_BYTES)
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if not self._compression or getattr(error, "errno", None) is not None:
-                raise
+        except (DamagedStreamError, OSError) as error:
+            if isinstance(error, OSError) and (not self._compression or error.errno is not None):
+                raise unreadable(self._path, error) from error
             raise damaged(self._path, f".{self._compression}", error) from None
         self._read += len(block)
         return block
@@ -51,24 +52,10 @@ class Stream:
             return offset
         return offset * self._stored.tell() // self._read
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stored.close()
-
-
-def _decompressed(stored: Any, compression: str) -> Any:
-    """Open a compressed file so that all of its members and frames are read."""
-    if compression == "gz":
-        return gzip.GzipFile(fileobj=stored)
-    if compression == "xz":
-        return lzma.LZMAFile(stored)
-    if compression == "bz2":
-        return bz2.BZ2File(stored)
-    # pyarrow reports a truncated frame, which the package zstandard would treat as the end of the file.
-    import pyarrow
-
-    return pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, mode="r"), "zstd")

@@ -22,7 +22,7 @@ _TEXT_SUFFIXES = (".txt", ".md", ".rst")
 _JSON = ".json"
 """Usually JSON lines; but in directories, .json files are often metadata, so they are read only if named."""
 _UNREADABLE = (
-    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".z"),
+    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".lzma", ".lz", ".z"),
     *(".pdf", ".docx", ".xlsx", ".feather", ".orc", ".avro"),
 )
 

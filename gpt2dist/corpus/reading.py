@@ -3,20 +3,34 @@
 from collections.abc import Callable
 
 from gpt2dist.corpus.documents import Items, Piece, Reading, Source
+from gpt2dist.corpus.encodings import can_cut_at_line_feeds
 from gpt2dist.corpus.formats import HUB_PREFIX
 from gpt2dist.corpus.storage import unreadable
+from gpt2dist.errors import UserError
+
+_WITH_HEADER = ("parquet", "arrow")
+"""Formats whose files are never empty, beside those of compressed files."""
 
 
-def cut(source: Source, size: int) -> list[Piece]:
+def cut(source: Source, size: int, encoding: str | None = None) -> list[Piece]:
     """Cut a source into pieces of about `size` bytes; return a single piece if the format cannot be cut.
 
-    The pieces depend only on `size` and the source. An empty source has no pieces.
+    The pieces depend only on the arguments and the source. An empty source has no pieces.
+
+    Args:
+        source: The source.
+        size: Bytes per piece.
+        encoding: The encoding with which the pieces will be read; see `Reading`.
 
     Raises:
-        UserError: The source cannot be read.
+        UserError: The source cannot be read, or is empty where its format has at least a header.
     """
+    if not source.size and (source.compression or source.format in _WITH_HEADER):
+        raise UserError(
+            f"{source.path}: holds no byte, not even the header of such a file; get it again, or leave it out"
+        )
     try:
-        return _cutter(source, size)(source, size)
+        return _cutter(source, size, encoding)(source, size)
     except OSError as error:
         raise unreadable(source.path, error) from error
 
@@ -37,7 +51,7 @@ def read(piece: Piece, reading: Reading) -> Items:
         raise unreadable(piece.path, error) from error
 
 
-def _cutter(source: Source, size: int) -> Callable[[Source, int], list[Piece]]:
+def _cutter(source: Source, size: int, encoding: str | None) -> Callable[[Source, int], list[Piece]]:
     """Return the function that cuts a source. A file that fits into one piece is not opened."""
     match source.format:
         case "datasets" if source.path.startswith(HUB_PREFIX):
@@ -56,11 +70,16 @@ def _cutter(source: Source, size: int) -> Callable[[Source, int], list[Piece]]:
             from gpt2dist.corpus.readers.parquet import cut_arrow
 
             return cut_arrow
-    return _cut_bytes
+        case "jsonl" if not source.compression and (encoding is None or can_cut_at_line_feeds(encoding)):
+            return _cut_bytes
+    return _one_piece
 
 
-def _cut_bytes(source: Source, size: int) -> list[Piece]:
-    step = size if source.format == "jsonl" and not source.compression else max(source.size, 1)
+def _one_piece(source: Source, size: int) -> list[Piece]:
+    return _cut_bytes(source, max(source.size, 1))
+
+
+def _cut_bytes(source: Source, step: int) -> list[Piece]:
     bounds = [(start, min(start + step, source.size)) for start in range(0, source.size, step)]
     kind = (source.location, source.format, source.compression)
     return [Piece(*kind, start, end, end - start) for start, end in bounds]

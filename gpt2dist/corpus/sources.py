@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpt2dist.corpus.documents import Source
-from gpt2dist.corpus.formats import DEFAULT_SUFFIXES, HUB_PREFIX, format_of, no_file_in_directory
+from gpt2dist.corpus.formats import DEFAULT_SUFFIXES, HUB_PREFIX, PLAIN_FORMATS, format_of, no_file_in_directory
 from gpt2dist.corpus.readers.saved_datasets import is_saved, saved_source
 from gpt2dist.corpus.remote import find_remote
 from gpt2dist.corpus.storage import is_url
@@ -20,6 +20,7 @@ def discover(
     exclude: Sequence[Path] = (),
     format: str | None = None,
     standard_input: Source | None = None,
+    encoding: str | None = None,
 ) -> list[Source]:
     """Find the sources of a corpus.
 
@@ -31,12 +32,14 @@ def discover(
         exclude: Directories to skip, such as the output.
         format: Format of all files; None to detect it from each name.
         standard_input: Source for the input "-"; see `spool`.
+        encoding: The encoding with which the sources will be read; see `Reading`.
 
     Returns:
         The sources without duplicates, sorted by path.
 
     Raises:
-        UserError: An input does not exist or matches no file, or a file is of a kind that cannot be read.
+        UserError: An input does not exist or matches no file, or a file is of a kind that cannot be read or that
+            has no choice of an encoding.
     """
     wanted = tuple(suffix.lower() for suffix in suffixes)
     barred = {_absolute(path) for path in exclude}
@@ -48,7 +51,23 @@ def discover(
             found[name] = standard_input
         else:
             found |= {source.path: source for source in _expand(name, wanted, barred, format)}
-    return [found[path] for path in sorted(found)]
+    sources = [found[path] for path in sorted(found)]
+    refuse_encoding(sources, encoding)
+    return sources
+
+
+def refuse_encoding(sources: Sequence[Source], encoding: str | None) -> None:
+    """Refuse an encoding for sources whose format determines the encoding of its text.
+
+    Raises:
+        UserError: There is such a source; the message names the first.
+    """
+    for source in sources:
+        if encoding and source.format not in PLAIN_FORMATS:
+            raise UserError(
+                f"--encoding {encoding}: {source.path} is {source.format}, whose text is always UTF-8; leave the "
+                "option out, or read this source apart"
+            )
 
 
 def _expand(name: str, suffixes: tuple[str, ...], barred: set[Path], format: str | None) -> list[Source]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,7 +10,13 @@ from gpt2dist.corpus import files
 from gpt2dist.corpus.documents import Source
 from gpt2dist.corpus.formats import PLAIN_FORMATS
 
-_MARKS = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"\xfd7zXZ\0": "xz", b"BZh": "bz2"}
+_MARKS = {
+    "gz": rb"\x1f\x8b",
+    "zst": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",  # a frame, or a skippable one (pzstd)
+    "xz": rb"\xfd7zXZ\0",
+    "bz2": rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)",  # a block, or the end of a stream without one
+}
+"""Patterns of the first bytes of compressed data."""
 
 
 def spool(stream: BinaryIO, path: Path, format: str) -> Source:
@@ -26,11 +33,11 @@ def spool(stream: BinaryIO, path: Path, format: str) -> Source:
     digest, head = hashlib.sha256(), b""
     with open(path, "wb") as file:
         while block := stream.read(files.BLOCK_BYTES):
-            head = head or block[:8]
+            head = head or block[:16]
             digest.update(block)
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
     plain = format in PLAIN_FORMATS
-    compression = next((kind for mark, kind in _MARKS.items() if plain and head.startswith(mark)), "")
+    compression = next((kind for kind, mark in _MARKS.items() if plain and re.match(mark, head)), "")
     return Source("-", format, compression, path.stat().st_size, digest.hexdigest(), str(path))

@@ -28,6 +28,21 @@ def open_file(path: str) -> io.RawIOBase:
     return open(path, "rb", buffering=0)
 
 
+def first_bytes(path: str, count: int) -> bytes:
+    """Return the first bytes of a file; fewer if it is shorter.
+
+    Raises:
+        OSError: A local file cannot be read.
+        UserError: A file at a URL cannot be read.
+    """
+    if not is_url(path):
+        with open_file(path) as file:
+            return file.read(count) or b""
+    with reaching(path):
+        system, name = filesystem(path)
+        return system.cat_file(name, start=0, end=count)
+
+
 def filesystem(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path within it.
 
@@ -83,7 +98,11 @@ class _RemoteFile(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         with reaching(self._url):
-            return self._file.read(size)
+            data = self._file.read(size)
+            place, end = self._file.tell(), getattr(self._file, "size", None)
+            if not data and size and end is not None and place < end:  # fsspec takes this for the end of the file
+                raise OSError(f"no bytes came after the first {place:,} of {end:,}")
+            return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         with reaching(self._url):

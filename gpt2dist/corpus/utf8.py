@@ -2,34 +2,49 @@
 
 from collections.abc import Generator, Iterable
 
+import numpy as np
+
 REPLACEMENT = "\ufffd"
+_VECTORIZED_BYTES = 1 << 12
+"""Length from which NumPy counts characters faster than decoding does."""
 
 
-def repair(data: bytes) -> tuple[bytes, bool]:
-    """Replace each invalid sequence by U+FFFD. Return the data, and whether anything was replaced."""
+def repair(data: bytes) -> tuple[bytes, int]:
+    """Replace each invalid sequence by U+FFFD. Return the data, and the number of replacements."""
     if data.isascii():
-        return data, False
+        return data, 0
     try:
         data.decode()
-        return data, False
+        return data, 0
     except UnicodeDecodeError:
-        return data.decode("utf-8", errors="replace").encode(), True
+        text = data.decode("utf-8", errors="replace")
+        return text.encode(), text.count(REPLACEMENT) - data.count(REPLACEMENT.encode())
 
 
-def repair_parts(chunks: Iterable[bytes]) -> Generator[bytes, None, bool]:
-    """Yield the repaired chunks in parts that end between characters; return whether anything was repaired."""
-    repaired, held = False, b""
+def repair_parts(chunks: Iterable[bytes]) -> Generator[bytes, None, int]:
+    """Yield the repaired chunks in parts that end between characters; return the number of replacements."""
+    replaced, held = 0, b""
     for chunk in chunks:
         held += chunk
         end = complete(held)
         part, broken = repair(held[:end])
-        held, repaired = held[end:], repaired or broken
+        held, replaced = held[end:], replaced + broken
         if part:
             yield part
     part, broken = repair(held)
     if part:
         yield part
-    return repaired or broken
+    return replaced + broken
+
+
+def count_characters(text: bytes) -> int:
+    """Return the number of characters in valid UTF-8."""
+    if text.isascii():
+        return len(text)
+    if len(text) < _VECTORIZED_BYTES:
+        return len(text.decode())
+    # As signed numbers, the bytes 0x80 … 0xBF, which continue a character, are below -64.
+    return len(text) - int(np.count_nonzero(np.frombuffer(text, np.int8) < -64))
 
 
 def complete(data: bytes) -> int:

@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
-from gpt2dist.corpus.utf8 import complete
-from gpt2dist.corpus.word_count import WordCounter
 from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_file
-from gpt2dist.dataset.flat_formats import BLOCK
+from gpt2dist.dataset.flat_formats import BLOCK, header_of_another_format
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.text_counter import TextCounter
 from gpt2dist.errors import UserError
-from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
-FORMATS = ("megatron", "nanogpt", "llmc")
+RAW_DTYPES = ("uint16", "int32", "uint32", "int64")
+PROBED = 1 << 16
+"""Tokens at the start of each file that are looked at before any file is read as a whole."""
 _VAL = re.compile(r"(?:^|[^a-z])(?:val|valid|validation)(?:[^a-z]|$)", re.IGNORECASE)
 _AGAIN = "; remove it, or choose another --output"
 
@@ -36,10 +36,11 @@ class Adoption:
 
     Attributes:
         paths: Files, directories and globs; for Megatron's format also paths without `.bin` and `.idx`.
-        format: One of `FORMATS`.
+        format: One of `manifest.FORMATS`.
         tokenizer: A directory with tokenizer.json, or a name on the hub.
         output: The dataset directory to create.
         val: Paths, as above, that form the split "val" whatever their names.
+        dtype: One of `RAW_DTYPES` for files of nanoGPT's format; "" is its uint16. The others' files say theirs.
     """
 
     paths: tuple[str, ...]
@@ -47,6 +48,7 @@ class Adoption:
     tokenizer: str
     output: Path
     val: tuple[str, ...] = ()
+    dtype: str = ""
 
 
 def adopt(
@@ -66,18 +68,19 @@ def adopt(
 
     Raises:
         UserError: The output directory is not empty; a file is missing, damaged or of another format; the files
-            differ in dtype; or a token is not in the tokenizer's vocabulary.
+            differ in dtype or seem to have another one; or a token is not in the tokenizer's vocabulary.
     """
     output = adoption.output
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output}: already exists{_AGAIN}")
     tokenizer = Tokenizer.load(adoption.tokenizer)
+    _check_dtype(adoption, tokenizer)
     files = _find_split(adoption)
     empty = _manifest(adoption, tokenizer, _common_dtype(adoption, tokenizer, files), ())
     total = sum(token_file(empty, record)[0].stat().st_size for record in files)
-    records = []
+    records, text = [], TextCounter(tokenizer)
     for record in files:
-        records.append(_measure(empty, record, tokenizer, lambda count: on_bytes(count, total)))
+        records.append(_measure(empty, record, tokenizer, text, lambda count: on_bytes(count, total)))
         if problem := _unmarked(empty, records[-1]):
             on_warning(problem)
     output.mkdir(parents=True, exist_ok=True)
@@ -151,8 +154,12 @@ def _source(path: Path) -> dict:
 
 def _common_dtype(adoption: Adoption, tokenizer: Tokenizer, files: Sequence[ShardRecord]) -> np.dtype:
     """Return the dtype of the tokens, which must be the same in all files."""
-    probe = _manifest(adoption, tokenizer, np.dtype(np.uint16), ())
-    dtypes = {record.path: open_shard(probe, record).dtype.newbyteorder("=") for record in files}
+    probe = _manifest(adoption, tokenizer, np.dtype(adoption.dtype or "uint16"), ())
+    dtypes = {}
+    for record in files:
+        shard = open_shard(probe, record)
+        _check_start(adoption, probe, record, shard, tokenizer)
+        dtypes[record.path] = shard.dtype.newbyteorder("=")
     first, dtype = next(iter(dtypes.items()))
     for path, other in dtypes.items():
         if other != dtype:
@@ -163,8 +170,73 @@ def _common_dtype(adoption: Adoption, tokenizer: Tokenizer, files: Sequence[Shar
     return dtype
 
 
+def _check_dtype(adoption: Adoption, tokenizer: Tokenizer) -> None:
+    """Check that --dtype is given where it is needed, and can hold the ids."""
+    if adoption.format != "nanogpt":
+        if adoption.dtype:
+            raise UserError(f"--dtype: files of {adoption.format} say it themselves; leave it out")
+        return
+    if np.iinfo(adoption.dtype or "uint16").max < tokenizer.vocab_size - 1:
+        given = f"--dtype {adoption.dtype}" if adoption.dtype else "--dtype is missing, and nanoGPT's 16 bits"
+        wider = ", ".join(RAW_DTYPES[1:])
+        raise UserError(
+            f"{given}: cannot hold the {tokenizer.vocab_size:,} ids of {adoption.tokenizer}; name the type of "
+            f"the tokens in the files: {wider}"
+        )
+
+
+def _check_start(
+    adoption: Adoption, manifest: Manifest, record: ShardRecord, shard: ShardReader, tokenizer: Tokenizer
+) -> None:
+    """Check the start of a file for signs that it has another format, dtype or tokenizer."""
+    path, tokens = token_file(manifest, record)[0], shard.tokens[:PROBED]
+    if adoption.format == "nanogpt" and (other := header_of_another_format(path)):
+        raise UserError(f"{path}: is {other}")
+    # Every second character can be the same, such as a space. Then it counts what the user or the file says.
+    certain = adoption.format != "nanogpt" or adoption.dtype
+    width = _width_of_tokens(tokens, tokenizer.vocab_size) if tokenizer.is_byte_level or not certain else 0
+    if width:
+        bits = 8 * tokens.dtype.itemsize
+        ways = {
+            "nanogpt": f"name the type of its tokens with --dtype int{width}",
+            "llmc": "its header names another type than its tokens have: write it again",
+            "megatron": "its index names another type than its tokens have: write it again",
+        }
+        also = "" if tokenizer.is_byte_level else f" (or with --dtype {tokens.dtype.name}, if that is right)"
+        times, largest = width // bits, (tokenizer.vocab_size - 1) >> bits
+        which = "every second token is" if times == 2 else f"{times - 1} of every {times} tokens are"
+        raise UserError(
+            f"{path}: read as {bits} bits a token, {which} {f'at most {largest}' if largest else '0'}, as the "
+            f"upper parts of {width}-bit tokens are; {ways[adoption.format]}{also}"
+        )
+    _check_vocabulary(path, tokens, 0, tokenizer, record)
+
+
+def _width_of_tokens(tokens: NDArray[np.integer], vocab_size: int) -> int:
+    """Return the bits per token that a file seems to have if they are more than those of its dtype, else 0.
+
+    Wider tokens that are read as narrow ones alternate between the lower part of an id and its upper parts, which
+    are no larger than those of the largest id: 0 in most vocabularies.
+    """
+    bits = 8 * tokens.dtype.itemsize
+    small = tokens.view(f"u{tokens.dtype.itemsize}") <= (vocab_size - 1) >> bits
+    for width in (64, 32, 16):
+        times = width // bits
+        rows = small[: len(small) // times * times].reshape(-1, times) if times > 1 else small[:0]
+        if len(rows) < 8:
+            continue
+        shares = np.sort(rows.mean(axis=0))
+        if shares[0] < 0.9 and shares[1] > 0.99:
+            return width
+    return 0
+
+
 def _measure(
-    manifest: Manifest, record: ShardRecord, tokenizer: Tokenizer, on_bytes: Callable[[int], None]
+    manifest: Manifest,
+    record: ShardRecord,
+    tokenizer: Tokenizer,
+    text: TextCounter,
+    on_bytes: Callable[[int], None],
 ) -> ShardRecord:
     """Read a shard and return its record, with hashes and counts."""
     shard = open_shard(manifest, record)
@@ -176,32 +248,25 @@ def _measure(
     index = index_file(manifest, record)
     if index:
         hashes["idx"] = hashlib.sha256(index.read_bytes())
-    # Decode end-of-text as a space, so that no word spans two documents.
-    text = TokenBytes(tokenizer, end_of_text=b" ")
-    words, size, held = WordCounter(), 0, b""
+    text.restart()
     for start in range(0, len(shard), BLOCK):
         tokens = shard.tokens[start : start + BLOCK]
         hashes["bin"].update(tokens.data)
         _check_vocabulary(data, tokens, start, tokenizer, record)
-        read = held + text.join(tokens)
-        size += len(read) - len(held) - int(np.count_nonzero(tokens == tokenizer.end_of_text_id))
-        whole = complete(read)
-        held = read[whole:]
-        if whole:
-            words.add(read[:whole])
+        text.add(tokens)
         on_bytes(tokens.nbytes)
-    if held:
-        words.add(held)
+    text.close()
     return ShardRecord(
         name=record.name,
         split=record.split,
         tokens=len(shard),
         documents=len(ends),
-        bytes=size,
-        words=words.total,
+        bytes=text.bytes,
+        words=text.words,
         sha256={kind: found.hexdigest() for kind, found in hashes.items()},
         format=record.format,
         path=record.path,
+        lm_eval_words=text.lm_eval_words(len(ends)),
     )
 
 
@@ -211,9 +276,12 @@ def _check_vocabulary(
     strange = np.flatnonzero((tokens >= tokenizer.vocab_size) | (tokens < 0))
     if strange.size:
         place = start + int(strange[0])
+        other = f"its format is not {record.format}"
+        if record.format == "nanogpt":
+            other += f", or its tokens are not of the type {tokens.dtype.name} (--dtype)"
         raise UserError(
             f"{path}: token {place:,} is {int(tokens[strange[0]])}, and the tokenizer has {tokenizer.vocab_size} "
-            f"ids; most likely the file was made with another tokenizer, or its format is not {record.format}"
+            f"ids; most likely the file was made with another tokenizer, or {other}"
         )
 
 
@@ -223,8 +291,11 @@ def _unmarked(manifest: Manifest, record: ShardRecord) -> str:
     path = token_file(manifest, record)[0]
     if record.format != "megatron":
         marked = record.documents > 1 or manifest.end_of_text_id in (shard.tokens[0], shard.tokens[-1])
+        if marked:
+            return ""
         return (
-            "" if marked else f"{path}: holds no end-of-text (id {manifest.end_of_text_id}): it is one document"
+            f"{path}: holds no end-of-text (id {manifest.end_of_text_id}): it is one document, or was made with "
+            "another tokenizer; `gpt2dist inspect` shows its text with --window"
         )
     ends = shard.document_ends
     last = shard.tokens[ends[ends > 0] - 1]

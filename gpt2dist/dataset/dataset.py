@@ -37,7 +37,8 @@ def open_shard(manifest: Manifest, record: ShardRecord) -> ShardReader:
     """
     if record.format == "megatron":
         return Shard(shard_path(manifest, record))
-    return FlatShard(shard_path(manifest, record), record.format, manifest.end_of_text_id)
+    path, dtype = shard_path(manifest, record), np.dtype(manifest.dtype)
+    return FlatShard(path, record.format, manifest.end_of_text_id, dtype)
 
 
 def require_counts(shard: ShardReader, manifest: Manifest, record: ShardRecord) -> None:

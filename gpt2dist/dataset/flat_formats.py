@@ -1,6 +1,6 @@
 """Read token files without an index, as nanoGPT and llm.c write them. They are read in place, never written.
 
-nanoGPT: raw u16, with end-of-text after each document.
+nanoGPT: raw u16 (others write the same in wider types), with end-of-text after each document.
 
 llm.c: 256 × int32 of header, of which magic, version and the number of tokens are used, then u16 (magic 20240520,
 version 1) or u32 (20240801, version 7), with end-of-text before each document.
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist.dataset.megatron_format import MAGIC
 from gpt2dist.errors import UserError
 
 HEADER_BYTES = 1024
@@ -28,6 +29,7 @@ class FlatShard:
         path: The file.
         format: "nanogpt" or "llmc".
         end_of_text_id: Token id of the document separator.
+        raw_dtype: The tokens' dtype in a file of nanoGPT; that of llm.c is in its header.
 
     Attributes:
         dtype: The tokens' dtype.
@@ -38,13 +40,13 @@ class FlatShard:
         UserError: The file is missing, truncated, or not of that format.
     """
 
-    def __init__(self, path: Path, format: str, end_of_text_id: int):
+    def __init__(self, path: Path, format: str, end_of_text_id: int, raw_dtype: np.dtype):
         self.path = path
         self._format, self._end_of_text_id = format, end_of_text_id
         if not path.is_file():
             raise UserError(f"{path}: no such file; it was adopted in place: put it back, or adopt it again")
         self.dtype: np.dtype
-        self.dtype, offset = (np.dtype("<u2"), 0) if format == "nanogpt" else _llmc_header(path)
+        self.dtype, offset = (raw_dtype.newbyteorder("<"), 0) if format == "nanogpt" else _llmc_header(path)
         size = path.stat().st_size
         if (size - offset) % self.dtype.itemsize or size == offset:
             raise UserError(
@@ -83,6 +85,22 @@ class FlatShard:
         """
         start = self.document_ends[number - 1] if number else 0
         return self.tokens[start : self.document_ends[number]]
+
+
+def header_of_another_format(path: Path) -> str:
+    """Return what a file is that should have no header, and what to do; empty if it seems to have none."""
+    with open(path, "rb") as file:
+        head = file.read(6)
+    if head.startswith(b"\x93NUMPY"):
+        return "a NumPy file, which has a header; write it with `array.tofile` instead of `np.save`"
+    if int.from_bytes(head[:4], "little") in {LLMC_EVALUATION, *(magic for magic, _ in LLMC)}:
+        return "a file of llm.c, which has a header; adopt it with --format llmc"
+    index = path.with_suffix(".idx")
+    if index.is_file():
+        with open(index, "rb") as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                return f"a file of Megatron, whose index is {index.name}; adopt it with --format megatron"
+    return ""
 
 
 def _llmc_header(path: Path) -> tuple[np.dtype, int]:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import UserError
@@ -16,13 +17,20 @@ FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 30
 """Size up to which a manifest is read: that of some two million shards."""
-MAX_NAME = 200
-"""Length up to which a shard is named; a file system takes 255 bytes with the suffix."""
-_FORMATS = ("megatron", "nanogpt", "llmc")
-"""Formats of shards."""
-_DTYPES = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32")
-"""Dtypes of tokens in any of the formats."""
-_AGAIN = "copy the dataset again, or preprocess the corpus again"
+SHA256_KEY = "manifest_sha256"
+TOKEN_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
+SPLITS = ("train", "val")
+FORMATS = ("megatron", "nanogpt", "llmc")
+_TYPES: dict[Any, str] = {
+    int: "a whole number of at least 0",
+    int | None: "a whole number of at least 0, or null",
+    str: "a string",
+    dict[str, int]: "an object of whole numbers of at least 0",
+    dict[str, str]: "an object of strings",
+    dict[str, Any]: "an object",
+}
+AGAIN = "copy the dataset again, or preprocess the corpus again"
+"""What to do with a damaged dataset."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +54,22 @@ class ShardRecord:
     """"megatron", or for adopted files also "nanogpt" or "llmc"."""
     path: str = ""
     """Absolute path of an adopted shard; empty for one in the dataset directory."""
+    lm_eval_words: int | None = None
+    """Words as lm-evaluation-harness counts them; None if they were not counted, as by version 0.1."""
 
-    def __post_init__(self) -> None:
-        for key in ("tokens", "documents", "bytes", "words"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} is {getattr(self, key)}")
-        if self.format not in _FORMATS:
-            raise ValueError(f"format {self.format!r} is not one of {', '.join(_FORMATS)}")
-        if Path(self.name).name != self.name or len(self.name) > MAX_NAME or "\0" in self.name + self.path:
-            raise ValueError(f"{(self.name + self.path)[:99]!r} is not the name of a shard")
+    def mistakes(self) -> Iterator[str]:
+        """Yield what no record says: values of a wrong type or out of range."""
+        yield from _wrong_types(self)
+        if self.split not in SPLITS:
+            yield f"split: {self.split!r} is neither of {' and '.join(SPLITS)}"
+        if self.format not in FORMATS:
+            yield f"format: {self.format!r} is none of {', '.join(FORMATS)}"
+        if not re.fullmatch(rf"{self.split}-\d{{1,99}}", self.name):
+            yield f"name: {self.name!r:.60} is not the name of a shard of the split {self.split!r}"
+        if "\0" in self.path:
+            yield f"path: {self.path!r:.60} is not the path of a file"
+        if "bin" not in self.sha256:
+            yield "sha256: has no bin"
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,8 @@ class Totals:
     documents: int
     bytes: int
     words: int
+    lm_eval_words: int | None = None
+    """None if a shard has no such count."""
 
 
 @dataclass(frozen=True)
@@ -93,27 +110,16 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     directory: Path = field(default=Path(), compare=False)
     """Directory that the manifest was loaded from or saved to."""
-
-    def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(_DTYPES)}")
-        if not 0 <= self.end_of_text_id < self.vocab_size:
-            raise ValueError(f"end_of_text_id {self.end_of_text_id} is not below vocab_size {self.vocab_size}")
-        names = [record.name for record in self.shards]
-        if len(set(names)) < len(names):
-            raise ValueError("two shards have one name")
-        if unhashed := [record.name for record in self.shards if "bin" not in record.sha256]:
-            raise ValueError(f"the shard {unhashed[0]} has no sha256.bin")
-        for key, holder in (("files", self.sources), ("bytes", self.sources), ("shard_tokens", self.options)):
-            if type(holder.get(key, 0)) is not int:
-                raise ValueError(f"{key} is {holder[key]!r}")
-        for name in self.listings:
-            if Path(name).name != name or "\0" in name:
-                raise ValueError(f"{name!r} is not the name of a listing")
+    sha256: str = field(default="", compare=False)
+    """The file's `manifest_sha256`, the hash of all its other keys; empty if it has none (version 0.1)."""
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> "Manifest":
+    def load(cls, directory: str | os.PathLike[str], changed: bool = False) -> "Manifest":
         """Read `directory`/manifest.json.
+
+        Args:
+            directory: The dataset directory.
+            changed: Whether to accept a file that does not have its `manifest_sha256`, for `verify`.
 
         Raises:
             UserError: The directory or its manifest does not exist, or the manifest is malformed, was modified or
@@ -127,36 +133,71 @@ class Manifest:
             raise UserError(
                 f"{directory}: not a dataset directory, it has no {FILE_NAME}; `gpt2dist preprocess` makes one"
             )
-        content = json_files.require(path, _AGAIN, limit=MAX_BYTES)
+        content = json_files.require(path, AGAIN, limit=MAX_BYTES)
         if content.get("format_version") != FORMAT_VERSION:
             raise UserError(
                 f"{path}: format version {content.get('format_version')!r}; this gpt2dist reads version "
                 f"{FORMAT_VERSION}: use the gpt2dist that wrote it, or preprocess the corpus again"
             )
-        return cls._parse(content, path)
+        manifest = cls._parse(content, path)
+        if SHA256_KEY in content and not changed and content[SHA256_KEY] != canonical_sha256(content):
+            raise UserError(
+                f"{path}: was changed after it was written (its {SHA256_KEY} differs); restore it from a copy, "
+                f"or preprocess the corpus again. `gpt2dist inspect {directory} --verify` lists what disagrees "
+                "with the files; if you changed it on purpose, add --seal, which accepts it if nothing does"
+            )
+        return manifest
 
     @classmethod
     def _parse(cls, content: dict[str, Any], path: Path) -> "Manifest":
-        missing = [item.name for item in fields(cls) if item.name != "directory" and item.name not in content]
-        if missing:
-            raise UserError(f"{path}: malformed ({missing[0]} is missing); {_AGAIN}")
         try:
-            manifest = json_files.build(cls, {key: value for key, value in content.items() if key != "directory"})
-        except ValueError as error:
-            raise UserError(f"{path}: malformed ({error}); {_AGAIN}") from None
-        object.__setattr__(manifest, "directory", path.parent)
-        if content.get("fingerprint") != manifest.fingerprint:
-            raise UserError(f"{path}: was changed after it was written (its fingerprint differs); {_AGAIN}")
+            values = {name: content[name] for name in _names(cls)}
+            values["shards"] = tuple(ShardRecord(**record) for record in content["shards"])
+            manifest = cls(**values, directory=path.parent, sha256=str(content.get(SHA256_KEY) or ""))
+            wrong = next(manifest._mistakes(), "")
+            fingerprint = "" if wrong else manifest.fingerprint
+        except KeyError as error:
+            raise UserError(f"{path}: malformed ({error.args[0]} is missing); {AGAIN}") from None
+        except TypeError as error:
+            raise UserError(f"{path}: malformed ({type(error).__name__}: {error}); {AGAIN}") from None
+        if wrong:
+            raise UserError(f"{path}: malformed ({wrong}); {AGAIN}")
+        if content.get("fingerprint") != fingerprint:
+            raise UserError(f"{path}: was changed after it was written (its fingerprint differs); {AGAIN}")
         return manifest
+
+    def _mistakes(self) -> Iterator[str]:
+        """Yield what no manifest says: values of a wrong type or out of range."""
+        yield from _wrong_types(self)
+        counts = {key: self.sources[key] for key in ("files", "bytes") if key in self.sources}
+        if not _has_type(counts, dict[str, int]):
+            yield f"sources: files and bytes should be whole numbers of at least 0, not {counts}"
+        limit = self.options.get("shard_tokens")
+        if limit is not None and not _has_type(limit, int):
+            yield f"options.shard_tokens: should be {_TYPES[int]}, not {limit!r:.60}"
+        for name in self.listings:
+            if Path(name).name != name or "\0" in name:
+                yield f"listings: {name!r:.60} is not the name of a file"
+        for number, record in enumerate(self.shards):
+            yield from (f"shards.{number}.{mistake}" for mistake in record.mistakes())
+        names = [record.name for record in self.shards]
+        if len(set(names)) < len(names):
+            yield "shards: two have the same name"
+        if self.end_of_text_id >= self.vocab_size:
+            yield f"end_of_text_id: {self.end_of_text_id} is not below vocab_size {self.vocab_size}"
+        if self.dtype not in TOKEN_DTYPES:
+            yield f"dtype: {self.dtype!r} is none of {', '.join(TOKEN_DTYPES)}"
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `directory`/manifest.json durably and atomically (by rename)."""
-        content = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "directory"}
+        content = {name: getattr(self, name) for name in _names(type(self))}
         content["shards"] = [asdict(record) for record in self.shards]
         content["totals"] = {split: asdict(self.totals(split)) for split in self.splits}
         content["fingerprint"] = self.fingerprint
+        content[SHA256_KEY] = canonical_sha256(content)
         atomic_io.write_json(Path(directory) / FILE_NAME, content)
         object.__setattr__(self, "directory", Path(directory))
+        object.__setattr__(self, "sha256", content[SHA256_KEY])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -192,6 +233,57 @@ class Manifest:
         return _sum(self.shards_of(split))
 
 
-def _sum(records: Iterable[ShardRecord]) -> Totals:
-    records = tuple(records)
-    return Totals(*(sum(getattr(record, item.name) for record in records) for item in fields(Totals)))
+def _sum(records: Sequence[ShardRecord]) -> Totals:
+    counted = [record.lm_eval_words for record in records if record.lm_eval_words is not None]
+    return Totals(
+        tokens=sum(record.tokens for record in records),
+        documents=sum(record.documents for record in records),
+        bytes=sum(record.bytes for record in records),
+        words=sum(record.words for record in records),
+        lm_eval_words=sum(counted) if len(counted) == len(records) else None,
+    )
+
+
+def canonical_sha256(content: dict[str, Any]) -> str:
+    """Return the hash of a manifest's content: of its JSON with sorted keys, without `manifest_sha256`."""
+    others = {key: value for key, value in content.items() if key != SHA256_KEY}
+    return hashlib.sha256(json.dumps(others, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def without_sha256(manifests: Iterable[Manifest]) -> str:
+    """Return a note about the manifests that have no `manifest_sha256`; empty if all have one."""
+    found = list(dict.fromkeys(str(manifest.directory) for manifest in manifests if not manifest.sha256))
+    if not found:
+        return ""
+    return (
+        f"{', '.join(found)}: {FILE_NAME} has no {SHA256_KEY} (version 0.1 wrote none), so a change to it would "
+        f"go unnoticed; `gpt2dist inspect {found[0]} --verify --seal` checks it and adds one"
+    )
+
+
+def _names(cls: type) -> list[str]:
+    """Return the fields that are keys of the file."""
+    return [item.name for item in fields(cls) if item.name not in ("directory", "sha256")]
+
+
+_KINDS = {cls: get_type_hints(cls) for cls in (ShardRecord, Manifest)}
+"""Type of each field."""
+
+
+def _wrong_types(record: Any) -> Iterator[str]:
+    for name, kind in _KINDS[type(record)].items():
+        value = getattr(record, name)
+        if kind in _TYPES and not _has_type(value, kind):
+            yield f"{name}: should be {_TYPES[kind]}, not {value!r:.60}"
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Return whether a value of a JSON file is a whole number ≥ 0, a string, or an object of such."""
+    if kind == int | None and value is None:
+        return True
+    if kind in (int, int | None):
+        return type(value) is int and value >= 0  # True is an int, too
+    if get_origin(kind) is dict:
+        of = get_args(kind)[1]
+        return isinstance(value, dict) and (of is Any or all(_has_type(each, of) for each in value.values()))
+    return isinstance(value, kind)

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpt2dist import json_files
 from gpt2dist.dataset.dataset import ShardReader, open_shard, require_counts
-from gpt2dist.dataset.manifest import Manifest, ShardRecord
+from gpt2dist.dataset.manifest import AGAIN, Manifest, ShardRecord
 from gpt2dist.errors import UserError
 
 SUFFIX = ".origins"
@@ -28,9 +28,6 @@ PIECES_NAME = "pieces.jsonl"
 ORIGIN = np.dtype([("piece", "<u4"), ("line", "<i8"), ("offset", "<i8")])
 """`piece` is a line of pieces.jsonl, 0-based; `line` is a line of the piece, 1-based. `offset` is the document's
 first byte in the (decompressed) file, or −1 if the format has no byte offsets."""
-
-
-_AGAIN = "copy the dataset again, or preprocess the corpus again"
 
 
 @dataclass(frozen=True)
@@ -134,16 +131,16 @@ class StreamDocuments:
             return None
         path = self._directory / (shard.name + SUFFIX)
         if not json_files.is_file(path):
-            raise UserError(f"{path}: no such file, and the manifest names it; {_AGAIN}")
+            raise UserError(f"{path}: no such file, and the manifest names it; {AGAIN}")
         found = np.fromfile(path, ORIGIN, 1, offset=place * ORIGIN.itemsize)
         if not found.size:
-            raise UserError(f"{path}: ends before document {place:,} of its shard; {_AGAIN}")
+            raise UserError(f"{path}: ends before document {place:,} of its shard; {AGAIN}")
         (record,) = found
         number, line, offset = int(record["piece"]), int(record["line"]), int(record["offset"])
         if number >= len(self._pieces) or line < 1:
             raise UserError(
                 f"{path}: document {place:,} is from line {line:,} of piece {number:,}, and "
-                f"{self._directory / PIECES_NAME} has no such place; {_AGAIN}"
+                f"{self._directory / PIECES_NAME} has no such place; {AGAIN}"
             )
         piece = self._pieces[number]
         return SourceLocation(piece["path"], piece["first_line"] + line, None if offset < 0 else offset)
@@ -151,4 +148,4 @@ class StreamDocuments:
     @cached_property
     def _pieces(self) -> list[dict[str, Any]]:
         keys = {"path": str, "first_line": int}
-        return list(json_files.require_lines(self._directory / PIECES_NAME, keys, _AGAIN))
+        return list(json_files.require_lines(self._directory / PIECES_NAME, keys, AGAIN))

@@ -54,12 +54,12 @@ def _words(text: str) -> int:
     return len(text.split())
 
 
-def _words_as_harness(text: str) -> int:
+def count_lm_eval_words(text: str) -> int:
     """Count words as lm-evaluation-harness does: white space at either end counts as a word."""
     return len(re.split(r"\s+", text))
 
 
 DETOKENIZERS = {
     "none": Detokenizer(_as_it_is, _words),
-    "wikitext": Detokenizer(wikitext, _words_as_harness),
+    "wikitext": Detokenizer(wikitext, count_lm_eval_words),
 }

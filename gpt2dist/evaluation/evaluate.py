@@ -86,7 +86,7 @@ def evaluate(
     require_same_tokenizer(text, tokenizer, model)
     how = conditions(directory, text, setting)
     document_separator_id = tokenizer.end_of_text_id if setting.document_boundaries == "isolate" else None
-    forward = load_forward(directory, tokenizer, document_separator_id, setting.zero_stage == 3, world)
+    forward = load_forward(directory, tokenizer, document_separator_id, setting.zero_stage, world)
     began = time.monotonic()
     result = score(
         forward,
@@ -143,10 +143,17 @@ def require_same_tokenizer(text: HeldOut, tokenizer: Tokenizer, model: str | Pat
     """Check that a text was tokenised with the model's tokenizer.
 
     Raises:
-        UserError: The text was tokenised with another one.
+        UserError: The text was tokenised with another one, or its manifest describes that one wrongly.
     """
     if text.tokenizer != tokenizer.fingerprint:
         raise UserError(
             f"{text.name} was made with another tokenizer than {model}; "
             f"preprocess the text again with --tokenizer {model}"
+        )
+    said = text.vocab_size or tokenizer.vocab_size, text.end_of_text_id
+    if said != (tokenizer.vocab_size, tokenizer.end_of_text_id):
+        raise UserError(
+            f"{text.name}: its manifest says vocab_size {said[0]} and end_of_text_id {said[1]}, its tokenizer "
+            f"has {tokenizer.vocab_size} and {tokenizer.end_of_text_id}; copy the dataset again, or preprocess "
+            "the text again"
         )

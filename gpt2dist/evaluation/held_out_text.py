@@ -15,7 +15,7 @@ from gpt2dist.corpus import DEFAULT_SUFFIXES, Document, LongDocument, Reading, R
 from gpt2dist.corpus.documents import BadDocumentError, Item
 from gpt2dist.dataset.manifest import Manifest, Totals
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.detokenizers import DETOKENIZERS
+from gpt2dist.evaluation.detokenizers import DETOKENIZERS, count_lm_eval_words
 from gpt2dist.loading.token_stream import LazyShard, Tokens, TokenStream, check_files
 from gpt2dist.loading.windows import DocumentWindows, Windows, WindowSet
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -39,6 +39,7 @@ class HeldOut:
         fingerprint: Fingerprint of the text and the tokenizer together.
         split: Split of the dataset; "" for texts.
         detokenizer: Detokenizer applied to the texts, a key of `DETOKENIZERS`.
+        vocab_size: Number of ids; None if all tokens are known to be below it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class HeldOut:
     fingerprint: str
     split: str = ""
     detokenizer: str = "none"
+    vocab_size: int | None = None
 
     @classmethod
     def of_dataset(cls, dataset: Manifest, split: str) -> "HeldOut":
@@ -67,6 +69,7 @@ class HeldOut:
             dataset.tokenizer_fingerprint,
             dataset.fingerprint,
             split,
+            vocab_size=dataset.vocab_size,
         )
 
     @classmethod
@@ -87,19 +90,20 @@ class HeldOut:
         how = DETOKENIZERS[detokenizer]
         digest = hashlib.sha256(tokenizer.fingerprint.encode())
         pieces: list[NDArray[np.uint32]] = []
-        documents = size = words = 0
+        documents = size = words = lm_eval_words = 0
         for batch in _batches(text for text in texts if text):
             for original in batch:
                 content = original.encode()
                 digest.update(len(content).to_bytes(8, "little") + content)
                 size += len(content)
                 words += how.count_words(original)
+                lm_eval_words += count_lm_eval_words(original)
             pieces.append(_with_ends([how.clean(text) for text in batch], tokenizer))
             documents += len(batch)
         if not documents:
             raise UserError(f"{name}: no text there; give files that hold some")
         tokens = np.concatenate(pieces)
-        totals = Totals(len(tokens), documents, size, words)
+        totals = Totals(len(tokens), documents, size, words, lm_eval_words)
         return cls(
             name,
             [tokens],
@@ -112,7 +116,7 @@ class HeldOut:
 
     def stream(self, prefix: bool) -> TokenStream:
         """Return all tokens as a stream, which starts with an additional end-of-text if `prefix` is true."""
-        return TokenStream(self.parts, self.end_of_text_id if prefix else None)
+        return TokenStream(self.parts, self.end_of_text_id if prefix else None, self.vocab_size)
 
     def windows(
         self, sequence_length: int, stride: int, prefix: bool, per_document: bool
@@ -169,13 +173,13 @@ def read_texts(
     Raises:
         UserError: A file or a document cannot be read. Skipping it would change the text that is scored.
     """
-    for source in discover(inputs, suffixes, format=format):
+    for source in discover(inputs, suffixes, format=format, encoding=reading.encoding):
         for piece in cut(source, max(source.size, 1)):
             for item in read(piece, reading):
-                yield _whole(item, source.path)
+                yield _whole(item, source.path, reading.encoding)
 
 
-def _whole(item: Item, path: str) -> str:
+def _whole(item: Item, path: str, encoding: str | None) -> str:
     match item:
         case Document():
             text, repaired = item.text, item.repaired
@@ -188,13 +192,14 @@ def _whole(item: Item, path: str) -> str:
         case Rejected():
             raise _unreadable(path, item.line, item.reason)
     if repaired:
-        raise _unreadable(path, item.line, "is not Unicode")
+        reason = f"is not Unicode ({repaired:,} characters are not valid {encoding or 'UTF-8'}; --encoding NAME"
+        raise _unreadable(path, item.line, f"{reason} reads other encodings)")
     return text.decode()
 
 
 def _unreadable(path: str, line: int, reason: str) -> UserError:
     return UserError(
-        f"{path}, document {line}: {reason}; fix it, or `gpt2dist preprocess` the files, which lists what it "
+        f"{path}:{line}: {reason}; fix it, or `gpt2dist preprocess` the files, which lists what it "
         "leaves out, and give the result as --data"
     )
 

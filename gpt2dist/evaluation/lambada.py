@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ def lambada(
     texts: Iterable[str],
     world: World,
     batch_size: int = 8,
-    zero_stage: int = 0,
+    zero_stage: Literal[0, 3] = 0,
     on_batch: OnBatch = ignore,
 ) -> dict[str, Any]:
     """Score the last word of each passage. Collective.
@@ -100,7 +100,7 @@ def lambada(
     stream, endings = _lay_out(
         [split_last_word(text, number) for number, text in enumerate(passages, 1)], tokenizer, context_length
     )
-    forward = load_forward(directory, tokenizer, None, zero_stage == 3, world)
+    forward = load_forward(directory, tokenizer, None, zero_stage, world)
     began = time.monotonic()
     scores = score_windows(forward, stream, endings, batch_size, world, on_batch)
     seconds = time.monotonic() - began
@@ -118,7 +118,7 @@ def lambada(
         "data": _fingerprint(passages),
         "tokenizer": tokenizer.fingerprint,
         "seconds": round(seconds, 3),
-        "tokens_per_second": round(int(endings.tokens.sum()) / seconds, 1),
+        "tokens_per_second": round(endings.targets / seconds, 1),
     }
 
 

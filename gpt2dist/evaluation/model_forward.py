@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.distributed.world import World
+from gpt2dist.errors import UserError
 from gpt2dist.evaluation.scoring import Forward
 from gpt2dist.model.find_model import locate
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -29,26 +30,29 @@ def locate_together(model: str | Path, world: World) -> Path:
 
 
 def load_forward(
-    directory: Path, tokenizer: Tokenizer, document_separator_id: int | None, partitioned: bool, world: World
+    directory: Path, tokenizer: Tokenizer, document_separator_id: int | None, zero_stage: int, world: World
 ) -> Forward:
-    """Load a model for `score_windows`. Collective if the model is partitioned.
+    """Load a model for `score_windows`. Collective at ZeRO stage 3.
 
     Args:
         directory: The model directory.
         tokenizer: The model's tokenizer.
         document_separator_id: The token at which attention and positions restart; None if they never do.
-        partitioned: Whether to partition each parameter across the ranks, as ZeRO stage 3 does.
+        zero_stage: 3 partitions each parameter across the ranks; 0 gives each rank a replica.
         world: This rank.
 
     Raises:
-        UserError: The model cannot be loaded, or its vocabulary is smaller than its tokenizer's.
+        UserError: The stage is another one, the model cannot be loaded, or its vocabulary is smaller than its
+            tokenizer's.
     """
+    if zero_stage not in (0, 3):
+        raise UserError(f"a ZeRO stage of {zero_stage} is not for evaluation; give 0 or 3")
     # Imported here: a run that evaluates as it trains has its own model, and does not need transformers.
     from gpt2dist.model.onednn import use_onednn
     from gpt2dist.model.pretrained import load_pretrained, require_vocabulary, score
 
     require_whole_model(directory)
-    if partitioned:
+    if zero_stage == 3:
         from gpt2dist.evaluation.zero3_forward import load_partitioned
 
         model = load_partitioned(directory, world)

@@ -10,7 +10,7 @@ from gpt2dist.evaluation.scoring import Forward, OnBatch, ignore, score_windows
 
 MEASURES = (
     *("nll_sum", "targets", "loss", "perplexity", "bits_per_token", "bits_per_byte", "bytes"),
-    *("word_perplexity", "words"),
+    *("word_perplexity", "words", "lm_eval_word_perplexity", "lm_eval_words"),
 )
 
 
@@ -24,6 +24,7 @@ class Score:
         bytes: UTF-8 bytes of the original text.
         words: Whitespace-separated words of the original text.
         windows: Number of windows.
+        lm_eval_words: Words as lm-evaluation-harness counts them; None if they were not counted.
     """
 
     nll_sum: float
@@ -31,6 +32,7 @@ class Score:
     bytes: int
     words: int
     windows: int
+    lm_eval_words: int | None = None
 
     @property
     def loss(self) -> float:
@@ -57,9 +59,15 @@ class Score:
         """The exponential of the negative log-likelihood per word of the original text; NaN if it has none."""
         return exp(self.nll_sum / self.words) if self.words else math.nan
 
+    @property
+    def lm_eval_word_perplexity(self) -> float | None:
+        """The word perplexity of lm-evaluation-harness; None if its words were not counted."""
+        return exp(self.nll_sum / self.lm_eval_words) if self.lm_eval_words else None
+
     def measures(self) -> dict[str, Any]:
-        """Return all measures by name."""
-        return {name: getattr(self, name) for name in MEASURES}
+        """Return all known measures by name."""
+        values = {name: getattr(self, name) for name in MEASURES}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def exp(value: float) -> float:
@@ -102,4 +110,5 @@ def score(
     scores = score_windows(forward, stream, windows, batch_size, world, on_batch)
     # fsum is exact, so the result does not depend on the order of the windows.
     nll = math.fsum(scores.nll.tolist())
-    return Score(nll, windows.targets, text.totals.bytes, text.totals.words, len(windows))
+    totals = text.totals
+    return Score(nll, windows.targets, totals.bytes, totals.words, len(windows), totals.lm_eval_words)

@@ -12,8 +12,8 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
-CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
-"""Measures that are written to TensorBoard."""
+CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity", "lm_eval_word_perplexity")
+"""Measures that are written to TensorBoard, if a result has them."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class ResultFile:
     perplexity: float | None
     bits_per_byte: float | None
     word_perplexity: float | None
+    lm_eval_word_perplexity: float | None = None
     consumed_tokens: int = 0
 
 
@@ -103,5 +104,5 @@ class EvaluationResults:
     def line(self, result: dict[str, Any]) -> dict[str, Any]:
         """Return a result as a line of metrics.jsonl."""
         known = {"progress/tokens": result["consumed_tokens"]} if "consumed_tokens" in result else {}
-        curves = {f"eval/{self.name}/{name}": result[name] for name in CURVES}
+        curves = {f"eval/{self.name}/{name}": result[name] for name in CURVES if name in result}
         return {"step": result["step"], "time": result["time"], **known, **curves}

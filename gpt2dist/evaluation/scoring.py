@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2dist.distributed.world import World
+from gpt2dist.errors import RankUserError, UserError
 from gpt2dist.loading.loader import MicroBatch, MicroBatcher
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.loading.windows import WindowSet
@@ -63,6 +64,7 @@ def score_windows(
         on_batch: Called each time every rank has scored a batch; may raise.
 
     Raises:
+        RankUserError: A shard is missing or damaged, which only the rank that reads it can see.
         RuntimeError: A target was not scored exactly once, which would be a bug in this function.
     """
     batcher = MicroBatcher(stream, windows, "new")
@@ -75,7 +77,7 @@ def score_windows(
         # partitioned model needs all ranks.
         mine = first + world.rank
         indices = batches[min(mine, len(batches) - 1)]
-        nll, greedy = score_batch(forward, batcher(indices))
+        nll, greedy = score_batch(forward, _read(batcher, indices))
         if mine < len(batches):
             scores[:, indices] += torch.stack([nll, greedy.double(), torch.ones_like(nll)])
         together = np.concatenate(batches[first : first + world.size])
@@ -84,6 +86,13 @@ def score_windows(
     if not (times == 1).all() or windows.owned(order).sum() != windows.targets:
         raise RuntimeError("a target was not scored exactly once; please report this")
     return WindowScores(nll.numpy(), greedy.bool().numpy())
+
+
+def _read(batcher: MicroBatcher, indices: NDArray[np.int64]) -> MicroBatch:
+    try:
+        return batcher(indices)
+    except UserError as error:
+        raise RankUserError(str(error)) from error
 
 
 def _longest_first(windows: WindowSet) -> NDArray[np.int64]:

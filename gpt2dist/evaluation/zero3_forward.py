@@ -15,9 +15,8 @@ from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import weight_files
-from gpt2dist.model.huggingface import PREFIX, bare_name, require_match
+from gpt2dist.model.huggingface import bare_name
 from gpt2dist.model.lm_head import Head
-from gpt2dist.model.pretrained import require_readable
 
 SETTINGS = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9}
 
@@ -29,23 +28,18 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
         UserError: The model's files cannot be read as a GPT-2.
     """
     start_quietly(world)
-    require_readable(directory)
+    paths = weight_files(directory)  # before a model is built of the sizes that config.json says
     config = GPT2Config.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
     # No `dtype`: DeepSpeed 0.19.8 turns any value into bf16 if the accelerator has no fp16.
     with deepspeed.zero.Init(config_dict_or_path=SETTINGS):
         model = GPT2LMHeadModel(config)
     try:
-        files = TensorFiles(weight_files(directory))
-        there = {bare_name(name): name for name in files}
-        parameters = {bare_name(name): parameter for name, parameter in model.named_parameters()}
-        missing = [PREFIX + name for name in parameters if name not in there]
-        require_match(directory, missing, (there[name] for name in there.keys() - parameters.keys()))
-        for name, parameter in parameters.items():
-            tensor = files.read(there[name])
+        files = TensorFiles(paths)
+        names = {bare_name(name): name for name in files}
+        for name, parameter in model.named_parameters():
+            tensor = files.read(names[bare_name(name)])
             # Every rank reads every parameter (from the page cache), but only rank 0's values are distributed.
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-                if tensor.shape != parameter.shape:
-                    require_match(directory, [PREFIX + name], [])
                 parameter.copy_(tensor)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{directory}: its model cannot be loaded ({error}); give another checkpoint") from error

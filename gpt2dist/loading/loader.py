@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist.errors import RankUserError, UserError
 from gpt2dist.loading.batch_ramp import BatchSizes
 from gpt2dist.loading.mixture import Mixture
 from gpt2dist.loading.token_stream import TokenStream
@@ -195,6 +196,8 @@ class Loader(Generic[T]):
                     if self._stopped.is_set():
                         return
                 cursor = borders[-1]
+        except UserError as error:  # only this rank reads these windows
+            self._ready.put(RankUserError(str(error)))
         except BaseException as error:  # raised again by __next__
             self._ready.put(error)
 

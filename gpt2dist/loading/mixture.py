@@ -1,15 +1,19 @@
 """Weighted blends of datasets: which window of which dataset is the s-th sample of a run.
 
-The datasets take turns in a repeating schedule. Its period is the sum of their shares in whole numbers (0.7, 0.2
-and 0.1 become 7, 2 and 1: ten samples). The k-th turn of a dataset of n windows is window P(k mod n) of its epoch
-k div n, where P is the keyed permutation of (seed, epoch). A sample is thus computed from its number alone, in
-memory that does not depend on the size of the datasets, and each dataset has its own epochs.
+The datasets take turns. Their shares of the turns are whole numbers (0.7, 0.2 and 0.1 become 7, 2 and 1), whose
+sum is the period: after as many samples every dataset has exactly its share. A period of up to `MOST_TURNS` is
+a table that repeats (`TableOfTurns`); the turns of a longer one are computed for each sample (`TreeOfTurns`).
+
+The k-th turn of a dataset of n windows is window P(k mod n) of its epoch k div n, where P is the keyed
+permutation of (seed, epoch). A sample is thus computed from its number alone, in memory that does not depend on
+the size of the datasets, and each dataset has its own epochs.
 """
 
 import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +21,17 @@ from numpy.typing import NDArray
 from gpt2dist.loading.permutation import Permutation
 
 MOST_TURNS = 100_000
-"""Longest period of a blend, which is held in memory. It allows five decimals in weights that add up to 1."""
+"""Longest period of a blend that is held in memory. It allows five decimals in weights that add up to 1."""
+LARGEST_PERIOD = 2**31 - 1
+"""Longest period of a blend, so that products of shares fit into int64."""
 _DECIMALS = 4
 
 
 def whole_shares(weights: Sequence[float]) -> tuple[int, ...]:
-    """Return the smallest whole numbers in the ratio of the weights, read as the decimal fractions they print as.
+    """Return whole numbers in the ratio of the weights, read as the decimal fractions they print as.
+
+    They are the smallest such numbers if those add up to at most `LARGEST_PERIOD`. Otherwise the ratio is
+    approximated: no share of k datasets differs from its weight by more than k / 2³⁰ of all samples.
 
     Args:
         weights: Weights, each finite and above 0.
@@ -30,7 +39,22 @@ def whole_shares(weights: Sequence[float]) -> tuple[int, ...]:
     exact = [Fraction(str(weight)) for weight in weights]
     common = math.lcm(*(weight.denominator for weight in exact))
     whole = [int(weight * common) for weight in exact]
-    return tuple(share // math.gcd(*whole) for share in whole)
+    divisor, total = math.gcd(*whole), sum(whole)
+    if total // divisor <= LARGEST_PERIOD:
+        return tuple(share // divisor for share in whole)
+    room = LARGEST_PERIOD - len(whole)  # rounding up adds less than 1 to each
+    return tuple(max(1, (2 * share * room + total) // (2 * total)) for share in whole)
+
+
+def share_error(weights: Sequence[float], shares: Sequence[int]) -> float:
+    """Return the largest difference between a share and its weight, as a fraction of all samples; 0 if exact."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    return float(
+        max(
+            abs(Fraction(share, sum(shares)) - weight / sum(exact))
+            for share, weight in zip(shares, exact, strict=True)
+        )
+    )
 
 
 def rounded(weights: Sequence[float]) -> list[float]:
@@ -65,6 +89,98 @@ def schedule(shares: Sequence[int]) -> NDArray[np.int64]:
     return turns
 
 
+class Turns(Protocol):
+    """Order in which the datasets take turns."""
+
+    @property
+    def most_off(self) -> float:
+        """The most, in samples, by which a dataset's part of the first s samples differs from its share of s."""
+
+    def __call__(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Map sample numbers, int64 [n], to datasets and to the number of earlier turns of the same dataset."""
+
+    def counts(self, samples: int) -> list[int]:
+        """Return how many of the first `samples` samples come from each dataset."""
+
+
+class TableOfTurns:
+    """Turns by a repeating table, the `schedule` of the shares."""
+
+    def __init__(self, shares: Sequence[int]):
+        self._shares = np.array(shares, np.int64)
+        self._turns = schedule(shares)
+        # For each turn, the number of earlier turns of the same dataset in the period.
+        self._earlier = np.empty_like(self._turns)
+        for dataset, share in enumerate(shares):
+            self._earlier[self._turns == dataset] = np.arange(share)
+
+    @property
+    def most_off(self) -> float:
+        """As in `Turns`."""
+        return 1 - 1 / (2 * len(self._shares) - 2) if len(self._shares) > 1 else 0.0
+
+    def __call__(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As in `Turns`."""
+        periods, places = np.divmod(samples, len(self._turns))
+        datasets = self._turns[places]
+        return datasets, periods * self._shares[datasets] + self._earlier[places]
+
+    def counts(self, samples: int) -> list[int]:
+        """As in `Turns`."""
+        periods, rest = divmod(samples, len(self._turns))
+        begun = np.bincount(self._turns[:rest], minlength=len(self._shares)).tolist()
+        return [periods * share + more for share, more in zip(self._shares.tolist(), begun, strict=True)]
+
+
+class TreeOfTurns:
+    """Turns that are computed, for shares of any sum up to `LARGEST_PERIOD`.
+
+    The datasets are halved, and the halves again, down to single ones. Of the first s samples of a group, its
+    left half gets its share of s, rounded to the nearest whole number, and the right half the others. Each
+    division adds at most half a sample to the difference between a dataset's part and its share.
+    """
+
+    def __init__(self, shares: Sequence[int]):
+        self._sums = [0, *np.cumsum(shares).tolist()]
+
+    @property
+    def most_off(self) -> float:
+        """As in `Turns`."""
+        return (len(self._sums) - 2).bit_length() / 2
+
+    def __call__(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As in `Turns`."""
+        datasets, numbers = np.empty_like(samples), np.empty_like(samples)
+        groups = [(0, len(self._sums) - 1, np.arange(samples.size), samples)]
+        while groups:
+            first, last, places, turns = groups.pop()
+            if last - first == 1:
+                datasets[places], numbers[places] = first, turns
+                continue
+            middle, before = (first + last) // 2, self._to_the_left(first, last, turns)
+            left = self._to_the_left(first, last, turns + 1) > before
+            groups.append((first, middle, places[left], before[left]))
+            groups.append((middle, last, places[~left], (turns - before)[~left]))
+        return datasets, numbers
+
+    def counts(self, samples: int) -> list[int]:
+        """As in `Turns`."""
+        return self._counts(0, len(self._sums) - 1, samples)
+
+    def _counts(self, first: int, last: int, samples: int) -> list[int]:
+        if last - first == 1:
+            return [samples]
+        middle, left = (first + last) // 2, self._to_the_left(first, last, samples)
+        return self._counts(first, middle, left) + self._counts(middle, last, samples - left)
+
+    def _to_the_left(self, first: int, last: int, turns: Any) -> Any:
+        """Return how many of the first `turns` turns of the datasets first … last − 1 go to their left half."""
+        left = self._sums[(first + last) // 2] - self._sums[first]
+        both = self._sums[last] - self._sums[first]
+        periods, rest = divmod(turns, both)  # so that no product exceeds int64
+        return periods * left + (rest * left + both // 2) // both
+
+
 class Mixture:
     """Mapping from the samples of a run to windows.
 
@@ -72,24 +188,21 @@ class Mixture:
         windows: Windows per epoch of each dataset.
         shares: Samples of each dataset per period, as `whole_shares` returns them; (1,) for a single dataset.
         seed: Seed of the run.
+
+    Attributes:
+        turns: Order in which the datasets take turns.
     """
 
     def __init__(self, windows: Sequence[int], shares: Sequence[int], seed: int):
         self.windows = tuple(windows)
         self.shares = tuple(shares)
         self._seed = seed
-        self._turns_per_period = np.array(shares, np.int64)
-        self._turns = schedule(shares)
-        # For each turn, the number of earlier turns of the same dataset in the period.
-        self._earlier = np.empty_like(self._turns)
-        for dataset, share in enumerate(shares):
-            self._earlier[self._turns == dataset] = np.arange(share)
+        # The table came first. Runs that began with it need it to resume in the same order.
+        self.turns: Turns = TableOfTurns(shares) if sum(shares) <= MOST_TURNS else TreeOfTurns(shares)
 
     def __call__(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Map sample numbers (int64, any size and shape) to dataset numbers and window numbers."""
-        periods, places = np.divmod(samples, len(self._turns))
-        datasets = self._turns[places]
-        numbers = periods * self._turns_per_period[datasets] + self._earlier[places]
+        datasets, numbers = (found.reshape(samples.shape) for found in self.turns(samples.ravel()))
         windows = np.empty_like(numbers)
         for dataset in range(len(self.windows)):
             mine = datasets == dataset
@@ -98,9 +211,7 @@ class Mixture:
 
     def counts(self, samples: int) -> list[int]:
         """Return how many of the first `samples` samples come from each dataset."""
-        periods, rest = divmod(samples, len(self._turns))
-        begun = np.bincount(self._turns[:rest], minlength=len(self.shares)).tolist()
-        return [periods * share + more for share, more in zip(self.shares, begun, strict=True)]
+        return self.turns.counts(samples)
 
     def epochs(self, samples: int) -> list[float]:
         """Return the number of passes over each dataset that the first `samples` samples make."""

@@ -62,6 +62,21 @@ class LazyShard:
             _do_not_read_around(tokens)
         return tokens
 
+    def beyond_vocabulary(self, offset: int, token: int) -> UserError:
+        """Return an error that names the place of a token that is not in the vocabulary."""
+        manifest, record = self._manifest, self._record
+        ends = open_shard(manifest, record).document_ends
+        document = int(np.searchsorted(ends, offset, side="right"))
+        begin = int(ends[document - 1]) if document else 0
+        others = manifest.shards_of(record.split)
+        before = sum(each.documents for each in others[: others.index(record)])
+        return UserError(
+            f"{token_file(manifest, record)[0]}: token {offset:,} (document {before + document:,} of "
+            f"{record.split}, its token {offset - begin:,}) is {token:,}, and the vocabulary has "
+            f"{manifest.vocab_size:,} ids; the file is damaged, or of another tokenizer: {_AGAIN}. "
+            f"`gpt2dist inspect {manifest.directory} --verify` finds all damage"
+        )
+
 
 def _do_not_read_around(tokens: NDArray[Any]) -> None:
     """Disable readahead of megabytes around each window, which a shuffled run does not need soon."""
@@ -78,10 +93,14 @@ class TokenStream:
     Args:
         parts: 1-D arrays of token ids with one dtype, or shards that become such arrays when they are read.
         prefix: A token id to prepend to the stream, or None. It makes the first token a target.
+        vocab_size: Number of ids; reading one that is not below raises a UserError. None if all are known to be.
     """
 
-    def __init__(self, parts: Sequence[Tokens], prefix: int | None = None):
+    def __init__(self, parts: Sequence[Tokens], prefix: int | None = None, vocab_size: int | None = None):
         self.dtype = parts[0].dtype
+        self._vocab_size = vocab_size
+        # As unsigned numbers, negative ids are beyond any vocabulary.
+        self._unsigned = np.dtype(f"u{self.dtype.itemsize}")
         if prefix is not None:
             parts = [np.asarray([prefix], self.dtype), *parts]
         self._parts = parts
@@ -105,7 +124,7 @@ class TokenStream:
             shuffled: Whether the stream will be read in random order, not sequentially.
         """
         shards = [LazyShard(manifest, record, shuffled) for record in manifest.shards_of(split)]
-        return cls(shards, prefix)
+        return cls(shards, prefix, manifest.vocab_size)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -119,7 +138,17 @@ class TokenStream:
 
         Returns:
             Array [B, length] in the dtype of the shards. Positions beyond the end of the stream are 0.
+
+        Raises:
+            UserError: A shard is missing or damaged, or a token is not in the vocabulary.
         """
+        tokens = self._gather(starts, length)
+        # A model on a GPU would fail with a device-side assert, which names nothing.
+        if self._vocab_size is not None and tokens.view(self._unsigned).max(initial=0) >= self._vocab_size:
+            raise self._beyond_vocabulary(tokens, starts, self._vocab_size)
+        return tokens
+
+    def _gather(self, starts: NDArray[np.integer], length: int) -> NDArray[np.integer]:
         parts = np.searchsorted(self._ends, starts, side="right")
         offsets = starts - self._begins[parts]
         first = int(parts[0]) if len(parts) else len(self._parts)
@@ -133,6 +162,17 @@ class TokenStream:
             if missing:
                 pieces += self._beyond(part, missing)
         return np.concatenate(pieces).reshape(-1, length)
+
+    def _beyond_vocabulary(
+        self, tokens: NDArray[np.integer], starts: NDArray[np.integer], vocab_size: int
+    ) -> UserError:
+        row, column = np.argwhere(tokens.view(self._unsigned) >= vocab_size)[0]
+        token, place = int(tokens[row, column]), int(starts[row] + column)
+        number = int(np.searchsorted(self._ends, place, side="right"))
+        part = self._parts[number]
+        if isinstance(part, LazyShard):
+            return part.beyond_vocabulary(place - int(self._begins[number]), token)
+        return UserError(f"token {place:,} of the text is {token:,}, and the vocabulary has {vocab_size:,} ids")
 
     def _beyond(self, part: int, length: int) -> list[NDArray[np.integer]]:
         """Return the first `length` tokens after a part, from one or more parts; zeros after the last part."""

@@ -7,11 +7,14 @@ from pathlib import Path
 from gpt2dist import json_files
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.errors import UserError
+from gpt2dist.model.tensors import require_model_of_config
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.latest import read_latest
 
-WEIGHTS = ("*.safetensors", "*.bin")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = "pytorch_model*.bin*"
+"""Weights as transformers saved them before safetensors, and their index."""
+ADAPTER = "adapter_config.json"
 DESCRIPTION = ("config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt")
 
 
@@ -23,13 +26,14 @@ def locate(name: str, weights: bool = True) -> Path:
         weights: Whether to download the weights of a model on the hub too, or only its config and tokenizer.
 
     Raises:
-        UserError: The model does not exist, or is not a GPT-2.
+        UserError: The model does not exist, is not a GPT-2, or its weights are there and not of its config.json.
     """
     path = Path(name)
+    has_weights = weights or path.exists()
     if RunDirectory(path).checkpoints.is_dir():
         path = _latest(RunDirectory(path))
     elif not path.exists():
-        path = _download(name, (*DESCRIPTION, "*.safetensors") if weights else DESCRIPTION)
+        path = _download(name, (*DESCRIPTION, "*.safetensors", INDEX) if weights else DESCRIPTION)
     config = path / "config.json"
     if not config.exists():
         raise UserError(
@@ -39,6 +43,8 @@ def locate(name: str, weights: bool = True) -> Path:
     kind = json_files.require(config, "give another model").get("model_type")
     if kind != "gpt2":
         raise UserError(f"{name}: its model_type is {kind!r}; gpt2dist reads gpt2 models")
+    if has_weights:
+        weight_files(path)
     return path
 
 
@@ -50,8 +56,7 @@ def fingerprint(path: Path) -> str:
     """
     known = _recorded_hashes(path / "manifest.json")
     digest = hashlib.sha256()
-    files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)})
-    for file in files:
+    for file in sorted(path.glob("*.safetensors")):
         if file.name.startswith("optimizer-"):
             continue
         try:
@@ -82,24 +87,42 @@ def weight_files(path: Path) -> list[Path]:
     """Return the safetensors files, one or more, with the weights of a model directory.
 
     Raises:
-        UserError: The directory has no safetensors weights, or its index is invalid or lists missing files.
+        UserError: The directory has no safetensors weights or more than one model, its index is invalid or lists
+            missing files, or the files do not hold the model that its config.json describes.
     """
+    if (path / ADAPTER).is_file():
+        raise UserError(
+            f"{path}: has an adapter ({ADAPTER}), which is not read; merge it into the model with peft's "
+            "merge_and_unload, and save the whole model"
+        )
+    files = _listed(path)
+    require_model_of_config(path, files)
+    return files
+
+
+def _listed(path: Path) -> list[Path]:
+    """Return the files that the index lists, or the only one."""
     index = path / INDEX
     if index.exists():
         names = sorted(set(_read_index(index).values()))
         files = [path / name for name in names if Path(name).name == name]
         if len(files) < len(names) or not all(json_files.is_file(file) for file in files):
             raise UserError(f"{index}: lists files that are missing from its directory; copy the whole directory")
+        if (path / SINGLE).is_file() and names != [SINGLE]:
+            raise UserError(f"{path}: has two models, {SINGLE} and the files in {INDEX}; remove one of them")
         return files
     if json_files.is_file(path / SINGLE):
         return [path / SINGLE]
-    pickled = sorted(file.name for file in path.glob("*.bin"))
+    pickled = sorted(file.name for file in path.glob(PICKLES))
     if pickled:
         raise UserError(
             f"{path}: its weights are a pickle ({pickled[0]}), which can run anything and is not read; convert "
             "them to safetensors: load the model with transformers and save_pretrained it"
         )
-    raise UserError(f"{path}: no weights there ({SINGLE} or {INDEX}); give a whole model directory")
+    raise UserError(
+        f"{path}: no weights there ({SINGLE} or {INDEX}); give a whole model directory, or a name on the "
+        "hub with weights of that kind"
+    )
 
 
 def _read_index(index: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Reader of the config.json of a Hugging Face GPT-2. Does not import torch, so that `validate` can use it."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ PREFIX = "transformer."
 GELU = ("gelu_new", "gelu_pytorch_tanh")
 """The two names of GPT-2's activation function."""
 
-BUFFERS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
-"""Suffixes of tensors that are not parameters: causal masks in old files, and the embedding's second name."""
+EMBEDDING, OUTPUT_LAYER = "wte.weight", "lm_head.weight"
+"""Names without `PREFIX` of the token embedding and of the output layer, which are one tensor in a tied model."""
 
 OPTIONS: dict[str, Any] = {
     "scale_attn_weights": True,
@@ -91,6 +91,7 @@ class GPT2ConfigFile:
         sizes = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
         rates = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
         wrong = [key for key in sizes if getattr(self, key) < 1]
+        wrong += ["n_inner"] if self.n_inner is not None and self.n_inner < 1 else []
         wrong += [key for key in rates if not 0 <= getattr(self, key) <= 1]
         if wrong:
             raise ValueError(f"{wrong[0]} is {getattr(self, wrong[0])!r}")
@@ -105,11 +106,17 @@ class Pretrained:
     Attributes:
         directory: Path of the directory.
         shape: Shape of the model.
+        inner_width: Width of the layers between the two matrix products of a block's MLP.
+        tied: Whether the output layer is the token embedding.
+        cross_attention: Whether each block has weights for attending to an encoder.
         differences: Descriptions of the differences from a GPT-2 built by gpt2dist; empty for OpenAI's models.
     """
 
     directory: Path
     shape: Shape
+    inner_width: int
+    tied: bool
+    cross_attention: bool
     differences: tuple[str, ...]
 
     @classmethod
@@ -127,7 +134,50 @@ class Pretrained:
                 f"{path}: does not give the sizes of a GPT-2 ({json_files.reason(error)}); give another model"
             ) from None
         sizes = (config.n_layer, config.n_head, config.n_embd, config.n_positions, config.vocab_size)
-        return cls(directory, Shape(*sizes), tuple(_differences(config)))
+        return cls(
+            directory,
+            Shape(*sizes),
+            config.n_inner or 4 * config.n_embd,
+            config.tie_word_embeddings,
+            config.add_cross_attention,
+            tuple(_differences(config)),
+        )
+
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter by its name without `PREFIX`; a tied output layer is not one."""
+        shape, width = self.shape, self.shape.n_embd
+        found: dict[str, tuple[int, ...]] = {
+            EMBEDDING: (shape.vocab_size, width),
+            "wpe.weight": (shape.context_length, width),
+            "ln_f.weight": (width,),
+            "ln_f.bias": (width,),
+        }
+        for layer in range(shape.n_layer):
+            found |= {f"h.{layer}.{name}": sizes for name, sizes in self._block().items()}
+        return found if self.tied else found | {OUTPUT_LAYER: (shape.vocab_size, width)}
+
+    def _block(self) -> dict[str, tuple[int, ...]]:
+        width, inner = self.shape.n_embd, self.inner_width
+        products = {
+            "attn.c_attn": (width, 3 * width),
+            "attn.c_proj": (width, width),
+            "mlp.c_fc": (width, inner),
+            "mlp.c_proj": (inner, width),
+        }
+        norms = ["ln_1", "ln_2"]
+        if self.cross_attention:
+            norms.append("ln_cross_attn")
+            products |= {
+                "crossattention.c_attn": (width, 2 * width),
+                "crossattention.q_attn": (width, width),
+                "crossattention.c_proj": (width, width),
+            }
+        found: dict[str, tuple[int, ...]] = {}
+        for name, (rows, columns) in products.items():
+            found |= {f"{name}.weight": (rows, columns), f"{name}.bias": (columns,)}
+        for name in norms:
+            found |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+        return found
 
 
 def _differences(config: GPT2ConfigFile) -> Iterator[str]:
@@ -140,24 +190,3 @@ def _differences(config: GPT2ConfigFile) -> Iterator[str]:
         theirs = getattr(config, name)
         if theirs != ours:
             yield f"{name} is {theirs!r}, not {ours!r}"
-
-
-def require_match(directory: Path, missing: Iterable[str], unknown: Iterable[str]) -> None:
-    """Check that the weight files hold the model that config.json describes.
-
-    Args:
-        directory: The model directory.
-        missing: Parameters that the files lack, or have in another shape.
-        unknown: Tensors in the files that are not parameters of the model; ignoring them would change the model.
-
-    Raises:
-        UserError: A parameter is missing, or a tensor other than the `BUFFERS` is unknown; names the first one.
-    """
-    missing, unknown = sorted(missing), sorted(name for name in unknown if not name.endswith(BUFFERS))
-    if missing:
-        reason = f"no {missing[0]} in its files of the shape that config.json says"
-    elif unknown:
-        reason = f"its files have a {unknown[0]}, of which config.json does not speak"
-    else:
-        return
-    raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint")

@@ -1,90 +1,56 @@
 """Models of transformers, for evaluation, generation and export: any GPT-2 in a model directory."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from gpt2dist import json_files
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.gpt2 import segment_positions
-from gpt2dist.model.huggingface import BUFFERS, PREFIX, Pretrained, bare_name, require_match
 from gpt2dist.model.lm_head import Head
 from gpt2dist.model.loss import counted_mask
-
-FLOATS = ("F64", "F32", "F16", "BF16")
-"""The dtypes of weights in safetensors files."""
 
 
 def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     """Load a model for evaluation and generation, in fp32, without dropout and with a `Head`.
 
     Raises:
-        UserError: The files cannot be read as a GPT-2.
+        UserError: The files cannot be read as the GPT-2 that config.json describes.
+        RunError: transformers does not find a tensor in them.
     """
-    require_readable(directory)
+    weight_files(directory)
+    _require_generation_config(directory)
     transformers.utils.logging.disable_progress_bar()  # it would flash between ours
-    transformers.utils.logging.set_verbosity_error()  # what it would warn about is refused below
+    transformers.utils.logging.set_verbosity_error()  # what it would warn about was refused, or is below
     try:
         loaded: Any = GPT2LMHeadModel.from_pretrained(
             directory,
             attn_implementation="sdpa",
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # refused below, by name
+            use_safetensors=True,
             output_loading_info=True,
         )
     except Exception as error:  # wrong values in config.json and generation_config.json raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
     model, found = loaded
-    # transformers would fill these with random numbers.
-    missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
-    require_match(directory, missing, found["unexpected_keys"])
+    if found["missing_keys"]:  # transformers filled these with random numbers
+        raise RunError(f"{directory}: transformers does not find {min(found['missing_keys'])} in its files")
     model.lm_head = Head(model.lm_head.weight, model.config.vocab_size)
     return model.to(device).eval()
 
 
-def require_readable(directory: Path) -> None:
-    """Check the files that transformers is about to read.
-
-    Raises:
-        UserError: A file is malformed, or the shapes of the weights are not those of config.json.
-    """
-    shape = Pretrained.read(directory).shape
-    generation = directory / "generation_config.json"
-    if os.path.lexists(generation):
-        json_files.require(generation, "copy the model again, or give another")
-    shapes = _shapes(weight_files(directory))
-    sizes = {"wte.weight": [shape.vocab_size, shape.n_embd], "wpe.weight": [shape.context_length, shape.n_embd]}
-    sizes |= {f"h.{shape.n_layer - 1}.ln_1.weight": [shape.n_embd]}
-    # A config.json of absurd sizes would take all memory before transformers compares the weights.
-    require_match(directory, [PREFIX + name for name, size in sizes.items() if shapes.get(name) != size], [])
-
-
-def _shapes(paths: Iterable[Path]) -> dict[str, list[int]]:
-    """Return the shapes of the tensors in safetensors files, by bare name."""
-    shapes: dict[str, list[int]] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                dtypes = {name: tensor.get_dtype() for name, tensor in tensors.items()}
-                shapes |= {bare_name(name): list(tensor.get_shape()) for name, tensor in tensors.items()}
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(
-                f"{path}: not a safetensors file ({json_files.reason(error)}); copy it again"
-            ) from error
-        for name, dtype in dtypes.items():
-            if dtype not in FLOATS and not name.endswith(BUFFERS):
-                raise UserError(f"{path}: its tensor {name} is {dtype}, not of floating point; copy it again")
-    return shapes
+def _require_generation_config(directory: Path) -> None:
+    """Check the file that transformers reads beside config.json and the weights, if it is there."""
+    path = directory / "generation_config.json"
+    if os.path.lexists(path):
+        json_files.require(path, "copy the model again, or give another")
 
 
 def require_vocabulary(model: GPT2LMHeadModel, vocab_size: int, directory: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gpt2dist.monitoring.progress import is_quiet
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.terminal import shown_on
 
 logger = logging.getLogger("gpt2dist")
 
@@ -16,6 +17,13 @@ def quiet_libraries() -> None:
     """Keep log messages of libraries off the terminal. Call this before importing them."""
     logging.getLogger().addHandler(logging.NullHandler())  # otherwise their warnings go to standard error
     logging.captureWarnings(True)
+
+
+class _TerminalFormatter(logging.Formatter):
+    """Formatter for messages on standard error, which may quote files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown_on(sys.stderr, super().format(record))
 
 
 @contextlib.contextmanager
@@ -28,7 +36,7 @@ def rank_logging(run: Path, rank: int) -> Iterator[None]:
     handlers: list[tuple[logging.Logger, logging.Handler]] = [(logging.getLogger(), file)]
     if rank == 0:
         terminal = logging.StreamHandler(sys.stderr)
-        terminal.setFormatter(logging.Formatter("%(message)s"))
+        terminal.setFormatter(_TerminalFormatter("%(message)s"))
         terminal.setLevel(logging.WARNING if is_quiet() else logging.INFO)
         handlers.append((logger, terminal))
     logging.getLogger().setLevel(logging.INFO)

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gpt2dist.terminal import say
+
 PLAIN_LINE_SECONDS = 10.0
 """Minimum seconds between two plain lines, so that the log of a week-long job stays readable."""
 PLAIN_FORMAT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -50,7 +52,7 @@ def warn(text: str, command: str = "") -> None:
 
 
 def _print(text: str, command: str) -> None:
-    print(f"gpt2dist {command}: {text}" if command else text, file=sys.stderr, flush=True)
+    say(f"gpt2dist {command}: {text}" if command else text)
 
 
 class Progress:
@@ -146,5 +148,5 @@ class Progress:
 
     def _print_line(self) -> None:
         self._bar.set_postfix(self._details, refresh=False)
-        print(str(self._bar).strip(), file=sys.stderr, flush=True)
+        say(str(self._bar).strip())
         self._shown, self._last_line = self._bar.n, time.monotonic()

@@ -1,13 +1,13 @@
 """Load and check the datasets for training and validation."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpt2dist.config import Config, Problem
 from gpt2dist.config.schema import TrainingDataset
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
-from gpt2dist.loading.mixture import MOST_TURNS, rounded, whole_shares
+from gpt2dist.loading.mixture import rounded, whole_shares
 from gpt2dist.loading.token_stream import check_files
 from gpt2dist.loading.windows import Windows
 from gpt2dist.plan import TrainingSet, ValidationSet
@@ -108,8 +108,7 @@ def _unfit_to_validate(loaded: Manifest, split: str, trained_on: Sequence[Traini
 def _check_weights(train: Sequence[TrainingDataset], loaded: Sequence[Manifest]) -> Iterator[Problem]:
     """Check the weights of the training sets."""
     weights = [entry.weight for entry in train]
-    given = [weight for weight in weights if weight is not None]
-    if len(given) < len(weights) > 1:
+    if None in weights and len(weights) > 1:
         by_tokens = rounded([manifest.totals("train").tokens for manifest in loaded])
         for number, (weight, proposed) in enumerate(zip(weights, by_tokens, strict=True)):
             if weight is None:
@@ -117,12 +116,6 @@ def _check_weights(train: Sequence[TrainingDataset], loaded: Sequence[Manifest])
                     f"data.train.{number}.weight",
                     f"missing; of several datasets each needs one; its part of all tokens would be {proposed:g}",
                 )
-    elif given and sum(whole_shares(given)) > MOST_TURNS:
-        yield Problem(
-            "data.train",
-            f"the weights {_listed(given)} are exact only over more than {MOST_TURNS:,} samples; "
-            f"round them, such as to {_listed(rounded(given))}",
-        )
 
 
 def _blend(config: Config, lengths: Lengths, loaded: Sequence[Manifest]) -> tuple[TrainingSet, ...]:
@@ -164,7 +157,3 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-def _listed(weights: Iterable[float]) -> str:
-    return ", ".join(f"{weight:.12g}" for weight in weights)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpt2dist.config import Config, Problem
 from gpt2dist.errors import UserError
-from gpt2dist.model.find_model import locate, weight_files
+from gpt2dist.model.find_model import locate
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import PRESETS
 from gpt2dist.plan import TrainingSet
@@ -27,7 +27,7 @@ def read_origin(config: Config) -> tuple[Config, Pretrained | None, list[Problem
         unused = Problem("model.resize", "there is nothing to resize; set model.init_from, or remove it")
         return config, None, [unused] if config.model.resize else []
     try:
-        origin = Pretrained.read(_checkpoint(config) or _named(config.model.init_from))
+        origin = Pretrained.read(_checkpoint(config) or locate(config.model.init_from, weights=False))
     except UserError as error:
         return config, None, [Problem(KEY, str(error))]
     problems = [*_unlike_ours(origin), *_other_sizes(config, origin)]
@@ -93,14 +93,6 @@ def _checkpoint(config: Config) -> Path | None:
         return Path(resume) if (Path(resume) / "config.json").is_file() else None
     checkpoints = sorted(RunDirectory(config.output_dir).checkpoints.glob("step-*[0-9]/config.json"))
     return checkpoints[-1].parent if checkpoints else None
-
-
-def _named(name: str) -> Path:
-    """Return the directory that `init_from` names. For a local one, check that its weight files exist."""
-    directory = locate(name, weights=False)
-    if Path(name).exists():
-        weight_files(directory)
-    return directory
 
 
 def _unlike_ours(origin: Pretrained) -> Iterator[Problem]:

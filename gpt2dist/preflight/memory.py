@@ -118,7 +118,9 @@ def memory_inputs(config: Config, plan: Plan) -> MemoryInputs:
 def _integer_setting(raw: Mapping[str, Any], key: str, default: int) -> int:
     """Return a positive number from raw DeepSpeed keys, which are not validated, or the default."""
     value = raw.get(key)
-    return int(value) if isinstance(value, int | float) and value > 0 else default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return default
+    return int(value) if value > 0 else default
 
 
 def estimate(setting: MemoryInputs) -> tuple[Part, ...]:

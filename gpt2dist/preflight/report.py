@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from gpt2dist.config import Config
+from gpt2dist.loading.mixture import share_error
 from gpt2dist.memory import GIB, format_bytes
 from gpt2dist.model.flops import FORMULA
 from gpt2dist.plan import Plan, TrainingSet
@@ -154,7 +155,8 @@ def _data(config: Config, plan: Plan) -> list[tuple[str, str]]:
     }
     borders = ("documents", f"{config.data.document_boundaries}: {seen[config.data.document_boundaries]}")
     if len(plan.datasets) > 1:
-        return [*(_blended(plan, each) for each in plan.datasets), ("windows", sizes), loss, borders]
+        blend = [*(_blended(plan, each) for each in plan.datasets), ("shares", _shares(config, plan))]
+        return [*blend, ("windows", sizes), loss, borders]
     (one,) = plan.datasets
     return [
         ("dataset", str(one.dataset.directory)),
@@ -170,6 +172,13 @@ def _blended(plan: Plan, each: TrainingSet) -> tuple[str, str]:
     part = f"{100 * plan.part(each):.4g} % of the windows"
     windows = f"{len(each.windows):,} windows per epoch"
     return each.name, f"{part}; {_dataset_size(each)}, {windows}; {_passes(plan, each)}"
+
+
+def _shares(config: Config, plan: Plan) -> str:
+    """Describe how closely the blend follows the weights."""
+    error = share_error([each.weight or 1.0 for each in config.data.train], plan.mixture.shares)
+    ratio = f"differ from the weights by at most {error:.1g} of all windows" if error else "exactly the weights"
+    return f"{ratio}; every prefix of the run has them to within {plan.mixture.turns.most_off:.3g} windows"
 
 
 def _dataset_size(each: TrainingSet) -> str:

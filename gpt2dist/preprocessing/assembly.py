@@ -133,7 +133,9 @@ def _rejection_lines(job: PreprocessingJob, tasks: list[Task], first_lines: list
                 {
                     "file": _path(job, task.pieces[number - task.first_piece]),
                     "line": first_lines[number] + item["line"],
+                    "lines": item["lines"],
                     "offset": item["offset"],
+                    "bytes": item["bytes"],
                     "reason": item["reason"],
                 }
             )

@@ -62,6 +62,10 @@ class Counts:
     tokens: int = 0
     documents: int = 0
     rejected: int = 0
+    characters: int = 0
+    """Characters of the documents that were read, skipped ones included."""
+    replaced: int = 0
+    """Those of them that are U+FFFD in place of invalid text."""
 
     def add(self, more: "Counts") -> None:
         """Add `more` to these counts, in place."""

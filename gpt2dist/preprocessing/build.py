@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist import atomic_io, json_files
-from gpt2dist.corpus import Source
+from gpt2dist.corpus import Reading, Source
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.tasks import PLAN_VERSION, PreprocessingJob
@@ -46,10 +46,11 @@ class JobFingerprint:
 
     def differences(self, there: dict[str, Any], directory: Path) -> str:
         """Describe how `there`, the plan found in `directory`, differs from this one; empty if it does not."""
+        options = asdict(Reading()) | there["options"]  # older plans lack newer options
         different = [
-            f"--{name.replace('_', '-')} {there['options'].get(name)} there, {value} here"
+            f"--{name.replace('_', '-')} {options.get(name)} there, {value} here"
             for name, value in self.plan["options"].items()
-            if there["options"].get(name) != value
+            if options.get(name) != value
         ]
         if there["tokenizer_fingerprint"] != self.plan["tokenizer_fingerprint"]:
             different.append("another tokenizer")

@@ -113,8 +113,17 @@ def _copy_kept(record: ShardRecord, source: Path, target: Path, kept: NDArray[np
     for begin, end in _runs(kept):
         stop = shard.document_ends[end - 1]
         rows = slice(begin, end)
-        columns = shard.lengths[rows], facts["bytes"][rows], facts["words"][rows], origins[rows]
-        out.add(DocumentBlock(shard.tokens[starts[begin] : stop], *columns, digests=None))
+        out.add(
+            DocumentBlock(
+                shard.tokens[starts[begin] : stop],
+                shard.lengths[rows],
+                sizes=facts["bytes"][rows],
+                words=facts["words"][rows],
+                lm_eval_words=facts["lm_eval_words"][rows],
+                origins=origins[rows],
+                digests=None,
+            )
+        )
     return out.close(record.split)
 
 

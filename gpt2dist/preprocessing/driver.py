@@ -5,22 +5,23 @@ task, into a folder that is renamed when it is complete. When all tasks are done
 in task order. So neither the number of workers nor an interruption changes a byte of the dataset.
 """
 
-import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.corpus import Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Source, discover, read, spool
+from gpt2dist.corpus.damage import EARLY_DAMAGE
+from gpt2dist.corpus.sources import refuse_encoding
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
-from gpt2dist.preprocessing.assembly import assemble, dataset_folder, load_results
+from gpt2dist.preprocessing.assembly import assemble, dataset_folder
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
 from gpt2dist.preprocessing.build import JobFingerprint, check_plan, finished, open_build
 from gpt2dist.preprocessing.deduplication import remove_duplicates
@@ -30,12 +31,20 @@ from gpt2dist.preprocessing.tasks import (
     PreprocessingJob,
     Task,
     is_intact,
-    load_rejections,
     load_result,
     plan_tasks,
     task_folder,
 )
-from gpt2dist.preprocessing.worker import load_normalizer, load_tools, place, run_task
+from gpt2dist.preprocessing.worker import load_normalizer, load_tools, run_task
+from gpt2dist.preprocessing.yield_checks import (
+    check_yield,
+    remove_partial_if_useless,
+    too_many_rejected_error,
+    too_many_replaced_error,
+    warn_of_empty,
+    warn_of_rejected_bytes,
+    warn_of_replacements,
+)
 from gpt2dist.tokenizer.encoder import FAST, choose_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -74,15 +83,18 @@ def prepare(
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         _delete_spool(job, sources)
         return manifest
-    with open_build(job, identity, tokenizer, shared=False), remove_partial_if_empty(job):
-        tasks = plan_tasks(sources)
+    with open_build(job, identity, tokenizer, shared=False), remove_partial_if_useless(job):
+        tasks = plan_tasks(sources, job.reading.encoding)
         if not dataset_folder(job).exists():
             drive = _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning)
             if finish:
                 drive.require_all()
             drive.run(tasks)
             _check_unchanged(job, sources)
-            _check_yield(job, tasks)
+            check_yield(job, tasks)
+            warn_of_empty(job, tasks, on_warning)
+            warn_of_replacements(job, tasks, on_warning)
+            warn_of_rejected_bytes(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         return assemble(job, tokenizer, tasks, identity)
@@ -120,7 +132,7 @@ def prepare_part(
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return
     with open_build(job, identity, tokenizer, shared=True):
-        tasks = plan_tasks(sources)
+        tasks = plan_tasks(sources, job.reading.encoding)
         if not dataset_folder(job).exists():
             _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning).run(tasks[index::count])
             _check_unchanged(job, sources)
@@ -139,7 +151,7 @@ def check(job: PreprocessingJob) -> int:
     _, sources, identity = _resolve(replace(job, workers=1))  # One worker, so that no fork server is started.
     if finished(job, identity) is None:
         check_plan(job, identity)
-    return len(plan_tasks(sources))
+    return len(plan_tasks(sources, job.reading.encoding))
 
 
 def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerprint]:
@@ -154,11 +166,11 @@ def _resolve(job: PreprocessingJob) -> tuple[Tokenizer, list[Source], JobFingerp
 
 def _discover(job: PreprocessingJob) -> list[Source]:
     if STANDARD_INPUT not in job.inputs:
-        return discover(
-            job.inputs, job.suffixes, exclude=(job.output, job.build, job.submissions), format=job.format
-        )
+        ours = (job.output, job.build, job.submissions)
+        return discover(job.inputs, job.suffixes, ours, job.format, encoding=job.reading.encoding)
     if len(job.inputs) > 1:
         raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
+    refuse_encoding([Source("-", job.format or "jsonl", "", 0, "")], job.reading.encoding)
     # The file is named by its content, so that different input cannot overwrite what unfinished work needs.
     job.build.mkdir(parents=True, exist_ok=True)
     source = spool(sys.stdin.buffer, job.build / f"stdin-{uuid.uuid4().hex[:12]}.tmp", job.format or "jsonl")
@@ -228,7 +240,7 @@ class _TaskRunner:
                 for task, peak in results:
                     self._peak = max(self._peak, peak)
                     self._count(task)
-                    self._check_rejections()
+                    self._check_damage()
         self._poll()
         self._info(f"peak memory of a worker: {self._peak / 2**20:,.0f} MiB")
 
@@ -284,12 +296,20 @@ class _TaskRunner:
         counts.add(self._finished)
         self._on_progress(counts, self._total)
 
-    def _check_rejections(self) -> None:
-        """Raise as soon as the rejected documents exceed what is allowed for the estimated size of the corpus."""
+    def _check_damage(self) -> None:
+        """Raise as soon as the damage exceeds what is allowed for the estimated size of the corpus."""
         counts = self._finished
         seen = counts.documents + counts.rejected
-        if counts.bytes and counts.rejected > self._job.max_bad_fraction * seen * self._total / counts.bytes:
-            raise _too_many(self._job, self._tasks, counts.rejected, seen)
+        if not counts.bytes:
+            return
+        growth = self._total / counts.bytes
+        if counts.rejected >= EARLY_DAMAGE and counts.rejected > self._job.max_bad_fraction * seen * growth:
+            raise too_many_rejected_error(self._job, self._tasks, counts.rejected, seen)
+        if (
+            counts.replaced >= EARLY_DAMAGE
+            and counts.replaced > self._job.max_replaced_fraction * counts.characters * growth
+        ):
+            raise too_many_replaced_error(self._job, self._tasks)
 
 
 def _run_and_name(job: PreprocessingJob, task: Task) -> tuple[Task, int]:
@@ -303,68 +323,17 @@ def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
         room = SAMPLE_BYTES
         for item in islice(read(pieces[number], job.reading), SAMPLE_DOCUMENTS):
             if isinstance(item, Document | LongDocument):
-                text = item.text if isinstance(item, Document) else next(item.parts, b"")
-                text = text[:room].decode(errors="ignore").encode()
+                text = _beginning(item)[:room].decode(errors="ignore").encode()
                 room -= len(text)
                 yield text
             if room <= 0 or isinstance(item, LongDocument):
                 break
 
 
-# --- Checks of the yield ----------------------------------------------------------------------------------
-
-
-class _NothingReadableError(UserError):
-    """No document of the corpus could be read."""
-
-
-@contextmanager
-def remove_partial_if_empty(job: PreprocessingJob) -> Iterator[None]:
-    """Delete the build directory if no document could be read, so that the corrected command can run."""
-    try:
-        yield
-    except _NothingReadableError:
-        shutil.rmtree(job.build)
-        raise
-
-
-def _check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
-    """Check that not too many documents were rejected and that the training split has documents."""
-    results = load_results(job, tasks)
-    rejected = sum(result.left_out["rejected"] for result in results)
-    seen = sum(result.seen for result in results)
-    if rejected > job.max_bad_fraction * seen:
-        raise _too_many(job, tasks, rejected, seen)
-    if not any(record.split == "train" for result in results for record in result.shards):
-        documents = sum(result.documents for result in results)
-        way_out = (
-            f"all {documents} fell into val: lower --val-fraction {job.val_fraction}"
-            if documents
-            else "the corpus has only empty files or lines, or the filters leave none: check the inputs"
-        )
-        raise UserError(f"no documents to train on; {way_out} (and rm -r {job.build})")
-
-
-def _too_many(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
-    shown = "".join(f"\n  {example}" for example in islice(_rejections(job, tasks), 3))
-    problem = (
-        f"{rejected:,} of {seen:,} documents cannot be read, more than --max-bad-fraction {job.max_bad_fraction} "
-        f"allows. The first:{shown}\n"
-    )
-    if rejected == seen:
-        return _NothingReadableError(
-            f"{problem}Name the field of the text with --text-field, or check the inputs"
-        )
-    return UserError(
-        f"{problem}Leave them out with a larger --max-bad-fraction, which resumes from here; or fix them, "
-        f"remove the unfinished work (rm -r {job.build}) and run the command again"
-    )
-
-
-def _rejections(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
-    """Yield "place: reason" for each document rejected in finished tasks."""
-    for task in tasks:
-        if load_result(task_folder(job, task)):
-            for item in load_rejections(job, task):
-                piece = task.pieces[item["piece"] - task.first_piece]
-                yield f"{place(piece, item['line'], item['offset'])}: {item['reason']}"
+def _beginning(document: Document | LongDocument) -> bytes:
+    """Return the text of a document or its first part; b"" if it turns out to be unreadable."""
+    if isinstance(document, Document):
+        return document.text
+    with suppress(BadDocumentError):
+        return next(document.parts, b"")
+    return b""

@@ -21,7 +21,7 @@ SPILL_BLOCK = 1 << 20
 DIGEST = np.dtype("S16")
 """The first 16 bytes of a document's sha256, which identify its content."""
 
-FACTS = np.dtype([("digest", DIGEST), ("bytes", "<i8"), ("words", "<i8")])
+FACTS = np.dtype([("digest", DIGEST), ("bytes", "<i8"), ("words", "<i8"), ("lm_eval_words", "<i8")])
 """Per-document record for deduplication."""
 
 FACTS_SUFFIX = ".facts"
@@ -36,6 +36,7 @@ class DocumentBlock:
         lengths: int64 [documents], tokens in each.
         sizes: int64 [documents], UTF-8 bytes in each.
         words: int64 [documents], words in each.
+        lm_eval_words: int64 [documents], words in each as lm-evaluation-harness counts them.
         origins: ORIGIN [documents].
         digests: DIGEST [documents]; None if neither deduplication nor a validation split needs them.
     """
@@ -44,6 +45,7 @@ class DocumentBlock:
     lengths: NDArray[np.int64]
     sizes: NDArray[np.int64]
     words: NDArray[np.int64]
+    lm_eval_words: NDArray[np.int64]
     origins: NDArray[np.void]
     digests: NDArray[np.bytes_] | None
 
@@ -60,6 +62,7 @@ class DocumentBlock:
             self.lengths[rows],
             self.sizes[rows],
             self.words[rows],
+            self.lm_eval_words[rows],
             self.origins[rows],
             None if self.digests is None else self.digests[rows],
         )
@@ -140,7 +143,7 @@ class SplitShardWriter:
         self._shard = ShardWriter(prefix, dtype)
         self._origins = HashingFile(prefix.with_name(prefix.name + ORIGINS_SUFFIX))
         self._facts = HashingFile(prefix.with_name(prefix.name + FACTS_SUFFIX)) if keep_facts else None
-        self._bytes = self._words = 0
+        self._bytes = self._words = self._lm_eval_words = 0
 
     @property
     def tokens(self) -> int:
@@ -166,10 +169,12 @@ class SplitShardWriter:
         self._origins.write(block.origins.tobytes())
         if self._facts:
             facts = np.empty(len(block), FACTS)
-            facts["digest"], facts["bytes"], facts["words"] = block.digests, block.sizes, block.words
+            facts["digest"], facts["bytes"] = block.digests, block.sizes
+            facts["words"], facts["lm_eval_words"] = block.words, block.lm_eval_words
             self._facts.write(facts.tobytes())
         self._bytes += int(block.sizes.sum())
         self._words += int(block.words.sum())
+        self._lm_eval_words += int(block.lm_eval_words.sum())
 
     def close(self, split: str) -> ShardRecord:
         """Complete the shard, and return its record with this `split`."""
@@ -183,6 +188,7 @@ class SplitShardWriter:
             documents=self.documents,
             bytes=self._bytes,
             words=self._words,
+            lm_eval_words=self._lm_eval_words,
             sha256=self._shard.sha256 | {"origins": self._origins.commit()},
         )
 

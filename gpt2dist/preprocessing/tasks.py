@@ -17,6 +17,7 @@ from typing import Any
 
 from gpt2dist import json_files
 from gpt2dist.corpus import DEFAULT_SUFFIXES, Piece, Reading, Source, cut
+from gpt2dist.corpus.damage import DamageLimits
 from gpt2dist.dataset.manifest import ShardRecord
 from gpt2dist.dataset.megatron_format import HEADER
 from gpt2dist.dataset.provenance import ORIGIN
@@ -24,7 +25,7 @@ from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Version of the plan; incremented when the same job would be cut or written differently."""
 
 STANDARD_INPUT = "-"
@@ -69,6 +70,8 @@ class PreprocessingJob:
     """"replace" substitutes U+FFFD for invalid Unicode, "fail" stops the job."""
     max_bad_fraction: float = 0.001
     """Fraction of the documents that may be unreadable before the job fails, in [0, 1]."""
+    max_replaced_fraction: float = 0.001
+    """Fraction of the characters that may be replaced by U+FFFD before the job fails, in [0, 1]."""
     workers: int = 1
     """The number of worker processes; ignored if `scheduler` is set."""
     scheduler: str | None = None
@@ -116,8 +119,7 @@ class PreprocessingJob:
         """
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val-fraction {self.val_fraction}: must be at least 0 and below 1, such as 0.01")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: must be between 0 and 1, such as 0.001")
+        DamageLimits(self.on_bad_text, self.max_bad_fraction, self.max_replaced_fraction).check()
         for name in ("workers", "shard_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
@@ -148,15 +150,15 @@ class Task:
         return sum(piece.size for piece in self.pieces)
 
 
-def plan_tasks(sources: Iterable[Source]) -> list[Task]:
-    """Cut a corpus into tasks. The result depends on the sources alone."""
+def plan_tasks(sources: Iterable[Source], encoding: str | None = None) -> list[Task]:
+    """Cut a corpus into tasks. The result depends on the arguments alone; `encoding` is as for `corpus.cut`."""
     sources = list(sources)
     total = sum(source.size for source in sources)
     target = min(max(total // TASKS, MIN_TASK_BYTES), MAX_TASK_BYTES)
     groups: list[list[Piece]] = []
     room = 0
     for source in sources:
-        for piece in cut(source, target):
+        for piece in cut(source, target, encoding):
             # A piece of unknown size (0) may be large, so it starts a new group.
             if not groups or piece.size > room or not piece.size:
                 groups.append([])
@@ -172,6 +174,16 @@ def plan_tasks(sources: Iterable[Source]) -> list[Task]:
 
 
 @dataclass(frozen=True)
+class ReplacedExample:
+    """A document in which characters were replaced by U+FFFD; `piece` is an index as in `Task.first_piece`."""
+
+    piece: int
+    line: int
+    offset: int
+    excerpt: str
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """Result of a finished task, as stored in its marker file."""
 
@@ -180,11 +192,22 @@ class TaskResult:
     repaired: int
     lines: tuple[int, ...]
     """The number of lines or rows in each piece."""
+    empty: tuple[int, ...] = ()
+    """The number of empty documents in each piece; () in results of older versions."""
+    characters: int = 0
+    replaced: int = 0
+    """Numbers of characters; see `Counts`."""
+    examples: tuple[ReplacedExample, ...] = ()
+    """The first documents with replaced characters."""
 
     def __post_init__(self) -> None:
         if "rejected" not in self.left_out:
             raise ValueError("left_out.rejected is missing")
+        if self.repaired and not self.examples:
+            raise ValueError("examples is empty, and documents were repaired")
         for record in self.shards:
+            for mistake in record.mistakes():
+                raise ValueError(f"{record.name!r:.60}: {mistake}")
             if not {"bin", "idx", "origins"} <= record.sha256.keys():
                 raise ValueError(f"{record.name} has not all of sha256.bin, sha256.idx and sha256.origins")
 
@@ -205,7 +228,8 @@ class TaskResult:
 
     def counts(self, task: Task) -> Counts:
         """Return the work done for `task`."""
-        return Counts(task.size, self.tokens, self.documents, self.left_out["rejected"])
+        rejected = self.left_out["rejected"]
+        return Counts(task.size, self.tokens, self.documents, rejected, self.characters, self.replaced)
 
 
 def task_folder(job: PreprocessingJob, task: Task) -> Path:
@@ -249,14 +273,14 @@ def _redo(folder: Path) -> str:
 
 
 def load_rejections(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any]]:
-    """Yield the `piece`, `line`, `offset` and `reason` of each document that a finished task rejected.
+    """Yield the record of each document that a finished task rejected.
 
     Raises:
         UserError: Their file is damaged.
     """
     folder = task_folder(job, task)
     way_out = _redo(folder)
-    keys = {"piece": int, "line": int, "offset": int, "reason": str}
+    keys = {"piece": int, "line": int, "lines": int, "offset": int, "bytes": int, "reason": str}
     for record in json_files.require_lines(folder / "rejected.jsonl", keys, way_out):
         if not 0 <= record["piece"] - task.first_piece < len(task.pieces):
             raise UserError(

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
 from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Piece, Rejected, read
-from gpt2dist.corpus.storage import unreadable
+from gpt2dist.corpus.damage import MOST_EXAMPLES, excerpt, not_unicode
+from gpt2dist.corpus.utf8 import REPLACEMENT, count_characters
 from gpt2dist.corpus.word_count import WordCounter, count_words
 from gpt2dist.dataset.megatron_format import MAX_DOCUMENT_TOKENS, token_dtype
 from gpt2dist.dataset.provenance import ORIGIN
@@ -28,7 +29,7 @@ from gpt2dist.importing import import_attribute
 from gpt2dist.memory import peak_resident_bytes
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, attempt
 from gpt2dist.preprocessing.splits import DIGEST, DocumentBlock, SplitWriter
-from gpt2dist.preprocessing.tasks import SPLITS, PreprocessingJob, Task, task_folder
+from gpt2dist.preprocessing.tasks import SPLITS, PreprocessingJob, ReplacedExample, Task, task_folder
 from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
 from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
 
@@ -135,7 +136,9 @@ class _Work:
         self._counts = Counts()
         self._left_out = dict.fromkeys(("rejected", "empty", "too_short", "too_long"), 0)
         self._repaired = 0
+        self._examples: list[ReplacedExample] = []
         self._lines: list[int] = []
+        self._empty: list[int] = []
 
     def run(self) -> dict[str, Any]:
         """Read, tokenise and write the whole task, and return the content of done.json."""
@@ -149,7 +152,11 @@ class _Work:
             "shards": [asdict(record) for writer in self._writers for record in writer.close()],
             "left_out": self._left_out,
             "repaired": self._repaired,
+            "characters": self._counts.characters,
+            "replaced": self._counts.replaced,
+            "examples": [asdict(example) for example in self._examples],
             "lines": self._lines,
+            "empty": self._empty,
         }
 
     def _batches(self) -> Iterator["_Batch"]:
@@ -160,12 +167,14 @@ class _Work:
                 text = self._kept(item)
                 if text:
                     batch.add(text, self._number, item.line, item.offset)
+                if not text or self._normalize:  # those of other texts are counted together, which is faster
+                    self._counts.characters += count_characters(item.text)
             elif isinstance(item, LongDocument):
                 yield batch  # Documents before the long one are written first.
                 batch = _Batch()
                 self._write_long(item)
             else:
-                self._reject(item.line, item.offset, item.reason)
+                self._reject(item, item.reason, item.lines)
             self._count(item.size)
             if batch.size >= BATCH_BYTES or len(batch.texts) >= BATCH_DOCUMENTS:
                 yield batch
@@ -179,14 +188,16 @@ class _Work:
     def _items(self) -> Generator[Document | LongDocument | Rejected, None, None]:
         for number, piece in enumerate(self._task.pieces, start=self._task.first_piece):
             self._number, self._piece = number, piece
+            before = self._left_out["empty"]
             self._lines.append((yield from read(piece, self._job.reading)))
+            self._empty.append(self._left_out["empty"] - before)
 
     # --- Which documents are skipped ----------------------------------------------------------------------
 
     def _kept(self, document: Document) -> bytes:
         """Return the text to tokenise, or b"" for a skipped document, which is counted by its reason."""
         if document.repaired:
-            self._repair(document)
+            self._repair(document, excerpt(document.text))
         text = self._normalized(document) if self._normalize else document.text
         reason = self._unwanted(text)
         if reason:
@@ -195,7 +206,7 @@ class _Work:
         if not self._tokenizer.is_byte_level:
             unknown = self._tokenizer.unknown_characters(text.decode())
             if unknown:
-                self._reject(document.line, document.offset, _not_known(unknown))
+                self._reject(document, _not_known(unknown))
                 return b""
         return text
 
@@ -210,13 +221,14 @@ class _Work:
             return "too_short"
         return "too_long" if self._job.max_chars is not None and characters > self._job.max_chars else ""
 
-    def _repair(self, document: Document | LongDocument) -> None:
+    def _repair(self, document: Document | LongDocument, text: str) -> None:
+        """Count a document with replaced characters; `text` is an excerpt of it."""
         if self._job.on_bad_text == "fail":
-            raise UserError(
-                f"{self._place(document)}: text that is not Unicode (broken UTF-8, or half of a surrogate pair); "
-                "fix it, or let --on-bad-text replace put U+FFFD there"
-            )
+            raise UserError(f"{self._place(document)}: {text!r}: {not_unicode(self._job.reading.encoding)}")
         self._repaired += 1
+        self._counts.replaced += document.repaired
+        if len(self._examples) < MOST_EXAMPLES:
+            self._examples.append(ReplacedExample(self._number, document.line, document.offset, text))
 
     def _normalized(self, document: Document) -> bytes:
         assert self._normalize is not None
@@ -228,11 +240,19 @@ class _Work:
                 f"({type(error).__name__}: {error}); it must turn any text into text"
             ) from error
 
-    def _reject(self, line: int, offset: int, reason: str) -> None:
-        record = {"piece": self._number, "line": line, "offset": offset, "reason": reason}
+    def _reject(self, item: Document | LongDocument | Rejected, reason: str, lines: int = 1) -> None:
+        """Record a rejection. It counts as many documents as it spans lines, since each may have been one."""
+        record = {
+            "piece": self._number,
+            "line": item.line,
+            "lines": lines,
+            "offset": item.offset,
+            "bytes": item.size,
+            "reason": reason,
+        }
         self._rejections.write(json.dumps(record) + "\n")
-        self._left_out["rejected"] += 1
-        self._counts.rejected += 1
+        self._left_out["rejected"] += lines
+        self._counts.rejected += lines
 
     def _place(self, document: Document | LongDocument) -> str:
         return place(self._piece, document.line, document.offset)
@@ -243,7 +263,10 @@ class _Work:
         """Tokenise documents, append end-of-text to each and write each to its split."""
         if not batch.texts:
             return
+        if not self._normalize:
+            self._counts.characters += count_characters(b"".join(batch.texts))
         ids, lengths = self._encoder.encode_batch(batch.texts)
+        counts = count_words(batch.texts)
         lengths = lengths + 1
         last = np.cumsum(lengths) - 1
         tokens = np.empty(ids.size + lengths.size, dtype=self._dtype)
@@ -256,7 +279,8 @@ class _Work:
                 tokens,
                 lengths,
                 sizes=np.fromiter(map(len, batch.texts), np.int64, lengths.size),
-                words=count_words(batch.texts),
+                words=counts.words,
+                lm_eval_words=counts.lm_eval_words,
                 origins=np.array(batch.origins, ORIGIN),
                 digests=self._digests(sha256(text).digest() for text in batch.texts),
             )
@@ -291,17 +315,18 @@ class _Work:
         try:
             with open(spill, "wb") as file:
                 facts = self._spill(document, file.write)
+            self._counts.characters += facts.characters
             if document.repaired:
-                self._repair(document)
+                self._repair(document, facts.example)
             reason = self._wrong_length(facts.characters) if facts.bytes else "empty"
             if reason:
                 self._left_out[reason] += 1
             else:
                 self._add_long(document, facts, spill)
         except (BadDocumentError, UncuttableError) as error:
-            self._reject(document.line, document.offset, str(error))
             with suppress(BadDocumentError):
                 deque(document.parts, maxlen=0)  # Consume the rest; the next document starts after it.
+            self._reject(document, str(error), error.lines if isinstance(error, BadDocumentError) else 1)
         finally:
             spill.unlink(missing_ok=True)
         self._report(self._counts)
@@ -310,7 +335,7 @@ class _Work:
         if self._normalize:
             raise UncuttableError("too long for a normalizer, which is given whole documents")
         facts = _LongFacts()
-        for part in cut_long_text(self._parts(document), self._tokenizer):
+        for part in cut_long_text(document.parts, self._tokenizer):
             text = part.decode()
             unknown = self._tokenizer.unknown_characters(text)
             if unknown:
@@ -324,18 +349,13 @@ class _Work:
         write(np.array([self._tokenizer.end_of_text_id], self._dtype).data)
         return facts
 
-    def _parts(self, document: LongDocument) -> Iterator[bytes]:
-        try:
-            yield from document.parts
-        except OSError as error:
-            raise unreadable(self._piece.path, error) from error
-
     def _add_long(self, document: LongDocument, facts: "_LongFacts", spill: Path) -> None:
         block = DocumentBlock(
             np.zeros(0, self._dtype),
             lengths=np.array([facts.tokens + 1]),
             sizes=np.array([facts.bytes]),
             words=np.array([facts.words.total]),
+            lm_eval_words=np.array([facts.words.lm_eval_total]),
             origins=np.array([(self._number, document.line, document.offset)], ORIGIN),
             digests=self._digests(iter([facts.hash.digest()])),
         )
@@ -366,9 +386,13 @@ class _LongFacts:
         self.hash = sha256()
         self.words = WordCounter()
         self.bytes = self.characters = self.tokens = 0
+        self.example = ""
+        """An excerpt with U+FFFD, if there is any."""
 
     def add(self, part: bytes, characters: int, tokens: int) -> None:
         self.hash.update(part)
+        if not self.example and REPLACEMENT.encode() in part:
+            self.example = excerpt(part)
         self.words.add(part)
         self.bytes += len(part)
         self.characters += characters

@@ -15,9 +15,18 @@ from gpt2dist.publishing.origin import MEASURES, ModelProvenance, Result
 MEASURE_NAMES = {
     "perplexity": "perplexity",
     "word_perplexity": "word perplexity",
+    "lm_eval_word_perplexity": "word perplexity (lm-evaluation-harness)",
     "bits_per_byte": "bits per byte",
     "accuracy": "accuracy",
 }
+WHOLE_TEXTS = """\
+Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
+exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per
+byte (of the UTF-8 text) come from the same Σ nll and do not. lm-evaluation-harness also counts white space at
+either end of a document as a word."""
+LAST_WORDS = """\
+Of {names}, only the last word of each passage is scored: accuracy is the share of passages in which each of its
+tokens is the likeliest, and perplexity is exp(Σ nll / passages)."""
 PROMPT = "Once upon a time"
 
 
@@ -165,6 +174,8 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     for key, value in schedule.model_dump(exclude_none=True).items():
         yield f"schedule: {key.replace('_', ' ')}", value
     yield "dropout", origin.config.model.dropout
+    for step, change in origin.changes:
+        yield f"changed at step {step:,}", change
 
 
 def _evaluation(results: tuple[Result, ...]) -> str:
@@ -177,13 +188,14 @@ def _evaluation(results: tuple[Result, ...]) -> str:
         )
         for result in results
     ]
-    return f"""\
-{_table(rows, ("data", *(MEASURE_NAMES[key] for key in measures), "how"))}
-
-Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
-exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per
-byte (of the UTF-8 text) come from the same Σ nll and do not. The scores are those of the checkpoint, before its
-weights were rounded."""
+    last_words = [result.name for result in results if "accuracy" in result.measures]
+    notes = [
+        WHOLE_TEXTS if len(last_words) < len(results) else "",
+        LAST_WORDS.format(names=", ".join(last_words)) if last_words else "",
+        "The scores are those of the checkpoint, before its weights were rounded.",
+    ]
+    table = _table(rows, ("data", *(MEASURE_NAMES[key] for key in measures), "how"))
+    return "\n\n".join([table, *filter(None, notes)])
 
 
 def _words(key: str, value: Any) -> str:

@@ -8,7 +8,6 @@ import torch
 from huggingface_hub import save_torch_model
 from transformers import GPT2LMHeadModel
 
-from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.pretrained import load_pretrained, require_vocabulary
 from gpt2dist.publishing.agreement import Difference, Reference
 from gpt2dist.publishing.output_directory import published
@@ -60,7 +59,6 @@ def export(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_info(f"reading {source}")
     tokenizer = Tokenizer.load(source)
-    weight_files(source)  # raises on pickled weights
     model = load_pretrained(source, device)
     require_vocabulary(model, tokenizer.vocab_size, source)
     reference = Reference(model, getattr(torch, dtype), source)

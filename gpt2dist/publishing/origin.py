@@ -16,15 +16,20 @@ from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape
 from gpt2dist.preflight.model import lengths_of
+from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.starts import Change
 
-MEASURES = ("perplexity", "word_perplexity", "bits_per_byte", "accuracy")
+MEASURES = ("perplexity", "word_perplexity", "lm_eval_word_perplexity", "bits_per_byte", "accuracy")
 PROTOCOL = (
     *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
     "document_boundaries",
 )
 """Keys of a result that describe how a score was computed, apart from the model and the text."""
 _GIVE_RESULT = "give a file that `gpt2dist evaluate --output` wrote, or move it away"
+
+PUBLISHED_CHANGES = ("optimizer.", "schedule.", "batch.", "precision", "model.dropout", "stability.")
+"""Starts of the keys whose changes at a restart are published. Others may hold local paths."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class ModelProvenance:
         config: Configuration of the run.
         environment: Software and hardware of the run.
         results: Scores of the model.
+        changes: Hyperparameters that were changed at restarts, each with the step of the restart.
     """
 
     shape: Shape
@@ -89,6 +95,7 @@ class ModelProvenance:
     config: Config | None
     environment: EnvironmentFile
     results: tuple[Result, ...]
+    changes: tuple[tuple[int, Change], ...] = ()
 
     @classmethod
     def read(cls, directory: Path, results: Sequence[Path] = ()) -> "ModelProvenance":
@@ -114,7 +121,16 @@ class ModelProvenance:
         environment = _environment(run.environment)
         base = _hub_name(Path(environment.init_from.get("path", "")))
         recorded = [*_validation(run, trainer.step, config), *_recorded(run, trainer.step, digest)]
-        return cls(shape, digest, base, trainer, config, environment, (*recorded, *given))
+        changes = tuple(_changes(run, trainer.step))
+        return cls(shape, digest, base, trainer, config, environment, (*recorded, *given), changes)
+
+
+def _changes(run: RunDirectory, step: int) -> Iterator[tuple[int, Change]]:
+    """Yield what restarts changed within the first steps of a run; a restart at step 0 began anew."""
+    for start in (starts.read(run.path, number) for number in starts.numbers(run.path)):
+        if start.step and start.step < step:
+            published = (each for each in start.changes if each.key.startswith(PUBLISHED_CHANGES))
+            yield from ((start.step, each) for each in published)
 
 
 def _validation(run: RunDirectory, step: int, config: Config) -> Iterator[Result]:

@@ -10,6 +10,7 @@ from gpt2dist import json_files
 from gpt2dist.report.svg import Curve, chart
 from gpt2dist.run import metrics_file
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.starts import Start
 from gpt2dist.status import run_files, table
 from gpt2dist.status.evaluations import Evaluation, all_evaluations
 from gpt2dist.status.lineage import lineage
@@ -32,7 +33,7 @@ SHOWN_BYTES = 2**20
 
 def report(run: Path) -> str:
     """Return the HTML page of a run."""
-    status = read_status(run)
+    status = read_status(run, all_starts=True)
     lines = metrics_file.read(RunDirectory(run).metrics)
     results = all_evaluations(run)
     name = str(run_files.read_settings(run).get("run", {}).get("name") or run.resolve().name)
@@ -41,6 +42,7 @@ def report(run: Path) -> str:
         _section("Curves", "".join(_charts(lines, results))),
         _section("Samples", "".join(_samples(lines))),
         _section("Lineage", _lineage(run, status.evaluations)),
+        _section("Starts", _table(_starts(status.starts))),
         _section("Configuration", _preformatted(RunDirectory(run).config)),
         _section("Environment", _preformatted(RunDirectory(run).environment)),
     ]
@@ -91,6 +93,14 @@ def _lineage(run: Path, evaluations: list[Evaluation]) -> str:
     return _table(
         (what, f"{digest[:12]}  {text}" if digest else text) for what, digest, text in lineage(run, evaluations)
     )
+
+
+def _starts(starts: Iterable[Start]) -> Iterable[tuple[str, str]]:
+    """Yield each start, and below it what it changed."""
+    for start in starts:
+        yield f"{start.number:03d}", table.start_line(start)
+        for change in start.changes:
+            yield "", str(change)
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

@@ -33,6 +33,15 @@ class RunDirectory:
         return self.path / "environment.json"
 
     @property
+    def starts(self) -> Path:
+        """The records of all starts; see `starts`."""
+        return self.path / "starts"
+
+    def start(self, number: int) -> "RunDirectory":
+        """Return the record of a start: a directory with a `config` and an `environment` of its own."""
+        return RunDirectory(self.starts / f"{number:03d}")
+
+    @property
     def metrics(self) -> Path:
         """The record of the run, one line per log interval and evaluation; see `metrics_file`."""
         return self.path / "metrics.jsonl"
@@ -70,6 +79,11 @@ class RunDirectory:
     def profile(self) -> Path:
         """The traces of `monitoring.profile`."""
         return self.path / "profile"
+
+    @property
+    def verify_resume(self) -> Path:
+        """The trainings that `verify-resume` compares, and its logs."""
+        return self.path / "verify-resume"
 
     @property
     def submissions(self) -> Path:

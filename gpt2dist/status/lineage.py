@@ -17,10 +17,10 @@ Link = tuple[str, str, str]
 def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
     """Return corpus, tokenizer and dataset for each dataset, then the newest checkpoint, then the results."""
     facts = run_files.read_object(RunDirectory(run).environment)
-    datasets = facts.get("datasets")
+    datasets, manifests = facts.get("datasets"), facts.get("dataset_manifests")
     links: list[Link] = []
     for path, known in datasets.items() if isinstance(datasets, dict) else ():
-        links += _of_dataset(Path(path), str(known))
+        links += _of_dataset(Path(path), str(known), manifests.get(path) if isinstance(manifests, dict) else None)
     saved = run_files.latest_checkpoint(run)
     if saved:
         directory = RunDirectory(run).checkpoints / checkpoint_name(saved[0])
@@ -40,16 +40,17 @@ def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
     return links
 
 
-def _of_dataset(path: Path, known: str) -> list[Link]:
+def _of_dataset(path: Path, known: str, known_manifest: Any) -> list[Link]:
     """Return a dataset's corpus, tokenizer and dataset links; only the last if the dataset moved or changed."""
     manifest = run_files.read_object(path / "manifest.json")
     if manifest.get("fingerprint") != known:
         return [("dataset", known, f"{path} (moved or changed since)")]
+    changed = known_manifest is not None and manifest.get("manifest_sha256") != known_manifest
     sources, totals = (_object(manifest.get(key)) for key in ("sources", "totals"))
     return [
         ("corpus", str(sources.get("listing_sha256", "")), _amount(sources)),
         ("tokenizer", str(manifest.get("tokenizer_fingerprint", "")), f"{manifest.get('vocab_size')} ids"),
-        ("dataset", known, f"{path}, {_splits(totals)}"),
+        ("dataset", known, f"{path}, {_splits(totals)}{' (manifest changed since)' if changed else ''}"),
     ]
 
 

@@ -19,7 +19,7 @@ from gpt2dist.run.submissions import Submission, submissions
 DEPTH = 3
 """Levels of subdirectories searched for runs."""
 LOG_TAIL_BYTES = 2**16
-SETTINGS_BYTES = 2**20
+SETTINGS_BYTES = 2**18
 """Size up to which config.yaml is read."""
 _WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # first line of faulthandler's output
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2dist.errors import PeerLostError
-from gpt2dist.run import end_markers, lock
+from gpt2dist.run import end_markers, lock, starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status import run_files
 from gpt2dist.status.evaluations import Evaluation, last_evaluations
@@ -73,6 +73,8 @@ class Status:
         evaluations: The newest evaluation of each name, newest first.
         skipped_steps: Steps whose update was skipped.
         silent: Seconds since the last sign of life.
+        start_count: Number of recorded starts.
+        starts: The newest of them, or all if they were asked for, oldest first.
     """
 
     run: str
@@ -89,10 +91,17 @@ class Status:
     evaluations: list[Evaluation]
     skipped_steps: int | None
     silent: float | None
+    start_count: int
+    starts: list[starts.Start]
 
 
-def read_status(run: Path) -> Status:
-    """Read the status from a run directory, which may change meanwhile."""
+def read_status(run: Path, all_starts: bool = False) -> Status:
+    """Read the status from a run directory, which may change meanwhile.
+
+    Args:
+        run: The run directory.
+        all_starts: Whether to read the records of all starts, and not only the newest one.
+    """
     now = time.time()
     held = lock.is_held(run)  # first, because a job writes its last files before it releases the lock
     lines = run_files.last_lines(run, TRAINED)
@@ -111,6 +120,7 @@ def read_status(run: Path) -> Status:
     waiting = None if held else _waiting(run, start, now)
     state, reason = waiting or _judge(run, held, ending, silent, _patience(times, settings.get("run", {})))
     goal = min(filter(None, (total, stop)), default=None)
+    started = starts.numbers(run)
     return Status(
         run=str(run),
         state=state,
@@ -126,6 +136,8 @@ def read_status(run: Path) -> Status:
         evaluations=last_evaluations(run, step),
         skipped_steps=_integer(last.get("train/skipped_steps")),
         silent=silent,
+        start_count=len(started),
+        starts=[starts.read(run, each) for each in started[0 if all_starts else -1 :]],
     )
 
 

@@ -1,13 +1,17 @@
 """Format statuses as text: a table of runs, or one run in full."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gpt2dist.run.starts import Start
 from gpt2dist.status.evaluations import Evaluation
 from gpt2dist.status.status import Status, duration
 
 NOTHING = "–"
+SHOWN_CHANGES = 8
+"""Most changes of the last start that are listed."""
 HEADER = (
     *("run", "state", "step", "loss", "perplexity", "tokens/s", "MFU", "left"),
     *("checkpoint", "evaluation", "skipped"),
@@ -43,7 +47,15 @@ def in_full(status: Status) -> list[tuple[str, str]]:
         ("checkpoint", _checkpoint(status)),
         *[("evaluation", _evaluation(each)) for each in status.evaluations],
         ("skipped steps", _count(status.skipped_steps)),
+        *_starts(status),
     ]
+
+
+def start_line(start: Start) -> str:
+    """Describe a start in one line, apart from what it changed."""
+    when = NOTHING if start.time is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(start.time))
+    ranks = "" if start.world_size is None else f", {start.world_size:,} rank{'s' * (start.world_size != 1)}"
+    return f"{when}, at step {_count(start.step)}{ranks}"
 
 
 def line(status: Status, home: Path) -> str:
@@ -52,6 +64,18 @@ def line(status: Status, home: Path) -> str:
     name, state = cells.pop("run"), cells.pop("state")
     known = [f"{title} {cell}" for title, cell in cells.items() if cell != NOTHING]
     return ", ".join([f"{name}: {state}{f' ({status.reason})' if status.reason else ''}", *known])
+
+
+def _starts(status: Status) -> Iterator[tuple[str, str]]:
+    """Yield the number of starts, the last one, and what it changed."""
+    if not status.starts:
+        return
+    last = status.starts[-1]
+    yield "starts", f"{status.start_count:,}, the last {start_line(last)}"
+    for change in last.changes[:SHOWN_CHANGES]:
+        yield "changed", str(change)
+    if len(last.changes) > SHOWN_CHANGES:
+        yield "changed", f"and {len(last.changes) - SHOWN_CHANGES} more; see --json"
 
 
 def _row(status: Status, home: Path) -> tuple[str, ...]:

@@ -145,13 +145,18 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
         UncuttableError: More than `MAX_STRETCH` bytes have no safe border. No border is known to be safe for a
             byte-level BPE without GPT-2's pre-tokenizer.
     """
-    held: list[bytes] = []
+    held: list[bytes] = []  # without a border, except to the next part
     size = 0
     for part in parts:
+        place = len(part)
+        if tokenizer.cuts_as_gpt2:
+            before = held[-1][-_CHARACTER_BYTES:] if held else b""
+            place = _last_border(before + part) - len(before)
+        elif tokenizer.is_byte_level:
+            place = -1
         held.append(part)
         size += len(part)
-        place = _last_border(part) if tokenizer.cuts_as_gpt2 else len(part) * (not tokenizer.is_byte_level)
-        if place:
+        if place >= 0:
             held[-1] = part[:place]
             yield b"".join(held)
             held, size = [part[place:]], len(part) - place
@@ -168,18 +173,25 @@ class UncuttableError(Gpt2distError):
     """A text that is too long to be encoded whole cannot be cut."""
 
 
-def _last_border(part: bytes) -> int:
-    """Return the byte offset of the last safe border within the last `_TAIL` bytes of a part, or 0."""
-    tail = part[-_TAIL:].decode(errors="ignore")  # The slice may start within a character.
-    for place in range(len(tail) - 1, 0, -1):
-        before, after = tail[place - 1], tail[place]
-        word_ends = unicodedata.category(before)[0] == "L" and unicodedata.category(after)[0] in "PS"
-        if word_ends or (after in " \t\r\n" and not before.isspace()):
-            return len(part) - len(tail[place:].encode())
-    return 0
+def _last_border(text: bytes) -> int:
+    """Return the byte offset of the last safe border in a text, or -1."""
+    end = len(text)
+    while end > 0:
+        start = max(end - _BLOCK_BYTES, 0)
+        block = text[start:end].decode(errors="ignore")  # The slice may start within a character.
+        for place in range(len(block) - 1, 0, -1):
+            before, after = block[place - 1], block[place]
+            word_ends = unicodedata.category(before)[0] == "L" and unicodedata.category(after)[0] in "PS"
+            if word_ends or (after in " \t\r\n" and not before.isspace()):
+                return end - len(block[place:].encode())
+        if start == 0:
+            break
+        end -= len(block[1:].encode())  # The first character follows the last one of the block before it.
+    return -1
 
 
-_TAIL = 1 << 16
+_BLOCK_BYTES = 1 << 16
+_CHARACTER_BYTES = 4
 
 HARD_TEXTS = tuple(
     text.encode()

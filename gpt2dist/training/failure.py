@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from gpt2dist.distributed.world import World, leave, lost_peers
 from gpt2dist.errors import PeerLostError, RunError, UserError
 from gpt2dist.run import end_markers
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.terminal import say
 from gpt2dist.training.watchdog import HungError
 
 
@@ -50,7 +50,7 @@ def _print_failure(run: Path, world: World, error: BaseException) -> None:
     if isinstance(error, PeerLostError):
         lines.append(f"  {end_markers.PEER_LOST}")
     lines.append(f"  traceback: {RunDirectory(run).rank_log(world.rank)}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    say("\n".join(lines))
 
 
 @contextlib.contextmanager

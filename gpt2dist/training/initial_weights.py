@@ -1,6 +1,5 @@
 """Load a new run's initial weights from the model that `model.init_from` names."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from gpt2dist.checkpoint.state import MOMENTS
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint, locate, weight_files
-from gpt2dist.model.huggingface import BUFFERS, PREFIX, bare_name
+from gpt2dist.model.huggingface import PREFIX, bare_name
 from gpt2dist.training.zero_state import PartitionedState
 
 RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")
@@ -36,7 +35,6 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
     directory, digest = world.on_main(lambda: _checked(name))
     try:
         weights = _Weights(directory)
-        weights.require_no_more_than(state.parameters)
         for parameter in state.parameters:
             whole = state.gather(parameter)["param"].to("cpu", torch.float32, copy=True)
             weights.copy_into(parameter, whole)
@@ -52,38 +50,20 @@ class _Weights:
     """Tensors of a model directory, under the names of our parameters."""
 
     def __init__(self, directory: Path):
-        self._directory = directory
         self._files = TensorFiles(weight_files(directory))
-        names = [name for name in self._files if not name.endswith(BUFFERS)]
-        self._names = {PREFIX + bare_name(name): name for name in names}
-
-    def require_no_more_than(self, parameters: Iterable[str]) -> None:
-        unknown = sorted(self._names.keys() - set(parameters))
-        if unknown:
-            raise UserError(
-                f"model.init_from: {self._directory} has a tensor {unknown[0]}, which its config.json does not "
-                "speak of; save it again"
-            )
+        self._names = {PREFIX + bare_name(name): name for name in self._files}
 
     def copy_into(self, parameter: str, whole: Tensor) -> None:
         """Copy a tensor into a parameter; if it is resizable, copy the rows that both have."""
-        if parameter not in self._names:
-            raise UserError(f"model.init_from: {self._directory} has no {parameter} in its files; save it again")
         theirs = self._files.read(self._names[parameter])
         rows = min(len(theirs), len(whole)) if parameter in RESIZABLE else len(whole)
-        if theirs[:rows].shape != whole[:rows].shape:
-            raise UserError(
-                f"model.init_from: {parameter} in {self._directory} has the shape {list(theirs.shape)}, which is "
-                "not what its config.json says; save it again"
-            )
         whole[:rows] = theirs[:rows]
 
 
 def _checked(name: str) -> tuple[Path, str]:
     """Return the directory of the weights and their fingerprint. Check the files against a manifest, if any."""
-    directory = locate(name)
-    weight_files(directory)
     try:
+        directory = locate(name)
         require_whole_model(directory)
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from error

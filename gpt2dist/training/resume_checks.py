@@ -1,5 +1,7 @@
 """Check that a run resumes from a checkpoint of its own: the same model, and the same data in the same order."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ from gpt2dist.evaluation.scoring import Forward, score_batch
 from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape
-from gpt2dist.plan import Plan
+from gpt2dist.monitoring.logs import logger
+from gpt2dist.plan import Plan, TrainingSet
 
 TOLERANCE = 1e-4
 """Relative change of the probe loss allowed after a load in fp32; rounding the weights to 16 bits causes more."""
 TOLERANCE_16_BIT = 2e-2
 
 
+DECISIVE = ("tokens", "vocab_size", "end_of_text_id", "dtype")
+"""Entries of a manifest that decide what a run trains on; its bytes, words and documents do not."""
 WINDOWS = 4
 """Windows of the probe, scored one at a time so that the micro-batch size does not matter."""
 
@@ -51,8 +56,18 @@ def datasets_of(plan: Plan) -> list[dict[str, Any]]:
     """Return the record of the datasets that a checkpoint stores."""
     return [
         {"path": str(each.dataset.directory), "fingerprint": each.dataset.fingerprint, "share": each.share}
+        | _manifest_record(each)
         for each in plan.datasets
     ]
+
+
+def _manifest_record(each: TrainingSet) -> dict[str, Any]:
+    """Return the hash of a dataset's manifest, and what to compare if it changes; empty if it has no hash."""
+    dataset = each.dataset
+    if not dataset.sha256:
+        return {}
+    said = {key: getattr(dataset, key) for key in ("vocab_size", "end_of_text_id", "dtype")}
+    return {"manifest_sha256": dataset.sha256, "manifest": said | asdict(dataset.totals("train"))}
 
 
 def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan) -> None:
@@ -73,6 +88,8 @@ def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan)
             f"data.train: not what {path} was trained on: {'; '.join(changes)}; set it back, or start a new run "
             "in another run.output_dir"
         )
+    for note in manifest_changes(state.datasets, datasets_of(plan)):
+        logger.warning("%s", note)
     changed = _changed(state.order, data_order(config, plan))
     if changed:
         raise UserError(
@@ -139,12 +156,51 @@ def dataset_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> 
         return changes  # shares are comparable only between the same datasets
     if list(old) != list(new):
         return [f"the datasets stood in another order ({', '.join(each['path'] for each in before)})"]
+    edited = [
+        f"the manifest of {each['path']} says another {key} ({values[1]}, was {values[0]})"
+        for each, different in _other_manifests(before, now)
+        for key, values in different.items()
+        if key in DECISIVE
+    ]
+    if edited:
+        return edited
     totals = [sum(each["share"] for each in datasets) for datasets in (before, now)]
     return [
         f"the weight of {is_['path']} is {is_['share']} of {totals[1]}, was {was['share']} of {totals[0]}"
         for was, is_ in zip(before, now, strict=True)
         if is_["share"] * totals[0] != was["share"] * totals[1]
     ]
+
+
+def manifest_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    """Return how the manifests of equal datasets differ.
+
+    Args:
+        before: Result of `datasets_of` for the checkpoint.
+        now: Result of `datasets_of` for the run.
+    """
+    changes = []
+    for each, different in _other_manifests(before, now):
+        named = [f"{key} is {new}, was {old}" for key, (old, new) in different.items()]
+        what = ", ".join(named) or "options, sources, left-out documents or the validation split differ"
+        changes.append(
+            f"{each['path']}/manifest.json: another one than at the last start, of the same tokens: {what}"
+        )
+    return changes
+
+
+def _other_manifests(
+    before: list[dict[str, Any]], now: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], dict[str, tuple[Any, Any]]]]:
+    """Yield equal datasets whose manifests have different hashes, with what differs: key → (old, new)."""
+    old = {each["fingerprint"]: each for each in before}
+    for each in now:
+        was = old.get(each["fingerprint"], {})
+        hashes = was.get("manifest_sha256"), each.get("manifest_sha256")
+        if all(hashes) and hashes[0] != hashes[1]:
+            said = was.get("manifest", {})
+            pairs = {key: (said.get(key), new) for key, new in each["manifest"].items()}
+            yield each, {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _as_yaml(value: Any) -> str:

@@ -28,6 +28,7 @@ from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.recorder import MetricsRecorder
 from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import Plan
+from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.end_markers import clear_stopped
 from gpt2dist.run.environment import describe
@@ -72,8 +73,8 @@ def train(config: Config, plan: Plan, world: World) -> None:
             logger.info("resumed from %s", start)
             trainer.profile.warn_if_missed(trainer.step)
         origin = initialise_weights(config, world, trainer) if not start else {}
+        world.on_main(partial(write_run_files, output, config, plan, settings, origin, trainer.step))
         if world.is_main:
-            write_run_files(output, config, plan, settings, origin)
             trainer.store.remove_leftovers()
             clear_stopped(output)
         if trainer.step >= trainer.last_step and trainer.evaluation_done:
@@ -89,6 +90,7 @@ def build_trainer(
 ) -> Trainer:
     """Build the trainer and its parts. Collective."""
     tokenizer = Tokenizer.load(plan.tokenizer)
+    require_described_tokenizer(plan, tokenizer)
     engine = Engine(build_model(config, plan, world.device), config, settings, world)
     return Trainer(
         config,
@@ -102,6 +104,22 @@ def build_trainer(
         build_profile(config, world),
         coordinator,
     )
+
+
+def require_described_tokenizer(plan: Plan, tokenizer: Tokenizer) -> None:
+    """Check the vocabulary and end-of-text in the manifests of all datasets, which no hash protects in old ones.
+
+    Raises:
+        UserError: A manifest says something else than the tokenizer.
+    """
+    for dataset in plan.manifests:
+        said = dataset.vocab_size, dataset.end_of_text_id
+        if said != (tokenizer.vocab_size, tokenizer.end_of_text_id):
+            raise UserError(
+                f"{dataset.directory}: its manifest says vocab_size {said[0]} and end_of_text_id {said[1]}, its "
+                f"tokenizer has {tokenizer.vocab_size} and {tokenizer.end_of_text_id}; copy the dataset again, "
+                "or preprocess the corpus again"
+            )
 
 
 def build_profile(config: Config, world: World) -> Profile:
@@ -233,19 +251,67 @@ def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Ite
 
 
 def write_run_files(
-    output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str]
+    output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str], step: int
 ) -> None:
-    """Write config.yaml, deepspeed.json and environment.json of the run that is about to start."""
-    run = RunDirectory(output)
-    atomic_io.write_text(run.config, config.to_yaml())
-    atomic_io.write_json(run.deepspeed_config, settings)
+    """Record the start that is about to train, and log what it changes.
+
+    Writes starts/NNN, config.yaml, deepspeed.json and environment.json.
+
+    Args:
+        output: The run directory.
+        config: The run's configuration.
+        plan: The run's plan.
+        settings: The configuration given to DeepSpeed.
+        origin: Record of the initial weights; empty if the run resumes or starts with random ones.
+        step: Optimizer steps done.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    run, before = RunDirectory(output), starts.last(output)
     datasets = {str(each.dataset.directory): each.dataset.fingerprint for each in plan.datasets}
+    manifests = {str(dataset.directory): dataset.sha256 for dataset in plan.manifests if dataset.sha256}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
-    if not origin and run.environment.exists():  # a resumed run keeps its recorded origin
-        way_out = "move it away; the run then forgets which model it began with"
-        origin = json_files.require(run.environment, way_out).get("init_from", {})
+    facts |= {"dataset_manifests": manifests}
+    origin = origin or _recorded_origin(run, before)
     facts |= {"init_from": origin} if origin else {}
-    atomic_io.write_json(run.environment, facts)
+    changes = _log_changes(before, config, facts)
+    try:
+        starts.record(output, config, facts, step, changes)
+        atomic_io.write_text(run.config, config.to_yaml())
+        atomic_io.write_json(run.deepspeed_config, settings)
+        atomic_io.write_json(run.environment, facts)
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        raise UserError(
+            f"run.output_dir: {output}: the record of this start cannot be written ({error.strerror}{place}); "
+            "make room there or allow writing, or set it to another directory"
+        ) from error
+
+
+def _recorded_origin(run: RunDirectory, before: RunDirectory) -> Any:
+    """Return the record of the initial weights that earlier starts wrote; empty if they were random.
+
+    Raises:
+        UserError: environment.json is damaged, and so is that of the last start.
+    """
+    now, last = starts.read_facts(run), starts.read_facts(before)
+    if not now and not last and os.path.lexists(run.environment):
+        json_files.require(run.environment, "move it away; the run then forgets which model it began with")
+    return now.get("init_from") or last.get("init_from")
+
+
+def _log_changes(before: RunDirectory, config: Config, facts: dict[str, Any]) -> tuple[starts.Change, ...]:
+    """Log what differs from the last start, a line per key, and return it."""
+    try:
+        changes = starts.changes_since(before, config, facts)
+    except UserError as error:
+        logger.warning("what changed since the last start is not known: %s", error)
+        return ()
+    if changes:
+        listed = "".join(f"\n  {change}" for change in changes)
+        logger.info("changed since the last start (%s):%s", before.config, listed)
+    return changes
 
 
 def device_peak_flops(world: World) -> float | None:

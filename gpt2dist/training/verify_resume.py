@@ -39,7 +39,7 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
         raise UserError(
             f"--steps {steps}: a half must have at least 1 step and at most half of the run's {plan.total_steps}"
         )
-    home = config.output_dir / "verify-resume"
+    home = RunDirectory(config.output_dir).verify_resume
     whole, halves = home / "whole", home / "halves"
     if world.is_main:
         for left in (whole, halves):
@@ -65,16 +65,20 @@ def _part(config: Config, directory: Path, stop: int) -> Config:
 
 
 def _differences(whole: Path, halves: Path, step: int) -> list[str]:
+    ours, theirs = _steps(whole), _steps(halves)
     lines = [
-        f"step {a['step']}: {tag} {a.get(tag)} uninterrupted, {b.get(tag)} resumed"
-        for a, b in zip(*(_steps(run) for run in (whole, halves)), strict=True)
+        f"step {number}: {tag} {ours[number].get(tag)} uninterrupted, {theirs[number].get(tag)} resumed"
+        for number in sorted(ours.keys() & theirs.keys())
         for tag in COMPARED
-        if a.get(tag) != b.get(tag)
+        if ours[number].get(tag) != theirs[number].get(tag)
     ]
+    for steps, others, name in ((ours, theirs, "uninterrupted"), (theirs, ours, "resumed")):
+        lines += [f"step {number}: only {name}" for number in sorted(steps.keys() - others.keys())]
     files = [manifest.read(RunDirectory(run).checkpoints / checkpoint_name(step)) for run in (whole, halves)]
     names = [name for name in files[0] if name.endswith(".safetensors")]
     return lines + [f"{name} differs at step {step}" for name in names if files[0][name] != files[1].get(name)]
 
 
-def _steps(run: Path) -> list[dict]:
-    return [line for line in read(RunDirectory(run).metrics) if "train/loss" in line]
+def _steps(run: Path) -> dict[int, dict]:
+    """Return the training lines of metrics.jsonl by their steps."""
+    return {line["step"]: line for line in read(RunDirectory(run).metrics) if "train/loss" in line}

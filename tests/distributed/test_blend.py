@@ -25,8 +25,9 @@ def test_a_blend_is_the_same_at_any_world_size(run_file, tmp_path):
     assert metrics(alone, "train/loss")[-1] < metrics(alone, "train/loss")[0] - 0.3
 
 
-def test_a_blend_resumes_bit_by_bit(run_file, tmp_path):
-    common = ["batch.micro_batch_size=2", "model.dropout=0.1"]
+@pytest.mark.parametrize("weight", [0.4, 0.400_000_001], ids=["a short period", "a long period"])
+def test_a_blend_resumes_bit_by_bit(run_file, tmp_path, weight):
+    common = ["batch.micro_batch_size=2", "model.dropout=0.1", f"data.train.0.weight={weight}"]
     whole = train(run_file, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
     parts = f"run.output_dir={tmp_path}/parts"
     train(run_file, *common, parts, "run.stop_after_steps=9", world_size=2)

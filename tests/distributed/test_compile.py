@@ -1,5 +1,7 @@
 """model.compile: the same losses, validation, checkpoints and resume as without it."""
 
+import warnings
+
 import pytest
 from transformers import GPT2LMHeadModel
 
@@ -9,15 +11,22 @@ from tests.support.runs import metrics, train, train_here, write_run
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    """Where compiled kernels are kept: each is compiled once for all tests of this file."""
+    """The directory of compiled kernels, each of which is compiled once. The ranks inherit the compiler."""
+    with warnings.catch_warnings(action="ignore"):  # torch uses what torch deprecates
+        import torch._inductor.compile_fx  # noqa: F401
+
     return tmp_path_factory.mktemp("kernels")
 
 
-def train_compiled(config, overrides, kernels):
+def use(kernels):
     import os
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kernels)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no processes beside the rank
+
+
+def train_compiled(config, overrides, kernels):
+    use(kernels)
     train_here(config, [*overrides, "model.compile=true"])
 
 
@@ -54,17 +63,15 @@ def gradients(loss, compile):
     from gpt2dist.model.gpt2 import LanguageModel, named_parameters
     from gpt2dist.model.shape import Shape
 
-    model = LanguageModel(Shape(1, 2, 16, 32, 300), 0, seed=1, loss=loss, compile=compile).train()
+    # The model and micro-batch of the first test: it compiled most kernels.
+    model = LanguageModel(Shape(2, 4, 32, 32, 300), 0, seed=1, loss=loss, compile=compile).train()
     tokens = torch.randint(0, 300, (2, 33), generator=torch.Generator().manual_seed(1))
     model.nll_sum(tokens, torch.tensor([0, 5]), torch.tensor([32, 32])).backward()
     return {name: parameter.grad.flatten().tolist() for name, parameter in named_parameters(model)}
 
 
 def both_gradients(loss, kernels):
-    import os
-
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kernels)
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    use(kernels)
     return gradients(loss, compile=False), gradients(loss, compile=True)
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
+from gpt2dist import cli
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -161,7 +162,7 @@ def test_a_missing_tensor_is_told_by_all_ranks(directory, tmp_path):
     weights = load_file(partial / "model.safetensors")
     del weights["transformer.h.1.mlp.c_fc.weight"]
     save_file(weights, partial / "model.safetensors", {"format": "pt"})
-    message = "its model cannot be loaded (no transformer.h.1.mlp.c_fc.weight in its files of the shape that"
+    message = "has no transformer.h.1.mlp.c_fc.weight in its files, which is part of the model"
     for zero_stage in (0, 3):
         assert message in the_same(run_ranks(refusal, 2, partial, zero_stage))
 
@@ -173,7 +174,7 @@ def test_a_tensor_that_no_parameter_takes_is_told_by_all_ranks(directory, tmp_pa
     save_file(weights, longer / "model.safetensors", {"format": "pt"})
     for zero_stage in (0, 3):
         message = the_same(run_ranks(refusal, 2, longer, zero_stage))
-        assert "(its files have a transformer.h.2.ln_1.bias, of which config.json does not speak)" in message
+        assert "has a tensor transformer.h.2.ln_1.bias in model.safetensors, which is not part" in message
 
 
 def test_a_tensor_of_another_shape_is_told_by_all_ranks(directory, tmp_path):
@@ -183,7 +184,7 @@ def test_a_tensor_of_another_shape_is_told_by_all_ranks(directory, tmp_path):
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     for zero_stage in (0, 3):
         message = the_same(run_ranks(refusal, 2, other, zero_stage))
-        assert "(no transformer.ln_f.bias in its files of the shape that config.json says)" in message
+        assert "transformer.ln_f.bias has the shape [1] in its files, and its config.json says [16]" in message
 
 
 def test_a_file_that_was_cut_off_is_told_by_all_ranks(directory, tmp_path):
@@ -191,7 +192,22 @@ def test_a_file_that_was_cut_off_is_told_by_all_ranks(directory, tmp_path):
     content = (short / "model.safetensors").read_bytes()
     (short / "model.safetensors").write_bytes(content[:5000])
     for zero_stage in (0, 3):
-        assert "its model cannot be loaded" in the_same(run_ranks(refusal, 2, short, zero_stage))
+        assert "model.safetensors: cannot be read (" in the_same(run_ranks(refusal, 2, short, zero_stage))
+
+
+def test_an_id_beyond_the_vocabulary_is_told_by_the_rank_that_reads_it(directory, tiny_dataset, tmp_path, capfd):
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    tokens = np.fromfile(dataset / "val-00000.bin", np.uint16)
+    tokens[40] = 300  # in the second window alone
+    tokens.tofile(dataset / "val-00000.bin")
+    words = ["evaluate", str(directory), "--data", str(dataset), "--batch-size", "1", "--stride", str(CONTEXT)]
+    assert run_ranks(cli.main, 2, words) == [1, 2]
+    told = capfd.readouterr().err
+    assert (
+        f"gpt2dist evaluate: {dataset}/val-00000.bin: token 40 (document 0 of val, its token 40) is 300" in told
+    )
+    assert "gpt2dist evaluate: another rank had failed before" in told and "Traceback" not in told
+    assert run_ranks(cli.main, 1, words) == [2]
 
 
 def found_by_each(run):

@@ -94,7 +94,7 @@ def test_what_cannot_be_imported_is_refused(tool, tiny_dataset, tmp_path, capsys
     assert f"{tmp_path}: not a checkpoint of DeepSpeed at ZeRO stage 1, 2 or 3" in capsys.readouterr().err
 
 
-def test_another_model_and_a_run_that_has_begun_are_refused(tool, tiny_dataset, tmp_path, capfd):
+def test_another_model_a_damaged_file_and_a_run_that_has_begun_are_refused(tool, tiny_dataset, tmp_path, capfd):
     native = tmp_path / "native"
     run_ranks(train_natively, 1, native, 1, Manifest.load(tiny_dataset).vocab_size)
     config = run_file(tiny_dataset, tmp_path)
@@ -109,6 +109,38 @@ def test_another_model_and_a_run_that_has_begun_are_refused(tool, tiny_dataset, 
     ):
         assert run_ranks(tool.main, 1, [*words, *change.split()]) == [2]
         assert message in capfd.readouterr().err
+    damaged = next(native.glob("*/*optim_states.pt"))
+    damaged.write_bytes(b"damaged")
+    assert run_ranks(tool.main, 1, words) == [1]
+    assert f"{damaged.parent}: DeepSpeed cannot read it (UnpicklingError: " in capfd.readouterr().err
     (tmp_path / "run/checkpoints/step-00000001").mkdir(parents=True)
     assert run_ranks(tool.main, 1, words) == [2]
     assert "the run has checkpoints; set run.output_dir to a new directory" in capfd.readouterr().err
+
+
+def import_output_layer(tool, directory, change, has_moments):
+    """Imports what DeepSpeed's converter writes of a model, with an output layer; returns the refusal."""
+    from gpt2dist.errors import UserError
+    from gpt2dist.model.gpt2 import LanguageModel, named_parameters
+    from gpt2dist.model.shape import Shape
+
+    model = LanguageModel(Shape(1, 2, 8, 16, 300), 299)
+    weights = {name: parameter.detach().clone() for name, parameter in named_parameters(model)}
+    head = weights["transformer.wte.weight"].bfloat16().float()
+    head[7, 3] += change
+    for name, weight in (weights | {"lm_head.weight": head}).items():
+        (directory / name).mkdir(parents=True)
+        for file in ("fp32", "exp_avg", "exp_avg_sq") if has_moments or name in weights else ("fp32",):
+            torch.save({"param": weight}, directory / name / f"{file}.pt")
+    try:
+        tool.ImportedState(directory, model)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("change", "has_moments"), [(0, False), (0.01, False), (0, True)])
+def test_an_output_layer_of_its_own_is_not_dropped(tool, tmp_path, change, has_moments):
+    (refusal,) = run_ranks(import_output_layer, 1, tool, tmp_path / "zero", change, has_moments)
+    expected = "model: lm_head.weight in the checkpoint is not its embedding (tie_word_embeddings was false), and"
+    assert refusal[: len(expected)] == (expected if change or has_moments else "")

@@ -203,32 +203,3 @@ def test_a_damaged_checkpoint_is_not_begun_with(tiny_dataset, tmp_path):
         RankFailedError, match=r"UserError: model\.init_from: .* not a complete checkpoint: model-"
     ):
         begun(config, first, f"run.output_dir={tmp_path}/second")
-
-
-DAMAGES = {
-    "has no transformer.h.1.ln_1.bias in its files": lambda weights: weights.pop("transformer.h.1.ln_1.bias"),
-    "has a tensor transformer.extra, which its config": lambda weights: weights.update(extra=torch.zeros(2)),
-    "transformer.ln_f.bias in .* has the shape .31., which is not what its config.json says": (
-        lambda weights: weights.update({"transformer.ln_f.bias": torch.zeros(31)})
-    ),
-}
-
-
-def damage(file, message):
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(file)
-    DAMAGES[message](weights)
-    save_file(weights, file)
-
-
-@pytest.mark.parametrize("message", [*DAMAGES, "cannot be read"])
-def test_weights_that_are_not_the_models(tiny_dataset, tmp_path, vocab_size, message):
-    save_model(tmp_path / "model", tiny_dataset, vocab_size)
-    file = tmp_path / "model/model.safetensors"
-    if message in DAMAGES:
-        run_ranks(damage, 1, file, message)
-    else:
-        file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(RankFailedError, match=rf"UserError: model\.init_from: .*{message}"):
-        begun(write_run(tmp_path, tiny_dataset), tmp_path / "model", world_size=2)

@@ -1,7 +1,9 @@
 """What a run refuses or gives up on after the preflight, in one message each."""
 
+import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +80,32 @@ def test_a_tokenizer_that_changed_is_refused(tiny_dataset, tmp_path):
         RankFailedError, match=r"other was made with another tokenizer than the data that .*step-00000003"
     ):
         train(config, f"data.train=[{{path: {tmp_path}/other}}]")
+
+
+def test_an_id_beyond_the_vocabulary_is_told_with_its_place(tiny_dataset, tmp_path):
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    tokens = np.fromfile(dataset / "train-00000.bin", np.uint16)
+    tokens[200::1000] = 300
+    tokens.tofile(dataset / "train-00000.bin")
+    with pytest.raises(
+        RankFailedError,
+        match=r"RankUserError: \S+/dataset/train-00000\.bin: token \d*,?200 \(document \d+ of train, its token "
+        r"\d+\) is 300, and the vocabulary has 300 ids",
+    ):
+        train(write_run(tmp_path, dataset), world_size=2)
+
+
+def test_a_manifest_that_contradicts_the_tokenizer_is_refused(tiny_dataset, tmp_path):
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    content = json.loads((dataset / "manifest.json").read_text()) | {"end_of_text_id": 5}
+    del content["manifest_sha256"]  # as version 0.1 wrote it
+    (dataset / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(
+        RankFailedError,
+        match=r"UserError: \S+/dataset: its manifest says vocab_size 300 and end_of_text_id 5, its tokenizer "
+        "has 300 and 299; copy the dataset again",
+    ):
+        train(write_run(tmp_path, dataset))
 
 
 def test_lost_weights_are_not_saved_over_good_ones(tiny_dataset, tmp_path):

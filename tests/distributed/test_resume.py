@@ -9,7 +9,7 @@ import pytest
 
 from gpt2dist.cli import main
 from tests.support.ranks import RankFailedError, run_ranks
-from tests.support.runs import metrics, train, write_run
+from tests.support.runs import metrics, train, train_here, write_run
 
 EXACT = [(precision, stage) for precision in ("fp32", "bf16", "autocast_bf16") for stage in range(4)]
 EXACT.remove(("bf16", 0))  # refused, and the next one too: see test_preflight
@@ -204,3 +204,56 @@ def test_a_run_that_begins_with_another_runs_checkpoint_and_is_stopped_has_one_o
     run_ranks(train_with_signal, 1, config, [named], 0, 0)
     assert (tmp_path / "run/checkpoints/latest").read_text() == "step-00000004\n"
     assert (tmp_path / "run/stopped.json").exists()
+
+
+def test_a_restart_says_what_changed_and_keeps_every_start(tiny_dataset, tmp_path, capfd):
+    config = write_run(tmp_path, tiny_dataset)
+    common = ["batch.micro_batch_size=2", "checkpoint.every_steps=2"]
+    run = train(config, *common, "run.stop_after_steps=2", world_size=2)
+    first = (run / "config.yaml").read_bytes()
+    assert "changed since" not in capfd.readouterr().err
+    train(config, *common, "run.stop_after_steps=4", "optimizer.lr=5e-4")
+    shown = (
+        f"changed since the last start ({run}/starts/001/config.yaml):\n  optimizer.lr 2e-3 → 5e-4\n"
+        "  run.stop_after_steps 2 → 4\n  world_size 2 → 1\n"
+    )
+    assert capfd.readouterr().err.count(shown) == 1
+    train(config, *common, "run.stop_after_steps=6", "optimizer.lr=5e-4", world_size=2)
+    assert capfd.readouterr().err.count("  run.stop_after_steps 4 → 6\n  world_size 1 → 2\n") == 1
+    assert shown in (run / "logs/rank-00000.log").read_text()
+    assert "changed since" not in (run / "logs/rank-00001.log").read_text()
+    assert (run / "starts/001/config.yaml").read_bytes() == first
+    for name in ("config.yaml", "environment.json"):
+        kept, newest = ((directory / name).read_text() for directory in (run / "starts/003", run))
+        assert kept == newest or json.loads(kept).items() > json.loads(newest).items()
+    found = [json.loads((run / f"starts/00{n}/environment.json").read_text()) for n in (1, 2, 3)]
+    assert [(each["step"], each["world_size"]) for each in found] == [(0, 2), (2, 1), (4, 2)]
+
+
+def record_start_on_a_full_disk(config, overrides):
+    """Returns the message of rank 0, which writes, and that of the others."""
+    from gpt2dist import atomic_io
+    from gpt2dist.errors import UserError
+
+    def write_text(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    atomic_io.write_text = write_text
+    try:
+        train_here(config, overrides)
+    except UserError as error:
+        return str(error)
+
+
+def test_a_start_that_cannot_be_recorded_is_one_message_of_all_ranks(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    words = ["run.stop_after_steps=1"]
+    messages = run_ranks(record_start_on_a_full_disk, 2, config, words)
+    run = tmp_path / "run"
+    message = (
+        f"run.output_dir: {run}: the record of this start cannot be written (No space left on device: "
+        f"{run}/starts/001.partial/config.yaml); make room there or allow writing, or set it to another "
+        "directory"
+    )
+    assert messages == [message, message]
+    assert not list((run / "starts").iterdir()) and not (run / "metrics.jsonl").exists()

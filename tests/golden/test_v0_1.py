@@ -53,7 +53,11 @@ def test_the_run_resumes_with_the_losses_of_then(home, world_size, stage):
     found = metrics(run, "train/loss")
     assert len(found) == len(expected) == LAST
     assert found == pytest.approx(list(expected.values()), abs=1e-5)
-    assert "resumed from run/checkpoints/step-00000020" in (run / "logs/rank-00000.log").read_text()
+    log = (run / "logs/rank-00000.log").read_text()
+    assert "resumed from run/checkpoints/step-00000020" in log
+    assert "changed since the last start (run/config.yaml):\n" in log
+    assert ("  world_size 2 → " in log) == (world_size != 2)
+    assert [path.name for path in (run / "starts").iterdir()] == ["001"]
 
 
 def test_the_recorded_configuration_is_the_run_files(home):
@@ -62,8 +66,9 @@ def test_the_recorded_configuration_is_the_run_files(home):
     assert (recorded, problems) == (expected, [])
 
 
-def test_the_checkpoint_scores_as_it_did(home):
+def test_the_checkpoint_scores_as_it_did(home, capfd):
     gpt2dist("evaluate", "run", "--data", "dataset", "--stride", 8, "--output", "now.json", world_size=2)
+    assert capfd.readouterr().err.count("manifest.json has no manifest_sha256 (version 0.1 wrote none)") == 1
     now, then = (json.loads(Path(name).read_text()) for name in ("now.json", "evaluation.json"))
     for key in ("nll_sum", "loss", "perplexity", "bits_per_token", "bits_per_byte", "word_perplexity"):
         assert now[key] == pytest.approx(then[key], rel=1e-6)

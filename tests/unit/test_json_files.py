@@ -91,11 +91,11 @@ def test_a_name_that_no_file_can_have(tmp_path):
     ("content", "reason"),
     [
         ({}, "x is missing"),
-        ({"x": "1"}, "x: it should be a valid integer"),
-        ({"x": True}, "x: it should be a valid integer"),
-        ({"x": None}, "x: it should be a valid integer"),
+        ({"x": "1"}, "x is '1', not a whole number"),
+        ({"x": True}, "x is True, not a whole number"),
+        ({"x": None}, "x is None, not a whole number"),
         ({"x": -1}, "x is -1"),
-        ({"x": 1, "names": ["a", 2]}, "names.1: it should be a valid string"),
+        ({"x": 1, "names": ["a", 2]}, "names.1 is 2, not a text"),
     ],
 )
 def test_each_key_has_its_type(content, reason):

@@ -6,7 +6,8 @@
 
 Each document is scored by itself, after an end-of-text token and in windows that do not overlap, as in the
 harness's task wikitext. Passages are scored as in its task lambada_openai. Both sides are timed alternately, from
-the texts to the sum, with the model in memory and without one-time work (imports, task files).
+the texts to the sum, with the model in memory and without one-time work (imports, task files). The ratio depends
+on the number of CPU threads, which OMP_NUM_THREADS sets: state it with the ratio.
 """
 
 import argparse
@@ -35,6 +36,8 @@ from gpt2dist.monitoring.logs import quiet_libraries
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+OURS = {"word_perplexity": "lm_eval_word_perplexity"}
+"""Names of our measures that differ from the harness's."""
 
 
 def main() -> None:
@@ -120,7 +123,7 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
     world = join()
     tokenizer = Tokenizer.load(directory)
     length = Pretrained.read(directory).shape.context_length
-    forward = load_forward(directory, tokenizer, None, False, world)
+    forward = load_forward(directory, tokenizer, None, 0, world)
 
     def ours() -> float:
         text = HeldOut.of_texts(documents, tokenizer)
@@ -136,11 +139,12 @@ def compare_perplexity(directory: Path, harness: Harness, documents: list[str], 
     print(f"{text.totals.documents} documents, {result['targets']:,} tokens, {length} positions, fp32")
     result["byte_perplexity"] = 2 ** result["bits_per_byte"]
     for name in ROLLING:
-        print_pair(name, result[name], theirs[name])
+        print_pair(name, result[OURS.get(name, name)], theirs[name])
     speed = {name: result["targets"] / seconds for name, seconds in times.items()}
     print_line("tokens per second", f"{speed['ours']:,.0f}  harness {speed['harness']:,.0f}")
     ratio = speed["ours"] / speed["harness"]
-    print_line("ratio", f"{ratio:.2f} (median of {args.rounds} rounds, batch size {args.batch_size})")
+    how = f"median of {args.rounds} rounds, batch size {args.batch_size}, {torch.get_num_threads()} CPU threads"
+    print_line("ratio", f"{ratio:.2f} ({how})")
 
 
 def compare_lambada(directory: Path, harness: Harness, passages: list[str], batch_size: int) -> None:

@@ -1,4 +1,9 @@
-"""Reader of comma-separated and tab-separated tables with the column names in the first row."""
+"""Reader of comma-separated and tab-separated tables with the column names in the first row.
+
+The module csv parses them strictly: it takes a quote in the middle of an unquoted field as an ordinary
+character, and refuses text after a closing quote. A quoted field of too many lines stops the reading, since it is
+most likely a stray quote that hides all rows up to the next one.
+"""
 
 import csv
 from collections import deque
@@ -16,25 +21,35 @@ from gpt2dist.corpus.documents import (
     Piece,
     Reading,
     Rejected,
+    join_parts,
 )
-from gpt2dist.corpus.files import Stream
 from gpt2dist.corpus.readers.fields import no_column
-from gpt2dist.corpus.readers.long_rows import UNCLOSED, cell_parts, wrong_number
+from gpt2dist.corpus.readers.long_rows import (
+    UNCLOSED,
+    Dialect,
+    LongFieldError,
+    RowParser,
+    cell_parts,
+    wrong_number,
+)
 from gpt2dist.corpus.readers.records import FileRecords
+from gpt2dist.corpus.text_stream import TextStream
 from gpt2dist.corpus.utf8 import repair, repair_parts
 from gpt2dist.errors import UserError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+QUOTING = {"standard": True, "none": False}
+"""Whether a quote at the start of a field opens a quoted field, by the names of `Reading.quoting`."""
 
 
 def read_delimited(piece: Piece, reading: Reading) -> Items:
-    """Read the rows of a file. Blank lines and the header are not counted."""
+    """Read the rows of a file. Blank lines and the header are not documents."""
     # The limit is global to the process. Rows longer than LONG_BYTES never reach it: `long_rows` reads them.
     csv.field_size_limit(max(csv.field_size_limit(), 4 * documents.LONG_BYTES))
-    with Stream(piece.path, piece.compression) as stream:
-        table = _Table(piece, reading, stream)
-        yield from table.rows()
-        return table.count
+    with TextStream(piece, reading.encoding) as stream:
+        records = FileRecords(stream, b"\n")
+        yield from _Table(piece, reading, records).rows()
+        return records.count
 
 
 class _Table:
@@ -43,13 +58,18 @@ class _Table:
     The csv module accepts only str. Decoding as latin-1 maps each byte to one character, so no byte is lost.
     """
 
-    def __init__(self, piece: Piece, reading: Reading, stream: Stream):
-        self.count = 0
-        self._delimiter = DELIMITERS[piece.format]
-        self._records = FileRecords(stream, b"\n")
-        self._lines = _Lines(self._records)
-        self._reader = csv.reader(self._lines, delimiter=self._delimiter)
-        header = self._header(piece)
+    def __init__(self, piece: Piece, reading: Reading, records: FileRecords):
+        self._path, self._records = piece.path, records
+        delimiter, quoting = DELIMITERS[piece.format], QUOTING[reading.quoting]
+        self._dialect = Dialect(delimiter.encode(), quoting, reading.max_field_lines)
+        self._lines = _Lines(records, self._dialect)
+        self._reader = csv.reader(
+            self._lines,
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
+            strict=True,
+        )
+        header = self._header()
         if reading.text_field not in header:
             raise no_column(piece.path, reading.text_field, header)
         self._column, self._cells = header.index(reading.text_field), len(header)
@@ -59,51 +79,83 @@ class _Table:
         while True:
             self._lines.begin()
             try:
-                row = next(self._reader, None)
+                row = self._next_row()
             except _LongRow:
-                self.count += 1
                 document = self._long_row()
                 yield document
                 with suppress(BadDocumentError):
                     deque(document.parts, maxlen=0)  # the next row starts after these parts
                 continue
-            except csv.Error as error:
-                self.count += 1
-                yield self._rejected(f"not {self._delimiter!r}-separated: {error}")
+            except BadDocumentError as error:
+                yield self._rejected(str(error))
                 continue
             if row is None:
                 return
             if row:
-                self.count += 1
                 yield self._row(row)
 
-    def _header(self, piece: Piece) -> list[str]:
+    def _next_row(self) -> list[str] | None:
+        """Return the cells of the next row, [] for a blank line; None at the end of the file.
+
+        Raises:
+            BadDocumentError: The row is malformed.
+            UserError: A quoted field has too many lines.
+        """
         try:
-            names = next((row for row in self._reader if row), [])
-        except (_LongRow, csv.Error):
+            return next(self._reader, None)
+        except LongFieldError as error:
+            raise self._long_field(error) from None
+        except csv.Error as error:
+            # The other parser finds the same fault, and gives the reason in plain words.
+            raise BadDocumentError(UNCLOSED if self._lines.parse().quoted else str(error)) from None
+
+    def _header(self) -> list[str]:
+        names: list[str] | None = []
+        try:
+            while names == []:
+                self._lines.begin()
+                names = self._next_row()
+        except _LongRow:
             names = ["\0"]
-        if any("\0" in name for name in names):
+        except BadDocumentError as error:
             raise UserError(
-                f"{piece.path}: its first row names no columns: it is binary, or text in another encoding than "
-                "UTF-8; convert it, or leave it out"
+                f"{self._path}: line {self._lines.line}: the first row must name the columns, but has {error}"
+            ) from None
+        if any("\0" in name for name in names or ()):
+            raise UserError(
+                f"{self._path}: its first row names no columns: it is binary, or text in another encoding; "
+                "--encoding NAME reads it, such as --encoding utf-16-le; or leave it out"
             )
-        return [name.encode("latin-1").decode("utf-8", errors="replace") for name in names]
+        return [name.encode("latin-1").decode("utf-8", errors="replace") for name in names or ()]
 
     def _row(self, row: list[str]) -> Item:
-        if self._lines.ended:
-            return self._rejected(UNCLOSED)
         if len(row) != self._cells:
             return self._rejected(wrong_number(len(row), self._cells))
         text, repaired = repair(row[self._column].encode("latin-1"))
-        return Document(text, self.count, self._lines.offset, self._records.take(), repaired)
+        return Document(text, self._lines.line, self._lines.offset, self._records.take(), repaired)
 
     def _rejected(self, reason: str) -> Rejected:
-        return Rejected(self.count, self._lines.offset, self._records.take(), reason)
+        lines = self._lines
+        return Rejected(lines.line, lines.offset, self._records.take(), reason, lines.count)
 
     def _long_row(self) -> LongDocument:
         lines = self._lines
-        cell = cell_parts(lines.rest(), self._column, self._cells, self._delimiter.encode())
-        return LongDocument(self.count, lines.offset, repair_parts(cell), self._records.take)
+        cell = cell_parts(lines.rest(), self._column, self._cells, self._dialect)
+        parts = repair_parts(self._checked(join_parts(cell)))
+        return LongDocument(lines.line, lines.offset, parts, self._records.take)
+
+    def _checked(self, parts: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from parts
+        except LongFieldError as error:
+            raise self._long_field(error) from None
+
+    def _long_field(self, error: LongFieldError) -> UserError:
+        return UserError(
+            f"{self._path}: line {self._lines.line + error.line}: a quoted field starts here and does not end "
+            f"within {self._dialect.max_field_lines:,} lines. If quotes are ordinary characters in this file, "
+            "give --quoting none; if its fields are so long, raise --max-field-lines"
+        )
 
 
 class _LongRow(Exception):
@@ -114,19 +166,25 @@ class _Lines:
     """Iterator over the lines of a file for csv.reader, which requests the lines of one row at a time.
 
     Attributes:
+        line: First line of the row, 1-based.
         offset: First byte of the row.
-        ended: Whether the file ended within the row.
     """
 
-    def __init__(self, records: FileRecords):
-        self._records, self._source = records, iter(records)
+    def __init__(self, records: FileRecords, dialect: Dialect):
+        self._records, self._source, self._dialect = records, iter(records), dialect
         self.begin()
 
     def begin(self) -> None:
         """Start a new row."""
-        self.offset, self.ended = -1, False
+        self.line, self.offset = 0, -1
         self._size = 0
         self._row: list[bytes | Iterator[bytes]] = []
+        self._parser: RowParser | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of lines of the row so far."""
+        return len(self._row)
 
     def __iter__(self) -> "_Lines":
         return self
@@ -134,17 +192,31 @@ class _Lines:
     def __next__(self) -> str:
         line = next(self._source, None)
         if line is None:
-            self.ended = True
             raise StopIteration
         if not self._row:
-            self.offset = self._records.offset
+            self.line, self.offset = self._records.count, self._records.offset
         self._row.append(line)
         if not isinstance(line, bytes):
             raise _LongRow
         self._size += len(line)
         if self._size > documents.LONG_BYTES:
             raise _LongRow
+        if len(self._row) > self._dialect.max_field_lines:
+            self.parse()
         return line.decode("latin-1") + "\n"
+
+    def parse(self) -> RowParser:
+        """Parse the lines of this row that csv.reader has consumed once more, and return the parser.
+
+        Raises:
+            BadDocumentError: The row is malformed.
+            LongFieldError: A quoted field has too many lines.
+        """
+        self._parser = self._parser or RowParser(0, self._dialect)
+        for line in self._row[self._parser.lines :]:
+            assert isinstance(line, bytes), "a row with a long line is parsed by `cell_parts` alone"
+            deque(self._parser.read_line((line,)), maxlen=0)
+        return self._parser
 
     def rest(self) -> Iterator[Iterator[bytes]]:
         """Yield the lines of this row that csv.reader has consumed, then all later lines, each in chunks."""

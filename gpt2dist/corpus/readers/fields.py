@@ -18,7 +18,7 @@ def find_text(content: Any, name: str) -> str:
         BadDocumentError: The content is not an object, or the field is missing or not a string.
     """
     if not isinstance(content, dict):
-        raise BadDocumentError(f"not a JSON object but {type(content).__name__}")
+        raise BadDocumentError(no_object(type(content).__name__))
     value: Any = content
     for key in [name] if name in content else name.split("."):
         if not isinstance(value, dict) or key not in value:
@@ -27,6 +27,12 @@ def find_text(content: Any, name: str) -> str:
     if not isinstance(value, str):
         raise BadDocumentError(no_string(name, type(value).__name__))
     return value
+
+
+def no_object(kind: str) -> str:
+    """Describe a line that is JSON but not an object."""
+    hint = " (`jq -c '.[]' FILE` makes a line of each element of an array)" if kind == "list" else ""
+    return f"not a JSON object but {kind}{hint}"
 
 
 def no_field(name: str, there: list[str]) -> str:
@@ -47,9 +53,10 @@ def no_column(path: str, name: str, there: Sequence[str]) -> UserError:
     )
 
 
-def mend(text: str) -> tuple[bytes, bool]:
-    """Encode a text as UTF-8, with lone surrogates replaced by U+FFFD. Return it, and whether it had any."""
+def mend(text: str) -> tuple[bytes, int]:
+    """Encode a text as UTF-8, with lone surrogates replaced by U+FFFD. Return it, and the number of them."""
     try:
-        return text.encode(), False
+        return text.encode(), 0
     except UnicodeEncodeError:
-        return _SURROGATE.sub(REPLACEMENT, text).encode(), True
+        text, count = _SURROGATE.subn(REPLACEMENT, text)
+        return text.encode(), count

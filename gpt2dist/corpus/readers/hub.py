@@ -5,6 +5,7 @@ datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,10 @@ class HubDataset:
         chosen = dict(option.partition("=")[::2] for option in options)
         if not name or not {"config", "split"} >= set(chosen) or "" in chosen.values():
             raise UserError(f"{text}: not of the form datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]")
+        if len(chosen) < len(options):
+            raise UserError(
+                f"{text}: an option is there twice; to read two splits or configurations, give two inputs"
+            )
         if Path(name).is_dir():
             name = str(Path(name).absolute())
         return cls(name, revision, **chosen)
@@ -85,20 +90,36 @@ def cut_hub(source: Source, size: int) -> list[Piece]:
 def read_hub(piece: Piece, reading: Reading) -> Items:
     """Read the rows of some shards. Row counts are unknown, so a shard's first row accounts for all its bytes."""
     dataset = _load(piece.path)
-    line, name = 0, reading.text_field
+    line, owed, name = 0, 0, reading.text_field
     shards = range(piece.start, piece.end)
     for shard, size in zip(shards, spread(piece.size, len(shards)), strict=True):
-        for row in dataset.shard(dataset.num_shards, shard):
+        owed += size  # of this shard, and of those without rows before it
+        for row in _rows(dataset.shard(dataset.num_shards, shard), piece.path):
             line += 1
             if line == 1 and not {name, name.split(".")[0]} & set(row):
                 raise no_column(piece.path, name, list(row))
             try:
                 text = find_text(row, name).encode()  # Arrow strings have no lone surrogates
-                yield document(text, line, size)
+                yield document(text, line, owed)
             except BadDocumentError as error:
-                yield Rejected(line, -1, size, str(error))
-            size = 0
+                yield Rejected(line, -1, owed, str(error))
+            owed = 0
     return line
+
+
+def _rows(dataset: Any, path: str) -> Iterator[dict[str, Any]]:
+    rows = iter(dataset)
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:  # see `hub_source`
+            raise UserError(
+                f"{path}: cannot be read further ({error}); run the job again to resume it. If that does not "
+                "help, a file is damaged: get it again, or leave it out"
+            ) from error
+        if row is None:
+            return
+        yield row
 
 
 @lru_cache(maxsize=4)

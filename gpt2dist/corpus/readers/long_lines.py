@@ -1,7 +1,8 @@
-"""Streaming parser for JSON lines that are too long to hold in memory: it finds and unescapes the text.
+"""Streaming parser for JSON lines that are too long to hold in memory, or beyond a limit of the module json.
 
-It accepts the same JSON as `jsonl.parse`, with one exception. If a key occurs twice, `jsonl.parse` uses the last
-value. Here that would be known too late, so a line in which the text's key occurs twice is a bad document.
+It finds and unescapes the text, and accepts the same JSON as `jsonl.parse`, with one exception. If a key occurs
+twice, `jsonl.parse` uses the last value. Here that would be known too late, so a line in which the text's key
+occurs twice is a bad document.
 """
 
 import json
@@ -11,11 +12,12 @@ from collections.abc import Generator, Iterator
 import orjson
 
 from gpt2dist.corpus.documents import BadDocumentError
-from gpt2dist.corpus.readers.fields import mend, no_field, no_string
+from gpt2dist.corpus.encodings import decode_utf8
+from gpt2dist.corpus.readers.fields import mend, no_field, no_object, no_string
 from gpt2dist.corpus.utf8 import complete, repair
 
-MOST_DEPTH = 1024
-"""Maximum nesting, the same as orjson's."""
+MOST_DEPTH = 100_000
+"""Maximum nesting, which is more than the module json takes on any version of Python."""
 MOST_TOKEN = 1 << 20
 """Maximum bytes of a key or number."""
 
@@ -31,8 +33,8 @@ _ESCAPE_BYTES = 6
 _KINDS = {b"{": "dict", b"[": "list", b'"': "str", b"t": "bool", b"f": "bool", b"n": "NoneType"}
 
 
-def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, None, bool]:
-    """Yield the text of a line that arrives in chunks; return whether it was repaired.
+def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, None, int]:
+    """Yield the text of a line that arrives in chunks; return the number of characters that were replaced.
 
     Raises:
         BadDocumentError: The line is not a JSON object, has no string at that field, or has the field twice.
@@ -40,8 +42,9 @@ def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, Non
     scan = _Scanner(chunks)
     first = scan.peek()
     if first != b"{":
-        scan.skip()
-        raise BadDocumentError(f"not a JSON object but {_KINDS.get(first, 'a number')}")
+        if first != b"[":  # of an array, which may go on in the next lines, the start is enough
+            scan.skip()
+        raise BadDocumentError(no_object(_KINDS.get(first, "a number")))
     first_key, *rest = text_field.split(".")
     there: list[str] = []
     repaired = yield from _find(scan, {first_key: rest, text_field: []}, text_field, there)
@@ -54,23 +57,23 @@ def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, Non
 
 def _find(
     scan: "_Scanner", wanted: dict[str, list[str]], text_field: str, there: list[str]
-) -> Generator[bytes, None, bool | None]:
+) -> Generator[bytes, None, int | None]:
     """Yield the text of the next object, at a key of `wanted` and the nested keys listed there.
 
-    Return whether the text was repaired; None if it was not found. Add the object's first 10 keys to `there`.
+    Return the number of characters that were replaced; None if the text was not found. Add the object's first
+    10 keys to `there`.
     """
-    repaired, found = None, ""
+    repaired: int | None = None
+    found: list[str] | None = None  # the nested keys at which the text was found
     for key in scan.members():
         if len(there) < 10:
             there.append(key)
-        if key not in wanted:
+        rest = wanted.get(key)
+        if rest is None or (rest and found == []):  # a key equal to the whole name wins over nested keys
             scan.skip()
             continue
-        if found:
-            raise BadDocumentError(
-                f"field {text_field!r} is there twice, which is refused in a line of this length"
-            )
-        found, rest = key, wanted[key]
+        if found is not None:
+            raise BadDocumentError(f"field {text_field!r} is there twice; remove one of the two")
         first = scan.peek()
         if not rest and first != b'"':
             scan.skip()
@@ -81,6 +84,8 @@ def _find(
             repaired = yield from _find(scan, {rest[0]: rest[1:]}, text_field, [])
         else:
             scan.skip()
+        if repaired is not None:
+            found = rest
     return repaired
 
 
@@ -114,12 +119,12 @@ class _Scanner:
                 return
             self._expect(b",")
 
-    def text(self) -> Generator[bytes, None, bool]:
-        """Yield the next string in parts, as UTF-8; return whether it was repaired."""
-        repaired = False
+    def text(self) -> Generator[bytes, None, int]:
+        """Yield the next string in parts, as UTF-8; return the number of characters that were replaced."""
+        repaired = 0
         for run in self._runs():
             part, mended = _unescape(run)
-            repaired |= mended
+            repaired += mended
             if part:
                 yield part
         return repaired
@@ -225,13 +230,11 @@ def _whole(run: bytes) -> int:
     return end
 
 
-def _unescape(run: bytes) -> tuple[bytes, bool]:
+def _unescape(run: bytes) -> tuple[bytes, int]:
     if b"\\" not in run:
         return repair(run)
     quoted = b'"%b"' % run
     try:
-        return orjson.loads(quoted).encode(), False
+        return orjson.loads(quoted).encode(), 0
     except orjson.JSONDecodeError:
-        decoded = quoted.decode("utf-8", errors="replace")
-        text, mended = mend(json.loads(decoded))
-        return text, mended or decoded.encode() != quoted
+        return mend(json.loads(decode_utf8(quoted)))

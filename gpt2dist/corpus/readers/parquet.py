@@ -21,13 +21,17 @@ from gpt2dist.corpus.readers.fields import no_column, no_string
 from gpt2dist.corpus.storage import damaged, is_url, open_file
 from gpt2dist.errors import UserError
 
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""Mark at the end of an Arrow stream."""
 BATCH_BYTES, MOST_ROWS = 4 << 20, 512
 """Approximate bytes and maximum rows per batch."""
 
-TEXT_TYPES = (
-    *(pa.string(), pa.large_string(), pa.string_view()),
-    *(pa.binary(), pa.large_binary(), pa.binary_view()),  # some programs write text as binary
-)
+_AS_BYTES = {
+    pa.string(): pa.binary(),
+    pa.large_string(): pa.large_binary(),
+    pa.string_view(): pa.binary_view(),
+}
+TEXT_TYPES = (*_AS_BYTES, *_AS_BYTES.values())  # some programs write text as binary
 
 
 def cut_parquet(source: Source, size: int) -> list[Piece]:
@@ -57,12 +61,14 @@ def read_parquet(piece: Piece, reading: Reading) -> Items:
         for batch in file.iter_batches(batch_size, list(numbers), [reading.text_field], use_threads=False):
             yield from column.rows(batch.column(column.name), before, sizes)
             before += batch.num_rows
+        if before != rows:
+            raise pa.ArrowInvalid(f"it has {before} rows where its metadata says {rows}")
         return rows
 
 
 def read_arrow(piece: Piece, reading: Reading) -> Items:
     """Read the rows of some record batches of a file, or of a whole stream."""
-    rows = 0
+    rows = owed = 0
     with _arrow(piece.path) as stored:
         schema = _reader(stored).schema
         column = TextColumn(schema, reading.text_field, piece.path)
@@ -73,8 +79,12 @@ def read_arrow(piece: Piece, reading: Reading) -> Items:
         else:
             batches = zip(reader, _progress(stored), strict=False)
         for batch, size in batches:
-            yield from column.rows(batch.column(column.name), rows, spread(size, batch.num_rows))
+            owed += size  # the rows of the next batch account for one without rows
+            yield from column.rows(batch.column(column.name), rows, spread(owed, batch.num_rows))
             rows += batch.num_rows
+            owed = 0 if batch.num_rows else owed
+        if not isinstance(reader, pa.RecordBatchFileReader):
+            _check_end(stored)
     return rows
 
 
@@ -102,6 +112,7 @@ class TextColumn:
             if key not in names:
                 raise no_column(path, name, schema.names)
             fields = fields.field(names.index(key)).type
+        self._dictionary = self._values = None  # of the last batch, with the values as bytes
         kind = fields.value_type if pa.types.is_dictionary(fields) else fields
         if kind not in TEXT_TYPES:
             raise UserError(f"{path}: column {name!r} is {kind}, not text; --text-field takes another one")
@@ -114,11 +125,7 @@ class TextColumn:
             before: Number of rows of the piece that precede these.
             sizes: Bytes that each row accounts for; one number is consumed per row.
         """
-        if self._fields:
-            array = pc.struct_field(array, self._fields)
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        array = array.cast(pa.large_binary())  # zero-copy for the bytes of strings
+        array = self._texts(array)
         if len(array) == 0:
             return
         _, offsets, data = array.buffers()
@@ -128,6 +135,40 @@ class TextColumn:
         rows = zip(pairwise(bounds), valid, sizes, strict=False)
         for line, ((start, end), there, size) in enumerate(rows, before + 1):
             yield document(view[start:end], line, size) if there else Rejected(line, -1, size, self._reason)
+
+    def _texts(self, array: pa.Array) -> pa.LargeBinaryArray:
+        """Return the texts in the rows of the column, after checks that pyarrow omits when it reads a file.
+
+        Raises:
+            pa.ArrowInvalid: A length, offset, index or number of nulls is wrong.
+        """
+        array.validate()
+        if self._fields:
+            array = pc.struct_field(array, self._fields)
+        if not pa.types.is_dictionary(array.type):
+            return _checked_bytes(array).cast(pa.large_binary())  # zero-copy for the bytes of strings
+        if self._dictionary is None or not _same_memory(array.dictionary, self._dictionary):
+            self._dictionary = array.dictionary
+            self._values = _checked_bytes(self._dictionary)
+        array.indices.validate(full=True)
+        array = pa.DictionaryArray.from_arrays(array.indices, self._values)  # checks the bounds
+        return array.dictionary_decode().cast(pa.large_binary())
+
+
+def _checked_bytes(array: pa.Array) -> pa.Array:
+    """Return texts as bytes, whose offsets are checked. A check of strings would refuse broken UTF-8 too."""
+    array = array.view(_AS_BYTES.get(array.type, array.type))
+    array.validate(full=True)
+    return array
+
+
+def _same_memory(one: pa.Array, other: pa.Array) -> bool:
+    """Return whether two arrays, which must both be in use, are the same, without comparing their values."""
+
+    def place(array: pa.Array) -> list[Any]:
+        return [len(array), array.offset, *(buffer and buffer.address for buffer in array.buffers())]
+
+    return place(one) == place(other)
 
 
 def rows_at_once(size: int, rows: int) -> int:
@@ -156,7 +197,9 @@ def cut_units(source: Source, size: int, weights: Sequence[int]) -> list[Piece]:
 def _parquet(path: str) -> Iterator[pq.ParquetFile]:
     with open_file(path) as stored, _checked(path, "parquet"):
         # Without a buffer pyarrow reads a column whole; with pre_buffer, a row group.
-        yield pq.ParquetFile(stored, buffer_size=files.BLOCK_BYTES, pre_buffer=False)
+        yield pq.ParquetFile(
+            stored, buffer_size=files.BLOCK_BYTES, pre_buffer=False, page_checksum_verification=True
+        )
 
 
 @contextmanager
@@ -173,6 +216,36 @@ def _reader(stored: pa.NativeFile, **options: Any) -> Any:
     is_file = stored.read(6) == b"ARROW1"
     stored.seek(0)
     return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(stored, options=pa.ipc.IpcReadOptions(**options))
+
+
+def check_stream(path: str) -> None:
+    """Check that an Arrow stream is whole, without reading its texts.
+
+    Raises:
+        UserError: It is not.
+    """
+    with _arrow(path) as stored:
+        for _ in _reader(stored):
+            pass
+        _check_end(stored)
+
+
+def _check_end(stored: pa.NativeFile) -> None:
+    """Check that a stream which was read to its end is whole. pyarrow takes the end of the file for that, too.
+
+    Raises:
+        pa.ArrowInvalid: The stream does not end with its mark, or other bytes follow it.
+    """
+    end = stored.tell()
+    if end < stored.size():
+        raise pa.ArrowInvalid(
+            f"{stored.size() - end} bytes follow the end of its stream, such as a second stream"
+        )
+    stored.seek(0)
+    mark = _STREAM_END if stored.read(4) == _STREAM_END[:4] else _STREAM_END[4:]  # before Arrow 0.15
+    stored.seek(end - len(mark))
+    if stored.read(len(mark)) != mark:
+        raise pa.ArrowInvalid("its end is missing: it was cut short, or its writer was not closed")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ class FileRecords:
 
     Attributes:
         count: Number of records started so far.
-        offset: First byte of the last of them.
+        offset: First byte of the last of them in the file; -1 if the stream is transcoded.
     """
 
     def __init__(self, stream: Stream, separator: bytes | None, start: int = 0, end: int = sys.maxsize):
@@ -92,7 +92,7 @@ class FileRecords:
 
     def _begin(self, length: int) -> None:
         self.count += 1
-        self.offset = self._next
+        self.offset = -1 if self._stream.transcoded else self._next
         self._next += length
 
     def _skip(self) -> None:

@@ -33,14 +33,23 @@ def saved_source(directory: Path) -> Source:
             directory = directory / "train"
         state = json.loads((directory / "state.json").read_bytes())
         size = sum((directory / file["filename"]).stat().st_size for file in state["_data_files"])
-        return Source(str(directory), "datasets", "", size, state["_fingerprint"])
-    except (OSError, ValueError, KeyError) as error:
+        return Source(str(directory), "datasets", "", size, str(state["_fingerprint"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(str(directory), error) from None
 
 
 def cut_saved(source: Source, size: int) -> list[Piece]:
-    """Cut a dataset between rows."""
-    rows = len(_load(source.path))
+    """Cut a dataset between rows.
+
+    Raises:
+        UserError: A file is damaged, or has lost its end, which the library `datasets` does not notice.
+    """
+    from gpt2dist.corpus.readers.parquet import check_stream
+
+    dataset = _load(source.path)
+    for file in dataset.cache_files:
+        check_stream(file["filename"])
+    rows = len(dataset)
     count = max(1, min(rows, source.size // max(size, 1)))
     starts = [rows * number // count for number in range(count + 1)]
     return [
@@ -58,10 +67,13 @@ def read_saved(piece: Piece, reading: Reading) -> Items:
     table = dataset.select_columns([column.name]).with_format("arrow")
     rows = piece.end - piece.start
     sizes, step = spread(piece.size, rows), rows_at_once(piece.size, rows)
-    for start in range(piece.start, piece.end, step):
-        for chunk in table[start : min(start + step, piece.end)].column(column.name).chunks:
-            yield from column.rows(chunk, start - piece.start, sizes)
-            start += len(chunk)
+    try:
+        for start in range(piece.start, piece.end, step):
+            for chunk in table[start : min(start + step, piece.end)].column(column.name).chunks:
+                yield from column.rows(chunk, start - piece.start, sizes)
+                start += len(chunk)
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise _damaged(piece.path, error) from None
     return rows
 
 
@@ -70,8 +82,8 @@ def _load(path: str) -> Any:
 
     try:
         return datasets.load_from_disk(path)
-    except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
-        raise _damaged(path, error) from None
+    except Exception as error:  # what its files may hold raises many types
+        raise _damaged(path, error) from error
 
 
 def _damaged(path: str, error: Exception) -> UserError:

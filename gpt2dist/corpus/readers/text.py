@@ -3,19 +3,19 @@
 from itertools import chain
 
 from gpt2dist.corpus.documents import Document, Items, LongDocument, Piece, Reading, Rejected
-from gpt2dist.corpus.files import Stream
 from gpt2dist.corpus.readers.records import FileRecords
+from gpt2dist.corpus.text_stream import TextStream
 from gpt2dist.corpus.utf8 import repair, repair_parts
 
 _HEAD_BYTES = 8192
-"""Bytes to search for a zero byte, which marks binary files as in git; UTF-16 and UTF-32 have zero bytes too."""
-_BINARY = "binary, or text in another encoding than UTF-8 (it has zero bytes)"
+"""Bytes to search for a zero byte, which marks binary files as in git. UTF-16 and UTF-32 have them too."""
+_BINARY = "binary, or text in another encoding, which --encoding NAME reads (it has zero bytes)"
 
 
 def read_text(piece: Piece, reading: Reading) -> Items:
     """Read the documents of a file. No empty document follows a separator at the end of the file."""
     separator = reading.document_separator.encode() if reading.document_separator else None
-    with Stream(piece.path, piece.compression) as stream:
+    with TextStream(piece, reading.encoding) as stream:
         records = FileRecords(stream, separator)
         for record in records:
             head = record if isinstance(record, bytes) else next(record)

@@ -15,16 +15,20 @@ def test_what_was_written_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"step": "7"}, "step: it should be a valid integer"),
-        ({"step": True}, "step: it should be a valid integer"),
+        ({"step": "7"}, "step is '7', not a whole number"),
+        ({"step": True}, "step is True, not a whole number"),
         ({"consumed_samples": -1}, "consumed_samples is -1"),
         ({"updates": 8}, "8 updates in 7 steps"),
-        ({"observed": 1}, "evaluation_done: it should be a valid boolean"),
-        ({"probe_loss": None}, "probe_loss: it should be a valid number"),
-        ({"history": {"losses": [1.0, "2"]}}, "history.losses.1: it should be a valid number"),
+        ({"observed": 1}, "evaluation_done is 1, not true or false"),
+        ({"probe_loss": None}, "probe_loss is None, not a number"),
+        ({"history": {"losses": [1.0, "2"]}}, "history.losses.1 is '2', not a number"),
         ({"order": ORDER | {"run.seed": None}}, "order has no run.seed"),
         ({"datasets": [{"path": "a", "share": 1}]}, "datasets has no fingerprint"),
-        ({"datasets": {}}, "datasets: it should be a valid array"),
+        (
+            {"datasets": [{"path": "a", "fingerprint": "f", "share": 1, "manifest": []}]},
+            "datasets has a manifest that is none",
+        ),
+        ({"datasets": {}}, "datasets is {}, not a list"),
     ],
 )
 def test_each_value_has_its_type_and_range(tmp_path, changes, reason):

@@ -12,6 +12,7 @@ from gpt2dist.tokenizer.tokenizer import train_char
 
 KEYS = {
     *("nll_sum", "targets", "loss", "perplexity", "bits_per_token", "bits_per_byte", "word_perplexity"),
+    *("lm_eval_word_perplexity", "lm_eval_words"),
     *("bytes", "words", "documents", "windows", "sequence_length", "stride", "prefix", "per_document"),
     *("document_boundaries", "batch_size", "zero_stage", "world_size", "model", "data", "split", "detokenizer"),
     *("tokenizer", "seconds", "tokens_per_second"),
@@ -120,7 +121,7 @@ def test_a_model_whose_weights_cannot_be_read(evaluate, small_model, tmp_path):
     (broken / "model.safetensors").unlink()
     code, _, err = evaluate(model=broken)
     assert code == 2
-    assert f"{broken}: no weights there (model.safetensors or model.safetensors.index.json)" in err
+    assert "broken: no weights there" in err
 
 
 def test_a_model_with_more_layers_than_it_says_is_not_cut_short(evaluate, small_model, tmp_path):
@@ -133,7 +134,7 @@ def test_a_model_with_more_layers_than_it_says_is_not_cut_short(evaluate, small_
     save_file(weights, longer / "model.safetensors", metadata={"format": "pt"})
     code, _, err = evaluate(model=longer)
     assert code == 2
-    assert "(its files have a transformer.h.2.attn.c_attn.weight, of which config.json does not speak)" in err
+    assert "longer: has a tensor transformer.h.2.attn.c_attn.bias in model.safetensors, which is not" in err
 
 
 def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(evaluate, small_model, tmp_path):
@@ -143,7 +144,7 @@ def test_a_model_with_a_tensor_missing_is_not_filled_up_with_random_numbers(eval
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     code, _, err = evaluate(model=partial)
     assert code == 2
-    assert "its model cannot be loaded (no transformer.h.1.mlp.c_fc.weight in its files of the" in err
+    assert "partial: has no transformer.h.1.mlp.c_fc.weight in its files, which is part of" in err
 
 
 def test_a_model_that_is_smaller_than_its_tokenizer(evaluate, small_model, tmp_path, capsys):
@@ -163,7 +164,7 @@ def test_a_model_whose_file_was_cut_off(evaluate, small_model, tmp_path):
     (short / "model.safetensors").write_bytes((short / "model.safetensors").read_bytes()[:1000])
     code, _, err = evaluate(model=short)
     assert code == 2
-    assert f"{short}/model.safetensors: not a safetensors file (" in err
+    assert f"{short}/model.safetensors: cannot be read (" in err
 
 
 def test_isolated_documents_are_scored_by_themselves(evaluate):

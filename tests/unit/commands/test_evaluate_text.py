@@ -127,7 +127,7 @@ def test_the_strided_recipe_of_transformers_documentation(evaluate, small_model,
         (["--text", "a.txt", "--run", ".", "--name", "a/b"], "--name 'a/b' cannot be the name of a directory"),
         (["--text", "nowhere.txt"], "nowhere.txt"),
         (["--text", "empty.txt"], "empty.txt: no text there; give files that hold some"),
-        (["--text", "bad.jsonl"], "bad.jsonl, document 2: "),
+        (["--text", "bad.jsonl"], "bad.jsonl:2: "),
         (
             ["--text", "a.txt", "--text-field", "text", "--sequence-length", "99"],
             "a sequence length of 99 is not",

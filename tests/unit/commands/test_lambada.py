@@ -63,13 +63,29 @@ def test_what_does_not_fit_in_json_is_null(lambada, small_model, tmp_path):
         ([], ["abc def", "abc "], "passage 2 has no last word: 'abc '; each must end with the word to guess"),
         ([], [""], "passage 1 has no last word: ''"),
         ([], [], "no passage there; each line must be an object with a text"),
-        (["--text-field", "page"], PASSAGES, "passages.jsonl, document 1: "),
+        (["--text-field", "page"], PASSAGES, "passages.jsonl:1: "),
     ],
 )
 def test_refusals(lambada, options, passages, message):
     code, _, err = lambada(*options, passages=passages)
     assert code == 2
     assert message in err and "Traceback" not in err
+
+
+def test_passages_in_another_encoding(gpt2dist, small_model, tmp_path):
+    text = "the quick brown café"
+    results = []
+    for encoding in ("utf-8", "latin-1", "utf-16"):
+        path = tmp_path / f"{encoding}.jsonl"
+        path.write_bytes(json.dumps({"text": text}, ensure_ascii=False).encode(encoding))
+        options = ("--encoding", encoding) if encoding == "latin-1" else ()
+        code, out, err = gpt2dist("lambada", small_model, "--data", path, "--json", *options)
+        assert code == 0, err
+        results.append(json.loads(out)["data"])
+    assert len(set(results)) == 1
+    code, out, err = gpt2dist("lambada", small_model, "--data", tmp_path / "latin-1.jsonl")
+    assert (code, out) == (2, "")
+    assert "latin-1.jsonl:1: is not Unicode (1 characters are not valid UTF-8; --encoding NAME reads other" in err
 
 
 def test_no_such_file_and_no_such_model(gpt2dist, small_model, lambada, tmp_path):

@@ -9,12 +9,24 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from gpt2dist.cli import main
-from gpt2dist.commands.launch import SIGNALS, _ranks, _shutdown_hint, describe, split, with_defaults
+from gpt2dist.commands.launch import (
+    SIGNALS,
+    _ranks,
+    _run_directory,
+    _shutdown_hint,
+    describe,
+    split,
+    with_defaults,
+)
 
 
 def test_the_options_of_torchrun_end_at_the_verb():
     words = ["--nproc-per-node", "2", "train", "run.yaml", "--help"]
     assert split(words) == (["--nproc-per-node", "2"], ["train", "run.yaml", "--help"])
+
+
+def test_quiet_before_the_verb_is_the_verbs_option():
+    assert split(["-q", "--nnodes", "2", "train", "a"]) == (["--nnodes", "2"], ["train", "-q", "a"])
 
 
 def test_a_launch_of_nothing_is_wrong_input(capsys):
@@ -27,7 +39,9 @@ def test_a_launch_of_nothing_is_wrong_input(capsys):
 
 def test_what_is_left_open_gets_a_default_and_what_is_given_stays():
     signals = ["--signals-to-handle", SIGNALS]
-    assert with_defaults([], gpus=4) == ["--nproc-per-node", "4", "--standalone", *signals]
+    alone = ["--standalone", "--local-addr", "localhost"]  # the host's own name may not resolve
+    assert with_defaults([], gpus=4) == ["--nproc-per-node", "4", *alone, *signals]
+    assert with_defaults(["--local-addr", "a"], gpus=4)[2:] == ["--nproc-per-node", "4", "--standalone", *signals]
     assert with_defaults([], gpus=0)[:2] == ["--nproc-per-node", "1"]
     given = ["--nproc_per_node=2", "--nnodes", "2", "--rdzv-endpoint", "a:1"]
     assert with_defaults(given, gpus=4) == [*given, "--signals-to-handle", SIGNALS]
@@ -54,6 +68,14 @@ def test_a_signal_is_decoded(tmp_path, number, cause):
     assert text.startswith(f"rank 3 failed first: {cause}")
     assert "\n  its log: runs/x/logs/rank-00003.log\n" in text
     assert "ranks that ended" not in text
+
+
+def test_only_a_run_is_said_to_resume(tmp_path):
+    killed = {0: failure(tmp_path, -signal.SIGKILL)}
+    assert describe(killed, Path("runs/x")).endswith(
+        "start the run again to resume from its newest complete checkpoint"
+    )
+    assert describe(killed, None).endswith("start it again; results are written when all ranks are done")
 
 
 def test_the_rank_that_was_killed_is_named_and_not_those_that_lost_it(tmp_path):
@@ -89,6 +111,17 @@ def test_a_wrong_configuration_is_told_before_ranks_start(tmp_path, capsys):
     assert main(["launch", "--nproc-per-node", "2", "train", str(tmp_path / "run.yaml"), "batch.x=1"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("gpt2dist launch: ") and "modle: unknown key; did you mean model?" in told
+
+
+@pytest.mark.parametrize(("verb", "logs"), [("train", "out"), ("verify-resume", "out/verify-resume")])
+def test_the_log_is_looked_for_where_the_verb_writes_it(tmp_path, make_dataset, verb, logs):
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        f"data: {{train: [{{path: {make_dataset(train=[5000], val=[90])}}}], sequence_length: 16}}\n"
+        "model: {n_layer: 1, n_head: 1, n_embd: 8, context_length: 16}\nschedule: {total_steps: 9}\n"
+    )
+    words = [verb, str(run), f"run.output_dir={tmp_path}/out"]
+    assert _run_directory(words, 1) == tmp_path / logs
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,10 @@ def test_tokenizer_train_says_when_the_corpus_is_too_small(gpt2dist, corpus):
         (["corpus/*.py", "--kind", "char", "--vocab-size", 300], "--vocab-size does not go with --kind char"),
         (["corpus/*.py", "--vocab-size", 100], "--vocab-size 100: must be at least 257"),
         (["nowhere", "--vocab-size", 300], "nowhere: no such file or directory"),
-        (["bad.jsonl", "--vocab-size", 300], "not one document of the corpus can be read; the first: "),
+        (
+            ["bad.jsonl", "--vocab-size", 300],
+            "1 of 1 documents cannot be read, more than --max-bad-fraction 0.001",
+        ),
     ],
 )
 def test_tokenizer_train_refuses(gpt2dist, corpus, tmp_path, options, message):

@@ -54,7 +54,7 @@ def report(gpt2dist, run, tmp_path):
 
 def test_the_page_of_a_run_has_all_of_it(gpt2dist, run, tmp_path, tiny_dataset):
     page = report(gpt2dist, run, tmp_path)
-    for heading in ("State", "Curves", "Samples", "Lineage", "Configuration", "Environment"):
+    for heading in ("State", "Curves", "Samples", "Lineage", "Starts", "Configuration", "Environment"):
         assert heading in page.text
     assert "finished" in page.text and "6/6 100%" in page.text
     assert (run / "config.yaml").read_text() in page.text
@@ -78,6 +78,18 @@ def test_the_page_of_a_run_has_all_of_it(gpt2dist, run, tmp_path, tiny_dataset):
     ]  # loss of two kinds, bits, speed, norm, rate
 
 
+def test_another_manifest_of_the_same_tokens_is_told(gpt2dist, run, tiny_dataset, tmp_path):
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["dataset_manifests"] == {str(tiny_dataset): Manifest.load(tiny_dataset).sha256}
+    for digest, told in ((facts["dataset_manifests"][str(tiny_dataset)], False), ("0" * 64, True)):
+        home = tmp_path / digest / "run"
+        home.mkdir(parents=True)
+        (home / "lock").touch()
+        changed = facts | {"dataset_manifests": {str(tiny_dataset): digest}}
+        (home / "environment.json").write_text(json.dumps(changed))
+        assert ("(manifest changed since)" in report(gpt2dist, home, tmp_path).text) is told
+
+
 def test_it_fetches_and_runs_nothing(gpt2dist, run, tmp_path):
     page = report(gpt2dist, run, tmp_path)
     assert {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object"} == set()
@@ -92,6 +104,10 @@ def test_what_a_run_says_is_text_and_no_markup(gpt2dist, tmp_path):
     (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     (run / "config.yaml").write_text("run: {name: '<b>bold</b>'}\n")
     (run / "environment.json").write_text(json.dumps({"datasets": {"/gone<p>": "f" * 64}}))
+    for number, changed in ((1, {}), (2, {"run.name": ["<u>", "<s>"]})):
+        path = run / f"starts/{number:03d}/environment.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"time": 1.8e9, "step": 7 * number, "world_size": 4, "changed": changed}))
     (run / "eval/step-00000002.json").write_text(
         json.dumps({"</text><script>": {"loss": 2.0}, "x": {"loss": None}})
     )
@@ -100,6 +116,8 @@ def test_what_a_run_says_is_text_and_no_markup(gpt2dist, tmp_path):
     assert "<script>alert(1)</script> & ?" in page.text
     assert "/gone<p> (moved or changed since)" in page.text
     assert "x at step 2: loss not finite" in page.text
+    starts = page.text[page.text.index("Starts") :]
+    assert re.search(r"001.*at step 7, 4 ranks002.*at step 14, 4 ranksrun\.name <u> → <s>", starts)
 
 
 def test_a_run_that_has_just_begun(gpt2dist, tmp_path):

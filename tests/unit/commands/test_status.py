@@ -64,6 +64,28 @@ def test_json_has_an_object_per_run(gpt2dist, runs):
     assert second == second | {"run": str(runs / "sweep/b"), "step": 4, "checkpoint": None, "evaluations": []}
 
 
+def test_the_newest_start_is_shown_and_all_are_in_the_json(gpt2dist, runs):
+    for number in (1, 2, 3):
+        facts = {
+            "time": 1.8e9 + number,
+            "step": number,
+            "world_size": 2,
+            "changed": {"optimizer.lr": [0.1, number]},
+        }
+        path = runs / f"a/starts/{number:03d}/environment.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(facts))
+    _, _, err = gpt2dist("status", runs / "a")
+    assert "        starts  3, the last 2027-01-15 " in err and ", at step 3, 2 ranks\n" in err
+    assert "       changed  optimizer.lr 0.1 → 3\n" in err and err.count("changed") == 1
+    _, out, _ = gpt2dist("status", runs, "--json")
+    first, second = map(json.loads, out.splitlines())
+    assert (second["start_count"], second["starts"]) == (0, [])
+    assert first["start_count"] == 3 and [each["number"] for each in first["starts"]] == [1, 2, 3]
+    expected = {"step": 2, "world_size": 2, "changes": [{"key": "optimizer.lr", "before": 0.1, "now": 2}]}
+    assert first["starts"][1].items() >= expected.items()
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -196,6 +196,18 @@ def test_a_run_with_little_in_it(tmp_path, make_dataset, capsys):
     assert text.endswith("validation  sets  none\n")
 
 
+def test_manifests_without_a_hash_are_told_in_one_note(run_file, tmp_path, capsys):
+    validate_with(run_file)
+    assert "manifest_sha256" not in capsys.readouterr().err
+    path = tmp_path / "dataset/manifest.json"
+    content = json.loads(path.read_text())
+    del content["manifest_sha256"]
+    path.write_text(json.dumps(content))
+    validate_with(run_file)
+    note = f"gpt2dist validate: {tmp_path / 'dataset'}: manifest.json has no manifest_sha256"
+    assert capsys.readouterr().err.count(note) == 1
+
+
 def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys):
     other = make_dataset("other", train=[5121])
     train = f"data.train=[{{path: {tmp_path / 'dataset'}, weight: 0.7}}, {{path: {other}, weight: 0.3}}]"
@@ -206,6 +218,7 @@ def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys
         "56 epochs; each token is trained on 56 times\n"
         "  other  30 % of the windows; 5,121 tokens, 1 document, 5 windows per epoch; "
         "96 epochs; each token is trained on 96 times\n"
+        "  shares  exactly the weights; every prefix of the run has them to within 0.5 windows\n"
         "  windows  1,024 tokens each, one every 1,024\n"
     ) in text
 

@@ -111,6 +111,25 @@ def test_raw_deepspeed_keys_keep_their_nulls(write):
     assert config.zero.deepspeed == {"a": None, "b": {"c": [1, None]}}
 
 
+def integers(schema, place=""):
+    """The places in a JSON schema that take any integer, and those of them that have an upper limit."""
+    if isinstance(schema, list):
+        schema = dict(enumerate(schema))
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer" and not {"const", "enum"} & set(schema):
+            yield place, "maximum" in schema
+        for key, value in schema.items():
+            yield from integers(value, f"{place}/{key}")
+
+
+def test_every_whole_number_has_an_upper_limit():
+    """So that no absurd size reaches a computation or an allocation."""
+    found = dict(integers(Config.model_json_schema()))
+    assert len(found) > 25
+    unlimited = [place for place, limited in found.items() if not limited]
+    assert unlimited == ["/$defs/RunSection/properties/seed"]  # the parser limits it to 64 bits
+
+
 def test_text_stays_text(write):
     config, problems = read(
         write("run: {name: 2024-01-31}\nmonitoring: {samples: {prompts: ['1', '= x', 'ä\\ud800']}}")
@@ -170,6 +189,17 @@ def test_a_configuration_is_frozen():
         ("batch: {micro_batch_size: 1.5}", "batch.micro_batch_size: should be an integer, not 1.5"),
         ("batch: {micro_batch_size: '8'}", "batch.micro_batch_size: should be an integer, not '8'"),
         ("batch: {micro_batch_size: .inf}", "batch.micro_batch_size: should be an integer, not inf"),
+        ("schedule: {total_steps: 1:00}", "schedule.total_steps: should be an integer, not '1:00'"),
+        ("schedule: {total_steps: 010}", "schedule.total_steps: should be an integer, not '010'"),
+        ("optimizer: {lr: 1:30.5}", "optimizer.lr: should be a number, not '1:30.5'"),
+        (
+            "schedule: {total_steps: 9000000000000000000}",
+            "schedule.total_steps: 9000000000000000000 is more than any run can have; at most 1,000,000,000",
+        ),
+        (
+            "run: {timeout_seconds: 1e30}",
+            "run.timeout_seconds: 1e+30 is more than any run can have; at most 10,000,000",
+        ),
         ("run: {seed: -1}", "run.seed: should be greater than or equal to 0, not -1"),
         ("run: {name: 3}", "run.name: should be a string, not 3; quote it if it is meant as text"),
         ("run: {name: [a]}", "run.name: should be a string, not ['a']"),
@@ -301,6 +331,11 @@ def test_problems_that_share_a_key_follow_from_each_other(one, other, follows):
 
 # What is no configuration at all
 
+BOMB = "[&l0 [1, 1, 1], " + ", ".join(f"&l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 9)) + "]"
+"""A few hundred characters that stand for 9^8 numbers."""
+MERGE_BOMB = "[&l0 {k: 1}, " + ", ".join(f"&l{n} {{<<: [{', '.join([f'*l{n - 1}'] * 9)}]}}" for n in range(1, 9))
+MERGE_BOMB += "]"
+
 
 @pytest.mark.parametrize(
     ("content", "message"),
@@ -327,6 +362,10 @@ def test_problems_that_share_a_key_follow_from_each_other(one, other, follows):
         ("a: !!bool x", "not valid YAML"),
         ("a: !!timestamp x", "not valid YAML"),
         ("<<: 3", "not valid YAML: line 1: expected a mapping"),
+        (f"a: {BOMB}", "not valid YAML: more than 20,000 values with its aliases expanded, which no"),
+        (f"a: {MERGE_BOMB}", "not valid YAML: more than 20,000 values with its aliases expanded, which no"),
+        ("# long\n" * 50_000, "not valid YAML: longer than 256 KiB, which no configuration is"),
+        ("#" + "é" * 150_000, "not valid YAML: longer than 256 KiB, which no configuration is"),
         ("run: {seed: " + "9" * 30 + "}", "not valid YAML: a number that does not fit into 64 bits"),
         ("run: {seed: " + "9" * 5000 + "}", "not valid YAML: Exceeds the limit"),
         ("run: {seed: 0x" + "f" * 5000 + "}", "not valid YAML: a number that does not fit into 64 bits"),

@@ -17,18 +17,19 @@ class Seen:
     size: int
     repaired: bool = False
     reason: str = ""
+    lines: int = 1
     long: bool = False
 
 
 def see(item):
     if isinstance(item, Rejected):
-        return Seen(None, item.line, item.offset, item.size, reason=item.reason)
+        return Seen(None, item.line, item.offset, item.size, reason=item.reason, lines=item.lines)
     if not isinstance(item, LongDocument):
         return Seen(item.text.decode(), item.line, item.offset, item.size, item.repaired)
     try:
         text = "".join([part.decode() for part in item.parts])  # each part is valid by itself
     except BadDocumentError as error:
-        return Seen(None, item.line, item.offset, item.size, reason=str(error), long=True)
+        return Seen(None, item.line, item.offset, item.size, reason=str(error), lines=error.lines, long=True)
     return Seen(text, item.line, item.offset, item.size, item.repaired, long=True)
 
 

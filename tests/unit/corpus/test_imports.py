@@ -1,10 +1,11 @@
+import gzip
 import subprocess
 import sys
 
 
 def test_text_and_json_lines_need_no_library_of_tables(tmp_path):
     (tmp_path / "a.txt").write_text("text")
-    (tmp_path / "b.jsonl.gz").write_bytes(b"")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b""))
     (tmp_path / "c.jsonl").write_text('{"text": "line"}\n')
     (tmp_path / "d.csv").write_text("text\ncell\n")
     code = """if True:

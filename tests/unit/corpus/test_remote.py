@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import lzma
+from types import SimpleNamespace
 
 import fsspec
 import pyarrow as pa
@@ -9,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 
-from gpt2dist.corpus import Piece, discover, files
+from gpt2dist.corpus import Piece, discover, files, storage
 from gpt2dist.errors import UserError
 
 
@@ -41,6 +43,21 @@ def test_files_directories_and_globs(base):
     assert names([base + "/**/*.rst", base + "/*.txt"], base) == ["b.txt", "sub/deep/d.rst"]
     (source,) = discover([base + "/sub/c.jsonl.gz"])
     assert (source.format, source.compression, source.size) == ("jsonl", "gz", 1) and source.version
+
+
+def test_a_file_that_comes_short_is_refused(monkeypatch, read_piece):
+    class Short(AbstractBufferedFile):
+        """A file that claims more bytes than its server sends."""
+
+        def _fetch_range(self, start, end):
+            return (b'{"text": "line"}\n' * 100)[start:end]
+
+    system = SimpleNamespace(open=lambda path, mode: Short(None, path, mode, cache_type="none", size=2000))
+    monkeypatch.setattr(storage, "filesystem", lambda url: (system, "a.jsonl"))
+    with pytest.raises(
+        UserError, match=r"x://a\.jsonl: cannot be read \(no bytes came after the first 1,700 of 2,000"
+    ):
+        read_piece(Piece("x://a.jsonl", "jsonl", "", 0, 2000, 2000))
 
 
 def test_the_version_changes_with_the_content(base):
@@ -78,7 +95,8 @@ def test_what_is_read_is_as_from_this_machine(base, tmp_path, read_corpus, monke
         for size in (100, 1 << 40):
             seen = read_corpus(f"{base}/{name}", size, document_separator="|")
             assert [document.text for document in seen] == texts
-            assert [document.line for document in seen] == list(range(1, 51))
+            first = 2 if name == "a.csv" else 1  # after the header
+            assert [document.line for document in seen] == list(range(first, first + 50))
 
 
 @pytest.mark.parametrize(

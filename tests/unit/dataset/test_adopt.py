@@ -28,7 +28,10 @@ def home(tmp_path_factory):
     words = ["".join(draw.choices("abcdefgé日😀", k=draw.randint(1, 6))) for _ in range(60)]
     gaps = [" ", "\n", "  ", "\u3000", "\u00a0"]
     texts = [
-        "".join(draw.choice(words) + draw.choice(gaps) for _ in range(draw.randint(1, 60))) for _ in range(300)
+        draw.choice(["", *gaps])
+        + "".join(draw.choice(words) + draw.choice(gaps) for _ in range(draw.randint(1, 60)))
+        + draw.choice(["", "x"])
+        for _ in range(300)
     ]
     (home / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     train_bpe(texts, 330).save(home / "tokenizer")
@@ -144,6 +147,84 @@ def test_megatron_and_neox(home, documents, tmp_path):
         assert [document.end - document.start for document in found] == [len(ids) for ids in sequences]
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
+def test_wider_tokens_without_a_header(home, documents, tmp_path, dtype):
+    write_nanogpt(tmp_path / "train.bin", *documents)
+    np.fromfile(tmp_path / "train.bin", np.uint16).astype(dtype).tofile(tmp_path / "train.bin")
+    wide = "int64" if dtype == "int64" else "int32"
+    zeros = "3 of every 4 tokens are" if dtype == "int64" else "every second token is"
+    for given in ("", "uint16"):
+        with pytest.raises(
+            UserError,
+            match=rf"train\.bin: read as 16 bits a token, {zeros} 0, as the upper parts of "
+            rf"{wide[3:]}-bit tokens are; name the type of its tokens with --dtype {wide}$",
+        ):
+            taken(home, tmp_path / "out", tmp_path / "train.bin", format="nanogpt", dtype=given)
+    manifest, said = taken(home, tmp_path / "out", tmp_path / "train.bin", format="nanogpt", dtype=dtype)
+    assert said == [] and manifest.dtype == dtype
+    same_text(Manifest.load(tmp_path / "out"), Manifest.load(home / "ours"))
+    verify(manifest)
+
+
+def test_narrow_tokens_are_not_wide_ones(home, documents, tmp_path):
+    write_nanogpt(tmp_path / "train.bin", *documents)
+    with pytest.raises(UserError, match=r"or its tokens are not of the type int32 \(--dtype\)"):
+        taken(home, tmp_path / "out", tmp_path / "train.bin", format="nanogpt", dtype="int32")
+
+
+def test_a_vocabulary_of_more_than_16_bits_needs_a_dtype(home, tmp_path, monkeypatch):
+    tokenizer = Tokenizer.load(home / "tokenizer")
+    tokenizer.vocab_size = 70_000
+    monkeypatch.setattr(Tokenizer, "load", lambda source: tokenizer)
+    for given, named in (("", "--dtype is missing, and nanoGPT's 16 bits"), ("uint16", "--dtype uint16")):
+        with pytest.raises(UserError, match=f"{named}: cannot hold the 70,000 ids of .*: int32, uint32, int64"):
+            taken(home, tmp_path / "out", tmp_path / "a.bin", format="nanogpt", dtype=given)
+
+
+def test_every_second_character_may_be_the_same(tmp_path):
+    tokenizer = train_char([" 0123456789"])
+    tokenizer.save(tmp_path / "tokenizer")
+    text = " ".join(random.Random(0).choices("0123456789", k=500))
+    assert tokenizer.encode(text)[1] == 0
+    tokenizer.encode(text).astype(np.uint16).tofile(tmp_path / "a.bin")
+    with pytest.raises(UserError, match=r"with --dtype int32 \(or with --dtype uint16, if that is right\)$"):
+        taken(tmp_path, tmp_path / "out", tmp_path / "a.bin", format="nanogpt")
+    manifest, _ = taken(tmp_path, tmp_path / "out", tmp_path / "a.bin", format="nanogpt", dtype="uint16")
+    assert manifest.totals("train").tokens == 999
+
+
+def test_headers_that_name_another_dtype(home, documents, tmp_path):
+    ids, end = documents
+    wide = [np.asarray(each, np.uint32).view(np.uint16) for each in ids]
+    write_llmc(tmp_path / "a.bin", [np.concatenate(wide)], end)
+    write_megatron(tmp_path / "b", wide, range(len(wide) + 1))
+    for name, format, what in (("a.bin", "llmc", "header"), ("b", "megatron", "index")):
+        with pytest.raises(
+            UserError, match=f"as the upper parts of 32-bit tokens are; its {what} names another type"
+        ):
+            taken(home, tmp_path / "out", tmp_path / name, format=format)
+
+
+def test_files_of_other_formats_are_not_nanogpts(home, documents, tmp_path):
+    write_llmc(tmp_path / "a.bin", *documents)
+    write_megatron(tmp_path / "b", documents[0], range(len(documents[0]) + 1))
+    np.save(tmp_path / "c.npy", np.concatenate(documents[0]).astype(np.uint16))
+    (tmp_path / "c.npy").rename(tmp_path / "c.bin")
+    for name, message in (
+        ("a.bin", "a.bin: is a file of llm.c, which has a header; adopt it with --format llmc"),
+        ("b.bin", "b.bin: is a file of Megatron, whose index is b.idx; adopt it with --format megatron"),
+        (
+            "c.bin",
+            "c.bin: is a NumPy file, which has a header; write it with `array.tofile` instead of `np.save`",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            taken(home, tmp_path / "out", tmp_path / name, format="nanogpt")
+    with pytest.raises(UserError, match="--dtype: files of llmc say it themselves; leave it out"):
+        taken(home, tmp_path / "out", tmp_path / "a.bin", format="llmc", dtype="uint16")
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_sequences_and_empty_documents(home, documents, tmp_path):
     sequences = [documents[0][0], [*documents[0][1], documents[1]], [*documents[0][2], documents[1]]]
     write_megatron(tmp_path / "a", sequences, [0, 2, 2, 3])
@@ -158,7 +239,7 @@ def test_missing_marks_are_told(home, documents, tmp_path):
     assert "300 of 300 documents do not end with end-of-text" in said[0] and "--append-eod" in said[0]
     np.concatenate(documents[0]).astype(np.uint16).tofile(tmp_path / "b.bin")
     _, said = taken(home, tmp_path / "two", tmp_path / "b.bin", format="nanogpt")
-    assert f"b.bin: holds no end-of-text (id {documents[1]}): it is one document" in said[0]
+    assert f"b.bin: holds no end-of-text (id {documents[1]}): it is one document, or was made with" in said[0]
 
 
 def test_one_document_with_its_mark_needs_no_warning(home, documents, tmp_path):

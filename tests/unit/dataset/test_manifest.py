@@ -1,10 +1,12 @@
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
 
 import pytest
 
-from gpt2dist.dataset.manifest import Manifest, ShardRecord, Totals
+from gpt2dist.dataset.manifest import Manifest, ShardRecord, Totals, without_sha256
 from gpt2dist.dataset.provenance import SourceLocation
 from gpt2dist.errors import UserError
 
@@ -33,6 +35,10 @@ def test_round_trip(tmp_path):
     assert loaded.fingerprint == saved.fingerprint
     assert loaded.splits == ("train", "val")
     assert loaded.totals("train") == Totals(tokens=20, documents=4, bytes=60, words=12)
+    counted = dataclasses.replace(saved.shards[0], lm_eval_words=7)
+    assert dataclasses.replace(saved, shards=(counted,)).totals("train").lm_eval_words == 7
+    partly = dataclasses.replace(saved, shards=(counted, saved.shards[1]))
+    assert partly.totals("train").lm_eval_words is None
     assert [shard.name for shard in loaded.shards_of("val")] == ["val-00000"]
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
@@ -72,44 +78,112 @@ def test_malformed(tmp_path, text, reason):
         Manifest.load(tmp_path)
 
 
+def edit(path, *keys, value):
+    """Changes one value of a manifest, and nothing else."""
+    content = json.loads(path.read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("keys", "value"),
     [
-        ({"vocab_size": "300"}, "vocab_size: it should be a valid integer"),
-        ({"end_of_text_id": 300}, "end_of_text_id 300 is not below vocab_size 300"),
-        ({"dtype": "object"}, "dtype 'object' is not one of uint8, "),
-        ({"left_out": {"empty": None}}, "left_out.empty: it should be a valid integer"),
-        ({"sources": {"files": "ten"}}, "files is 'ten'"),
-        ({"shards": {}}, "shards: it should be a valid array"),
-        ({"shards.0": {"tokens": -1}}, "shards.0: tokens is -1"),
-        ({"shards.0": {"documents": 1.5}}, "shards.0.documents: it should be a valid integer"),
-        ({"shards.0": {"format": "arrow"}}, "shards.0: format 'arrow' is not one of megatron, "),
-        ({"shards.0": {"name": "../train"}}, "'../train' is not the name of a shard"),
-        ({"shards.0": {"path": "/a\0b"}}, "is not the name of a shard"),
-        ({"shards.0": {"sha256": {"idx": "i"}}}, "the shard train-00000 has no sha256.bin"),
+        (("shards", 0, "bytes"), 60),
+        (("shards", 0, "words"), 7),
+        (("vocab_size",), 301),
+        (("end_of_text_id",), 5),
+        (("totals", "train", "tokens"), 11),
+        (("left_out", "empty"), 1),
+        (("options", "val_fraction"), 0.2),
+        (("a_key_of_the_future",), 1),
+        (("manifest_sha256",), ""),
+        (("manifest_sha256",), None),
     ],
 )
-def test_each_value_has_its_type_and_range(tmp_path, changes, reason):
+def test_an_edit_is_noticed(tmp_path, keys, value):
+    manifest("train-00000", "val-00000").save(tmp_path)
+    path = tmp_path / "manifest.json"
+    edit(path, *keys, value=value)
+    with pytest.raises(
+        UserError,
+        match=rf"^{path}: was changed after it was written \(its manifest_sha256 differs\); restore it from a "
+        rf"copy, or preprocess .* `gpt2dist inspect {tmp_path} --verify` lists .* on purpose, add --seal",
+    ):
+        Manifest.load(tmp_path)
+    opened = Manifest.load(tmp_path, changed=True)
+    assert opened.sha256 == (json.loads(path.read_text())["manifest_sha256"] or "")
+
+
+def test_the_hash_is_of_the_content_not_of_its_form(tmp_path):
     manifest("train-00000").save(tmp_path)
     path = tmp_path / "manifest.json"
     content = json.loads(path.read_text())
-    content["shards"][0] |= changes.pop("shards.0", {})
-    path.write_text(json.dumps(content | changes))
-    with pytest.raises(UserError) as raised:
-        Manifest.load(tmp_path)
-    assert reason in str(raised.value) and str(raised.value).startswith(f"{path}: malformed (")
+    path.write_text(json.dumps(dict(reversed(content.items())), indent=7))
+    assert Manifest.load(tmp_path).sha256 == content["manifest_sha256"]
+    del content["manifest_sha256"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert Manifest.load(tmp_path).sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_unknown_version_and_changed_content(tmp_path):
-    manifest("train-00000").save(tmp_path)
+def test_a_manifest_without_the_hash_opens_with_a_note(tmp_path):
+    paths = [tmp_path / "old", tmp_path / "new"]
+    for path in paths:
+        path.mkdir()
+        manifest("train-00000").save(path)
+    content = json.loads((paths[0] / "manifest.json").read_text())
+    del content["manifest_sha256"]
+    (paths[0] / "manifest.json").write_text(json.dumps(content))
+    old, new = map(Manifest.load, paths)
+    assert (old.sha256, old.fingerprint) == ("", new.fingerprint)
+    assert without_sha256([new]) == ""
+    assert without_sha256([old, new, old]) == (
+        f"{paths[0]}: manifest.json has no manifest_sha256 (version 0.1 wrote none), so a change to it would go "
+        f"unnoticed; `gpt2dist inspect {paths[0]} --verify --seal` checks it and adds one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("vocab_size",), True, "vocab_size: should be a whole number of at least 0, not True"),
+        (("shards", 1, "tokens"), True, r"shards\.1\.tokens: should be a whole number of at least 0, not True"),
+        (("shards", 0, "bytes"), -1, r"shards\.0\.bytes: should be a whole number"),
+        (("shards", 0, "words"), 1.0, r"shards\.0\.words: should be a whole number"),
+        (
+            ("shards", 0, "split"),
+            "val",
+            r"shards\.0\.name: 'train-00000' is not the name of a shard of the split 'val'",
+        ),
+        (("shards", 0, "split"), "test", r"shards\.0\.split: 'test' is neither of train and val"),
+        (("shards", 0, "format"), "csv", r"shards\.0\.format: 'csv' is none of megatron, nanogpt, llmc"),
+        (("shards", 0, "sha256", "idx"), 5, r"shards\.0\.sha256: should be an object of strings"),
+        (("shards", 0, "path"), None, r"shards\.0\.path: should be a string, not None"),
+        (("end_of_text_id",), 300, "end_of_text_id: 300 is not below vocab_size 300"),
+        (("dtype",), "float32", "dtype: 'float32' is none of uint8, "),
+        (("sources", "files"), True, "sources: files and bytes should be whole numbers"),
+        (("left_out",), {"empty": True}, "left_out: should be an object of whole numbers"),
+        (("options", "shard_tokens"), "many", r"options\.shard_tokens: should be a whole number"),
+        (("options",), [], "options: should be an object, not "),
+        (("shards", 0, "name"), "../train", r"shards\.0\.name: '\.\./train' is not the name of a shard"),
+        (("shards", 0, "path"), "/a\0b", r"shards\.0\.path: '/a\\x00b' is not the path of a file"),
+        (("shards", 0, "sha256"), {"idx": "i"}, r"shards\.0\.sha256: has no bin"),
+        (("shards", 1, "name"), "train-00000", r"shards\.1\.name: 'train-00000' is not"),
+        (("shards",), 2 * [dataclasses.asdict(record("train-00000"))], "shards: two have the same name"),
+        (("listings",), {"a/b": "s"}, "listings: 'a/b' is not the name of a file"),
+        (("shards",), 7, "TypeError"),
+    ],
+)
+def test_values_of_wrong_types_and_ranges_also_without_a_hash(tmp_path, keys, value, message):
+    manifest("train-00000", "val-00000").save(tmp_path)
     path = tmp_path / "manifest.json"
+    edit(path, *keys, value=value)
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"format_version": 7}))
-    with pytest.raises(UserError, match="format version 7"):
-        Manifest.load(tmp_path)
-    content["shards"][0]["sha256"]["bin"] = "other"
+    del content["manifest_sha256"]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="changed after it was written"):
+    with pytest.raises(UserError, match=rf"manifest\.json: malformed \({message}"):
         Manifest.load(tmp_path)
 
 

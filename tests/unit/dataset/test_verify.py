@@ -1,12 +1,14 @@
 """`inspect --verify` finds each kind of damage, and names the file."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
 import numpy as np
 import pytest
 
+from gpt2dist import cli
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.verify import token_bytes, verify
@@ -56,7 +58,7 @@ def resealed(dataset, number=0, **changes):
         **{
             item.name: getattr(manifest, item.name)
             for item in dataclasses.fields(Manifest)
-            if item.name not in ("shards", "directory")
+            if item.name not in ("shards", "directory", "sha256")
         }
         | {"shards": tuple(shards)}
     ).save(dataset)
@@ -122,13 +124,113 @@ def test_counts_of_the_manifest(dataset):
         f"{dataset / 'train-00000.bin'}: its tokens stand for {record.bytes:,} bytes of text, the manifest says "
         f"{record.bytes + 1:,}"
     ]
-    resealed(dataset, bytes=record.bytes, documents=record.documents + 1)
+    resealed(dataset, bytes=record.bytes, words=record.words + 1)
+    assert problems(dataset) == [
+        f"{dataset / 'train-00000.bin'}: its tokens stand for {record.words:,} words of text, the manifest says "
+        f"{record.words + 1:,}"
+    ]
+    resealed(dataset, words=record.words, documents=record.documents + 1)
     assert "the manifest says" in problems(dataset)[0]
 
 
-def rehash(dataset, number, kind):
-    import hashlib
+def rewritten(dataset, changes, keep_hash=True):
+    """Changes entries of manifest.json, and drops its hash unless it is to be found wrong."""
+    path = dataset / "manifest.json"
+    content = json.loads(path.read_text()) | changes
+    if not keep_hash:
+        del content["manifest_sha256"]
+    path.write_text(json.dumps(content))
 
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 301}, "manifest.json: vocab_size is 301, that of the tokenizer is 300"),
+        ({"end_of_text_id": 7}, "manifest.json: end_of_text_id is 7, that of the tokenizer is 299"),
+        ({"dtype": "int32"}, "train-00000.bin: holds tokens of uint16, the manifest says int32"),
+        ({"totals": {}}, "manifest.json: totals are {}, and those of its shards {'train': {'tokens': "),
+        ({"left_out": {"rejected": 0}}, "rejected.jsonl: lists 1 rejected documents, the manifest says 0"),
+        ({"left_out": {"rejected": 0}, "listings": {}}, "pieces.jsonl: the manifest has no sha256 of it"),
+        ({"sources": {"files": 2}}, "sources.jsonl: its files are 1, the manifest says 2"),
+        ({"options": {"adopted": "nanogpt"}}, "train-00000.bin: is of the format megatron, and the dataset of "),
+    ],
+)
+def test_what_else_the_manifest_says(dataset, changes, message):
+    rewritten(dataset, changes, keep_hash=False)
+    assert problems(dataset)[0].startswith(f"{dataset}/{message}")
+
+
+def test_a_listing_that_is_no_listing(dataset):
+    path = dataset / "sources.jsonl"
+    path.write_text('{"path": "a"}\n')
+    content = json.loads((dataset / "manifest.json").read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    rewritten(dataset, {"listings": content["listings"] | {"sources.jsonl": digest}}, keep_hash=False)
+    assert problems(dataset) == [
+        f"{path}, line 1: size is not a number; copy the dataset again, or preprocess the corpus again"
+    ]
+
+
+def test_a_hash_of_a_shard_that_is_left_out(dataset):
+    record = Manifest.load(dataset).shards[0]
+    resealed(dataset, sha256={kind: record.sha256[kind] for kind in ("bin", "idx")})
+    assert problems(dataset) == [f"{dataset / 'train-00000.origins'}: the manifest has no sha256 of it"]
+
+
+def test_a_manifest_that_was_changed_on_purpose_is_sealed(dataset, capsys):
+    path = dataset / "manifest.json"
+    rewritten(dataset, {"repaired": 3})
+    changed = f"{path}: was changed after it was written (its manifest_sha256 differs)"
+    assert cli.main(["inspect", str(dataset)]) == 2
+    assert changed in capsys.readouterr().err
+    assert cli.main(["inspect", str(dataset), "--verify"]) == 2
+    assert (
+        f"{changed}, though nothing in it disagrees with the files; restore it from a copy, or accept it as it "
+        f"is with `gpt2dist inspect {dataset} --verify --seal`"
+    ) in capsys.readouterr().err
+    assert cli.main(["inspect", str(dataset), "--seal"]) == 2
+    assert "--seal needs --verify" in capsys.readouterr().err
+    assert cli.main(["inspect", str(dataset), "--verify", "--seal", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifest_sha256"] == Manifest.load(dataset).sha256
+    assert Manifest.load(dataset).repaired == 3
+
+
+def test_a_manifest_that_cannot_be_written(dataset, monkeypatch):
+    def refuse(self, directory):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Manifest, "save", refuse)
+    with pytest.raises(UserError, match=r"manifest\.json: cannot be written \(Permission denied\); give write"):
+        verify(Manifest.load(dataset), seal=True)
+
+
+def test_a_manifest_that_disagrees_is_not_sealed(dataset, capsys):
+    content = json.loads((dataset / "manifest.json").read_text())
+    content["shards"][0]["bytes"] *= 2
+    rewritten(dataset, content)
+    before = (dataset / "manifest.json").read_bytes()
+    assert cli.main(["inspect", str(dataset), "--verify"]) == 2
+    shown = capsys.readouterr().err
+    assert "manifest_sha256 differs" in shown and "bytes of text, the manifest says" in shown
+    assert cli.main(["inspect", str(dataset), "--verify", "--seal"]) == 2
+    shown = capsys.readouterr().err
+    assert "manifest_sha256 differs" not in shown and "bytes of text, the manifest says" in shown
+    assert (dataset / "manifest.json").read_bytes() == before
+
+
+def test_an_old_manifest_is_verified_with_a_note_and_sealed(dataset, capsys):
+    before = Manifest.load(dataset).sha256
+    rewritten(dataset, {}, keep_hash=False)
+    assert cli.main(["inspect", str(dataset), "--verify"]) == 0
+    assert (
+        capsys.readouterr().err.count(f"gpt2dist inspect: {dataset}: manifest.json has no manifest_sha256") == 1
+    )
+    assert cli.main(["inspect", str(dataset), "--verify", "--seal"]) == 0
+    assert "has no manifest_sha256" not in capsys.readouterr().err
+    assert Manifest.load(dataset).sha256 == before
+
+
+def rehash(dataset, number, kind):
     record = Manifest.load(dataset).shards[number]
     found = hashlib.sha256((dataset / f"{record.name}.{kind}").read_bytes()).hexdigest()
     resealed(dataset, number, sha256=record.sha256 | {kind: found})

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ from gpt2dist.corpus import Reading
 from gpt2dist.corpus.word_count import count_words
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation.evaluate import require_same_tokenizer
 from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.preprocessing import PreprocessingJob, prepare
@@ -62,7 +64,8 @@ def test_texts_are_what_preprocess_makes_of_them(tokenizer, corpus, tmp_path):
     texts = HeldOut.of_texts(read_texts([str(corpus)], Reading("body")), tokenizer)
     assert sorted(tokens_of(texts)) == sorted(tokens_of(dataset))
     assert texts.totals == dataset.totals
-    assert texts.totals.words == int(count_words([text.encode() for text in TEXTS]).sum())
+    counts = count_words([text.encode() for text in TEXTS if text])
+    assert (texts.totals.words, texts.totals.lm_eval_words) == tuple(int(count.sum()) for count in counts)
     assert (texts.end_of_text_id, texts.tokenizer) == (dataset.end_of_text_id, dataset.tokenizer)
 
 
@@ -130,10 +133,10 @@ def test_nothing_to_score_is_told(tokenizer):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl, document 2: .*fix it, or `gpt2dist preprocess`"),
-        (b'{"text": "a\xff"}\n', "corpus.jsonl, document 1: is not Unicode"),
-        (b'{"text": "a"', "corpus.jsonl, document 1"),
-        (b'{"other": "' + b"a" * (9 << 20) + b'"}\n', "corpus.jsonl, document 1"),
+        (b'{"text": "a"}\n{"other": 1}\n', "corpus.jsonl:2: .*fix it, or `gpt2dist preprocess`"),
+        (b'{"text": "a\xff"}\n', "corpus.jsonl:1: is not Unicode .1 characters are not valid UTF-8; --encoding"),
+        (b'{"text": "a"', "corpus.jsonl:1: "),
+        (b'{"other": "' + b"a" * (9 << 20) + b'"}\n', "corpus.jsonl:1: "),
     ],
 )
 def test_a_text_that_cannot_be_read_is_an_error_rather_than_left_out(tmp_path, content, reason):
@@ -141,6 +144,26 @@ def test_a_text_that_cannot_be_read_is_an_error_rather_than_left_out(tmp_path, c
     path.write_bytes(content)
     with pytest.raises(UserError, match=reason):
         list(read_texts([str(path)], Reading()))
+
+
+def test_texts_in_other_encodings(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes('{"text": "あいう"}\n'.encode("shift_jis"))
+    assert list(read_texts([str(path)], Reading(encoding="shift_jis"))) == ["あいう"]
+    with pytest.raises(UserError, match=r"corpus.jsonl:1: is not Unicode .* are not valid ascii"):
+        list(read_texts([str(path)], Reading(encoding="ascii")))
+    (tmp_path / "a.txt").write_text("あいう", encoding="utf-16")
+    assert list(read_texts([str(tmp_path / "a.txt")], Reading())) == ["あいう"]
+
+
+def test_a_table_with_a_stray_quote_is_an_error_and_can_be_read_without_quoting(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\none\n"two\nthree\n')
+    with pytest.raises(UserError, match=r"a\.tsv:3: a quote that is never closed .*--quoting none"):
+        list(read_texts([str(path)], Reading()))
+    with pytest.raises(UserError, match=r"a\.tsv: line 3: a quoted field starts here and does not end within 1 "):
+        list(read_texts([str(path)], Reading(max_field_lines=1)))
+    assert list(read_texts([str(path)], Reading(quoting="none"))) == ["one", '"two', "three"]
 
 
 def test_a_long_text_comes_whole(tmp_path):
@@ -157,3 +180,14 @@ def test_a_tokenizer_by_characters_names_one_that_it_lacks():
 def test_the_same_tokenizer_has_the_same_fingerprint_when_saved(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     assert HeldOut.of_texts(["x"], Tokenizer.load(tmp_path)).tokenizer == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": 400}, {"end_of_text_id": 2}])
+def test_a_manifest_that_contradicts_its_tokenizer(changes):
+    tokenizer = train_char(["abc"])
+    text = dataclasses.replace(HeldOut.of_texts(["abc"], tokenizer, name="data"), vocab_size=4)
+    require_same_tokenizer(text, tokenizer, "model")
+    said = {"vocab_size": 4, "end_of_text_id": 3} | changes
+    message = "data: its manifest says vocab_size {} and end_of_text_id {}, its tokenizer has 4 and 3; copy the"
+    with pytest.raises(UserError, match=message.format(*said.values())):
+        require_same_tokenizer(dataclasses.replace(text, **said), tokenizer, "model")

@@ -1,6 +1,8 @@
 """LAMBADA against a plain loop over GPT2LMHeadModel, one passage at a time."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,3 +159,16 @@ def test_what_is_told_says_what_was_scored(directory):
     assert a["data"] != b["data"] and a["model"] == b["model"]
     assert len(a["data"]) == len(a["model"]) == len(a["tokenizer"]) == 64
     assert a["data"] != lambada(directory, ["".join(PASSAGES[:2])], ALONE)["data"]
+
+
+def test_the_speed_counts_the_tokens_that_are_scored(directory, monkeypatch):
+    """As that of `evaluate` does."""
+    clock = SimpleNamespace(monotonic=iter((0.0, 2.0)).__next__)
+    monkeypatch.setattr(sys.modules[split_last_word.__module__], "time", clock)
+    result = lambada(directory, PASSAGES, ALONE)
+    assert result["tokens_per_second"] == result["targets"] / 2
+
+
+def test_another_stage_of_zero_is_refused(directory):
+    with pytest.raises(UserError, match="a ZeRO stage of 2 is not for evaluation; give 0 or 3"):
+        lambada(directory, PASSAGES, ALONE, zero_stage=2)

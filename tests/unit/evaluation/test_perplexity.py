@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -179,6 +180,10 @@ def test_the_measures_by_hand():
     assert result.perplexity == pytest.approx(54.598150033)
     assert result.bits_per_byte == pytest.approx(0.721347520)
     assert result.word_perplexity == pytest.approx(22026.4657948)
+    assert "lm_eval_word_perplexity" not in result.measures() and "lm_eval_words" not in result.measures()
+    counted = dataclasses.replace(result, lm_eval_words=25).measures()
+    assert counted["lm_eval_word_perplexity"] == pytest.approx(2980.9579870)  # e^8
+    assert counted["lm_eval_words"] == 25
 
 
 def test_overflow_is_infinite_and_no_exception():

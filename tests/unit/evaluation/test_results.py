@@ -103,7 +103,7 @@ def test_what_differs_is_named(record, tmp_path, key, value):
         ("", "not JSON: Expecting value"),
         ("[]", "a list instead of an object"),
         ("{}", "step is missing"),
-        ('{"step": "nine"}', "step: it should be a valid integer"),
+        ('{"step": "nine"}', "step is 'nine', not a whole number"),
         ('{"step": 9}', "time is missing"),
         ("[" * 99_999, "nested too deeply"),
         (json.dumps({"step": 9, "time": 1.0} | RESULT | {"loss": 1})[:-1] + ', "model', "Unterminated"),

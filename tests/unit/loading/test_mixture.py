@@ -1,9 +1,22 @@
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gpt2dist.loading.mixture import Mixture, rounded, schedule, whole_shares
+from gpt2dist.loading.mixture import (
+    LARGEST_PERIOD,
+    MOST_TURNS,
+    Mixture,
+    TableOfTurns,
+    TreeOfTurns,
+    rounded,
+    schedule,
+    share_error,
+    whole_shares,
+)
 from gpt2dist.loading.permutation import Permutation
 
 SHARES = [(1,), (1, 1), (7, 2, 1), (1, 999), (500, 300, 199), (97, 1, 1, 1), tuple(range(1, 30)), (1,) * 7]
@@ -20,6 +33,9 @@ SHARES = [(1,), (1, 1), (7, 2, 1), (1, 999), (500, 300, 199), (97, 1, 1, 1), tup
         ((0.333, 0.667), (333, 667)),
         ((0.25,), (1,)),
         ((1e308, 1e308), (1, 1)),
+        ((0.0113, 11), (113, 110_000)),
+        ((123_456_789.0, 1_073_741_824.0), (123_456_789, 1_073_741_824)),
+        ((1.0, float(LARGEST_PERIOD - 1)), (1, LARGEST_PERIOD - 1)),
     ],
 )
 def test_weights_are_the_decimals_that_they_are_written_as(weights, expected):
@@ -35,6 +51,83 @@ def test_rounded_weights_have_a_short_period_and_about_the_same_ratio(weights):
     assert min(close) > 0
     total = sum(map(Fraction, weights))
     assert all(abs(a - b / total) <= 1e-4 for a, b in zip(close, map(Fraction, weights), strict=True))
+
+
+WEIGHTS = st.lists(
+    st.floats(5e-324, 1e308, allow_subnormal=True) | st.integers(1, 10**13).map(float), min_size=2, max_size=9
+)
+
+
+@given(WEIGHTS)
+def test_other_weights_are_approximated_within_the_bound(weights):
+    shares = whole_shares(weights)
+    assert min(shares) >= 1 and sum(shares) <= LARGEST_PERIOD and shares == whole_shares(weights)
+    exact = [Fraction(str(weight)) / sum(map(Fraction, map(str, weights))) for weight in weights]
+    errors = [abs(Fraction(share, sum(shares)) - part) for share, part in zip(shares, exact, strict=True)]
+    assert max(errors) <= Fraction(len(weights), 2**30)
+    assert share_error(weights, shares) == float(max(errors))
+
+
+def test_exact_weights_have_no_error():
+    for weights in ((0.7, 0.2, 0.1), (0.0113, 11.0), (1e-5, 1.0), (3.0,)):
+        assert share_error(weights, whole_shares(weights)) == 0
+    assert 0 < share_error((1e-300, 1.0), whole_shares((1e-300, 1.0))) < 5e-10
+
+
+LONG_SHARES = st.lists(st.integers(1, LARGEST_PERIOD // 20), min_size=2, max_size=20)
+
+
+@given(LONG_SHARES, st.integers(0, 2**52), st.integers(1, 500))
+def test_every_prefix_of_a_long_period_has_the_shares_to_within_the_bound(shares, begin, length):
+    turns, period = TreeOfTurns(shares), sum(shares)
+    assert turns.most_off == math.ceil(math.log2(len(shares))) / 2
+    datasets, numbers = turns(np.arange(begin, begin + length))
+    counts = np.array(turns.counts(begin))
+    assert counts.sum() == begin
+    for place, (dataset, number) in enumerate(zip(datasets.tolist(), numbers.tolist(), strict=True)):
+        assert number == counts[dataset]  # counted from the start, though each sample is computed by itself
+        counts[dataset] += 1
+        off = [
+            abs(int(count) - Fraction(share * (begin + place + 1), period))
+            for count, share in zip(counts, shares, strict=True)
+        ]
+        assert max(off) <= turns.most_off
+    assert counts.tolist() == turns.counts(begin + length)
+
+
+def test_after_a_long_period_every_dataset_has_exactly_its_share():
+    shares = (113, 110_000, 7, 1)
+    turns = TreeOfTurns(shares)
+    assert turns.counts(sum(shares)) == list(shares)
+    datasets, numbers = turns(np.arange(sum(shares)))
+    for dataset, share in enumerate(shares):
+        assert numbers[datasets == dataset].tolist() == list(range(share))
+
+
+def test_a_long_period_is_in_the_order_of_its_definition():
+    """A change here makes every resumed run see other data: say so in the changelog."""
+    turns = TreeOfTurns((1, 3, 5))  # the first against the other two, then the second against the third
+    assert turns(np.arange(9))[0].tolist() == [2, 1, 2, 1, 0, 2, 2, 1, 2]
+    far = np.array([10**15 + 7, 3, 2**62])
+    assert [part.tolist() for part in turns(far)] == [
+        [int(turns(np.array([sample]))[which][0]) for sample in far] for which in (0, 1)
+    ]
+
+
+def test_short_periods_keep_the_table():
+    assert isinstance(Mixture([5, 5], (1, MOST_TURNS - 1), 0).turns, TableOfTurns)
+    assert isinstance(Mixture([5, 5], (1, MOST_TURNS), 0).turns, TreeOfTurns)
+
+
+def test_a_long_period_goes_through_epochs_of_each_dataset():
+    mixture = Mixture([11, 40], (113, 110_000), seed=5)
+    datasets, windows = mixture(np.arange(20_000))
+    (small,) = np.nonzero(datasets == 0)
+    assert len(small) == mixture.counts(20_000)[0] == round(20_000 * 113 / 110_113)
+    first, second = Permutation(11, 5, 0)(np.arange(11)), Permutation(11, 5, 1)(np.arange(9))
+    assert windows[small[:20]].tolist() == [*first, *second]
+    together = mixture(np.arange(12, 24).reshape(3, 4))
+    assert together[1].tolist() == windows[12:24].reshape(3, 4).tolist()
 
 
 @pytest.mark.parametrize("shares", SHARES)

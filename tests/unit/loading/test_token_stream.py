@@ -7,7 +7,7 @@ import pytest
 
 from gpt2dist.dataset import dataset as dataset_module
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
-from gpt2dist.dataset.megatron_format import HEADER, MAGIC
+from gpt2dist.dataset.megatron_format import HEADER, MAGIC, ShardWriter
 from gpt2dist.errors import UserError
 from gpt2dist.loading.token_stream import TokenStream, check_files
 
@@ -187,3 +187,40 @@ def test_ten_damaged_files_are_listed_and_the_others_counted(make_dataset):
         check_files(manifest, "train")
     assert str(raised.value).count("has 0 bytes, the manifest says 6") == 10
     assert str(raised.value).endswith("\n    … and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stray"), [(np.uint16, 300), (np.uint16, 65_535), (np.int32, -1), (np.int32, 2**20)]
+)
+@pytest.mark.parametrize("prefix", [None, 299])
+def test_ids_beyond_the_vocabulary_are_named(tmp_path, dtype, stray, prefix):
+    records = []
+    for number, lengths in enumerate(([10, 5], [3, 4, 8])):
+        name = f"train-{number:05}"
+        with ShardWriter(tmp_path / name, dtype) as writer:
+            tokens = np.arange(sum(lengths)) % 300
+            if number:
+                tokens[9] = stray
+            writer.add(tokens, np.array(lengths))
+        records.append(ShardRecord(name, "train", len(tokens), len(lengths), 0, 0, writer.sha256))
+    manifest = Manifest("t", 300, 299, np.dtype(dtype).name, {}, {}, tuple(records))
+    manifest.save(tmp_path)
+    stream = TokenStream.open(manifest, "train", prefix)
+    before = 15 + (prefix is not None)
+    assert len(stream.read(np.array([0, before - 3, before + 1]), 8)) == 3
+    assert stream.read(np.array([before + 10]), 5)[0].tolist() == [10, 11, 12, 13, 14]
+    for starts in ([before + 9], [0, before + 2], [before - 5, 0]):
+        with pytest.raises(UserError) as refused:
+            stream.read(np.array(starts), 15)
+        assert str(refused.value) == (
+            f"{tmp_path}/train-00001.bin: token 9 (document 4 of train, its token 2) is {stray:,}, and the "
+            "vocabulary has 300 ids; the file is damaged, or of another tokenizer: copy the dataset again, or "
+            f"preprocess the corpus again. `gpt2dist inspect {tmp_path} --verify` finds all damage"
+        )
+
+
+def test_ids_of_arrays_are_checked_on_request():
+    tokens = np.array([1, 2, 300, 3], np.uint16)
+    assert TokenStream([tokens]).read(np.array([0]), 4)[0].tolist() == [1, 2, 300, 3]
+    with pytest.raises(UserError, match="token 2 of the text is 300, and the vocabulary has 300 ids"):
+        TokenStream([tokens], vocab_size=300).read(np.array([0]), 4)

@@ -1,10 +1,12 @@
+import fnmatch
 import hashlib
 import json
 
 import pytest
 
 from gpt2dist.errors import UserError
-from gpt2dist.model.find_model import fingerprint, locate
+from gpt2dist.model.find_model import fingerprint, locate, weight_files
+from tests.support.model_files import write_model
 
 
 def make_model(path, weights=b"w", model_type="gpt2"):
@@ -15,12 +17,12 @@ def make_model(path, weights=b"w", model_type="gpt2"):
 
 
 def test_a_model_directory_is_itself(tmp_path):
-    assert locate(str(make_model(tmp_path / "m"))) == tmp_path / "m"
+    assert locate(str(write_model(tmp_path / "m"))) == tmp_path / "m"
 
 
 def test_a_run_is_its_latest_checkpoint(tmp_path):
     make_model(tmp_path / "checkpoints/step-00000010")
-    newest = make_model(tmp_path / "checkpoints/step-00000020")
+    newest = write_model(tmp_path / "checkpoints/step-00000020")
     (tmp_path / "checkpoints/latest").write_text("step-00000020\n")
     assert locate(str(tmp_path)) == newest
 
@@ -52,6 +54,7 @@ def test_the_fingerprint_is_about_the_weights(tmp_path):
     one, same = make_model(tmp_path / "a"), make_model(tmp_path / "b")
     (same / "optimizer-00001-of-00001.safetensors").write_bytes(b"moments")
     (same / "tokenizer.json").write_text("{}")
+    (same / "training_args.bin").write_bytes(b"a pickle")
     assert fingerprint(one) == fingerprint(same) != fingerprint(make_model(tmp_path / "c", weights=b"v"))
 
 
@@ -97,3 +100,62 @@ def test_a_damaged_manifest_is_named_and_one_of_another_kind_passed_over(tmp_pat
     (model / "manifest.json").write_text('{"files": {')
     with pytest.raises(UserError, match=r"manifest\.json: not JSON: .*; name another checkpoint"):
         fingerprint(model)
+
+
+@pytest.mark.parametrize("names", [["pytorch_model.bin"], ["pytorch_model.bin.index.json"]])
+@pytest.mark.parametrize("weights", [True, False])
+def test_weights_in_a_pickle(tmp_path, names, weights):
+    """Refused where the model is found, so that no verb can come to load them."""
+    model = write_model(tmp_path / "m")
+    (model / "model.safetensors").unlink()
+    for name in [*names, "another.bin"]:
+        (model / name).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"m: its weights are a pickle \({names[0]}\), which can run anything"):
+        locate(str(model), weights=weights)
+
+
+def test_no_weights(tmp_path):
+    model = write_model(tmp_path / "m")
+    (model / "model.safetensors").rename(model / "training_args.bin")
+    message = r"m: no weights there \(model\.safetensors or model\.safetensors\.index\.json\); give a whole model"
+    with pytest.raises(UserError, match=message):
+        locate(str(model))
+
+
+def test_two_models_in_one_directory(tmp_path):
+    """transformers would take the one, and the index means the other."""
+    model, index = (
+        write_model(tmp_path / "m"),
+        {"metadata": {}, "weight_map": {"wte.weight": "model.safetensors"}},
+    )
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert weight_files(model) == [model / "model.safetensors"]
+    (model / "part.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    index["weight_map"]["wpe.weight"] = "part.safetensors"
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"m: has two models, model\.safetensors and the files in .*; remove one"):
+        weight_files(model)
+
+
+def test_an_adapter_is_not_left_out_unnoticed(tmp_path):
+    model = write_model(tmp_path / "m")
+    (model / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"m: has an adapter \(adapter_config\.json\), which is not read; merge it"
+    ):
+        locate(str(model))
+
+
+def test_all_files_of_a_model_on_the_hub_are_asked_for(tmp_path, monkeypatch):
+    model, asked = write_model(tmp_path / "cache"), []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, allow_patterns: asked.extend(allow_patterns) or str(model),
+    )
+    assert locate("somebody/gpt2") == model
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json"):
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in asked)
+    asked.clear()
+    (model / "model.safetensors").unlink()
+    assert locate("somebody/gpt2", weights=False) == model  # before a download of the weights
+    assert not any("safetensors" in pattern for pattern in asked)

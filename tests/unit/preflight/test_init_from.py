@@ -1,10 +1,13 @@
+import contextlib
 import json
 
 import pytest
 
+from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
 from tests.support.mistakes import mistakes
+from tests.support.model_files import tensors_of, write_tensors
 
 CONFIG = {
     "model_type": "gpt2",
@@ -22,6 +25,9 @@ def write_model(directory, tokenizer=None, weights="model.safetensors", **change
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG | changes))
     (directory / weights).write_bytes(b"")
+    if weights == "model.safetensors":
+        with contextlib.suppress(UserError):  # sizes that are none
+            write_tensors(directory / weights, tensors_of(directory))
     if tokenizer:
         tokenizer.save(directory)
     return directory
@@ -115,12 +121,14 @@ def test_gelu_under_its_other_name_and_an_inner_width_that_is_spelled_out(run_fi
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"n_layer": "three"}, "n_layer: it should be a valid integer"),
-        ({"n_embd": None}, "n_embd: it should be a valid integer"),
+        ({"n_layer": "three"}, "n_layer is 'three', not a whole number"),
+        ({"n_embd": None}, "n_embd is None, not a whole number"),
+        ({"n_layer": True}, "n_layer is True, not a whole number"),
         ({"n_head": 3}, "n_embd 16 is not a multiple of n_head 3"),
         ({"n_positions": 0}, "n_positions is 0"),
+        ({"n_inner": 0}, "n_inner is 0"),
         ({"attn_pdrop": 1.5}, "attn_pdrop is 1.5"),
-        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon: it should be a valid number"),
+        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon is 'small', not a number"),
     ],
 )
 def test_a_config_that_does_not_tell_the_sizes(run_file, tmp_path, changes, reason):
@@ -138,6 +146,17 @@ def test_weights_in_a_pickle_and_no_weights(run_file, tmp_path):
     empty = write_model(tmp_path / "empty", weights="notes.txt")
     (found,) = mistakes(run_file, begin(empty))
     assert found.startswith(f"model.init_from: {empty}: no weights there (model.safetensors or")
+
+
+def test_weights_that_are_not_those_of_the_config(run_file, model):
+    there = tensors_of(model)
+    write_tensors(model / "model.safetensors", there | {"lm_head.weight": ("F32", (50257, 16), b"\1\2\3\4")})
+    (found,) = mistakes(run_file, begin(model))
+    assert found.startswith(f"model.init_from: {model}: has two output layers: ")
+    del there["transformer.h.1.ln_1.bias"]
+    write_tensors(model / "model.safetensors", there)
+    (found,) = mistakes(run_file, begin(model))
+    assert found.startswith(f"model.init_from: {model}: has no transformer.h.1.ln_1.bias in its files")
 
 
 @pytest.mark.parametrize("names", [["gone.safetensors"], ["../model.safetensors"], 5])

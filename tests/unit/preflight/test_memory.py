@@ -7,7 +7,7 @@ import torch
 
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.shape import PRESETS, Shape
-from gpt2dist.preflight.memory import MemoryInputs, estimate, total
+from gpt2dist.preflight.memory import MemoryInputs, _integer_setting, estimate, total
 
 SMALL = Shape(n_layer=4, n_head=4, n_embd=64, context_length=128, vocab_size=512)
 
@@ -120,3 +120,8 @@ def test_what_is_offloaded_is_on_the_host_unless_it_is_on_a_disk():
 def test_without_large_logits_the_backward_pass_of_a_block_is_the_largest_moment():
     setting = MemoryInputs(GPT2, 1024, 32, precision="bf16", loss="chunked", activation_checkpointing=True)
     assert part(setting, "one block").device == (8 * 2 + 32) * 32 * 1024 * 768
+
+
+@pytest.mark.parametrize(("value", "expected"), [(7, 7), (7.5, 7), (True, 3), ("7", 3), (0, 3), (None, 3)])
+def test_raw_keys_that_are_no_numbers_count_as_not_set(value, expected):
+    assert _integer_setting({"sub_group_size": value}, "sub_group_size", 3) == expected

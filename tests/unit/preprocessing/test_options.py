@@ -118,10 +118,12 @@ def test_normalizer(tmp_path, tokenizer, monkeypatch):
 def test_bad_text_can_stop_the_job(tmp_path, tokenizer, small_tasks):
     good = b'{"text": "fine, and not to be mended"}\n'
     (tmp_path / "a.jsonl").write_bytes(good + b'{"text": "half \\ud83d"}\n')
-    with pytest.raises(UserError, match=r"a\.jsonl:2: text that is not Unicode .*--on-bad-text replace"):
+    with pytest.raises(
+        UserError, match=r"a\.jsonl:2: 'half �': text that is not Unicode .*--on-bad-text replace"
+    ):
         run(tmp_path / "a.jsonl", tokenizer, tmp_path / "out", on_bad_text="fail")
     (tmp_path / "b.jsonl").write_bytes(good * 100 + b'{"text": "caf\xe9"}\n')
-    with pytest.raises(UserError, match=rf"b\.jsonl, byte {100 * len(good)}: text that is not Unicode"):
+    with pytest.raises(UserError, match=rf"b\.jsonl, byte {100 * len(good)}: 'caf�': text that is not Unicode"):
         run(tmp_path / "b.jsonl", tokenizer, tmp_path / "late", on_bad_text="fail")
     manifest = run(tmp_path / "b.jsonl", tokenizer, tmp_path / "mended")
     assert manifest.repaired == 1 and documents(manifest)[-1] == "caf\ufffd"
@@ -221,6 +223,8 @@ def test_long_documents_go_through_all_filters(tmp_path, small_is_long, tokenize
     source = write_lines(tmp_path / "a.jsonl", texts)
     manifest = run(source, tokenizer, tmp_path / "out", deduplicate=True, max_chars=4002)
     assert documents(manifest) == ["short", long, "x" * 3000]
+    totals = manifest.totals("train")
+    assert (totals.words, totals.lm_eval_words) == (1 + 1000 + 1, 1 + 1001 + 1)  # `long` ends with a space
     assert manifest.left_out == {"rejected": 0, "empty": 0, "too_short": 0, "too_long": 1, "duplicate": 1}
     (tmp_path / "bad.jsonl").write_text(
         '{"text": "' + "y " * 2000 + '\n{"text": "after"}\n{"text": "", "n": "' + "z" * 3000 + '"}\n'

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2dist.corpus import discover
+from gpt2dist.corpus import Reading, discover, files
+from gpt2dist.corpus import documents as documents_module
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import Shard
 from gpt2dist.errors import RunError, UserError
@@ -299,6 +300,40 @@ def test_rejected_repaired_and_empty(tmp_path, tokenizer, small_tasks):
     assert lines[0]["reason"].startswith("not JSON") and lines[1]["reason"] == "field 'text' is int, not a string"
 
 
+def test_long_lines_that_cannot_be_read_are_rejected(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(files, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(documents_module, "LONG_BYTES", 1000)
+    path = tmp_path / "a.jsonl"
+    deep, cut, good = b'{"x": ' + b"[" * 150_000, b'{"text": "' + b"x" * 5000, b'{"text": "ok ok"}'
+    path.write_bytes(b"\n".join([deep, cut, *[good] * 100]))
+    manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.1))
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (2, 100)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(line["line"], line["reason"].partition(" at ")[0]) for line in lines] == [
+        (1, "not JSON: nesting too deep"),
+        (2, "not JSON: a string that is cut off or holds what must be escaped"),
+    ]
+
+
+def test_a_file_with_many_empty_documents_is_named(tmp_path, tokenizer, small_tasks):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.jsonl").write_text('{"text": "a"}\n' * 1000 + '{"text": ""}\n' * 120)
+    (tmp_path / "corpus" / "b.jsonl").write_text('{"text": "b"}\n' * 100 + '{"text": ""}\n' * 50)
+    (tmp_path / "corpus" / "c.jsonl").write_text('{"text": "c"}\n' * 100 + '{"text": ""}\n' * 10)
+    warnings = []
+    manifest = prepare(job(tmp_path / "corpus", tokenizer, tmp_path / "out"), on_warning=warnings.append)
+    assert manifest.left_out["empty"] == 180
+    (warning,) = [text for text in warnings if "empty" in text]
+    assert warning.startswith(
+        f"{tmp_path}/corpus/a.jsonl: 120 of its 1,120 documents are empty and were left out, and so is a large "
+        "part of 1 other file(s). If that is not what you expect, the file is damaged, or --text-field names"
+    )
+    (tmp_path / "corpus" / "a.jsonl").unlink()
+    (tmp_path / "corpus" / "b.jsonl").unlink()
+    prepare(job(tmp_path / "corpus", tokenizer, tmp_path / "few"), on_warning=warnings.append)
+    assert not any("c.jsonl" in text for text in warnings)
+
+
 def test_too_many_rejected(tmp_path, tokenizer):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n' * 20 + '{"content": "x"}\n' * 5)
@@ -311,6 +346,66 @@ def test_too_many_rejected(tmp_path, tokenizer):
     assert "larger --max-bad-fraction" in message and ":24:" not in message
     manifest = prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
     assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (5, 20)
+
+
+def test_a_rejection_counts_as_many_documents_as_it_has_lines(tmp_path, tokenizer):
+    source = tmp_path / "a.tsv"
+    source.write_text("text\n" + "fine\n" * 50 + '"open\nfine\nfine" here\n' + "fine\n" * 50)
+    with pytest.raises(UserError) as caught:
+        prepare(job(source, tokenizer, tmp_path / "out", max_bad_fraction=0.02))
+    assert "3 of 103 documents cannot be read" in str(caught.value)
+    assert "a.tsv:52: text after the quote that closes a field (--quoting none" in str(caught.value)
+    assert "ordinary characters) (3 lines)" in str(caught.value)
+    manifest = prepare(job(source, tokenizer, tmp_path / "out", max_bad_fraction=0.03))
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (3, 100)
+    (line,) = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (line["line"], line["lines"], line["offset"], line["bytes"]) == (52, 3, 255, 22)
+
+
+def test_few_rejections_with_many_bytes_are_said(tmp_path, tokenizer):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "fine"}\n' * 99 + "not JSON " * 187 + "\n")
+    said = []
+    prepare(job(source, tokenizer, tmp_path / "out", max_bad_fraction=0.4), on_warning=said.append)
+    (warning,) = said
+    assert warning.startswith("the rejected lines or rows hold 50.0% of the bytes of the corpus; see ")
+
+
+def test_quoting_belongs_to_the_job(tmp_path, tokenizer, monkeypatch):
+    def texts(manifest):
+        return [text.removesuffix(END_OF_TEXT) for text in documents(manifest, "train")]
+
+    monkeypatch.setattr(tasks_module, "MIN_TASK_BYTES", 1)
+    for name in "ab":
+        (tmp_path / f"{name}.tsv").write_text('text\n"one"\n"two\nlines"\n')
+    inputs = str(tmp_path / "*.tsv")
+    standard = prepare(job(inputs, tokenizer, tmp_path / "out"))
+    assert texts(standard) == ["one", "two\nlines"] * 2
+    assert (standard.options["quoting"], standard.options["max_field_lines"]) == ("standard", 100)
+    none = Reading(quoting="none")
+    with pytest.raises(UserError, match="holds another dataset: --quoting standard there, none here"):
+        prepare(job(inputs, tokenizer, tmp_path / "out", reading=none))
+    with pytest.raises(UserError, match="--max-field-lines 100 there, 9 here"):
+        prepare(job(inputs, tokenizer, tmp_path / "out", reading=Reading(max_field_lines=9)))
+    path = tmp_path / "out" / "manifest.json"
+    older = json.loads(path.read_text())
+    del older["options"]["quoting"], older["options"]["max_field_lines"]  # version 0.1 did not write them
+    del older["manifest_sha256"]
+    path.write_text(json.dumps(older))
+    assert texts(prepare(job(inputs, tokenizer, tmp_path / "out"))) == ["one", "two\nlines"] * 2
+
+    # The field comes after the samples on which the encoder is checked, so the task of a.tsv is done.
+    (tmp_path / "b.tsv").write_text("text\n" + "x\n" * 99 + '"two\nlines\n"\n')
+    short = Reading(max_field_lines=2)
+    with pytest.raises(UserError, match=r"b\.tsv: line 101: a quoted field starts here"):
+        prepare(job(inputs, tokenizer, tmp_path / "other", reading=short))
+    with pytest.raises(UserError, match="holds the unfinished work of another job: --quoting standard there"):
+        prepare(job(inputs, tokenizer, tmp_path / "other", reading=none))
+    with pytest.raises(UserError, match=r"b\.tsv: line 101"):
+        prepare(job(tmp_path / "b.tsv", tokenizer, tmp_path / "only", reading=short))
+    assert not (tmp_path / "only.partial").exists()  # no task is done, so the next command can differ
+    manifest = prepare(job(tmp_path / "b.tsv", tokenizer, tmp_path / "only", reading=none))
+    assert texts(manifest) == ["x"] * 99 + ['"two', "lines", '"']
 
 
 def test_wrong_text_field_fails_after_the_first_part(tmp_path, tokenizer, small_tasks, monkeypatch):
@@ -333,6 +428,13 @@ def test_a_bad_corpus_stops_long_before_its_end(tmp_path, tokenizer, small_tasks
         prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.1))
     assert len(runs) < len(plan_tasks(discover([str(path)]))) / 2
     prepare(job(path, tokenizer, tmp_path / "out", max_bad_fraction=0.5))  # goes on
+
+
+def test_a_huge_bad_line_before_many_good_ones_stops_nothing(tmp_path, tokenizer, small_tasks):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"x": ' + "[" * 100_000 + "\n" + '{"text": "ok ok"}\n' * 2000)
+    manifest = prepare(job(path, tokenizer, tmp_path / "out"))
+    assert (manifest.left_out["rejected"], manifest.totals("train").documents) == (1, 2000)
 
 
 def test_character_that_the_tokenizer_lacks_rejects_the_document(tmp_path, small_tasks):

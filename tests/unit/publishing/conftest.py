@@ -40,7 +40,13 @@ def write_result(tmp_path):
     """Writes a result as `gpt2dist evaluate --output` does: `write_result(name, model=fingerprint)`."""
 
     def write(name, **keys):
-        known = {"perplexity": 20.5, "word_perplexity": 100.25, "bits_per_byte": 1.125, "data": "d" * 64}
+        known = {
+            "perplexity": 20.5,
+            "word_perplexity": 100.25,
+            "lm_eval_word_perplexity": 90.5,
+            "bits_per_byte": 1.125,
+            "data": "d" * 64,
+        }
         known |= {"sequence_length": 32, "stride": 16, "prefix": "none", "split": "test", "per_document": True}
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(known | keys))

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
@@ -53,9 +54,11 @@ def test_the_hub_reads_its_metadata(run, publish, write_result):
     assert values == {
         ("val", "perplexity"): said["perplexity"],
         ("val", "word_perplexity"): said["word_perplexity"],
+        ("val", "lm_eval_word_perplexity"): said["lm_eval_word_perplexity"],
         ("val", "bits_per_byte"): said["bits_per_byte"],
         ("wikitext", "perplexity"): 20.5,
         ("wikitext", "word_perplexity"): 100.25,
+        ("wikitext", "lm_eval_word_perplexity"): 90.5,
         ("wikitext", "bits_per_byte"): 1.125,
     }
     last = data.eval_results[-1]
@@ -93,12 +96,41 @@ def test_the_body_tells_data_training_and_scores(run, publish, tiny_dataset):
         "| learning rate | 0.002 |",
         "| schedule: kind | cosine |",
         "| schedule: total steps | 8 |",
-        f"| val | {said['perplexity']:,.4f} | {said['word_perplexity']:,.4f} | {said['bits_per_byte']:.4f} | "
+        f"| val | {said['perplexity']:,.4f} | {said['word_perplexity']:,.4f} | "
+        f"{said['lm_eval_word_perplexity']:,.4f} | {said['bits_per_byte']:.4f} | "
         "sequence length 32, stride 12, document boundaries pack |",
         "trained with | gpt2dist ",
         "torch 2.",
     ):
         assert line in text, line
+
+
+def test_what_was_changed_at_a_restart_is_said(run, publish):
+    """The table has the hyperparameters of the last start."""
+    for number, step in ((2, 0), (3, 4), (4, 8)):
+        changed = {
+            "optimizer.lr": [5e-4, number],
+            "data.train.0.path": ["/secret", "/other"],
+            "world_size": [1, 2],
+        }
+        path = run / f"starts/{number:03d}/environment.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"step": step, "changed": changed}))
+    text = (publish(run / "checkpoints/step-00000008") / "README.md").read_text()
+    assert re.findall(r"\| changed at .*", text) == ["| changed at step 4 | optimizer.lr 5e-4 → 3 |"]
+    assert "/secret" not in text
+
+
+def test_what_a_score_means_is_said_of_its_kind(run, publish, write_result):
+    checkpoint = run / "checkpoints/step-00000008"
+    words = write_result("words", model=fingerprint(checkpoint), accuracy=0.5)
+    text = (publish(checkpoint, [words]) / "README.md").read_text()
+    assert "Every token is scored once" in text and "\nOf words, only the last word of each passage is" in text
+    for path in (run / "eval").glob("**/*.json"):
+        path.unlink()
+    shutil.rmtree(checkpoint.parents[3] / "published")
+    text = (publish(checkpoint, [words]) / "README.md").read_text()
+    assert "Every token is scored once" not in text and "perplexity is exp(Σ nll / passages)." in text
 
 
 def test_a_card_names_no_place_of_the_machine(run, publish, tiny_dataset, tmp_path):

@@ -23,7 +23,8 @@ def test_the_scores_of_a_step_are_those_of_its_validation(run):
     said = json.loads((run / "eval/step-00000004.json").read_text())["val"]
     later = json.loads((run / "eval/step-00000008.json").read_text())["val"]
     assert result.name == "val"
-    assert result.measures == {key: said[key] for key in ("perplexity", "word_perplexity", "bits_per_byte")}
+    known = ("perplexity", "word_perplexity", "lm_eval_word_perplexity", "bits_per_byte")
+    assert result.measures == {key: said[key] for key in known}
     assert result.measures["perplexity"] != later["perplexity"]
     assert result.protocol == {"sequence_length": 32, "stride": 12, "document_boundaries": "pack"}
 
@@ -46,7 +47,12 @@ def test_given_results_must_be_of_this_model(run, write_result):
     assert result == Result(
         "wikitext",
         "d" * 64,
-        {"perplexity": 20.5, "word_perplexity": 100.25, "bits_per_byte": 1.125},
+        {
+            "perplexity": 20.5,
+            "word_perplexity": 100.25,
+            "lm_eval_word_perplexity": 90.5,
+            "bits_per_byte": 1.125,
+        },
         {"split": "test", "sequence_length": 32, "stride": 16, "prefix": "none", "per_document": True},
     )
     wrong = write_result("wrong", model=fingerprint(run / "checkpoints/step-00000004"))
@@ -60,7 +66,9 @@ def test_given_results_must_be_of_this_model(run, write_result):
 
 def test_a_result_of_last_words_says_so(run, write_result):
     directory = run / "checkpoints/step-00000008"
-    path = write_result("lambada", model=fingerprint(directory), accuracy=0.25, word_perplexity=None)
+    path = write_result(
+        "lambada", model=fingerprint(directory), accuracy=0.25, word_perplexity=None, lm_eval_word_perplexity=None
+    )
     result = ModelProvenance.read(directory, [path]).results[-1]
     assert result.measures == {"perplexity": 20.5, "bits_per_byte": 1.125, "accuracy": 0.25}
     assert result.protocol["scored"] == "the last word of each passage"
@@ -74,7 +82,11 @@ def test_a_result_of_last_words_says_so(run, write_result):
         ("[" * 9999, "nested too deeply; give a file"),
         ('{"split": ["val"], "perplexity": 3.5}', "split is neither a text nor a number; give a file"),
         ("[1]", "a list instead of an object; give a file that `gpt2dist evaluate --output` wrote"),
-        ("RIGHT", "has none of perplexity, word_perplexity, bits_per_byte, accuracy; give what `evaluate` wrote"),
+        (
+            "RIGHT",
+            "has none of perplexity, word_perplexity, lm_eval_word_perplexity, bits_per_byte, accuracy; give "
+            "what `evaluate` wrote",
+        ),
     ],
 )
 def test_results_that_are_none(run, tmp_path, text, message):

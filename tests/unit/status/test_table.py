@@ -1,8 +1,10 @@
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
 
+from gpt2dist.run.starts import Change, Start
 from gpt2dist.status import table
 from gpt2dist.status.evaluations import Evaluation
 from gpt2dist.status.status import Checkpoint, Status
@@ -25,6 +27,8 @@ def status():
         evaluations=[Evaluation("val", 600, 3.95, 51.9, 1.83), Evaluation("wiki", 500, None, None, None)],
         skipped_steps=2,
         silent=1.0,
+        start_count=0,
+        starts=[],
     )
 
 
@@ -69,6 +73,22 @@ def test_one_run_in_full(status):
     lines = table.show([spoiled], Path("runs/a"))
     assert lines[1:3] == ["         state  stale: look there", "          step  700"]
     assert lines[4] == "    perplexity  3.2e+09"
+
+
+def test_the_starts_of_a_run_and_what_the_last_one_changed(status, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    changes = tuple(Change(f"optimizer.{number}", number, 5e-4) for number in range(10))
+    first, last = Start(11, 0.0, 0, 1, changes[:1]), Start(12, 1.8e9, 1200, 8, changes)
+    shown = table.in_full(dataclasses.replace(status, start_count=12, starts=[first, last]))[12:]
+    assert shown == [
+        ("starts", "12, the last 2027-01-15 08:00, at step 1,200, 8 ranks"),
+        *[("changed", f"optimizer.{number} {number} → 5e-4") for number in range(8)],
+        ("changed", "and 2 more; see --json"),
+    ]
+    unknown = Start(1, None, None, None, ())
+    shown = table.in_full(dataclasses.replace(status, start_count=1, starts=[unknown]))[12:]
+    assert shown == [("starts", "1, the last –, at step –")]
 
 
 def test_a_line_says_what_is_known(status, unknown):

@@ -139,15 +139,37 @@ def test_the_fast_encoder_is_made_anew_when_it_has_grown(small, monkeypatch):
 
 
 @pytest.mark.parametrize("part_size", [1, 3, 17, 64])
-def test_stretches_give_the_tokens_of_the_whole(small, part_size):
-    reference = ReferenceEncoder(small)
+def test_stretches_give_the_tokens_of_the_whole(small, part_size, monkeypatch):
+    reference, cuts = ReferenceEncoder(small), 0
     for text in random_texts(150, 80, seed=part_size):
         parts = [text[at : at + part_size].encode() for at in range(0, len(text), part_size)]
+        monkeypatch.setattr(encoder_module, "_BLOCK_BYTES", 8 + len(text) % 9)
         stretches = list(cut_long_text(parts, small))
         assert b"".join(stretches) == text.encode()
+        cuts += len(stretches)
         if stretches:
             ids, _ = reference.encode_batch(stretches)
             assert np.array_equal(ids, reference.encode_batch([text.encode()])[0]), text
+    assert cuts > 400
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"x" * 40, b"\n"] * 30,  # the only places to cut are between two parts
+        [("é" * 20).encode(), " ü".encode()] * 30,
+        [b"x" * 10 + b"\n" + b"x" * 80] * 30,  # and far from the end of a part
+        [b"\n" + b"x" * 90] * 30,
+    ],
+)
+def test_a_text_is_cut_wherever_it_has_a_border(small, monkeypatch, parts):
+    monkeypatch.setattr(encoder_module, "MAX_STRETCH", 100)
+    monkeypatch.setattr(encoder_module, "_BLOCK_BYTES", 16)
+    stretches = list(cut_long_text(parts, small))
+    whole = b"".join(parts)
+    assert b"".join(stretches) == whole and 25 < len(stretches) < 62
+    ids, _ = ReferenceEncoder(small).encode_batch(stretches)
+    assert np.array_equal(ids, small.encode(whole.decode()))
 
 
 def test_stretches_of_real_text(gpt2, shared_data):

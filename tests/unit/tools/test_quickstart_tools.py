@@ -1,10 +1,15 @@
 """The tools around the quickstart."""
 
+import contextlib
+import io
 import json
+import runpy
 import subprocess
 import sys
 
 import pytest
+
+from tests.support.ranks import run_ranks
 
 
 @pytest.fixture
@@ -133,19 +138,42 @@ class GPT(torch.nn.Module):
 """What the benchmark asks of nanoGPT's model.py, and no more."""
 
 
-def test_the_benchmark_of_training_runs(tool, tmp_path):
-    sizes = ["--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--vocab-size", 100, "--length", 16]
-    sizes += ["--rounds", 2, "--steps", 1, "--stages"]
+def run_stage(path, words):
+    """Runs the benchmark on a forked rank, as its subprocess would, and returns what it printed."""
+    sys.argv = words
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        runpy.run_path(path, run_name="__main__")
+    return out.getvalue()
+
+
+def test_the_benchmark_of_training_runs(repository, tmp_path, monkeypatch, capsys):
+    path = str(repository / "tools/bench/train.py")
+    sizes = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--vocab-size", "100", "--length", "16"]
+    sizes += ["--rounds", "2", "--steps", "1"]
     (tmp_path / "model.py").write_text(NANOGPT)
-    done = tool("bench/train.py", *sizes, 0, 2, "--precision", "autocast_bf16", "--nanogpt", tmp_path)
-    assert done.returncode == 0, done.stderr
+
+    def fork(command, check):
+        assert check and command[:2] == [sys.executable, path]
+        (printed,) = run_ranks(run_stage, 1, path, command[1:])
+        print(printed)
+
+    monkeypatch.setattr(subprocess, "run", fork)
+    words = [*sizes, "--stages", "0", "2", "--precision", "autocast_bf16", "--nanogpt", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [path, *words])
+    runpy.run_path(path, run_name="__main__")
+    printed = capsys.readouterr().out.splitlines()
     for stage in (0, 2):
         for part in (
             "gpt2dist / bare loop = ",
             "gpt2dist / nanoGPT = ",
             "autocast_bf16, loss auto, not compiled",
         ):
-            assert any(line.startswith(f"stage {stage}: ") and part in line for line in done.stdout.splitlines())
-    assert "number of parameters" not in done.stdout
-    done = tool("bench/train.py", *sizes, 0, "--nanogpt", tmp_path / "nowhere")
-    assert done.returncode == 1 and "model.py; give a checkout of nanoGPT" in done.stderr
+            assert any(line.startswith(f"stage {stage}: ") and part in line for line in printed)
+    assert not any("number of parameters" in line for line in printed)
+
+
+def test_the_benchmark_of_training_names_a_missing_nanogpt(repository, tmp_path):
+    train = runpy.run_path(str(repository / "tools/bench/train.py"))
+    with pytest.raises(SystemExit, match=r"model\.py; give a checkout of nanoGPT"):
+        train["load_module"](tmp_path / "nowhere/model.py")

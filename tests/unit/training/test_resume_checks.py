@@ -5,7 +5,13 @@ import pytest
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
-from gpt2dist.training.resume_checks import check_resumable, data_order, dataset_changes, datasets_of
+from gpt2dist.training.resume_checks import (
+    check_resumable,
+    data_order,
+    dataset_changes,
+    datasets_of,
+    manifest_changes,
+)
 
 RUN = """
 model: {n_layer: 1, n_head: 1, n_embd: 8, context_length: 8}
@@ -183,3 +189,48 @@ def test_a_checkpoint_of_another_architecture_is_refused(run_file, state, option
         f"{run_file.parent}/step-3/config.json: {message}, which gpt2dist does not train; resume from another "
         "checkpoint"
     )
+
+
+def of_manifest(digest: str | None, **said: object) -> list[dict]:
+    entries = {"vocab_size": 300, "end_of_text_id": 299, "dtype": "uint16", "tokens": 9, "bytes": 30, "words": 5}
+    manifest = {"manifest_sha256": digest, "manifest": entries | said} if digest else {}
+    return [{"path": "books", "fingerprint": "f" * 64, "share": 1} | manifest]
+
+
+def test_a_manifest_that_says_something_else_is_refused_or_told():
+    before = of_manifest("a" * 64)
+    assert dataset_changes(before, before) == manifest_changes(before, before) == []
+    assert dataset_changes(before, of_manifest("b" * 64, vocab_size=301, bytes=60)) == [
+        "the manifest of books says another vocab_size (301, was 300)"
+    ]
+    other = of_manifest("b" * 64, bytes=60, words=6)
+    assert dataset_changes(before, other) == []
+    assert manifest_changes(before, other) == [
+        "books/manifest.json: another one than at the last start, of the same tokens: bytes is 60, was 30, "
+        "words is 6, was 5"
+    ]
+    assert manifest_changes(before, of_manifest("b" * 64)) == [
+        "books/manifest.json: another one than at the last start, of the same tokens: options, sources, "
+        "left-out documents or the validation split differ"
+    ]
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, "a" * 64), ("a" * 64, None), (None, None)])
+def test_manifests_are_compared_only_where_both_have_a_hash(before, now):
+    old, new = of_manifest(before), of_manifest(now, vocab_size=301)
+    assert dataset_changes(old, new) == manifest_changes(old, new) == []
+
+
+def test_the_record_of_a_manifest(run_file):
+    _, plan = resolve(run_file, [], 1)
+    manifest = plan.datasets[0].dataset
+    assert datasets_of(plan)[0] == {
+        "path": str(run_file.parent / "books"),
+        "fingerprint": manifest.fingerprint,
+        "share": 7,
+        "manifest_sha256": json.loads((manifest.directory / "manifest.json").read_text())["manifest_sha256"],
+        "manifest": {
+            **{"vocab_size": 50257, "end_of_text_id": 50256, "dtype": "uint16"},
+            **{"tokens": 100, "documents": 1, "bytes": 400, "words": 100, "lm_eval_words": None},
+        },
+    }

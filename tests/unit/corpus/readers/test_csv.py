@@ -1,8 +1,10 @@
 import csv
 import io
-import random
+import operator
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from gpt2dist.corpus import LongDocument, Reading, cut, discover, documents, files, read
 from gpt2dist.errors import UserError
@@ -16,11 +18,11 @@ def test_rows_and_what_they_account_for(tmp_path, read_corpus):
     )
     seen = read_corpus(path, size=3)
     assert [(document.text, document.line, document.repaired) for document in seen] == [
-        ("plain", 1, False),
-        ('quoted, with "quotes"\r\nand lines', 2, False),
-        ("caf\ufffd", 3, True),
-        ("", 4, False),
-        ("last", 5, False),
+        ("plain", 2, False),
+        ('quoted, with "quotes"\r\nand lines', 4, False),
+        ("caf\ufffd", 6, True),
+        ("", 7, False),
+        ("last", 8, False),
     ]
     data = path.read_bytes()
     assert [data[document.offset :][:2] for document in seen] == [b"1,", b"2,", b"3,", b"4,", b"5,"]
@@ -34,16 +36,41 @@ def test_tabs(tmp_path, read_corpus):
 
 def test_rejected_rows_say_why(tmp_path, read_corpus):
     path = tmp_path / "a.csv"
-    path.write_bytes(b'text,id\na,1\nb\nc,1,2\nd\re,2\nf,3\n"never,closed\n')
-    seen = read_corpus(path)
-    assert [(document.line, document.text or document.reason[:40]) for document in seen] == [
-        (1, "a"),
-        (2, "1 cells in a row of a table with 2 column"[:40]),
-        (3, "3 cells in a row of a table with 2 column"[:40]),
-        (4, "not ','-separated: new-line character se"),
-        (5, "f"),
-        (6, "a quote that is never closed"),
+    path.write_bytes(
+        b'text,id\na,1\nb\nc,1,2\nd\re,2\nf,3\n"Hello," he said.,4\n"g\nh" i,5\n"j",6\n"never,\nclosed\n'
+    )
+    hint = " (--quoting none takes quotes as ordinary characters)"
+    assert [(item.line, item.lines, item.text or item.reason) for item in read_corpus(path)] == [
+        (2, 1, "a"),
+        (3, 1, "1 cells in a row of a table with 2 columns"),
+        (4, 1, "3 cells in a row of a table with 2 columns"),
+        (5, 1, "a carriage return outside quotes that ends no line"),
+        (6, 1, "f"),
+        (7, 1, f"text after the quote that closes a field{hint}"),
+        (8, 2, f"text after the quote that closes a field{hint}"),
+        (10, 1, "j"),
+        (11, 2, f"a quote that is never closed{hint}"),
     ]
+
+
+def test_quotes_as_ordinary_characters(tmp_path, read_corpus):
+    path = tmp_path / "a.tsv"
+    path.write_text('id\ttext\n1\t"Hello," he said.\n"2\t5" pipe\n3\t"all"\r\n')
+    seen = read_corpus(path, quoting="none")
+    assert [(item.text, item.line) for item in seen] == [('"Hello," he said.', 2), ('5" pipe', 3), ('"all"', 4)]
+
+
+@pytest.mark.parametrize("long_bytes", [1 << 20, 30])
+@pytest.mark.parametrize("begin, line", [('a,1\n"b', 3), ('"a\nb","c', 3), ('"a\nb\nc","d\ne', 4)])
+def test_a_quoted_field_of_too_many_lines_stops(tmp_path, read_corpus, monkeypatch, begin, line, long_bytes):
+    monkeypatch.setattr(documents, "LONG_BYTES", long_bytes)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 16)
+    path = tmp_path / "a.csv"
+    path.write_text("text,id\n" + begin + "\nx" * 4 + '"\nlast,2\n')
+    message = rf"a\.csv: line {line}: a quoted field starts here and does not end within 4 lines"
+    with pytest.raises(UserError, match=message):
+        read_corpus(path, max_field_lines=4)
+    assert read_corpus(path, max_field_lines=6)[-1].text == "last"
 
 
 @pytest.mark.parametrize(
@@ -51,10 +78,14 @@ def test_rejected_rows_say_why(tmp_path, read_corpus):
     [
         (b"id,content\n1,x\n", r"a\.csv: no column 'text'; its columns are 'id', 'content': --text-field takes"),
         (
-            "text,id\n".encode("utf-16"),
+            "text,id\n".encode("utf-16-le"),
             r"a\.csv: its first row names no columns: it is binary, or text in another",
         ),
         (b"\n\n", r"a\.csv: no column 'text'; its columns are none"),
+        (
+            b'\n"text" of,id\n1,x\n',
+            r"a\.csv: line 2: the first row must name the columns, but has text after the quote",
+        ),
     ],
 )
 def test_a_table_without_the_column_is_refused(tmp_path, read_corpus, data, message):
@@ -71,42 +102,98 @@ def test_a_header_that_is_too_long_is_refused(tmp_path, read_corpus, monkeypatch
         read_corpus(tmp_path / "a.csv")
 
 
-def random_table(generator):
-    """A table as bytes, sometimes spoiled, and the rows that the module csv reads from it."""
-    pieces = ["x", "é€", "😀", ",", '"', "\n", "\r\n", " ", "word " * 5]
+# --- Against the module csv -------------------------------------------------------------------------------
+
+PIECES = ["x", "é€", "😀", ",", '"', '""', ',"', '",', '"\n', '\n"', "\n", "\r\n", "\r", " ", "word " * 3]
+
+
+@st.composite
+def written_tables(draw):
+    """A table that the module csv wrote, with one place changed or none."""
     output = io.StringIO()
-    end = generator.choice(["\n", "\r\n"])
-    quoting = generator.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-    writer = csv.writer(output, lineterminator=end, quoting=quoting)
-    for _ in range(generator.randrange(1, 6)):
-        writer.writerow("".join(generator.choices(pieces, k=generator.randrange(6))) for _ in range(3))
+    quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+    writer = csv.writer(output, lineterminator=draw(st.sampled_from(["\n", "\r\n"])), quoting=quoting)
+    cell = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+    writer.writerows(draw(st.lists(st.tuples(cell, cell), max_size=6)))
     text = output.getvalue()
-    if generator.random() < 0.5:
-        at = generator.randrange(len(text))
-        text = text[:at] + generator.choice([",", '"', "\n", "x", ""]) + text[at + generator.randrange(2) :]
-    return text
+    at = draw(st.integers(0, len(text)))
+    changed = text[:at] + draw(st.sampled_from(PIECES)) + text[at + draw(st.integers(0, 1)) :]
+    return draw(st.sampled_from([text, changed]))
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_long_rows_read_as_the_module_csv_does(tmp_path, read_corpus, monkeypatch, seed):
-    path = tmp_path / "a.csv"
-    generator, long = random.Random(seed), 0
-    for _ in range(150):
-        text = random_table(generator)
-        path.write_bytes(b"a,text,c\n" + text.encode())
-        monkeypatch.setattr(files, "BLOCK_BYTES", generator.choice([1, 2, 3, 8]))
-        monkeypatch.setattr(documents, "LONG_BYTES", 1 << 20)
-        whole = read_corpus(path)
-        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row] if "\r" not in text else None
-        if rows is not None and not any("closed" in document.reason for document in whole):
-            assert [document.text for document in whole] == [row[1] if len(row) == 3 else None for row in rows]
-        monkeypatch.setattr(documents, "LONG_BYTES", 9)  # the header is just short enough
-        parts = read_corpus(path)
-        assert [(item.text, item.line, item.offset) for item in parts] == [
-            (item.text, item.line, item.offset) for item in whole
-        ]
-        long += sum(document.long for document in parts)
-    assert long > 100
+tables = st.one_of(written_tables(), st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+
+
+def strict_rows(text, quoting):
+    """What the strict module csv makes of a text: (first line, number of lines, cells or None for an error)."""
+    lines = text.split("\n")
+    reader = csv.reader(
+        [line + "\n" for line in (lines if lines[-1] else lines[:-1])],
+        strict=True,
+        quoting=csv.QUOTE_MINIMAL if quoting == "standard" else csv.QUOTE_NONE,
+    )
+    rows = []
+    while True:
+        before = reader.line_num
+        try:
+            row = next(reader, None)
+        except csv.Error:
+            row = None
+        else:
+            if row is None:
+                return rows
+        rows.append((before + 1, reader.line_num - before, row))
+
+
+@settings(deadline=None)
+@given(tables, st.sampled_from(["standard", "none"]), st.integers(1, 6), st.sampled_from([1, 2, 3, 8]))
+@example('1,"a\nb\nc"\n2,d\n', "standard", 2, 8)
+@example('1,"a\nb"\n"2\n2","d\ne"\n', "standard", 2, 8)
+@example('1,"a"\r\r\n', "standard", 2, 1)
+@example('1,"a\nb', "standard", 2, 1)
+def test_rows_are_those_of_the_strict_module_csv(
+    tmp_path_factory, read_corpus, text, quoting, max_field_lines, block_bytes
+):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_bytes(b"a,text\n" + text.encode())
+    rows = [row for row in strict_rows("a,text\n" + text, quoting)[1:] if row[2] != []]
+    expected = [
+        (row[1] if row and len(row) == 2 else None, line, lines if row is None or len(row) != 2 else 1)
+        for line, lines, row in rows
+    ]
+    options = {"quoting": quoting, "max_field_lines": max_field_lines}
+    long_field = any(cell.count("\n") >= max_field_lines for _, _, row in rows for cell in row or ())
+    # How many lines the open field of a row with an error has, the module does not say.
+    unknown = any(row is None and lines > max_field_lines for _, lines, row in rows)
+    whole = outcome(read_corpus, path, **options)
+    if not unknown:
+        assert isinstance(whole, str) == long_field
+        assert long_field or [(item.text, item.line, item.lines) for item in whole] == expected
+    with pytest.MonkeyPatch.context() as patch:  # the streaming parser, from the first row on
+        patch.setattr(files, "BLOCK_BYTES", block_bytes)
+        patch.setattr(documents, "LONG_BYTES", 7)  # the header is just short enough
+        parts = outcome(read_corpus, path, **options)
+    keep = operator.attrgetter("text", "line", "lines", "offset", "repaired", "reason")
+    assert parts == whole if isinstance(whole, str) else [*map(keep, parts)] == [*map(keep, whole)]
+
+
+def outcome(read_corpus, path, **options):
+    """The documents of a corpus, or the message of the error."""
+    try:
+        return read_corpus(path, **options)
+    except UserError as error:
+        return str(error)
+
+
+def test_the_lines_of_a_long_row_come_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "LONG_BYTES", 200)
+    monkeypatch.setattr(documents, "PART_BYTES", 1000)
+    text = "a line, of many\n" * 500
+    (tmp_path / "a.csv").write_text(f'text\n"{text}"\n')
+    (source,) = discover([str(tmp_path / "a.csv")])
+    document = next(read(cut(source, 1 << 20)[0], Reading(max_field_lines=501)))
+    sizes = [len(part) for part in document.parts]
+    assert sum(sizes) == len(text) and all(1000 <= size < 1020 for size in sizes[:-1])
 
 
 def test_a_long_row_that_nobody_reads_is_skipped(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import datasets
 import fsspec
+import pyarrow as pa
 import pytest
 
 from gpt2dist.corpus import cut, discover
@@ -76,6 +77,39 @@ def test_a_damaged_saved_dataset(tmp_path, table, read_corpus):
         discover([str(tmp_path / "saved")])
 
 
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (
+            lambda data: data.replace(b"\x12\0\0\0\x1b\0\0\0", b"\x12\0\0\0\x05\0\0\0"),
+            r"saved: damaged, .*Offset invariant",
+        ),
+        (lambda data: data[:-8], r"00000-of-00001\.arrow: damaged, .*its end is missing"),
+        (lambda data: data + data, r"00000-of-00001\.arrow: damaged, .* bytes follow the end of its stream"),
+    ],
+)
+def test_damage_in_the_rows_of_a_saved_dataset(tmp_path, table, read_corpus, damage, message):
+    table.select_columns("text").save_to_disk(tmp_path / "saved")
+    path = tmp_path / "saved" / "data-00000-of-00001.arrow"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert path.read_bytes() != whole
+    with pytest.raises(UserError, match=message):
+        read_corpus(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[1]", b"{}", b'{"_data_files": 5}', b"\xff", b"", b"null"])
+def test_a_saved_dataset_with_damaged_json(tmp_path, table, read_corpus, name, content):
+    table.save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / name).write_bytes(content)
+    if name == "dataset_info.json" and content in (b"{}", b'{"_data_files": 5}'):
+        assert len(read_corpus(tmp_path / "saved")) == len(TEXTS)  # it needs none of its keys
+        return
+    with pytest.raises(UserError, match=r"saved: damaged, or not a saved dataset \(.*save it again"):
+        read_corpus(tmp_path / "saved")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A directory that `load_dataset` takes: 4 files, so 4 shards."""
@@ -123,11 +157,36 @@ def test_the_version_of_a_streamed_dataset_changes_with_its_files(folder):
         ("/missing", r"missing,split=train: cannot be loaded \("),
         (",text=x", r"not of the form datasets:NAME\[@REVISION\]\[,config=CONFIG\]\[,split=SPLIT\]"),
         (",split", "not of the form"),
+        (
+            ",split=train,split=validation",
+            "an option is there twice; to read two splits or conf.*, give two inputs",
+        ),
     ],
 )
 def test_datasets_that_cannot_be_loaded(folder, read_corpus, options, message):
     with pytest.raises(UserError, match=message):
         read_corpus(f"datasets:{folder}{options}")
+
+
+def test_a_streamed_dataset_that_fails_half_way(folder, read_corpus):
+    with open(folder / "train-2.jsonl", "a") as file:
+        file.write('{"text": "cut')
+    with pytest.raises(
+        UserError, match=r"split=train: cannot be read further \(.*a file is damaged: get it again"
+    ):
+        read_corpus(f"datasets:{folder}")
+
+
+def test_the_size_of_a_shard_without_rows_is_not_lost(tmp_path, read_corpus):
+    (tmp_path / "folder").mkdir()
+    for shard, texts in enumerate((["a", "b"], [], ["c"])):
+        table = pa.table({"text": pa.array(texts, pa.string())})
+        with pa.ipc.new_stream(tmp_path / "folder" / f"train-{shard}.arrow", table.schema) as writer:
+            writer.write_table(table)
+    seen = read_corpus(f"datasets:{tmp_path / 'folder'}")
+    assert [document.text for document in seen] == ["a", "b", "c"]
+    stored = sum(path.stat().st_size for path in (tmp_path / "folder").iterdir())
+    assert sum(document.size for document in seen) == stored
 
 
 def test_a_streamed_dataset_without_the_column(folder, read_corpus):

@@ -38,8 +38,12 @@ def test_json_lines(tmp_path, read_corpus):
     "line, reason",
     [
         (b'{"text": "cut', "not JSON: "),
-        (b"[" * 100_000, "not JSON: "),
-        (b'["text"]', "not a JSON object but list"),
+        (b'{"text": ' + b"[" * 100_000, "not JSON: "),
+        (b'{"x": ' + b"[" * 200_000, "not JSON: nesting too deep at byte 100007 of the line"),
+        (b'{"x": ' + b"1" * 5000 + b"}", "no field 'text'; its fields are 'x'"),
+        (b'["text"]', "not a JSON object but list (`jq -c '.[]' FILE` makes a line of each element of an array)"),
+        (b"[", "not a JSON object but list (`jq"),
+        (b'"text"', "not a JSON object but str"),
         (b'{"content": "x", "id": 1}', "no field 'text'; its fields are 'content', 'id'"),
         (b'{"text": 7}', "field 'text' is int, not a string"),
         (b'{"text": null}', "field 'text' is NoneType, not a string"),
@@ -52,6 +56,38 @@ def test_rejected_lines_say_why(tmp_path, read_corpus, line, reason):
     assert good.text == last.text == "good"
     assert (rejected.text, rejected.line, rejected.offset, rejected.size) == (None, 2, 17, len(line) + 1)
     assert rejected.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"NaN",
+        b"-Infinity",
+        b"1e999",
+        b"1" * 5000,
+        b"[" * 3000 + b"]" * 3000,
+        b'{"x": ' * 3000 + b"1" + b"}" * 3000,
+    ],
+    ids=lambda value: value[:10].decode(),
+)
+@pytest.mark.parametrize("text", [b"plain", b"half \\ud800 of a pair", b"caf\xe9"])
+def test_what_is_beside_the_text_does_not_matter(tmp_path, read_corpus, other, text):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"other": ' + other + b', "text": "' + text + b'"}\n')
+    (document,) = read_corpus(path)
+    repaired = {b"plain": "plain", b"caf\xe9": "caf\ufffd"}.get(text, "half \ufffd of a pair")
+    assert (document.text, document.repaired) == (repaired, text != b"plain")
+
+
+def test_of_equal_keys_the_last_counts(tmp_path, read_corpus):
+    (tmp_path / "a.jsonl").write_text('{"text": "first", "text": "last"}\n')
+    assert [document.text for document in read_corpus(tmp_path / "a.jsonl")] == ["last"]
+
+
+def test_a_file_that_is_one_array_says_how_to_make_lines_of_it(tmp_path, read_corpus):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=2))
+    assert read_corpus(path)[0].reason.startswith("not a JSON object but list (`jq")
 
 
 def test_dotted_field(tmp_path, read_corpus):

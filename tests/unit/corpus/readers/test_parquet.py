@@ -1,5 +1,6 @@
 import tracemalloc
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -119,6 +120,108 @@ def test_damaged_files_are_named(tmp_path, read_corpus, name, size):
             UserError, match=rf"{name}: damaged, or not (parquet|Arrow) \(.*get it again, or leave it"
         ):
             read_corpus(path, size)
+
+
+LINES = [f"document number {i:04}" for i in range(64)]  # of 20 bytes each, too long for a view to hold
+RISING = np.arange(65)
+DICTIONARY = pa.array(LINES[:32]).dictionary_encode()
+DAMAGED_NUMBERS = {  # the column, numbers in its file, and a wrong one for the 20th
+    "offset beyond": (pa.array(LINES), 20 * RISING, "<i4", 100_000),
+    "offset backwards": (pa.array(LINES), 20 * RISING, "<i4", 5),
+    "negative offset": (pa.array(LINES), 20 * RISING, "<i4", -20),
+    "large offset": (pa.array(LINES, pa.large_string()), 20 * RISING, "<i8", 5),
+    "offset of bytes": (pa.array(LINES, pa.large_string()).cast(pa.binary()), 20 * RISING, "<i4", 5),
+    "index": (DICTIONARY, RISING[:32], "<i4", 32),
+    "negative index": (DICTIONARY, RISING[:32], "<i4", -1),
+    "offset in a dictionary": (DICTIONARY, 20 * RISING[:33], "<i4", 5),
+    "offset in a field": (pa.StructArray.from_arrays([LINES], ["text"]), 20 * RISING, "<i4", 5),
+}
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "stream.arrow"])
+@pytest.mark.parametrize("damage", DAMAGED_NUMBERS)
+def test_damaged_numbers_of_arrow_files_are_refused(tmp_path, read_corpus, name, damage):
+    column, numbers, kind, wrong = DAMAGED_NUMBERS[damage]
+    field = "text.text" if pa.types.is_struct(column.type) else "text"
+    path = tmp_path / name
+    WRITERS[name](pa.table({"text": column}), path, 64)
+    assert [document.text for document in read_corpus(path, text_field=field)] == LINES[: len(column)]
+    damaged = numbers.astype(kind)
+    damaged[20] = wrong
+    whole = path.read_bytes()
+    assert whole.count(numbers.astype(kind).tobytes()) == 1
+    path.write_bytes(whole.replace(numbers.astype(kind).tobytes(), damaged.tobytes()))
+    with pytest.raises(UserError, match=rf"{name}: damaged, or not Arrow \(.*; get it again, or leave it out"):
+        read_corpus(path, text_field=field)
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "stream.arrow"])
+def test_damaged_views_and_null_bits_are_refused(tmp_path, read_corpus, name):
+    views = pa.array(LINES, pa.string_view())
+    one = b"".join([(20).to_bytes(4, "little"), b"docu", bytes(4), (20 * 20).to_bytes(4, "little")])
+    wrong = one[:-4] + (1 << 20).to_bytes(4, "little")
+    nulls = pa.array([None if i % 2 else line for i, line in enumerate(LINES)])
+    for column, old, new in ((views, one, wrong), (nulls, b"\x55" * 8, b"\x55" * 7 + b"\x54")):
+        WRITERS[name](pa.table({"text": column}), tmp_path / name, 64)
+        whole = (tmp_path / name).read_bytes()
+        assert whole.count(old) == 1
+        (tmp_path / name).write_bytes(whole.replace(old, new))
+        with pytest.raises(UserError, match=rf"{name}: damaged, or not Arrow"):
+            read_corpus(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 40])
+def test_a_stream_must_be_whole_and_alone(tmp_path, read_corpus, size):
+    path = tmp_path / "a.arrow"
+    write_stream(pa.table({"text": LINES}), path, 16)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(
+        UserError, match=r"a\.arrow: damaged, .*its end is missing: it was cut short, or its writer"
+    ):
+        read_corpus(path, size)
+    path.write_bytes(whole + whole)
+    with pytest.raises(
+        UserError, match=rf"{len(whole)} bytes follow the end of its stream, such as a second stream"
+    ):
+        read_corpus(path, size)
+
+
+def test_page_checksums_of_parquet_files_are_checked(tmp_path, read_corpus):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": LINES})
+    pq.write_table(table, path, use_dictionary=False, compression="none", write_page_checksum=True)
+    path.write_bytes(path.read_bytes().replace(b"number 0020", b"number 0O20"))
+    with pytest.raises(UserError, match=r"a\.parquet: damaged, or not parquet \(.*CRC"):
+        read_corpus(path)
+
+
+def test_a_parquet_file_with_fewer_rows_than_its_metadata_says_is_refused(tmp_path, read_corpus):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": LINES[:50]}), path)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    rows = b"\x64"  # 50 in Thrift's compact encoding
+    reasons = []
+    for place in (place for place in range(footer, len(whole) - 8) if whole[place : place + 1] == rows):
+        path.write_bytes(whole[:place] + b"\x66" + whole[place + 1 :])
+        try:
+            assert [document.text for document in read_corpus(path)] == LINES[:50]
+        except UserError as error:
+            reasons.append(str(error))
+    assert any("it has 50 rows where its metadata says 51" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("write", [write_file, write_stream])
+def test_the_size_of_a_batch_without_rows_is_not_lost(tmp_path, read_corpus, write):
+    new = pa.ipc.new_file if write is write_file else pa.ipc.new_stream
+    batches = [pa.record_batch({"text": pa.array(texts, pa.string())}) for texts in ([], ["a", "b"])]
+    with new(tmp_path / "a.arrow", batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    sizes = [document.size for document in read_corpus(tmp_path / "a.arrow")]
+    stored = (tmp_path / "a.arrow").stat().st_size
+    assert sum(sizes) == stored - (8 if write is write_stream else 0)
 
 
 @pytest.mark.parametrize("name", WRITERS)

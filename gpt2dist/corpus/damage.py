@@ -1,0 +1,136 @@
+"""Damaged text: documents that cannot be read, and characters that U+FFFD replaces. Limits and messages."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gpt2dist.corpus.documents import Piece
+from gpt2dist.corpus.encodings import guess, has_utf8_lines
+from gpt2dist.corpus.files import Stream
+from gpt2dist.corpus.formats import PLAIN_FORMATS
+from gpt2dist.corpus.utf8 import REPLACEMENT
+from gpt2dist.errors import UserError
+
+_EXCERPT = 40
+"""Characters of a text in an example."""
+_SEARCHED_BYTES = 4 << 20
+"""Bytes of a file in which to look for what is not valid, to guess its encoding."""
+
+
+MOST_EXAMPLES = 3
+"""Maximum number of damaged documents to show."""
+
+EARLY_DAMAGE = 100
+"""Rejected documents or replaced characters below which nothing is concluded about the rest of the corpus."""
+
+
+@dataclass(frozen=True)
+class DamageLimits:
+    """What to do about damaged text."""
+
+    on_bad_text: str = "replace"
+    """"replace" substitutes U+FFFD for invalid Unicode, "fail" refuses it."""
+    max_bad_fraction: float = 0.001
+    """Fraction of the documents that may be unreadable, in [0, 1]."""
+    max_replaced_fraction: float = 0.001
+    """Fraction of the characters that may be replaced by U+FFFD, in [0, 1]."""
+
+    def check(self) -> None:
+        """Check the fractions.
+
+        Raises:
+            UserError: One is out of range; the message names its option.
+        """
+        for name in ("max_bad_fraction", "max_replaced_fraction"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be between 0 and 1, such as 0.001")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A damaged document: its piece, its first byte (-1 if unknown), and a line that describes it."""
+
+    piece: Piece
+    offset: int
+    line: str
+
+
+def excerpt(text: bytes) -> str:
+    """Return the text around its first U+FFFD."""
+    place = text.find(REPLACEMENT.encode())
+    before = text[max(place - 2 * _EXCERPT, 0) : place].decode(errors="ignore")
+    after = text[place : place + 4 * _EXCERPT].decode(errors="ignore")
+    return (before[-_EXCERPT // 2 :] + after)[:_EXCERPT]
+
+
+def not_unicode(encoding: str | None) -> str:
+    """Describe text with invalid characters, for --on-bad-text fail, and the way out."""
+    return (
+        f"text that is not Unicode (invalid {encoding or 'UTF-8'}, or half of a surrogate pair); fix it, name "
+        "the encoding of the files with --encoding, or let --on-bad-text replace put U+FFFD there"
+    )
+
+
+def too_many_rejected(
+    rejected: int, documents: int, limit: float, examples: Sequence[Example], encoding: str | None
+) -> str:
+    """Describe too many documents that cannot be read, in whole lines; without the way out.
+
+    Args:
+        rejected: Number of documents that cannot be read.
+        documents: Number of all documents.
+        limit: Value of --max-bad-fraction.
+        examples: The first of them.
+        encoding: The encoding with which they were read; None for UTF-8.
+    """
+    problem = (
+        f"{rejected:,} of {documents:,} documents cannot be read, more than --max-bad-fraction {limit} allows"
+    )
+    return _with_examples(problem, examples, encoding)
+
+
+def too_many_replaced(
+    replaced: int, characters: int, limit: float, examples: Sequence[Example], encoding: str | None
+) -> str:
+    """Describe too many replaced characters; the arguments and the result are as for `too_many_rejected`."""
+    problem = (
+        f"{replaced:,} of {characters:,} characters are not valid {encoding or 'UTF-8'} and would become U+FFFD, "
+        f"more than --max-replaced-fraction {limit} allows"
+    )
+    return _with_examples(problem, examples, encoding)
+
+
+def _with_examples(problem: str, examples: Sequence[Example], encoding: str | None) -> str:
+    shown = "".join(f"\n  {example.line}" for example in examples[:MOST_EXAMPLES])
+    return f"{problem}. The first:{shown}\n{_suggest_encoding(examples[0], encoding)}"
+
+
+def _suggest_encoding(example: Example, encoding: str | None) -> str:
+    """Return lines that suggest encodings for the file of an example; "" if its bytes are valid or none fits."""
+    piece = example.piece
+    if piece.format not in PLAIN_FORMATS:
+        return ""
+    data = _bytes_from(piece, max(example.offset, piece.start))
+    found = guess(data, encoding)
+    if not found:
+        return ""
+    if found[0].encoding == "utf-8":
+        return f"{piece.path} is UTF-8: leave --encoding out, or read it apart from the files in {encoding}.\n"
+    lines = "".join(f"\n  {fit.encoding}: {fit.text[:_EXCERPT]!r}" for fit in found)
+    if has_utf8_lines(data):
+        return f"Some lines are UTF-8; convert the others. Their encoding may be one of these:{lines}\n"
+    return (
+        f"The encoding there may be one of these:{lines}\n"
+        f"--encoding NAME reads all plain files in that encoding, such as --encoding {found[0].encoding}.\n"
+    )
+
+
+def _bytes_from(piece: Piece, start: int) -> bytes:
+    """Return some bytes of a piece's file, decompressed, from `start` on; what can be read of them."""
+    data, skip = b"", start if piece.compression else 0
+    with suppress(UserError, OSError), Stream(piece.path, piece.compression, start - skip) as stream:
+        while len(data) < _SEARCHED_BYTES and (block := stream.read()):
+            data += block[skip:]
+            skip = max(skip - len(block), 0)
+    return data
