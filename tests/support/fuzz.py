@@ -104,19 +104,22 @@ def seal_dataset(home: Path, path: Path) -> None:
         for record in content["shards"]:
             if record["name"] == name:
                 record["sha256"][kind] = sha256_of(path)
-    content.pop("manifest_sha256", None)
     hashes = [
         [record["name"], record["sha256"]["bin"], record["sha256"].get("idx")] for record in content["shards"]
     ]
     text = json.dumps([content["tokenizer_fingerprint"], hashes])
     content["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
+    if content.pop("manifest_sha256", None) is not None:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        content["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     manifest.write_text(json.dumps(content))
 
 
 KINDS = (
     Kind("dataset/manifest.json", DATASET, seal_dataset),
     Kind("dataset/train-00000.idx", ("verify", "trace", "evaluate", "train"), seal_dataset, ("verify",)),
-    Kind("dataset/val-00000.bin", ("verify",), seal_dataset, ("verify",)),
+    Kind("dataset/val-00000.bin", ("verify", "evaluate"), seal_dataset, ("verify",)),
+    Kind("dataset/train-00000.bin", ("verify", "train"), seal_dataset, ("verify",)),
     Kind("dataset/train-00000.origins", ("verify", "trace"), seal_dataset, ("verify",)),
     Kind("dataset/pieces.jsonl", ("verify", "trace"), seal_dataset, ("verify",)),
     Kind("dataset/tokenizer*.json", ("verify", "train", "validate-from")),
@@ -130,6 +133,7 @@ KINDS = (
     Kind("run/checkpoints/latest", CHECKPOINT),
     Kind("run/config.yaml", ("trace", "status", "report", "export")),
     Kind("run/environment.json", ("trace", "export", *SHOWN)),
+    Kind("run/starts/*/*", ("export", *SHOWN)),
     Kind("run/metrics.jsonl", ("validate", *SHOWN)),
     Kind("run/eval/step-*.json", ("export", "status", "report")),
     Kind("run/eval/known/step-*.json", ("evaluate-all", "export", "status", "report")),
@@ -137,6 +141,7 @@ KINDS = (
     Kind("run/lock", SHOWN),
     Kind("run/submission/001/submission.json", SHOWN),
     Kind("result.json", ("export",)),
+    Kind("run.yaml", ("validate",)),
     Kind("model/config.json", MODEL),
     Kind("model/generation_config.json", MODEL),
     Kind("model/tokenizer*.json", MODEL),
@@ -290,7 +295,7 @@ def draw_case(draw: random.Random, home: Path, verbs: int) -> Case:
     kind = draw.choice(KINDS)
     path = draw.choice(sorted(home.glob(kind.pattern)))
     mutation = draw_mutation(draw, path)
-    while path.suffix == ".yaml" and "GiB" in mutation.name:  # YAML files may also be pipes, and are read whole
+    while path.name == "run.yaml" and "FIFO" in mutation.name:  # a configuration may also be a pipe
         mutation = draw_mutation(draw, path)
     sealed = kind.seal is not None and draw.random() < 0.6 and mutation not in PLACES
     chosen = draw.sample(kind.verbs, min(verbs, len(kind.verbs)))
@@ -338,6 +343,8 @@ def _fault(
             Path(case.path).name in err or str(Path(case.path).parent) in err or case.path.split("/")[0] in err
         )
         return "" if messages == 1 and names else f"exit {code}, {messages} messages: {err}"
+    if case.path == "dataset/manifest.json" and not case.sealed and _is_other_manifest(home):
+        return "a changed manifest was accepted"
     found = result_of(verb, home, out)  # also where it may differ, since it must be well formed
     # A dataset with other hashes has another fingerprint.
     resealed = {"data", "fingerprint", "sha256", "listings"} if case.sealed and "dataset" in case.path else set()
@@ -345,9 +352,16 @@ def _fault(
     if not different or verb in ("status", "status-all", "report"):  # they pass over what is damaged
         return ""
     protected = verb in case.kind.protected and not case.sealed
-    shown = case.path == "result.json" or (case.path.startswith("run/") and "checkpoints" not in case.path)
-    if case.path == "dataset/manifest.json":  # without a hash of its own, it is what it says
-        shown = case.sealed or b"manifest_sha256" not in (home.parent / "pristine" / case.path).read_bytes()
+    shown = case.path in ("result.json", "run.yaml")
+    shown |= case.path.startswith("run/") and "checkpoints" not in case.path
+    shown |= case.path == "dataset/manifest.json" and case.sealed  # with the right hash, it is what it says
     if (case.mutation.changes_value or shown) and not protected:
         return ""
     return f"another result: {different}"
+
+
+def _is_other_manifest(home: Path) -> bool:
+    """Return whether the dataset's manifest has its hash and another content: its hash must show that."""
+    paths = (each / "dataset/manifest.json" for each in (home, home.parent / "pristine"))
+    content, before = (json.dumps(json.loads(path.read_bytes()), sort_keys=True) for path in paths)
+    return '"manifest_sha256": ' in content and content != before
