@@ -1,11 +1,13 @@
 """Atomic and durable writes of small files, and helpers for file hashes, directory renames and file locks."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
+import stat
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,7 +52,13 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
+    """Return the SHA-256 of a file in hex.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular file: opening a FIFO would block.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "dataset": "corpus tokenizer",
     "tokenizer": "",
     "corpus": "",
-    "checkpoint": "distributed run",
+    "checkpoint": "distributed model run",
     "monitoring": "distributed run",
     "model": "run",
     "run": "__init__ config distributed",
@@ -49,13 +49,14 @@ MAY_IMPORT = {
     "atomic_io": "",
     "errors": "",
     "importing": "",
+    "json_files": "",
     "memory": "",
     "output_paths": "",
     "terminal": "",
 }
 """Each package or module, top first, and those below that it may import beside itself and EVERYWHERE."""
 
-EVERYWHERE = {"atomic_io", "errors", "importing", "memory", "output_paths", "terminal"}
+EVERYWHERE = {"atomic_io", "errors", "importing", "json_files", "memory", "output_paths", "terminal"}
 
 DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
@@ -79,6 +80,7 @@ LIGHT = (
         "atomic_io",
         "errors",
         "importing",
+        "json_files",
         "memory",
         "output_paths",
         "terminal",

@@ -4,16 +4,21 @@ A directory without a valid manifest is not a checkpoint. Code that uses a check
 checks it here first. Does not import torch.
 """
 
-import json
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import Gpt2distError, UserError
 
 FORMAT_VERSION = 3
 NAME = "manifest.json"
+
+NEEDED = ("config.json", "model", "optimizer-", "trainer_state.json")
+"""Beginnings of the names of files that every checkpoint has."""
+TENSORS = (".safetensors", ".bin")
 
 Records = dict[str, dict[str, Any]]
 """Map from file name to its `bytes` and `sha256`."""
@@ -46,30 +51,50 @@ def read(directory: Path, without: str | None = None) -> Records:
         without: Prefix of file names to omit.
 
     Raises:
-        InvalidCheckpointError: The manifest is missing, unreadable or of another format version, or a file is
-            missing, unreadable, a link or of another size.
+        InvalidCheckpointError: The manifest is missing, unreadable or of another format version; it does not name
+            the files that every checkpoint has; a file is missing, unreadable, a link or of another size; or a
+            file of tensors is not named.
     """
     if directory.is_symlink():
         raise InvalidCheckpointError("is a link, and links are not followed")
     if (directory / NAME).is_symlink():
         raise InvalidCheckpointError(f"{NAME} is a link, and links are not followed")
     try:
-        manifest = json.loads((directory / NAME).read_text())
-        version = manifest["format_version"]
-        files: Records = {
-            name: {"bytes": int(record["bytes"]), "sha256": str(record["sha256"])}
-            for name, record in manifest["files"].items()
-            if without is None or not name.startswith(without)
-        }
+        manifest = json_files.load(directory / NAME)
+        version = manifest.get("format_version")
+        if version != FORMAT_VERSION:
+            raise InvalidCheckpointError(f"has format version {version!r}; this program reads {FORMAT_VERSION}")
+        files = _parse(manifest)
+        unnamed = [each.name for each in directory.iterdir() if each.suffix in TENSORS and each.name not in files]
     except FileNotFoundError:
         raise InvalidCheckpointError(f"has no {NAME}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidCheckpointError(f"its {NAME} cannot be read ({error})") from error
-    if version != FORMAT_VERSION:
-        raise InvalidCheckpointError(f"has format version {version}; this program reads {FORMAT_VERSION}")
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpointError(f"its {NAME} cannot be read ({json_files.reason(error)})") from error
+    if unnamed:
+        raise InvalidCheckpointError(f"holds {min(unnamed)}, which its {NAME} does not name")
+    files = {name: record for name, record in files.items() if without is None or not name.startswith(without)}
     for name, record in files.items():
         _check_entry(directory, name, record["bytes"])
     return files
+
+
+def _parse(manifest: dict[str, Any]) -> Records:
+    """Return the records of all files.
+
+    Raises:
+        ValueError: The manifest is malformed, or lacks a file.
+    """
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ValueError('its "files" is no object')
+    for name, record in files.items():
+        size, digest = (record.get("bytes"), record.get("sha256")) if isinstance(record, dict) else (None, None)
+        if not isinstance(size, int) or isinstance(size, bool) or not isinstance(digest, str):
+            raise ValueError(f"the record of {name!r} has not both bytes and sha256")
+    for needed in NEEDED:
+        if not any(name.startswith(needed) for name in files):
+            raise ValueError(f"it names no {needed}")
+    return {name: {"bytes": record["bytes"], "sha256": record["sha256"]} for name, record in files.items()}
 
 
 def _check_entry(directory: Path, name: str, size: int) -> None:
@@ -79,11 +104,14 @@ def _check_entry(directory: Path, name: str, size: int) -> None:
     if file.is_symlink():
         raise InvalidCheckpointError(f"{name} is a link, and links are not followed")
     try:
-        there = file.stat().st_size
+        status = file.stat()
     except FileNotFoundError:
         raise InvalidCheckpointError(f"{name} is missing") from None
-    except OSError as error:
-        raise InvalidCheckpointError(f"{name} cannot be read ({error})") from error
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpointError(f"{name!r} cannot be read ({json_files.reason(error)})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidCheckpointError(f"{name} is not a regular file")
+    there = status.st_size
     if there != size:
         raise InvalidCheckpointError(f"{name} has {there} bytes instead of {size}")
 
@@ -103,18 +131,18 @@ def check_contents(directory: Path, files: Records, names: Iterable[str] | None 
         try:
             changed = atomic_io.sha256_of(directory / name) != files[name]["sha256"]
         except OSError as error:
-            raise InvalidCheckpointError(f"{name} cannot be read ({error})") from error
+            raise InvalidCheckpointError(f"{name} cannot be read ({json_files.reason(error)})") from error
         if changed:
             raise InvalidCheckpointError(f"{name} was changed after it was written (sha256 differs)")
 
 
 def require_whole_model(directory: Path) -> None:
-    """Check all files of a checkpoint except the optimizer's. Accept a model directory without a manifest.
+    """Check all files of a checkpoint except the optimizer's. Accept a model directory, which has no manifest.
 
     Raises:
         UserError: The checkpoint is invalid; the message names the file and the fault.
     """
-    if not (directory / NAME).exists():
+    if not os.path.lexists(directory / NAME) and not any(directory.glob("optimizer-*.safetensors")):
         return
     try:
         check_contents(directory, read(directory, without="optimizer-"))

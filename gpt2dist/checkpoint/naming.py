@@ -11,6 +11,11 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Return whether a name is that of a checkpoint directory."""
+    return _NAME.fullmatch(name) is not None
+
+
 def step_of(path: Path) -> int:
     """Return the step in the name of a checkpoint directory.
 
@@ -25,5 +30,5 @@ def step_of(path: Path) -> int:
 
 def finished(checkpoints: Path) -> list[Path]:
     """Return the committed (renamed) checkpoint directories in `RUN/checkpoints`, by ascending step."""
-    found = [path for path in checkpoints.glob("step-*") if _NAME.fullmatch(path.name)]
+    found = [path for path in checkpoints.glob("step-*") if is_checkpoint_name(path.name)]
     return sorted(found, key=step_of)

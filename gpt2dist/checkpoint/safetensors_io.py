@@ -18,6 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gpt2dist.errors import UserError
+from gpt2dist.model.huggingface import bare_name
+from gpt2dist.model.tensors import MASK, require_floating_point, stored_tensors
 
 PIECE = 16 * 2**20
 """Maximum bytes per write; each piece is hashed while it is written."""
@@ -78,11 +80,23 @@ class TensorFiles:
 
     Args:
         paths: The files.
+
+    Raises:
+        UserError: A file is damaged, two have a tensor of the same name, or a tensor is not of floating point.
     """
 
     def __init__(self, paths: Sequence[Path]):
-        self._files = [safe_open(path, framework="pt") for path in paths]
-        self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
+        self._where: dict[str, Any] = {}
+        self._home = paths[0].parent if paths else "the checkpoint"
+        for path in paths:
+            tensors = list(stored_tensors(path))
+            file = safe_open(path, framework="pt")
+            for tensor in tensors:
+                if tensor.name in self._where:
+                    raise UserError(f"{path}: has the tensor {tensor.name}, as another file has; copy it again")
+                if not MASK.fullmatch(bare_name(tensor.name)):  # old files have masks of bytes
+                    require_floating_point(tensor)
+                self._where[tensor.name] = file
 
     def read(self, name: str) -> Tensor:
         """Return the tensor with this name.
@@ -91,7 +105,7 @@ class TensorFiles:
             UserError: No file has a tensor of this name.
         """
         if name not in self._where:
-            raise UserError(f"the checkpoint has no tensor {name}; was it saved by a model of another shape?")
+            raise UserError(f"{self._home}: has no tensor {name}; was it saved by a model of another shape?")
         return self._where[name].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:

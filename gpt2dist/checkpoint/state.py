@@ -1,15 +1,28 @@
 """trainer_state.json: what a resume needs or checks, apart from weights and moments."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
+from gpt2dist.errors import UserError
 
 NAME = "trainer_state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """State tensors of AdamW for each parameter."""
+ORDER: dict[str, type] = {
+    "run.seed": int,
+    "batch.global_batch_size": int,
+    "data.sequence_length": int,
+    "data.stride": int,
+    "data.loss_on": str,
+    "data.document_boundaries": str,
+}
+"""Keys of `TrainerState.order` that every checkpoint has, and their types."""
+DATASET: dict[str, type] = {"path": str, "fingerprint": str, "share": int}
+"""The same for each of `TrainerState.datasets`."""
+MANIFEST: dict[str, type] = {"manifest_sha256": str, "manifest": dict}
+"""Keys of each of `TrainerState.datasets` that those of datasets of version 0.1 lack."""
 _FIELDS = {"observed": "evaluation_done"}
 """Key in the file → field name, where the two differ."""
 
@@ -42,7 +55,7 @@ class TrainerState:
     updates: int
     evaluation_done: bool
     lr: float
-    loss_scaler: dict[str, float]
+    loss_scaler: dict[str, int | float]
     history: dict[str, list[float]]
     probe_loss: float
     datasets: list[dict[str, Any]]
@@ -54,12 +67,43 @@ class TrainerState:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainerState":
-        """Read the state from a checkpoint that has been checked."""
-        values = json.loads((checkpoint / NAME).read_text())
-        return cls(**{_FIELDS.get(key, key): value for key, value in values.items()})
+        """Read the state from a checkpoint that has been checked.
+
+        Raises:
+            UserError: The file cannot be read, or a key is missing or invalid.
+        """
+        path = checkpoint / NAME
+        try:
+            values = json_files.load(path)
+            state = json_files.build(cls, {_FIELDS.get(key, key): value for key, value in values.items()})
+            state._check()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path}: not the state of a run ({json_files.reason(error)}); give another checkpoint"
+            ) from None
+        return state
 
     def write(self, checkpoint: Path) -> None:
         """Write the state into a checkpoint that is being saved."""
         keys = {field: key for key, field in _FIELDS.items()}
         values = {keys.get(field, field): value for field, value in dataclasses.asdict(self).items()}
         atomic_io.write_json(checkpoint / NAME, values)
+
+    def _check(self) -> None:
+        """Check what the types of the fields leave open.
+
+        Raises:
+            ValueError: A value is missing or out of range.
+        """
+        for key in ("step", "consumed_samples", "consumed_tokens", "updates"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} is {getattr(self, key)}")
+        if self.updates > self.step:
+            raise ValueError(f"{self.updates} updates in {self.step} steps")
+        for name, kinds, records in (("order", ORDER, [self.order]), ("datasets", DATASET, self.datasets)):
+            for key, kind in kinds.items():
+                if not all(type(record.get(key)) is kind for record in records):  # True is an int
+                    raise ValueError(f"{name} has no {key}")
+        for key, kind in MANIFEST.items():
+            if not all(type(record.get(key, kind())) is kind for record in self.datasets):
+                raise ValueError(f"datasets has a {key} that is none")

@@ -27,7 +27,7 @@ from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
 from gpt2dist.checkpoint.state import MOMENTS, TrainerState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.run.directory import LATEST
+from gpt2dist.run.latest import write_latest
 
 EMBEDDING = "transformer.wte.weight"
 _SAME_MODEL = "give the model section of the run that wrote it"
@@ -182,10 +182,10 @@ class CheckpointStore:
         moments = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
         unknown = sorted(set(weights) - set(state.parameters))
         if unknown:
-            raise UserError(f"the checkpoint has a tensor {unknown[0]}, which the model has not; {_SAME_MODEL}")
+            raise UserError(f"{path}: has a tensor {unknown[0]}, which the model has not; {_SAME_MODEL}")
         for name in state.parameters:
             tensors = {"param": weights.read(name)} | {key: moments.read(f"{key}.{name}") for key in MOMENTS}
-            state.scatter(name, {key: self._padded(name, value, state) for key, value in tensors.items()})
+            state.scatter(name, {key: self._padded(path, name, value, state) for key, value in tensors.items()})
         state.refresh()
         return trainer
 
@@ -258,7 +258,7 @@ class CheckpointStore:
         if final.exists():  # invalid, or from a continuation that was abandoned
             _remove(final)
         atomic_io.rename_directory(partial, final)
-        atomic_io.write_text(self.directory / LATEST, final.name + "\n")
+        write_latest(self.directory, final.name)
         there = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(there, saving.step, self.keep_last, self.keep_every):
             with contextlib.suppress(OSError):
@@ -294,13 +294,13 @@ class CheckpointStore:
         shape = state.shape_of(name)
         return torch.Size((min(self.vocab_size, shape[0]), *shape[1:])) if name == EMBEDDING else shape
 
-    def _padded(self, name: str, tensor: Tensor, state: WholeState) -> Tensor:
+    def _padded(self, path: Path, name: str, tensor: Tensor, state: WholeState) -> Tensor:
         """Check a loaded tensor's shape, and append the embedding's padding: zero rows, which are not saved."""
         expected, shape = self._saved_shape(name, state), state.shape_of(name)
         if tensor.shape != expected:
             raise UserError(
-                f"the checkpoint holds {name} of shape {list(tensor.shape)} where the model has "
-                f"{list(expected)}; {_SAME_MODEL}"
+                f"{path}: holds {name} of shape {list(tensor.shape)} where the model has {list(expected)}; "
+                f"{_SAME_MODEL}"
             )
         if shape == expected:
             return tensor

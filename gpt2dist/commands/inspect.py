@@ -1,10 +1,10 @@
 """`gpt2dist inspect`: show the contents of a dataset directory."""
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 
+from gpt2dist import json_files
 from gpt2dist.dataset.manifest import SHA256_KEY, Manifest, without_sha256
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import info
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int | None:
     if note := without_sha256([manifest]):
         info(note, "inspect")
     if args.json:
-        say(json.dumps(result, ensure_ascii=False), sys.stdout)
+        say(json_files.dump(result), sys.stdout)
     else:
         say("\n".join(texts))
     return None
@@ -95,7 +95,7 @@ def describe(manifest: Manifest) -> str:
     for split in manifest.splits:
         totals = manifest.totals(split)
         counts = [f"{totals.documents:,}", f"{totals.tokens:,}", f"{totals.bytes:,}"]
-        ratio = f"{totals.bytes / totals.tokens:.2f}"
+        ratio = f"{totals.bytes / max(totals.tokens, 1):.2f}"
         lines.append(row(split, *counts, ratio, f"{totals.words:,}", len(manifest.shards_of(split))))
     reasons = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in manifest.left_out.items() if count]
     rejections = f" (see {manifest.directory / 'rejected.jsonl'})" if manifest.left_out.get("rejected") else ""
@@ -119,7 +119,7 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
     Raises:
         UserError: The split has no such document.
     """
-    from gpt2dist.dataset.dataset import open_shard
+    from gpt2dist.dataset.dataset import open_shard, require_counts
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     documents = manifest.totals(split).documents
@@ -130,7 +130,9 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
         if left < record.documents:
             break
         left -= record.documents
-    tokens = open_shard(manifest, record).document(left)
+    shard = open_shard(manifest, record)
+    require_counts(shard, manifest, record)
+    tokens = shard.document(left)
     text = Tokenizer.load(manifest.directory).decode(tokens)
     return {"split": split, "index": number, "shard": record.name, "tokens": len(tokens), "text": text}
 

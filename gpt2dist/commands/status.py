@@ -3,12 +3,12 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 import time
 from pathlib import Path
 
+from gpt2dist import json_files
 from gpt2dist.errors import UserError
 from gpt2dist.status import table
 from gpt2dist.status.run_files import DEPTH, find_runs
@@ -95,7 +95,7 @@ def look(home: Path, all_starts: bool = False) -> list[Status]:
 def _print_statuses(statuses: list[Status], home: Path, as_json: bool) -> None:
     if as_json:
         for status in statuses:
-            say(json.dumps(dataclasses.asdict(status), ensure_ascii=False), sys.stdout)
+            say(json_files.dump(dataclasses.asdict(status)), sys.stdout)
     else:
         say("\n".join(table.show(statuses, home)))
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.cli import add_quiet
 from gpt2dist.commands.preprocess import (
     add_corpus_arguments,
@@ -222,4 +222,5 @@ def _is_there(output: Path, origin: dict) -> bool:
 
 def _record(output: Path) -> dict:
     path = output / RECORD_NAME
-    return json.loads(path.read_bytes()) if path.is_file() else {}
+    way_out = "remove the directory to make the tokenizer again, or choose another --output"
+    return json_files.require(path, way_out) if path.exists() else {}

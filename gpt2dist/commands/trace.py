@@ -1,12 +1,12 @@
 """`gpt2dist trace`: list the documents that a step of a run was trained on."""
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist import json_files
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.terminal import say
@@ -23,6 +23,8 @@ examples:
   gpt2dist trace runs/gpt2-124m --step 12345 --json | jq -r '.windows[].documents[].origin.path' | sort | uniq -c
 """
 
+_AGAIN = "resume the run, which writes it again"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     windows = trace(plan, args.step)
     if args.json:
         content = {"run": str(args.run_directory), "step": args.step, "windows": windows}
-        say(json.dumps(content, ensure_ascii=False), sys.stdout)
+        say(json_files.dump(content), sys.stdout)
         return
     for window in windows:
         say("\n".join(describe(window, plan.sequence_length)))
@@ -59,10 +61,13 @@ def load_plan(run_directory: Path) -> "Plan":
             raise UserError(
                 f"{run_directory}: not a run directory, it has no {path.name}; `gpt2dist train` makes one"
             )
-    facts = json.loads(environment.read_bytes())
-    _, plan = resolve(configuration, [], facts["world_size"])
+    facts = json_files.require(environment, _AGAIN)
+    world_size, trained_on = facts.get("world_size"), facts.get("datasets")
+    if type(world_size) is not int or world_size < 1 or not isinstance(trained_on, dict):
+        raise UserError(f"{environment}: does not say the run's world_size and datasets; {_AGAIN}")
+    _, plan = resolve(configuration, [], world_size)
     for each in plan.datasets:
-        fingerprint = facts["datasets"].get(str(each.dataset.directory))
+        fingerprint = trained_on.get(str(each.dataset.directory))
         if fingerprint != each.dataset.fingerprint:
             raise UserError(
                 f"{each.dataset.directory}: is not the dataset that {run_directory} was trained on (fingerprint "

@@ -19,7 +19,7 @@ from gpt2dist.corpus.formats import (
     no_file_in_directory,
 )
 from gpt2dist.corpus.identity import unreadable_paths
-from gpt2dist.corpus.json_files import is_one_object, refuse_object
+from gpt2dist.corpus.json_values import is_one_object, refuse_object
 from gpt2dist.corpus.readers.saved_datasets import is_saved, saved_source
 from gpt2dist.corpus.remote import find_remote
 from gpt2dist.corpus.storage import is_url

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gpt2dist.dataset.flat_formats import HEADER_BYTES, FlatShard
 from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.megatron_format import Shard
+from gpt2dist.errors import UserError
 
 
 class ShardReader(Protocol):
@@ -38,6 +39,20 @@ def open_shard(manifest: Manifest, record: ShardRecord) -> ShardReader:
         return Shard(shard_path(manifest, record))
     path, dtype = shard_path(manifest, record), np.dtype(manifest.dtype)
     return FlatShard(path, record.format, manifest.end_of_text_id, dtype)
+
+
+def require_counts(shard: ShardReader, manifest: Manifest, record: ShardRecord) -> None:
+    """Check that an opened shard has the tokens and documents that its record says.
+
+    Raises:
+        UserError: It has other ones.
+    """
+    if (len(shard), shard.documents) != (record.tokens, record.documents):
+        raise UserError(
+            f"{token_file(manifest, record)[0]}: holds {len(shard):,} tokens in {shard.documents:,} documents, "
+            f"the manifest says {record.tokens:,} in {record.documents:,}; copy the dataset again, or preprocess "
+            "the corpus again"
+        )
 
 
 def shard_path(manifest: Manifest, record: ShardRecord) -> Path:

@@ -10,12 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer import text_changes
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+MAX_BYTES = 1 << 30
+"""Size up to which a manifest is read: that of some two million shards."""
 SHA256_KEY = "manifest_sha256"
 TOKEN_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
 SPLITS = ("train", "val")
@@ -30,7 +32,8 @@ _TYPES: dict[Any, str] = {
     dict[str, str]: "an object of strings",
     dict[str, Any]: "an object",
 }
-_AGAIN = "copy the dataset again, or preprocess the corpus again"
+AGAIN = "copy the dataset again, or preprocess the corpus again"
+"""What to do with a damaged dataset."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,20 @@ class ShardRecord:
     """Absolute path of an adopted shard; empty for one in the dataset directory."""
     lm_eval_words: int | None = None
     """Words as lm-evaluation-harness counts them; None if they were not counted, as by version 0.1."""
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield what no record says: values of a wrong type or out of range."""
+        yield from _wrong_types(self)
+        if self.split not in SPLITS:
+            yield f"split: {self.split!r} is neither of {' and '.join(SPLITS)}"
+        if self.format not in FORMATS:
+            yield f"format: {self.format!r} is none of {', '.join(FORMATS)}"
+        if not re.fullmatch(rf"{self.split}-\d{{1,99}}", self.name):
+            yield f"name: {self.name!r:.60} is not the name of a shard of the split {self.split!r}"
+        if "\0" in self.path:
+            yield f"path: {self.path!r:.60} is not the path of a file"
+        if "bin" not in self.sha256:
+            yield "sha256: has no bin"
 
 
 @dataclass(frozen=True)
@@ -118,16 +135,11 @@ class Manifest:
         path = directory / FILE_NAME
         if not directory.is_dir():
             raise UserError(f"{directory}: no such directory; `gpt2dist preprocess` makes a dataset directory")
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise UserError(
                 f"{directory}: not a dataset directory, it has no {FILE_NAME}; `gpt2dist preprocess` makes one"
             )
-        try:
-            content = json.loads(path.read_bytes())
-            if not isinstance(content, dict):
-                raise TypeError("it holds no JSON object")
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: malformed ({error}); {_AGAIN}") from None
+        content = json_files.require(path, AGAIN, limit=MAX_BYTES)
         if content.get("format_version") != FORMAT_VERSION:
             raise UserError(
                 f"{path}: format version {content.get('format_version')!r}; this gpt2dist reads version "
@@ -151,17 +163,19 @@ class Manifest:
             manifest = cls(**values, directory=path.parent, sha256=str(content.get(SHA256_KEY) or ""))
             wrong = next(manifest._mistakes(), "")
             fingerprint = "" if wrong else manifest.fingerprint
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: malformed ({type(error).__name__}: {error}); {_AGAIN}") from None
+        except KeyError as error:
+            raise UserError(f"{path}: malformed ({error.args[0]} is missing); {AGAIN}") from None
+        except TypeError as error:
+            raise UserError(f"{path}: malformed ({type(error).__name__}: {error}); {AGAIN}") from None
         if wrong:
-            raise UserError(f"{path}: malformed ({wrong}); {_AGAIN}")
+            raise UserError(f"{path}: malformed ({wrong}); {AGAIN}")
         if content.get("fingerprint") != fingerprint:
-            raise UserError(f"{path}: was changed after it was written (its fingerprint differs); {_AGAIN}")
+            raise UserError(f"{path}: was changed after it was written (its fingerprint differs); {AGAIN}")
         return manifest
 
     def _mistakes(self) -> Iterator[str]:
         """Yield what no manifest says: values of a wrong type or out of range."""
-        yield from _wrong_types(self, "")
+        yield from _wrong_types(self)
         counts = {key: self.sources[key] for key in ("files", "bytes") if key in self.sources}
         if not _has_type(counts, dict[str, int]):
             yield f"sources: files and bytes should be whole numbers of at least 0, not {counts}"
@@ -172,14 +186,14 @@ class Manifest:
         limit = self.options.get("shard_tokens")
         if limit is not None and not _has_type(limit, int):
             yield f"options.shard_tokens: should be {_TYPES[int]}, not {limit!r:.60}"
+        for name in self.listings:
+            if Path(name).name != name or "\0" in name:
+                yield f"listings: {name!r:.60} is not the name of a file"
         for number, record in enumerate(self.shards):
-            yield from _wrong_types(record, f"shards.{number}.")
-            if record.split not in SPLITS:
-                yield f"shards.{number}.split: {record.split!r} is neither of {' and '.join(SPLITS)}"
-            elif record.format not in FORMATS:
-                yield f"shards.{number}.format: {record.format!r} is none of {', '.join(FORMATS)}"
-            elif not re.fullmatch(rf"{record.split}-\d+", record.name):
-                yield f"shards.{number}: {record.name!r} is not the name of a shard of the split {record.split!r}"
+            yield from (f"shards.{number}.{mistake}" for mistake in record.mistakes())
+        names = [record.name for record in self.shards]
+        if len(set(names)) < len(names):
+            yield "shards: two have the same name"
         if self.end_of_text_id >= self.vocab_size:
             yield f"end_of_text_id: {self.end_of_text_id} is not below vocab_size {self.vocab_size}"
         if self.dtype not in TOKEN_DTYPES:
@@ -267,11 +281,11 @@ _KINDS = {cls: get_type_hints(cls) for cls in (ShardRecord, Manifest)}
 """Type of each field."""
 
 
-def _wrong_types(record: Any, prefix: str) -> Iterator[str]:
+def _wrong_types(record: Any) -> Iterator[str]:
     for name, kind in _KINDS[type(record)].items():
         value = getattr(record, name)
         if kind in _TYPES and not _has_type(value, kind):
-            yield f"{prefix}{name}: should be {_TYPES[kind]}, not {value!r:.60}"
+            yield f"{name}: should be {_TYPES[kind]}, not {value!r:.60}"
 
 
 def _has_type(value: Any, kind: Any) -> bool:

@@ -10,7 +10,6 @@ The two are stored separately because a worker that starts in the middle of a fi
 precede it.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2dist.dataset.dataset import ShardReader, open_shard
-from gpt2dist.dataset.manifest import Manifest
+from gpt2dist import json_files
+from gpt2dist.dataset.dataset import ShardReader, open_shard, require_counts
+from gpt2dist.dataset.manifest import AGAIN, Manifest, ShardRecord
+from gpt2dist.errors import UserError
 
 SUFFIX = ".origins"
 PIECES_NAME = "pieces.jsonl"
@@ -112,7 +113,7 @@ class StreamDocuments:
                 start=tokens + (int(ends[place - 1]) if place else 0),
                 end=tokens + int(ends[place]),
                 shard=record.name,
-                origin=self._origin(record.name, place),
+                origin=self._origin(record, place),
             )
             for place in range(first, last)
             if int(ends[place]) > (int(ends[place - 1]) if place else 0)  # adopted documents may be empty
@@ -120,21 +121,31 @@ class StreamDocuments:
 
     def _shard(self, number: int) -> ShardReader:
         if number not in self._shards:
-            self._shards[number] = open_shard(self._manifest, self._records[number])
+            shard, record = open_shard(self._manifest, self._records[number]), self._records[number]
+            require_counts(shard, self._manifest, record)
+            self._shards[number] = shard
         return self._shards[number]
 
-    def _origin(self, shard: str, place: int) -> SourceLocation | None:
-        path = self._directory / (shard + SUFFIX)
-        if not path.is_file():
+    def _origin(self, shard: ShardRecord, place: int) -> SourceLocation | None:
+        if "origins" not in shard.sha256:
             return None
-        (record,) = np.fromfile(path, ORIGIN, 1, offset=place * ORIGIN.itemsize)
-        piece = self._pieces[int(record["piece"])]
-        offset = int(record["offset"])
-        return SourceLocation(
-            piece["path"], piece["first_line"] + int(record["line"]), None if offset < 0 else offset
-        )
+        path = self._directory / (shard.name + SUFFIX)
+        if not json_files.is_file(path):
+            raise UserError(f"{path}: no such file, and the manifest names it; {AGAIN}")
+        found = np.fromfile(path, ORIGIN, 1, offset=place * ORIGIN.itemsize)
+        if not found.size:
+            raise UserError(f"{path}: ends before document {place:,} of its shard; {AGAIN}")
+        (record,) = found
+        number, line, offset = int(record["piece"]), int(record["line"]), int(record["offset"])
+        if number >= len(self._pieces) or line < 1:
+            raise UserError(
+                f"{path}: document {place:,} is from line {line:,} of piece {number:,}, and "
+                f"{self._directory / PIECES_NAME} has no such place; {AGAIN}"
+            )
+        piece = self._pieces[number]
+        return SourceLocation(piece["path"], piece["first_line"] + line, None if offset < 0 else offset)
 
     @cached_property
     def _pieces(self) -> list[dict[str, Any]]:
-        with open(self._directory / PIECES_NAME, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        keys = {"path": str, "first_line": int}
+        return list(json_files.require_lines(self._directory / PIECES_NAME, keys, AGAIN))

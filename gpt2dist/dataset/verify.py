@@ -1,7 +1,6 @@
 """Verify a dataset against its manifest and the rules of the format. All files are read."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist import json_files
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.corpus.documents import Source
 from gpt2dist.corpus.identity import content_sha256
 from gpt2dist.dataset.dataset import ShardReader, index_file, open_shard, token_file
-from gpt2dist.dataset.manifest import FILE_NAME, SHA256_KEY, Manifest, ShardRecord, canonical_sha256
+from gpt2dist.dataset.manifest import (
+    AGAIN,
+    FILE_NAME,
+    MAX_BYTES,
+    SHA256_KEY,
+    Manifest,
+    ShardRecord,
+    canonical_sha256,
+)
 from gpt2dist.dataset.provenance import ORIGIN, PIECES_NAME, SUFFIX
 from gpt2dist.dataset.text_counter import TextCounter
 from gpt2dist.errors import UserError
@@ -126,7 +134,7 @@ def _sums(manifest: Manifest) -> Iterator[str]:
 
 
 def _content(manifest: Manifest) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((manifest.directory / FILE_NAME).read_bytes())
+    content: dict[str, Any] = json_files.require(manifest.directory / FILE_NAME, AGAIN, limit=MAX_BYTES)
     return content
 
 
@@ -265,14 +273,16 @@ def _listings(manifest: Manifest) -> Iterator[str]:
 
 def _sources(manifest: Manifest, path: Path, sha256: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = [json.loads(line) for line in file]
-        sizes = [int(line["size"]) for line in lines]
+        lines = [*json_files.require_lines(path, {"path": str, "size": int}, AGAIN)]
+        sizes = [line["size"] for line in lines]
         found = {"files": len(sizes), "bytes": sum(sizes), "listing_sha256": sha256}
         if "content_sha256" in manifest.sources:
             found["content_sha256"] = content_sha256([Source(**line) for line in lines])
-    except (ValueError, KeyError, TypeError) as error:
-        yield f"{path}: malformed ({type(error).__name__}: {error})"
+    except UserError as error:
+        yield str(error)
+        return
+    except TypeError as error:
+        yield f"{path}: malformed ({error}); {AGAIN}"
         return
     for key, value in found.items():
         if manifest.sources.get(key) != value:
@@ -290,10 +300,10 @@ def _origins_file(manifest: Manifest, record: ShardRecord) -> Path:
 
 
 def _lines(path: Path) -> int:
-    if not path.is_file():
+    try:
+        return sum(1 for _ in json_files.read_lines(path))
+    except (OSError, ValueError):  # missing, or damaged, which its hash shows
         return 0
-    with open(path, "rb") as file:
-        return sum(1 for _ in file)
 
 
 def _differs(path: Path) -> str:

@@ -1,22 +1,34 @@
 """Evaluation results of a run: RUN/eval/NAME/step-00001000.json for each scored checkpoint."""
 
-import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
-_KNOWN = ("loss", "perplexity", "bits_per_byte", "word_perplexity")
-CURVES = (*_KNOWN, "lm_eval_word_perplexity")
+CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity", "lm_eval_word_perplexity")
 """Measures that are written to TensorBoard, if a result has them."""
-NEEDED = ("time", "model", *_KNOWN)
-"""Keys that a result file must have in addition to its step."""
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """The keys of a result file that are read back. A measure that was not finite is None."""
+
+    step: int
+    time: float
+    model: str
+    loss: float | None
+    perplexity: float | None
+    bits_per_byte: float | None
+    word_perplexity: float | None
+    lm_eval_word_perplexity: float | None = None
+    consumed_tokens: int = 0
 
 
 class EvaluationResults:
@@ -48,13 +60,12 @@ class EvaluationResults:
         found = {}
         for path in sorted(self.directory.glob("step-*.json")):
             try:
-                result = json.loads(path.read_bytes())
-                found[int(result["step"])] = result
-                missing = [name for name in NEEDED if name not in result]
-                if missing:
-                    raise ValueError(f"no {missing[0]}")
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}: not a result of `gpt2dist evaluate` ({error}); remove it") from None
+                result = json_files.load(path)
+                found[json_files.build(ResultFile, result).step] = result
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{path}: not a result of `gpt2dist evaluate` ({json_files.reason(error)}); remove it"
+                ) from None
         return dict(sorted(found.items()))
 
     def require_comparable(self, conditions: dict[str, Any]) -> None:

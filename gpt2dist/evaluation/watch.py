@@ -1,13 +1,13 @@
 """Find the checkpoints of a run to score, including those that a training job has yet to write."""
 
 import contextlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gpt2dist import json_files
 from gpt2dist.checkpoint.naming import finished, step_of
 from gpt2dist.distributed.world import World
 from gpt2dist.evaluation.results import EvaluationResults
@@ -109,8 +109,10 @@ def _state(run: Path) -> str:
     """Return the progress of a run, such as "step 10 of 20"; empty when all its steps are done."""
     steps = [step_of(path) for path in finished(RunDirectory(run).checkpoints)]
     total = None
-    with contextlib.suppress(FileNotFoundError, ValueError):  # missing, or being written
-        total = json.loads(RunDirectory(run).environment.read_bytes()).get("total_steps")
+    with contextlib.suppress(OSError, ValueError):  # missing, or damaged
+        total = json_files.load(RunDirectory(run).environment).get("total_steps")
+    if not isinstance(total, int):
+        total = None
     if steps and total and steps[-1] >= total:
         return ""
     known = f"step {steps[-1]:,}" if steps else "no checkpoint yet"

@@ -28,12 +28,13 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
         UserError: The model's files cannot be read as a GPT-2.
     """
     start_quietly(world)
+    paths = weight_files(directory)  # before a model is built of the sizes that config.json says
     config = GPT2Config.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
     # No `dtype`: DeepSpeed 0.19.8 turns any value into bf16 if the accelerator has no fp16.
     with deepspeed.zero.Init(config_dict_or_path=SETTINGS):
         model = GPT2LMHeadModel(config)
     try:
-        files = TensorFiles(weight_files(directory))
+        files = TensorFiles(paths)
         names = {bare_name(name): name for name in files}
         for name, parameter in model.named_parameters():
             tensor = files.read(names[bare_name(name)])

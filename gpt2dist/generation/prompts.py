@@ -1,10 +1,10 @@
 """Read prompts from files."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2dist import json_files
 from gpt2dist.errors import UserError
 
 STANDARD_INPUT = "-"
@@ -54,7 +54,7 @@ def read_prompts(path: str) -> list[Prompt]:
 
 def _prompt_of_json(line: str, source: str) -> Prompt:
     try:
-        text = json.loads(line)["prompt"]
+        text = json_files.parse(line)["prompt"]
         text.encode()  # fails on a lone surrogate, which JSON allows
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(

@@ -1,14 +1,15 @@
 """Find the directory of a model, given as a checkpoint, a run directory, an exported model or a hub name."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpt2dist import json_files
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.errors import UserError
 from gpt2dist.model.tensors import require_model_of_config
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.latest import read_latest
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = "pytorch_model*.bin*"
@@ -34,15 +35,12 @@ def locate(name: str, weights: bool = True) -> Path:
     elif not path.exists():
         path = _download(name, (*DESCRIPTION, "*.safetensors", INDEX) if weights else DESCRIPTION)
     config = path / "config.json"
-    if not config.is_file():
+    if not config.exists():
         raise UserError(
             f"{name}: no model there (no config.json and no checkpoints); give a checkpoint, a run directory, "
             "an exported model or a hub name"
         )
-    try:
-        kind = json.loads(config.read_bytes()).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{config}: not the config.json of a model ({error}); give another model") from None
+    kind = json_files.require(config, "give another model").get("model_type")
     if kind != "gpt2":
         raise UserError(f"{name}: its model_type is {kind!r}; gpt2dist reads gpt2 models")
     if has_weights:
@@ -54,28 +52,35 @@ def fingerprint(path: Path) -> str:
     """Return a SHA-256 over the weights of a directory; hashes in a checkpoint's manifest save reading them.
 
     Raises:
-        UserError: The manifest is damaged.
+        UserError: The manifest is damaged, or a file cannot be read.
     """
     known = _recorded_hashes(path / "manifest.json")
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.safetensors")):
         if file.name.startswith("optimizer-"):
             continue
-        digest.update(f"{file.name}:{known[file.name] if file.name in known else sha256_of(file)}\n".encode())
+        try:
+            found = known[file.name] if file.name in known else sha256_of(file)
+        except FileNotFoundError:  # the checkpoint was pruned in the meantime
+            raise
+        except OSError as error:
+            raise UserError(f"{file}: {json_files.reason(error)}; copy the model again") from None
+        digest.update(f"{file.name}:{found}\n".encode())
     return digest.hexdigest()
 
 
 def _recorded_hashes(manifest: Path) -> dict[str, str]:
     """Return the recorded hashes of a checkpoint's files; empty without a manifest of that kind."""
-    if not manifest.is_file():
-        return {}
     try:
-        files = json.loads(manifest.read_bytes())["files"]
-        return {name: record["sha256"] for name, record in files.items()}
-    except ValueError as error:
-        raise UserError(f"{manifest}: damaged ({error}); name another checkpoint") from None
-    except (TypeError, KeyError, AttributeError):
+        content = json_files.load(manifest, kind=object)
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{manifest}: {json_files.reason(error)}; name another checkpoint") from None
+    files = content.get("files") if isinstance(content, dict) else None
+    records = files.items() if isinstance(files, dict) else ()
+    known = {name: record.get("sha256") for name, record in records if isinstance(record, dict)}
+    return {name: digest for name, digest in known.items() if isinstance(digest, str)}
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -98,18 +103,15 @@ def weight_files(path: Path) -> list[Path]:
 def _listed(path: Path) -> list[Path]:
     """Return the files that the index lists, or the only one."""
     index = path / INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-            files = [path / name for name in names if Path(name).name == name]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{index}: not the index of a model's files ({error}); save it again") from None
-        if len(files) < len(names) or not all(file.is_file() for file in files):
+    if index.exists():
+        names = sorted(set(_read_index(index).values()))
+        files = [path / name for name in names if Path(name).name == name]
+        if len(files) < len(names) or not all(json_files.is_file(file) for file in files):
             raise UserError(f"{index}: lists files that are missing from its directory; copy the whole directory")
         if (path / SINGLE).is_file() and names != [SINGLE]:
             raise UserError(f"{path}: has two models, {SINGLE} and the files in {INDEX}; remove one of them")
         return files
-    if (path / SINGLE).is_file():
+    if json_files.is_file(path / SINGLE):
         return [path / SINGLE]
     pickled = sorted(file.name for file in path.glob(PICKLES))
     if pickled:
@@ -123,10 +125,26 @@ def _listed(path: Path) -> list[Path]:
     )
 
 
+def _read_index(index: Path) -> dict[str, str]:
+    """Return the names of the tensors and of their files, as the index of a model's files maps them."""
+    content = json_files.require(index, "save the model again")
+    names, metadata = content.get("weight_map"), content.get("metadata")
+    if not isinstance(metadata, dict):  # transformers reads it
+        raise UserError(f'{index}: its "metadata" is no object; save the model again')
+    if not (isinstance(names, dict) and names and all(isinstance(name, str) for name in names.values())):
+        raise UserError(f'{index}: its "weight_map" does not map tensors to files; save the model again')
+    return names
+
+
 def _latest(run: RunDirectory) -> Path:
-    if not run.latest.is_file():
-        raise UserError(f"{run.path}: the run has no checkpoint yet; name a model that is finished")
-    newest = run.checkpoints / run.latest.read_text().strip()
+    try:
+        newest = read_latest(run.path)
+    except FileNotFoundError:
+        raise UserError(f"{run.path}: the run has no checkpoint yet; name a model that is finished") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{run.latest}: {json_files.reason(error)}; give one of the checkpoints in {run.checkpoints}"
+        ) from None
     if not newest.is_dir():
         raise UserError(f"{newest}: gone, though `latest` names it; give one of the other checkpoints")
     return newest

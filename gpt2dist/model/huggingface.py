@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import json_files
 from gpt2dist.errors import UserError
 from gpt2dist.model.shape import Shape
 
@@ -66,6 +67,39 @@ def bare_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class GPT2ConfigFile:
+    """The keys of config.json that decide what a GPT-2 computes, with the defaults of transformers."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int
+    vocab_size: int
+    n_inner: int | None = None
+    activation_function: str = GELU[0]
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    add_cross_attention: bool = False
+    tie_word_embeddings: bool = True
+    attn_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    resid_pdrop: float = 0.1
+
+    def __post_init__(self) -> None:
+        sizes = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+        rates = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
+        wrong = [key for key in sizes if getattr(self, key) < 1]
+        wrong += ["n_inner"] if self.n_inner is not None and self.n_inner < 1 else []
+        wrong += [key for key in rates if not 0 <= getattr(self, key) <= 1]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {getattr(self, wrong[0])!r}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """Model directory, as described by its config.json.
 
@@ -90,20 +124,24 @@ class Pretrained:
         """Read the config.json of a model directory.
 
         Raises:
-            UserError: The file cannot be read, or a size is missing or invalid.
+            UserError: The file cannot be read, or a key is missing or invalid.
         """
         path = directory / "config.json"
         try:
-            config = json.loads(path.read_bytes())
-            sizes = [_size(config, key) for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")]
-            inner = 4 * config["n_embd"] if config.get("n_inner") is None else _size(config, "n_inner")
-            tied, cross = (_flag(config, key) for key in ("tie_word_embeddings", "add_cross_attention"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            config = json_files.build(GPT2ConfigFile, json_files.load(path))
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{path}: does not give the sizes of a GPT-2 ({reason}); give another model"
+                f"{path}: does not give the sizes of a GPT-2 ({json_files.reason(error)}); give another model"
             ) from None
-        return cls(directory, Shape(*sizes), inner, tied, cross, tuple(_differences(config)))
+        sizes = (config.n_layer, config.n_head, config.n_embd, config.n_positions, config.vocab_size)
+        return cls(
+            directory,
+            Shape(*sizes),
+            config.n_inner or 4 * config.n_embd,
+            config.tie_word_embeddings,
+            config.add_cross_attention,
+            tuple(_differences(config)),
+        )
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter by its name without `PREFIX`; a tied output layer is not one."""
@@ -142,28 +180,13 @@ class Pretrained:
         return found
 
 
-def _size(config: dict[str, Any], key: str) -> int:
-    value = config[key]
-    if type(value) is not int or value < 1:  # true is an int, too
-        raise ValueError(f"{key} is {value!r}")
-    return value
-
-
-def _flag(config: dict[str, Any], key: str) -> bool:
-    value = config.get(key, OPTIONS[key])
-    if not isinstance(value, bool):
-        raise ValueError(f"{key} is {value!r}, not true or false")
-    return value
-
-
-def _differences(config: dict[str, Any]) -> Iterator[str]:
-    activation = config.get("activation_function", GELU[0])
-    if activation not in GELU:
-        yield f"activation_function is {activation!r}, not {' or '.join(GELU)}"
-    inner, usual = config.get("n_inner"), 4 * config["n_embd"]
-    if inner not in (None, usual):
-        yield f"n_inner is {inner}, not 4 × n_embd = {usual}"
+def _differences(config: GPT2ConfigFile) -> Iterator[str]:
+    if config.activation_function not in GELU:
+        yield f"activation_function is {config.activation_function!r}, not {' or '.join(GELU)}"
+    usual = 4 * config.n_embd
+    if config.n_inner not in (None, usual):
+        yield f"n_inner is {config.n_inner}, not 4 × n_embd = {usual}"
     for name, ours in OPTIONS.items():
-        theirs = config.get(name, ours)
+        theirs = getattr(config, name)
         if theirs != ours:
             yield f"{name} is {theirs!r}, not {ours!r}"

@@ -1,14 +1,15 @@
 """Models of transformers, for evaluation, generation and export: any GPT-2 in a model directory."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
+from gpt2dist import json_files
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.gpt2 import segment_positions
@@ -24,6 +25,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
         RunError: transformers does not find a tensor in them.
     """
     weight_files(directory)
+    _require_generation_config(directory)
     transformers.utils.logging.disable_progress_bar()  # it would flash between ours
     transformers.utils.logging.set_verbosity_error()  # what it would warn about was refused, or is below
     try:
@@ -34,7 +36,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # wrong values in config.json and generation_config.json raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{directory}: its model cannot be loaded ({reason}); give another checkpoint") from error
     model, found = loaded
@@ -42,6 +44,13 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
         raise RunError(f"{directory}: transformers does not find {min(found['missing_keys'])} in its files")
     model.lm_head = Head(model.lm_head.weight, model.config.vocab_size)
     return model.to(device).eval()
+
+
+def _require_generation_config(directory: Path) -> None:
+    """Check the file that transformers reads beside config.json and the weights, if it is there."""
+    path = directory / "generation_config.json"
+    if os.path.lexists(path):
+        json_files.require(path, "copy the model again, or give another")
 
 
 def require_vocabulary(model: GPT2LMHeadModel, vocab_size: int, directory: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from gpt2dist import json_files
 from gpt2dist.errors import UserError
 from gpt2dist.model.huggingface import EMBEDDING, OUTPUT_LAYER, PREFIX, Pretrained, bare_name
 
@@ -61,6 +62,11 @@ def require_model_of_config(directory: Path, files: Sequence[Path]) -> None:
     """
     model = Pretrained.read(directory)
     stored = _by_name(directory, files)
+    if model.shape.n_layer > len(stored):  # parameters() would take all memory if the number is absurd
+        raise UserError(
+            f"{directory}: has {len(stored):,} tensors in its files, too few for the {model.shape.n_layer:,} "
+            "layers that its config.json says; correct config.json, or give a whole model directory"
+        )
     _require_no_other(directory, model, stored)
     for name, shape in model.parameters().items():
         if name not in stored:
@@ -73,7 +79,7 @@ def require_model_of_config(directory: Path, files: Sequence[Path]) -> None:
 def _by_name(directory: Path, files: Sequence[Path]) -> dict[str, StoredTensor]:
     """Return the tensors by their names without `PREFIX`, which the output layer never has."""
     found: dict[str, StoredTensor] = {}
-    for tensor in (each for file in files for each in _stored(file)):
+    for tensor in (each for file in files for each in stored_tensors(file)):
         bare = bare_name(tensor.name)
         name = tensor.name if bare == OUTPUT_LAYER else bare
         if name in found:
@@ -86,14 +92,19 @@ def _by_name(directory: Path, files: Sequence[Path]) -> dict[str, StoredTensor]:
     return found
 
 
-def _stored(file: Path) -> Iterator[StoredTensor]:
-    """Yield the tensors of a file, by its header."""
+def stored_tensors(file: Path) -> Iterator[StoredTensor]:
+    """Yield the tensors of a file, by its header.
+
+    Raises:
+        UserError: It is not a whole safetensors file.
+    """
     try:
         with safe_open(file, framework="numpy"), file.open("rb") as content:  # it checks all places and sizes
             length = int.from_bytes(content.read(8), "little")
             header = json.loads(content.read(length))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); copy or save the model again") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = json_files.reason(error)
+        raise UserError(f"{file}: cannot be read ({reason}); copy or save the model again") from error
     for name, each in header.items():
         if name != "__metadata__":
             begin = 8 + length + each["data_offsets"][0]
@@ -127,10 +138,19 @@ def _require_shape(directory: Path, tensor: StoredTensor, shape: tuple[int, ...]
             f"{directory}: {tensor.name} has the shape {list(tensor.shape)} in its files, and its config.json "
             f"says {list(shape)}; correct config.json, or save the model again"
         )
+    require_floating_point(tensor)
+
+
+def require_floating_point(tensor: StoredTensor) -> None:
+    """Check that a tensor's dtype is one of DTYPES.
+
+    Raises:
+        UserError: It is another one, which would be converted in silence.
+    """
     if tensor.dtype not in DTYPES:
         raise UserError(
-            f"{directory}: {tensor.name} is stored as {tensor.dtype}, which is none of the floating-point types "
-            f"that are read ({', '.join(DTYPES)}); save the model in one of these, without quantization"
+            f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}, which is none of the floating-point "
+            f"types that are read ({', '.join(DTYPES)}); save the model in one of these, without quantization"
         )
 
 

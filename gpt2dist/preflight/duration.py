@@ -1,20 +1,21 @@
 """Estimate how long a run will take, from its own speed if it has run before, else from a stated assumption."""
 
-import json
 import statistics
 from dataclasses import dataclass
 
+from gpt2dist import json_files
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
 from gpt2dist.model.flops import PEAK_BF16_TFLOPS, peak_flops
 from gpt2dist.plan import Plan
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.metrics_file import read_tail
 
 ASSUMED_MFU = 0.4
 """Fraction of a GPU's peak that GPT-2s of these sizes reach, give or take a third."""
 USUAL = ("A100", "H100")
 LAST_LINES = 200
-TAIL_BYTES = 1 << 20
+RATE = "throughput/tokens_per_second"
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,15 @@ def durations(config: Config, plan: Plan, device: str | None = None) -> list[Dur
 
 def measured_rate(config: Config, plan: Plan) -> float | None:
     """Return the median tokens per second of the run's last records; None if it never ran at this world size."""
+    run = RunDirectory(config.output_dir)
     try:
-        facts = json.loads(RunDirectory(config.output_dir).environment.read_bytes())
-        with open(RunDirectory(config.output_dir).metrics, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            lines = file.read().splitlines()[-LAST_LINES:]
-        if facts["world_size"] != plan.world_size:
-            return None
-        records = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
-    except (OSError, ValueError, KeyError):
+        facts, records = json_files.load(run.environment), read_tail(run.metrics, RATE)
+    except (OSError, ValueError):
         return None
-    rates = [each["throughput/tokens_per_second"] for each in records if each.get("throughput/tokens_per_second")]
-    return statistics.median(rates) if rates else None
+    if facts.get("world_size") != plan.world_size:
+        return None
+    rates = [each[RATE] for each in records[-LAST_LINES:] if isinstance(each.get(RATE), int | float)]
+    return statistics.median(rates) or None if rates else None
 
 
 def _on(plan: Plan, device: str, remark: str) -> Duration:

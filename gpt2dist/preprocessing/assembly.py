@@ -23,9 +23,9 @@ from gpt2dist.preprocessing.tasks import (
     TaskResult,
     final_folder,
     is_intact,
+    load_rejections,
     load_result,
     shard_name,
-    task_folder,
 )
 from gpt2dist.tokenizer.round_trip import TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -129,16 +129,15 @@ def _path(job: PreprocessingJob, piece: Piece) -> str:
 
 def _rejection_lines(job: PreprocessingJob, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
     for task in tasks:
-        with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
-            for item in map(json.loads, file):
-                number = item["piece"]
-                yield json.dumps(
-                    {
-                        "file": _path(job, task.pieces[number - task.first_piece]),
-                        "line": first_lines[number] + item["line"],
-                        "lines": item["lines"],
-                        "offset": item["offset"],
-                        "bytes": item["bytes"],
-                        "reason": item["reason"],
-                    }
-                )
+        for item in load_rejections(job, task):
+            number = item["piece"]
+            yield json.dumps(
+                {
+                    "file": _path(job, task.pieces[number - task.first_piece]),
+                    "line": first_lines[number] + item["line"],
+                    "lines": item["lines"],
+                    "offset": item["offset"],
+                    "bytes": item["bytes"],
+                    "reason": item["reason"],
+                }
+            )

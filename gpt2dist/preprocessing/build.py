@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.corpus import Reading, Source, content_sha256, dated, relative_names
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
@@ -73,9 +73,11 @@ class JobFingerprint:
         )
 
     def _corpus_difference(self, path: Path) -> str:
-        lines = [
-            [json.loads(line) for line in text.splitlines()] for text in (path.read_text("utf-8"), self.listing)
-        ]
+        try:
+            old = [*json_files.require_lines(path, {"path": str}, "")]
+        except UserError:  # the hashes differ anyway
+            return f"{path} cannot be read"
+        lines = [old, [json.loads(line) for line in self.listing.splitlines()]]
         names = [[line["path"] for line in side] for side in lines]
         if not set(names[0]) & set(names[1]):  # moved
             names = [relative_names(side) for side in names]
@@ -134,7 +136,7 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
             "Choose another --output, or remove this one to make it again"
         )
     plan = job.build / "plan.json"
-    if plan.is_file() and not identity.differences(json.loads(plan.read_bytes()), job.build):
+    if _holds(plan, identity, job):
         # A run was killed after renaming the dataset, before deleting this; or it is deleting this now.
         with open(job.build / "lock", "a") as lock:
             if atomic_io.try_lock(lock.fileno()) is not False:
@@ -191,9 +193,13 @@ def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
         UserError: The unfinished work belongs to another job.
     """
     path = job.build / "plan.json"
-    if not path.is_file():
+    if not path.exists():
         return
-    there = json.loads(path.read_bytes())
+    way_out = f"remove the unfinished work (rm -r {job.build}) and run the command again"
+    there = json_files.require(path, way_out)
+    kinds = {"options": dict, "sources": dict, "tokenizer_fingerprint": str}
+    if not all(isinstance(there.get(key), kind) for key, kind in kinds.items()):
+        raise UserError(f"{path}: has not all of {', '.join(kinds)}; {way_out}")
     different = identity.differences(there, job.build)
     if not different and there.get("version") != PLAN_VERSION:
         different = "another version of gpt2dist"
@@ -206,6 +212,13 @@ def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
 
 def _listing(sources: Iterable[Source]) -> str:
     return "".join(json.dumps(asdict(source)) + "\n" for source in sources)
+
+
+def _holds(plan: Path, identity: JobFingerprint, job: PreprocessingJob) -> bool:
+    try:
+        return not identity.differences(json_files.load(plan), job.build)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or not ours
+        return False
 
 
 def _versioned(identity: JobFingerprint) -> dict[str, Any]:

@@ -295,8 +295,10 @@ class _TaskRunner:
     def _is_done(self, task: Task) -> bool:
         folder = task_folder(self._job, task)
         result, itemsize = load_result(folder), token_dtype(self._tokenizer.vocab_size).itemsize
-        return result is not None and all(
-            is_intact(record, folder / record.name, itemsize) for record in result.shards
+        return (
+            result is not None
+            and len(result.lines) == len(task.pieces)
+            and all(is_intact(record, folder / record.name, itemsize) for record in result.shards)
         )
 
     def _encoder(self, tasks: list[Task]) -> str:

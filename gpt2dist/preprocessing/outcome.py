@@ -1,6 +1,5 @@
 """Explain the outcome of a job: why documents were rejected or skipped, and which options had no effect."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,14 @@ from gpt2dist.corpus.damage import Example
 from gpt2dist.corpus.documents import Piece
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.preprocessing.assembly import load_results
-from gpt2dist.preprocessing.tasks import PreprocessingJob, Task, TaskResult, load_result, task_folder
+from gpt2dist.preprocessing.tasks import (
+    PreprocessingJob,
+    Task,
+    TaskResult,
+    load_rejections,
+    load_result,
+    task_folder,
+)
 from gpt2dist.preprocessing.worker import place
 
 MOST_REASONS = 8
@@ -38,9 +44,8 @@ def _rejected(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[tuple[Pi
     """Yield the lines of rejected.jsonl of finished tasks, with their pieces."""
     for task in tasks:
         if load_result(task_folder(job, task)):
-            with open(task_folder(job, task) / "rejected.jsonl", encoding="utf-8") as file:
-                for item in map(json.loads, file):
-                    yield task.pieces[item["piece"] - task.first_piece], item
+            for item in load_rejections(job, task):
+                yield task.pieces[item["piece"] - task.first_piece], item
 
 
 def replacements(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:

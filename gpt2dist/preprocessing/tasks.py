@@ -10,12 +10,12 @@ OUTPUT.partial/plan.json               the plan of the job: only a job with the 
                dataset/                the dataset while it is assembled; renamed to OUTPUT
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import json_files
 from gpt2dist.corpus import DEFAULT_SUFFIXES, Piece, Reading, Source, cut
 from gpt2dist.corpus.damage import DamageLimits
 from gpt2dist.dataset.manifest import ShardRecord
@@ -209,6 +209,17 @@ class TaskResult:
     text_changes: TextChanges = field(default_factory=TextChanges)
     """How the tokens differ from the text."""
 
+    def __post_init__(self) -> None:
+        if "rejected" not in self.left_out:
+            raise ValueError("left_out.rejected is missing")
+        if self.repaired and not self.examples:
+            raise ValueError("examples is empty, and documents were repaired")
+        for record in self.shards:
+            for mistake in record.mistakes():
+                raise ValueError(f"{record.name!r:.60}: {mistake}")
+            if not {"bin", "idx", "origins"} <= record.sha256.keys():
+                raise ValueError(f"{record.name} has not all of sha256.bin, sha256.idx and sha256.origins")
+
     @property
     def documents(self) -> int:
         """The number of documents in the shards."""
@@ -252,16 +263,39 @@ def shard_name(split: str, number: int) -> str:
 
 
 def load_result(folder: Path) -> TaskResult | None:
-    """Return the result of the task in `folder`, or None if it is not finished."""
+    """Return the result of the task in `folder`, or None if it is not finished.
+
+    Raises:
+        UserError: Its marker file is damaged.
+    """
+    path = folder / MARKER
     try:
-        content = json.loads((folder / MARKER).read_bytes())
+        return json_files.build(TaskResult, json_files.load(path))
     except FileNotFoundError:
         return None
-    shards = tuple(ShardRecord(**record) for record in content.pop("shards"))
-    examples = tuple(ReplacedExample(**record) for record in content.pop("examples", ()))
-    lines, empty = tuple(content.pop("lines")), tuple(content.pop("empty", ()))
-    changes = TextChanges(**content.pop("text_changes", {}))
-    return TaskResult(shards, lines=lines, empty=empty, examples=examples, text_changes=changes, **content)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {json_files.reason(error)}; {_redo(folder)}") from None
+
+
+def _redo(folder: Path) -> str:
+    return f"remove {folder} and run the command again, which does that part again"
+
+
+def load_rejections(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any]]:
+    """Yield the record of each document that a finished task rejected.
+
+    Raises:
+        UserError: Their file is damaged.
+    """
+    folder = task_folder(job, task)
+    way_out = _redo(folder)
+    keys = {"piece": int, "line": int, "lines": int, "offset": int, "bytes": int, "reason": str}
+    for record in json_files.require_lines(folder / "rejected.jsonl", keys, way_out):
+        if not 0 <= record["piece"] - task.first_piece < len(task.pieces):
+            raise UserError(
+                f"{folder / 'rejected.jsonl'}: names piece {record['piece']}, not of this task; {way_out}"
+            )
+        yield record
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:
@@ -272,4 +306,6 @@ def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:
         ORIGINS_SUFFIX: ORIGIN.itemsize * record.documents,
     }
     paths = {suffix: prefix.with_name(prefix.name + suffix) for suffix in sizes}
-    return all(path.is_file() and path.stat().st_size == sizes[suffix] for suffix, path in paths.items())
+    return all(
+        json_files.is_file(path) and path.stat().st_size == sizes[suffix] for suffix, path in paths.items()
+    )

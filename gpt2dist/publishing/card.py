@@ -215,16 +215,15 @@ def _versions(origin: ModelProvenance) -> str:
     rows = [
         ("exported with", f"gpt2dist {__version__}, transformers {importlib.metadata.version('transformers')}")
     ]
-    if environment:
-        packages = environment.get("packages", {})
+    if environment.gpt2dist:
         rows += [
-            ("trained with", f"gpt2dist {environment.get('gpt2dist')}, Python {environment.get('python')}"),
-            ("", ", ".join(f"{name} {version}" for name, version in packages.items())),
+            ("trained with", f"gpt2dist {environment.gpt2dist}, Python {environment.python}"),
+            ("", ", ".join(f"{name} {version}" for name, version in environment.packages.items())),
         ]
-    if environment.get("git_commit"):
-        rows.append(("commit", environment["git_commit"]))
-    if environment.get("gpu"):
-        rows.append(("device", environment["gpu"]))
+    if environment.git_commit:
+        rows.append(("commit", environment.git_commit))
+    if environment.gpu:
+        rows.append(("device", environment.gpu))
     return _table(rows)
 
 

@@ -1,12 +1,12 @@
 """Provenance of a model to be published: its training, configuration and scores."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import json_files
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
@@ -27,6 +27,7 @@ PROTOCOL = (
     "document_boundaries",
 )
 """Keys of a result that describe how a score was computed, apart from the model and the text."""
+_GIVE_RESULT = "give a file that `gpt2dist evaluate --output` wrote, or move it away"
 
 PUBLISHED_CHANGES = ("optimizer.", "schedule.", "batch.", "precision", "model.dropout", "stability.")
 """Starts of the keys whose changes at a restart are published. Others may hold local paths."""
@@ -63,6 +64,18 @@ class Result:
 
 
 @dataclass(frozen=True)
+class EnvironmentFile:
+    """The keys of a run's environment.json that a model card shows. Unknown ones are None or empty."""
+
+    gpt2dist: str | None = None
+    python: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    gpu: str | None = None
+    init_from: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ModelProvenance:
     """Provenance of a model. Unknown fields are None or empty.
 
@@ -82,7 +95,7 @@ class ModelProvenance:
     base_model: str | None
     state: TrainerState | None
     config: Config | None
-    environment: dict[str, Any]
+    environment: EnvironmentFile
     results: tuple[Result, ...]
     changes: tuple[tuple[int, Change], ...] = ()
 
@@ -100,15 +113,15 @@ class ModelProvenance:
         shape, digest = Pretrained.read(directory).shape, fingerprint(directory)
         given = [_result(path, directory, digest) for path in results]
         if not (directory / manifest.NAME).is_file():  # transformers' Trainer also writes trainer_state.json
-            return cls(shape, digest, _hub_name(directory), None, None, {}, tuple(given))
+            return cls(shape, digest, _hub_name(directory), None, None, EnvironmentFile(), tuple(given))
         trainer = TrainerState.read(directory)
         run = RunDirectory(directory.resolve().parent.parent)
         if not run.config.is_file():  # a checkpoint that was moved out of its run
-            return cls(shape, digest, None, trainer, None, {}, tuple(given))
+            return cls(shape, digest, None, trainer, None, EnvironmentFile(), tuple(given))
         config, problems = read(run.config)
         raise_problems(problems, str(run.config))
-        environment = _optional(run.environment)
-        base = _hub_name(Path(environment.get("init_from", {}).get("path", "")))
+        environment = _environment(run.environment)
+        base = _hub_name(Path(environment.init_from.get("path", "")))
         recorded = [*_validation(run, trainer.step, config), *_recorded(run, trainer.step, digest)]
         changes = tuple(_changes(run, trainer.step))
         return cls(shape, digest, base, trainer, config, environment, (*recorded, *given), changes)
@@ -130,7 +143,9 @@ def _validation(run: RunDirectory, step: int, config: Config) -> Iterator[Result
         "stride": lengths.evaluation_stride,
         "document_boundaries": config.data.document_boundaries,
     }
-    for name, record in _optional(run.evaluations / f"{checkpoint_name(step)}.json").items():
+    path = run.evaluations / f"{checkpoint_name(step)}.json"
+    for name, record in (_json(path) if path.exists() else {}).items():
+        _check_protocol(path, record)
         yield Result.of(name, protocol | record)
 
 
@@ -155,22 +170,30 @@ def _result(path: Path, directory: Path, digest: str) -> Result:
     return result
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return _json(path) if path.is_file() else {}
+def _environment(path: Path) -> EnvironmentFile:
+    if not path.exists():
+        return EnvironmentFile()
+    try:
+        return json_files.build(EnvironmentFile, json_files.load(path))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: {json_files.reason(error)}; move it away: the card then says nothing of the environment"
+        ) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}; give a file that `gpt2dist evaluate --output` wrote"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; give a file that `gpt2dist evaluate --output` wrote")
-    return content
+    content = json_files.require(path, _GIVE_RESULT, infinite=True)
+    _check_protocol(path, content)
+    return dict(content)
+
+
+def _check_protocol(path: Path, record: Any) -> None:
+    """Check a result's settings, which the card quotes."""
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: not a result of an evaluation; {_GIVE_RESULT}")
+    for key in PROTOCOL:
+        if not isinstance(record.get(key), str | int | None):
+            raise UserError(f"{path}: {key} is neither a text nor a number; {_GIVE_RESULT}")
 
 
 def _hub_name(path: Path) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import json_files
 from gpt2dist.report.svg import Curve, chart
 from gpt2dist.run import metrics_file
 from gpt2dist.run.directory import RunDirectory
@@ -26,11 +27,14 @@ svg { width: 100%; margin: 6px 0 } .grid { stroke: #e4e4e4 } .label { font: 11px
 .title { font: 600 13px system-ui, sans-serif }
 """
 
+SHOWN_BYTES = 2**20
+"""Size up to which a file is shown."""
+
 
 def report(run: Path) -> str:
     """Return the HTML page of a run."""
     status = read_status(run, all_starts=True)
-    lines = [each for each in metrics_file.read(RunDirectory(run).metrics) if isinstance(each, dict)]
+    lines = metrics_file.read(RunDirectory(run).metrics)
     results = all_evaluations(run)
     name = str(run_files.read_settings(run).get("run", {}).get("name") or run.resolve().name)
     sections = [
@@ -106,8 +110,9 @@ def _table(rows: Iterable[tuple[str, str]]) -> str:
 
 def _preformatted(path: Path) -> str:
     try:
-        return f"<pre>{html.escape(path.read_text(encoding='utf-8', errors='replace'))}</pre>"
-    except OSError:
+        text = json_files.read_bytes(path, SHOWN_BYTES).decode("utf-8", errors="replace")
+        return f"<pre>{html.escape(text)}</pre>"
+    except (OSError, ValueError):
         return ""
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from gpt2dist import atomic_io
+from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
 PEER_LOST = "another rank had failed before: killed, perhaps out of memory, or its host or the network went down"
@@ -47,9 +48,16 @@ def write_failed(run: Path, rank: int, error: BaseException) -> None:
 
 def clear_stopped(run: Path) -> None:
     """Remove stopped.json when the run is resumed."""
-    RunDirectory(run).stopped_marker.unlink(missing_ok=True)
+    _remove(RunDirectory(run).stopped_marker)
 
 
 def clear_failed(run: Path) -> None:
     """Remove failed.json when the run is resumed."""
-    RunDirectory(run).failed_marker.unlink(missing_ok=True)
+    _remove(RunDirectory(run).failed_marker)
+
+
+def _remove(marker: Path) -> None:
+    try:
+        marker.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{marker}: cannot be removed ({error.strerror}); remove it by hand") from None

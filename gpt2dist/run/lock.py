@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 1.0
 """Time to retry a busy lock: `is_held` takes it for an instant, which must not make a job fail."""
+
+OWNER_BYTES = 1000
+"""Most that is read of the lock file."""
 
 
 @contextlib.contextmanager
@@ -40,19 +43,30 @@ def is_held(directory: Path) -> bool | None:
 
     False is certain only for jobs on this host: on some file systems, locks are not visible on other hosts.
     """
+    lock = RunDirectory(directory).lock
+    if not json_files.is_file(lock):
+        return None
     try:
-        with RunDirectory(directory).lock.open("rb") as file:
+        with lock.open("rb") as file:
             free = atomic_io.try_lock(file.fileno(), shared=True)  # shared: two that look do not see each other
-    except OSError:  # no such file, or not ours to read
+    except OSError:  # not ours to read
         return None
     return None if free is None else not free
 
 
 def _take(directory: Path, held: contextlib.ExitStack) -> None:
-    file = held.enter_context(RunDirectory(directory).lock.open("a+"))
+    path = RunDirectory(directory).lock
+    if path.exists() and not json_files.is_file(path):
+        raise UserError(f"{path}: not a regular file; remove it")
+    try:
+        file = held.enter_context(path.open("a+", errors="replace"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be opened ({error.strerror}); remove it, or name another run.output_dir"
+        ) from None
     if not _lock(file.fileno()):
         file.seek(0)
-        other = file.read().strip() or "it has just begun"
+        other = file.read(OWNER_BYTES).strip() or "it has just begun"
         raise UserError(
             f"{directory}: another job is training here ({other}); wait for it, stop it, or set "
             "run.output_dir to a new directory"

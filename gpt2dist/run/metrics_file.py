@@ -7,10 +7,12 @@ step appears twice.
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
+from gpt2dist.errors import UserError
 
 Value = float | int | str | None
 """Value of a tag. When read back, None represents a number that was not finite."""
@@ -18,6 +20,10 @@ Line = dict[str, Any]
 """`step`, `time`, and tag → `Value`."""
 TAIL_BYTES = 2**18
 """Size of the first read from the end, a few hundred lines."""
+MAX_TAIL_BYTES = 2**26
+"""Size of the last read from the end, if the tag has not been found: some ten thousand lines."""
+
+_MOVE = "move it away: the run then starts a new one"
 
 
 class Metrics:
@@ -25,10 +31,16 @@ class Metrics:
 
     Args:
         path: The file; it is created if it does not exist.
+
+    Raises:
+        UserError: The file cannot be opened.
     """
 
     def __init__(self, path: Path):
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be opened ({error.strerror}); {_MOVE}") from None
 
     def write(self, line: Line) -> None:
         """Append one line."""
@@ -41,18 +53,13 @@ class Metrics:
 
 
 def read(path: Path) -> list[Line]:
-    """Read the lines of a metrics.jsonl, and skip malformed ones, such as a last line truncated by a crash."""
-    if not path.exists():
-        return []
-    lines = []
-    # splitlines would also split at characters that a sample may contain. The lines are read as bytes because a
-    # crash may truncate the file within a character.
-    for text in path.read_bytes().split(b"\n"):
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    """Read the lines of a metrics.jsonl, and skip malformed ones, such as a last line truncated by a crash.
+
+    Raises:
+        UserError: The file exists and cannot be read.
+    """
+    # The lines are read as bytes because a crash may truncate the file within a character.
+    return [line for text in _lines(path) if (line := _parse_line(text))]
 
 
 def read_tail(path: Path, tag: str) -> list[Line]:
@@ -63,7 +70,10 @@ def read_tail(path: Path, tag: str) -> list[Line]:
 
     Raises:
         OSError: The file does not exist or cannot be read.
+        ValueError: It is not a regular file.
     """
+    if path.exists() and not json_files.is_file(path):
+        raise ValueError("not a regular file")
     with path.open("rb") as file:
         size, length = file.seek(0, os.SEEK_END), TAIL_BYTES
         while True:
@@ -73,17 +83,27 @@ def read_tail(path: Path, tag: str) -> list[Line]:
             lines = [
                 line for text in texts[bool(begin) :] if (line := _parse_line(text))
             ]  # the first may be partial
-            if begin == 0 or any(tag in line for line in lines):
+            if begin == 0 or length >= MAX_TAIL_BYTES or any(tag in line for line in lines):
                 return lines
             length *= 4
 
 
 def _parse_line(text: bytes) -> Line | None:
     try:
-        line = json.loads(text)
+        line = json_files.parse(text, infinite=True)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+    step = line.get("step")
+    return line if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if not path.exists():
+        return
+    try:
+        yield from json_files.read_lines(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {json_files.reason(error)}; {_MOVE}") from None
 
 
 def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
@@ -104,14 +124,22 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
     kept = [
         line
         for line in lines
-        if int(line["step"]) < step or (int(line["step"]) == step and (evaluation_done or "train/loss" in line))
+        if line["step"] < step or (line["step"] == step and (evaluation_done or "train/loss" in line))
     ]
-    content = path.read_bytes()
-    torn = content != b"" and not content.endswith(b"\n")  # the next line would be appended to the partial one
+    torn = _is_torn(path)  # the next line would be appended to the partial one
     if len(kept) == len(lines) and not torn:
         return kept
     atomic_io.write_lines(path, map(_format_line, kept), end="")
     return kept
+
+
+def _is_torn(path: Path) -> bool:
+    """Return whether the last line of a file does not end."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def _format_line(line: Line) -> str:

@@ -5,7 +5,6 @@ recorded, so that readers need no other start.
 """
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2dist import atomic_io
+from gpt2dist import atomic_io, json_files
+from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:  # pydantic would slow `status` down
@@ -111,6 +111,8 @@ def changes_since(before: RunDirectory, config: "Config", facts: Mapping[str, An
     """
     if not before.config.exists():
         return ()
+    if not json_files.is_file(before.config):
+        raise UserError(f"{before.config}: not a regular file")
     changes = [*_changed_settings(before.config, config), *_changed_environment(read_facts(before), facts)]
     return tuple(changes)
 
@@ -168,10 +170,9 @@ def _changed_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> I
 def read_facts(directory: RunDirectory) -> dict[str, Any]:
     """Return the content of environment.json; empty if it is missing or damaged."""
     try:
-        facts = json.loads(directory.environment.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return dict(json_files.load(directory.environment))
+    except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2dist import __version__
+from gpt2dist import __version__, json_files
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.environment import commit, uncommitted
@@ -104,7 +104,8 @@ def record_submission(record: Path, scheduler: str, jobs: Sequence[int | str]) -
         jobs: The scheduler's id of the job, then the ids of the jobs that follow it.
     """
     path = record / FACTS
-    facts = json.loads(path.read_text()) | {"scheduler": scheduler, "jobs": list(jobs), "submitted": time.time()}
+    facts = json_files.require(path, "the job is submitted, but `gpt2dist status` does not know it")
+    facts |= {"scheduler": scheduler, "jobs": list(jobs), "submitted": time.time()}
     path.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -131,11 +132,20 @@ def submissions(run: Path) -> list[Submission]:
     """Return the jobs that were submitted for a run, oldest first. Dry runs do not count."""
     found = []
     for path in RunDirectory(run).submissions.glob(f"*/{FACTS}"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not submitted, or not yet complete
-            facts = json.loads(path.read_bytes())
-            asked = facts["asked"]["job"], facts["scheduler"], list(facts["jobs"]), float(facts["submitted"])
-            found.append(Submission(path.parent, *asked))
+        with contextlib.suppress(OSError, ValueError):  # not submitted, or not yet complete
+            found.append(_parse(path.parent, json_files.load(path)))
     return sorted(found, key=lambda each: each.time)
+
+
+def _parse(record: Path, facts: dict[str, Any]) -> Submission:
+    """Return a submission from the content of its submission.json; a ValueError if it was not submitted."""
+    asked, jobs, submitted = facts.get("asked"), facts.get("jobs"), facts.get("submitted")
+    work, scheduler = asked.get("job") if isinstance(asked, dict) else None, facts.get("scheduler")
+    if not (isinstance(work, str) and isinstance(scheduler, str) and isinstance(submitted, int | float)):
+        raise ValueError("not submitted")
+    if not (isinstance(jobs, list) and jobs and all(isinstance(job, int | str) for job in jobs)):
+        raise ValueError("no jobs")
+    return Submission(record, work, scheduler, jobs, float(submitted))
 
 
 def _is_recorded(name: str) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist.checkpoint.naming import checkpoint_name
+from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status import run_files
@@ -45,15 +46,11 @@ def _of_dataset(path: Path, known: str, known_manifest: Any) -> list[Link]:
     if manifest.get("fingerprint") != known:
         return [("dataset", known, f"{path} (moved or changed since)")]
     changed = known_manifest is not None and manifest.get("manifest_sha256") != known_manifest
-    sources = manifest.get("sources") or {}
+    sources, totals = (_object(manifest.get(key)) for key in ("sources", "totals"))
     return [
         ("corpus", str(sources.get("listing_sha256", "")), _amount(sources)),
         ("tokenizer", str(manifest.get("tokenizer_fingerprint", "")), f"{manifest.get('vocab_size')} ids"),
-        (
-            "dataset",
-            known,
-            f"{path}, {_splits(manifest.get('totals') or {})}{' (manifest changed since)' if changed else ''}",
-        ),
+        ("dataset", known, f"{path}, {_splits(totals)}{' (manifest changed since)' if changed else ''}"),
     ]
 
 
@@ -63,11 +60,16 @@ def _amount(sources: dict[str, Any]) -> str:
 
 
 def _splits(totals: dict[str, Any]) -> str:
-    return ", ".join(f"{split} {count.get('tokens', 0):,} tokens" for split, count in totals.items())
+    tokens = {split: _object(count).get("tokens") for split, count in totals.items()}
+    return ", ".join(f"{split} {count:,} tokens" for split, count in tokens.items() if isinstance(count, int))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _weights(checkpoint: Path) -> str:
     try:
         return fingerprint(checkpoint)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+    except (OSError, UserError):  # missing or damaged
         return ""

@@ -3,21 +3,24 @@
 A file that is missing, incomplete or unreadable counts as absent: the next read will see it.
 """
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import json_files
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import step_of
 from gpt2dist.run import metrics_file
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.latest import read_latest
 from gpt2dist.run.submissions import Submission, submissions
 
 DEPTH = 3
 """Levels of subdirectories searched for runs."""
 LOG_TAIL_BYTES = 2**16
+SETTINGS_BYTES = 2**18
+"""Size up to which config.yaml is read."""
 _WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # first line of faulthandler's output
 
 
@@ -49,10 +52,9 @@ def find_runs(directory: Path, depth: int = DEPTH) -> list[Path]:
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file; return an empty one if that fails."""
     try:
-        value = json.loads(path.read_bytes())
+        return dict(json_files.load(path, infinite=True))
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def read_settings(run: Path) -> dict[str, dict[str, Any]]:
@@ -60,8 +62,9 @@ def read_settings(run: Path) -> dict[str, dict[str, Any]]:
     import yaml
 
     try:
-        value = yaml.load(RunDirectory(run).config.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+        text = json_files.read_bytes(RunDirectory(run).config, SETTINGS_BYTES)
+        value = yaml.load(text, yaml.SafeLoader)  # the loader in C crashes at deep nesting
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     if not isinstance(value, dict):
         return {}
@@ -78,14 +81,14 @@ def last_lines(run: Path, tag: str) -> list[dict[str, Any]]:
     """Return the last lines of metrics.jsonl, back to at least one with `tag` if one exists."""
     try:
         return metrics_file.read_tail(RunDirectory(run).metrics, tag)
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 
 def latest_checkpoint(run: Path) -> tuple[int, float] | None:
     """Return the step of the newest checkpoint and its completion time in seconds since 1970."""
     try:
-        path = RunDirectory(run).checkpoints / RunDirectory(run).latest.read_text().strip()
+        path = read_latest(run)
         return step_of(path), (path / manifest.NAME).stat().st_mtime
     except (OSError, ValueError):
         return None
@@ -99,7 +102,7 @@ def last_submission(run: Path) -> Submission | None:
 def hung_ranks(run: Path) -> list[str]:
     """Return the rank logs that end with the stacks that the watchdog writes before it kills a rank."""
     found = []
-    for path in sorted(RunDirectory(run).logs.glob("rank-*.log")):
+    for path in filter(json_files.is_file, sorted(RunDirectory(run).logs.glob("rank-*.log"))):
         try:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))

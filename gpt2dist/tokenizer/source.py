@@ -1,18 +1,20 @@
 """Read a tokenizer of the `tokenizers` library from where a user names it."""
 
-import json
 import os
 from pathlib import Path
 
 import orjson
 import tokenizers
 
+from gpt2dist import json_files
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer import analysis
 
 END_OF_TEXT = "<|endoftext|>"
 FILE_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
+MAX_BYTES, MAX_IDS = 1 << 30, 1 << 24
+"""Size and ids up to which a tokenizer.json is read; those of 256,000 tokens have 35 MB."""
 
 
 def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, str]:
@@ -25,13 +27,15 @@ def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, s
     if not path.is_file():
         return _from_hub(str(source)), END_OF_TEXT
     try:
-        text = path.read_text(encoding="utf-8")
+        text = json_files.read_text(path, MAX_BYTES)
+        content = orjson.loads(text)
+        _require_bounded_ids(content)
         backend = tokenizers.Tokenizer.from_str(text)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # The library raises bare Exception; a panic of Rust is none.
         raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
-    _check_added_ids(backend, orjson.loads(text), path)
+    _check_added_ids(backend, content, path)
     return backend, _declared_end_of_text(path.parent)
 
 
@@ -63,14 +67,27 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
         raise UserError(f"{missing}: {reason}") from None
 
 
+def _require_bounded_ids(content: analysis.Content) -> None:
+    """Check the ids of a tokenizer.json before the library allocates memory for each id up to the largest.
+
+    Raises:
+        ValueError: An id is absurd.
+    """
+    vocabulary = content["model"].get("vocab", {})
+    ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else []
+    ids += [token["id"] for token in content.get("added_tokens") or ()]
+    if ids and max(ids) >= MAX_IDS:
+        raise ValueError(f"the id {max(ids)} is beyond {MAX_IDS:,}")
+
+
 def _declared_end_of_text(directory: Path) -> str:
     """Return the eos_token of tokenizer_config.json, or `END_OF_TEXT` if it declares none."""
     path = directory / CONFIG_NAME
-    if not path.is_file():
+    if not path.exists():
         return END_OF_TEXT
     try:
-        declared = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: malformed ({error})") from None
+        declared = json_files.load(path).get("eos_token")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: malformed ({json_files.reason(error)}); copy the tokenizer again") from None
     content = declared.get("content") if isinstance(declared, dict) else declared
     return content if isinstance(content, str) else END_OF_TEXT

@@ -196,11 +196,18 @@ class Engine:
         return {name: getattr(scaler, name) for name in _SCALER_FIELDS} if scaler else {}
 
     def load_scaler_state(self, state: dict[str, float]) -> None:
-        """Restore the result of `scaler_state`."""
+        """Restore the result of `scaler_state`; a checkpoint of another precision has none.
+
+        Raises:
+            ValueError: The state has other keys.
+        """
         scaler = self._scaler()
-        if scaler:
-            for name, value in state.items():
-                setattr(scaler, name, value)
+        if not scaler or not state:
+            return
+        if set(state) != set(_SCALER_FIELDS):
+            raise ValueError(f"its loss_scaler has {', '.join(state)} instead of {', '.join(_SCALER_FIELDS)}")
+        for name, value in state.items():
+            setattr(scaler, name, value)
 
     def _scaler(self) -> Any:
         scaler = getattr(self._engine.optimizer, "loss_scaler", None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2dist.checkpoint.naming import is_checkpoint_name, step_of
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config
 from gpt2dist.errors import RunError, UserError
@@ -94,6 +95,20 @@ def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan)
         raise UserError(
             f"{changed}: changed since {path}, which would change what the model is trained on; set it back, or "
             "start a new run in another run.output_dir"
+        )
+    _require_consistent(path, state, plan)
+
+
+def _require_consistent(path: Path, state: TrainerState, plan: Plan) -> None:
+    """Check that the step and the cursor of the data agree, which says that trainer_state.json is undamaged."""
+    known = step_of(path) if is_checkpoint_name(path.name) else state.step
+    if state.step != known:
+        raise UserError(f"{path}/trainer_state.json: says step {state.step:,}; resume from another checkpoint")
+    samples = plan.batch_sizes.samples(state.step)
+    if state.consumed_samples != samples:
+        raise UserError(
+            f"{path}/trainer_state.json: says {state.consumed_samples:,} windows at step {state.step:,}, where "
+            f"this run has read {samples:,}; resume from another checkpoint"
         )
 
 

@@ -69,7 +69,14 @@ class SpikeDetector:
         return {"losses": losses, "grad_norms": norms, "count": [float(self._count)]}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state`; if that is empty, start with an empty history."""
+        """Restore the result of `state`; if that is empty, start with an empty history.
+
+        Raises:
+            ValueError: The history has other keys or another length.
+        """
         if self.spike_sigma is not None and state:
+            lengths = {key: len(values) for key, values in state.items()}
+            if lengths != {"losses": HISTORY, "grad_norms": HISTORY, "count": 1}:
+                raise ValueError(f"its history is not that of the losses and gradient norms of {HISTORY} steps")
             self._recent.copy_(torch.tensor([state["losses"], state["grad_norms"]], dtype=torch.float64))
             self._count.fill_(int(state["count"][0]))

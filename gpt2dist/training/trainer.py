@@ -13,7 +13,7 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
-from gpt2dist.errors import RunError
+from gpt2dist.errors import RunError, UserError
 from gpt2dist.loading.loader import Loader, MixtureBatcher, StepBatch
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter, StepRecord
@@ -124,8 +124,11 @@ class Trainer:
         """
         check_resumable(path, TrainerState.read(path), self.config, self.plan)
         state = self.store.load(path, self.engine.state)
-        self.engine.load_scaler_state(state.loss_scaler)
-        self.engine.spike_detector.load_state(state.history)
+        try:
+            self.engine.load_scaler_state(state.loss_scaler)
+            self.engine.spike_detector.load_state(state.history)
+        except ValueError as error:
+            raise UserError(f"{path}/trainer_state.json: {error}; resume from another checkpoint") from None
         self.step = state.step
         self.saved_step = state.step if path.resolve().parent == self.store.directory.resolve() else 0
         self.consumed_samples = state.consumed_samples

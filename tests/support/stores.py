@@ -64,8 +64,18 @@ class ModelState:
         pass
 
 
+ORDER = {
+    "run.seed": 0,
+    "batch.global_batch_size": 1,
+    "data.sequence_length": 8,
+    "data.stride": 8,
+    "data.loss_on": "all",
+    "data.document_boundaries": "pack",
+}
+
+
 def trainer_state(step):
-    return TrainerState(step, 0, 0, step, True, 0.1, {}, {}, 1.0, [], "t", {}, 1, 0, "fp32")
+    return TrainerState(step, 0, 0, step, True, 0.1, {}, {}, 1.0, [], "t", ORDER, 1, 0, "fp32")
 
 
 def store_of(directory, world, keep_last=2, keep_every=None):

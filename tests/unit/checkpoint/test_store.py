@@ -11,6 +11,7 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import EMBEDDING, CheckpointStore, deal
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
+from tests.support.stores import ORDER
 
 VOCAB = 5
 
@@ -48,7 +49,7 @@ class Memory:
 def trainer_state(step):
     return TrainerState(
         *(step, step * 8, step * 99, step - 1, True, 0.5),
-        *({"cur_scale": 8.0}, {"losses": [1.5]}, 2.5, [], "t", {}, 1, 2, "fp32"),
+        *({"cur_scale": 8.0}, {"losses": [1.5]}, 2.5, [], "t", ORDER, 1, 2, "fp32"),
     )
 
 

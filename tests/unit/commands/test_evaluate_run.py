@@ -170,4 +170,4 @@ def test_a_foreign_file_among_the_results(follow, run):
     (run / "eval/val/step-00000003.json").write_text('{"step": 3}')
     code, _, err = follow("--all-checkpoints")
     assert code == 2
-    assert "step-00000003.json: not a result of `gpt2dist evaluate` (no time); remove it" in err
+    assert "step-00000003.json: not a result of `gpt2dist evaluate` (time is missing); remove it" in err

@@ -104,7 +104,9 @@ def test_a_checkpoint_that_is_none(export, tmp_path):
 
 def test_a_checkpoint_that_was_changed_is_refused_before_it_is_read(export, tmp_path, source):
     path = source / "model.safetensors"
-    manifest.write(source, {path.name: manifest.seal(path)})
+    (source / "trainer_state.json").write_text("{}")
+    (source / "optimizer-00001-of-00001.safetensors").write_bytes(b"moments")
+    manifest.write(source, {each.name: manifest.seal(each) for each in source.iterdir()})
     weights = load_file(path)
     weights["transformer.wpe.weight"][0, 0] += 1
     save_file(weights, path, metadata={"format": "pt"})

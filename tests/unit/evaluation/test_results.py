@@ -8,6 +8,7 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.results import EvaluationResults
 from gpt2dist.monitoring.tensorboard import TensorBoard
+from tests.support.stores import ORDER
 
 CONDITIONS = {"data": "d" * 64, "stride": 16, "prefix": "none"}
 RESULT = {
@@ -25,7 +26,7 @@ def record(tmp_path):
 def checkpoint(tmp_path):
     directory = tmp_path / "checkpoint"
     directory.mkdir()
-    state = TrainerState(9, 72, 900, 9, True, 1e-3, {}, {}, 2.0, [], "t" * 64, {}, 1, 0, "fp32")
+    state = TrainerState(9, 72, 900, 9, True, 1e-3, {}, {}, 2.0, [], "t" * 64, ORDER, 1, 0, "fp32")
     state.write(directory)
     (directory / "manifest.json").write_text("{}")
     return directory
@@ -98,12 +99,13 @@ def test_what_differs_is_named(record, tmp_path, key, value):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"step": 9, "lo', "Unterminated string"),
-        ("", "Expecting value"),
-        ("[]", "list indices"),
-        ("{}", "'step'"),
-        ('{"step": "nine"}', "invalid literal"),
-        ('{"step": 9}', "no time"),
+        ('{"step": 9, "lo', "not JSON: Unterminated string"),
+        ("", "not JSON: Expecting value"),
+        ("[]", "a list instead of an object"),
+        ("{}", "step is missing"),
+        ('{"step": "nine"}', "step is 'nine', not a whole number"),
+        ('{"step": 9}', "time is missing"),
+        ("[" * 99_999, "nested too deeply"),
         (json.dumps({"step": 9, "time": 1.0} | RESULT | {"loss": 1})[:-1] + ', "model', "Unterminated"),
     ],
 )

@@ -23,6 +23,7 @@ from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import write_huggingface_config
 from gpt2dist.model.pretrained import load_pretrained
 from gpt2dist.model.shape import Shape
+from tests.support.stores import ORDER
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 SHAPE = Shape(1, 2, 8, 16, 20)
@@ -51,7 +52,9 @@ def save(run, step, seed=0, total=None):
     }
     save_file(weights, partial / "model.safetensors", {"format": "pt"})
     (partial / "optimizer-00001-of-00001.safetensors").write_bytes(b"moments")
-    TrainerState(step, step, step, step, True, 1e-3, {}, {}, 2.0, [], "t" * 64, {}, 1, 0, "fp32").write(partial)
+    TrainerState(step, step, step, step, True, 1e-3, {}, {}, 2.0, [], "t" * 64, ORDER, 1, 0, "fp32").write(
+        partial
+    )
     manifest.write(partial, {path.name: manifest.seal(path) for path in partial.iterdir()})
     if final.exists():
         shutil.rmtree(final)

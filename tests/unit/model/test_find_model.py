@@ -67,11 +67,14 @@ def test_a_checkpoints_manifest_spares_reading_the_weights(tmp_path):
     assert fingerprint(model) == before
 
 
-@pytest.mark.parametrize("content", ["{", "[]", b"\xff"])
-def test_a_config_that_is_none(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "not JSON"), ("[]", "a list instead of an object"), (b"\xff", "not UTF-8"), ("[" * 9999, "nested")],
+)
+def test_a_config_that_is_none(tmp_path, content, reason):
     config = make_model(tmp_path / "m") / "config.json"
     config.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=r"config\.json: not the config\.json of a model"):
+    with pytest.raises(UserError, match=rf"config\.json: {reason}.*; give another model"):
         locate(str(tmp_path / "m"))
 
 
@@ -95,7 +98,7 @@ def test_a_damaged_manifest_is_named_and_one_of_another_kind_passed_over(tmp_pat
         (model / "manifest.json").write_text(other)
         assert fingerprint(model) == before
     (model / "manifest.json").write_text('{"files": {')
-    with pytest.raises(UserError, match=r"manifest\.json: damaged \(.*\); name another checkpoint"):
+    with pytest.raises(UserError, match=r"manifest\.json: not JSON: .*; name another checkpoint"):
         fingerprint(model)
 
 
@@ -121,7 +124,10 @@ def test_no_weights(tmp_path):
 
 def test_two_models_in_one_directory(tmp_path):
     """transformers would take the one, and the index means the other."""
-    model, index = write_model(tmp_path / "m"), {"weight_map": {"wte.weight": "model.safetensors"}}
+    model, index = (
+        write_model(tmp_path / "m"),
+        {"metadata": {}, "weight_map": {"wte.weight": "model.safetensors"}},
+    )
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     assert weight_files(model) == [model / "model.safetensors"]
     (model / "part.safetensors").write_bytes((model / "model.safetensors").read_bytes())

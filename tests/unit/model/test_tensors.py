@@ -91,7 +91,7 @@ CHANGES = {
 @pytest.mark.parametrize("message", CHANGES)
 def test_other_tensors(model, message):
     change(model, **CHANGES[message])
-    assert refused(model).startswith(message)
+    assert refused(model).removeprefix(f"{model / 'model.safetensors'}: ").startswith(message)
 
 
 def test_a_tensor_in_two_of_the_files(model):
@@ -100,7 +100,7 @@ def test_a_tensor_in_two_of_the_files(model):
     (model / "model.safetensors").unlink()
     write_tensors(model / names[0], there)
     write_tensors(model / names[1], {"transformer.ln_f.bias": there["transformer.ln_f.bias"]})
-    index = {"weight_map": dict(zip(("a", "b"), names, strict=True))}
+    index = {"metadata": {}, "weight_map": dict(zip(("a", "b"), names, strict=True))}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     assert refused(model) == (
         f"has ln_f.bias twice (transformer.ln_f.bias in {names[0]}, transformer.ln_f.bias in {names[1]}), and "
@@ -179,7 +179,7 @@ def test_a_damaged_file(model):
     [
         ("tie_word_embeddings", None, "tie_word_embeddings is None, not true or false"),
         ("add_cross_attention", "no", "add_cross_attention is 'no', not true or false"),
-        ("n_inner", "wide", "n_inner is 'wide'"),
+        ("n_inner", "wide", "n_inner is 'wide', not a whole number"),
     ],
 )
 def test_a_config_that_does_not_say(model, key, value, reason):
@@ -188,3 +188,12 @@ def test_a_config_that_does_not_say(model, key, value, reason):
     assert refused(model) == (
         f"{path}: does not give the sizes of a GPT-2 ({reason}); give another model"
     ).removeprefix(f"{model}: ")
+
+
+def test_more_layers_than_any_model_has(model):
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_layer": 2**62}))
+    assert refused(model) == (
+        "has 16 tensors in its files, too few for the 4,611,686,018,427,387,904 layers that "
+        "its config.json says; correct config.json, or give a whole model directory"
+    )

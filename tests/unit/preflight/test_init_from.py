@@ -121,9 +121,14 @@ def test_gelu_under_its_other_name_and_an_inner_width_that_is_spelled_out(run_fi
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"n_layer": "three"}, "n_layer is 'three'"),
-        ({"n_embd": None}, "n_embd is None"),
-        ({"n_layer": True}, "n_layer is True"),
+        ({"n_layer": "three"}, "n_layer is 'three', not a whole number"),
+        ({"n_embd": None}, "n_embd is None, not a whole number"),
+        ({"n_layer": True}, "n_layer is True, not a whole number"),
+        ({"n_head": 3}, "n_embd 16 is not a multiple of n_head 3"),
+        ({"n_positions": 0}, "n_positions is 0"),
+        ({"n_inner": 0}, "n_inner is 0"),
+        ({"attn_pdrop": 1.5}, "attn_pdrop is 1.5"),
+        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon is 'small', not a number"),
     ],
 )
 def test_a_config_that_does_not_tell_the_sizes(run_file, tmp_path, changes, reason):

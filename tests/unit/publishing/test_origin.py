@@ -4,7 +4,7 @@ import pytest
 
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint
-from gpt2dist.publishing.origin import ModelProvenance, Result
+from gpt2dist.publishing.origin import EnvironmentFile, ModelProvenance, Result
 from tests.support.small_models import make_model
 
 
@@ -12,7 +12,7 @@ def test_a_checkpoint_in_its_run_tells_everything(run):
     origin = ModelProvenance.read(run / "checkpoints/step-00000004")
     assert origin.state.step == 4
     assert origin.config.run.name == "tiny-words"
-    assert origin.environment["packages"]["torch"]
+    assert origin.environment.packages["torch"]
     assert origin.fingerprint == fingerprint(run / "checkpoints/step-00000004")
     assert origin.shape.parameters == 36096
     assert origin.base_model is None
@@ -79,7 +79,9 @@ def test_a_result_of_last_words_says_so(run, write_result):
     [
         (None, "No such file or directory; give a file that `gpt2dist evaluate --output` wrote"),
         ("nothing", "not JSON"),
-        ("[1]", "not a JSON object; give a file that `gpt2dist evaluate --output` wrote"),
+        ("[" * 9999, "nested too deeply; give a file"),
+        ('{"split": ["val"], "perplexity": 3.5}', "split is neither a text nor a number; give a file"),
+        ("[1]", "a list instead of an object; give a file that `gpt2dist evaluate --output` wrote"),
         (
             "RIGHT",
             "has none of perplexity, word_perplexity, lm_eval_word_perplexity, bits_per_byte, accuracy; give "
@@ -102,7 +104,7 @@ def test_a_checkpoint_that_was_taken_out_of_its_run(run, tmp_path):
     directory = (run / "checkpoints/step-00000008").rename(tmp_path / "alone")
     origin = ModelProvenance.read(directory)
     assert origin.state.step == 8
-    assert (origin.config, origin.environment, origin.results) == (None, {}, ())
+    assert (origin.config, origin.environment, origin.results) == (None, EnvironmentFile(), ())
 
 
 def test_a_run_without_validation_has_no_scores(run):
@@ -123,7 +125,7 @@ def test_of_a_model_without_a_run_only_its_shape_is_known(save_model):
     origin = ModelProvenance.read(directory)
     assert origin.shape.n_layer == 3
     known = (origin.base_model, origin.state, origin.config, origin.environment, origin.results)
-    assert known == (None, None, None, {}, ())
+    assert known == (None, None, None, EnvironmentFile(), ())
 
 
 def test_a_model_in_the_cache_of_the_hub_is_named_as_there(tmp_path):
