@@ -16,6 +16,7 @@ from gpt2dist.preprocessing.tasks import (
     PreprocessingJob,
     Task,
     load_rejections,
+    load_replaced_examples,
     load_result,
     task_folder,
 )
@@ -136,8 +137,7 @@ def too_many_replaced_error(job: PreprocessingJob, tasks: list[Task]) -> UserErr
 def _replacements(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:
     """Yield documents with replaced characters in finished tasks, with an excerpt: the first of each task."""
     for task in tasks:
-        result = load_result(task_folder(job, task))
-        for item in result.examples if result else ():
+        for item in load_replaced_examples(job, task):
             piece = task.pieces[item.piece - task.first_piece]
             line = f"{place(piece, item.line, item.offset)}: {item.excerpt!r}"
             yield Example(piece, item.offset, line)
