@@ -14,6 +14,7 @@ from gpt2dist.preprocessing.tasks import (
     Task,
     TaskResult,
     load_rejections,
+    load_replaced_examples,
     load_result,
     task_folder,
 )
@@ -51,8 +52,7 @@ def _rejected(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[tuple[Pi
 def replacements(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:
     """Yield documents with replaced characters in finished tasks, with an excerpt: the first of each task."""
     for task in tasks:
-        result = load_result(task_folder(job, task))
-        for item in result.examples if result else ():
+        for item in load_replaced_examples(job, task):
             piece = task.pieces[item.piece - task.first_piece]
             line = f"{place(piece, item.line, item.offset)}: {item.excerpt!r}"
             yield Example(piece, item.offset, line)

@@ -285,17 +285,38 @@ def load_rejections(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any
     """Yield the record of each document that a finished task rejected.
 
     Raises:
-        UserError: Their file is damaged.
+        UserError: Their file is damaged, or has not as many as the task counted.
+    """
+    folder, counted = task_folder(job, task), 0
+    path, result = folder / "rejected.jsonl", load_result(folder)
+    keys = {"piece": int, "line": int, "lines": int, "offset": int, "bytes": int, "reason": str}
+    for record in json_files.require_lines(path, keys, _redo(folder)):
+        _require_piece(task, record["piece"], path)
+        counted += record["lines"]
+        yield record
+    if result and counted != result.left_out["rejected"]:
+        raise UserError(
+            f"{path}: has {counted:,} rejected documents, and {folder / MARKER} says "
+            f"{result.left_out['rejected']:,}; {_redo(folder)}"
+        )
+
+
+def load_replaced_examples(job: PreprocessingJob, task: Task) -> Iterator[ReplacedExample]:
+    """Yield the first documents of a task with replaced characters; none if it is not finished.
+
+    Raises:
+        UserError: Its marker file is damaged.
     """
     folder = task_folder(job, task)
-    way_out = _redo(folder)
-    keys = {"piece": int, "line": int, "lines": int, "offset": int, "bytes": int, "reason": str}
-    for record in json_files.require_lines(folder / "rejected.jsonl", keys, way_out):
-        if not 0 <= record["piece"] - task.first_piece < len(task.pieces):
-            raise UserError(
-                f"{folder / 'rejected.jsonl'}: names piece {record['piece']}, not of this task; {way_out}"
-            )
-        yield record
+    result = load_result(folder)
+    for example in result.examples if result else ():
+        _require_piece(task, example.piece, folder / MARKER)
+        yield example
+
+
+def _require_piece(task: Task, number: int, path: Path) -> None:
+    if not 0 <= number - task.first_piece < len(task.pieces):
+        raise UserError(f"{path}: names piece {number}, not of this task; {_redo(path.parent)}")
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:
