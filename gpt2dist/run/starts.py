@@ -5,6 +5,7 @@ recorded, so that readers need no other start.
 """
 
 import dataclasses
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -173,6 +174,19 @@ def read_facts(directory: RunDirectory) -> dict[str, Any]:
         return dict(json_files.load(directory.environment))
     except (OSError, ValueError):
         return {}
+
+
+def recorded_origin(run: Path) -> Any:
+    """Return the record of the initial weights that earlier starts left; empty if they were random.
+
+    Raises:
+        UserError: environment.json is damaged, and so is that of the last start.
+    """
+    directory = RunDirectory(run)
+    now, before = read_facts(directory), read_facts(last(run))
+    if not now and not before and os.path.lexists(directory.environment):
+        json_files.require(directory.environment, "move it away; the run then forgets which model it began with")
+    return now.get("init_from") or before.get("init_from") or {}
 
 
 def _shown(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gpt2dist import atomic_io, json_files
+from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name, step_of
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
@@ -273,7 +273,7 @@ def write_run_files(
     manifests = {str(dataset.directory): dataset.sha256 for dataset in plan.manifests if dataset.sha256}
     facts = describe() | {"world_size": plan.world_size, "total_steps": plan.total_steps, "datasets": datasets}
     facts |= {"dataset_manifests": manifests}
-    origin = origin or _recorded_origin(run, before)
+    origin = origin or starts.recorded_origin(output)
     facts |= {"init_from": origin} if origin else {}
     changes = _log_changes(before, config, facts)
     try:
@@ -287,18 +287,6 @@ def write_run_files(
             f"run.output_dir: {output}: the record of this start cannot be written ({error.strerror}{place}); "
             "make room there or allow writing, or set it to another directory"
         ) from error
-
-
-def _recorded_origin(run: RunDirectory, before: RunDirectory) -> Any:
-    """Return the record of the initial weights that earlier starts wrote; empty if they were random.
-
-    Raises:
-        UserError: environment.json is damaged, and so is that of the last start.
-    """
-    now, last = starts.read_facts(run), starts.read_facts(before)
-    if not now and not last and os.path.lexists(run.environment):
-        json_files.require(run.environment, "move it away; the run then forgets which model it began with")
-    return now.get("init_from") or last.get("init_from")
 
 
 def _log_changes(before: RunDirectory, config: Config, facts: dict[str, Any]) -> tuple[starts.Change, ...]:

@@ -1,6 +1,7 @@
 """The record of a run's starts, and what each changed."""
 
 import json
+import os
 
 import pytest
 
@@ -144,3 +145,24 @@ def test_a_damaged_record_is_unknown(tmp_path, content):
     path.parent.mkdir(parents=True)
     path.write_text(content)
     assert starts.read(tmp_path, 1) == Start(1, None, None, None, ())
+
+
+def test_a_configuration_that_is_no_file_is_not_opened(tmp_path):
+    start(tmp_path, config_of())
+    path = tmp_path / "starts/001/config.yaml"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"starts/001/config\.yaml: not a regular file"):
+        starts.changes_since(starts.last(tmp_path), config_of(), FACTS)
+
+
+def test_the_origin_is_kept_by_either_of_two_files(tmp_path):
+    environment = tmp_path / "environment.json"
+    assert starts.recorded_origin(tmp_path) == {}
+    environment.write_text("{")
+    with pytest.raises(UserError, match=r"environment\.json: not JSON: .*; move it away; the run then forgets"):
+        starts.recorded_origin(tmp_path)
+    start(tmp_path, config_of(), FACTS | {"init_from": {"path": "gpt2"}})
+    assert starts.recorded_origin(tmp_path) == {"path": "gpt2"}
+    environment.write_text(json.dumps({"init_from": {"path": "other"}}))
+    assert starts.recorded_origin(tmp_path) == {"path": "other"}
