@@ -106,4 +106,4 @@ class TrainerState:
                     raise ValueError(f"{name} has no {key}")
         for key, kind in MANIFEST.items():
             if not all(type(record.get(key, kind())) is kind for record in self.datasets):
-                raise ValueError(f"datasets has a {key} that is none")
+                raise ValueError(f"datasets: a {key} has another type than {kind.__name__}")

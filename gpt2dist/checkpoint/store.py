@@ -182,7 +182,7 @@ class CheckpointStore:
         moments = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
         unknown = sorted(set(weights) - set(state.parameters))
         if unknown:
-            raise UserError(f"{path}: has a tensor {unknown[0]}, which the model has not; {_SAME_MODEL}")
+            raise UserError(f"{path}: has a tensor {unknown[0]}, which the model does not have; {_SAME_MODEL}")
         for name in state.parameters:
             tensors = {"param": weights.read(name)} | {key: moments.read(f"{key}.{name}") for key in MOMENTS}
             state.scatter(name, {key: self._padded(path, name, value, state) for key, value in tensors.items()})

@@ -94,7 +94,7 @@ def _add_filters(group: Any) -> None:
         metavar="MODULE:FUNCTION",
         help="Python function, text to text, that each document goes through first",
     )
-    add_damage_arguments(group, "; those that are left out are listed in DATASET/rejected.jsonl")
+    add_damage_arguments(group, "; those that are skipped are listed in DATASET/rejected.jsonl")
 
 
 def _add_resources(group: Any) -> None:

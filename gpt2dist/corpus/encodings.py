@@ -178,7 +178,7 @@ def _fitting(sample: bytes, most: int) -> list[Guess]:
 
 
 def _cut(line: bytes) -> bytes:
-    """Cut a long line, if possible at a byte that is a character of its own in all multi-byte encodings."""
+    """Cut a long line, if possible at a byte that is a whole character in all multi-byte encodings."""
     sample = line[:SAMPLE_BYTES]
     return sample if len(sample) == len(line) else sample[: max(map(sample.rfind, _ALWAYS_ASCII)) + 1] or sample
 
@@ -193,6 +193,6 @@ def _from_invalid(line: bytes, encoding: str) -> bytes:
     try:
         line.decode(encoding)
     except UnicodeDecodeError as error:
-        # A space is a character of its own in all multi-byte encodings with ASCII.
+        # A space is a whole character in all multi-byte encodings with ASCII.
         return line[line.rfind(b" ", 0, max(error.start - 20, 0)) + 1 :]
     return b""

@@ -112,7 +112,7 @@ def warn_of_empty(job: PreprocessingJob, tasks: list[Task], on_warning: Callable
     if found:
         others = f", and so is a large part of {len(found) - 1:,} other file(s)" if len(found) > 1 else ""
         on_warning(
-            f"{found[0]}: {empty[found[0]]:,} of its {rows[found[0]]:,} documents are empty and were left out"
+            f"{found[0]}: {empty[found[0]]:,} of its {rows[found[0]]:,} documents are empty and were skipped"
             f"{others}. If that is not what you expect, the file is damaged, or --text-field names another field "
             "than that of the text"
         )

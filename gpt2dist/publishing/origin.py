@@ -128,7 +128,7 @@ class ModelProvenance:
 
 
 def _changes(run: RunDirectory, step: int) -> Iterator[tuple[int, Change]]:
-    """Yield what restarts changed within the first steps of a run; a restart at step 0 began anew."""
+    """Yield what restarts changed within the first steps of a run; a restart at step 0 started over."""
     for start in (starts.read(run.path, number) for number in starts.numbers(run.path)):
         if start.step and start.step < step:
             published = (each for each in start.changes if each.key.startswith(PUBLISHED_CHANGES))

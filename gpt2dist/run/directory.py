@@ -38,7 +38,7 @@ class RunDirectory:
         return self.path / "starts"
 
     def start(self, number: int) -> "RunDirectory":
-        """Return the record of a start: a directory with a `config` and an `environment` of its own."""
+        """Return the record of a start: a directory with its own `config` and `environment`."""
         return RunDirectory(self.starts / f"{number:03d}")
 
     @property

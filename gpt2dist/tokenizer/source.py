@@ -40,7 +40,7 @@ def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, s
 
 
 def _check_added_ids(backend: tokenizers.Tokenizer, content: analysis.Content, path: Path) -> None:
-    """Check that added tokens have the ids that the file says. The library renumbers them without a word."""
+    """Check that added tokens have the ids that the file says. The library renumbers them silently."""
     for token in content.get("added_tokens") or ():
         if (given := backend.token_to_id(token["content"])) != token["id"]:
             raise UserError(

@@ -1,9 +1,9 @@
 """Reader of directories written by `save_to_disk` of the library `datasets`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from gpt2dist import json_files
 from gpt2dist.corpus.documents import Items, Piece, Reading, Source
 from gpt2dist.corpus.readers.cells import spread
 from gpt2dist.errors import UserError
@@ -24,17 +24,17 @@ def saved_source(directory: Path) -> Source:
     """
     try:
         if (directory / "dataset_dict.json").is_file():
-            splits = json.loads((directory / "dataset_dict.json").read_bytes())["splits"]
+            splits = json_files.load(directory / "dataset_dict.json")["splits"]
             if "train" not in splits:
                 one = directory / (splits[0] if splits else "SPLIT")
                 raise UserError(
                     f"{directory}: has no split 'train' but {', '.join(splits)}; name one, such as {one}"
                 )
             directory = directory / "train"
-        state = json.loads((directory / "state.json").read_bytes())
+        state = json_files.load(directory / "state.json")
         size = sum((directory / file["filename"]).stat().st_size for file in state["_data_files"])
         return Source(str(directory), "datasets", "", size, str(state["_fingerprint"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(str(directory), error) from None
 
 

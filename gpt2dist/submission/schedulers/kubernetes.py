@@ -170,7 +170,7 @@ def _mount_path(word: str, path: str, others: Mapping[str, Path]) -> Path:
     place = Path(os.path.normpath("/" + path.lstrip("/")))
     for claim, other in others.items():
         if place == other:
-            raise UserError(f"--volume {word}: {claim} is mounted there, too; give each claim a path of its own")
+            raise UserError(f"--volume {word}: {claim} is mounted there, too; give each claim its own path")
     for reserved in RESERVED:
         if place.is_relative_to(reserved) or reserved.is_relative_to(place):
             raise UserError(

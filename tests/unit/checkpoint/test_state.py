@@ -26,7 +26,7 @@ def test_what_was_written_is_read(tmp_path):
         ({"datasets": [{"path": "a", "share": 1}]}, "datasets has no fingerprint"),
         (
             {"datasets": [{"path": "a", "fingerprint": "f", "share": 1, "manifest": []}]},
-            "datasets has a manifest that is none",
+            "datasets: a manifest has another type than dict",
         ),
         ({"datasets": {}}, "datasets is {}, not a list"),
     ],

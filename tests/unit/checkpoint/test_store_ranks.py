@@ -149,7 +149,7 @@ def test_a_checkpoint_in_the_way_of_its_successor_is_replaced(store):
     ("change", "message"),
     [
         ({"context_length": 16}, r"transformer\.wpe\.weight of shape \[8, 16\] where the model has \[16, 16\]"),
-        ({"n_layer": 1}, r"has a tensor transformer\.h\.1\.attn\.c_attn\.bias, which the model has not"),
+        ({"n_layer": 1}, r"has a tensor transformer\.h\.1\.attn\.c_attn\.bias, which the model does not have"),
         ({"n_layer": 3}, r"no tensor transformer\.h\.2\.ln_1\.weight"),
     ],
 )

@@ -426,7 +426,7 @@ def test_a_file_with_many_empty_documents_is_named(tmp_path, tokenizer, small_ta
     assert manifest.left_out["empty"] == 180
     (warning,) = [text for text in warnings if "empty" in text]
     assert warning.startswith(
-        f"{tmp_path}/corpus/a.jsonl: 120 of its 1,120 documents are empty and were left out, and so is a large "
+        f"{tmp_path}/corpus/a.jsonl: 120 of its 1,120 documents are empty and were skipped, and so is a large "
         "part of 1 other file(s). If that is not what you expect, the file is damaged, or --text-field names"
     )
     (tmp_path / "corpus" / "a.jsonl").unlink()

@@ -163,7 +163,7 @@ def test_a_right_request_passes():
 @pytest.mark.parametrize(
     ("volumes", "message"),
     [
-        (("a:/data", "b:/data"), "--volume b:/data: a is mounted there, too; give each claim a path of its own"),
+        (("a:/data", "b:/data"), "--volume b:/data: a is mounted there, too; give each claim its own path"),
         (("a:/data", "b://x/../data/"), "--volume b://x/../data/: a is mounted there, too"),
         (
             ("a:/",),
