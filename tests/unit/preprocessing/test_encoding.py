@@ -11,16 +11,8 @@ from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing import PreprocessingJob, driver, prepare
 from gpt2dist.preprocessing import tasks as tasks_module
-from gpt2dist.tokenizer.tokenizer import train_bpe
 
 LINES = [f"第{n}篇文章，讲的是一件小事。" for n in range(200)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokenizer")
-    train_bpe(["the quick brown fox " * 5], 280).save(directory)
-    return directory
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from gpt2dist.errors import RunError, UserError
 from gpt2dist.preprocessing import PreprocessingJob, prepare
 from gpt2dist.preprocessing.driver import prepare_part
 from gpt2dist.tokenizer.tokenizer import train_bpe
+from tests.support.jobs import content
 
 LINES = 60_000
 TIMEOUT = 120
@@ -43,10 +44,6 @@ def command(home, output, *options):
     arguments = [str(home / "a.jsonl"), "--tokenizer", str(home / "tokenizer"), "--output", str(output)]
     arguments += ["--val-fraction", "0.1", "--deduplicate", *options]
     return [sys.executable, "-m", "gpt2dist", "preprocess", *arguments]
-
-
-def content(directory):
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 def wait_for(condition):

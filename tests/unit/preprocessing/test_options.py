@@ -23,14 +23,8 @@ from gpt2dist.preprocessing import PreprocessingJob, assembly, deduplication, dr
 from gpt2dist.preprocessing import tasks as tasks_module
 from gpt2dist.preprocessing import worker as worker_module
 from gpt2dist.tokenizer.encoder import REFERENCE
-from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, train_bpe, train_char
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokenizer")
-    train_bpe(["the quick brown fox jumps over the lazy dog " * 5], 280).save(directory)
-    return directory
+from gpt2dist.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, train_char
+from tests.support.jobs import content
 
 
 def write_lines(path, texts):
@@ -48,10 +42,6 @@ def documents(manifest, split="train"):
     texts = [tokenizer.decode(shard.document(i)) for shard in shards for i in range(shard.documents)]
     assert all(text.endswith(END_OF_TEXT) for text in texts)
     return [text.removesuffix(END_OF_TEXT) for text in texts]
-
-
-def content(directory):
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 @pytest.fixture
