@@ -52,11 +52,12 @@ MAY_IMPORT = {
     "json_files": "",
     "memory": "",
     "output_paths": "",
+    "registry": "",
     "terminal": "",
 }
 """Each package or module, top first, and those below that it may import beside itself and EVERYWHERE."""
 
-EVERYWHERE = {"atomic_io", "errors", "importing", "json_files", "memory", "output_paths", "terminal"}
+EVERYWHERE = {"atomic_io", "errors", "importing", "json_files", "memory", "output_paths", "registry", "terminal"}
 
 DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
@@ -83,6 +84,7 @@ LIGHT = (
         "json_files",
         "memory",
         "output_paths",
+        "registry",
         "terminal",
         "distributed.launch_environment",
         "config.yaml",

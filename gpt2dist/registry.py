@@ -1,0 +1,86 @@
+"""Find optimizers, readers, schedulers and other parts by name: ours, and those of other packages.
+
+A part is one of ours, one that an installed package offers as an entry point, or any object that a user names as
+`package.module:attribute`. CONTRIBUTING.md describes how to add one of each kind.
+"""
+
+import functools
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from gpt2dist.importing import import_attribute
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Parts of one kind, by name. A part is imported when it is first asked for.
+
+    Args:
+        noun: What a part is, such as "optimizer", for messages.
+        group: Entry-point group in which packages offer parts, such as "gpt2dist.optimizers".
+        builtin: Our parts: name → `package.module:attribute`.
+        protocol: Class whose public methods and attributes a part must have.
+    """
+
+    def __init__(self, noun: str, group: str, builtin: Mapping[str, str], protocol: type):
+        self.noun = noun
+        self.group = group
+        self._builtin = dict(builtin)
+        self._members = tuple(name for name in vars(protocol) if not name.startswith("_"))
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of our parts in their order, then of those that packages offer."""
+        return (*self._builtin, *sorted(self._offered().keys() - self._builtin.keys()))
+
+    def get(self, name: str) -> T:
+        """Import and return a part.
+
+        Args:
+            name: A name of `names`, or `package.module:attribute`.
+
+        Raises:
+            ValueError: The name is unknown, the import fails or the part lacks a member; the message has a fix.
+        """
+        target = self._builtin.get(name)
+        if target is None and (offered := self._offered().get(name)):
+            target = offered.value
+        if target is None and ":" not in name.strip(":"):
+            raise ValueError(
+                f"{name!r} is no {self.noun} (known: {', '.join(self.names())}); another one is named "
+                "package.module:attribute"
+            )
+        return self._load(target or name)
+
+    def all(self) -> dict[str, T]:
+        """Import and return all parts with a name, in the order of `names`.
+
+        Raises:
+            ValueError: As `get`.
+        """
+        return {name: self.get(name) for name in self.names()}
+
+    def _load(self, target: str) -> T:
+        try:
+            found: Any = import_attribute(target)
+        except Exception as error:  # whatever the module raises
+            raise ValueError(
+                f"{target} cannot be imported ({type(error).__name__}: {error}); install it, put its folder on "
+                "PYTHONPATH, or leave it out"
+            ) from error
+        missing = [member for member in self._members if not hasattr(found, member)]
+        if missing:
+            raise ValueError(
+                f"{target} is no {self.noun}: it lacks {', '.join(missing)} (needed: {', '.join(self._members)})"
+            )
+        return cast(T, found)
+
+    def _offered(self) -> dict[str, EntryPoint]:
+        return _entry_points(self.group)
+
+
+@functools.cache
+def _entry_points(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name. Reads the metadata of all installed packages: milliseconds."""
+    return {each.name: each for each in entry_points(group=group)}

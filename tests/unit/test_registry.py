@@ -1,0 +1,69 @@
+import sys
+
+import pytest
+
+from gpt2dist import registry
+from gpt2dist.registry import Registry
+
+
+class Animal:
+    def speak(self):
+        """Say something."""
+
+
+class Cat(Animal):
+    pass
+
+
+class Stone:
+    pass
+
+
+HERE = f"{__name__}:"
+
+
+@pytest.fixture
+def animals(monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
+    return Registry("animal", "gpt2dist.tests_animals", {"cat": HERE + "Cat"}, Animal)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package that offers an animal."""
+    info = tmp_path / "zoo-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[gpt2dist.tests_animals]\ndog = zoo_of_tests:Dog\n")
+    (tmp_path / "zoo_of_tests.py").write_text("class Dog:\n    def speak(self):\n        return 'woof'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._entry_points.cache_clear()
+    yield
+    registry._entry_points.cache_clear()
+    sys.modules.pop("zoo_of_tests", None)
+
+
+def test_finds_ours_by_name_and_any_by_module_and_attribute(animals):
+    assert animals.names() == ("cat",)
+    assert animals.get("cat") is Cat is animals.get(HERE + "Cat")
+
+
+def test_finds_those_that_packages_offer(animals, package):
+    assert animals.names() == ("cat", "dog")
+    assert animals.get("dog")().speak() == "woof"
+    assert list(animals.all()) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cow", "'cow' is no animal (known: cat); another one is named package.module:attribute"),
+        ("no_such_module:Cow", "no_such_module:Cow cannot be imported (ModuleNotFoundError: No module named"),
+        (HERE + "Cow", "Cow cannot be imported (AttributeError"),
+        (HERE + "Stone", "Stone is no animal: it lacks speak (needed: speak)"),
+    ],
+)
+def test_says_what_is_wrong_with_a_name(animals, name, message):
+    with pytest.raises(ValueError) as error:
+        animals.get(name)
+    assert message in str(error.value)
