@@ -112,7 +112,16 @@ LIGHT = (
 MOST_LINES = 450
 ENTRY_POINT_GROUPS = {
     f"gpt2dist.{kind}"
-    for kind in ("filters hooks measures optimizers readers schedulers trackers tests_animals").split()
+    for kind in [
+        "filters",
+        "hooks",
+        "measures",
+        "optimizers",
+        "readers",
+        "schedulers",
+        "trackers",
+        "tests_animals",
+    ]
 }
 
 
