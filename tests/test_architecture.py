@@ -111,17 +111,8 @@ LIGHT = (
 )
 MOST_LINES = 450
 ENTRY_POINT_GROUPS = {
-    f"gpt2dist.{kind}"
-    for kind in [
-        "filters",
-        "hooks",
-        "measures",
-        "optimizers",
-        "readers",
-        "schedulers",
-        "trackers",
-        "tests_animals",
-    ]
+    *("gpt2dist.filters", "gpt2dist.hooks", "gpt2dist.measures", "gpt2dist.optimizers", "gpt2dist.readers"),
+    *("gpt2dist.schedulers", "gpt2dist.trackers", "gpt2dist.tests_animals"),
 }
 
 
