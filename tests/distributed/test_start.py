@@ -11,8 +11,8 @@ from tests.support.runs import train_here, write_run
 
 
 def started_by(config, overrides):
-    """Programs that a rank ran, and whether it imported torch's compiler."""
-    programs, popen = set(), subprocess.Popen
+    """Programs that a rank ran, and the compiler's modules that it imported."""
+    programs, popen, before = set(), subprocess.Popen, set(sys.modules)  # a test before may have imported them
 
     def noting(command, *args, **more):
         programs.add(command if isinstance(command, str) else command[0])
@@ -20,7 +20,7 @@ def started_by(config, overrides):
 
     subprocess.Popen = noting
     train_here(config, overrides)
-    return programs, "torch._inductor.compile_fx" in sys.modules
+    return programs, {"torch._inductor.compile_fx"} & (set(sys.modules) - before)
 
 
 @pytest.mark.parametrize(

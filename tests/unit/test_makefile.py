@@ -32,7 +32,7 @@ def make(repository, tmp_path):
 
     def call(*words, **settings):
         environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | settings
-        for name in ("PYTHON", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        for name in ("PYTHON", "VENV", "CONSTRAINTS", "WORKERS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
             if name not in settings:
                 environment.pop(name, None)
         done = subprocess.run(
