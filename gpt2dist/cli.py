@@ -26,6 +26,7 @@ VERBS = {
     "preprocess": "turn a corpus into a dataset directory of memory-mapped token shards",
     "adopt": "make a dataset directory of token files of Megatron-LM, GPT-NeoX, nanoGPT or llm.c, in place",
     "inspect": "show what a dataset directory holds; verify it; decode one window",
+    "config": "explain the keys of a run configuration, or print its JSON Schema for editors",
     "validate": "check a run configuration and print the plan that it resolves to",
     "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
     "launch": "start train, evaluate or lambada on several processes, as torchrun does",

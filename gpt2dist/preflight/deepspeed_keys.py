@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gpt2dist.config import Config, Problem
+from gpt2dist.config.reading import in_yaml_words
 from gpt2dist.training.deepspeed_config import conflicts
 
 OWNERS = {
@@ -153,8 +154,8 @@ def _check_zero(zero: dict[str, Any], stage: int) -> Iterator[Problem]:
                     f"zero_optimization.{name}", [f"zero_optimization.{each}" for each in _ZERO.model_fields]
                 )
             else:
-                message = error["msg"].replace("Input should", "should")
-                yield _problem(f"zero_optimization.{name}", f"{message}, not {error['input']!r}")
+                message = f"{in_yaml_words(error['msg'])}, not {error['input']!r}"
+                yield _problem(f"zero_optimization.{name}", message)
         return
     size = zero.get("allgather_bucket_size", 0)
     if stage in (1, 2) and int(size) % 2:

@@ -44,7 +44,7 @@ from tests.support.mistakes import mistakes
             "batch.ramp: its sizes 2, 4 are no multiples of micro_batch_size 6 × world size 1 = 6; "
             "lower micro_batch_size, or remove batch.ramp",
         ),
-        (["batch.ramp={start: 4, increment: 4}"], "batch.ramp.samples: is required here and missing; add it"),
+        (["batch.ramp={start: 4, increment: 4}"], "batch.ramp.samples: missing; add it, since it has no default"),
     ],
 )
 def test_each_mistake_of_the_batch_names_its_key_and_the_way_out(run_file, overrides, message):

@@ -173,11 +173,11 @@ def test_blends_that_cannot_be_trained_on(run_file, make_dataset):
             f"data.train.1.path: {right}/../right is the same data as {right}; "
             "name it once, with the sum of the weights",
         ),
-        (f"{{path: {other}, weight: 0}}", "data.train.1.weight: should be greater than 0, not 0"),
+        (f"{{path: {other}, weight: 0}}", "data.train.1.weight: should be above 0, not 0"),
         (f"{{path: {other}, weight: .inf}}", "data.train.1.weight: should be a finite number, not inf"),
         (f"{{path: {other}, weight: .nan}}", "data.train.1.weight: should be a finite number, not nan"),
-        (f"{{path: {other}, weight: -1}}", "data.train.1.weight: should be greater than 0, not -1"),
-        (f"{{path: {other}, weight: true}}", "data.train.1.weight: should be a number, not True"),
+        (f"{{path: {other}, weight: -1}}", "data.train.1.weight: should be above 0, not -1"),
+        (f"{{path: {other}, weight: true}}", "data.train.1.weight: should be a number, not true"),
     ]:
         assert mistakes(run_file, blended(named, second)) == lines
     both = [f"{{path: {path}}}" for path in (right, other)]

@@ -32,15 +32,15 @@ def test_what_is_wrong_with_samples_and_the_way_out(run_file, overrides, message
     [
         (
             ["monitoring.profile={start: 0}"],
-            ["monitoring.profile.start: should be greater than 0, not 0"],
+            ["monitoring.profile.start: should be above 0, not 0"],
         ),
         (
             ["monitoring.profile={start: 5, steps: 0}"],
-            ["monitoring.profile.steps: should be greater than 0, not 0"],
+            ["monitoring.profile.steps: should be above 0, not 0"],
         ),
         (
             ["monitoring.profile={steps: 5}"],
-            ["monitoring.profile.start: is required here and missing; add it"],
+            ["monitoring.profile.start: missing; add it, since it has no default"],
         ),
         (
             ["monitoring.profile={start: 99, steps: 3}"],
