@@ -13,7 +13,7 @@ UNIT = "x-unit"
 Node = Mapping[str, Any]
 
 _KEYWORDS = (
-    *("description", "enum", "pattern", "minLength", "minItems", "maxItems", "required", "additionalProperties"),
+    *("description", "enum", "pattern", "minLength", "minItems", "maxItems", "required"),
     *("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", UNIT, "default"),
 )
 """Keywords that are taken over from pydantic's schema. Others, such as its titles, are dropped."""
@@ -41,7 +41,7 @@ def _simplify(theirs: Node, definitions: Node, in_list: bool = False, required: 
     """
     node, takes_null = _resolve(theirs, definitions)
     takes_null = takes_null or not (in_list or required)
-    ours = {word: node[word] for word in _KEYWORDS if word in node}
+    ours = {word: _whole(node[word]) for word in _KEYWORDS if word in node}
     if "type" in node:
         ours = {"type": [node["type"], "null"] if takes_null else node["type"], **ours}
     if "enum" in ours and takes_null:
@@ -49,6 +49,7 @@ def _simplify(theirs: Node, definitions: Node, in_list: bool = False, required: 
     if "description" in ours:  # a docstring may have several lines
         ours["description"] = " ".join(ours["description"].split())
     if properties := node.get("properties"):
+        ours["additionalProperties"] = False
         mandatory = node.get("required", ())
         ours["properties"] = {
             name: _simplify(each, definitions, in_list, name in mandatory) for name, each in properties.items()
@@ -60,6 +61,11 @@ def _simplify(theirs: Node, definitions: Node, in_list: bool = False, required: 
     elif items := node.get("prefixItems"):  # all of one type, which draft 7 has no `prefixItems` for
         ours["items"] = _simplify(items[0], definitions, in_list=True)
     return ours
+
+
+def _whole(value: Any) -> Any:
+    """Return a whole number as an integer: versions of pydantic differ in writing 0 or 0.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _resolve(node: Node, definitions: Node) -> tuple[Node, bool]:

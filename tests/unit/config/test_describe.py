@@ -30,7 +30,7 @@ def test_every_key_and_section_has_a_description_whose_first_sentence_fits_a_lin
         ("schedule.decay_fraction", "number", "above 0, at most 1", "not set"),
         ("schedule.total_tokens", "integer (tokens)", "from 1 to 10,000,000,000,000,000", "not set"),
         ("schedule.warmup_steps", "integer (optimizer steps)", "from 0 to 1,000,000,000", "0"),
-        ("run.timeout_seconds", "number (seconds)", "from 5 to 10,000,000", "600.0"),
+        ("run.timeout_seconds", "number (seconds)", "from 5 to 10,000,000", "600"),
         ("run.name", "text", "", '""'),
         ("run.output_dir", "text", "", "not set"),
         ("model.init_from", "text", "not empty", "not set"),
