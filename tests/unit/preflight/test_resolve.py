@@ -101,8 +101,8 @@ def test_five_mistakes_are_told_in_one_go_and_quickly(run_file):
         "  optimiser: unknown key; did you mean optimizer? `gpt2dist config` lists the keys",
         "  data.train.0.path: nowhere: no such directory; `gpt2dist preprocess` makes a dataset directory",
         "  batch.global_batch_size: 16 is not a multiple of micro_batch_size 3 × world size 2 = 6; "
-        "would fit: global_batch_size 12 or 18, or micro_batch_size 1, 2, 4 or 8",
-        "  precision: bf16 at ZeRO stage 0 is silently wrong in DeepSpeed (an extra optimizer step "
+        "these fit: global_batch_size 12 or 18, or micro_batch_size 1, 2, 4 or 8",
+        "  precision: DeepSpeed computes bf16 at ZeRO stage 0 wrongly (an extra optimizer step "
         "at the start); "
         "set zero.stage to 1, 2 or 3, or precision to autocast_bf16",
     ]
