@@ -175,4 +175,4 @@ def test_one_rank_tells_what_all_find_and_each_what_it_alone_sees(monkeypatch, c
     monkeypatch.setenv("RANK", rank)
     assert cli.main(["validate", "x.yaml"]) == (1 if kind == "RunError" else 2)
     assert ("the reason" in capsys.readouterr().err) == told
-    assert waited == ([] if told else [cli.SECONDS_TO_TELL])  # else a launcher might end the one that tells
+    assert waited == ([] if told else [cli.SECONDS_TO_REPORT])  # else the launcher might kill rank 0
