@@ -80,6 +80,12 @@ def test_a_mistake_in_a_configuration_is_told_before_torch_is_imported(tmp_path,
     assert imported(done.stderr) & {"torch", "transformers", "deepspeed", "datasets", "tokenizers"} == set()
 
 
+def test_a_key_is_explained_without_importing_anything_heavy():
+    done = gpt2dist("config", "optimizer.lr", flags=("-X", "importtime"))
+    assert done.returncode == 0
+    assert imported(done.stderr) & set(HEAVY) == {"pydantic", "yaml"}
+
+
 def test_every_verb_is_listed_with_what_it_does():
     text = gpt2dist("--help").stdout
     for verb, summary in cli.VERBS.items():

@@ -99,7 +99,7 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         ["memory", "weights", "0.23 GiB", "16 bits"],
         ["", "gradients", "0.12 GiB", "this rank's part, 32 bits"],
         ["", "optimizer", "0.35 GiB", "this rank's part of fp32 weights and AdamW's moments"],
-        ["", "buckets", "0.23 GiB", "gradients on their way to the other ranks"],
+        ["", "buckets", "0.23 GiB", "buffer for the communication of gradients"],
         ["", "activations", "0.57 GiB", "kept for the backward pass"],
         ["", "loss", "0.45 GiB", "chunked: logits of one chunk"],
         ["", "each rank", "1.94 GiB", "an estimate, without what CUDA and NCCL need"],
