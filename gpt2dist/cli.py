@@ -14,6 +14,7 @@ import io
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from gpt2dist import __version__
@@ -23,40 +24,41 @@ from gpt2dist.terminal import say, show_traceback, shown_on
 
 VERBS = {
     "tokenizer": "train a tokenizer on a corpus, or import GPT-2's or BERT's vocabulary files",
-    "preprocess": "turn a corpus into a dataset directory of memory-mapped token shards",
-    "adopt": "make a dataset directory of token files of Megatron-LM, GPT-NeoX, nanoGPT or llm.c, in place",
-    "inspect": "show what a dataset directory holds; verify it; decode one window",
-    "validate": "check a run configuration and print the plan that it resolves to",
-    "train": "train a model: alone, or under launch, torchrun, deepspeed or srun",
-    "launch": "start train, evaluate or lambada on several processes, as torchrun does",
-    "submit": "hand a training run, an evaluation or preprocessing to Slurm or Kubernetes, or to this machine",
-    "verify-resume": "prove on this machine that N + N steps of a run equal 2N steps",
-    "evaluate": "perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
-    "lambada": "accuracy and perplexity of a model on the last words of passages",
+    "preprocess": "turn a corpus into a dataset directory of token shards",
+    "adopt": "make a dataset directory from token files of Megatron-LM, nanoGPT or llm.c, without copying",
+    "inspect": "show the contents of a dataset directory, verify it, or decode one window",
+    "config": "explain the keys of a run configuration, or print its JSON Schema for editors",
+    "validate": "check a run configuration, and print the plan of the run",
+    "train": "train a model, in one process or under launch, torchrun, deepspeed or srun",
+    "launch": "start train, evaluate, lambada or verify-resume in several processes, as torchrun does",
+    "submit": "submit a training run, an evaluation or preprocessing to Slurm, Kubernetes or this machine",
+    "verify-resume": "verify on this machine that a resumed run is exact: N + N steps equal 2N steps",
+    "evaluate": "measure perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
+    "lambada": "measure accuracy and perplexity of a model on the last words of passages",
     "generate": "sample text from a model",
-    "export": "publish a checkpoint as a model directory of transformers, with a model card",
-    "status": "show how a run stands, or all runs in a folder: state, step, loss, speed, time left",
+    "export": "publish a checkpoint as a Hugging Face model directory with a model card",
+    "status": "show state, step, loss, speed and time left of a run, or of all runs in a folder",
     "report": "write a run as one HTML page: state, curves, samples, lineage, configuration",
-    "trace": "list the documents behind a step of a run",
+    "trace": "list the documents that a step of a run was trained on",
 }
 
 DISTRIBUTED_VERBS = ("train", "evaluate", "lambada", "verify-resume")
 """Verbs that run on several ranks; `launch` starts them."""
 
-SECONDS_TO_TELL = 10
+SECONDS_TO_REPORT = 10
 """Seconds that other ranks wait for rank 0 to report an error and exit.
 
-Without the wait, the first of them to exit would make the launcher end rank 0 before its report.
+Without the wait, the first of them to exit would make the launcher kill rank 0 before it reports.
 """
 PLAIN = {
     **{"…": "...", "–": "-", "−": "-", "→": "->", "×": "x", "·": "|", "Σ": "sum", "√": "sqrt", "±": "+-"},
     **{"≥": ">=", "≤": "<=", "°": " deg", "├": "|", "└": "`", "│": "|", "─": "-"},
     **dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)),
 }
-"""Characters of our messages → what a terminal that has only ASCII shows."""
+"""Characters of our messages → their replacements on a terminal that has only ASCII."""
 EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT = 0, 1, 2
 EXIT_INTERRUPTED = 130
-"""As a shell reports a program that Ctrl-C ended: 128 + SIGINT."""
+"""128 + SIGINT, as shells report a program that Ctrl-C ended."""
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -68,9 +70,9 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="gpt2dist",
         description="Distributed pretraining of GPT-2-family models, from raw text to perplexity.",
-        epilog="`gpt2dist VERB --help` explains a verb. "
-        "Exit codes: 0 done, 2 the input is wrong (one message says what and the way out), 1 a failure, "
-        "130 Ctrl-C.",
+        epilog="`gpt2dist VERB --help` explains a verb, and `gpt2dist config` the keys of a run. "
+        "Exit codes: 0 success, 1 failure, 2 wrong input (the message says what is wrong and how to fix it), "
+        "130 interrupted by Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"gpt2dist {__version__}")
     # The deepspeed launcher puts this option before the verb. It is ignored: the environment has the same value.
@@ -97,6 +99,17 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(shown_on(sys.stderr, message))
+
+
+def add_run_file(parser: argparse.ArgumentParser) -> None:
+    """Add the configuration file of a run, and overrides of its keys."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the run")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="keys that override the file, with values in YAML; `gpt2dist config` lists all keys",
+    )
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, RankUserError) or launch_environment.reports_errors():
             say(f"gpt2dist {args.verb}: {error}")
         else:
-            time.sleep(SECONDS_TO_TELL)
+            time.sleep(SECONDS_TO_REPORT)
         return EXIT_WRONG_INPUT if isinstance(error, UserError) else EXIT_FAILURE
     except BrokenPipeError:  # not a failure: `gpt2dist inspect … | head`
         sys.stderr.close()
@@ -166,7 +179,7 @@ def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:
 
 
 def _split(words: list[str], verb: str | None) -> tuple[list[str], list[str]]:
-    """Split off the words that a verb passes on: those after `launch`, and those after the `--` of `submit`."""
+    """Split off the words that a verb passes on: those after `launch`, or after the `--` of `submit`."""
     if verb == "submit" and "--" in words:
         place = words.index("--")
         return words[:place], words[place + 1 :]

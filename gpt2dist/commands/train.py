@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2dist.cli import add_run_file
 from gpt2dist.distributed import launch_environment
 from gpt2dist.terminal import say
 
@@ -20,20 +21,18 @@ if TYPE_CHECKING:  # importing torch would slow down --help
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("config", type=Path, help="the run's YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="keys to change, values in YAML"
-    )
+    add_run_file(parser)
     parser.epilog = """\
 examples:
   gpt2dist train configs/gpt2-124m.yaml                                        one process
   gpt2dist launch train configs/gpt2-124m.yaml                                 all GPUs of this host
   torchrun --standalone --nproc-per-node 8 -m gpt2dist train configs/gpt2-124m.yaml
   deepspeed --num_gpus 8 --module gpt2dist train configs/gpt2-124m.yaml
-  … batch.micro_batch_size=4 optimizer.lr=3e-4                                 change keys
+  … batch.micro_batch_size=4 optimizer.lr=3e-4                                 override keys
 
-Started again, a run goes on from its newest whole checkpoint. SIGTERM or SIGUSR1 stops it within a micro-batch,
-with everything saved, stopped.json in the run directory, and exit code 0. `gpt2dist validate` shows the plan."""
+A run that is started again resumes from its newest complete checkpoint. SIGTERM or SIGUSR1 stops it within a
+micro-batch: it saves everything, writes stopped.json into the run directory, and exits with code 0.
+`gpt2dist validate` shows the plan."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     """Check a run and join the other ranks."""
     if launch_environment.world_size() > 1:
-        # First of all, since the launcher may exit while this rank imports modules or waits for another rank.
+        # Before anything else: the launcher may exit while this rank imports modules or waits for another rank.
         from gpt2dist.training.watchdog import exit_with_parent
 
         exit_with_parent()
@@ -80,8 +79,8 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
 def import_libraries() -> None:
     """Import torch and DeepSpeed, and exclude their objects from garbage collection permanently.
 
-    They have a million objects, none of them garbage. Scanning these takes a fifth of the startup time, as long
-    again at exit, and a moment now and then in between.
+    They have a million objects, none of them garbage. Scanning them takes a fifth of the startup time, as much at
+    exit, and some time during training.
     """
     if "gpt2dist.training.setup" in sys.modules:
         return
@@ -96,7 +95,7 @@ def import_libraries() -> None:
 def require_room(path: Path, config: "Config", plan: "Plan", world: "World") -> None:
     """Check that the devices and the disk have enough space for a run. Collective; rank 0 checks.
 
-    The size of the activations is an estimate. If everything else fits, a lack of memory is only a warning.
+    The size of the activations is an estimate. If all but the activations fits, a lack of memory is a warning.
 
     Raises:
         UserError: Memory or disk space is too small, or the run's directory is not writable. The message lists

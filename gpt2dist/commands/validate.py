@@ -1,11 +1,11 @@
-"""`gpt2dist validate`: report all errors of a run configuration together, or the plan that it resolves to."""
+"""`gpt2dist validate`: report all mistakes of a run configuration together, or print the plan of the run."""
 
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2dist.cli import add_run_file
 from gpt2dist.errors import UserError
 from gpt2dist.terminal import say
 
@@ -17,20 +17,14 @@ examples:
   gpt2dist validate configs/gpt2-124m.yaml --world-size 8 --device-memory 80 --device H100
   gpt2dist validate run.yaml optimizer.lr=3e-4 data.train.0.path=data/books --json
 
-Memory and hours are estimates. A run that cannot fit, and one that the disk could not hold, is an error.
+Memory and hours are estimates. A run that does not fit into the memory given or onto the disk is an error.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = EXAMPLES
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the run")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="section.key=value",
-        help="keys to set instead of the file; values are YAML",
-    )
+    add_run_file(parser)
     parser.add_argument(
         "--world-size",
         type=int,
@@ -41,15 +35,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--device-memory",
         type=float,
         metavar="GIB",
-        help="memory of each GPU in GiB; a run that needs more is refused",
+        help="memory of each GPU in GiB; refuse a run that needs more (default: not checked)",
     )
-    parser.add_argument("--device", metavar="NAME", help="GPU to expect hours for, such as H100")
+    parser.add_argument("--device", metavar="NAME", help="GPU for which to estimate the hours, such as H100")
     parser.add_argument(
         "--verify-data",
         action="store_true",
-        help="read all datasets again and compare them with their manifests",
+        help="read all datasets and compare them with their manifests",
     )
-    parser.add_argument("--json", action="store_true", help="print configuration and plan on standard output")
+    parser.add_argument(
+        "--json", action="store_true", help="print configuration and plan as JSON on standard output"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

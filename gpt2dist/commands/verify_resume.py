@@ -1,8 +1,8 @@
-"""`gpt2dist verify-resume`: verify on this machine that N + N steps of a run equal 2N steps."""
+"""`gpt2dist verify-resume`: verify on this machine that a resumed run is exact: N + N steps equal 2N steps."""
 
 import argparse
-from pathlib import Path
 
+from gpt2dist.cli import add_run_file
 from gpt2dist.errors import RunError
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.terminal import say
@@ -12,18 +12,15 @@ examples:
   gpt2dist verify-resume configs/gpt2-124m.yaml
   gpt2dist launch --nproc-per-node 8 verify-resume configs/gpt2-124m.yaml --steps 20 zero.stage=2
 
-Trains 2N steps of the run, then N steps, a stop, and N more from the checkpoint, both in RUN/verify-resume, and
-compares all losses and every byte of weights and moments. The run itself is not touched."""
+Trains 2N steps of the run in RUN/verify-resume. Then it trains N steps, stops, and trains N more from the
+checkpoint. It compares all losses and every byte of weights and moments. The run itself is not changed."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("config", type=Path, help="the run's YAML file")
+    add_run_file(parser)
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="keys to change, values in YAML"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=5, metavar="N", help="optimizer steps of a half (default: 5)"
+        "--steps", type=int, default=5, metavar="N", help="optimizer steps of each half (default: 5)"
     )
     parser.epilog = EXAMPLES
 
@@ -45,5 +42,5 @@ def run(args: argparse.Namespace) -> None:
             listed = "".join(f"\n  {line}" for line in differences[:20])
             raise RunError(f"{args.steps} + {args.steps} steps differ from {2 * args.steps}; see {home}{listed}")
     if world.is_main:
-        say(f"{args.steps} + {args.steps} steps equal {2 * args.steps}: the same losses and bytes")
+        say(f"{args.steps} + {args.steps} steps equal {2 * args.steps}: same losses, same bytes")
     leave()

@@ -1,7 +1,7 @@
-"""Read a run configuration from YAML and `section.key=value`, and report all mistakes together.
+"""Read a run configuration from YAML and `section.key=value` overrides, and report all mistakes together.
 
 `read` does not stop at the first mistake. It replaces a wrong value with the default and records a `Problem`, so
-that checks across several keys (`preflight`) can still examine the valid ones.
+that `preflight` can still check rules across the valid keys.
 """
 
 import dataclasses
@@ -18,8 +18,22 @@ from gpt2dist.config.schema import Config, Section
 from gpt2dist.config.yaml import LONGEST, TOO_LONG, parse
 from gpt2dist.errors import UserError
 
-_WORDS = {"Input ": "", "a valid array": "a list", "a valid integer": "an integer", "an object": "a mapping"}
-"""JSON terms in pydantic's messages → the terms that users of YAML know."""
+FILE_NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
+"""The pattern of names that become part of file names, in words."""
+
+_WORDS = {
+    "Input ": "",
+    "a valid array": "a list",
+    "a valid integer": "an integer",
+    "a valid boolean": "true or false",
+    "an object": "a mapping",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+    "valid ": "",
+}
+"""Words in pydantic's messages, in the order in which they are replaced → ours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +141,8 @@ def _override(raw: dict[str, Any], word: str) -> list[Problem]:
     for depth, name in enumerate([*sections, last]):
         if isinstance(node, list):
             if not name.isdecimal() or int(name) >= len(node):
-                place, count = ".".join(sections[:depth]), len(node)
-                return [Problem(key, f"{place} is a list of {count}: name an item by its number, from 0")]
+                place, count = ".".join(sections[:depth]), f"{len(node)} item{'' if len(node) == 1 else 's'}"
+                return [Problem(key, f"{place} has {count}; write the number of an item, counted from 0")]
             step: Any = int(name)
         else:
             step = name
@@ -151,7 +165,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
                 problem = _explain(error)
-                dropped = error["type"] == "missing" and any(told.key == problem.key for told in problems)
+                dropped = error["type"] == "missing" and any(known.key == problem.key for known in problems)
                 if not dropped and not _means_default(error):
                     problems.append(problem)
                 _drop(raw, error)
@@ -178,35 +192,52 @@ def _explain(error: Any) -> Problem:
     location, kind, context = error["loc"], error["type"], error.get("ctx", {})
     key, given = ".".join(map(str, location)), _brief(error["input"])
     if kind == "extra_forbidden":
-        return _unknown(location)
+        return unknown_key(location)
     if kind == "missing":
-        return Problem(key, "is required here and missing; add it")
+        return Problem(key, "missing; add it, since it has no default")
     if kind == "literal_error":
         return Problem(key, f"{given} is not one of {context['expected']}")
     if kind == "model_type":
         return Problem(key, f"should be a section with keys ({', '.join(_fields_at(location))}), not {given}")
-    if kind == "less_than_equal" and context["le"] > 1:
-        return Problem(key, f"{given} is more than any run can have; at most {context['le']:,.0f}")
     if kind == "too_long":
         return Problem(key, f"should be a list of {context['max_length']}, not {given}")
     if kind == "string_pattern_mismatch":
-        return Problem(key, f"should be made of letters, digits, '.', '_' and '-', not {given}")
-    message = error["msg"]
-    for theirs, ours in _WORDS.items():
-        message = message.replace(theirs, ours)
+        return Problem(key, f"should contain only {FILE_NAME_CHARACTERS}, not {given}")
     scalar = not isinstance(error["input"], dict | list | None)
     quote = "; quote it if it is meant as text" if kind == "string_type" and scalar else ""
-    return Problem(key, f"{message.replace('valid ', '')}, not {given}{quote}")
+    return Problem(key, f"{in_yaml_words(error['msg'])}, not {given}{quote}")
 
 
-def _unknown(location: tuple[int | str, ...]) -> Problem:
+def in_yaml_words(message: str) -> str:
+    """Return a message of pydantic in the words that `gpt2dist config` has for types and limits."""
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message.partition(", unable to ")[0]  # says again that a text is not a number
+
+
+def unknown_key(location: tuple[int | str, ...]) -> Problem:
+    """Return the problem of a key that does not exist, with the key that was probably meant.
+
+    Args:
+        location: Names and list indices from the top to the key. All but the last lead to a section.
+    """
     *section, name = map(str, location)
     known = _fields_at(location[:-1])
     homes = [f"{place}.{name}" for place in Config.model_fields if name in _fields_at((place,))]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     meant = [".".join([*section, close[0]])] if close else homes
-    way_out = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(known)}"
+    if meant:
+        home = meant[0].rpartition(".")[0] if len(meant) == 1 else ""
+        way_out = f"did you mean {' or '.join(meant)}? {_command(home)} lists the keys"
+    else:
+        way_out = f"known here: {', '.join(known)}; {_command('.'.join(section))} explains them"
     return Problem(".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
+
+
+def _command(section: str) -> str:
+    """Return the command that explains the keys of a section, which may be an item of a list."""
+    names = [name for name in section.split(".") if not name.isdecimal()]
+    return f"`{' '.join(['gpt2dist config', '.'.join(names)]).rstrip()}`"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
@@ -221,5 +252,6 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _brief(value: Any) -> str:
-    text = repr(value)
+    """Return a value for a message, on one line and short."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -1,4 +1,9 @@
-"""Schema of the run configuration: frozen and typed, with one section for each part of a run."""
+"""Schema of the run configuration: frozen and typed, with one section for each part of a run.
+
+This file is the only description of the keys. `gpt2dist config`, the JSON Schema for editors and
+docs/reference/configuration.md follow from it, so to add a key is to add one field here. The first sentence of a
+description stands alone in lists of keys.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -6,17 +11,29 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+
+def _unit(name: str) -> Any:
+    """Return the metadata of a type whose values have a unit."""
+    return Field(json_schema_extra={"x-unit": name})
+
+
 # The upper limits are far beyond any run, so that only a slip exceeds them.
-Steps = Annotated[int, Field(gt=0, le=10**9)]
-Tokens = Annotated[int, Field(gt=0, le=10**16)]
-Length = Annotated[int, Field(gt=0, le=10**7)]  # tokens of a window or of a sampled text
-Windows = Annotated[int, Field(gt=0, le=10**8)]
+Steps = Annotated[int, Field(gt=0, le=10**9), _unit("optimizer steps")]
+WarmupSteps = Annotated[int, Field(ge=0, le=10**9), _unit("optimizer steps")]
+Tokens = Annotated[int, Field(gt=0, le=10**16), _unit("tokens")]
+Samples = Annotated[int, Field(gt=0, le=10**16), _unit("windows")]
+Length = Annotated[int, Field(gt=0, le=10**7), _unit("tokens")]
+Windows = Annotated[int, Field(gt=0, le=10**8), _unit("windows")]
 Layers = Annotated[int, Field(gt=0, le=10**4)]
 Count = Annotated[int, Field(gt=0, le=10**6)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Deviations = Annotated[float, Field(gt=0), _unit("standard deviations")]
+Minutes = Annotated[float, Field(gt=0, le=10**7), _unit("minutes")]
+Seconds = Annotated[float, Field(ge=5, le=10**7), _unit("seconds")]
 
 PresetName = Literal["gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"]
 Precision = Literal["fp32", "bf16", "fp16", "autocast_bf16"]
+Offload = Literal["none", "cpu", "nvme"]
 
 
 class Section(BaseModel):
@@ -28,162 +45,309 @@ class Section(BaseModel):
 class RunSection(Section):
     """Identity and limits of the run."""
 
-    name: str = ""  # default: the name of the configuration file
-    output_dir: Path | None = None  # default: runs/<name>
-    seed: int = Field(1337, ge=0)
-    stop_after_steps: Steps | None = None  # stop at this step of the run; does not alter the schedule
-    world_size: Count | None = None  # ranks that the job was submitted for; any other number is refused
-    # A rank that makes no progress for this long exits, and all other ranks with it.
-    timeout_seconds: float = Field(600.0, ge=5, le=10**7)
+    name: str = Field("", description="Name of the run. Empty takes the name of the configuration file.")
+    output_dir: Path | None = Field(
+        None, description="Run directory. Not set, it is runs/NAME, where NAME is `run.name`."
+    )
+    seed: int = Field(
+        1337, ge=0, le=2**63 - 1, description="Seed of initial weights, order of the data, dropout and samples."
+    )
+    stop_after_steps: Steps | None = Field(
+        None, description="Stop after this step of the run. The learning rate schedule does not change."
+    )
+    world_size: Count | None = Field(
+        None,
+        description="Number of ranks that the run must have. A start with any other number is refused. "
+        "Not set, any number is accepted.",
+    )
+    timeout_seconds: Seconds = Field(
+        600.0, description="Longest time without progress. A rank that exceeds it exits, and all others with it."
+    )
 
 
 class ModelSection(Section):
-    """GPT-2's shape. A preset sets all four sizes, and other keys override it. `init_from` sets them too."""
+    """Shape of the GPT-2, and how its passes are computed. `preset`, `init_from` or single keys set the sizes."""
 
-    preset: PresetName | None = None
-    n_layer: Layers | None = None
-    n_head: Layers | None = None
-    n_embd: Count | None = None
-    context_length: Length | None = None  # tokens
-    init_from: str | None = Field(None, min_length=1)  # GPT-2 with the initial weights: directory or hub name
-    resize: bool = False  # allow init_from to have another context_length, or a smaller vocabulary, than the run
-    dropout: Fraction = 0.0
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    activation_checkpointing: bool = False
-    compile: bool = False  # torch.compile of the training pass
-    loss: Literal["plain", "chunked", "auto"] = "auto"  # chunked: never hold all logits of a micro-batch together
+    preset: PresetName | None = Field(
+        None, description="Published GPT-2 whose sizes to use. Sizes that are also set here override it."
+    )
+    n_layer: Layers | None = Field(None, description="Number of transformer blocks.")
+    n_head: Layers | None = Field(None, description="Number of attention heads. It must divide `model.n_embd`.")
+    n_embd: Count | None = Field(None, description="Width of the residual stream.")
+    context_length: Length | None = Field(
+        None,
+        description="Number of positions of the model. Not set, it is 1024 with a preset, that of the model with "
+        "`model.init_from`, and `data.sequence_length` otherwise.",
+    )
+    init_from: str | None = Field(
+        None,
+        min_length=1,
+        description="Model with the initial weights: a directory, or a name on the Hugging Face hub. Its sizes "
+        "apply. Not set, the weights are initialized from `run.seed`.",
+    )
+    resize: bool = Field(
+        False,
+        description="Resize the embeddings of `model.init_from` to this run. It may then have another context "
+        "length or a smaller vocabulary. New rows are initialized as in a new model.",
+    )
+    dropout: Fraction = Field(
+        0.0, description="Dropout probability of embeddings, attention and residual branches."
+    )
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = Field(
+        "sdpa",
+        description="Attention kernel. `flash_attention_2` needs the package flash-attn and 16-bit `precision`. "
+        "`eager` stores the attention matrix.",
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Recompute each block in the backward pass. This saves memory and costs time."
+    )
+    compile: bool = Field(
+        False, description="Compile the training pass with torch.compile. Not available at `zero.stage` 3."
+    )
+    loss: Literal["plain", "chunked", "auto"] = Field(
+        "auto",
+        description="How the loss is computed. `chunked` never holds all logits of a micro-batch in memory, "
+        "`plain` does. `auto` is chunked on a CPU and for large micro-batches.",
+    )
 
 
 class TrainingDataset(Section):
-    """A dataset directory whose `train` split is trained on."""
+    """Dataset directory whose `train` split is trained on."""
 
-    path: Path
-    weight: float | None = Field(None, gt=0)  # share of the samples, relative to the other weights
+    path: Path = Field(description="Dataset directory.")
+    weight: float | None = Field(
+        None,
+        gt=0,
+        description="Share of the samples, relative to the other weights. Several datasets need one each.",
+    )
 
 
 class ValidationDataset(Section):
-    """A dataset directory whose `val` split (or only split) is scored as eval/<name>."""
+    """Dataset directory whose `val` split is scored, or its only split."""
 
-    name: str = Field("val", pattern=r"^[A-Za-z0-9._-]+$")
-    path: Path
+    name: str = Field(
+        "val", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the results: eval/NAME. It must be unique."
+    )
+    path: Path = Field(description="Dataset directory.")
 
 
 class DataSection(Section):
-    """Datasets, and their division into windows."""
+    """Datasets, and how they are cut into windows."""
 
-    train: tuple[TrainingDataset, ...] = ()
-    validation: tuple[ValidationDataset, ...] = ()
-    sequence_length: Length | None = None  # tokens; default: model.context_length
-    stride: Length | None = None  # tokens from window to window; default: half of sequence_length
-    loss_on: Literal["all", "new"] = "all"  # all targets of a window, or only those that no earlier window had
-    document_boundaries: Literal["pack", "isolate"] = "pack"  # isolate: attention stops at end-of-text
+    train: tuple[TrainingDataset, ...] = Field((), description="Datasets to train on. At least one is required.")
+    validation: tuple[ValidationDataset, ...] = Field((), description="Datasets to evaluate on during training.")
+    sequence_length: Length | None = Field(
+        None, description="Length of a window. Not set, it is `model.context_length`, which it must not exceed."
+    )
+    stride: Length | None = Field(
+        None,
+        description="Distance between the starts of two windows. Not set, it is half of `data.sequence_length`, "
+        "which it must not exceed.",
+    )
+    loss_on: Literal["all", "new"] = Field(
+        "all",
+        description="Targets of a window that enter the loss. `new` excludes those that an earlier window "
+        "contains too, so that an epoch trains on each token once.",
+    )
+    document_boundaries: Literal["pack", "isolate"] = Field(
+        "pack",
+        description="What attention sees in a window of several documents. `pack` sees all of them. With "
+        "`isolate`, attention and positions restart after each end-of-text token.",
+    )
 
 
 class RampSection(Section):
-    """A global batch that grows at the start of a run, as with Megatron-LM's --rampup-batch-size."""
+    """Growth of the global batch at the start of a run. It works as Megatron-LM's --rampup-batch-size."""
 
-    start: Windows  # windows of the first step
-    increment: Windows  # windows added to each size, up to batch.global_batch_size
-    samples: Tokens  # samples over which the sizes are spread evenly
+    start: Windows = Field(description="Global batch size of the first step.")
+    increment: Windows = Field(
+        description="Growth from one size to the next. Whole increments must reach `batch.global_batch_size`."
+    )
+    samples: Samples = Field(description="Length of the ramp. The sizes are spread evenly over it.")
 
 
 class BatchSection(Section):
     """Batch sizes. Gradient accumulation follows from global = micro × accumulation × world size."""
 
-    global_batch_size: Windows = 8  # windows per optimizer step
-    micro_batch_size: Windows = 1  # windows per forward pass and rank
+    global_batch_size: Windows = Field(8, description="Windows per optimizer step, of all ranks together.")
+    micro_batch_size: Windows = Field(
+        1,
+        description="Windows per forward pass and rank. Times the world size, it must divide "
+        "`batch.global_batch_size`.",
+    )
     ramp: RampSection | None = None
 
 
 class OptimizerSection(Section):
     """AdamW. Weight decay acts on matrices only."""
 
-    lr: float = Field(6e-4, gt=0)
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    clip_grad_norm: float = Field(1.0, ge=0)  # 0 turns clipping off
+    lr: float = Field(
+        6e-4, gt=0, description="Peak learning rate, which the warmup reaches. `schedule` gives its course."
+    )
+    betas: tuple[Fraction, Fraction] = Field(
+        (0.9, 0.95), description="Decay rates of the two moments: of the gradient and of its square."
+    )
+    eps: float = Field(1e-8, gt=0, description="Term added to the denominator of an update.")
+    weight_decay: float = Field(
+        0.1, ge=0, description="Decoupled weight decay. A step shrinks a weight by this times the learning rate."
+    )
+    clip_grad_norm: float = Field(
+        1.0,
+        ge=0,
+        description="Maximum norm of the gradient. Larger ones are scaled down to it. 0 disables clipping.",
+    )
 
 
 class ScheduleSection(Section):
-    """Learning rate as a function of the optimizer step. Tokens are counted as targets trained on."""
+    """Learning rate at each optimizer step. Tokens are counted as targets that enter the loss."""
 
-    kind: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"
-    warmup_steps: int = Field(0, ge=0, le=10**9)
-    warmup_tokens: Tokens | None = None  # instead of warmup_steps
-    total_steps: Steps | None = None  # this or total_tokens is required
-    total_tokens: Tokens | None = None
-    min_lr_ratio: float = Field(0.1, ge=0, le=1)  # minimum rate, where a decay ends, relative to optimizer.lr
-    decay_fraction: float | None = Field(None, gt=0, le=1)  # wsd: fraction of steps, at the end; default: 0.2
-    decay_shape: Literal["linear", "sqrt"] | None = None  # wsd: sqrt is 1 − √, the default
+    kind: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = Field(
+        "cosine",
+        description="Course of the learning rate after the warmup. `wsd` stays at the peak and decays at the "
+        "end. `inverse_sqrt` falls as √(warmup / step) and needs a warmup.",
+    )
+    warmup_steps: WarmupSteps = Field(
+        0, description="Length of the warmup. The learning rate rises linearly to `optimizer.lr`."
+    )
+    warmup_tokens: Tokens | None = Field(None, description="Length of the warmup, instead of `warmup_steps`.")
+    total_steps: Steps | None = Field(
+        None, description="Length of the run. Either this or `schedule.total_tokens` is required."
+    )
+    total_tokens: Tokens | None = Field(None, description="Length of the run, instead of `total_steps`.")
+    min_lr_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Minimum learning rate as a fraction of `optimizer.lr`. Decays reach it at the last step.",
+    )
+    decay_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Length of the decay of `wsd`, as a fraction of all steps. Not set, it is 0.2.",
+    )
+    decay_shape: Literal["linear", "sqrt"] | None = Field(
+        None,
+        description="Shape of the decay of `wsd`. With r the completed fraction of the decay, `linear` is 1 − r "
+        "and `sqrt` is 1 − √r. Not set, it is `sqrt`.",
+    )
 
 
 class ZeroSection(Section):
-    """DeepSpeed ZeRO. Stage 1 partitions the optimizer state over the ranks; 2 adds gradients, 3 parameters."""
+    """DeepSpeed ZeRO. It partitions the state of the training over the ranks."""
 
-    stage: Literal[0, 1, 2, 3] = 1
-    # Keep moments and fp32 weights in host memory; stages 1–3.
-    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    offload_parameters: Literal["none", "cpu", "nvme"] = "none"  # keep working weights in host memory; stage 3
-    deepspeed: dict[str, Any] = {}  # raw DeepSpeed keys, merged last; a conflict with other settings is an error
+    # Not a Literal, which would take `true` for 1.
+    stage: int = Field(
+        1,
+        ge=0,
+        le=3,
+        description="What is partitioned over the ranks. 0 is nothing, 1 the optimizer state, 2 the gradients "
+        "too, 3 the parameters too. bf16 and fp16 need at least 1.",
+    )
+    offload_optimizer: Offload = Field(
+        "none",
+        description="Where the moments and fp32 weights are kept. `none` is the device. `cpu` is host memory and "
+        "needs stage 1, 2 or 3. `nvme` is refused, since such a run could not be resumed.",
+    )
+    offload_parameters: Offload = Field(
+        "none",
+        description="Where the weights are kept between passes. `none` is the device. `cpu` is host memory and "
+        "needs stage 3. `nvme` is refused, since such a run could not be resumed.",
+    )
+    deepspeed: dict[str, Any] = Field(
+        {},
+        description="Keys of DeepSpeed's own configuration, merged last. Keys that gpt2dist sets itself are "
+        "refused.",
+    )
 
 
 class CheckpointSection(Section):
     """When checkpoints are written and how many are kept. The last step is always saved."""
 
-    every_steps: Steps | None = None
-    every_minutes: float | None = Field(None, gt=0, le=10**7)  # by the clock of rank 0
-    keep_last: Count = 2
-    keep_every: Steps | None = None  # checkpoints at multiples of this many steps are never deleted
-    asynchronous: bool = True  # training waits only for a copy to host memory, not for the disk
-    resume: str = "auto"  # auto | never | path of a checkpoint
+    every_steps: Steps | None = Field(
+        None, description="Steps between checkpoints. Not set, only `every_minutes` and the end trigger one."
+    )
+    every_minutes: Minutes | None = Field(
+        None, description="Time between checkpoints, by the clock of rank 0. Can be combined with `every_steps`."
+    )
+    keep_last: Count = Field(2, description="Number of checkpoints to keep, counted from the newest.")
+    keep_every: Steps | None = Field(
+        None, description="Never delete a checkpoint whose step is a multiple of this."
+    )
+    asynchronous: bool = Field(
+        True,
+        description="Write checkpoints in the background. Training waits for a copy to host memory, not for the "
+        "disk.",
+    )
+    resume: str = Field(
+        "auto",
+        description="Where to start. `auto` resumes from the newest complete checkpoint, if any. `never` starts "
+        "a new run and refuses a directory with checkpoints. A path resumes from that checkpoint.",
+    )
 
 
 class EvaluationSection(Section):
-    """Validation during training, over the full validation sets. The last step is always evaluated."""
+    """Evaluation of all of `data.validation` during training. The last step is always evaluated."""
 
-    every_steps: Steps | None = None
-    stride: Length | None = None  # tokens; default: data.stride
-    batch_size: Windows = 8  # windows
+    every_steps: Steps | None = Field(
+        None, description="Steps between evaluations. Not set, only the last step is evaluated."
+    )
+    stride: Length | None = Field(
+        None,
+        description="Distance between the starts of two windows. Not set, it is that of training. A smaller "
+        "stride gives each token more context and takes longer.",
+    )
+    batch_size: Windows = Field(8, description="Windows per forward pass and rank.")
 
 
 class SamplesSection(Section):
-    """Texts sampled during training, for TensorBoard."""
+    """Texts sampled during training, for TensorBoard and other trackers."""
 
-    prompts: tuple[str, ...] = ()
-    every_steps: Steps | None = None
-    max_new_tokens: Length = 64
-    temperature: float = Field(1.0, ge=0)  # 0 takes the most likely token
-    top_k: int = Field(50, ge=0, le=10**6)  # sample from this many of the most likely tokens; 0 keeps all
+    prompts: tuple[str, ...] = Field((), description="Texts to continue. Needs `every_steps`.")
+    every_steps: Steps | None = Field(None, description="Steps between samples. Needs `prompts`.")
+    max_new_tokens: Length = Field(64, description="Tokens to sample after each prompt.")
+    temperature: float = Field(
+        1.0, ge=0, description="Divisor of the logits. 0 takes the most likely token; else at least 0.01."
+    )
+    top_k: int = Field(
+        50, ge=0, le=10**6, description="Sample from this many of the most likely tokens. 0 samples from all."
+    )
 
 
 class ProfileSection(Section):
-    """A torch.profiler trace of some steps, for each rank: RUN/profile/step-…/rank-….pt.trace.json.gz."""
+    """Steps of each rank to trace with torch.profiler. The traces are in profile/ of the run directory."""
 
-    start: Steps  # the first optimizer step to trace; the step before it warms up the profiler
-    steps: Steps = 3
+    start: Steps = Field(description="First step to trace. The step before it warms up the profiler.")
+    steps: Steps = Field(3, description="Number of steps to trace.")
 
 
 class MonitoringSection(Section):
     """What is recorded, and how often."""
 
-    log_every_steps: Steps = 10
-    tensorboard: bool = True
-    trackers: tuple[str, ...] = ()  # others besides TensorBoard, as package.module:ClassName
+    log_every_steps: Steps = Field(10, description="Steps between records of metrics.jsonl.")
+    tensorboard: bool = Field(True, description="Write the metrics for TensorBoard as well.")
+    trackers: tuple[str, ...] = Field(
+        (), description="Trackers besides TensorBoard, as `package.module:ClassName`."
+    )
     profile: ProfileSection | None = None
     samples: SamplesSection = SamplesSection()
 
 
 class StabilitySection(Section):
-    """Skipping of bad steps, and its limit."""
+    """When steps are skipped. A step whose loss or gradient is not finite is always skipped."""
 
-    max_skipped_steps: Steps = 20  # consecutive; after more, the run saves everything and stops
-    # Skip steps whose loss or gradient norm is this many standard deviations above the mean of the last 128.
-    spike_sigma: float | None = Field(None, gt=0)
+    max_skipped_steps: Steps = Field(
+        20, description="Limit of consecutive skipped steps. After more, the run saves everything and stops."
+    )
+    spike_sigma: Deviations | None = Field(
+        None,
+        description="Skip steps whose loss or gradient norm is this far above the recent mean. The mean is that "
+        "of the last 128 steps. Not set, no step is skipped for a spike.",
+    )
 
 
 class Config(Section):
-    """The configuration of a whole run."""
+    """Configuration of a gpt2dist run."""
 
     run: RunSection = RunSection()
     model: ModelSection = ModelSection()
@@ -191,7 +355,12 @@ class Config(Section):
     batch: BatchSection = BatchSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
-    precision: Precision = "fp32"
+    precision: Precision = Field(
+        "fp32",
+        description="Number format of weights and passes. `bf16` and `fp16` train a 16-bit model with fp32 "
+        "weights in the optimizer. They need `zero.stage` 1 or more. `autocast_bf16` keeps fp32 weights and "
+        "computes matrix products in bf16. It needs `zero.stage` 2 or less.",
+    )
     zero: ZeroSection = ZeroSection()
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()

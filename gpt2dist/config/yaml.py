@@ -1,4 +1,4 @@
-"""Parse YAML safely into JSON's types, without the surprises of YAML 1.1 and with one type of error."""
+"""Parse YAML safely into JSON's types, without the pitfalls of YAML 1.1, and with one type of error."""
 
 import re
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 LONGEST = 256 * 1024
-"""Maximum length of a text, in characters or bytes: a configuration has a few thousand."""
-TOO_LONG = f"longer than {LONGEST // 1024} KiB, which no configuration is"
+"""Maximum length of a text, in characters or bytes. A configuration has a few thousand."""
+TOO_LONG = f"longer than {LONGEST // 1024} KiB, the limit for a configuration"
 MOST_VALUES = 20_000
 """Maximum number of values after aliases and merge keys are expanded."""
 
@@ -32,7 +32,7 @@ def parse(text: str) -> Any:
         raise ValueError(f"{f'line {mark.line + 1}: ' if mark else ''}{error.problem}") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except Exception as error:  # a tag such as !!int raises any exception of its conversion
+    except Exception as error:  # a tag such as !!int raises whatever its conversion raises
         raise ValueError(" ".join(str(error).split())) from error
 
 
@@ -65,7 +65,7 @@ class _Loader(yaml.SafeLoader):
         return int(number) if whole else number
 
 
-_TOO_MANY = f"more than {MOST_VALUES:,} values with its aliases expanded, which no configuration has"
+_TOO_MANY = f"more than {MOST_VALUES:,} values with aliases expanded, the limit for a configuration"
 _OURS = ("int", "float", "timestamp", "value")
 _FLOAT, _INT = "tag:yaml.org,2002:float", "tag:yaml.org,2002:int"
 _Loader.yaml_implicit_resolvers = {
@@ -78,7 +78,7 @@ _Loader.add_constructor(_FLOAT, _Loader.construct_number)
 
 
 class _Copier:
-    """Copies values into JSON's types, without shared parts, and counts them."""
+    """Copy values into JSON's types, without shared parts, and count them."""
 
     def __init__(self) -> None:
         self._values = 0

@@ -1,7 +1,7 @@
 """Check a run before it starts, report all of its mistakes together, and compute its plan.
 
-Each module covers one subject with functions of the configuration. The package does not import torch, so
-`validate` answers instantly, even on a laptop for a run that is meant for a cluster.
+Each module checks one subject. The package does not import torch, so `validate` answers instantly, even on a
+laptop for a run on a cluster.
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         *check_trackers(config),
         *check_directories(config),
     ]
-    # A key that is wrong by itself now holds its default. Problems that follow from the default would mislead.
+    # A key that is wrong by itself now has its default. Problems that follow from that default would mislead.
     independent = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
     raise_problems(wrong + independent, str(path))
     plan = Plan(
@@ -84,6 +84,6 @@ def _check_world_size(config: Config, world_size: int) -> Iterator[Problem]:
     if submitted and submitted != world_size:
         yield Problem(
             "run.world_size",
-            f"the job was submitted for {submitted} ranks and started with {world_size}; start {submitted}, or "
-            f"set run.world_size={world_size} to continue with these",
+            f"the job was submitted for {submitted} ranks but started with {world_size}; start {submitted}, or "
+            f"set run.world_size={world_size} to continue with that number",
         )

@@ -30,38 +30,38 @@ def check_batch(config: Config, world_size: int) -> Iterator[Problem]:
             ways.append(f"micro_batch_size {alternatives(fitting)}")
         yield Problem(
             "batch.global_batch_size",
-            f"{batch.global_batch_size} is not a multiple of {product}; would fit: {', or '.join(ways)}",
+            f"{batch.global_batch_size} is not a multiple of {product}; these fit: {', or '.join(ways)}",
             also=("batch.micro_batch_size",),
         )
     elif batch.ramp:
-        nowhere = list(_unreachable(batch.global_batch_size, batch.ramp))
-        yield from nowhere or _check_ramp(batch, batch.ramp, per_pass, product)
+        unreachable = list(_unreachable(batch.global_batch_size, batch.ramp))
+        yield from unreachable or _check_ramp(batch, batch.ramp, per_pass, product)
 
 
 def _unreachable(full: int, ramp: RampSection) -> Iterator[Problem]:
     """Yield the problem that keeps a ramp from reaching the full size."""
     also = ("batch.global_batch_size", "batch.ramp")
-    way, increment = full - ramp.start, ramp.increment
-    if way <= 0:
+    growth, increment = full - ramp.start, ramp.increment
+    if growth <= 0:
         yield Problem(
             "batch.ramp.start",
             f"{ramp.start} is not below batch.global_batch_size {full}; lower it, or remove batch.ramp",
             also=also,
         )
-    elif way % increment:
-        close = sorted(divisors(way), key=lambda each: abs(each - increment))[:3]
+    elif growth % increment:
+        close = sorted(divisors(growth), key=lambda each: abs(each - increment))[:3]
         yield Problem(
             "batch.ramp.increment",
-            f"steps of {increment} from {ramp.start} miss batch.global_batch_size {full}; would fit: "
+            f"increments of {increment} from {ramp.start} do not reach batch.global_batch_size {full}; these do: "
             f"{alternatives(sorted(close))}",
             also=also,
         )
-    elif way // increment >= MOST_SIZES:
-        least = -(-way // (MOST_SIZES - 1))
+    elif growth // increment >= MOST_SIZES:
+        least = -(-growth // (MOST_SIZES - 1))
         yield Problem(
             "batch.ramp.increment",
-            f"{increment} makes {way // increment + 1:,} sizes, more than {MOST_SIZES:,}; raise it to {least} or "
-            "more",
+            f"{increment} gives {growth // increment + 1:,} sizes, but at most {MOST_SIZES:,} are supported; "
+            f"raise it to {least} or more",
             also=also,
         )
 
@@ -76,13 +76,13 @@ def _check_ramp(batch: BatchSection, ramp: RampSection, per_pass: int, product: 
     start = max(ramp.start // per_pass, 1) * per_pass
     fitting = divisors((batch.global_batch_size - start) // per_pass)
     close = sorted(fitting, key=lambda each: abs(each * per_pass - ramp.increment))[:3]
-    way_out = "lower micro_batch_size, or remove batch.ramp"
+    fix = "lower micro_batch_size, or remove batch.ramp"
     if close:
         increments = alternatives(each * per_pass for each in sorted(close))
-        way_out = f"would fit: start {start} with increment {increments}; or lower micro_batch_size"
+        fix = f"set start {start} and increment {increments}, or lower micro_batch_size"
     yield Problem(
         "batch.ramp",
-        f"its sizes {listed} are no multiples of {product}; {way_out}",
+        f"its sizes {listed} are not multiples of {product}; {fix}",
         also=("batch.micro_batch_size", "batch.global_batch_size"),
     )
 

@@ -18,7 +18,7 @@ def training_sets(config: Config, lengths: Lengths) -> tuple[tuple[TrainingSet, 
     """Return the training sets, which are empty unless all of them are valid, and the problems found."""
     train = config.data.train
     if not train:
-        return (), [Problem("data.train", "must name a dataset: `train: [{path: DATASET}]`")]
+        return (), [Problem("data.train", "missing; name at least one dataset, as in `train: [{path: DATASET}]`")]
     problems: list[Problem] = []
     right: list[Manifest] = []
     for number, entry in enumerate(train):
@@ -45,8 +45,8 @@ def validation_sets(
     for number, entry in enumerate(config.data.validation):
         key = f"data.validation.{number}"
         if entry.name in names:
-            ways = f"{entry.name!r} names two validation sets; give each its own name"
-            problems.append(Problem(f"{key}.name", ways))
+            twice = f"{entry.name!r} names two validation sets; give each its own name"
+            problems.append(Problem(f"{key}.name", twice))
         names.add(entry.name)
         loaded = _load_manifest(entry.path)
         if isinstance(loaded, str):
@@ -60,8 +60,8 @@ def validation_sets(
         else:
             right.append(ValidationSet(entry.name, loaded, split))
     if config.evaluation.every_steps and not config.data.validation:
-        ways = "there is nothing to evaluate on; name a dataset under data.validation, or remove it"
-        problems.append(Problem("evaluation.every_steps", ways, also=("data.validation",)))
+        nothing = "there is nothing to evaluate on; name a dataset under data.validation, or remove it"
+        problems.append(Problem("evaluation.every_steps", nothing, also=("data.validation",)))
     return tuple(right), problems
 
 
@@ -69,8 +69,8 @@ def _unfit_to_train(
     key: str, entry: TrainingDataset, loaded: Manifest, others: Sequence[Manifest], sequence_length: int
 ) -> Problem | None:
     if "train" not in loaded.splits:
-        way_out = "preprocess the corpus with a smaller --val-fraction"
-        return Problem(key, f"{entry.path} has no train split; {way_out}")
+        fix = "preprocess the corpus with a smaller --val-fraction"
+        return Problem(key, f"{entry.path} has no train split; {fix}")
     if loaded.totals("train").tokens <= sequence_length:
         return Problem(
             key,
@@ -79,12 +79,11 @@ def _unfit_to_train(
             also=("data.sequence_length", "model.context_length", "model.preset"),
         )
     if others and loaded.tokenizer_fingerprint != others[0].tokenizer_fingerprint:
-        way_out = f"made with another tokenizer than {others[0].directory}; preprocess both with one"
-        return Problem(key, f"{entry.path} was {way_out}")
+        return Problem(key, f"{entry.path} {_other_tokenizer(others[0])}")
     for other in others:
         if loaded.fingerprint == other.fingerprint:
-            way_out = "name it once, with the sum of the weights"
-            return Problem(key, f"{entry.path} is the same data as {other.directory}; {way_out}")
+            fix = "name it once, with the sum of the weights"
+            return Problem(key, f"{entry.path} has the same data as {other.directory}; {fix}")
     return _incomplete(key, loaded, "train")
 
 
@@ -96,13 +95,17 @@ def _unfit_to_validate(loaded: Manifest, split: str, trained_on: Sequence[Traini
         return ""
     if split == "train" and loaded.fingerprint in [each.dataset.fingerprint for each in trained_on]:
         return (
-            "has no val split and is what the run trains on; "
+            "has no val split, and the run trains on its train split; "
             "preprocess it with --val-fraction, or name another dataset"
         )
     first = trained_on[0].dataset
     if loaded.tokenizer_fingerprint != first.tokenizer_fingerprint:
-        return f"was made with another tokenizer than {first.directory}; preprocess both with one"
+        return _other_tokenizer(first)
     return ""
+
+
+def _other_tokenizer(other: Manifest) -> str:
+    return f"was made with another tokenizer than {other.directory}; preprocess both with the same one"
 
 
 def _check_weights(train: Sequence[TrainingDataset], loaded: Sequence[Manifest]) -> Iterator[Problem]:
@@ -114,7 +117,7 @@ def _check_weights(train: Sequence[TrainingDataset], loaded: Sequence[Manifest])
             if weight is None:
                 yield Problem(
                     f"data.train.{number}.weight",
-                    f"missing; of several datasets each needs one; its part of all tokens would be {proposed:g}",
+                    f"missing; each of several datasets needs one; its share of all tokens is {proposed:g}",
                 )
 
 

@@ -1,4 +1,4 @@
-"""Check precision and offloading, some of which DeepSpeed would silently get wrong."""
+"""Check precision and offloading. DeepSpeed accepts some combinations that it computes wrongly."""
 
 from collections.abc import Iterator
 
@@ -11,20 +11,20 @@ def check_precision(config: Config) -> Iterator[Problem]:
     if stage == 0 and precision == "bf16":
         yield Problem(
             "precision",
-            "bf16 at ZeRO stage 0 is silently wrong in DeepSpeed (an extra optimizer step at the start); "
+            "DeepSpeed computes bf16 at ZeRO stage 0 wrongly (an extra optimizer step at the start); "
             "set zero.stage to 1, 2 or 3, or precision to autocast_bf16",
         )
     if stage == 0 and precision == "fp16":
         yield Problem(
             "precision",
-            "fp16 at ZeRO stage 0 is silently wrong in DeepSpeed (the loss is not scaled, the gradient is "
-            "unscaled); set zero.stage to 1, 2 or 3",
+            "DeepSpeed computes fp16 at ZeRO stage 0 wrongly (it unscales the gradient of a loss that was not "
+            "scaled); set zero.stage to 1, 2 or 3",
         )
     if stage == 3 and precision == "autocast_bf16":
         yield Problem(
             "precision",
-            "autocast_bf16 at ZeRO stage 3 rounds some of the fp32 weights on their way in DeepSpeed, "
-            "and differently after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
+            "DeepSpeed rounds some of the fp32 weights of autocast_bf16 when it sends them at ZeRO stage 3, and "
+            "differently after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
         )
 
 
@@ -38,19 +38,19 @@ def check_offload(config: Config) -> Iterator[Problem]:
         if place == "nvme":
             yield Problem(
                 key,
-                "nvme: checkpoints do not hold what DeepSpeed keeps there, so a run could not be resumed; set it "
-                "to cpu, or train on more GPUs",
+                "nvme is not supported: checkpoints lack what DeepSpeed keeps there, so the run could not be "
+                "resumed; set it to cpu, or train on more GPUs",
             )
     if zero.offload_optimizer == "cpu" and zero.stage == 0:
         yield Problem(
             "zero.offload_optimizer",
-            "cpu needs a partitioned optimizer; set zero.stage to 1, 2 or 3, or this to none",
+            "cpu needs a partitioned optimizer; set zero.stage to 1, 2 or 3, or this key to none",
             also=("zero.stage",),
         )
     if zero.offload_parameters == "cpu" and zero.stage != 3:
         yield Problem(
             "zero.offload_parameters",
             f"cpu needs partitioned parameters, and stage {zero.stage} does not partition them; set zero.stage "
-            "to 3, or this to none",
+            "to 3, or this key to none",
             also=("zero.stage",),
         )

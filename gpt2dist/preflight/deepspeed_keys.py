@@ -1,7 +1,7 @@
-"""Check the raw keys under `zero.deepspeed`, without the seconds that an import of DeepSpeed takes.
+"""Check the raw keys under `zero.deepspeed`, without importing DeepSpeed, which takes seconds.
 
-DeepSpeed ignores top-level keys that it does not know, and checks types and limits when training starts. The
-tables here repeat its own; a test compares the two. What else it refuses, the engine reports in its words.
+DeepSpeed ignores unknown top-level keys, and checks types and limits only when training starts. The tables here
+repeat its own, and a test compares the two. The engine reports in DeepSpeed's words what else it refuses.
 """
 
 import difflib
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gpt2dist.config import Config, Problem
+from gpt2dist.config.reading import in_yaml_words
 from gpt2dist.training.deepspeed_config import conflicts
 
 OWNERS = {
@@ -27,18 +28,18 @@ OWNERS = {
     "scheduler": "the schedule section",
     **dict.fromkeys(("bf16", "bfloat16", "fp16", "torch_autocast", "data_types"), "precision"),
 }
-"""DeepSpeed's key → the key of ours that determines it. The first that a key equals or begins with counts."""
-OURS = "is set by gpt2dist itself; remove it here"
+"""DeepSpeed's key → the key of ours that determines it. The first that equals or contains a raw key counts."""
+OURS = "is set by gpt2dist itself; remove it"
 UNSUPPORTED = {
-    "gradient_allreduce_op": "its losses need gradients that are averaged",
-    "managed_gradient_accumulation": "gpt2dist tells DeepSpeed which micro-batch is the last",
-    "tensor_parallel": "each rank of gpt2dist holds a whole model or a part of it by ZeRO",
+    "gradient_allreduce_op": "it needs averaged gradients",
+    "managed_gradient_accumulation": "it sets the boundaries of gradient accumulation itself",
+    "tensor_parallel": "only ZeRO partitions the model",
     "expert_parallel": "a GPT-2 has no experts",
-    "hybrid_engine": "gpt2dist generates text by itself",
-    "zero_optimization.compute_grad_norm": "gpt2dist needs the norm of the gradient at each step",
-    "zero_optimization.legacy_stage1": "DeepSpeed no longer has it",
+    "hybrid_engine": "it generates text with its own code",
+    "zero_optimization.compute_grad_norm": "it needs the norm of the gradient at each step",
+    "zero_optimization.legacy_stage1": "DeepSpeed has removed it",
 }
-"""Keys of DeepSpeed that do not go with gpt2dist → why."""
+"""Keys of DeepSpeed that gpt2dist does not support → why."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -61,12 +62,12 @@ SECTIONS = _names("""
     activation_checkpointing aio autotuning checkpoint comet comms_logger compile csv_monitor data_efficiency
     datastates_ckpt flops_profiler pipeline tensorboard timers wandb weight_quantization zero_optimization
 """)
-"""Those that hold further keys."""
+"""Top-level keys whose value is a mapping."""
 SWITCHES = _names("""
     dataloader_drop_last disable_allgather disable_python_gc dump_state memory_breakdown prescale_gradients
     use_data_before_expert_parallelism wall_clock_breakdown
 """)
-"""Those that are true or false."""
+"""Top-level keys that are true or false."""
 COMMUNICATION_TYPES = ("fp32", "fp16", "bf16")
 
 ZERO_SWITCHES = _names("""
@@ -91,16 +92,16 @@ ZERO_NUMBERS: dict[str, int | None] = {
         0,
     ),
 }
-"""Whole numbers under `zero_optimization` → their least value."""
+"""Integers under `zero_optimization` → their minimum, or None."""
 ZERO_OTHERS = _names("stage offload_param offload_optimizer zenflow leaf_module")
-"""Keys under `zero_optimization` with values that only DeepSpeed checks."""
+"""Keys under `zero_optimization` whose values only DeepSpeed checks."""
 
 
 def _zero_model() -> type[BaseModel]:
     """Return a model of the keys under `zero_optimization`."""
     fields: dict[str, Any] = dict.fromkeys(ZERO_SWITCHES, (bool, False))
     fields |= {name: (Annotated[int, Field(ge=least)], 0) for name, least in ZERO_NUMBERS.items()}
-    # DeepSpeed takes these names without the prefix, too.
+    # DeepSpeed also accepts these names without the prefix.
     fields |= {name.removeprefix("stage3_"): field for name, field in fields.items()}
     fields |= dict.fromkeys(ZERO_OTHERS, (Any, None))
     return create_model("ZeroOptimization", __config__=ConfigDict(extra="forbid"), **fields)
@@ -110,17 +111,17 @@ _ZERO = _zero_model()
 
 
 def check_raw_keys(config: Config) -> Iterator[Problem]:
-    """Check that DeepSpeed takes each key under `zero.deepspeed`, and that none replaces one of ours."""
+    """Check that DeepSpeed accepts each key under `zero.deepspeed`, and that none replaces a setting of ours."""
     raw = config.zero.deepspeed
     ours = conflicts(config)
     for key in ours:
         owner = next((owner for name, owner in OWNERS.items() if _within(key, name)), None)
-        yield _problem(key, f"is made from {owner}; remove it here and set that" if owner else OURS)
+        yield _problem(key, f"follows from {owner}; remove it, and change {owner}" if owner else OURS)
     for key, why in UNSUPPORTED.items():
         if _has(raw, key):
-            yield _problem(key, f"does not go with gpt2dist: {why}; remove it")
-    told = {key.split(".")[0] for key in ours} - {"zero_optimization"} | set(UNSUPPORTED)
-    for key in (key for key in raw if key not in told):
+            yield _problem(key, f"is not supported by gpt2dist: {why}; remove it")
+    reported = {key.split(".")[0] for key in ours} - {"zero_optimization"} | set(UNSUPPORTED)
+    for key in (key for key in raw if key not in reported):
         yield from _check_top_level(key, raw[key])
     if isinstance(zero := raw.get("zero_optimization"), dict):
         yield from _check_zero({key: value for key, value in zero.items() if value != "auto"}, config.zero.stage)
@@ -130,7 +131,7 @@ def _check_top_level(key: str, value: Any) -> Iterator[Problem]:
     if key not in READ:
         yield _unknown(key, READ)
     elif key in SECTIONS and not isinstance(value, dict):
-        yield _problem(key, f"should hold further keys, not {value!r}")
+        yield _problem(key, f"should be a mapping, not {value!r}")
     elif key in SWITCHES and not isinstance(value, bool):
         yield _problem(key, f"should be true or false, not {value!r}")
     elif key.endswith("communication_data_type") and value not in COMMUNICATION_TYPES:
@@ -153,14 +154,14 @@ def _check_zero(zero: dict[str, Any], stage: int) -> Iterator[Problem]:
                     f"zero_optimization.{name}", [f"zero_optimization.{each}" for each in _ZERO.model_fields]
                 )
             else:
-                message = error["msg"].replace("Input should", "should")
-                yield _problem(f"zero_optimization.{name}", f"{message}, not {error['input']!r}")
+                message = f"{in_yaml_words(error['msg'])}, not {error['input']!r}"
+                yield _problem(f"zero_optimization.{name}", message)
         return
     size = zero.get("allgather_bucket_size", 0)
     if stage in (1, 2) and int(size) % 2:
         yield _problem(
             "zero_optimization.allgather_bucket_size",
-            f"{size} is odd, and DeepSpeed takes only multiples of 2 at stages 1 and 2; set {int(size) + 1}",
+            f"{size} is odd, and DeepSpeed needs a multiple of 2 at stages 1 and 2; set it to {int(size) + 1}",
         )
 
 
@@ -170,8 +171,8 @@ def _problem(key: str, message: str) -> Problem:
 
 def _unknown(key: str, known: Iterable[str]) -> Problem:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    way_out = f"did you mean {close[0]}?" if close else "remove it, or see DeepSpeed's documentation"
-    return _problem(key, f"no key that this version of DeepSpeed reads; {way_out}")
+    fix = f"did you mean {close[0]}?" if close else "remove it, or see DeepSpeed's documentation"
+    return _problem(key, f"unknown to this version of DeepSpeed; {fix}")
 
 
 def _within(key: str, name: str) -> bool:

@@ -16,7 +16,7 @@ def check_directories(config: Config) -> Iterator[Problem]:
     if resume not in ("auto", "never") and _kind(Path(resume, "manifest.json")) != "file":
         yield Problem(
             "checkpoint.resume",
-            f"{resume} is no checkpoint (it has no manifest.json); set auto, never or a checkpoint's path",
+            f"{resume} is not a checkpoint (it has no manifest.json); set auto, never or a checkpoint's path",
         )
 
 

@@ -1,4 +1,4 @@
-"""Estimate how long a run will take, from its own speed if it has run before, else from a stated assumption."""
+"""Estimate the duration of a run: from its own speed if it has run before, else from an assumed utilization."""
 
 import statistics
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.metrics_file import read_tail
 
 ASSUMED_MFU = 0.4
-"""Fraction of a GPU's peak that GPT-2s of these sizes reach, give or take a third."""
+"""Assumed fraction of a GPU's peak FLOP/s. GPT-2s of these sizes reach it within about a third."""
 USUAL = ("A100", "H100")
+"""GPUs that are assumed if none is named."""
 LAST_LINES = 200
+"""Number of records whose median is the speed of a run."""
 RATE = "throughput/tokens_per_second"
 
 
@@ -69,7 +71,7 @@ def _on(plan: Plan, device: str, remark: str) -> Duration:
     peak = peak_flops(device)
     if peak is None:
         known = ", ".join(PEAK_BF16_TFLOPS)
-        raise UserError(f"--device {device}: its peak FLOP/s are not known; name one of {known}")
+        raise UserError(f"--device {device}: unknown peak FLOP/s; name one of {known}")
     seconds = plan.total_flops / (peak * ASSUMED_MFU * plan.world_size)
     ranks = f"{plan.world_size:,} × {device}"
     basis = f"on {ranks}, if they reach {ASSUMED_MFU:.0%} of their bf16 peak{remark}"

@@ -24,7 +24,7 @@ def read_origin(config: Config) -> tuple[Config, Pretrained | None, list[Problem
     A run that has checkpoints reads its checkpoint instead, so the original model may have been deleted by then.
     """
     if not config.model.init_from:
-        unused = Problem("model.resize", "there is nothing to resize; set model.init_from, or remove it")
+        unused = Problem("model.resize", "there is no model to resize; set model.init_from, or remove it")
         return config, None, [unused] if config.model.resize else []
     try:
         origin = Pretrained.read(_checkpoint(config) or locate(config.model.init_from, weights=False))
@@ -68,15 +68,15 @@ def check_vocabulary(
     if not theirs and rows != dataset.vocab_size:
         yield Problem(
             KEY,
-            f"{origin.directory} knows {rows:,} tokens and {dataset.directory} has {dataset.vocab_size:,}; "
-            "put the model's tokenizer beside it, so that their ids can be compared",
+            f"{origin.directory} has {rows:,} tokens and no tokenizer, and {dataset.directory} has "
+            f"{dataset.vocab_size:,}; put the model's tokenizer into its directory, so that ids can be compared",
             also=("data.train",),
         )
     elif rows < dataset.vocab_size and not config.model.resize:
         yield Problem(
             "model.resize",
-            f"{origin.directory} knows {rows:,} tokens and {dataset.directory} has {dataset.vocab_size:,}; set "
-            "it to true to begin the new ones like those of a new model",
+            f"{origin.directory} has {rows:,} tokens and {dataset.directory} has {dataset.vocab_size:,}; set it "
+            "to true to initialize the new ones as in a new model",
             also=("data.train", KEY),
         )
 
@@ -97,7 +97,7 @@ def _checkpoint(config: Config) -> Path | None:
 
 def _unlike_ours(origin: Pretrained) -> Iterator[Problem]:
     for difference in origin.differences:
-        yield Problem(KEY, f"{origin.directory}: {difference}, which gpt2dist does not train; give another model")
+        yield Problem(KEY, f"{origin.directory}: {difference}, which gpt2dist cannot train; name another model")
 
 
 def _other_sizes(config: Config, origin: Pretrained) -> Iterator[Problem]:
@@ -112,15 +112,17 @@ def _other_sizes(config: Config, origin: Pretrained) -> Iterator[Problem]:
         if value and value != theirs:
             named = key if getattr(model, key) else "preset"
             yield Problem(
-                f"model.{named}", f"{key} {value} is not that of {origin.directory} ({theirs}); remove it", (KEY,)
+                f"model.{named}",
+                f"{key} {value} differs from that of {origin.directory} ({theirs}); remove it",
+                (KEY,),
             )
     context = model.context_length
     if context and context != shape.context_length and not model.resize:
         longer = context > shape.context_length
-        change = "begin the new positions like those of a new model" if longer else "cut off the last positions"
+        change = "initialize the new positions as in a new model" if longer else "drop the last positions"
         yield Problem(
             "model.context_length",
-            f"{context} is not that of {origin.directory} ({shape.context_length}); remove it, or set "
+            f"{context} differs from that of {origin.directory} ({shape.context_length}); remove it, or set "
             f"model.resize to true to {change}",
             (KEY, "model.resize"),
         )

@@ -129,7 +129,7 @@ def estimate(setting: MemoryInputs) -> tuple[Part, ...]:
         _weights(setting),
         _gradients(setting),
         _optimizer(setting),
-        Part("buckets", _buckets(setting), 0, "gradients on their way to the other ranks"),
+        Part("buckets", _buckets(setting), 0, "buffer for the communication of gradients"),
         Part("activations", _activations(setting), 0, "kept for the backward pass"),
         _largest_moment(setting),
     )

@@ -46,13 +46,13 @@ def check_model(config: Config) -> Iterator[Problem]:
     """Check the sizes of the model."""
     n_layer, n_head, n_embd = _sizes(config)
     if not (n_layer or n_head or n_embd):
-        ways = f"missing; set it to {alternatives(PRESETS)}, or set model.n_layer, n_head and n_embd"
-        yield Problem("model.preset", ways)
+        missing = f"missing; set it to {alternatives(PRESETS)}, or set model.n_layer, n_head and n_embd"
+        yield Problem("model.preset", missing)
         return
     for key, value in (("n_layer", n_layer), ("n_head", n_head), ("n_embd", n_embd)):
         if value is None:
-            ways = f"missing; set it, or model.preset to {alternatives(PRESETS)}"
-            yield Problem(f"model.{key}", ways, also=("model.preset",))
+            missing = f"missing; set it, or set model.preset to {alternatives(PRESETS)}"
+            yield Problem(f"model.{key}", missing, also=("model.preset",))
     if n_head and n_embd and n_embd % n_head:
         close = sorted(divisors(n_embd), key=lambda heads: abs(heads - n_head))[:3]
         yield Problem(
@@ -91,7 +91,7 @@ def check_kernels(config: Config) -> Iterator[Problem]:
     if model.compile and config.zero.stage == 3:
         yield Problem(
             "model.compile",
-            "at ZeRO stage 3 the hooks that gather parameters break the graph at each layer, which makes "
+            "ZeRO stage 3 gathers parameters in hooks, which break the compiled graph at each layer and make "
             "training slower; set zero.stage to 0, 1 or 2, or model.compile to false",
             also=("zero.stage",),
         )

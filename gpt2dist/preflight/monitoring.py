@@ -16,7 +16,7 @@ def check_samples(config: Config) -> Iterator[Problem]:
         missing = keys[0] if samples.prompts else keys[1]
         yield Problem(missing, "missing; samples need both prompts and every_steps", also=keys)
     if 0 < samples.temperature < 0.01:  # dividing the logits by it could overflow
-        yield Problem("monitoring.samples.temperature", "set it to 0 (greedy) or to 0.01 or more")
+        yield Problem("monitoring.samples.temperature", "too small; set it to 0 (greedy), or to 0.01 or more")
 
 
 def check_profile(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator[Problem]:
@@ -33,7 +33,7 @@ def check_profile(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator
     if last > steps:
         yield Problem(
             "monitoring.profile",
-            f"traces the steps {profile.start} to {last} of a run of {steps}; lower start or steps",
+            f"traces steps {profile.start} to {last}, but the run has only {steps}; lower start or steps",
             also=("schedule", "batch", "data"),
         )
 

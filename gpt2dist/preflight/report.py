@@ -147,7 +147,7 @@ def _model(config: Config, plan: Plan) -> list[tuple[str, str]]:
 
 
 def _data(config: Config, plan: Plan) -> list[tuple[str, str]]:
-    counted = {"all": "every target of a window", "new": "targets that no earlier window had"}
+    counted = {"all": "every target of a window", "new": "targets that no earlier window contains"}
     sizes = f"{plan.sequence_length:,} tokens each, one every {plan.stride:,}"
     loss = ("loss on", f"{config.data.loss_on}: {counted[config.data.loss_on]}")
     seen = {
@@ -203,7 +203,11 @@ def _batch(config: Config, plan: Plan) -> list[tuple[str, str]]:
     ramp, stages = config.batch.ramp, plan.batch_sizes.stages
     if ramp:
         full = stages[-1].step
-        reached = f"full from step {full:,} on" if full < plan.total_steps else "the run ends before it is full"
+        reached = (
+            f"full size from step {full:,} on"
+            if full < plan.total_steps
+            else "the run ends before it is complete"
+        )
         lines.append(("ramp", f"from {ramp.start:,} windows, {ramp.increment:,} more each time; {reached}"))
         lines += _plotted(plan, partial(_size_at, plan), plan.global_batch_size, 2, lambda size: f"{size:,.0f}")
     return lines
@@ -218,7 +222,7 @@ def _schedule(config: Config, plan: Plan) -> list[tuple[str, str]]:
     rate = partial(_learning_rate, config, plan)
     then: str = schedule.kind
     if schedule.kind == "wsd":
-        then = f"constant, the last {decay_steps(schedule, total_steps):,} decay (wsd)"
+        then = f"constant, with a decay in the last {decay_steps(schedule, total_steps):,} (wsd)"
     lines = [
         ("steps", f"{total_steps:,}, of which {plan.warmup_steps:,} warmup, then {then}"),
         *((f"lr at step {step:,}", f"{lr:.3g}") for step, lr in _learning_rates(config, plan).items()),
@@ -256,8 +260,8 @@ def _compute(config: Config, plan: Plan, device: str | None) -> list[tuple[str, 
     return [
         ("precision", config.precision),
         ("ZeRO", _zero(config)),
-        ("tokens", f"{plan.total_samples * plan.sequence_length:,} computed on in all"),
-        ("FLOPs", f"{plan.total_flops:.3g} in all"),
+        ("tokens", f"{plan.total_samples * plan.sequence_length:,} in total"),
+        ("FLOPs", f"{plan.total_flops:.3g} in total"),
         ("", FORMULA),
         *(("time", f"about {_time(each.hours)} {each.basis}") for each in durations(config, plan, device)),
     ]
@@ -276,28 +280,25 @@ def _memory(config: Config, plan: Plan) -> list[tuple[str, str]]:
     whole = f"{total(tuple(parts)) / GIB:.2f} GiB"
     widest = max(map(len, [*sizes, whole]))
     host = sum(part.host for part in parts)
-    on_host = f", and {host / GIB:.2f} GiB of the host" if host else ""
+    on_host = f", and {host / GIB:.2f} GiB of host memory" if host else ""
     return [
         *((part.name, f"{size:>{widest}}  {part.what}") for part, size in zip(parts, sizes, strict=True)),
-        ("each rank", f"{whole:>{widest}}  an estimate{on_host}; CUDA and NCCL take some for themselves"),
+        ("each rank", f"{whole:>{widest}}  an estimate{on_host}, without what CUDA and NCCL need"),
     ]
 
 
 def _checkpoints(config: Config, plan: Plan) -> list[tuple[str, str]]:
     keep, keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
-    for_ever = (
-        f", and those at multiples of {count(keep_every, 'step')} are kept permanently" if keep_every else ""
-    )
+    permanent = f", and those at multiples of {count(keep_every, 'step')} forever" if keep_every else ""
     size, home = plan.checkpoint_bytes, nearest_directory(config.output_dir)
     free = shutil.disk_usage(home).free
     return [
         ("directory", str(RunDirectory(config.output_dir).checkpoints)),
         ("written", _when_saved(config)),
-        ("size", f"{format_bytes(size)} each; the newest {keep:,} kept: {format_bytes(size * keep)}{for_ever}"),
+        ("size", f"{format_bytes(size)} each; the newest {keep:,} kept: {format_bytes(size * keep)}{permanent}"),
         (
             "disk",
-            f"{format_bytes(checkpoint_space(config, plan))} at most, "
-            f"of {format_bytes(free)} that are free in {home}",
+            f"{format_bytes(checkpoint_space(config, plan))} at most, {format_bytes(free)} free in {home}",
         ),
     ]
 

@@ -59,14 +59,14 @@ def check_memory(config: Config, plan: Plan, device_bytes: int) -> Iterator[Prob
     states, needed = total(parts, STATES), total(parts)
     if needed <= device_bytes:
         return
-    room = f"more than the {_gib(device_bytes)} of a device"
-    way_out = _first_fit(config, plan, device_bytes)
+    excess = f"more than the {_gib(device_bytes)} of a device"
+    fix = _first_fit(config, plan, device_bytes)
     if states > device_bytes:
-        what = f"weights, gradients and optimizer state take about {_gib(states)} on each rank (an estimate)"
-        yield Problem("zero.stage", f"{what}, {room}; {way_out}")
+        what = f"weights, gradients and optimizer state need about {_gib(states)} on each rank (an estimate)"
+        yield Problem("zero.stage", f"{what}, {excess}; {fix}")
     else:
-        what = f"a rank takes about {_gib(needed)} (an estimate), {_gib(states)} of it for states"
-        yield Problem("batch.micro_batch_size", f"{what}, {room}; {way_out}")
+        what = f"a rank needs about {_gib(needed)} (an estimate), {_gib(states)} of it for the model states"
+        yield Problem("batch.micro_batch_size", f"{what}, {excess}; {fix}")
 
 
 def states_fit(config: Config, plan: Plan, device_bytes: int) -> bool:
@@ -91,8 +91,8 @@ def _first_fit(config: Config, plan: Plan, device_bytes: int) -> str:
         least = min(least, needed)
         if needed <= device_bytes:
             words = " ".join(f"{key}={_as_yaml(value)}" for key, value in changes.items())
-            return f"with {words} it is {_gib(needed)}"
-    return f"no change of batch, ZeRO stage or offload brings it below {_gib(least)}: take more or larger GPUs"
+            return f"with {words} it needs {_gib(needed)}"
+    return f"no change of batch, ZeRO stage or offload brings it below {_gib(least)}; use more or larger GPUs"
 
 
 def _changes(config: Config, plan: Plan) -> Iterator[Changes]:
@@ -132,27 +132,27 @@ def checkpoint_space(config: Config, plan: Plan) -> int:
     checkpoint = config.checkpoint
     last = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
     every = checkpoint.every_steps or last
-    for_ever = last // math.lcm(every, checkpoint.keep_every) if checkpoint.keep_every else 0
-    passing = checkpoint.keep_last + 1
+    permanent = last // math.lcm(every, checkpoint.keep_every) if checkpoint.keep_every else 0
+    temporary = checkpoint.keep_last + 1
     if not checkpoint.every_minutes:  # with it, the number of checkpoints is not known in advance
-        passing = min(passing, -(-last // every) - for_ever)
-    return (passing + for_ever) * plan.checkpoint_bytes
+        temporary = min(temporary, -(-last // every) - permanent)
+    return (temporary + permanent) * plan.checkpoint_bytes
 
 
 def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
     """Check that the checkpoints fit on the disk, counting those that the run already has there."""
     home = nearest_directory(config.output_dir)
     free, needed = shutil.disk_usage(home).free, checkpoint_space(config, plan)
-    there = sum(_file_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
-    if needed - there > free:
-        beside = f", {format_bytes(there)} of which are there" if there else ""
-        for_ever = " and those of checkpoint.keep_every" if config.checkpoint.keep_every else ""
+    existing = sum(_file_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
+    if needed - existing > free:
+        part = f", of which {format_bytes(existing)} exist" if existing else ""
+        permanent = " and those of checkpoint.keep_every" if config.checkpoint.keep_every else ""
         yield Problem(
             "run.output_dir",
             f"{home} has {format_bytes(free)} free; "
             f"checkpoint.keep_last + 1 = {config.checkpoint.keep_last + 1} checkpoints of "
-            f"{format_bytes(plan.checkpoint_bytes)}{for_ever} need {format_bytes(needed)}{beside}; "
-            "free some, keep fewer, or name a directory on a larger disk",
+            f"{format_bytes(plan.checkpoint_bytes)}{permanent} need {format_bytes(needed)}{part}; "
+            "free some space, keep fewer, or set a directory on a larger disk",
             also=("checkpoint.keep_last",),
         )
 

@@ -39,20 +39,20 @@ def check_schedule(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterato
     schedule = config.schedule
     for steps, tokens in (TOTAL, WARMUP):
         if _given(config, steps) and _given(config, tokens):
-            yield Problem(steps, f"{tokens} is set too; keep one of the two", also=(steps, tokens))
+            yield Problem(steps, f"{tokens} is set as well; keep one of the two", also=(steps, tokens))
     if not any(_given(config, key) for key in TOTAL):
         yield Problem(TOTAL[0], f"missing; set it, or {TOTAL[1]}", also=TOTAL)
     if schedule.kind == "inverse_sqrt" and not any(_given(config, key) for key in WARMUP):
         yield Problem(
             WARMUP[0],
-            f"missing; inverse_sqrt falls as √(warmup / step) after a warmup: set it, or {WARMUP[1]}",
+            f"missing; inverse_sqrt needs a warmup, since it falls as √(warmup / step); set it, or {WARMUP[1]}",
             also=("schedule.kind", *WARMUP),
         )
     for name in ("decay_fraction", "decay_shape"):
         if schedule.kind != "wsd" and getattr(schedule, name) is not None:
             yield Problem(
                 f"schedule.{name}",
-                f"{schedule.kind} has no decay of its own; remove it, or set schedule.kind to wsd",
+                f"schedule.kind {schedule.kind} does not use it; remove it, or set schedule.kind to wsd",
                 also=("schedule.kind",),
             )
     yield from _check_lengths(config, datasets)
@@ -73,14 +73,14 @@ def _check_lengths(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterato
     if rising >= steps:
         yield Problem(
             warmup,
-            f"{given} leaves nothing of the {steps} steps for after the warmup; lower it, or raise {total}",
+            f"a warmup of {given} leaves none of the {steps} steps after it; lower it, or raise {total}",
             also=also,
         )
     elif config.schedule.kind == "wsd" and rising + (falling := decay_steps(config.schedule, steps)) > steps:
         yield Problem(
             "schedule.decay_fraction",
-            f"its {falling} of {steps} steps begin before the warmup of {rising} ends; lower {warmup}, or set it "
-            f"to at most {(steps - rising) * 1000 // steps / 1000:g}",
+            f"the decay of {falling} of {steps} steps begins before the warmup of {rising} ends; lower {warmup}, "
+            f"or set it to at most {(steps - rising) * 1000 // steps / 1000:g}",
             also=also,
         )
 

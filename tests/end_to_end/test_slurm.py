@@ -240,7 +240,7 @@ def test_a_wrong_number_of_nodes_is_refused_by_the_job(slurm):
     assert cli.main(["submit", "run.yaml", *RUN, *TWO_NODES, "--dry-run"]) == 0
     job = int(ask("sbatch", "--parsable", "--nodes=1", "run/submission/001/job.sh"))
     wait_for_state(job, "FAILED", 90)
-    assert "the job was submitted for 2 ranks and started with 1; start 2, or" in log(job)
+    assert "the job was submitted for 2 ranks but started with 1; start 2, or" in log(job)
     assert fact(job, "ExitCode") == "2:0"
 
 

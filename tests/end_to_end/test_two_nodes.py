@@ -122,7 +122,7 @@ def test_a_run_outlives_a_dead_host_and_a_cut_cable(losses, run_file, tmp_path, 
 def test_another_number_of_hosts_is_refused(run_file, tmp_path, launcher, code):
     done = launch(command(launcher, 1, run_file, hosts=1))
     assert done.returncode == code
-    assert "the job was submitted for 2 ranks and started with 1; start 2, or" in done.stderr
+    assert "the job was submitted for 2 ranks but started with 1; start 2, or" in done.stderr
     assert not (tmp_path / "run/checkpoints").exists()
 
 

@@ -80,6 +80,12 @@ def test_a_mistake_in_a_configuration_is_told_before_torch_is_imported(tmp_path,
     assert imported(done.stderr) & {"torch", "transformers", "deepspeed", "datasets", "tokenizers"} == set()
 
 
+def test_a_key_is_explained_without_importing_anything_heavy():
+    done = gpt2dist("config", "optimizer.lr", flags=("-X", "importtime"))
+    assert done.returncode == 0
+    assert imported(done.stderr) & set(HEAVY) == {"pydantic", "yaml"}
+
+
 def test_every_verb_is_listed_with_what_it_does():
     text = gpt2dist("--help").stdout
     for verb, summary in cli.VERBS.items():
@@ -175,4 +181,4 @@ def test_one_rank_tells_what_all_find_and_each_what_it_alone_sees(monkeypatch, c
     monkeypatch.setenv("RANK", rank)
     assert cli.main(["validate", "x.yaml"]) == (1 if kind == "RunError" else 2)
     assert ("the reason" in capsys.readouterr().err) == told
-    assert waited == ([] if told else [cli.SECONDS_TO_TELL])  # else a launcher might end the one that tells
+    assert waited == ([] if told else [cli.SECONDS_TO_REPORT])  # else the launcher might kill rank 0

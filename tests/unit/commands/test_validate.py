@@ -69,7 +69,7 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         ["data", "dataset", f"{tmp_path / 'dataset'}"],
         ["", "size", "20,481 tokens, 2 documents"],
         ["", "windows", "20 per epoch, 1,024 tokens each, one every 1,024"],
-        ["", "loss on", "new: targets that no earlier window had"],
+        ["", "loss on", "new: targets that no earlier window contains"],
         ["", "documents", "pack: attention crosses end-of-text"],
         ["", "passes", "80 epochs; each token is trained on 80 times"],
         ["batch", "windows", "16 per step = 2 micro × 2 accumulation × 4 world"],
@@ -89,9 +89,9 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         ["", "stops early", "after 1 step"],
         ["compute", "precision", "bf16"],
         ["", "ZeRO", "stage 2"],
-        ["", "tokens", "1,638,400 computed on in all"],
+        ["", "tokens", "1,638,400 in total"],
         # 1,638,400 tokens × (6 × 123,653,376 + 113,246,208)
-        ["", "FLOPs", "1.4e+15 in all"],
+        ["", "FLOPs", "1.4e+15 in total"],
         ["", "PaLM appendix B: 6 N + 12 L H Q T per token, without a causal discount or recomputation"],
         ["", "time", "about 2.8 seconds on 4 × A100, if they reach 40% of their bf16 peak"],
         ["", "time", "about 0.89 seconds on 4 × H100, if they reach 40% of their bf16 peak"],
@@ -99,14 +99,14 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         ["memory", "weights", "0.23 GiB", "16 bits"],
         ["", "gradients", "0.12 GiB", "this rank's part, 32 bits"],
         ["", "optimizer", "0.35 GiB", "this rank's part of fp32 weights and AdamW's moments"],
-        ["", "buckets", "0.23 GiB", "gradients on their way to the other ranks"],
+        ["", "buckets", "0.23 GiB", "buffer for the communication of gradients"],
         ["", "activations", "0.57 GiB", "kept for the backward pass"],
         ["", "loss", "0.45 GiB", "chunked: logits of one chunk"],
-        ["", "each rank", "1.94 GiB", "an estimate; CUDA and NCCL take some for themselves"],
+        ["", "each rank", "1.94 GiB", "an estimate, without what CUDA and NCCL need"],
         ["checkpoints", "directory", "runs/trial/checkpoints"],
         ["", "written", "every 50 steps and at the end"],
         ["", "size", "1.49 GB each; the newest 3 kept: 4.48 GB"],
-        ["", "disk", f"1.49 GB at most, of 12 GB that are free in {tmp_path}"],
+        ["", "disk", f"1.49 GB at most, 12 GB free in {tmp_path}"],
         ["validation", "scored", "every 25 steps and at the end, with one window every 512 tokens"],
         ["", "eval/held-out", f"{tmp_path / 'dataset'}, split val: 3,000 tokens, 1 document"],
     ]
@@ -230,7 +230,7 @@ def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys
         ("checkpoint={every_minutes: 1}", "written  every 1 minute and at the end"),
         (
             "checkpoint.keep_every=1000",
-            "the newest 3 kept: 4.48 GB, and those at multiples of 1,000 steps are kept permanently",
+            "the newest 3 kept: 4.48 GB, and those at multiples of 1,000 steps forever",
         ),
         ("zero.offload_optimizer=cpu", "ZeRO  stage 2, optimizer offloaded to cpu"),
         (
@@ -258,7 +258,7 @@ def test_a_world_without_ranks_is_refused(run_file, world_size):
 def test_a_ramp_is_plotted(run_file, capsys):
     validate_with(run_file, "batch.ramp={start: 4, increment: 4, samples: 400}")
     text = re.sub(" {2,}", "  ", capsys.readouterr().err)
-    assert "ramp  from 4 windows, 4 more each time; full from step 62 on\n" in text
+    assert "ramp  from 4 windows, 4 more each time; full size from step 62 on\n" in text
     assert "16 │" in text
 
 
@@ -269,7 +269,7 @@ def test_a_run_of_few_steps_is_not_plotted(run_file, capsys):
 
 def test_the_memory_of_a_device_is_a_limit(run_file):
     validate_with(run_file, "--world-size", "4", "--device-memory", "3")
-    with pytest.raises(UserError, match=r"batch.micro_batch_size: a rank takes about 1.9 GiB \(an estimate\)"):
+    with pytest.raises(UserError, match=r"batch.micro_batch_size: a rank needs about 1.9 GiB \(an estimate\)"):
         validate_with(run_file, "--world-size", "4", "--device-memory", "1.8")
     with pytest.raises(UserError, match="--device-memory 0: must be above 0, in GiB per GPU"):
         validate_with(run_file, "--device-memory", "0")
@@ -280,7 +280,7 @@ def test_the_ranks_that_the_job_was_submitted_for(run_file, capsys):
     assert "valid, for 4 ranks" in capsys.readouterr().err
     validate_with(run_file, "run.world_size=4", "--world-size", "4")
     message = (
-        "run.world_size: the job was submitted for 4 ranks and started with 2; start 4, or set run.world_size=2"
+        "run.world_size: the job was submitted for 4 ranks but started with 2; start 4, or set run.world_size=2"
     )
     with pytest.raises(UserError, match=message):
         validate_with(run_file, "run.world_size=4", "--world-size", "2")

@@ -19,7 +19,15 @@ def write(tmp_path):
     return write
 
 
-def told(problems: list[Problem]) -> list[str]:
+def lists(section=""):
+    return f"`{f'gpt2dist config {section}'.strip()}` lists the keys"
+
+
+def explains(section=""):
+    return f"`{f'gpt2dist config {section}'.strip()}` explains them"
+
+
+def shown(problems: list[Problem]) -> list[str]:
     return [f"{problem.key}: {problem.message}" for problem in problems]
 
 
@@ -93,13 +101,13 @@ def test_whole_numbers_may_have_exponents_and_underscores(write, text, tokens):
         "zero: {deepspeed: null, stage: ~}",
     ],
 )
-def test_nothing_behind_a_key_means_its_default(write, text):
+def test_a_key_without_a_value_has_its_default(write, text):
     config, problems = read(write(text))
     assert problems == []
     assert config == read(write(""))[0]
 
 
-def test_null_takes_a_value_of_the_file_back(write):
+def test_null_undoes_a_value_of_the_file(write):
     config, problems = read(
         write("schedule: {total_steps: 10}"), ["schedule.total_steps=", "schedule.total_tokens=9"]
     )
@@ -127,7 +135,7 @@ def test_every_whole_number_has_an_upper_limit():
     found = dict(integers(Config.model_json_schema()))
     assert len(found) > 25
     unlimited = [place for place, limited in found.items() if not limited]
-    assert unlimited == ["/$defs/RunSection/properties/seed"]  # the parser limits it to 64 bits
+    assert unlimited == []
 
 
 def test_text_stays_text(write):
@@ -174,16 +182,16 @@ def test_a_configuration_is_frozen():
     [
         ("optimizer: {lr: fast}", "optimizer.lr: should be a number, not 'fast'"),
         ("optimizer: {lr: '6e-4'}", "optimizer.lr: should be a number, not '6e-4'"),
-        ("optimizer: {lr: true}", "optimizer.lr: should be a number, not True"),
-        ("optimizer: {lr: 0}", "optimizer.lr: should be greater than 0, not 0"),
+        ("optimizer: {lr: true}", "optimizer.lr: should be a number, not true"),
+        ("optimizer: {lr: 0}", "optimizer.lr: should be above 0, not 0"),
         ("optimizer: {lr: .nan}", "optimizer.lr: should be a finite number, not nan"),
         ("optimizer: {lr: -.inf}", "optimizer.lr: should be a finite number, not -inf"),
         ("optimizer: {lr: 1e999}", "optimizer.lr: should be a finite number, not inf"),
-        ("optimizer: {weight_decay: -1}", "optimizer.weight_decay: should be greater than or equal to 0, not -1"),
+        ("optimizer: {weight_decay: -1}", "optimizer.weight_decay: should be at least 0, not -1"),
         ("optimizer: {betas: 0.9}", "optimizer.betas: should be a list, not 0.9"),
-        ("optimizer: {betas: [0.9]}", "optimizer.betas.1: is required here and missing; add it"),
-        ("optimizer: {betas: [0.9, 1]}", "optimizer.betas.1: should be less than 1, not 1"),
-        ("optimizer: {betas: [0.9, null]}", "optimizer.betas.1: should be a number, not None"),
+        ("optimizer: {betas: [0.9]}", "optimizer.betas.1: missing; add it, since it has no default"),
+        ("optimizer: {betas: [0.9, 1]}", "optimizer.betas.1: should be below 1, not 1"),
+        ("optimizer: {betas: [0.9, null]}", "optimizer.betas.1: should be a number, not null"),
         ("optimizer: {betas: [1, 2, 3]}", "optimizer.betas: should be a list of 2, not [1, 2, 3]"),
         ("optimizer: {betas: {0: 1, 1: 2}}", "optimizer.betas: should be a list, not {'0': 1, '1': 2}"),
         ("batch: {micro_batch_size: 1.5}", "batch.micro_batch_size: should be an integer, not 1.5"),
@@ -194,27 +202,28 @@ def test_a_configuration_is_frozen():
         ("optimizer: {lr: 1:30.5}", "optimizer.lr: should be a number, not '1:30.5'"),
         (
             "schedule: {total_steps: 9000000000000000000}",
-            "schedule.total_steps: 9000000000000000000 is more than any run can have; at most 1,000,000,000",
+            "schedule.total_steps: should be at most 1000000000, not 9000000000000000000",
         ),
         (
             "run: {timeout_seconds: 1e30}",
-            "run.timeout_seconds: 1e+30 is more than any run can have; at most 10,000,000",
+            "run.timeout_seconds: should be at most 10000000, not 1e+30",
         ),
-        ("run: {seed: -1}", "run.seed: should be greater than or equal to 0, not -1"),
+        ("run: {seed: -1}", "run.seed: should be at least 0, not -1"),
         ("run: {name: 3}", "run.name: should be a string, not 3; quote it if it is meant as text"),
         ("run: {name: [a]}", "run.name: should be a string, not ['a']"),
         ("run: {output_dir: 3}", "run.output_dir: should be a string, not 3; quote it if it is meant as text"),
-        ("monitoring: {tensorboard: 'yes'}", "monitoring.tensorboard: should be a boolean, not 'yes'"),
+        ("monitoring: {tensorboard: 'yes'}", "monitoring.tensorboard: should be true or false, not 'yes'"),
         ("precision: bf15", "precision: 'bf15' is not one of 'fp32', 'bf16', 'fp16' or 'autocast_bf16'"),
-        ("zero: {stage: 4}", "zero.stage: 4 is not one of 0, 1, 2 or 3"),
+        ("zero: {stage: 4}", "zero.stage: should be at most 3, not 4"),
+        ("zero: {stage: true}", "zero.stage: should be an integer, not true"),
         ("zero: {deepspeed: [1]}", "zero.deepspeed: should be a mapping, not [1]"),
         ("data: {train: [a]}", "data.train.0: should be a section with keys (path, weight), not 'a'"),
-        ("data: {train: [null]}", "data.train.0: should be a section with keys (path, weight), not None"),
-        ("data: {train: [{}]}", "data.train.0.path: is required here and missing; add it"),
+        ("data: {train: [null]}", "data.train.0: should be a section with keys (path, weight), not null"),
+        ("data: {train: [{}]}", "data.train.0.path: missing; add it, since it has no default"),
         ("data: {train: a}", "data.train: should be a list, not 'a'"),
         (
             "data: {validation: [{name: a b, path: c}]}",
-            "data.validation.0.name: should be made of letters, digits, '.', '_' and '-', not 'a b'",
+            "data.validation.0.name: should contain only letters, digits, '.', '_' and '-', not 'a b'",
         ),
         (
             "zero: 3",
@@ -224,29 +233,44 @@ def test_a_configuration_is_frozen():
             "zero: []",
             f"zero: should be a section with keys ({ZERO_KEYS}), not []",
         ),
-        ("optimiser: {lr: 1}", "optimiser: unknown key; did you mean optimizer?"),
-        ("optimizer: {learning: 1}", f"optimizer.learning: unknown key; known here: {OPTIMIZER_KEYS}"),
+        (
+            "optimiser: {lr: 1}",
+            f"optimiser: unknown key; did you mean optimizer? {lists()}",
+        ),
+        (
+            "optimizer: {learning: 1}",
+            f"optimizer.learning: unknown key; known here: {OPTIMIZER_KEYS}; {explains('optimizer')}",
+        ),
         (
             "batch: {micro_batchsize: 1}",
-            "batch.micro_batchsize: unknown key; did you mean batch.micro_batch_size?",
+            f"batch.micro_batchsize: unknown key; did you mean batch.micro_batch_size? {lists('batch')}",
         ),
-        ("model: {lr: 1}", "model.lr: unknown key; did you mean optimizer.lr?"),
-        ("lr: 1", "lr: unknown key; did you mean optimizer.lr?"),
-        ("stride: null", "stride: unknown key; did you mean data.stride or evaluation.stride?"),
+        (
+            "model: {lr: 1}",
+            f"model.lr: unknown key; did you mean optimizer.lr? {lists('optimizer')}",
+        ),
+        ("lr: 1", f"lr: unknown key; did you mean optimizer.lr? {lists('optimizer')}"),
+        (
+            "stride: null",
+            f"stride: unknown key; did you mean data.stride or evaluation.stride? {lists()}",
+        ),
         (
             "data: {train: [{path: a, wait: 1}]}",
-            "data.train.0.wait: unknown key; did you mean data.train.0.weight?",
+            f"data.train.0.wait: unknown key; did you mean data.train.0.weight? {lists('data.train')}",
         ),
-        ("1: 2", f"1: unknown key; known here: {', '.join(Config.model_fields)}"),
+        (
+            "1: 2",
+            f"1: unknown key; known here: {', '.join(Config.model_fields)}; {explains()}",
+        ),
         (
             "zero: {'': 2}",
-            f"zero.: unknown key; known here: {ZERO_KEYS}",
+            f"zero.: unknown key; known here: {ZERO_KEYS}; {explains('zero')}",
         ),
     ],
 )
-def test_each_mistake_names_key_and_way_out_and_leaves_the_default(write, text, message):
+def test_each_mistake_names_its_key_and_a_fix_and_keeps_the_default(write, text, message):
     config, problems = read(write(text))
-    assert told(problems) == [message]
+    assert shown(problems) == [message]
     assert config == read(write(""))[0]
 
 
@@ -268,23 +292,29 @@ def test_each_mistake_names_key_and_way_out_and_leaves_the_default(write, text, 
         ("optimizer=3", f"optimizer: should be a section with keys ({OPTIMIZER_KEYS}), not 3"),
         (
             "data.train.1.path=x",
-            "data.train.1.path: data.train is a list of 1: name an item by its number, from 0",
+            "data.train.1.path: data.train has 1 item; write the number of an item, counted from 0",
         ),
-        ("data.train.path=x", "data.train.path: data.train is a list of 1: name an item by its number, from 0"),
+        (
+            "data.train.path=x",
+            "data.train.path: data.train has 1 item; write the number of an item, counted from 0",
+        ),
         (
             "data.train.-1.path=x",
-            "data.train.-1.path: data.train is a list of 1: name an item by its number, from 0",
+            "data.train.-1.path: data.train has 1 item; write the number of an item, counted from 0",
         ),
         ("data.validation.0.path=x", "data.validation: should be a list, not {'0': {'path': 'x'}}"),
-        ("batch..x=3", "batch.: unknown key; known here: global_batch_size, micro_batch_size, ramp"),
+        (
+            "batch..x=3",
+            f"batch.: unknown key; known here: global_batch_size, micro_batch_size, ramp; {explains('batch')}",
+        ),
     ],
 )
 def test_each_wrong_override_is_named(write, override, message):
     _, problems = read(write("data: {train: [{path: a}]}"), [override])
-    assert told(problems) == [message]
+    assert shown(problems) == [message]
 
 
-def test_all_mistakes_are_told_at_once_in_order(write):
+def test_all_mistakes_are_reported_at_once_in_order(write):
     text = "optimizer: {lr: -1, betas: [2, x, 3]}\nzero: {stage: 9}\nrum: {}\ndata: {train: [{pat: a}, 3]}"
     _, problems = read(write(text), ["nonsense", "batch.micro_batch_size=no"])
     assert [problem.key for problem in problems] == [
@@ -362,10 +392,9 @@ MERGE_BOMB += "]"
         ("a: !!bool x", "not valid YAML"),
         ("a: !!timestamp x", "not valid YAML"),
         ("<<: 3", "not valid YAML: line 1: expected a mapping"),
-        (f"a: {BOMB}", "not valid YAML: more than 20,000 values with its aliases expanded, which no"),
-        (f"a: {MERGE_BOMB}", "not valid YAML: more than 20,000 values with its aliases expanded, which no"),
-        ("# long\n" * 50_000, "not valid YAML: longer than 256 KiB, which no configuration is"),
-        ("#" + "é" * 150_000, "not valid YAML: longer than 256 KiB, which no configuration is"),
+        (f"a: {BOMB}", "not valid YAML: more than 20,000 values with aliases expanded, the limit"),
+        ("# long\n" * 50_000, "not valid YAML: longer than 256 KiB, the limit for a configuration"),
+        ("#" + "é" * 150_000, "not valid YAML: longer than 256 KiB, the limit for a configuration"),
         ("run: {seed: " + "9" * 30 + "}", "not valid YAML: a number that does not fit into 64 bits"),
         ("run: {seed: " + "9" * 5000 + "}", "not valid YAML: Exceeds the limit"),
         ("run: {seed: 0x" + "f" * 5000 + "}", "not valid YAML: a number that does not fit into 64 bits"),
@@ -376,6 +405,16 @@ def test_a_file_that_cannot_be_read_as_sections_is_refused_by_name(write, conten
         read(write(content))
     assert str(raised.value).startswith(str(write("")))
     assert "\n" not in str(raised.value)
+
+
+def test_merge_keys_do_not_multiply(write):
+    """PyYAML before 6.0.4 expands them, which is refused in time; later versions merge equal keys first."""
+    try:
+        _, problems = read(write(f"a: {MERGE_BOMB}"))
+    except UserError as error:
+        assert "not valid YAML: more than 20,000 values with aliases expanded" in str(error)
+    else:
+        assert [problem.key for problem in problems] == ["a"]
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path):

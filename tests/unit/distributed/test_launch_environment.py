@@ -78,7 +78,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused_once(
     environment, capsys, monkeypatch, starter, count, number, verb
 ):
     """Before, each trained alone, into the same run directory."""
-    monkeypatch.setattr("gpt2dist.cli.SECONDS_TO_TELL", 0)
+    monkeypatch.setattr("gpt2dist.cli.SECONDS_TO_REPORT", 0)
     arguments = {"evaluate": ["m", "--data", "d"], "lambada": ["m", "--data", "d"]}.get(verb, ["run.yaml"])
     for process in ("0", "1"):
         environment(**{count: "8", number: process})

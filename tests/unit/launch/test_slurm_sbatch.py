@@ -142,7 +142,7 @@ def test_a_failure_counts_as_a_preemption_only_if_this_start_was_preempted(job, 
         (["none.yaml"], {}, "which run? sbatch launch/slurm.sbatch CONFIG"),
         ([], {"SLURM_GPUS_PER_NODE": ""}, "how many processes per node? sbatch --gpus-per-node=8, or set GPUS"),
         (["run.yaml", "batch.micro_batch_size=3"], {}, "is not a multiple of micro_batch_size 3 × world size 8"),
-        (["run.yaml", "run.world_size=16"], {}, "was submitted for 16 ranks and started with 8"),
+        (["run.yaml", "run.world_size=16"], {}, "was submitted for 16 ranks but started with 8"),
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_is_started(job, tmp_path, words, settings, message):

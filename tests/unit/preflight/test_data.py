@@ -24,7 +24,7 @@ def test_a_dataset_of_one_split_can_be_validated_on_if_it_is_another(run_file, m
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.train="], "data.train: must name a dataset: `train: [{path: DATASET}]`"),
+        (["data.train="], "data.train: missing; name at least one dataset, as in `train: [{path: DATASET}]`"),
         (
             ["data.train.0.path=none"],
             "data.train.0.path: none: no such directory; `gpt2dist preprocess` makes a dataset directory",
@@ -77,7 +77,7 @@ def test_datasets_that_cannot_be_validated_on(run_file, make_dataset):
     single, empty = make_dataset("single", val=[1]), make_dataset("empty")
     right = run_file.parent / "right"
     for dataset, message in [
-        (other, f"was made with another tokenizer than {right}; preprocess both with one"),
+        (other, f"was made with another tokenizer than {right}; preprocess both with the same one"),
         (single, "has fewer than two tokens to score; give it more text"),
         (empty, "has fewer than two tokens to score; give it more text"),
     ]:
@@ -85,7 +85,7 @@ def test_datasets_that_cannot_be_validated_on(run_file, make_dataset):
         assert mistakes(run_file, [f"data.validation.0.path={dataset}"]) == [line]
     overrides = [f"data.train.0.path={train_only}", f"data.validation.0.path={train_only}"]
     assert mistakes(run_file, overrides) == [
-        f"data.validation.0.path: {train_only} has no val split and is what the run trains on; "
+        f"data.validation.0.path: {train_only} has no val split, and the run trains on its train split; "
         "preprocess it with --val-fraction, or name another dataset"
     ]
 
@@ -160,24 +160,23 @@ def test_blends_that_cannot_be_trained_on(run_file, make_dataset):
     for second, *lines in [
         (
             f"{{path: {other}}}",
-            "data.train.1.weight: missing; of several datasets each needs one; its part of all tokens would be "
-            "0.1999",
+            "data.train.1.weight: missing; each of several datasets needs one; its share of all tokens is 0.1999",
         ),
         (
             f"{{path: {foreign}, weight: 1}}",
             f"data.train.1.path: {foreign} was made with another tokenizer than {right}; "
-            "preprocess both with one",
+            "preprocess both with the same one",
         ),
         (
             f"{{path: {right}/../right, weight: 1}}",
-            f"data.train.1.path: {right}/../right is the same data as {right}; "
+            f"data.train.1.path: {right}/../right has the same data as {right}; "
             "name it once, with the sum of the weights",
         ),
-        (f"{{path: {other}, weight: 0}}", "data.train.1.weight: should be greater than 0, not 0"),
+        (f"{{path: {other}, weight: 0}}", "data.train.1.weight: should be above 0, not 0"),
         (f"{{path: {other}, weight: .inf}}", "data.train.1.weight: should be a finite number, not inf"),
         (f"{{path: {other}, weight: .nan}}", "data.train.1.weight: should be a finite number, not nan"),
-        (f"{{path: {other}, weight: -1}}", "data.train.1.weight: should be greater than 0, not -1"),
-        (f"{{path: {other}, weight: true}}", "data.train.1.weight: should be a number, not True"),
+        (f"{{path: {other}, weight: -1}}", "data.train.1.weight: should be above 0, not -1"),
+        (f"{{path: {other}, weight: true}}", "data.train.1.weight: should be a number, not true"),
     ]:
         assert mistakes(run_file, blended(named, second)) == lines
     both = [f"{{path: {path}}}" for path in (right, other)]

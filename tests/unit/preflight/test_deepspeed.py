@@ -17,34 +17,35 @@ def test_stages_and_precisions_that_work_together(run_file, stage, precision):
     [
         (
             ["zero.stage=3", "precision=autocast_bf16"],
-            "precision: autocast_bf16 at ZeRO stage 3 rounds some of the fp32 weights on their way in DeepSpeed, "
-            "and differently after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
+            "precision: DeepSpeed rounds some of the fp32 weights of autocast_bf16 when it sends them at ZeRO "
+            "stage 3, and differently after a resume; set zero.stage to 0, 1 or 2, or precision to bf16",
         ),
         (
             ["zero.stage=0", "precision=bf16"],
-            "precision: bf16 at ZeRO stage 0 is silently wrong in DeepSpeed (an extra optimizer step "
+            "precision: DeepSpeed computes bf16 at ZeRO stage 0 wrongly (an extra optimizer step "
             "at the start); "
             "set zero.stage to 1, 2 or 3, or precision to autocast_bf16",
         ),
         (
             ["zero.stage=0", "precision=fp16"],
-            "precision: fp16 at ZeRO stage 0 is silently wrong in DeepSpeed (the loss is not scaled, "
-            "the gradient is unscaled); "
+            "precision: DeepSpeed computes fp16 at ZeRO stage 0 wrongly (it unscales the gradient of a loss "
+            "that was not scaled); "
             "set zero.stage to 1, 2 or 3",
         ),
         (
             ["zero.stage=0", "zero.offload_optimizer=cpu"],
-            "zero.offload_optimizer: cpu needs a partitioned optimizer; set zero.stage to 1, 2 or 3, or this to "
-            "none",
+            "zero.offload_optimizer: cpu needs a partitioned optimizer; set zero.stage to 1, 2 or 3, or this "
+            "key to none",
         ),
         (
             ["zero.stage=2", "zero.offload_parameters=cpu"],
             "zero.offload_parameters: cpu needs partitioned parameters, and stage 2 does not partition them; "
-            "set zero.stage to 3, or this to none",
+            "set zero.stage to 3, or this key to none",
         ),
         (
             ["zero.stage=3", "zero.offload_optimizer=nvme"],
-            "zero.offload_optimizer: nvme: checkpoints do not hold what DeepSpeed keeps there, so a run could "
+            "zero.offload_optimizer: nvme is not supported: checkpoints lack what DeepSpeed keeps there, so the "
+            "run could "
             "not be resumed; set it to cpu, or train on more GPUs",
         ),
     ],

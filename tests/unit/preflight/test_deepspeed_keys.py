@@ -25,62 +25,64 @@ def test_raw_keys_that_deepspeed_takes_and_that_touch_nothing_of_ours_are_fine(r
     [
         (
             "{zero_optimization: {stage: 3}}",
-            f"{ZERO}.stage: is made from zero.stage; remove it here and set that",
+            f"{ZERO}.stage: follows from zero.stage; remove it, and change zero.stage",
         ),
         (
             "{zero_optimization: {offload_optimizer: {device: nvme}}}",
-            f"{ZERO}.offload_optimizer.device: is made from zero.offload_optimizer; remove it here and set that",
+            f"{ZERO}.offload_optimizer.device: follows from zero.offload_optimizer; remove it, and change "
+            "zero.offload_optimizer",
         ),
         (
             "{zero_optimization: {cpu_offload_param: true}}",
-            f"{ZERO}.cpu_offload_param: is made from zero.offload_parameters; remove it here and set that",
+            f"{ZERO}.cpu_offload_param: follows from zero.offload_parameters; remove it, and change "
+            "zero.offload_parameters",
         ),
         (
             "{optimizer: {type: Adam}}",
-            "zero.deepspeed.optimizer: is made from the optimizer section; remove it here and set that",
+            "zero.deepspeed.optimizer: follows from the optimizer section; remove it, and change the optimizer "
+            "section",
         ),
         (
             "{bfloat16: {enabled: true}}",
-            "zero.deepspeed.bfloat16: is made from precision; remove it here and set that",
+            "zero.deepspeed.bfloat16: follows from precision; remove it, and change precision",
         ),
-        ("{steps_per_print: 1}", "zero.deepspeed.steps_per_print: is set by gpt2dist itself; remove it here"),
+        ("{steps_per_print: 1}", "zero.deepspeed.steps_per_print: is set by gpt2dist itself; remove it"),
         (
             "{gradient_allreduce_op: sum}",
-            "zero.deepspeed.gradient_allreduce_op: does not go with gpt2dist: its losses need gradients that are "
-            "averaged; remove it",
+            "zero.deepspeed.gradient_allreduce_op: is not supported by gpt2dist: it needs averaged gradients; "
+            "remove it",
         ),
         (
             "{zero_optimization: {allgather_bucket_size: 97}}",
-            f"{ZERO}.allgather_bucket_size: 97 is odd, and DeepSpeed takes only multiples of 2 at stages 1 and "
-            "2; set 98",
+            f"{ZERO}.allgather_bucket_size: 97 is odd, and DeepSpeed needs a multiple of 2 at stages 1 and 2; "
+            "set it to 98",
         ),
         (
             "{zero_optimization: {reduce_bucket_size: 0}}",
-            f"{ZERO}.reduce_bucket_size: should be greater than or equal to 1, not 0",
+            f"{ZERO}.reduce_bucket_size: should be at least 1, not 0",
         ),
         (
             "{zero_optimization: {reduce_bucket_size: large}}",
-            f"{ZERO}.reduce_bucket_size: should be a valid integer, unable to parse string as an integer, not "
-            "'large'",
+            f"{ZERO}.reduce_bucket_size: should be an integer, not 'large'",
         ),
         (
             "{zero_optimization: {overlap_com: true}}",
-            f"{ZERO}.overlap_com: no key that this version of DeepSpeed reads; did you mean "
+            f"{ZERO}.overlap_com: unknown to this version of DeepSpeed; did you mean "
             "zero_optimization.overlap_comm?",
         ),
         (
             "{wall_clock_brakdown: true}",
-            "zero.deepspeed.wall_clock_brakdown: no key that this version of DeepSpeed reads; did you mean "
+            "zero.deepspeed.wall_clock_brakdown: unknown to this version of DeepSpeed; did you mean "
             "wall_clock_breakdown?",
         ),
         (
             "{amp: {enabled: true}}",
-            "zero.deepspeed.amp: no key that this version of DeepSpeed reads; remove it, or see DeepSpeed's "
+            "zero.deepspeed.amp: unknown to this version of DeepSpeed; remove it, or see DeepSpeed's "
             "documentation",
         ),
         (
             "{flops_profiler: 3}",
-            "zero.deepspeed.flops_profiler: should hold further keys, not 3",
+            "zero.deepspeed.flops_profiler: should be a mapping, not 3",
         ),
         (
             "{wall_clock_breakdown: 'on'}",

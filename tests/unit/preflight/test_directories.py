@@ -8,12 +8,12 @@ from tests.support.mistakes import mistakes
     [
         (
             ["checkpoint.resume=yesterday"],
-            "checkpoint.resume: yesterday is no checkpoint (it has no manifest.json); set auto, never "
+            "checkpoint.resume: yesterday is not a checkpoint (it has no manifest.json); set auto, never "
             "or a checkpoint's path",
         ),
         (
             [f"checkpoint.resume={'x' * 300}"],
-            f"checkpoint.resume: {'x' * 300} is no checkpoint (it has no manifest.json); set auto, "
+            f"checkpoint.resume: {'x' * 300} is not a checkpoint (it has no manifest.json); set auto, "
             "never or a checkpoint's path",
         ),
     ],

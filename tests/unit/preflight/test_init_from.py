@@ -65,16 +65,16 @@ def test_another_context_has_to_be_asked_for(run_file, model, context):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["n_layer: 4"], "model.n_layer: n_layer 4 is not that of MODEL (3); remove it"),
+        (["n_layer: 4"], "model.n_layer: n_layer 4 differs from that of MODEL (3); remove it"),
         (
             ["context_length: 64"],
-            "model.context_length: 64 is not that of MODEL (48); remove it, or set model.resize to true to begin "
-            "the new positions like those of a new model",
+            "model.context_length: 64 differs from that of MODEL (48); remove it, or set model.resize to true "
+            "to initialize the new positions as in a new model",
         ),
         (
             ["context_length: 40"],
-            "model.context_length: 40 is not that of MODEL (48); remove it, or set model.resize to true to cut "
-            "off the last positions",
+            "model.context_length: 40 differs from that of MODEL (48); remove it, or set model.resize to true "
+            "to drop the last positions",
         ),
     ],
 )
@@ -83,12 +83,12 @@ def test_other_sizes(run_file, model, keys, message):
 
 
 def test_another_preset(run_file, model):
-    context = f"model.context_length: 1024 is not that of {model}"
+    context = f"model.context_length: 1024 differs from that of {model}"
     found = mistakes(run_file, begin(model, "preset: gpt2-124m"))
     assert found[:3] == [
-        f"model.preset: n_layer 12 is not that of {model} (3); remove it",
-        f"model.preset: n_head 12 is not that of {model} (2); remove it",
-        f"model.preset: n_embd 768 is not that of {model} (16); remove it",
+        f"model.preset: n_layer 12 differs from that of {model} (3); remove it",
+        f"model.preset: n_head 12 differs from that of {model} (2); remove it",
+        f"model.preset: n_embd 768 differs from that of {model} (16); remove it",
     ]
     assert not any(line.startswith(context) for line in found)
 
@@ -109,7 +109,7 @@ def test_another_preset(run_file, model):
 def test_models_that_are_built_otherwise(run_file, tmp_path, changes, difference):
     model = write_model(tmp_path / "model", **changes)
     assert mistakes(run_file, begin(model)) == [
-        f"model.init_from: {model}: {difference}, which gpt2dist does not train; give another model"
+        f"model.init_from: {model}: {difference}, which gpt2dist cannot train; name another model"
     ]
 
 
@@ -170,7 +170,7 @@ def test_an_index_that_names_other_files(run_file, model, names):
 
 def test_resize_without_a_model(run_file):
     (found,) = mistakes(run_file, ["model.resize=true"])
-    assert found == "model.resize: there is nothing to resize; set model.init_from, or remove it"
+    assert found == "model.resize: there is no model to resize; set model.init_from, or remove it"
 
 
 # The tokenizer
@@ -246,8 +246,8 @@ def test_a_dataset_with_more_tokens_has_to_be_asked_for(run_file, tmp_path, toke
     (found,) = mistakes(run_file, on_real_tokens(model))
     dataset = on_real_tokens.dataset
     assert found == (
-        f"model.resize: {model} knows 260 tokens and {dataset} has 270; set it to true to begin the new ones "
-        "like those of a new model"
+        f"model.resize: {model} has 260 tokens and {dataset} has 270; set it to true to initialize the new ones "
+        "as in a new model"
     )
     assert resolve(run_file, on_real_tokens(model, "resize: true"), 1)[1].shape.vocab_size == 270
 
@@ -259,8 +259,8 @@ def test_without_a_tokenizer_only_the_same_number_of_tokens_is_taken(
     model = write_model(tmp_path / "m", vocab_size=vocab_size)
     (found,) = mistakes(run_file, on_real_tokens(model, "resize: true"))
     assert found == (
-        f"model.init_from: {model} knows {vocab_size} tokens and {on_real_tokens.dataset} has 270; put the "
-        "model's tokenizer beside it, so that their ids can be compared"
+        f"model.init_from: {model} has {vocab_size} tokens and no tokenizer, and {on_real_tokens.dataset} has "
+        "270; put the model's tokenizer into its directory, so that ids can be compared"
     )
     assert resolve(run_file, on_real_tokens(write_model(tmp_path / "m", vocab_size=270)), 1)
 

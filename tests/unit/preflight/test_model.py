@@ -24,7 +24,8 @@ def test_a_preset_gives_the_sizes_and_a_key_beside_it_overrides_one(run_file):
     [
         (
             ["model.n_layer="],
-            "model.n_layer: missing; set it, or model.preset to gpt2-124m, gpt2-355m, gpt2-774m or gpt2-1558m",
+            "model.n_layer: missing; set it, or set model.preset to gpt2-124m, gpt2-355m, gpt2-774m or "
+            "gpt2-1558m",
         ),
         (
             ["model={context_length: 64}"],
@@ -54,8 +55,8 @@ def test_each_mistake_of_model_and_lengths_names_its_key_and_the_way_out(run_fil
 
 
 STAGE_3 = (
-    "model.compile: at ZeRO stage 3 the hooks that gather parameters break the graph at each layer, which makes "
-    "training slower; set zero.stage to 0, 1 or 2, or model.compile to false"
+    "model.compile: ZeRO stage 3 gathers parameters in hooks, which break the compiled graph at each layer and "
+    "make training slower; set zero.stage to 0, 1 or 2, or model.compile to false"
 )
 FP32 = (
     "model.attention: flash_attention_2 computes in 16 bits, precision is fp32; set precision to bf16, fp16 or "

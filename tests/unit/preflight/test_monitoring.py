@@ -19,7 +19,7 @@ from tests.support.mistakes import mistakes
         ),
         (
             ["monitoring.samples.temperature=0.001"],
-            "monitoring.samples.temperature: set it to 0 (greedy) or to 0.01 or more",
+            "monitoring.samples.temperature: too small; set it to 0 (greedy), or to 0.01 or more",
         ),
     ],
 )
@@ -32,23 +32,23 @@ def test_what_is_wrong_with_samples_and_the_way_out(run_file, overrides, message
     [
         (
             ["monitoring.profile={start: 0}"],
-            ["monitoring.profile.start: should be greater than 0, not 0"],
+            ["monitoring.profile.start: should be above 0, not 0"],
         ),
         (
             ["monitoring.profile={start: 5, steps: 0}"],
-            ["monitoring.profile.steps: should be greater than 0, not 0"],
+            ["monitoring.profile.steps: should be above 0, not 0"],
         ),
         (
             ["monitoring.profile={steps: 5}"],
-            ["monitoring.profile.start: is required here and missing; add it"],
+            ["monitoring.profile.start: missing; add it, since it has no default"],
         ),
         (
             ["monitoring.profile={start: 99, steps: 3}"],
-            ["monitoring.profile: traces the steps 99 to 101 of a run of 100; lower start or steps"],
+            ["monitoring.profile: traces steps 99 to 101, but the run has only 100; lower start or steps"],
         ),
         (
             ["monitoring.profile={start: 200, steps: 1}", "schedule={total_tokens: 9000, warmup_steps: 2}"],
-            ["monitoring.profile: traces the steps 200 to 200 of a run of 18; lower start or steps"],
+            ["monitoring.profile: traces steps 200 to 200, but the run has only 18; lower start or steps"],
         ),
         (
             ["monitoring.profile={start: 200}", "schedule={total_tokens: 9000}", "data.train=[{path: gone}]"],

@@ -97,12 +97,12 @@ def test_five_mistakes_are_told_in_one_go_and_quickly(run_file):
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         f"gpt2dist validate: {run_file}: 5 mistakes in the configuration",
-        "  schedule.warmup_steps: should be greater than or equal to 0, not -1",
-        "  optimiser: unknown key; did you mean optimizer?",
+        "  schedule.warmup_steps: should be at least 0, not -1",
+        "  optimiser: unknown key; did you mean optimizer? `gpt2dist config` lists the keys",
         "  data.train.0.path: nowhere: no such directory; `gpt2dist preprocess` makes a dataset directory",
         "  batch.global_batch_size: 16 is not a multiple of micro_batch_size 3 × world size 2 = 6; "
-        "would fit: global_batch_size 12 or 18, or micro_batch_size 1, 2, 4 or 8",
-        "  precision: bf16 at ZeRO stage 0 is silently wrong in DeepSpeed (an extra optimizer step "
+        "these fit: global_batch_size 12 or 18, or micro_batch_size 1, 2, 4 or 8",
+        "  precision: DeepSpeed computes bf16 at ZeRO stage 0 wrongly (an extra optimizer step "
         "at the start); "
         "set zero.stage to 1, 2 or 3, or precision to autocast_bf16",
     ]

@@ -60,7 +60,7 @@ def test_the_change_that_is_named_is_the_first_that_fits(run_file, large, overri
     head, line = str(refused.value).splitlines()
     assert head == "run.yaml: 1 mistake in the configuration"
     assert line.startswith(f"  {key}: ")
-    words, said = re.search(r"; with (.*) it is ([\d.]+) GiB$", line).groups()
+    words, said = re.search(r"; with (.*) it needs ([\d.]+) GiB$", line).groups()
     assert words == change
     fits = needed(run_file, [*large, *overrides, *words.split()])
     assert fits <= gib * GIB
@@ -75,7 +75,7 @@ def test_what_fits_is_not_told(run_file, large):
 
 def test_what_nothing_makes_fit(run_file, large):
     config, plan = resolve(run_file, large, WORLD)
-    message = r"no change of batch, ZeRO stage or offload brings it below [\d.]+ GiB: take more or larger GPUs"
+    message = r"no change of batch, ZeRO stage or offload brings it below [\d.]+ GiB; use more or larger GPUs"
     with pytest.raises(UserError, match=message):
         require_resources("run.yaml", config, plan, GIB)
 
@@ -103,7 +103,7 @@ def test_a_disk_that_is_too_small_and_one_that_holds_a_part_already(run_file, tm
         require_resources("run.yaml", config, plan)
     assert str(refused.value).splitlines()[1] == (
         f"  run.output_dir: {tmp_path} has 58.9 MB free; checkpoint.keep_last + 1 = 4 checkpoints of 19.6 MB "
-        "need 78.5 MB; free some, keep fewer, or name a directory on a larger disk"
+        "need 78.5 MB; free some space, keep fewer, or set a directory on a larger disk"
     )
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3 * size))
     checkpoint = tmp_path / "out" / "checkpoints" / "step-00000010"

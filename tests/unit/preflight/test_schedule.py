@@ -37,43 +37,45 @@ def test_schedules_that_just_fit(run_file, overrides):
         (["schedule.total_steps="], "schedule.total_steps: missing; set it, or schedule.total_tokens"),
         (
             ["schedule.total_tokens=9"],
-            "schedule.total_steps: schedule.total_tokens is set too; keep one of the two",
+            "schedule.total_steps: schedule.total_tokens is set as well; keep one of the two",
         ),
         (
             ["schedule.warmup_steps=100"],
-            "schedule.warmup_steps: 100 leaves nothing of the 100 steps for after the warmup; lower "
+            "schedule.warmup_steps: a warmup of 100 leaves none of the 100 steps after it; lower "
             "it, or raise schedule.total_steps",
         ),
         (
             ["schedule.total_steps=", "schedule.total_tokens=5120"],
-            "schedule.warmup_steps: 10 leaves nothing of the 10 steps for after the warmup; lower it, "
+            "schedule.warmup_steps: a warmup of 10 leaves none of the 10 steps after it; lower it, "
             "or raise schedule.total_tokens",
         ),
         (
             ["schedule.warmup_tokens=9"],
-            "schedule.warmup_steps: schedule.warmup_tokens is set too; keep one of the two",
+            "schedule.warmup_steps: schedule.warmup_tokens is set as well; keep one of the two",
         ),
         (
             ["schedule.warmup_steps=", "schedule.warmup_tokens=50689"],  # 99 × 16 × 32 + 1
-            "schedule.warmup_tokens: 50689 (100 steps) leaves nothing of the 100 steps for after the warmup; "
+            "schedule.warmup_tokens: a warmup of 50689 (100 steps) leaves none of the 100 steps after it; "
             "lower it, or raise schedule.total_steps",
         ),
         (
             ["schedule.kind=inverse_sqrt", "schedule.warmup_steps="],
-            "schedule.warmup_steps: missing; inverse_sqrt falls as √(warmup / step) after a warmup: set it, or "
+            "schedule.warmup_steps: missing; inverse_sqrt needs a warmup, since it falls as √(warmup / step); "
+            "set it, or "
             "schedule.warmup_tokens",
         ),
         (
             ["schedule.decay_fraction=0.1"],
-            "schedule.decay_fraction: cosine has no decay of its own; remove it, or set schedule.kind to wsd",
+            "schedule.decay_fraction: schedule.kind cosine does not use it; remove it, or set schedule.kind to "
+            "wsd",
         ),
         (
             ["schedule.decay_shape=sqrt", "schedule.kind=linear"],
-            "schedule.decay_shape: linear has no decay of its own; remove it, or set schedule.kind to wsd",
+            "schedule.decay_shape: schedule.kind linear does not use it; remove it, or set schedule.kind to wsd",
         ),
         (
             ["schedule.kind=wsd", "schedule.decay_fraction=0.91"],
-            "schedule.decay_fraction: its 91 of 100 steps begin before the warmup of 10 ends; lower "
+            "schedule.decay_fraction: the decay of 91 of 100 steps begins before the warmup of 10 ends; lower "
             "schedule.warmup_steps, or set it to at most 0.9",
         ),
     ],
