@@ -35,6 +35,7 @@ class RunSection(Section):
     world_size: Count | None = None  # ranks that the job was submitted for; any other number is refused
     # A rank that makes no progress for this long exits, and all other ranks with it.
     timeout_seconds: float = Field(600.0, ge=5, le=10**7)
+    hooks: tuple[str, ...] = ()  # called after steps, logs, evaluations and saves, as package.module:ClassName
 
 
 class ModelSection(Section):

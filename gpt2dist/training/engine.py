@@ -120,10 +120,7 @@ class Engine:
         decision = SkipDecision(self.spike_detector, self._mean_loss(nll, batch), grad_norm, self._update_device)
         self._optimizer.should_skip = decision
         self._engine.step()
-        if not self._engine.was_step_applied():  # DeepSpeed found an fp16 overflow: the optimizer never ran
-            return StepResult(nll, torch.full_like(nll, float("inf")), torch.ones_like(nll))
-        # Called here too, since ranks without parameters never run the optimizer.
-        return StepResult(nll, grad_norm(), decision().to(nll))
+        return self._result(nll, grad_norm, decision)
 
     def _accumulate(self, batch: StepBatch[list[Tensor]], before_each: Callable[[], None]) -> Tensor:
         """Accumulate the gradients of all micro-batches, and return this rank's Σ nll, an fp64 scalar."""
@@ -172,6 +169,12 @@ class Engine:
         if self.spike_detector.spike_sigma is None:
             return torch.zeros_like(nll)
         return self.world.sum(nll.clone()) / batch.targets
+
+    def _result(self, nll: Tensor, grad_norm: Callable[[], Tensor], decision: SkipDecision) -> StepResult:
+        if not self._engine.was_step_applied():  # DeepSpeed found an fp16 overflow: the optimizer never ran
+            return StepResult(nll, torch.full_like(nll, float("inf")), torch.ones_like(nll))
+        # The decision is made here if not before: ranks without parameters never run the optimizer.
+        return StepResult(nll, grad_norm(), decision().to(nll))
 
     @property
     def _update_device(self) -> torch.device:
