@@ -62,11 +62,11 @@ TRACKERS: Registry[Callable[[], Tracker]] = Registry("tracker", "gpt2dist.tracke
 def send(tracker: Tracker, line: Line) -> None:
     """Pass a line of metrics.jsonl to a tracker."""
     step, time = int(line["step"]), float(line["time"])
-    told = {tag: value for tag, value in line.items() if tag not in ("step", "time") and value is not None}
-    numbers = {tag: value for tag, value in told.items() if not isinstance(value, str)}
+    values = {tag: value for tag, value in line.items() if tag not in ("step", "time") and value is not None}
+    numbers = {tag: value for tag, value in values.items() if not isinstance(value, str)}
     if numbers:
         tracker.log(step, time, numbers)
-    for tag, value in told.items():
+    for tag, value in values.items():
         if isinstance(value, str):
             tracker.text(step, time, tag, value)
 

@@ -107,7 +107,8 @@ class Hook:
     def evaluate(self, trainer: TrainerView) -> Iterable[Values]:
         """Evaluate the model, if due after this step, and yield what is to be recorded. Called after the log.
 
-        Rank 0's values go to metrics.jsonl and the trackers. Long evaluations should call `trainer.poll`, which
+        Tags are yours, such as `probe/entropy`, and values are numbers or texts. Rank 0's go to metrics.jsonl and
+        the trackers. Long evaluations should call `trainer.poll`, which
         lets a stop request interrupt them. The resumed run then calls this method again for the same step.
         """
         return ()
@@ -143,14 +144,14 @@ class Hooks:
     """The hooks of a run, called in order.
 
     Args:
-        ours: Hooks whose exceptions pass unchanged.
+        builtin: Our hooks, whose exceptions pass unchanged.
         users: Name used in messages → factory of a user's hook.
     """
 
-    def __init__(self, ours: Sequence[Hook], users: Mapping[str, Callable[[], Hook]]):
-        self._ours = ours
+    def __init__(self, builtin: Sequence[Hook], users: Mapping[str, Callable[[], Hook]]):
+        self._builtin = builtin
         self._users = users
-        self._started: list[tuple[str, Hook]] = []  # the name is empty for ours
+        self._started: list[tuple[str, Hook]] = []  # a built-in hook has no name
 
     @contextlib.contextmanager
     def running(self, trainer: TrainerView) -> Iterator[None]:
@@ -181,6 +182,7 @@ class Hooks:
 
         def evaluate(hook: Hook) -> None:
             for values in hook.evaluate(trainer):
+                _check_values(values)
                 self._after_evaluation(trainer, values)
 
         self._each(evaluate)
@@ -193,7 +195,7 @@ class Hooks:
         self._each(lambda hook: hook.after_save(trainer, checkpoint))
 
     def _start(self, trainer: TrainerView) -> None:
-        for hook in self._ours:
+        for hook in self._builtin:
             hook.start(trainer)
             self._started.append(("", hook))
         for name, make in self._users.items():
@@ -227,6 +229,19 @@ class Hooks:
                 errors.append(error)
         if errors and not failed:
             raise errors[0]
+
+
+def _check_values(values: Values) -> None:
+    """Check what an evaluation yielded, before metrics.jsonl and the trackers receive it.
+
+    Raises:
+        ValueError: A tag is reserved for training, or a value is neither a number nor a text.
+    """
+    for tag, value in values.items():
+        if tag in ("step", "time") or tag.startswith("train/"):
+            raise ValueError(f"it yielded the tag {tag!r}, which training uses; choose another")
+        if not isinstance(value, float | int | str | None):
+            raise ValueError(f"it yielded a {type(value).__name__} as {tag!r}; convert it to a number or a text")
 
 
 def _call(name: str, hook: Hook, call: Callable[[Hook], None]) -> None:

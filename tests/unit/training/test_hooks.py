@@ -100,6 +100,25 @@ def test_what_a_hook_is_not_to_blame_for_passes_unchanged(error):
     assert raised.value is error
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"step": 3}, "it yielded the tag 'step', which training uses; choose another"),
+        ({"train/loss": 3.0}, "it yielded the tag 'train/loss', which training uses; choose another"),
+        ({"a/b": torch.ones(())}, "it yielded a Tensor as 'a/b'; convert it to a number or a text"),
+    ],
+)
+def test_an_evaluation_that_yields_what_cannot_be_recorded_ends_the_run(values, message):
+    class Bad(Hook):
+        def evaluate(self, trainer):
+            yield values
+
+    hooks = Hooks([], {"my:Bad": Bad})
+    with pytest.raises(HookError) as raised, hooks.running(TRAINER):
+        hooks.evaluate(TRAINER)
+    assert str(raised.value).startswith(f"my:Bad failed (ValueError: {message}); repair it")
+
+
 def test_an_error_of_our_own_hooks_is_a_bug_and_passes_unchanged():
     hooks, _ = failing("step", ours=True)
     with pytest.raises(OSError, match="full"), hooks.running(TRAINER):
