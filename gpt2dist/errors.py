@@ -7,14 +7,16 @@
     ├── RunError                     a failure that the message explains: exit code 1
     ├── PeerLostError                a collective failed because another rank is gone
     ├── HungError                    a rank makes no progress; gpt2dist.training.watchdog
+    ├── HookError                    a user's training hook failed; gpt2dist.training.hooks
     ├── StopRequestedError           all ranks stop on request; gpt2dist.training.stop
     ├── TaskCancelledError           the job was stopped; gpt2dist.preprocessing.worker
     ├── BadDocumentError             a document cannot be read; gpt2dist.corpus.documents
     ├── UncuttableError              a long text cannot be encoded in pieces; gpt2dist.tokenizer.encoder
     └── InvalidCheckpointError       a checkpoint is damaged or incomplete; gpt2dist.checkpoint.manifest
 
-The command line prints the message of a UserError or a RunError. The package handles the others itself. Anything
-else is a bug, and its traceback is shown.
+The command line prints the message of a UserError or a RunError. It shows the traceback of a HookError, which
+leads into the user's code. The package handles the others itself. Anything else is a bug, and its traceback is
+shown.
 """
 
 

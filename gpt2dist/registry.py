@@ -47,10 +47,8 @@ class Registry(Generic[T]):
         if target is None and (offered := self._offered().get(name)):
             target = offered.value
         if target is None and ":" not in name.strip(":"):
-            raise ValueError(
-                f"{name!r} is no {self.noun} (known: {', '.join(self.names())}); another one is named "
-                "package.module:attribute"
-            )
+            known = f" (known: {', '.join(self.names())}); another one is" if self.names() else ": one is"
+            raise ValueError(f"{name!r} is no {self.noun}{known} named package.module:attribute")
         return self._load(target or name)
 
     def all(self) -> dict[str, T]:

@@ -88,23 +88,35 @@ def end_run(status):
 
 
 @pytest.fixture
-def trackers(repository, tmp_path, monkeypatch):
-    """The examples as a module, beside modules that stand in for the libraries."""
-    examples = blocks((repository / "docs/guides/trackers.md").read_text(encoding="utf-8"), "python")
-    for name, text in {**STAND_INS, "my_trackers": "\n".join(examples)}.items():
+def examples(repository, tmp_path, monkeypatch):
+    """The examples of trackers and hooks as modules, beside modules that stand in for the libraries."""
+    modules = STAND_INS | {
+        name: "\n".join(blocks((repository / f"docs/guides/{guide}.md").read_text(encoding="utf-8"), "python"))
+        for name, guide in (("my_trackers", "trackers"), ("my_hooks", "hooks"))
+    }
+    for name, text in modules.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    yield ["my_trackers:WeightsAndBiases", "my_trackers:MLflow"]
-    for name in ("wandb", "mlflow", "my_trackers"):
+    monkeypatch.setenv("BACKUP", str(tmp_path / "backup"))
+    yield [
+        "monitoring.trackers=[my_trackers:WeightsAndBiases, my_trackers:MLflow]",
+        "run.hooks=[my_hooks:CopyCheckpoints, my_hooks:Entropy]",
+    ]
+    for name in modules:
         sys.modules.pop(name, None)
 
 
-def test_the_examples_of_trackers_go_on_in_the_same_run(trackers, tiny_dataset, tmp_path):
+def test_the_examples_of_trackers_and_hooks_follow_a_run_that_is_resumed(examples, tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset)
-    words = ["schedule.total_steps=6", f"monitoring.trackers={trackers}"]
+    words = ["schedule.total_steps=6", *examples]
     words += ["monitoring.samples={prompts: [abc], every_steps: 4, max_new_tokens: 3}"]
     train(config, *words, "run.stop_after_steps=3")
-    losses = metrics(train(config, *words), "train/loss")
+    run = train(config, *words)
+    copies = sorted(path.name for path in (tmp_path / "backup/run").iterdir())
+    assert copies == ["step-00000003", "step-00000006"]
+    entropies = metrics(run, "probe/entropy")
+    assert len(entropies) == 6 and all(0 < entropy < 5.71 for entropy in entropies)  # log 300
+    losses = metrics(run, "train/loss")
     wandb, mlflow = (
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in STAND_INS
     )

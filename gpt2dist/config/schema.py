@@ -63,6 +63,11 @@ class RunSection(Section):
     timeout_seconds: Seconds = Field(
         600.0, description="Longest time without progress. A rank that exceeds it exits, and all others with it."
     )
+    hooks: tuple[str, ...] = Field(
+        (),
+        description="Training hooks: classes that are called after steps, logs, evaluations and saves. Each is "
+        "named package.module:ClassName.",
+    )
 
 
 class ModelSection(Section):

@@ -9,8 +9,8 @@ gradient is exactly zero. Checkpoints do not contain them.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from gpt2dist.model.lm_head import Head, Loss
 from gpt2dist.model.loss import counted_mask
 from gpt2dist.model.shape import Shape
+
+T = TypeVar("T")
 
 INIT_STD = 0.02
 
@@ -235,7 +237,8 @@ class GPT2(nn.Module):
 class LanguageModel(nn.Module):
     """A GPT-2 with a method for each use: the loss, scores, logits and the logits of the next token.
 
-    DeepSpeed gathers parameters around `forward` only, which calls the method that its first argument names.
+    DeepSpeed gathers partitioned parameters around `forward` only. Its engine therefore calls the other methods
+    through `forward`, as in `engine(lambda model: model.logits(tokens))`.
 
     Args:
         shape: The sizes; the padded vocabulary is allocated.
@@ -270,9 +273,9 @@ class LanguageModel(nn.Module):
         if compile:
             self._masked_nll_sum = torch.compile(self._nll_sum_where, dynamic=False)
 
-    def forward(self, method: str, *inputs: Any) -> Any:
-        """Call a method by its name."""
-        return getattr(self, method)(*inputs)
+    def forward(self, method: Callable[["LanguageModel"], T]) -> T:
+        """Return `method(self)`."""
+        return method(self)
 
     def nll_sum(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> Tensor:
         """Return Σ nll over the counted targets of a micro-batch: the training loss, a scalar in fp32.
@@ -299,11 +302,11 @@ class LanguageModel(nn.Module):
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Return the logits [B, L, V] of tokens [B, L] of any integer dtype, without the padding columns."""
-        return self.gpt2.lm_head(self._hidden(tokens.long()))
+        return self.gpt2.lm_head.logits(self._hidden(tokens.long()))
 
     def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Add tokens [B, L] int64 to the cache and return the logits [B, 1, V] of the last one."""
-        return self.gpt2.lm_head(self.gpt2.transformer(tokens, cache=cache)[:, -1:])
+        return self.gpt2.lm_head.logits(self.gpt2.transformer(tokens, cache=cache)[:, -1:])
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         return self.gpt2.transformer(tokens, self._document_separator_id)

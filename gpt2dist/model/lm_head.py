@@ -1,7 +1,8 @@
 """The output layer: from the last hidden states to logits or to the loss."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from gpt2dist.model.chunks import chunk_rows
 from gpt2dist.model.loss import chunked_nll, each_nll, token_nll
 
 Loss = Literal["plain", "chunked", "auto"]
-Method = Callable[..., Any]
+T = TypeVar("T")
 
 
 class Head(nn.Module):
@@ -38,12 +39,20 @@ class Head(nn.Module):
         self.loss = loss
         self.product: nn.Module | None = None
 
-    def forward(self, hidden: Tensor, method: Method | None = None, *inputs: Tensor) -> Any:
-        """Return the logits [B, L, V] of hidden states [B, L, D], or what another method returns for them.
+    @overload
+    def forward(self, hidden: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, hidden: Tensor, compute: Callable[[Tensor], T]) -> T: ...
+    def forward(self, hidden: Tensor, compute: Callable[[Tensor], Any] | None = None) -> Any:
+        """Return `compute(hidden)` of hidden states [B, L, D]; by default the logits, as transformers' models do.
 
-        ZeRO stage 3 gathers the weight around this method only, so the public methods go through it.
+        ZeRO stage 3 gathers the weight around this method only, so the methods below go through it.
         """
-        return (method or Head._logits)(self, hidden, *inputs)
+        return (compute or self._logits)(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits [B, L, V] of hidden states [B, L, D]."""
+        return self(hidden, self._logits)
 
     def nll_sum(self, hidden: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         """Return Σ nll over the counted targets, a scalar in fp32.
@@ -53,11 +62,11 @@ class Head(nn.Module):
             targets: [B, L] int64.
             counted: [B, L] bool, which targets are in the loss.
         """
-        return self(hidden, Head._nll_sum, targets, counted)
+        return self(hidden, partial(self._nll_sum, targets=targets, counted=counted))
 
     def each_nll(self, hidden: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         """Score each target; the arguments are those of `nll_sum`, the result that of `loss.each_nll`."""
-        return self(hidden, Head._each_nll, targets, counted)
+        return self(hidden, partial(self._each_nll, targets=targets, counted=counted))
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return nn.functional.linear(hidden, self.weight)[..., : self.vocab_size]

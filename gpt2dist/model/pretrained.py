@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -100,7 +100,7 @@ def score(
     """
     inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
     counted = counted_mask(targets, counted_from, counted_to)
-    head: Any = model.lm_head
+    head = cast(Head, model.lm_head)
     return head.each_nll(_hidden(model, inputs, document_separator_id), targets, counted)
 
 

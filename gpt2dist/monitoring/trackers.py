@@ -4,13 +4,13 @@ A tracker receives what is written to metrics.jsonl, on rank 0 only. docs/guides
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from gpt2dist.errors import UserError
-from gpt2dist.importing import import_attribute
 from gpt2dist.monitoring.logs import logger
+from gpt2dist.registry import Registry
 from gpt2dist.run.metrics_file import Line
 
 Hyperparameters = dict[str, bool | int | float | str]
@@ -55,41 +55,18 @@ class Tracker(Protocol):
         """
 
 
-METHODS = tuple(name for name in vars(Tracker) if not name.startswith("_"))
-
-
-def load(name: str) -> Callable[[], Tracker]:
-    """Import the class of a tracker from Python's path or the current directory.
-
-    Args:
-        name: `package.module:ClassName`.
-
-    Raises:
-        ValueError: The name is malformed, the import fails or the class lacks a method; the message has a fix.
-    """
-    if ":" not in name.strip(":"):
-        raise ValueError(f"{name!r} is not of the form package.module:ClassName")
-    try:
-        found: Callable[[], Tracker] = import_attribute(name)
-    except Exception as error:  # whatever its module raises
-        raise ValueError(
-            f"{name} cannot be imported ({type(error).__name__}: {error}); install it, put its folder on "
-            "PYTHONPATH, or leave it out"
-        ) from error
-    missing = [method for method in METHODS if not callable(getattr(found, method, None))]
-    if missing:
-        raise ValueError(f"{name} has no {missing[0]}(); a tracker has {', '.join(METHODS)}")
-    return found
+TRACKERS: Registry[Callable[[], Tracker]] = Registry("tracker", "gpt2dist.trackers", {}, Tracker)
+"""Classes of trackers. TensorBoard is not among them: `monitoring.tensorboard` turns it on."""
 
 
 def send(tracker: Tracker, line: Line) -> None:
     """Pass a line of metrics.jsonl to a tracker."""
     step, time = int(line["step"]), float(line["time"])
-    told = {tag: value for tag, value in line.items() if tag not in ("step", "time") and value is not None}
-    numbers = {tag: value for tag, value in told.items() if not isinstance(value, str)}
+    values = {tag: value for tag, value in line.items() if tag not in ("step", "time") and value is not None}
+    numbers = {tag: value for tag, value in values.items() if not isinstance(value, str)}
     if numbers:
         tracker.log(step, time, numbers)
-    for tag, value in told.items():
+    for tag, value in values.items():
         if isinstance(value, str):
             tracker.text(step, time, tag, value)
 
@@ -101,7 +78,7 @@ class Trackers:
         classes: Name used in messages → factory of the tracker.
     """
 
-    def __init__(self, classes: dict[str, Callable[[], Tracker]]):
+    def __init__(self, classes: Mapping[str, Callable[[], Tracker]]):
         self._classes = classes
         self._at_work: dict[str, Tracker] = {}
 

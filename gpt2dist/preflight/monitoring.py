@@ -1,11 +1,14 @@
-"""Check the monitoring section: samples, the profile and trackers."""
+"""Check what watches a run: samples, the profile, trackers and training hooks."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from gpt2dist.config import Config, Problem
-from gpt2dist.monitoring.trackers import load
+from gpt2dist.monitoring.trackers import TRACKERS
 from gpt2dist.plan import TrainingSet
 from gpt2dist.preflight.schedule import total_steps
+from gpt2dist.registry import Registry
+from gpt2dist.training.hooks import HOOKS
 
 
 def check_samples(config: Config) -> Iterator[Problem]:
@@ -40,8 +43,17 @@ def check_profile(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator
 
 def check_trackers(config: Config) -> Iterator[Problem]:
     """Check that the trackers can be imported."""
-    for name in config.monitoring.trackers:
+    yield from _check_parts("monitoring.trackers", config.monitoring.trackers, TRACKERS)
+
+
+def check_hooks(config: Config) -> Iterator[Problem]:
+    """Check that the training hooks can be imported."""
+    yield from _check_parts("run.hooks", config.run.hooks, HOOKS)
+
+
+def _check_parts(key: str, names: tuple[str, ...], registry: Registry[Any]) -> Iterator[Problem]:
+    for name in names:
         try:
-            load(name)
+            registry.get(name)
         except ValueError as error:
-            yield Problem("monitoring.trackers", str(error))
+            yield Problem(key, str(error))

@@ -7,7 +7,7 @@ and everything that is saved are ours.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,26 +23,9 @@ from gpt2dist.training.optimizer import build_optimizer
 from gpt2dist.training.skip_step import SpikeDetector
 from gpt2dist.training.zero_state import PartitionedState
 
+T = TypeVar("T")
+
 _SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-
-
-@dataclasses.dataclass
-class _Step:
-    """The step in progress.
-
-    Attributes:
-        targets: Targets of the global batch.
-        nll: This rank's Σ nll so far.
-        loss: Mean loss of the global batch; 0 without spike detection.
-        grad_norm: Norm of the gradient at stage 0; None at other stages, where DeepSpeed computes it.
-        skipped: 1 to skip the update, else 0; None until decided.
-    """
-
-    targets: int
-    nll: Tensor
-    loss: Tensor
-    grad_norm: Tensor | None = None
-    skipped: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +41,35 @@ class StepResult:
     nll: Tensor
     grad_norm: Tensor
     skipped: Tensor
+
+
+class SkipDecision:
+    """Whether to skip the update of one step, decided once and on the device.
+
+    `Engine.train_step` hands it to the optimizer, which calls it for each of its parameter groups. The first call
+    decides: DeepSpeed computes the norm of the gradient in its own step, just before it runs the optimizer.
+
+    Args:
+        detector: Makes the decision, and remembers a good step.
+        loss: Mean loss of the global batch.
+        grad_norm: Returns the norm of the gradient before clipping, once it is known.
+        device: Device on which the optimizer reads the decision.
+    """
+
+    def __init__(
+        self, detector: SpikeDetector, loss: Tensor, grad_norm: Callable[[], Tensor], device: torch.device
+    ):
+        self._detector = detector
+        self._loss = loss
+        self._grad_norm = grad_norm
+        self._device = device
+        self._skip: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        """Return the decision: an fp32 scalar, 1 to skip the update, else 0."""
+        if self._skip is None:
+            self._skip = self._detector.should_skip(self._loss, self._grad_norm()).to(self._device)
+        return self._skip
 
 
 class Engine:
@@ -77,17 +89,16 @@ class Engine:
         _check_precision(config.precision, world.device)
         self.world = world
         self.config = config
-        optimizer = build_optimizer(model.to(world.device), config.optimizer)
+        self._optimizer = build_optimizer(model.to(world.device), config.optimizer)
         start_quietly(world)
         with _raw_keys_refused(config):
             self._engine, *_ = deepspeed.initialize(
-                model=model, optimizer=optimizer, config=deepspeed_config, dist_init_required=False
+                model=model, optimizer=self._optimizer, config=deepspeed_config, dist_init_required=False
             )
         self._clip = config.optimizer.clip_grad_norm
         self.spike_detector = SpikeDetector(config.stability.spike_sigma, world.device)
         self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
         self.state.materialise(updates=0)  # so that a run can be saved before its first update
-        optimizer.should_skip = self._should_skip
 
     def train_step(
         self, batch: StepBatch[list[Tensor]], lr: float, before_each: Callable[[], None] = lambda: None
@@ -102,54 +113,73 @@ class Engine:
             lr: Learning rate of the update.
             before_each: Called before each micro-batch. If it raises, no parameter has changed.
         """
-        self._engine.train()
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        zero = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        step = self._step = _Step(batch.targets, nll=zero.clone(), loss=zero)
+        nll = self._accumulate(batch, before_each)
+        grad_norm = self._gradient_norm()
+        decision = SkipDecision(self.spike_detector, self._mean_loss(nll, batch), grad_norm, self._update_device)
+        self._optimizer.should_skip = decision
+        self._engine.step()
+        return self._result(nll, grad_norm, decision)
+
+    def _accumulate(self, batch: StepBatch[list[Tensor]], before_each: Callable[[], None]) -> Tensor:
+        """Accumulate the gradients of all micro-batches, and return this rank's Σ nll, an fp64 scalar."""
+        self._engine.train()
+        nll = torch.zeros((), dtype=torch.float64, device=self.world.device)
         last = len(batch.micro_batches) - 1
         for number, micro_batch in enumerate(batch.micro_batches):
             before_each()
             self._engine.set_gradient_accumulation_boundary(number == last)
-            # `non_blocking` makes copies from pinned memory asynchronous, and has no effect on others.
-            loss = self._engine(
-                "nll_sum", *(part.to(self.world.device, non_blocking=True) for part in micro_batch)
-            )
-            step.nll += loss.detach()
+            loss = self._loss(micro_batch)
+            nll += loss.detach()
             self._engine.backward(loss * (self.world.size / batch.targets), scale_wrt_gas=False)
-            if number == last:
-                self._prepare_verdict(step)
-            self._engine.step()
-        return self._result(step)
+            if number < last:
+                self._engine.step()  # counts the micro-batch
+        return nll
 
-    def _prepare_verdict(self, step: _Step) -> None:
-        """Compute what the skip decision needs, but DeepSpeed does not provide."""
-        if not self._engine.zero_optimization():
-            step.grad_norm = self._clip_whole()
-        # Without spike detection, the norm alone shows a non-finite step: it covers all ranks.
-        if self.spike_detector.spike_sigma is not None:
-            step.loss = self.world.sum(step.nll.clone()) / step.targets
+    def _loss(self, micro_batch: list[Tensor]) -> Tensor:
+        """Return the Σ nll of a micro-batch, with its graph."""
+        # `non_blocking` makes copies from pinned memory asynchronous, and has no effect on others.
+        inputs = [part.to(self.world.device, non_blocking=True) for part in micro_batch]
+        return self._call(lambda model: model.nll_sum(*inputs))
 
-    def _should_skip(self) -> Tensor:
-        """Decide once whether to skip the step in progress. AdamW asks again for every parameter group."""
-        step = self._step
-        if step.skipped is None:
-            step.skipped = self.spike_detector.should_skip(step.loss, self._norm(step))
-            if self.config.zero.offload_optimizer != "none":  # AdamW runs on the CPU
-                step.skipped = step.skipped.cpu()
-        return step.skipped
+    def _call(self, method: Callable[[LanguageModel], T]) -> T:
+        """Call a method of the model within DeepSpeed's forward pass, which gathers its parameters at stage 3."""
+        return self._engine(method)
 
-    def _norm(self, step: _Step) -> Tensor:
-        """Return the global norm of the gradient: ours at stage 0, else DeepSpeed's."""
-        norm = self._engine.optimizer._global_grad_norm if step.grad_norm is None else step.grad_norm
-        return torch.as_tensor(norm, dtype=torch.float64, device=self.world.device)
+    def _gradient_norm(self) -> Callable[[], Tensor]:
+        """Return a function for the global norm of the gradient before clipping, an fp64 scalar on the device.
 
-    def _result(self, step: _Step) -> StepResult:
-        if not self._engine.was_step_applied():  # DeepSpeed skipped it before calling AdamW
-            infinite = torch.full_like(step.nll, float("inf"))
-            return StepResult(step.nll, infinite, torch.ones_like(step.nll))
-        # Decide here too: ranks without parameters never run AdamW.step.
-        return StepResult(step.nll, self._norm(step), self._should_skip().to(step.nll))
+        At stage 0, the gradient is clipped here. At stages 1 to 3, DeepSpeed clips it in its own step, and the
+        function may be called only from then on.
+        """
+        whole = None if self._engine.zero_optimization() else self._clip_whole()
+
+        def norm() -> Tensor:
+            known = self._engine.optimizer._global_grad_norm if whole is None else whole
+            return torch.as_tensor(known, dtype=torch.float64, device=self.world.device)
+
+        return norm
+
+    def _mean_loss(self, nll: Tensor, batch: StepBatch[list[Tensor]]) -> Tensor:
+        """Return the mean loss of the global batch; 0 without spike detection, which saves a reduction.
+
+        The gradient norm alone shows whether a step is finite, because it covers all ranks.
+        """
+        if self.spike_detector.spike_sigma is None:
+            return torch.zeros_like(nll)
+        return self.world.sum(nll.clone()) / batch.targets
+
+    def _result(self, nll: Tensor, grad_norm: Callable[[], Tensor], decision: SkipDecision) -> StepResult:
+        if not self._engine.was_step_applied():  # DeepSpeed found an fp16 overflow: the optimizer never ran
+            return StepResult(nll, torch.full_like(nll, float("inf")), torch.ones_like(nll))
+        # The decision is made here if not before: ranks without parameters never run the optimizer.
+        return StepResult(nll, grad_norm(), decision().to(nll))
+
+    @property
+    def _update_device(self) -> torch.device:
+        """Device on which the optimizer updates the parameters."""
+        return self.world.device if self.config.zero.offload_optimizer == "none" else torch.device("cpu")
 
     def stage(self, micro_batch: MicroBatch) -> list[Tensor]:
         """Convert a micro-batch to tensors, in pinned memory if the device is a GPU. Any thread may call this."""
@@ -163,25 +193,30 @@ class Engine:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Return the logits [B, L, V] of tokens [B, L], without dropout. Collective at stage 3."""
-        return self._forward_eval("logits", tokens)
+        (tokens,) = self._on_device(tokens)
+        return self._evaluate(lambda model: model.logits(tokens))
 
     def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
         """Score targets as `LanguageModel.score` does, without dropout. Collective at stage 3."""
-        return self._forward_eval("score", tokens, counted_from, counted_to)
+        inputs = self._on_device(tokens, counted_from, counted_to)
+        return self._evaluate(lambda model: model.score(*inputs))
 
     def next_logits(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Add tokens [B, L] to the cache and return the logits [B, 1, V] of the last one.
 
         Like `logits`, runs without dropout and is collective at stage 3.
         """
-        return self._forward_eval("next_logits", tokens, cache)
+        (tokens,) = self._on_device(tokens)
+        return self._evaluate(lambda model: model.next_logits(tokens, cache))
+
+    def _on_device(self, *tensors: Tensor) -> list[Tensor]:
+        return [tensor.to(self.world.device) for tensor in tensors]
 
     @torch.no_grad()
-    def _forward_eval(self, method: str, *inputs: Any) -> Any:
+    def _evaluate(self, method: Callable[[LanguageModel], T]) -> T:
         """Call a method of the model in evaluation mode, without gradients."""
         self._engine.eval()
-        there = (part.to(self.world.device) if isinstance(part, Tensor) else part for part in inputs)
-        out = self._engine(method, *there)
+        out = self._call(method)
         self._engine.train()
         return out
 

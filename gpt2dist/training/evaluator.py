@@ -1,6 +1,7 @@
 """Evaluate all validation sets and sample texts during training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
@@ -14,13 +15,15 @@ from gpt2dist.generation.sampling import Sampling
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan, ValidationSet
 from gpt2dist.run.directory import RunDirectory
-from gpt2dist.run.metrics_file import Value
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.engine import Engine
+from gpt2dist.training.hooks import Hook, TrainerView, Values
 
 
-class Evaluator:
+class Evaluator(Hook):
     """Evaluation and sampling during a run. They do not change the training by a single bit.
+
+    The last step of the whole run is always evaluated.
 
     Args:
         config: The run's configuration.
@@ -46,30 +49,47 @@ class Evaluator:
         # Encoded here so that a character unknown to the tokenizer is reported before the first step.
         self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]
 
-    def evaluate(self, step: int, poll: Callable[[], None]) -> dict[str, Score]:
-        """Score all validation sets in full and write the results to eval/step-N.json. Collective.
+    def start(self, trainer: TrainerView) -> None:
+        """Create the directory of the results. Collective."""
+        results = RunDirectory(self.config.output_dir).evaluations
+        self.world.on_main(partial(results.mkdir, exist_ok=True))
 
-        Args:
-            step: Optimizer steps done.
-            poll: Called after each batch; may raise.
+    def evaluate(self, trainer: TrainerView) -> Iterator[Values]:
+        """Score the validation sets and sample, each if due; yield the results. Collective.
+
+        Raises:
+            StopRequestedError: The run was asked to stop meanwhile.
         """
-        results = {entry.name: self._score(entry, poll) for entry in self.plan.validation}
+        if trainer.step == self.plan.total_steps or trainer.is_due(self.config.evaluation.every_steps):
+            for name, result in self._score_all(trainer).items():
+                values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
+                tagged = {f"eval/{name}/{key}": value for key, value in values.items()}
+                yield {**tagged, "progress/tokens": trainer.consumed_tokens}
+                trainer.info(
+                    f"step {trainer.step}: {name} loss {result.loss:.4f}, perplexity {result.perplexity:.3f}, "
+                    f"{result.bits_per_byte:.4f} bits per byte"
+                )
+        if trainer.is_due(self.config.monitoring.samples.every_steps):
+            yield self._sample(trainer.poll)
+
+    def _score_all(self, trainer: TrainerView) -> dict[str, Score]:
+        """Score all validation sets in full, and write the results to eval/step-N.json."""
+        results = {entry.name: self._score(entry, trainer.poll) for entry in self.plan.validation}
         if self.world.is_main and results:
             changes = {entry.name: entry.dataset.text_changes for entry in self.plan.validation}
             report = {
                 name: result.measures() | ({"text_changes": changes[name]} if changes[name] else {})
                 for name, result in results.items()
             }
-            atomic_io.write_json(
-                RunDirectory(self.config.output_dir).evaluations / f"{checkpoint_name(step)}.json", report
-            )
+            path = RunDirectory(self.config.output_dir).evaluations / f"{checkpoint_name(trainer.step)}.json"
+            atomic_io.write_json(path, report)
         return results
 
-    def sample(self, poll: Callable[[], None]) -> dict[str, Value]:
-        """Continue the prompts, and return the texts by their tags. Collective."""
+    def _sample(self, poll: Callable[[], None]) -> dict[str, str]:
+        """Continue the prompts, and return the texts by their tags."""
         samples, seed = self.config.monitoring.samples, self.config.run.seed
         how = Sampling(samples.max_new_tokens, temperature=samples.temperature, top_k=samples.top_k)
-        texts: dict[str, Value] = {}
+        texts = {}
         # One at a time, because the attention used in training does not support padding.
         for number, (prompt, tokens) in enumerate(zip(samples.prompts, self.prompts, strict=True)):
             poll()

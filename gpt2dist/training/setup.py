@@ -1,11 +1,10 @@
 """Assemble the parts of a run and train it."""
 
-import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,8 +24,7 @@ from gpt2dist.model.requirements import require_compiler, require_flash_attentio
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.profile import Profile
-from gpt2dist.monitoring.recorder import MetricsRecorder
-from gpt2dist.monitoring.trackers import load
+from gpt2dist.monitoring.trackers import TRACKERS, Tracker
 from gpt2dist.plan import Plan
 from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
@@ -38,11 +36,15 @@ from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.evaluator import Evaluator
 from gpt2dist.training.failure import failure_marker, report_hang
+from gpt2dist.training.hooks import HOOKS, Hooks
 from gpt2dist.training.hyperparameters import hyperparameters
 from gpt2dist.training.initial_weights import load_initial_weights
+from gpt2dist.training.recorder import MetricsRecorder
 from gpt2dist.training.stop import StopCoordinator, StopSignal
 from gpt2dist.training.trainer import Trainer
 from gpt2dist.training.watchdog import Watchdog, exit_with_parent
+
+T = TypeVar("T")
 
 
 def train(config: Config, plan: Plan, world: World) -> None:
@@ -81,8 +83,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
             logger.info("%s: all %d steps are done", output, trainer.last_step)
             return
         logger.info("%s", summary(config, plan, world))
-        with recording(config, plan, world, trainer) as recorder:
-            trainer.fit(recorder)
+        trainer.fit()
 
 
 def build_trainer(
@@ -98,7 +99,7 @@ def build_trainer(
         world,
         engine,
         build_batcher(config, plan),
-        Evaluator(config, plan, world, engine, tokenizer),
+        build_hooks(config, plan, Evaluator(config, plan, world, engine, tokenizer)),
         checkpoint_store(config, plan, world, tokenizer),
         Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(world)),
         build_profile(config, world),
@@ -225,29 +226,27 @@ def initialise_weights(config: Config, world: World, trainer: Trainer) -> dict[s
     return origin
 
 
-@contextlib.contextmanager
-def recording(config: Config, plan: Plan, world: World, trainer: Trainer) -> Iterator[MetricsRecorder | None]:
-    """Yield a recorder, cut back to the trainer's step, on rank 0, and None on other ranks. Collective.
+def build_hooks(config: Config, plan: Plan, evaluator: Evaluator) -> Hooks:
+    """Build the hooks: the recorder and the evaluator, then those of `run.hooks`."""
+    run = RunDirectory(config.output_dir)
+    trackers: dict[str, Callable[[], Tracker]] = {
+        name: partial(_instance, TRACKERS.get, name) for name in config.monitoring.trackers
+    }
+    if config.monitoring.tensorboard:
+        trackers["TensorBoard"] = partial(_tensorboard, run.tensorboard)
+    recorder = MetricsRecorder(config.output_dir, trackers, hyperparameters(config, plan))
+    users = {name: partial(_instance, HOOKS.get, name) for name in config.run.hooks}
+    return Hooks([recorder, evaluator], users)
 
-    Raises:
-        UserError: A tracker could not start.
-    """
-    output, monitoring, opened = config.output_dir, config.monitoring, []
-    run = RunDirectory(output)
 
-    def open_all() -> None:
-        run.evaluations.mkdir(exist_ok=True)
-        trackers = {name: load(name) for name in monitoring.trackers}
-        if monitoring.tensorboard:
-            from gpt2dist.monitoring.tensorboard import TensorBoard
+def _instance(find: Callable[[str], Callable[[], T]], name: str) -> T:
+    return find(name)()
 
-            trackers["TensorBoard"] = lambda: TensorBoard(run.tensorboard)
-        known = hyperparameters(config, plan)
-        opened.append(MetricsRecorder(output, trainer.step, trainer.evaluation_done, trackers, known))
 
-    world.on_main(open_all)
-    with opened[0] if opened else contextlib.nullcontext() as recorder:
-        yield recorder
+def _tensorboard(directory: Path) -> Tracker:
+    from gpt2dist.monitoring.tensorboard import TensorBoard  # half a second, only on rank 0
+
+    return TensorBoard(directory)
 
 
 def write_run_files(

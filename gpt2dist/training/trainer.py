@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,11 @@ from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter, StepRecord
 from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.progress import Progress
-from gpt2dist.monitoring.recorder import MetricsRecorder
 from gpt2dist.plan import Plan
 from gpt2dist.run.end_markers import write_stopped
 from gpt2dist.run.metrics_file import Value
 from gpt2dist.training.engine import Engine
-from gpt2dist.training.evaluator import Evaluator
+from gpt2dist.training.hooks import Hooks
 from gpt2dist.training.lr_schedule import learning_rate
 from gpt2dist.training.resume_checks import (
     check_probe_loss,
@@ -45,7 +43,7 @@ class Trainer:
         world: This rank.
         engine: The model under DeepSpeed.
         batcher: Windows of the training sets.
-        evaluator: Evaluates and samples.
+        hooks: What to call after steps, logs, evaluations and saves.
         store: Checkpoints of the run.
         meter: Measures the steps.
         profile: Traces some of the steps.
@@ -59,7 +57,7 @@ class Trainer:
         world: World,
         engine: Engine,
         batcher: MixtureBatcher,
-        evaluator: Evaluator,
+        hooks: Hooks,
         store: CheckpointStore,
         meter: Meter,
         profile: Profile,
@@ -70,7 +68,7 @@ class Trainer:
         self.world = world
         self.engine = engine
         self.batcher = batcher
-        self.evaluator = evaluator
+        self.hooks = hooks
         self.store = store
         self.meter = meter
         self.profile = profile
@@ -80,40 +78,53 @@ class Trainer:
         self.consumed_tokens = 0  # targets
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
-        self.evaluation_done = True  # whether the evaluation and samples due after this step are done
+        self.evaluation_done = True  # False if a stop interrupted the evaluations due after this step
         self.saved_step = 0
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
-        self.recorder: MetricsRecorder | None = None
         self.bar = Progress("train", None, "step", enabled=False)  # until `fit` shows one
 
-    def fit(self, recorder: MetricsRecorder | None) -> None:
-        """Train from the current step to the last one, or until asked to stop.
+    def fit(self) -> None:
+        """Train from the current step to the last one, or until asked to stop. Collective.
 
-        Args:
-            recorder: Recorder of rank 0; None on other ranks.
+        Raises:
+            UserError: A tracker or a hook could not start.
+            HookError: A hook of `run.hooks` failed on this rank.
+            RunError: Training has diverged, or a checkpoint could not be written.
         """
-        self.recorder = recorder
         shown = Progress("train", self.last_step, "step", initial=self.step, enabled=self.world.is_main)
-        with shown as self.bar, contextlib.closing(self._loader()) as loader, self.profile:
+        running = self.hooks.running(self)
+        with running, shown as self.bar, contextlib.closing(self._loader()) as loader, self.profile:
             try:
-                if not self.evaluation_done:  # a stop interrupted them
-                    self._evaluate_and_sample()
+                if not self.evaluation_done:
+                    self._evaluate()
                 while self.step < self.last_step:
                     with self.meter.paused():
                         self.profile.before_step(self.step + 1)
                     with self.meter.waiting():
                         batch = next(loader)
                     self._train_step(batch)
-                    if self.step == self.last_step or self._due(self.config.monitoring.log_every_steps):
+                    if self.step == self.last_step or self.is_due(self.config.monitoring.log_every_steps):
                         self._log()
                     with self.meter.paused():
-                        self._evaluate_and_sample()
+                        self._evaluate()
                         self._save_if_due()
                     self.bar.advance()
                 self._report_saved(self.store.finish())
                 self.coordinator.close()
             except StopRequestedError as stop:
                 self._leave(str(stop))
+
+    def is_due(self, every: int | None) -> bool:
+        """Return whether an action with this interval in steps is due after this step; None is never due."""
+        return every is not None and self.step % every == 0
+
+    def poll(self) -> None:
+        """Exchange stop requests, as `StopCoordinator.poll` does. Collective."""
+        self.coordinator.poll()
+
+    def info(self, text: str) -> None:
+        """Print a line above the progress bar of rank 0."""
+        self.bar.info(text)
 
     def resume(self, path: Path) -> None:
         """Resume from a checkpoint. Collective.
@@ -141,15 +152,16 @@ class Trainer:
         # Random draws in a step depend only on (seed, step, rank), so that a resumed run repeats them.
         seeds = (self.config.run.seed, self.step, self.world.rank)
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        result = self.engine.train_step(batch, self._lr(self.step), self.coordinator.poll)
+        result = self.engine.train_step(batch, self._lr(self.step), self.poll)
         self.step += 1
         self.consumed_samples += batch.samples
         self.consumed_tokens += batch.targets
         tokens = batch.samples * self.plan.sequence_length
         self.meter.add(result.nll, result.grad_norm, result.skipped, batch.targets, tokens)
+        self.hooks.after_step(self, result)
 
     def _log(self) -> None:
-        """Record the steps since the last call; stop the run if too many in a row were skipped."""
+        """Log the steps since the last call; stop the run if too many in a row were skipped."""
         measured, steps = self.meter.take()
         self._note_skipped(steps)
         values: dict[str, Value] = {
@@ -161,7 +173,7 @@ class Trainer:
             **self._epochs(),
             "progress/tokens": self.consumed_tokens,
         }
-        self._record(values)
+        self.hooks.after_log(self, values)
         loss, rate = measured["train/loss"], measured["throughput/tokens_per_second"]
         self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
         if self.skipped_in_a_row > self.config.stability.max_skipped_steps:
@@ -197,32 +209,16 @@ class Trainer:
             return {"train/epoch": epochs[0]}
         return {f"train/epoch/{each.name}": done for each, done in zip(self.plan.datasets, epochs, strict=True)}
 
-    def _evaluate_and_sample(self) -> None:
-        """Evaluate and sample, if due after this step."""
-        evaluates = self.step == self.plan.total_steps or self._due(self.config.evaluation.every_steps)
-        samples = self._due(self.config.monitoring.samples.every_steps)
-        # If a stop interrupts this method, the checkpoint stores this value.
-        self.evaluation_done = not (evaluates or samples)
-        if evaluates:
-            self._evaluate()
-        if samples:
-            self._record(self.evaluator.sample(self.coordinator.poll))
-        self.evaluation_done = True
-
     def _evaluate(self) -> None:
-        for name, result in self.evaluator.evaluate(self.step, self.coordinator.poll).items():
-            values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
-            tagged: dict[str, Value] = {f"eval/{name}/{key}": value for key, value in values.items()}
-            self._record(tagged | {"progress/tokens": self.consumed_tokens})
-            self.bar.info(
-                f"step {self.step}: {name} loss {result.loss:.4f}, perplexity {result.perplexity:.3f}, "
-                f"{result.bits_per_byte:.4f} bits per byte"
-            )
+        """Run the evaluations that are due after this step."""
+        self.evaluation_done = False  # as the checkpoint stores it if a stop interrupts them
+        self.hooks.evaluate(self)
+        self.evaluation_done = True
 
     def _save_if_due(self) -> None:
         self._report_saved(self.store.finish_if_written())
         ending = self.step == self.last_step
-        if ending or self.coordinator.save_due or self._due(self.config.checkpoint.every_steps):
+        if ending or self.coordinator.save_due or self.is_due(self.config.checkpoint.every_steps):
             self._save()
 
     def _save(self) -> None:
@@ -238,7 +234,8 @@ class Trainer:
 
     def _report_saved(self, path: Path | None) -> None:
         if path:
-            self.bar.info(f"saved {path}")
+            self.info(f"saved {path}")
+            self.hooks.after_save(self, path)
 
     def _state(self) -> TrainerState:
         probe = self._probe()
@@ -295,11 +292,3 @@ class Trainer:
     def _lr(self, step: int) -> float:
         peak, plan = self.config.optimizer.lr, self.plan
         return learning_rate(self.config.schedule, peak, plan.warmup_steps, plan.total_steps, step)
-
-    def _due(self, every: int | None) -> bool:
-        """Return whether an action with this interval in steps is due now."""
-        return every is not None and self.step % every == 0
-
-    def _record(self, values: dict[str, Value]) -> None:
-        if self.recorder:
-            self.recorder.write(self.step, time.time(), values)

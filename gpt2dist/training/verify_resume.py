@@ -57,7 +57,7 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
 
 def _part(config: Config, directory: Path, stop: int) -> Config:
     """Return the configuration of the run up to a step, in another directory and logged at every step."""
-    run = config.run.model_copy(update={"output_dir": directory, "stop_after_steps": stop})
+    run = config.run.model_copy(update={"output_dir": directory, "stop_after_steps": stop, "hooks": ()})
     quiet = {"log_every_steps": 1, "tensorboard": False, "trackers": (), "profile": None}
     monitoring = config.monitoring.model_copy(update=quiet)
     checkpoint = config.checkpoint.model_copy(update={"resume": "auto"})

@@ -12,6 +12,7 @@ from collections import Counter
 import pytest
 
 from gpt2dist.errors import UserError
+from tests.support.counting_hook import calls_of_hook
 from tests.support.events import events, points, scalar_tags, session, texts
 from tests.support.ranks import RankFailedError, run_ranks
 from tests.support.recording_tracker import calls_of
@@ -31,17 +32,19 @@ COLLECTIVES = (
     *("broadcast_object_list", "reduce_scatter", "reduce_scatter_tensor", "send", "recv"),
 )
 
+HOOK = "tests.support.counting_hook:CountingHook"
 TRACKER = "tests.support.recording_tracker:FileTracker"
 WITH_TRACKER = f"monitoring.trackers=[{TRACKER}]"
 
 
 def waits_in_the_loop(config, overrides):
-    """Collectives and reads of tensors in the loop that are not a step's, an observation's or a save's."""
+    """Collectives and reads of tensors in the loop that are not a step's, an evaluation's or a save's."""
     import torch
     import torch.distributed as dist
 
     from gpt2dist.checkpoint.store import CheckpointStore
     from gpt2dist.training.engine import Engine
+    from gpt2dist.training.hooks import Hooks
     from gpt2dist.training.stop import StopCoordinator
     from gpt2dist.training.trainer import Trainer
 
@@ -70,8 +73,8 @@ def waits_in_the_loop(config, overrides):
         setattr(owner, name, counting)
 
     for owner, name, place in (
-        *((Trainer, "fit", "loop"), (Trainer, "_log", "log"), (Trainer, "_evaluate_and_sample", "observe")),
-        *((Trainer, "_save_if_due", "save"), (Engine, "train_step", "step")),
+        *((Trainer, "fit", "loop"), (Trainer, "_log", "log"), (Trainer, "_evaluate", "evaluate")),
+        *((Trainer, "_save_if_due", "save"), (Engine, "train_step", "step"), (Hooks, "_start", "begin")),
         *((CheckpointStore, "finish", "save"), (StopCoordinator, "close", "end")),
     ):
         named(owner, name, place)
@@ -169,16 +172,29 @@ def whole(tiny_dataset, tmp_path_factory):
     return train(write_run(tmp_path_factory.mktemp("whole"), tiny_dataset, validation=True), *WATCHED)
 
 
-# Saved at 6, 12 and 18 and where it stops; what was recorded behind a save is dropped and recorded again.
-@pytest.mark.parametrize(("stopped", "killed"), [([9], []), ([], [5]), ([9], [15, 19])])
-def test_curves_and_texts_go_on_without_overlap_or_gap(tiny_dataset, tmp_path, whole, stopped, killed):
-    config = write_run(tmp_path, tiny_dataset, validation=True)
+# Saved at 6, 12 and 18 and where it stops; what was recorded after a save is dropped and recorded again.
+@pytest.mark.parametrize(
+    ("stopped", "killed", "starts"),
+    [
+        ([9], [], [(0, 9), (9, 20)]),
+        ([], [5], [(0, 4), (0, 20)]),
+        ([9], [15, 19], [(0, 9), (9, 14), (12, 18), (18, 20)]),
+    ],
+)
+def test_curves_and_texts_go_on_without_overlap_or_gap(tiny_dataset, tmp_path, whole, stopped, killed, starts):
+    """And a hook is called once per step that is done, without changing a bit of them."""
+    config, words = write_run(tmp_path, tiny_dataset, validation=True), [*WATCHED, f"run.hooks=[{HOOK}]"]
     for step in stopped:
-        train(config, *WATCHED, f"run.stop_after_steps={step}")
+        train(config, *words, f"run.stop_after_steps={step}")
     for step in killed:
         with pytest.raises(RankFailedError, match="died without a word"):
-            run_ranks(train_and_die, 1, config, WATCHED, step)
-    run = train(config, *WATCHED)
+            run_ranks(train_and_die, 1, config, words, step)
+    run = train(config, *words)
+    calls = calls_of_hook(run)
+    assert [call[1] for call in calls if call[0] == "start"] == [done for done, _ in starts]
+    for kind in ("step", "log"):
+        steps = [step for done, last in starts for step in range(done + 1, last + 1)]
+        assert [call[1] for call in calls if call[0] == kind] == steps
     known, expected = events(run / "tensorboard"), events(whole / "tensorboard")
     assert scalar_tags(known) == scalar_tags(expected) >= {"eval/val/loss_vs_tokens", "train/loss_vs_tokens"}
     for tag in scalar_tags(expected):
@@ -293,3 +309,39 @@ def test_a_tracker_that_cannot_start_refuses_the_run_on_all_ranks(tiny_dataset, 
     )
     assert run_ranks(refusal, 2, write_run(tmp_path, tiny_dataset), [WITH_TRACKER]) == [message] * 2
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_hook_that_cannot_start_on_one_rank_refuses_the_run_on_all(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOOK_FAILS_IN", "1:start")
+    config = write_run(tmp_path, tiny_dataset)
+    message = (
+        f"{HOOK} could not start (ConnectionError: the server is gone); repair it, or take it out of run.hooks"
+    )
+    assert run_ranks(refusal, 2, config, [WITH_TRACKER, f"run.hooks=[{HOOK}]"]) == [message] * 2
+    assert metrics(tmp_path / "run", "train/loss") == []
+    assert calls_of(tmp_path / "run")[-1] == ["close", True]
+    assert [call[0] for call in calls_of_hook(tmp_path / "run", rank=0)] == ["start", "close"]
+
+
+def train_by_command(config, overrides):
+    from gpt2dist import cli
+
+    cli.main(["train", str(config), *overrides])
+
+
+def test_a_hook_that_fails_on_one_rank_ends_the_run_with_its_name(tiny_dataset, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("HOOK_FAILS_IN", "1:log")
+    config = write_run(tmp_path, tiny_dataset)
+    with pytest.raises(RankFailedError, match="died without a word"):
+        run_ranks(train_by_command, 2, config, [WITH_TRACKER, f"run.hooks=[{HOOK}]"])
+    run = tmp_path / "run"
+    message = (
+        f"{HOOK} failed (ConnectionError: the server is gone); repair it, or take it out of run.hooks, and start "
+        "again: the run resumes from its newest checkpoint"
+    )
+    failed = json.loads((run / "failed.json").read_text())
+    assert failed == failed | {"rank": 1, "kind": "HookError", "reason": message}
+    assert f"rank 1: HookError: {message}" in capfd.readouterr().err
+    assert "in _note" in (run / "logs/rank-00001.log").read_text()
+    assert [call[0] for call in calls_of_hook(run, rank=1)] == ["start", "step", "log", "close"]
+    assert calls_of(run)[-1] == calls_of_hook(run)[-1] == ["close", True]

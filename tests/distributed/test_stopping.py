@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.support.counting_hook import calls_of_hook
 from tests.support.ranks import RankFailedError, run_ranks
 from tests.support.runs import metrics, train, train_with_bad_steps, train_with_signal, write_run
 
@@ -36,13 +37,28 @@ def test_a_signal_in_an_evaluation_stops_there_and_the_evaluation_is_made_again(
     common += ["monitoring.samples={prompts: [abc, de], every_steps: 5, max_new_tokens: 3}"]
     whole = train(config, *common, f"run.output_dir={tmp_path}/whole", world_size=2)
     parts = [*common, f"run.output_dir={tmp_path}/parts"]
+    parts.append("run.hooks=[tests.support.counting_hook:EvaluatingHook]")
     run_ranks(train_with_signal, 2, config, parts, 0, 4 * 5 + 2)  # the third batch of the first evaluation
     stopped = tmp_path / "parts"
     assert json.loads((stopped / "stopped.json").read_text())["step"] == 5
     assert metrics(stopped, "eval/val/loss") == []
     resumed = train(config, *parts, world_size=2)
-    for tag in ("train/loss", "eval/val/loss", "samples/1", "step"):
+    for tag in ("train/loss", "train/grad_norm", "eval/val/loss", "samples/1"):
         assert metrics(resumed, tag) == metrics(whole, tag)
+    steps = [1, 2, 3, 4, 5, 5, 5, 5, 6, 7, 8, 9, 10, 10, 10, 10]  # training, validation, samples, the hook's own
+    assert metrics(resumed, "step") == steps
+    assert metrics(resumed, "own/step") == [5, 10]
+    evaluations = [["evaluation", 5]] * 3, [["evaluation", 10]] * 3
+    trained = [
+        [[kind, step] for step in range(1, 11) for kind in ("step", "log")][part]
+        for part in (slice(10), slice(10, 20))
+    ]
+    for rank in range(2):
+        assert [call[:2] for call in calls_of_hook(resumed, rank)] == [
+            *(["start", 0], *trained[0], ["save", "step-00000005"], ["close", False]),
+            *(["start", 5], *evaluations[0], *trained[1], *evaluations[1]),
+            *(["save", "step-00000010"], ["close", False]),
+        ]
 
 
 def test_the_clock_of_rank_0_saves_for_all(tiny_dataset, tmp_path):

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.trackers import METHODS, Trackers, load, send
+from gpt2dist.monitoring.trackers import TRACKERS, Trackers, send
 from tests.support.recording_tracker import MemoryTracker
 
 
@@ -85,16 +85,16 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_class_is_found_in_the_current_directory(folder):
-    methods = "".join(f"    def {name}(self, *what): pass\n" for name in METHODS)
+    methods = "".join(f"    def {name}(self, *what): pass\n" for name in ("start", "log", "text", "close"))
     (folder / "my_tracker.py").write_text(f"class Mine:\n{methods}")
-    assert load("my_tracker:Mine").__name__ == "Mine"
+    assert TRACKERS.get("my_tracker:Mine").__name__ == "Mine"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wandb", "'wandb' is not of the form package.module:ClassName"),
-        (":Mine", "':Mine' is not of the form package.module:ClassName"),
+        ("wandb", "'wandb' is no tracker: one is named package.module:attribute"),
+        (":Mine", "':Mine' is no tracker: one is named package.module:attribute"),
         (
             "absent_module:Mine",
             "absent_module:Mine cannot be imported (ModuleNotFoundError: No module named 'absent_",
@@ -107,12 +107,12 @@ def test_a_class_is_found_in_the_current_directory(folder):
             "broken:Mine",
             "broken:Mine cannot be imported (RuntimeError: no key); install it, put its folder on PYTHON",
         ),
-        ("half:Half", "half:Half has no text(); a tracker has start, log, text, close"),
+        ("half:Half", "half:Half is no tracker: it lacks text (needed: start, log, text, close)"),
     ],
 )
 def test_what_is_no_tracker_is_refused_with_the_way_out(folder, name, message):
     (folder / "broken.py").write_text("raise RuntimeError('no key')")
     (folder / "half.py").write_text("class Half:\n    start = log = close = print\n")
     with pytest.raises(ValueError) as refusal:
-        load(name)
+        TRACKERS.get(name)
     assert str(refusal.value).startswith(message)

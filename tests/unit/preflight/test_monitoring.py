@@ -2,7 +2,9 @@ import sys
 
 import pytest
 
+from gpt2dist import registry
 from gpt2dist.preflight import resolve
+from gpt2dist.training.hooks import HOOKS
 from tests.support.mistakes import mistakes
 
 
@@ -71,8 +73,35 @@ def test_every_tracker_that_cannot_be_imported_is_told_with_the_way_out(run_file
     assert mistakes(run_file, ["monitoring.trackers=[gone_module:A, tracker]"]) == [
         "monitoring.trackers: gone_module:A cannot be imported (ModuleNotFoundError: No module named "
         "'gone_module'); install it, put its folder on PYTHONPATH, or leave it out",
-        "monitoring.trackers: 'tracker' is not of the form package.module:ClassName",
+        "monitoring.trackers: 'tracker' is no tracker: one is named package.module:attribute",
     ]
+
+
+def test_every_hook_that_cannot_be_imported_is_reported_with_the_way_out(run_file):
+    tracker = "tests.support.recording_tracker:FileTracker"
+    methods = "after_step, after_log, evaluate, after_evaluation, after_save"
+    assert mistakes(run_file, [f"run.hooks=[gone_module:A, counter, '{tracker}']"]) == [
+        "run.hooks: gone_module:A cannot be imported (ModuleNotFoundError: No module named 'gone_module'); "
+        "install it, put its folder on PYTHONPATH, or leave it out",
+        "run.hooks: 'counter' is no training hook: one is named package.module:attribute",
+        f"run.hooks: {tracker} is no training hook: it lacks {methods} (needed: start, {methods}, close)",
+    ]
+
+
+def test_a_package_offers_a_hook_by_name(run_file, tmp_path, monkeypatch):
+    info = tmp_path / "counting-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[gpt2dist.hooks]\ncounter = tests.support.counting_hook:CountingHook\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._entry_points.cache_clear()
+    try:
+        config, _ = resolve(run_file, ["run.hooks=[counter]"], 1)
+        assert HOOKS.get(*config.run.hooks).__name__ == "CountingHook"
+    finally:
+        registry._entry_points.cache_clear()
 
 
 def test_a_look_at_a_run_imports_its_trackers_and_starts_none(run_file, monkeypatch):
