@@ -132,7 +132,10 @@ def check(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Check the options before anything is loaded."""
+    from gpt2dist.evaluation.measures import in_use
+
     results.check(args)
+    in_use("text", args.measure)
     if (args.data is None) == (args.text is None):
         raise UserError("give either --data DATASET or --text FILE…")
     if args.data and args.detokenizer != "none":
@@ -198,7 +201,7 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
 
 
 def _setting(args: argparse.Namespace) -> Any:
-    from gpt2dist.evaluation import EvaluationConfig
+    from gpt2dist.evaluation.evaluate import EvaluationConfig
 
     return EvaluationConfig(
         args.sequence_length,
@@ -208,11 +211,12 @@ def _setting(args: argparse.Namespace) -> Any:
         args.document_boundaries,
         args.batch_size,
         args.zero_stage,
+        tuple(args.measure),
     )
 
 
 def _evaluate(model: Path, label: str, text: Any, args: argparse.Namespace, world: Any) -> dict[str, Any]:
-    from gpt2dist.evaluation import evaluate
+    from gpt2dist.evaluation.evaluate import evaluate
     from gpt2dist.monitoring.progress import Progress
 
     with Progress(label, None, "token", scale=True, enabled=world.is_main) as bar:
@@ -239,6 +243,7 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
     """Score all checkpoints of a run that have no result; with --watch, also future ones."""
+    from gpt2dist.evaluation.measures import in_line
     from gpt2dist.evaluation.watch import checkpoints_to_score
     from gpt2dist.monitoring.progress import info
 
@@ -255,7 +260,7 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
         if world.is_main:
             record.add(step, model, result)
             _mirror(record)
-            say(f"step {step}: {_in_short(result)}")
+            say(f"step {step}: {in_line(result, 'log')}")
     if world.is_main:
         say(f"{len(record.results())} results in {record.directory}")
 
@@ -309,26 +314,15 @@ def _end_on_signals(record: Any) -> None:
         signal.signal(number, end)
 
 
-def _in_short(result: dict[str, Any]) -> str:
-    return (
-        f"loss {result['loss']:.4f}, perplexity {result['perplexity']:.3f}, "
-        f"{result['bits_per_byte']:.4f} bits per byte"
-    )
-
-
 def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
+    from gpt2dist.evaluation.measures import in_table
+
     source = f"{args.data}, split {result['split']}" if args.data else ", ".join(args.text)
     how = f"stride {result['stride']}, prefix {result['prefix']}"
     how += ", each document by itself" if result["per_document"] else ""
-    theirs = result.get("lm_eval_word_perplexity")
-    harness = "" if theirs is None else f" ({theirs:.4f} with words as lm-evaluation-harness counts them)"
     changes = described(result.get("text_changes", {}))
     return {
-        "perplexity": f"{result['perplexity']:.4f} per token",
-        "word perplexity": f"{result['word_perplexity']:.4f}" + harness,
-        "bits per byte": f"{result['bits_per_byte']:.5f}",
-        "bits per token": f"{result['bits_per_token']:.5f}",
-        "loss": f"{result['loss']:.6f} nats per token",
+        **in_table(result),
         "Σ nll": f"{result['nll_sum']!r} nats",
         "targets": f"{result['targets']:,} in {result['windows']:,} windows of {result['sequence_length']} "
         f"tokens, {how}",

@@ -29,9 +29,11 @@ def run(args: argparse.Namespace) -> None:
     """Score the passages and print the result."""
     from gpt2dist.corpus import Reading
     from gpt2dist.evaluation.held_out_text import read_texts
+    from gpt2dist.evaluation.measures import in_table, in_use
     from gpt2dist.monitoring.logs import quiet_libraries
 
     results.check(args)
+    in_use("last_words", args.measure)
     passages = list(
         read_texts([str(args.data)], Reading(args.text_field, encoding=encoding(args)), format="jsonl")
     )
@@ -45,12 +47,11 @@ def run(args: argparse.Namespace) -> None:
         results.joined_ranks() as world,
         Progress("lambada", None, "token", scale=True, enabled=world.is_main) as bar,
     ):
-        result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance)
+        result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance, args.measure)
     if world.is_main:
         changes = described(result.get("text_changes", {}))
         shown = {
-            "accuracy": f"{result['accuracy']:.4f}",
-            "perplexity": f"{result['perplexity']:.4f} of the last word",
+            **in_table(result),
             "passages": f"{result['examples']:,} of {args.data}, {result['targets']:,} tokens scored",
             **({"text changes": changes} if changes else {}),
             "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {world.size} process(es)",

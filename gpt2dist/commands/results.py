@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="3 holds the model in parts on all processes, for one that does not fit on one; "
         "0 gives each a replica; default: %(default)s",
     )
+    parser.add_argument(
+        "--measure",
+        action="append",
+        default=[],
+        metavar="package.module:NAME",
+        help="compute another measure too, besides those of installed packages; may be repeated",
+    )
     parser.add_argument("--output", type=Path, metavar="F.json", help="write the result there as JSON too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
@@ -75,7 +82,7 @@ def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argpars
     if args.json:
         say(text, sys.stdout)
         return
-    for name, value in shown.items():
-        say(f"{name:>16}  {value}")
-    if args.output:
-        say(f"{'written':>16}  {args.output}")
+    rows = {**shown, **({"written": str(args.output)} if args.output else {})}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        say(f"{name:>{width}}  {value}")

@@ -145,6 +145,7 @@ class EvaluationSection(Section):
     every_steps: Steps | None = None
     stride: Length | None = None  # tokens; default: data.stride
     batch_size: Windows = 8  # windows
+    measures: tuple[str, ...] = ()  # besides ours and those of installed packages, as package.module:NAME
 
 
 class SamplesSection(Section):

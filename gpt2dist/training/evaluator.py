@@ -1,14 +1,17 @@
 """Evaluate all validation sets and sample texts during training."""
 
 from collections.abc import Callable
+from typing import Any
 
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.held_out_text import HeldOut
-from gpt2dist.evaluation.perplexity import Score, score
+from gpt2dist.evaluation.measures import Sums
+from gpt2dist.evaluation.perplexity import score
 from gpt2dist.generation.generator import Generator
 from gpt2dist.generation.sampling import Sampling
 from gpt2dist.monitoring.progress import Progress
@@ -43,25 +46,27 @@ class Evaluator:
             tokenizer.end_of_text_id,
             world.device,
         )
+        self.measures = measures.in_use("text", config.evaluation.measures)
         # Encoded here so that a character unknown to the tokenizer is reported before the first step.
         self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]
 
-    def evaluate(self, step: int, poll: Callable[[], None]) -> dict[str, Score]:
+    def evaluate(self, step: int, poll: Callable[[], None]) -> dict[str, dict[str, Any]]:
         """Score all validation sets in full and write the results to eval/step-N.json. Collective.
+
+        Returns the result of each validation set by its name.
 
         Args:
             step: Optimizer steps done.
             poll: Called after each batch; may raise.
         """
-        results = {entry.name: self._score(entry, poll) for entry in self.plan.validation}
+        results = {}
+        for entry in self.plan.validation:
+            results[entry.name] = measures.record(self._score(entry, poll), self.measures)
+            if changes := entry.dataset.text_changes:
+                results[entry.name]["text_changes"] = changes
         if self.world.is_main and results:
-            changes = {entry.name: entry.dataset.text_changes for entry in self.plan.validation}
-            report = {
-                name: result.measures() | ({"text_changes": changes[name]} if changes[name] else {})
-                for name, result in results.items()
-            }
             atomic_io.write_json(
-                RunDirectory(self.config.output_dir).evaluations / f"{checkpoint_name(step)}.json", report
+                RunDirectory(self.config.output_dir).evaluations / f"{checkpoint_name(step)}.json", results
             )
         return results
 
@@ -77,7 +82,7 @@ class Evaluator:
             texts[f"samples/{number}"] = prompt + self.tokenizer.decode_after(tokens, new)
         return texts
 
-    def _score(self, entry: ValidationSet, poll: Callable[[], None]) -> Score:
+    def _score(self, entry: ValidationSet, poll: Callable[[], None]) -> Sums:
         text = HeldOut.of_dataset(entry.dataset, entry.split)
         shown = Progress(f"evaluate {entry.name}", None, "token", 0, True, self.world.is_main, leave=False)
 

@@ -14,6 +14,7 @@ from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.evaluation import measures
 from gpt2dist.loading.loader import Loader, MixtureBatcher, StepBatch
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter, StepRecord
@@ -211,13 +212,10 @@ class Trainer:
 
     def _evaluate(self) -> None:
         for name, result in self.evaluator.evaluate(self.step, self.coordinator.poll).items():
-            values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
-            tagged: dict[str, Value] = {f"eval/{name}/{key}": value for key, value in values.items()}
+            shown = measures.of_result(result, "training")
+            tagged: dict[str, Value] = {f"eval/{name}/{each.key}": result[each.key] for each in shown}
             self._record(tagged | {"progress/tokens": self.consumed_tokens})
-            self.bar.info(
-                f"step {self.step}: {name} loss {result.loss:.4f}, perplexity {result.perplexity:.3f}, "
-                f"{result.bits_per_byte:.4f} bits per byte"
-            )
+            self.bar.info(f"step {self.step}: {name} {measures.in_line(result, 'log')}")
 
     def _save_if_due(self) -> None:
         self._report_saved(self.store.finish_if_written())

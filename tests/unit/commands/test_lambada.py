@@ -34,7 +34,7 @@ def test_the_table_goes_to_standard_error_and_the_file_holds_the_same(lambada, t
     code, out, err = lambada("--output", tmp_path / "deep/result.json", "--text-field", "page", field="page")
     assert (code, out) == (0, "")
     result = json.loads((tmp_path / "deep/result.json").read_text())
-    assert f"{result['perplexity']:.4f} of the last word" in err
+    assert f"{result['perplexity']:,.4f} per last word" in err
     assert f"{result['accuracy']:.4f}" in err
 
 

@@ -10,8 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation import lambada
-from gpt2dist.evaluation.lambada import split_last_word
+from gpt2dist.evaluation.lambada import lambada, split_last_word
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 CONTEXT = 16

@@ -96,8 +96,8 @@ def test_the_body_tells_data_training_and_scores(run, publish, tiny_dataset):
         "| learning rate | 0.002 |",
         "| schedule: kind | cosine |",
         "| schedule: total steps | 8 |",
-        f"| val | {said['perplexity']:,.4f} | {said['word_perplexity']:,.4f} | "
-        f"{said['lm_eval_word_perplexity']:,.4f} | {said['bits_per_byte']:.4f} | "
+        f"| val | {said['perplexity']:,.4f} | {said['bits_per_byte']:.5f} | {said['word_perplexity']:,.4f} | "
+        f"{said['lm_eval_word_perplexity']:,.4f} | "
         "sequence length 32, stride 12, document boundaries pack |",
         "trained with | gpt2dist ",
         "torch 2.",
