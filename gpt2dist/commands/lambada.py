@@ -13,13 +13,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     results.add_arguments(parser)
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="F.jsonl", help="passages, one JSON object in a line"
+        "--data", required=True, type=Path, metavar="F.jsonl", help="passages, one JSON object per line"
     )
-    parser.add_argument("--text-field", default="text", metavar="NAME", help="its key; default: %(default)s")
+    parser.add_argument(
+        "--text-field", default="text", metavar="NAME", help="key of a passage's text; default: %(default)s"
+    )
     add_encoding(parser)
     parser.epilog = """\
-Computed as by lm-evaluation-harness: the last word is what stands behind the last space. A passage counts as
-guessed when each token of it is the likeliest one.
+Computed as in lm-evaluation-harness: the last word is the text after the last space, and the model has guessed it
+if each of its tokens is the likeliest one.
 
 example:
   gpt2dist lambada runs/gpt2-124m --data lambada_test.jsonl"""

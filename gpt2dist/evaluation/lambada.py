@@ -160,7 +160,7 @@ def _lay_out(
     end-of-text is put before it.
     """
     if not examples:
-        raise UserError("no passage there; each line must be an object with a text")
+        raise UserError("there are no passages; each line must be an object with a text")
     whole = _encode([context + word for context, word in examples], tokenizer)
     known = _encode([context for context, _ in examples], tokenizer)
     rows, scored = [], []

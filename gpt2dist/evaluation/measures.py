@@ -280,7 +280,7 @@ def in_use(task: Task, named: Sequence[str] = ()) -> tuple[Measure, ...]:
 
 
 def _load(name: str) -> Measure:
-    """Import a measure that may be of another package, and try it: a failure after the work would lose the work."""
+    """Import a measure and try it, since a failure after the evaluation would lose its result."""
     try:
         found = _registry().get(name)
     except ValueError as error:

@@ -38,7 +38,7 @@ class EvaluationResults:
     def __init__(self, run: Path, name: str):
         if not name or Path(name).name != name or name.startswith("."):
             raise UserError(
-                f"--name {name!r} cannot be the name of a directory; give a plain word such as wikitext"
+                f"--name {name!r} is not a valid name of a directory; give a plain word such as wikitext"
             )
         self.run = run
         self.name = name
@@ -76,8 +76,8 @@ class EvaluationResults:
             for key, value in conditions.items():
                 if there.get(key) != value:
                     raise UserError(
-                        f"{self.directory}: holds results with {key} {there.get(key)!r}, this one has "
-                        f"{value!r}; give this evaluation another --name"
+                        f"{self.directory}: has results with {key} {there.get(key)!r}, this evaluation has "
+                        f"{value!r}; give it another --name"
                     )
 
     def add(self, step: int, model: Path, result: dict[str, Any]) -> None:

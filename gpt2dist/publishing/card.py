@@ -149,7 +149,7 @@ def _progress(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     state = origin.state
     assert state
     yield "optimizer steps", f"{state.step:,}"
-    yield "tokens trained on", f"{state.consumed_tokens:,} (a token counts each time)"
+    yield "tokens trained on", f"{state.consumed_tokens:,} (counting repetitions)"
     if state.step:
         yield "tokens per step", f"{state.consumed_tokens // state.step:,} on average"
     order = state.order

@@ -26,7 +26,7 @@ PROTOCOL = (
     "document_boundaries",
 )
 """Keys of a result that describe how a score was computed, apart from the model and the text."""
-_GIVE_RESULT = "give a file that `gpt2dist evaluate --output` wrote, or move it away"
+_GIVE_RESULT = "give a file that `gpt2dist evaluate --output` wrote, or remove it"
 
 PUBLISHED_CHANGES = ("optimizer.", "schedule.", "batch.", "precision", "model.dropout", "stability.")
 """Starts of the keys whose changes at a restart are published. Others may hold local paths."""
@@ -170,7 +170,10 @@ def _result(path: Path, directory: Path, digest: str) -> Result:
     result = Result.of(path.stem, record)
     if not result.measures:
         known = dict.fromkeys(each.key for each in OURS if "card" in each.places)
-        raise UserError(f"--results: {path} has none of {', '.join(known)}; give what `evaluate` wrote")
+        raise UserError(
+            f"--results: {path} has none of {', '.join(known)}; give a file that `gpt2dist evaluate --output` "
+            "wrote"
+        )
     return result
 
 
@@ -181,7 +184,7 @@ def _environment(path: Path) -> EnvironmentFile:
         return json_files.build(EnvironmentFile, json_files.load(path))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: {json_files.reason(error)}; move it away: the card then says nothing of the environment"
+            f"{path}: {json_files.reason(error)}; remove it to write a card without the environment"
         ) from None
 
 

@@ -62,7 +62,7 @@ def test_what_does_not_fit_in_json_is_null(lambada, small_model, tmp_path):
         (["--output", "/"], PASSAGES, "--output: / is a directory; name a file, such as /output"),
         ([], ["abc def", "abc "], "passage 2 has no last word: 'abc '; each must end with the word to guess"),
         ([], [""], "passage 1 has no last word: ''"),
-        ([], [], "no passage there; each line must be an object with a text"),
+        ([], [], "there are no passages; each line must be an object with a text"),
         (["--text-field", "page"], PASSAGES, "passages.jsonl:1: "),
     ],
 )

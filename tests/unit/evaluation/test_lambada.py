@@ -134,7 +134,7 @@ def test_a_passage_without_a_last_word(directory, text):
 
 
 def test_no_passage(directory):
-    with pytest.raises(UserError, match="no passage there"):
+    with pytest.raises(UserError, match="there are no passages"):
         lambada(directory, [], ALONE)
 
 
@@ -169,5 +169,5 @@ def test_the_speed_counts_the_tokens_that_are_scored(directory, monkeypatch):
 
 
 def test_another_stage_of_zero_is_refused(directory):
-    with pytest.raises(UserError, match="a ZeRO stage of 2 is not for evaluation; give 0 or 3"):
+    with pytest.raises(UserError, match="evaluation does not support ZeRO stage 2; give 0 or 3"):
         lambada(directory, PASSAGES, ALONE, zero_stage=2)

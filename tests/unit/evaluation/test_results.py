@@ -34,7 +34,7 @@ def checkpoint(tmp_path):
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a/"])
 def test_a_name_is_that_of_a_directory(tmp_path, name):
-    with pytest.raises(UserError, match="cannot be the name of a directory; give a plain word"):
+    with pytest.raises(UserError, match="is not a valid name of a directory; give a plain word"):
         EvaluationResults(tmp_path, name)
 
 
@@ -93,7 +93,9 @@ def test_what_differs_is_named(record, tmp_path, key, value):
     record.add(9, tmp_path, RESULT)
     with pytest.raises(UserError) as raised:
         record.require_comparable(CONDITIONS | {key: value})
-    assert f"holds results with {key} {CONDITIONS[key]!r}, this one has {value!r}; give" in str(raised.value)
+    assert f"has results with {key} {CONDITIONS[key]!r}, this evaluation has {value!r}; give it" in str(
+        raised.value
+    )
 
 
 @pytest.mark.parametrize(

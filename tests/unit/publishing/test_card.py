@@ -85,7 +85,7 @@ def test_the_body_tells_data_training_and_scores(run, publish, tiny_dataset):
         f"| checkpoint | sha256 `{fingerprint(checkpoint)[:12]}` |",
         f"| dataset | sha256 `{state['datasets'][0]['fingerprint'][:12]}` | 1 |",
         "| optimizer steps | 4 |",
-        f"| tokens trained on | {state['consumed_tokens']:,} (a token counts each time) |",
+        f"| tokens trained on | {state['consumed_tokens']:,} (counting repetitions) |",
         f"| tokens per step | {state['consumed_tokens'] // 4} on average |",
         "| global batch | 8 windows of 32 tokens |",
         "| stride | 12 tokens, loss on new |",

@@ -85,7 +85,7 @@ def test_a_result_of_last_words_says_so(run, write_result):
         (
             "RIGHT",
             "has none of perplexity, bits_per_byte, word_perplexity, lm_eval_word_perplexity, accuracy; give "
-            "what `evaluate` wrote",
+            "a file that `gpt2dist evaluate --output` wrote",
         ),
     ],
 )
