@@ -156,10 +156,10 @@ def require_same_tokenizer(text: HeldOut, tokenizer: Tokenizer, model: str | Pat
             f"{text.name} was made with another tokenizer than {model}; "
             f"preprocess the text again with --tokenizer {model}"
         )
-    said = text.vocab_size or tokenizer.vocab_size, text.end_of_text_id
-    if said != (tokenizer.vocab_size, tokenizer.end_of_text_id):
+    stated = text.vocab_size or tokenizer.vocab_size, text.end_of_text_id
+    if stated != (tokenizer.vocab_size, tokenizer.end_of_text_id):
         raise UserError(
-            f"{text.name}: its manifest says vocab_size {said[0]} and end_of_text_id {said[1]}, its tokenizer "
-            f"has {tokenizer.vocab_size} and {tokenizer.end_of_text_id}; copy the dataset again, or preprocess "
-            "the text again"
+            f"{text.name}: its manifest says vocab_size {stated[0]} and end_of_text_id {stated[1]}, its "
+            f"tokenizer has {tokenizer.vocab_size} and {tokenizer.end_of_text_id}; copy the dataset again, or "
+            "preprocess the text again"
         )

@@ -273,9 +273,9 @@ def in_use(task: Task, named: Sequence[str] = ()) -> tuple[Measure, ...]:
         measure = _load(name)
         if measure.task == task:
             if found.setdefault(measure.key, measure) != measure:
-                raise UserError(f"{name}: another measure has the key {measure.key!r} too; leave one out")
+                raise UserError(f"{name}: another measure has the key {measure.key!r} too; omit one")
         elif name in named:
-            raise UserError(f"{name} is a measure of the task {measure.task!r}, not {task!r}; leave it out")
+            raise UserError(f"{name} is a measure of the task {measure.task!r}, not {task!r}; omit it")
     return tuple(found.values())
 
 
@@ -286,14 +286,14 @@ def _load(name: str) -> Measure:
     except ValueError as error:
         raise UserError(str(error)) from error
     if not isinstance(found, Measure):
-        raise UserError(f"{name} is {type(found).__name__}, no gpt2dist.evaluation.measures.Measure; make it one")
+        raise UserError(f"{name} is not a gpt2dist.evaluation.measures.Measure; create it with that class")
     if found.key in RESERVED and found not in OURS:
         raise UserError(f"{name}: results have another value under the key {found.key!r}; give it another key")
     try:
         found.of(_TRIAL)
     except Exception as error:  # whatever its function raises
         raise UserError(
-            f"{name} fails on {_TRIAL} ({type(error).__name__}: {error}); repair it, or leave it out"
+            f"{name} fails on {_TRIAL} ({type(error).__name__}: {error}); repair it, or omit it"
         ) from error
     return found
 

@@ -98,6 +98,15 @@ def test_measures_of_installed_packages_and_named_ones_follow_ours(tmp_path, mon
     assert measures.in_use("text") == TEXT
 
 
+def test_an_installed_measure_that_is_broken_is_refused(tmp_path, monkeypatch):
+    message = r"no_such_module:BROKEN cannot be imported \(ModuleNotFoundError"
+    with (
+        installed(tmp_path, monkeypatch, broken="no_such_module:BROKEN"),
+        pytest.raises(UserError, match=message),
+    ):
+        measures.in_use("text")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -106,17 +115,17 @@ def test_measures_of_installed_packages_and_named_ones_follow_ours(tmp_path, mon
             "'nats' is no measure (known: loss, perplexity, bits_per_token, bits_per_byte, word_perplexity, ",
         ),
         ("no_such_module:NATS", "no_such_module:NATS cannot be imported (ModuleNotFoundError: No module named"),
-        (HERE + "installed", "is function, no gpt2dist.evaluation.measures.Measure; make it one"),
-        (HERE + "LAST_WORD_LOSS", "is a measure of the task 'last_words', not 'text'; leave it out"),
-        ("accuracy", "accuracy is a measure of the task 'last_words', not 'text'; leave it out"),
+        (HERE + "installed", "is not a gpt2dist.evaluation.measures.Measure; create it with that class"),
+        (HERE + "LAST_WORD_LOSS", "is a measure of the task 'last_words', not 'text'; omit it"),
+        ("accuracy", "accuracy is a measure of the task 'last_words', not 'text'; omit it"),
         (HERE + "LOSS_AGAIN", "results have another value under the key 'loss'; give it another key"),
         (HERE + "STRIDE", "results have another value under the key 'stride'; give it another key"),
-        (HERE + "NATS_PER_WORD_AGAIN", "another measure has the key 'nats_per_word' too; leave one out"),
-        (HERE + "RAISES", "(AttributeError: 'Sums' object has no attribute 'no_such_sum'); repair it, or leave"),
+        (HERE + "NATS_PER_WORD_AGAIN", "another measure has the key 'nats_per_word' too; omit one"),
+        (HERE + "RAISES", "(AttributeError: 'Sums' object has no attribute 'no_such_sum'); repair it, or omit"),
         (
             HERE + "TEXT",
             "fails on Sums(nll_sum=1.0, targets=1, bytes=1, words=1, lm_eval_words=1, windows=1, examples=1, "
-            "correct=1) (ValueError: could not convert string to float: 'low'); repair it, or leave it out",
+            "correct=1) (ValueError: could not convert string to float: 'low'); repair it, or omit it",
         ),
     ],
 )
