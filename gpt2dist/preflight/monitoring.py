@@ -1,10 +1,8 @@
-"""Check what a run measures and records: samples, the profile, trackers and measures."""
+"""Check the monitoring section: samples, the profile and trackers."""
 
 from collections.abc import Iterator
 
 from gpt2dist.config import Config, Problem
-from gpt2dist.errors import UserError
-from gpt2dist.evaluation.measures import in_use
 from gpt2dist.monitoring.trackers import load
 from gpt2dist.plan import TrainingSet
 from gpt2dist.preflight.schedule import total_steps
@@ -38,14 +36,6 @@ def check_profile(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator
             f"traces the steps {profile.start} to {last} of a run of {steps}; lower start or steps",
             also=("schedule", "batch", "data"),
         )
-
-
-def check_measures(config: Config) -> Iterator[Problem]:
-    """Check that the measures of the evaluation can be imported and used."""
-    try:
-        in_use("text", config.evaluation.measures)
-    except UserError as error:
-        yield Problem("evaluation.measures", str(error))
 
 
 def check_trackers(config: Config) -> Iterator[Problem]:
