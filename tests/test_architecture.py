@@ -23,11 +23,11 @@ MAY_IMPORT = {
         "plan preflight preprocessing publishing report run status submission tokenizer training"
     ),
     "cli": "__init__ distributed monitoring",
-    "report": "run status",
-    "status": "checkpoint model run",
+    "report": "evaluation run status",
+    "status": "checkpoint evaluation model run",
     "submission": "config run",
-    "publishing": "__init__ checkpoint config model preflight run tokenizer",
-    "preflight": "config dataset loading model monitoring plan run tokenizer training",
+    "publishing": "__init__ checkpoint config evaluation model preflight run tokenizer",
+    "preflight": "config dataset evaluation loading model monitoring plan run tokenizer training",
     "training": (
         "checkpoint config distributed evaluation generation loading model monitoring plan run tokenizer"
     ),
@@ -103,6 +103,7 @@ LIGHT = (
         for room in ("run", "status", "report")
         for path in (PACKAGE / room).glob("[a-z]*.py")
     ),
+    "evaluation.measures",
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *(f"submission.{path.stem}" for path in (PACKAGE / "submission").glob("[a-z]*.py")),
     *(f"submission.schedulers.{path.stem}" for path in (PACKAGE / "submission/schedulers").glob("[a-z]*.py")),

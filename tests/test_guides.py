@@ -28,7 +28,7 @@ def test_the_library_example_of_evaluation_runs(repository, tiny_dataset, tmp_pa
     run = train(write_run(tmp_path, tiny_dataset), "schedule.total_steps=2", "schedule.warmup_steps=1")
     (tmp_path / "runs").mkdir()
     run.rename(tmp_path / "runs/quickstart")
-    (example,) = blocks((repository / "docs/guides/evaluation.md").read_text(encoding="utf-8"), "python")
+    *_, example = blocks((repository / "docs/guides/evaluation.md").read_text(encoding="utf-8"), "python")
     done = subprocess.run(
         [sys.executable, "-c", example.replace("stride=64", "stride=16")],
         cwd=tmp_path,

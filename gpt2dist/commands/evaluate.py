@@ -20,43 +20,45 @@ if TYPE_CHECKING:  # importing numpy would slow down --help
     from gpt2dist.evaluation.held_out_text import HeldOut
 
 EPILOG = """\
-Every token of the text is scored exactly once, by the first window that predicts it. For one batch size the
-result is the same to the last bit at any number of processes (with the same threads per process).
+Every token of the text is scored exactly once, by the first window that predicts it. For the same batch size and
+threads per process, the result has the same bits for any number of processes.
 
 examples:
   gpt2dist evaluate runs/quickstart --data data/quickstart
   gpt2dist launch --nproc-per-node 8 evaluate gpt2 --data data/wikitext --stride 512
   gpt2dist evaluate gpt2 --text pages.jsonl --text-field page --detokenizer wikitext --per-document \\
-      --prefix end-of-text --stride 1024                        as lm-evaluation-harness's task wikitext
+      --prefix end-of-text --stride 1024                        like the task wikitext of lm-evaluation-harness
   gpt2dist evaluate runs/gpt2-124m --data data/wikitext --all-checkpoints --watch
-                                                                beside a training job, until it has ended"""
+                                                                beside a training job, until the run is done"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = EPILOG
     results.add_arguments(parser)
-    text = parser.add_argument_group("what is scored")
+    text = parser.add_argument_group("text to score")
     text.add_argument("--data", type=Path, metavar="DATASET", help="a dataset directory")
-    text.add_argument("--split", help="of the dataset; default: val where there is one, else the only split")
+    text.add_argument(
+        "--split", help="split of the dataset; default: val if the dataset has it, else its only one"
+    )
     text.add_argument(
         "--text",
         nargs="+",
         metavar="INPUT",
-        help="files, directories and globs as `gpt2dist preprocess` takes them, tokenised on the fly",
+        help="files, directories and globs, as for `gpt2dist preprocess`, that are tokenised on the fly",
     )
     text.add_argument(
         "--detokenizer",
         choices=("none", "wikitext"),
         default="none",
-        help="what texts go through first; bytes and words are those before; default: %(default)s",
+        help="what to apply to texts first; bytes and words are counted before it; default: %(default)s",
     )
-    add_reading_arguments(parser.add_argument_group("how files are read"))
-    windows = parser.add_argument_group("how it is scored")
+    add_reading_arguments(parser.add_argument_group("reading files"))
+    windows = parser.add_argument_group("scoring")
     windows.add_argument(
-        "--sequence-length", type=int, metavar="L", help="tokens per window; default: the context"
+        "--sequence-length", type=int, metavar="L", help="tokens per window; default: the model's context length"
     )
-    windows.add_argument("--stride", type=int, metavar="S", help="tokens between windows; default: half of L")
+    windows.add_argument("--stride", type=int, metavar="S", help="tokens from window to window; default: L / 2")
     windows.add_argument(
         "--prefix",
         choices=("none", "end-of-text"),
@@ -66,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     windows.add_argument(
         "--per-document",
         action="store_true",
-        help="score each document by itself, without the end-of-text after it",
+        help="score each document separately, without the end-of-text after it",
     )
     windows.add_argument(
         "--document-boundaries",
@@ -74,15 +76,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="pack",
         help="isolate: attention and positions restart at each end-of-text; default: %(default)s",
     )
-    run = parser.add_argument_group("results that belong to a run: RUN/eval/NAME and TensorBoard")
-    run.add_argument("--run", type=Path, dest="of_run", metavar="RUN", help="record the result there")
-    run.add_argument("--step", type=int, metavar="N", help="at this step; default: the checkpoint's")
-    run.add_argument("--name", help="of this evaluation; default: the name of the dataset or the first file")
+    run = parser.add_argument_group("recording results in a run: RUN/eval/NAME and TensorBoard")
     run.add_argument(
-        "--all-checkpoints", action="store_true", help="score each checkpoint of the run MODEL that has no result"
+        "--run", type=Path, dest="of_run", metavar="RUN", help="run directory to record the result in"
+    )
+    run.add_argument("--step", type=int, metavar="N", help="step of the result; default: the checkpoint's")
+    run.add_argument("--name", help="name of the evaluation; default: that of the dataset or the first file")
+    run.add_argument(
+        "--all-checkpoints", action="store_true", help="score each checkpoint of the run MODEL without a result"
     )
     run.add_argument(
-        "--watch", action="store_true", help="and each new one, until the run has done all its steps"
+        "--watch", action="store_true", help="also score new checkpoints, until the run has done all its steps"
     )
 
 
@@ -132,33 +136,36 @@ def check(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Check the options before anything is loaded."""
+    from gpt2dist.evaluation.measures import in_use
+
     results.check(args)
+    in_use("text", args.measure)
     if (args.data is None) == (args.text is None):
         raise UserError("give either --data DATASET or --text FILE…")
     if args.data and args.detokenizer != "none":
-        raise UserError("--detokenizer: the dataset is tokens already; give the files themselves with --text")
+        raise UserError("--detokenizer: a dataset is already tokenised; give the text files with --text")
     if args.text and args.split:
-        raise UserError("--split: is of a dataset; leave it out with --text")
+        raise UserError("--split: only datasets have splits; omit it with --text")
     if args.watch and not args.all_checkpoints:
-        raise UserError("--watch: follows a run; add --all-checkpoints")
+        raise UserError("--watch: needs --all-checkpoints; add it")
     if args.all_checkpoints:
         if args.of_run or args.step is not None or args.output or args.json:
             raise UserError(
-                "--all-checkpoints: has a result for each checkpoint, in RUN/eval; leave out --run, "
-                "--step, --output and --json"
+                "--all-checkpoints: writes a result per checkpoint to RUN/eval; omit --run, --step, "
+                "--output and --json"
             )
         if not Path(args.model).is_dir() or (Path(args.model) / "config.json").exists():
             raise UserError(
-                f"--all-checkpoints: {args.model} is no run directory; name one that `gpt2dist train` made"
+                f"--all-checkpoints: {args.model} is not a run directory; give one that `gpt2dist train` created"
             )
         if not args.watch and not RunDirectory(Path(args.model)).checkpoints.is_dir():
             raise UserError(
                 f"--all-checkpoints: {args.model} has no checkpoints yet; add --watch to wait for them"
             )
     if args.of_run and not args.of_run.is_dir():
-        raise UserError(f"--run: {args.of_run}: no such directory; name one that `gpt2dist train` made")
+        raise UserError(f"--run: {args.of_run}: no such directory; give one that `gpt2dist train` created")
     if (args.step is not None or args.name) and not (args.of_run or args.all_checkpoints):
-        raise UserError("--step and --name: say where in a run the result belongs; add --run RUN")
+        raise UserError("--step and --name: apply only to results recorded in a run; add --run RUN")
     if args.step is not None and args.step < 0:
         raise UserError("--step must be 0 or more")
     if args.of_run or args.all_checkpoints:
@@ -198,7 +205,7 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
 
 
 def _setting(args: argparse.Namespace) -> Any:
-    from gpt2dist.evaluation import EvaluationConfig
+    from gpt2dist.evaluation.evaluate import EvaluationConfig
 
     return EvaluationConfig(
         args.sequence_length,
@@ -208,11 +215,12 @@ def _setting(args: argparse.Namespace) -> Any:
         args.document_boundaries,
         args.batch_size,
         args.zero_stage,
+        tuple(args.measure),
     )
 
 
 def _evaluate(model: Path, label: str, text: Any, args: argparse.Namespace, world: Any) -> dict[str, Any]:
-    from gpt2dist.evaluation import evaluate
+    from gpt2dist.evaluation.evaluate import evaluate
     from gpt2dist.monitoring.progress import Progress
 
     with Progress(label, None, "token", scale=True, enabled=world.is_main) as bar:
@@ -239,6 +247,7 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
     """Score all checkpoints of a run that have no result; with --watch, also future ones."""
+    from gpt2dist.evaluation.measures import in_line
     from gpt2dist.evaluation.watch import checkpoints_to_score
     from gpt2dist.monitoring.progress import info
 
@@ -255,7 +264,7 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
         if world.is_main:
             record.add(step, model, result)
             _mirror(record)
-            say(f"step {step}: {_in_short(result)}")
+            say(f"step {step}: {in_line(result, 'log')}")
     if world.is_main:
         say(f"{len(record.results())} results in {record.directory}")
 
@@ -281,7 +290,7 @@ def _step(model: Path, args: argparse.Namespace) -> int:
     if args.step is not None:
         return args.step
     if not (model / manifest.NAME).is_file():
-        raise UserError(f"--run: {model} is no checkpoint, so it does not say its step; add --step N")
+        raise UserError(f"--run: {model} is not a checkpoint, so its step is unknown; add --step N")
     return state.TrainerState.read(model).step
 
 
@@ -309,26 +318,15 @@ def _end_on_signals(record: Any) -> None:
         signal.signal(number, end)
 
 
-def _in_short(result: dict[str, Any]) -> str:
-    return (
-        f"loss {result['loss']:.4f}, perplexity {result['perplexity']:.3f}, "
-        f"{result['bits_per_byte']:.4f} bits per byte"
-    )
-
-
 def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
+    from gpt2dist.evaluation.measures import in_table
+
     source = f"{args.data}, split {result['split']}" if args.data else ", ".join(args.text)
     how = f"stride {result['stride']}, prefix {result['prefix']}"
     how += ", each document by itself" if result["per_document"] else ""
-    theirs = result.get("lm_eval_word_perplexity")
-    harness = "" if theirs is None else f" ({theirs:.4f} with words as lm-evaluation-harness counts them)"
     changes = described(result.get("text_changes", {}))
     return {
-        "perplexity": f"{result['perplexity']:.4f} per token",
-        "word perplexity": f"{result['word_perplexity']:.4f}" + harness,
-        "bits per byte": f"{result['bits_per_byte']:.5f}",
-        "bits per token": f"{result['bits_per_token']:.5f}",
-        "loss": f"{result['loss']:.6f} nats per token",
+        **in_table(result),
         "Σ nll": f"{result['nll_sum']!r} nats",
         "targets": f"{result['targets']:,} in {result['windows']:,} windows of {result['sequence_length']} "
         f"tokens, {how}",

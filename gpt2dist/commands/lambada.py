@@ -13,13 +13,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     results.add_arguments(parser)
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="F.jsonl", help="passages, one JSON object in a line"
+        "--data", required=True, type=Path, metavar="F.jsonl", help="passages, one JSON object per line"
     )
-    parser.add_argument("--text-field", default="text", metavar="NAME", help="its key; default: %(default)s")
+    parser.add_argument(
+        "--text-field", default="text", metavar="NAME", help="key of a passage's text; default: %(default)s"
+    )
     add_encoding(parser)
     parser.epilog = """\
-Computed as by lm-evaluation-harness: the last word is what stands behind the last space. A passage counts as
-guessed when each token of it is the likeliest one.
+Computed as in lm-evaluation-harness: the last word is the text after the last space, and the model has guessed it
+if each of its tokens is the likeliest one.
 
 example:
   gpt2dist lambada runs/gpt2-124m --data lambada_test.jsonl"""
@@ -29,9 +31,11 @@ def run(args: argparse.Namespace) -> None:
     """Score the passages and print the result."""
     from gpt2dist.corpus import Reading
     from gpt2dist.evaluation.held_out_text import read_texts
+    from gpt2dist.evaluation.measures import in_table, in_use
     from gpt2dist.monitoring.logs import quiet_libraries
 
     results.check(args)
+    in_use("last_words", args.measure)
     passages = list(
         read_texts([str(args.data)], Reading(args.text_field, encoding=encoding(args)), format="jsonl")
     )
@@ -45,12 +49,11 @@ def run(args: argparse.Namespace) -> None:
         results.joined_ranks() as world,
         Progress("lambada", None, "token", scale=True, enabled=world.is_main) as bar,
     ):
-        result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance)
+        result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance, args.measure)
     if world.is_main:
         changes = described(result.get("text_changes", {}))
         shown = {
-            "accuracy": f"{result['accuracy']:.4f}",
-            "perplexity": f"{result['perplexity']:.4f} of the last word",
+            **in_table(result),
             "passages": f"{result['examples']:,} of {args.data}, {result['targets']:,} tokens scored",
             **({"text changes": changes} if changes else {}),
             "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {world.size} process(es)",

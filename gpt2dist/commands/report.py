@@ -11,13 +11,15 @@ from gpt2dist.terminal import say
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = """\
-The page holds the state, curves, samples, lineage, starts, configuration and environment, and needs no other file
-and no network to be seen. The run may be at work.
+The page contains the state, curves, samples, lineage, starts, configuration and environment. It needs no other
+file and no network. The run may still be active.
 
 example:
   gpt2dist report runs/gpt2-124m --output report.html"""
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--output", type=Path, required=True, metavar="F.html", help="the page; written over")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="F.html", help="file to write; replaced if it exists"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,4 +33,4 @@ def run(args: argparse.Namespace) -> None:
         )
     check_file(args.output)
     write_file(args.output, report(args.run_directory))
-    say(f"written {args.output}")
+    say(f"wrote {args.output}")

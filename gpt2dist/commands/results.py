@@ -21,16 +21,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a checkpoint, a run directory, a model directory or a hub name"
     )
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="B",
+        help="windows or passages per forward pass; default: %(default)s",
+    )
     parser.add_argument(
         "--zero-stage",
         type=int,
         choices=(0, 3),
         default=0,
-        help="3 holds the model in parts on all processes, for one that does not fit on one; "
-        "0 gives each a replica; default: %(default)s",
+        help="3 partitions the parameters across all processes, for models that do not fit on one device; "
+        "0 gives each process a replica; default: %(default)s",
     )
-    parser.add_argument("--output", type=Path, metavar="F.json", help="write the result there as JSON too")
+    parser.add_argument(
+        "--measure",
+        action="append",
+        default=[],
+        metavar="package.module:NAME",
+        help="also compute this measure, besides ours and those of installed packages; may be repeated",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="F.json", help="also write the result to this file, as JSON"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
 
@@ -75,7 +90,7 @@ def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argpars
     if args.json:
         say(text, sys.stdout)
         return
-    for name, value in shown.items():
-        say(f"{name:>16}  {value}")
-    if args.output:
-        say(f"{'written':>16}  {args.output}")
+    rows = {**shown, **({"written": str(args.output)} if args.output else {})}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        say(f"{name:>{width}}  {value}")

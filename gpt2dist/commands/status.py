@@ -95,7 +95,8 @@ def look(home: Path, all_starts: bool = False) -> list[Status]:
 def _print_statuses(statuses: list[Status], home: Path, as_json: bool) -> None:
     if as_json:
         for status in statuses:
-            say(json_files.dump(dataclasses.asdict(status)), sys.stdout)
+            evaluations = [each.as_json() for each in status.evaluations]
+            say(json_files.dump(dataclasses.asdict(status) | {"evaluations": evaluations}), sys.stdout)
     else:
         say("\n".join(table.show(statuses, home)))
 

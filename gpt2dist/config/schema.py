@@ -303,6 +303,11 @@ class EvaluationSection(Section):
         "stride gives each token more context and takes longer.",
     )
     batch_size: Windows = Field(8, description="Windows per forward pass and rank.")
+    measures: tuple[str, ...] = Field(
+        (),
+        description="Further measures to compute, each named package.module:NAME. Those of installed packages "
+        "are computed without being named.",
+    )
 
 
 class SamplesSection(Section):

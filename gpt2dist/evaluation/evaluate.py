@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.model_forward import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import score
@@ -29,6 +30,7 @@ class EvaluationConfig:
         document_boundaries: "isolate" restarts attention and positions at each end-of-text.
         batch_size: Windows per forward pass.
         zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
+        measures: Measures to compute besides ours and those of installed packages, as `package.module:attribute`.
     """
 
     sequence_length: int | None = None
@@ -38,6 +40,7 @@ class EvaluationConfig:
     document_boundaries: Literal["pack", "isolate"] = "pack"
     batch_size: int = 8
     zero_stage: Literal[0, 3] = 0
+    measures: tuple[str, ...] = ()
 
     def lengths(self, context_length: int) -> tuple[int, int]:
         """Return the sequence length and the stride for a model with `context_length` positions.
@@ -78,8 +81,10 @@ def evaluate(
         The object that `gpt2dist evaluate` writes; see docs/guides/evaluation.md.
 
     Raises:
-        UserError: The model cannot be loaded, or the model, text and settings do not fit together.
+        UserError: The model cannot be loaded, the model, text and settings do not fit together, or a measure
+            cannot be used.
     """
+    wanted = measures.in_use("text", setting.measures)
     directory = locate_together(model, world)
     weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
     tokenizer = Tokenizer.load(directory)
@@ -101,7 +106,7 @@ def evaluate(
     )
     seconds = time.monotonic() - began
     return {
-        **result.measures(),
+        **measures.record(result, wanted),
         **how,
         "windows": result.windows,
         "documents": text.totals.documents,
@@ -151,10 +156,10 @@ def require_same_tokenizer(text: HeldOut, tokenizer: Tokenizer, model: str | Pat
             f"{text.name} was made with another tokenizer than {model}; "
             f"preprocess the text again with --tokenizer {model}"
         )
-    said = text.vocab_size or tokenizer.vocab_size, text.end_of_text_id
-    if said != (tokenizer.vocab_size, tokenizer.end_of_text_id):
+    stated = text.vocab_size or tokenizer.vocab_size, text.end_of_text_id
+    if stated != (tokenizer.vocab_size, tokenizer.end_of_text_id):
         raise UserError(
-            f"{text.name}: its manifest says vocab_size {said[0]} and end_of_text_id {said[1]}, its tokenizer "
-            f"has {tokenizer.vocab_size} and {tokenizer.end_of_text_id}; copy the dataset again, or preprocess "
-            "the text again"
+            f"{text.name}: its manifest says vocab_size {stated[0]} and end_of_text_id {stated[1]}, its "
+            f"tokenizer has {tokenizer.vocab_size} and {tokenizer.end_of_text_id}; copy the dataset again, or "
+            "preprocess the text again"
         )

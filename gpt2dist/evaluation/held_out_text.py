@@ -111,7 +111,7 @@ class HeldOut:
             pieces.append(_with_ends(tokens, lengths, tokenizer.end_of_text_id))
             documents += len(batch)
         if not documents:
-            raise UserError(f"{name}: no text there; give files that hold some")
+            raise UserError(f"{name}: contains no text; give files that do")
         tokens = np.concatenate(pieces)
         totals = Totals(len(tokens), documents, size, words, lm_eval_words)
         return cls(
@@ -148,7 +148,7 @@ class HeldOut:
         if not per_document:
             stream = self.stream(prefix)
             if len(stream) < 2:
-                raise UserError(f"{self.name}: holds a single token, which leaves nothing to predict")
+                raise UserError(f"{self.name}: has a single token, so there is nothing to predict")
             return stream, Windows(len(stream), sequence_length, stride)
         stream = self.stream(prefix=True)  # so that an end-of-text precedes each document
         begins, tokens = self._documents(stream)
@@ -156,7 +156,7 @@ class HeldOut:
             begins, tokens = begins + 1, tokens - 1
         windows = DocumentWindows(begins, tokens, sequence_length, stride)
         if not windows.targets:
-            raise UserError(f"{self.name}: no document has two tokens, which leaves nothing to predict")
+            raise UserError(f"{self.name}: no document has two tokens, so there is nothing to predict")
         return stream, windows
 
     def _documents(self, stream: TokenStream) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -211,8 +211,8 @@ def _whole(item: Item, path: str, encoding: str | None) -> str:
 
 def _unreadable(path: str, line: int, reason: str) -> UserError:
     return UserError(
-        f"{path}:{line}: {reason}; fix it, or `gpt2dist preprocess` the files, which lists what it "
-        "leaves out, and give the result as --data"
+        f"{path}:{line}: {reason}; fix it, or `gpt2dist preprocess` the files, which lists the "
+        "documents that it skips, and give the dataset as --data"
     )
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation.measures import Sums, descriptions, in_use, values
 from gpt2dist.evaluation.model_forward import load_forward, locate_together
-from gpt2dist.evaluation.perplexity import exp
 from gpt2dist.evaluation.scoring import OnBatch, ignore, score_windows
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.find_model import fingerprint
@@ -75,6 +75,7 @@ def lambada(
     batch_size: int = 8,
     zero_stage: Literal[0, 3] = 0,
     on_batch: OnBatch = ignore,
+    measures: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score the last word of each passage. Collective.
 
@@ -85,13 +86,16 @@ def lambada(
         batch_size: Passages per forward pass.
         zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
         on_batch: As in `score_windows`.
+        measures: Measures to compute besides ours and those of installed packages, as `package.module:attribute`.
 
     Returns:
         The object that `gpt2dist lambada` writes; see docs/guides/evaluation.md.
 
     Raises:
-        UserError: The model cannot be loaded, `texts` is empty, or a passage has no last word.
+        UserError: The model cannot be loaded, `texts` is empty, a passage has no last word, or a measure cannot
+            be used.
     """
+    wanted = in_use("last_words", measures)
     directory = locate_together(model, world)
     weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
     tokenizer = Tokenizer.load(directory)
@@ -104,13 +108,18 @@ def lambada(
     began = time.monotonic()
     scores = score_windows(forward, stream, endings, batch_size, world, on_batch)
     seconds = time.monotonic() - began
-    nll_sum = math.fsum(scores.nll.tolist())
+    sums = Sums(
+        math.fsum(scores.nll.tolist()),
+        endings.targets,
+        examples=len(endings),
+        correct=int(scores.greedy.sum()),
+    )
     return {
-        "accuracy": int(scores.greedy.sum()) / len(endings),
-        "perplexity": exp(nll_sum / len(endings)),
-        "nll_sum": nll_sum,
-        "examples": len(endings),
-        "targets": endings.targets,
+        **values(sums, wanted),
+        "nll_sum": sums.nll_sum,
+        "examples": sums.examples,
+        "targets": sums.targets,
+        **descriptions(wanted),
         "batch_size": batch_size,
         "zero_stage": zero_stage,
         "world_size": world.size,
@@ -151,7 +160,7 @@ def _lay_out(
     end-of-text is put before it.
     """
     if not examples:
-        raise UserError("no passage there; each line must be an object with a text")
+        raise UserError("there are no passages; each line must be an object with a text")
     whole = _encode([context + word for context, word in examples], tokenizer)
     known = _encode([context for context, _ in examples], tokenizer)
     rows, scored = [], []

@@ -46,7 +46,7 @@ def load_forward(
             tokenizer's.
     """
     if zero_stage not in (0, 3):
-        raise UserError(f"a ZeRO stage of {zero_stage} is not for evaluation; give 0 or 3")
+        raise UserError(f"evaluation does not support ZeRO stage {zero_stage}; give 0 or 3")
     # Imported here: a run that evaluates as it trains has its own model, and does not need transformers.
     from gpt2dist.model.onednn import use_onednn
     from gpt2dist.model.pretrained import load_pretrained, require_vocabulary, score

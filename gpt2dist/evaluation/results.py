@@ -10,24 +10,17 @@ from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation import measures
 from gpt2dist.run.directory import RunDirectory
-
-CURVES = ("loss", "perplexity", "bits_per_byte", "word_perplexity", "lm_eval_word_perplexity")
-"""Measures that are written to TensorBoard, if a result has them."""
 
 
 @dataclass(frozen=True)
 class ResultFile:
-    """The keys of a result file that are read back. A measure that was not finite is None."""
+    """The keys of a result file that are read back, besides its measures."""
 
     step: int
     time: float
     model: str
-    loss: float | None
-    perplexity: float | None
-    bits_per_byte: float | None
-    word_perplexity: float | None
-    lm_eval_word_perplexity: float | None = None
     consumed_tokens: int = 0
 
 
@@ -45,7 +38,7 @@ class EvaluationResults:
     def __init__(self, run: Path, name: str):
         if not name or Path(name).name != name or name.startswith("."):
             raise UserError(
-                f"--name {name!r} cannot be the name of a directory; give a plain word such as wikitext"
+                f"--name {name!r} is not a valid name of a directory; give a plain word such as wikitext"
             )
         self.run = run
         self.name = name
@@ -61,7 +54,9 @@ class EvaluationResults:
         for path in sorted(self.directory.glob("step-*.json")):
             try:
                 result = json_files.load(path)
-                found[json_files.build(ResultFile, result).step] = result
+                step = json_files.build(ResultFile, result).step
+                _check_measures(result)
+                found[step] = result
             except (OSError, ValueError) as error:
                 raise UserError(
                     f"{path}: not a result of `gpt2dist evaluate` ({json_files.reason(error)}); remove it"
@@ -81,8 +76,8 @@ class EvaluationResults:
             for key, value in conditions.items():
                 if there.get(key) != value:
                     raise UserError(
-                        f"{self.directory}: holds results with {key} {there.get(key)!r}, this one has "
-                        f"{value!r}; give this evaluation another --name"
+                        f"{self.directory}: has results with {key} {there.get(key)!r}, this evaluation has "
+                        f"{value!r}; give it another --name"
                     )
 
     def add(self, step: int, model: Path, result: dict[str, Any]) -> None:
@@ -104,5 +99,25 @@ class EvaluationResults:
     def line(self, result: dict[str, Any]) -> dict[str, Any]:
         """Return a result as a line of metrics.jsonl."""
         known = {"progress/tokens": result["consumed_tokens"]} if "consumed_tokens" in result else {}
-        curves = {f"eval/{self.name}/{name}": result[name] for name in CURVES if name in result}
-        return {"step": result["step"], "time": result["time"], **known, **curves}
+        curves = measures.of_result(result, "curve")
+        return {
+            "step": result["step"],
+            "time": result["time"],
+            **known,
+            **{f"eval/{self.name}/{each.key}": result[each.key] for each in curves},
+        }
+
+
+def _check_measures(result: dict[str, Any]) -> None:
+    """Check that the measures of a result file are numbers, or None if they were not finite.
+
+    Raises:
+        ValueError: One is missing or of another type; the message names it.
+    """
+    for measure in measures.TEXT:
+        is_needed = "curve" in measure.places and measure.per not in measures.OPTIONAL_COUNTS
+        if is_needed and measure.key not in result:
+            raise ValueError(f"{measure.key} is missing")
+    for key in (each.key for each in measures.of_result(result)):
+        if result[key] is not None and not measures.is_number(result[key]):
+            raise ValueError(f"{key} is {result[key]!r:.60}, not a number")

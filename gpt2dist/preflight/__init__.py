@@ -15,6 +15,7 @@ from gpt2dist.preflight.data import training_sets, validation_sets
 from gpt2dist.preflight.deepspeed import check_offload, check_precision
 from gpt2dist.preflight.deepspeed_keys import check_raw_keys
 from gpt2dist.preflight.directories import check_directories
+from gpt2dist.preflight.evaluation import check_measures
 from gpt2dist.preflight.init_from import check_vocabulary, read_origin, vocab_size_of
 from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
 from gpt2dist.preflight.monitoring import check_hooks, check_profile, check_samples, check_trackers
@@ -46,6 +47,7 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         *check_lengths(config, lengths),
         *wrong_training,
         *wrong_validation,
+        *check_measures(config),
         *_check_world_size(config, world_size),
         *check_batch(config, world_size),
         *check_schedule(config, datasets),

@@ -93,7 +93,7 @@ class Reference:
         self._exact = _logits(model, self._few)
         if not self._exact.isfinite().all():
             raise UserError(
-                f"{source}: its own logits are not finite: the training diverged; name an earlier one"
+                f"{source}: its logits are not finite, so training diverged; give an earlier checkpoint"
             )
         _round_weights(model, dtype, source)
         self._rounded = _logits(model, self._tokens)
@@ -127,8 +127,8 @@ class Reference:
         difference = self._compare(self._exact, _logits(model.to(self.dtype), self._few), self.dtype)
         if not difference.is_rounding:
             raise UserError(
-                f"--dtype {_name(self.dtype)}: the model does not bear it: its logits then differ from those in "
-                f"float32 by {difference}; take {_another(self.dtype)}"
+                f"--dtype {_name(self.dtype)} does not suit this model: its logits then differ from those in "
+                f"float32 by {difference}; give {_another(self.dtype)}"
             )
         return difference
 
@@ -159,7 +159,7 @@ def _round_weights(model: GPT2LMHeadModel, dtype: torch.dtype, source: Path) -> 
         if not rounded.isfinite().all():
             raise UserError(
                 f"--dtype {_name(dtype)}: {name} of {source} holds {parameter.abs().max():.6g}, which is beyond "
-                f"its largest number ({torch.finfo(dtype).max:.6g}); take {_another(dtype)}"
+                f"its largest number ({torch.finfo(dtype).max:.6g}); give {_another(dtype)}"
             )
         parameter.copy_(rounded)
 
@@ -176,7 +176,7 @@ def _different_tensor(source: Path, written: Path, dtype: torch.dtype) -> str:
     names = {bare_name(name): name for name in theirs}
     for name in sorted(ours):
         if bare_name(name) not in names:
-            return f"{name} is in them, and not in the checkpoint"
+            return f"{name} is not in the checkpoint"
         expected, actual = theirs.read(names[bare_name(name)]).to(dtype).float(), ours.read(name).float()
         if expected.shape != actual.shape:
             return f"{name} has the shape {list(actual.shape)}, not {list(expected.shape)}"

@@ -9,17 +9,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
+from gpt2dist.evaluation.measures import ACCURACY, OURS, MeasureInfo
 from gpt2dist.publishing.exporter import Exported
-from gpt2dist.publishing.origin import MEASURES, ModelProvenance, Result
+from gpt2dist.publishing.origin import ModelProvenance, Result
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
-MEASURE_NAMES = {
-    "perplexity": "perplexity",
-    "word_perplexity": "word perplexity",
-    "lm_eval_word_perplexity": "word perplexity (lm-evaluation-harness)",
-    "bits_per_byte": "bits per byte",
-    "accuracy": "accuracy",
-}
 WHOLE_TEXTS = """\
 Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
 exp(Σ nll / tokens) and depends on the tokenizer; word perplexity (per whitespace-separated word) and bits per
@@ -71,7 +65,7 @@ def metadata(name: str, origin: ModelProvenance, license: str | None) -> ModelCa
 
 def _entries(result: Result) -> Iterator[EvalResult]:
     how = {key: value for key, value in result.protocol.items() if key != "split"}
-    for measure, value in result.measures.items():
+    for measure in result.shown:
         yield EvalResult(
             task_type="text-generation",
             task_name="Language modeling",
@@ -79,9 +73,9 @@ def _entries(result: Result) -> Iterator[EvalResult]:
             dataset_name=result.name,
             dataset_split=result.protocol.get("split"),
             dataset_args={"fingerprint": result.data} if result.data else None,
-            metric_type=measure,
-            metric_name=MEASURE_NAMES[measure],
-            metric_value=value,
+            metric_type=measure.key,
+            metric_name=measure.title,
+            metric_value=result.measures[measure.key],
             metric_args=how or None,
         )
 
@@ -155,7 +149,7 @@ def _progress(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     state = origin.state
     assert state
     yield "optimizer steps", f"{state.step:,}"
-    yield "tokens trained on", f"{state.consumed_tokens:,} (a token counts each time)"
+    yield "tokens trained on", f"{state.consumed_tokens:,} (counting repetitions)"
     if state.step:
         yield "tokens per step", f"{state.consumed_tokens // state.step:,} on average"
     order = state.order
@@ -186,23 +180,36 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
 
 
 def _evaluation(results: tuple[Result, ...]) -> str:
-    measures = [key for key in MEASURES if any(key in result.measures for result in results)]
+    shown = {each.key: each for result in results for each in result.shown}
     rows = [
         (
             result.name,
-            *(f"{result.measures[key]:,.4f}" if key in result.measures else "" for key in measures),
+            *(_number(result, each) for each in shown.values()),
             ", ".join(_words(key, value) for key, value in result.protocol.items()),
         )
         for result in results
     ]
-    last_words = [result.name for result in results if "accuracy" in result.measures]
+    last_words = [result.name for result in results if ACCURACY.key in result.measures]
     notes = [
         WHOLE_TEXTS if len(last_words) < len(results) else "",
         LAST_WORDS.format(names=", ".join(last_words)) if last_words else "",
+        *(_explained(each) for each in shown.values() if each not in OURS),
         "The scores are those of the checkpoint, before its weights were rounded.",
     ]
-    table = _table(rows, ("data", *(MEASURE_NAMES[key] for key in measures), "how"))
+    table = _table(rows, ("data", *(each.title for each in shown.values()), "how"))
     return "\n\n".join([table, *filter(None, notes)])
+
+
+def _number(result: Result, measure: MeasureInfo) -> str:
+    value = result.measures.get(measure.key)
+    return "" if value is None else f"{value:,.{measure.table_digits}f}"
+
+
+def _explained(measure: MeasureInfo) -> str:
+    """Explain a measure of another package."""
+    formula = f" is {measure.formula}" if measure.formula else ""
+    unit = f" ({measure.unit})" if measure.unit else ""
+    return f"{measure.title[:1].upper()}{measure.title[1:]}{unit}{formula}; {measure.better} is better."
 
 
 def _words(key: str, value: Any) -> str:

@@ -1,6 +1,5 @@
 """Provenance of a model to be published: its training, configuration and scores."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config, raise_problems, read
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation.measures import ACCURACY, OURS, MeasureInfo, finite, of_result
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape
@@ -21,13 +21,12 @@ from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.starts import Change
 from gpt2dist.tokenizer import text_changes
 
-MEASURES = ("perplexity", "word_perplexity", "lm_eval_word_perplexity", "bits_per_byte", "accuracy")
 PROTOCOL = (
     *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
     "document_boundaries",
 )
 """Keys of a result that describe how a score was computed, apart from the model and the text."""
-_GIVE_RESULT = "give a file that `gpt2dist evaluate --output` wrote, or move it away"
+_GIVE_RESULT = "give a file that `gpt2dist evaluate --output` wrote, or remove it"
 
 PUBLISHED_CHANGES = ("optimizer.", "schedule.", "batch.", "precision", "model.dropout", "stability.")
 """Starts of the keys whose changes at a restart are published. Others may hold local paths."""
@@ -40,26 +39,30 @@ class Result:
     Attributes:
         name: Name of the text.
         data: Fingerprint of the text; empty if it is not recorded.
-        measures: Values of the `MEASURES` that are known and finite.
+        measures: Finite values of the measures that a card shows, by key.
         protocol: Values of the `PROTOCOL` keys that are known.
+        shown: How these measures are written.
     """
 
     name: str
     data: str
     measures: dict[str, float]
     protocol: dict[str, Any]
+    shown: tuple[MeasureInfo, ...] = field(default=(), compare=False)
 
     @classmethod
     def of(cls, name: str, record: dict[str, Any]) -> "Result":
         """Extract the result from a record that has further keys."""
-        if "accuracy" in record:
+        shown = tuple(each for each in of_result(record, "card") if finite(record[each.key]) is not None)
+        if ACCURACY.key in record:
             record = record | {"scored": "the last word of each passage"}
         return cls(
             name,
             str(record.get("data") or ""),
-            {key: record[key] for key in MEASURES if _is_number(record.get(key))},
+            {each.key: record[each.key] for each in shown},
             {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False)}
             | _text_changes(record),
+            shown,
         )
 
 
@@ -166,7 +169,11 @@ def _result(path: Path, directory: Path, digest: str) -> Result:
         )
     result = Result.of(path.stem, record)
     if not result.measures:
-        raise UserError(f"--results: {path} has none of {', '.join(MEASURES)}; give what `evaluate` wrote")
+        known = dict.fromkeys(each.key for each in OURS if "card" in each.places)
+        raise UserError(
+            f"--results: {path} has none of {', '.join(known)}; give a file that `gpt2dist evaluate --output` "
+            "wrote"
+        )
     return result
 
 
@@ -177,7 +184,7 @@ def _environment(path: Path) -> EnvironmentFile:
         return json_files.build(EnvironmentFile, json_files.load(path))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: {json_files.reason(error)}; move it away: the card then says nothing of the environment"
+            f"{path}: {json_files.reason(error)}; remove it to write a card without the environment"
         ) from None
 
 
@@ -209,7 +216,3 @@ def _text_changes(record: dict[str, Any]) -> dict[str, str]:
     except TypeError:
         return {}
     return {"text": text_changes.described(changes)} if changes else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist import json_files
+from gpt2dist.evaluation.measures import LOSS, OURS, TEXT, MeasureInfo
 from gpt2dist.report.svg import Curve, chart
 from gpt2dist.run import metrics_file
 from gpt2dist.run.directory import RunDirectory
@@ -56,24 +57,33 @@ def report(run: Path) -> str:
 
 def _charts(lines: list[dict[str, Any]], results: list[Evaluation]) -> Iterable[str]:
     """Yield the charts; one for which the run has no data is an empty string."""
-    names = sorted({each.name for each in results})
 
     def trained(tag: str) -> list[tuple[float, float]]:
         known = ((each.get("step"), number(each.get(tag))) for each in lines)
         return [(step, value) for step, value in known if isinstance(step, int) and value is not None]
 
-    def evaluated(key: str) -> list[Curve]:
-        def points(name: str) -> list[tuple[float, float]]:
-            known = ((each.step, getattr(each, key)) for each in results if each.name == name)
-            return [(step, value) for step, value in known if value is not None]
-
-        return [Curve(name, points(name), dots=True) for name in names]
-
-    yield chart("Loss, nats per token", [Curve("training", trained(TRAINED)), *evaluated("loss")])
-    yield chart("Bits per byte", evaluated("bits_per_byte"))
+    for measure in _measures(results):
+        training = [Curve("training", trained(TRAINED))] if measure.key == LOSS.key else []
+        title = f"{measure.heading} ({measure.better} is better)"
+        yield chart(title, [*training, *_evaluated(measure.key, results)])
     yield chart("Tokens per second", [Curve("", trained("throughput/tokens_per_second"))])
     yield chart("Gradient norm", [Curve("", trained("train/grad_norm"))])
     yield chart("Learning rate", [Curve("", trained("train/lr"))])
+
+
+def _measures(results: list[Evaluation]) -> Iterable[MeasureInfo]:
+    """Return the measures to chart: ours, then others that a result has."""
+    others = {each.key: each for result in results for each in result.measures if each not in OURS}
+    return [each for each in (*TEXT, *(others[key] for key in sorted(others))) if "report" in each.places]
+
+
+def _evaluated(key: str, results: list[Evaluation]) -> list[Curve]:
+    """Return the curve of a measure for each name of an evaluation."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for each in results:
+        value = each.values.get(key)
+        points.setdefault(each.name, []).extend([(each.step, value)] if value is not None else [])
+    return [Curve(name, points[name], dots=True) for name in sorted(points)]
 
 
 def _samples(lines: list[dict[str, Any]]) -> Iterable[str]:

@@ -5,29 +5,39 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gpt2dist.evaluation import measures
+from gpt2dist.evaluation.measures import MeasureInfo
 from gpt2dist.run.directory import RunDirectory
-from gpt2dist.status.run_files import number, read_object
+from gpt2dist.status.run_files import read_object
 
 _STEP = re.compile(r"step-(\d+)\.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Result of one evaluation. Values are None if missing or not finite.
+    """Result of one evaluation.
 
     Attributes:
         name: Name of the validation set, or the one given with `evaluate --name`.
         step: Optimizer steps done.
-        loss: Mean negative log-likelihood per token, in nats.
-        perplexity: Perplexity per token.
-        bits_per_byte: Bits per byte of text.
+        values: Measures by key; None if not finite. The measures of every validation are there even if the file
+            lacks them.
+        measures: How the measures are written: ours, and others as the file describes them.
     """
 
     name: str
     step: int
-    loss: float | None
-    perplexity: float | None
-    bits_per_byte: float | None
+    values: dict[str, float | None]
+    measures: tuple[MeasureInfo, ...] = dataclasses.field(default=(), compare=False)
+
+    def described(self) -> str:
+        """Return the values in one line, such as "loss 3.9512, 1.8300 bits per byte"; empty if none is finite."""
+        known = ((each, self.values[each.key]) for each in self.measures if "status" in each.places)
+        return ", ".join(each.in_line(value) for each, value in known if value is not None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `gpt2dist status --json` has of this evaluation."""
+        return {"name": self.name, "step": self.step, **self.values}
 
 
 def last_evaluations(run: Path, up_to: int | None) -> list[Evaluation]:
@@ -87,5 +97,8 @@ def _results(path: Path) -> list[Evaluation]:
     return [_evaluation(name, step, each) for name, each in by_name.items() if isinstance(each, dict)]
 
 
-def _evaluation(name: str, step: int, measures: dict[str, Any]) -> Evaluation:
-    return Evaluation(name, step, *(number(measures.get(key)) for key in ("loss", "perplexity", "bits_per_byte")))
+def _evaluation(name: str, step: int, result: dict[str, Any]) -> Evaluation:
+    found = measures.of_result(result)
+    always = [each.key for each in measures.TEXT if "training" in each.places]
+    values = {key: measures.finite(result.get(key)) for key in (*always, *(each.key for each in found))}
+    return Evaluation(name, step, values, tuple(found))

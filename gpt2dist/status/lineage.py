@@ -34,9 +34,8 @@ def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
         )
         data, model = (str(result.get(key) or "") for key in ("data", "model"))
         of = f", of the model {model[:12]} on the data {data[:12]}" if data and model else ""
-        bits = f", {each.bits_per_byte:.4f} bits per byte" if each.bits_per_byte is not None else ""
-        loss = f"loss {each.loss:.4f}" if each.loss is not None else "loss not finite"
-        links.append(("result", "", f"{each.name} at step {each.step:,}: {loss}{bits}{of}"))
+        values = each.described() or "loss not finite"
+        links.append(("result", "", f"{each.name} at step {each.step:,}: {values}{of}"))
     return links
 
 

@@ -118,8 +118,7 @@ def _checkpoint(status: Status) -> str:
 
 
 def _evaluation(result: Evaluation) -> str:
-    bits = f", {result.bits_per_byte:.4f} bits per byte" if result.bits_per_byte is not None else ""
-    return f"{result.name} {_number(result.loss, '.4f')}{bits} at {result.step:,}"
+    return f"{result.name} {result.described() or NOTHING} at {result.step:,}"
 
 
 def _count(value: int | None) -> str:

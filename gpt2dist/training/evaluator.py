@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.held_out_text import HeldOut
-from gpt2dist.evaluation.perplexity import Score, score
+from gpt2dist.evaluation.measures import Sums
+from gpt2dist.evaluation.perplexity import score
 from gpt2dist.generation.generator import Generator
 from gpt2dist.generation.sampling import Sampling
 from gpt2dist.monitoring.progress import Progress
@@ -46,6 +49,7 @@ class Evaluator(Hook):
             tokenizer.end_of_text_id,
             world.device,
         )
+        self.measures = measures.in_use("text", config.evaluation.measures)
         # Encoded here so that a character unknown to the tokenizer is reported before the first step.
         self.prompts = [self._encode(prompt) for prompt in config.monitoring.samples.prompts]
 
@@ -62,27 +66,23 @@ class Evaluator(Hook):
         """
         if trainer.step == self.plan.total_steps or trainer.is_due(self.config.evaluation.every_steps):
             for name, result in self._score_all(trainer).items():
-                values = {key: getattr(result, key) for key in ("loss", "perplexity", "bits_per_byte")}
-                tagged = {f"eval/{name}/{key}": value for key, value in values.items()}
+                shown = measures.of_result(result, "training")
+                tagged = {f"eval/{name}/{each.key}": result[each.key] for each in shown}
                 yield {**tagged, "progress/tokens": trainer.consumed_tokens}
-                trainer.info(
-                    f"step {trainer.step}: {name} loss {result.loss:.4f}, perplexity {result.perplexity:.3f}, "
-                    f"{result.bits_per_byte:.4f} bits per byte"
-                )
+                trainer.info(f"step {trainer.step}: {name} {measures.in_line(result, 'log')}")
         if trainer.is_due(self.config.monitoring.samples.every_steps):
             yield self._sample(trainer.poll)
 
-    def _score_all(self, trainer: TrainerView) -> dict[str, Score]:
+    def _score_all(self, trainer: TrainerView) -> dict[str, dict[str, Any]]:
         """Score all validation sets in full, and write the results to eval/step-N.json."""
-        results = {entry.name: self._score(entry, trainer.poll) for entry in self.plan.validation}
+        results = {}
+        for entry in self.plan.validation:
+            results[entry.name] = measures.record(self._score(entry, trainer.poll), self.measures)
+            if changes := entry.dataset.text_changes:
+                results[entry.name]["text_changes"] = changes
         if self.world.is_main and results:
-            changes = {entry.name: entry.dataset.text_changes for entry in self.plan.validation}
-            report = {
-                name: result.measures() | ({"text_changes": changes[name]} if changes[name] else {})
-                for name, result in results.items()
-            }
             path = RunDirectory(self.config.output_dir).evaluations / f"{checkpoint_name(trainer.step)}.json"
-            atomic_io.write_json(path, report)
+            atomic_io.write_json(path, results)
         return results
 
     def _sample(self, poll: Callable[[], None]) -> dict[str, str]:
@@ -97,7 +97,7 @@ class Evaluator(Hook):
             texts[f"samples/{number}"] = prompt + self.tokenizer.decode_after(tokens, new)
         return texts
 
-    def _score(self, entry: ValidationSet, poll: Callable[[], None]) -> Score:
+    def _score(self, entry: ValidationSet, poll: Callable[[], None]) -> Sums:
         text = HeldOut.of_dataset(entry.dataset, entry.split)
         shown = Progress(f"evaluate {entry.name}", None, "token", 0, True, self.world.is_main, leave=False)
 

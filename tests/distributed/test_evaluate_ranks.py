@@ -38,7 +38,8 @@ def save(kind, directory, dataset, **options):
 def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=False):
     """What each rank computes, for each batch size."""
     from gpt2dist.distributed.world import join
-    from gpt2dist.evaluation import EvaluationConfig, HeldOut, evaluate
+    from gpt2dist.evaluation.evaluate import EvaluationConfig, evaluate
+    from gpt2dist.evaluation.held_out_text import HeldOut
 
     world = join()
     text = HeldOut.of_texts(TEXTS, Tokenizer.load(directory))
@@ -54,7 +55,7 @@ def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=F
 
 def score_passages(directory, zero_stage):
     from gpt2dist.distributed.world import join
-    from gpt2dist.evaluation import lambada
+    from gpt2dist.evaluation.lambada import lambada
 
     passages = ["abc def ghi", "jkl", "abc  def", "abcdef " * 20 + "abc", "fed cab"]
     result = lambada(directory, passages, join(), 2, zero_stage)
@@ -228,7 +229,8 @@ def test_all_ranks_score_the_checkpoint_that_the_main_rank_found(tmp_path):
 
 def score_dataset(checkpoint, dataset, zero_stage):
     from gpt2dist.distributed.world import join
-    from gpt2dist.evaluation import EvaluationConfig, HeldOut, evaluate
+    from gpt2dist.evaluation.evaluate import EvaluationConfig, evaluate
+    from gpt2dist.evaluation.held_out_text import HeldOut
 
     text = HeldOut.of_dataset(Manifest.load(dataset), "val")
     setting = EvaluationConfig(stride=12, batch_size=5, zero_stage=zero_stage)

@@ -24,8 +24,9 @@ from safetensors.torch import save_file
 
 from gpt2dist.corpus import Reading
 from gpt2dist.distributed.world import join, leave
-from gpt2dist.evaluation import EvaluationConfig, evaluate, lambada
+from gpt2dist.evaluation.evaluate import EvaluationConfig, evaluate
 from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
+from gpt2dist.evaluation.lambada import lambada
 from gpt2dist.evaluation.model_forward import load_forward
 from gpt2dist.evaluation.perplexity import score
 from gpt2dist.model.find_model import locate

@@ -62,7 +62,7 @@ def test_a_model_that_is_no_checkpoint_needs_a_step(gpt2dist, run, small_model, 
     words = ["evaluate", small_model, "--data", tiny_dataset, "--run", run, "--name", "small"]
     code, _, err = gpt2dist(*words)
     assert code == 2
-    assert f"--run: {small_model} is no checkpoint, so it does not say its step; add --step N" in err
+    assert f"--run: {small_model} is not a checkpoint, so its step is unknown; add --step N" in err
     assert gpt2dist(*words, "--step", "7")[0] == 0
     ((step, result),) = results(run, "small").items()
     assert (step, result["step"]) == (7, 7) and "consumed_tokens" not in result
@@ -75,7 +75,7 @@ def test_a_point_of_another_curve_is_refused_before_the_work(gpt2dist, run, tiny
     before = results(run, "dataset")
     code, _, err = gpt2dist(*words, "--stride", "5")
     assert code == 2
-    assert "holds results with stride 16, this one has 5; give this evaluation another --name" in err
+    assert "has results with stride 16, this evaluation has 5; give it another --name" in err
     assert "evaluate: " not in err.replace("gpt2dist evaluate: ", ""), "nothing was scored"
     assert results(run, "dataset") == before
     assert gpt2dist(*words, "--stride", "5", "--name", "fine")[0] == 0
@@ -141,11 +141,11 @@ def test_a_signal_ends_the_watch_in_order(run, tiny_dataset, launcher, tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--run", "."], "--all-checkpoints: has a result for each checkpoint, in RUN/eval; leave out --run"),
-        (["--step", "3"], "--all-checkpoints: has a result for each checkpoint"),
-        (["--json"], "--all-checkpoints: has a result for each checkpoint"),
-        (["--output", "a.json"], "--all-checkpoints: has a result for each checkpoint"),
-        (["--name", ".."], "--name '..' cannot be the name of a directory; give a plain word such as wikitext"),
+        (["--run", "."], "--all-checkpoints: writes a result per checkpoint to RUN/eval; omit --run"),
+        (["--step", "3"], "--all-checkpoints: writes a result per checkpoint"),
+        (["--json"], "--all-checkpoints: writes a result per checkpoint"),
+        (["--output", "a.json"], "--all-checkpoints: writes a result per checkpoint"),
+        (["--name", ".."], "--name '..' is not a valid name of a directory; give a plain word such as wikitext"),
     ],
 )
 def test_refusals(follow, options, message, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_all_checkpoints_are_those_of_a_run(gpt2dist, run, small_model, tiny_dat
     for model in (small_model, run / "checkpoints/step-00000010", tmp_path / "nowhere"):
         code, _, err = gpt2dist("evaluate", model, "--data", tiny_dataset, "--all-checkpoints")
         assert code == 2
-        assert f"--all-checkpoints: {model} is no run directory; name one that `gpt2dist train` made" in err
+        assert f"--all-checkpoints: {model} is not a run directory; give one that `gpt2dist train` created" in err
     (tmp_path / "new").mkdir()
     code, _, err = gpt2dist("evaluate", tmp_path / "new", "--data", tiny_dataset, "--all-checkpoints")
     assert code == 2

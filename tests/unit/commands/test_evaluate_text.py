@@ -116,17 +116,17 @@ def test_the_strided_recipe_of_transformers_documentation(evaluate, small_model,
     [
         ([], "give either --data DATASET or --text FILE…"),
         (["--data", "d", "--text", "a.txt"], "give either --data DATASET or --text FILE…"),
-        (["--data", "d", "--detokenizer", "wikitext"], "--detokenizer: the dataset is tokens already"),
-        (["--text", "a.txt", "--split", "val"], "--split: is of a dataset; leave it out with --text"),
+        (["--data", "d", "--detokenizer", "wikitext"], "--detokenizer: a dataset is already tokenised"),
+        (["--text", "a.txt", "--split", "val"], "--split: only datasets have splits; omit it with --text"),
         (["--text", "a.txt", "--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--text", "a.txt", "--watch"], "--watch: follows a run; add --all-checkpoints"),
+        (["--text", "a.txt", "--watch"], "--watch: needs --all-checkpoints; add it"),
         (["--text", "a.txt", "--run", "nowhere"], "--run: nowhere: no such directory"),
-        (["--text", "a.txt", "--step", "3"], "--step and --name: say where in a run the result belongs"),
-        (["--text", "a.txt", "--name", "x"], "--step and --name: say where in a run the result belongs"),
+        (["--text", "a.txt", "--step", "3"], "--step and --name: apply only to results recorded in a run"),
+        (["--text", "a.txt", "--name", "x"], "--step and --name: apply only to results recorded in a run"),
         (["--text", "a.txt", "--run", ".", "--step", "-1"], "--step must be 0 or more"),
-        (["--text", "a.txt", "--run", ".", "--name", "a/b"], "--name 'a/b' cannot be the name of a directory"),
+        (["--text", "a.txt", "--run", ".", "--name", "a/b"], "--name 'a/b' is not a valid name of a directory"),
         (["--text", "nowhere.txt"], "nowhere.txt"),
-        (["--text", "empty.txt"], "empty.txt: no text there; give files that hold some"),
+        (["--text", "empty.txt"], "empty.txt: contains no text; give files that do"),
         (["--text", "bad.jsonl"], "bad.jsonl:2: "),
         (
             ["--text", "a.txt", "--text-field", "text", "--sequence-length", "99"],
@@ -148,4 +148,4 @@ def test_documents_of_a_single_token_leave_nothing_to_predict(gpt2dist, small_mo
     (tmp_path / "a.txt").write_text("a")
     code, _, err = gpt2dist("evaluate", small_model, "--text", tmp_path / "a.txt", "--per-document")
     assert code == 2
-    assert "a.txt: no document has two tokens, which leaves nothing to predict" in err
+    assert "a.txt: no document has two tokens, so there is nothing to predict" in err

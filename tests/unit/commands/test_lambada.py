@@ -4,6 +4,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.support.outside_measures import HERE
+
 PASSAGES = ["abc def ghi", "jkl  abc", "fed"]
 
 
@@ -34,8 +36,18 @@ def test_the_table_goes_to_standard_error_and_the_file_holds_the_same(lambada, t
     code, out, err = lambada("--output", tmp_path / "deep/result.json", "--text-field", "page", field="page")
     assert (code, out) == (0, "")
     result = json.loads((tmp_path / "deep/result.json").read_text())
-    assert f"{result['perplexity']:.4f} of the last word" in err
+    assert f"{result['perplexity']:,.4f} per last word" in err
     assert f"{result['accuracy']:.4f}" in err
+
+
+def test_a_measure_of_another_package(lambada, tmp_path):
+    code, _, err = lambada("--output", tmp_path / "result.json", "--measure", HERE + "LAST_WORD_LOSS")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert code == 0 and result["last_word_loss"] == result["nll_sum"] / 3
+    assert result["measures"]["last_word_loss"]["title"] == "last-word loss"
+    assert f"last-word loss  {result['last_word_loss']:.4f} nats\n" in err
+    code, _, err = lambada("--measure", HERE + "NATS_PER_WORD")
+    assert code == 2 and "is a measure of the task 'text', not 'last_words'; omit it" in err
 
 
 def test_the_batch_size_changes_only_the_speed(lambada):
@@ -62,7 +74,7 @@ def test_what_does_not_fit_in_json_is_null(lambada, small_model, tmp_path):
         (["--output", "/"], PASSAGES, "--output: / is a directory; name a file, such as /output"),
         ([], ["abc def", "abc "], "passage 2 has no last word: 'abc '; each must end with the word to guess"),
         ([], [""], "passage 1 has no last word: ''"),
-        ([], [], "no passage there; each line must be an object with a text"),
+        ([], [], "there are no passages; each line must be an object with a text"),
         (["--text-field", "page"], PASSAGES, "passages.jsonl:1: "),
     ],
 )

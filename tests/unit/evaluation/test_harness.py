@@ -8,8 +8,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2dist.distributed.world import World
-from gpt2dist.evaluation import EvaluationConfig, evaluate, lambada
+from gpt2dist.evaluation.evaluate import EvaluationConfig, evaluate
 from gpt2dist.evaluation.held_out_text import HeldOut
+from gpt2dist.evaluation.lambada import lambada
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 if importlib.util.find_spec("lm_eval") is None:

@@ -120,13 +120,13 @@ def test_a_detokenizer_changes_the_tokens_but_not_what_is_counted(tokenizer):
 
 
 def test_nothing_to_score_is_told(tokenizer):
-    with pytest.raises(UserError, match="books: no text there"):
+    with pytest.raises(UserError, match="books: contains no text"):
         HeldOut.of_texts(["", ""], tokenizer, name="books")
     one = HeldOut.of_texts(["x"], tokenizer, name="books")
     with pytest.raises(UserError, match="books: no document has two tokens"):
         one.windows(8, 4, prefix=False, per_document=True)
     alone = HeldOut("books", [np.array([3], np.uint16)], one.totals, 0, "", "")
-    with pytest.raises(UserError, match="books: holds a single token"):
+    with pytest.raises(UserError, match="books: has a single token"):
         alone.windows(8, 4, prefix=False, per_document=False)
 
 

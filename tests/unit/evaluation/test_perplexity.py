@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +10,7 @@ from gpt2dist.dataset.manifest import Totals
 from gpt2dist.distributed.world import World
 from gpt2dist.evaluation import scoring
 from gpt2dist.evaluation.held_out_text import HeldOut
-from gpt2dist.evaluation.perplexity import Score, score
+from gpt2dist.evaluation.perplexity import score
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.shape import Shape
 
@@ -172,27 +171,3 @@ def test_the_strided_recipe_of_transformers_documentation_gives_the_same_sum(mod
         previous_end = end
     assert previous_end == ids.shape[1]
     assert scored(model, ids[0].numpy().astype(np.uint16), stride)[0] == pytest.approx(total, rel=1e-6)
-
-
-def test_the_measures_by_hand():
-    result = Score(nll_sum=200.0, targets=50, bytes=400, words=20, windows=3)
-    assert result.loss == 4.0
-    assert result.bits_per_token == pytest.approx(5.770780164)
-    assert result.perplexity == pytest.approx(54.598150033)
-    assert result.bits_per_byte == pytest.approx(0.721347520)
-    assert result.word_perplexity == pytest.approx(22026.4657948)
-    assert "lm_eval_word_perplexity" not in result.measures() and "lm_eval_words" not in result.measures()
-    counted = dataclasses.replace(result, lm_eval_words=25).measures()
-    assert counted["lm_eval_word_perplexity"] == pytest.approx(2980.9579870)  # e^8
-    assert counted["lm_eval_words"] == 25
-
-
-def test_overflow_is_infinite_and_no_exception():
-    result = Score(nll_sum=1e6, targets=10, bytes=10, words=10, windows=1)
-    assert result.perplexity == math.inf
-    assert result.word_perplexity == math.inf
-
-
-def test_a_text_without_words_or_bytes_has_no_such_measure():
-    result = Score(nll_sum=1.0, targets=1, bytes=0, words=0, windows=1)
-    assert math.isnan(result.bits_per_byte) and math.isnan(result.word_perplexity)

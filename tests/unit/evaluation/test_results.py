@@ -16,6 +16,8 @@ RESULT = {
     **{"model": "m" * 64, "loss": 2.0, "perplexity": 7.4, "bits_per_byte": 1.0, "word_perplexity": 50.0},
 }
 
+OUTSIDE = {"nats_per_word": True, "measures": {"nats_per_word": {"title": "nats per word"}}}
+
 
 @pytest.fixture
 def record(tmp_path):
@@ -34,7 +36,7 @@ def checkpoint(tmp_path):
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a/"])
 def test_a_name_is_that_of_a_directory(tmp_path, name):
-    with pytest.raises(UserError, match="cannot be the name of a directory; give a plain word"):
+    with pytest.raises(UserError, match="is not a valid name of a directory; give a plain word"):
         EvaluationResults(tmp_path, name)
 
 
@@ -82,6 +84,16 @@ def test_what_is_not_finite_is_null_in_the_file_and_absent_in_tensorboard(record
     assert set(events.Tags()["scalars"]) == {"eval/val/loss", "eval/val/loss_vs_tokens"}
 
 
+def test_a_measure_of_another_package_is_a_curve_if_its_description_says_so(record, tmp_path):
+    described = {"nats_per_word": {"places": ["curve"]}, "noise": {"places": ["card"]}}
+    record.add(9, tmp_path, RESULT | {"nats_per_word": 4.5, "noise": 1.0, "unknown": 2.0, "measures": described})
+    (line,) = record.lines()
+    assert [tag for tag in line if tag.startswith("eval/")] == [
+        *(f"eval/val/{key}" for key in ("loss", "perplexity", "bits_per_byte", "word_perplexity")),
+        "eval/val/nats_per_word",
+    ]
+
+
 def test_the_first_result_is_comparable_and_so_are_those_under_the_same_conditions(record, tmp_path):
     record.require_comparable(CONDITIONS)
     record.add(9, tmp_path, RESULT)
@@ -93,7 +105,9 @@ def test_what_differs_is_named(record, tmp_path, key, value):
     record.add(9, tmp_path, RESULT)
     with pytest.raises(UserError) as raised:
         record.require_comparable(CONDITIONS | {key: value})
-    assert f"holds results with {key} {CONDITIONS[key]!r}, this one has {value!r}; give" in str(raised.value)
+    assert f"has results with {key} {CONDITIONS[key]!r}, this evaluation has {value!r}; give it" in str(
+        raised.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,6 +120,9 @@ def test_what_differs_is_named(record, tmp_path, key, value):
         ('{"step": "nine"}', "step is 'nine', not a whole number"),
         ('{"step": 9}', "time is missing"),
         ("[" * 99_999, "nested too deeply"),
+        (json.dumps({"step": 9, "time": 1.0, "model": "m"}), "loss is missing"),
+        (json.dumps({"step": 9, "time": 1.0} | RESULT | {"loss": "low"}), "loss is 'low', not a number"),
+        (json.dumps({"step": 9, "time": 1.0} | RESULT | OUTSIDE), "nats_per_word is True, not a number"),
         (json.dumps({"step": 9, "time": 1.0} | RESULT | {"loss": 1})[:-1] + ', "model', "Unterminated"),
     ],
 )

@@ -191,7 +191,7 @@ def test_a_weight_beyond_float16_is_named_with_the_way_out(tmp_path):
         Reference(model, torch.float16, tmp_path)
     assert str(raised.value) == (
         f"--dtype float16: transformer.h.1.mlp.c_fc.bias of {tmp_path} holds 70000, which is beyond its largest "
-        "number (65504); take --dtype bfloat16"
+        "number (65504); give --dtype bfloat16"
     )
     Reference(model, torch.bfloat16, tmp_path)
 
@@ -207,8 +207,8 @@ def test_a_model_that_overflows_in_float16_though_its_weights_do_not(tmp_path):
     overflowing().half().save_pretrained(tmp_path / "out")
     reference = Reference(overflowing(), torch.float16, tmp_path / "out")
     message = refusal((reference, tmp_path / "out"), UserError)
-    assert message.startswith("--dtype float16: the model does not bear it: its logits then differ")
-    assert "by nan of their spread" in message and message.endswith("take --dtype bfloat16")
+    assert message.startswith("--dtype float16 does not suit this model: its logits then differ")
+    assert "by nan of their spread" in message and message.endswith("give --dtype bfloat16")
 
 
 def test_a_model_that_is_too_sensitive_for_bfloat16(tmp_path):
@@ -223,15 +223,15 @@ def test_a_model_that_is_too_sensitive_for_bfloat16(tmp_path):
     chaotic().bfloat16().save_pretrained(tmp_path / "out")
     reference = Reference(chaotic(), torch.bfloat16, tmp_path / "out")
     message = refusal((reference, tmp_path / "out"), UserError)
-    assert message.startswith("--dtype bfloat16: the model does not bear it")
-    assert message.endswith("take --dtype float32")
+    assert message.startswith("--dtype bfloat16 does not suit this model")
+    assert message.endswith("give --dtype float32")
 
 
 def test_a_model_whose_training_diverged(tmp_path):
     model = make_model()
     with torch.no_grad():
         model.transformer.h[0].ln_1.weight[0] = torch.nan
-    with pytest.raises(UserError, match="its own logits are not finite: the training diverged; name an earlier"):
+    with pytest.raises(UserError, match="its logits are not finite, so training diverged; give an earlier"):
         Reference(model, torch.float32, tmp_path)
 
 

@@ -85,7 +85,7 @@ def test_the_body_tells_data_training_and_scores(run, publish, tiny_dataset):
         f"| checkpoint | sha256 `{fingerprint(checkpoint)[:12]}` |",
         f"| dataset | sha256 `{state['datasets'][0]['fingerprint'][:12]}` | 1 |",
         "| optimizer steps | 4 |",
-        f"| tokens trained on | {state['consumed_tokens']:,} (a token counts each time) |",
+        f"| tokens trained on | {state['consumed_tokens']:,} (counting repetitions) |",
         f"| tokens per step | {state['consumed_tokens'] // 4} on average |",
         "| global batch | 8 windows of 32 tokens |",
         "| stride | 12 tokens, loss on new |",
@@ -96,8 +96,8 @@ def test_the_body_tells_data_training_and_scores(run, publish, tiny_dataset):
         "| learning rate | 0.002 |",
         "| schedule: kind | cosine |",
         "| schedule: total steps | 8 |",
-        f"| val | {said['perplexity']:,.4f} | {said['word_perplexity']:,.4f} | "
-        f"{said['lm_eval_word_perplexity']:,.4f} | {said['bits_per_byte']:.4f} | "
+        f"| val | {said['perplexity']:,.4f} | {said['bits_per_byte']:.5f} | {said['word_perplexity']:,.4f} | "
+        f"{said['lm_eval_word_perplexity']:,.4f} | "
         "sequence length 32, stride 12, document boundaries pack |",
         "trained with | gpt2dist ",
         "torch 2.",

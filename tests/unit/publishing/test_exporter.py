@@ -239,7 +239,7 @@ def test_a_weight_beyond_float16_publishes_nothing(save_model, tmp_path):
         model.transformer.wpe.weight[7, 3] = 1e5
     source = save_model(model)
     there = set(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"holds 100000, which is beyond .+ take --dtype bfloat16"):
+    with pytest.raises(UserError, match=r"holds 100000, which is beyond .+ give --dtype bfloat16"):
         export(source, tmp_path / "model", "float16", lambda exported: "")
     assert set(tmp_path.iterdir()) == there
     export(source, tmp_path / "model", "bfloat16", lambda exported: "")

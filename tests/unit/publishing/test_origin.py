@@ -84,8 +84,8 @@ def test_a_result_of_last_words_says_so(run, write_result):
         ("[1]", "a list instead of an object; give a file that `gpt2dist evaluate --output` wrote"),
         (
             "RIGHT",
-            "has none of perplexity, word_perplexity, lm_eval_word_perplexity, bits_per_byte, accuracy; give "
-            "what `evaluate` wrote",
+            "has none of perplexity, bits_per_byte, word_perplexity, lm_eval_word_perplexity, accuracy; give "
+            "a file that `gpt2dist evaluate --output` wrote",
         ),
     ],
 )

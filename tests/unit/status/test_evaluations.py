@@ -2,6 +2,8 @@ import pytest
 
 from gpt2dist.status.evaluations import Evaluation, all_evaluations, last_evaluations
 
+UNKNOWN = {"perplexity": None, "bits_per_byte": None}
+
 
 @pytest.fixture
 def run(make_run):
@@ -16,25 +18,36 @@ def run(make_run):
 
 def test_the_newest_of_each_name_the_newest_of_all_first(run):
     assert last_evaluations(run, None) == [
-        Evaluation("val", 20, 2.0, None, None),
-        Evaluation("news", 20, 3.5, None, None),
-        Evaluation("wiki", 15, 2.5, 12.0, None),
+        Evaluation("val", 20, {"loss": 2.0, **UNKNOWN}),
+        Evaluation("news", 20, {"loss": 3.5, **UNKNOWN}),
+        Evaluation("wiki", 15, {"loss": 2.5, **UNKNOWN, "perplexity": 12.0}),
     ]
 
 
 def test_what_is_beyond_the_run_is_of_another_past(run):
     assert last_evaluations(run, 14) == [
-        Evaluation("val", 10, 3.0, None, 1.5),
-        Evaluation("news", 10, 4.0, None, None),
+        Evaluation("val", 10, {"loss": 3.0, **UNKNOWN, "bits_per_byte": 1.5}),
+        Evaluation("news", 10, {"loss": 4.0, **UNKNOWN}),
     ]
 
 
 def test_all_by_name_and_step(run):
-    assert [(each.name, each.step, each.loss) for each in all_evaluations(run)] == [
+    assert [(each.name, each.step, each.values["loss"]) for each in all_evaluations(run)] == [
         *(("news", 10, 4.0), ("news", 20, 3.5)),
         *(("val", 10, 3.0), ("val", 20, 2.0)),
         ("wiki", 15, 2.5),
     ]
+
+
+def test_measures_that_this_machine_does_not_know_are_shown_as_the_file_describes_them(make_run):
+    run = make_run()
+    described = {"speedup": {"title": "speedup", "unit": "×", "digits": 1}, "noise": {"places": ["card"]}}
+    result = {"loss": 2.0, "stride": 16, "speedup": 7.25, "noise": 3, "measures": described}
+    run.write("eval/step-00000010.json", {"val": result})
+    (found,) = all_evaluations(run.directory)
+    assert found.described() == "loss 2.0000, speedup 7.2"
+    values = {"loss": 2.0, **UNKNOWN, "speedup": 7.25, "noise": 3}
+    assert found.as_json() == {"name": "val", "step": 10, **values}
 
 
 def test_a_run_without_results(tmp_path):

@@ -49,7 +49,11 @@ def test_a_finished_run(tiny_dataset, tmp_path):
     assert status.tokens_per_second == metrics(run, "throughput/tokens_per_second")[-1]
     assert (status.mfu, status.seconds_left) == (None, None)
     tags = ("loss", "perplexity", "bits_per_byte")
-    assert status.evaluations == [Evaluation("val", 6, *(metrics(run, f"eval/val/{tag}")[-1] for tag in tags))]
+    (validated,) = status.evaluations
+    assert (validated.name, validated.step) == ("val", 6)
+    assert {tag: validated.values[tag] for tag in tags} == {
+        tag: metrics(run, f"eval/val/{tag}")[-1] for tag in tags
+    }
     assert not (run / "failed.json").exists()
 
 
@@ -304,7 +308,8 @@ def test_no_number_is_made_of_what_was_not_finite(make_run):
     run.write("eval/step-00000003.json", {"val": {"loss": math.nan, "perplexity": math.inf}})
     status = read_status(run.directory)
     assert (status.perplexity, status.skipped_steps) == (None, 2)
-    assert status.evaluations == [Evaluation("val", 3, None, None, None)]
+    nothing = dict.fromkeys(("loss", "perplexity", "bits_per_byte"))
+    assert status.evaluations == [Evaluation("val", 3, nothing)]
 
 
 def test_a_million_lines_are_not_read(make_run):

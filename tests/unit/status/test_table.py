@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from gpt2dist.evaluation.measures import BITS_PER_BYTE, LOSS, PERPLEXITY
 from gpt2dist.run.starts import Change, Start
 from gpt2dist.status import table
 from gpt2dist.status.evaluations import Evaluation
 from gpt2dist.status.status import Checkpoint, Status
+
+
+def evaluation(name, step, *values):
+    measures = (LOSS, PERPLEXITY, BITS_PER_BYTE)
+    return Evaluation(name, step, dict(zip((each.key for each in measures), values, strict=True)), measures)
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def status():
         mfu=0.4123,
         seconds_left=95.0,
         checkpoint=Checkpoint(600, 12.0),
-        evaluations=[Evaluation("val", 600, 3.95, 51.9, 1.83), Evaluation("wiki", 500, None, None, None)],
+        evaluations=[evaluation("val", 600, 3.95, 51.9, 1.83), evaluation("wiki", 500, None, None, None)],
         skipped_steps=2,
         silent=1.0,
         start_count=0,
@@ -44,11 +50,11 @@ def unknown(status):
 def test_a_table_of_runs_with_what_is_to_be_said_of_them(status, unknown):
     assert table.show([status, unknown], Path("runs")) == [
         "run  state    step           loss    perplexity  tokens/s  MFU    left      checkpoint     "
-        "evaluation                               skipped",
+        "evaluation                                    skipped",
         "a    running  700/1,400 50%  3.9005  49.42       16,539    41.2%  1:35 min  600, 12 s ago  "
-        "val 3.9500, 1.8300 bits per byte at 600  2",
+        "val loss 3.9500, 1.8300 bits per byte at 600  2",
         "b/c  failed   –              –       –           –         –      –         –              "
-        "–                                        –",
+        "–                                             –",
         "",
         "b/c failed: rank 0: E: x",
     ]
@@ -65,7 +71,7 @@ def test_one_run_in_full(status):
         "           MFU  41.2%",
         "          left  1:35 min",
         "    checkpoint  600, 12 s ago",
-        "    evaluation  val 3.9500, 1.8300 bits per byte at 600",
+        "    evaluation  val loss 3.9500, 1.8300 bits per byte at 600",
         "    evaluation  wiki – at 500",
         " skipped steps  2",
     ]
@@ -95,5 +101,6 @@ def test_a_line_says_what_is_known(status, unknown):
     assert table.line(unknown, Path("runs")) == "b/c: failed (rank 0: E: x)"
     assert table.line(status, Path("runs/a")) == (
         "a: running, step 700/1,400 50%, loss 3.9005, perplexity 49.42, tokens/s 16,539, MFU 41.2%, "
-        "left 1:35 min, checkpoint 600, 12 s ago, evaluation val 3.9500, 1.8300 bits per byte at 600, skipped 2"
+        "left 1:35 min, checkpoint 600, 12 s ago, evaluation val loss 3.9500, 1.8300 bits per byte at 600, "
+        "skipped 2"
     )
