@@ -5,11 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from gpt2dist.monitoring.progress import info
-
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes per parameter, by dtype."""
-BESIDE_THE_WEIGHTS = 20_000_000
-"""Maximum bytes of the other files, such as the tokenizer."""
+from gpt2dist.publishing.publish import DTYPES, publish
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,20 +13,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run directory, a model directory or a hub name"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to make")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to create")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights; default: %(default)s")
-    parser.add_argument("--name", help="of the model, in its card; default: the run's name, or DIR's")
-    parser.add_argument("--license", help="the hub's name of a license, such as mit; default: left out")
+    parser.add_argument("--name", help="of the model, in its card; default: the name of the run or of DIR")
+    parser.add_argument("--license", help="the hub's name of a license, such as mit; default: none is given")
     parser.add_argument(
         "--results",
         nargs="+",
         type=Path,
         default=[],
         metavar="F.json",
-        help="results of `gpt2dist evaluate --output` for its card; the file's name names the text",
+        help="results of `gpt2dist evaluate --output` for the card; each is shown under its file name",
     )
     parser.epilog = """\
-DIR appears when its weights have been read back and give the checkpoint's logits; else it does not appear.
+DIR appears only after its weights have been read back and their logits agree with the checkpoint's.
 
 examples:
   gpt2dist export runs/quickstart --output quickstart-model
@@ -39,35 +35,13 @@ examples:
 
 def run(args: argparse.Namespace) -> None:
     """Export the checkpoint."""
-    from gpt2dist.checkpoint.manifest import require_whole_model
-    from gpt2dist.errors import UserError
-    from gpt2dist.model.find_model import locate
     from gpt2dist.monitoring.logs import quiet_libraries
-    from gpt2dist.publishing.origin import ModelProvenance
-    from gpt2dist.publishing.output_directory import require_room
 
-    for option in ("name", "license"):
-        if getattr(args, option) is not None and not getattr(args, option).strip():
-            raise UserError(f"--{option} is empty; give one, or leave the option out")
-    require_room(args.output, 0)
     quiet_libraries()
-    source = locate(args.checkpoint)
     show = partial(info, command="export")
-    show(f"checking {source}")
-    require_whole_model(source)
-    origin = ModelProvenance.read(source, args.results)
-    require_room(args.output, DTYPES[args.dtype] * origin.shape.parameters + BESIDE_THE_WEIGHTS)
-
-    from gpt2dist.publishing.card import model_card
-    from gpt2dist.publishing.exporter import Exported, export
-
-    directory = args.output.resolve().name
-    name = args.name or (origin.config.run.name if origin.config else "") or directory
-
-    def card(exported: Exported) -> str:
-        return model_card(name, directory, origin, exported, args.license)
-
-    exported = export(source, args.output, args.dtype, card, show)
+    exported = publish(
+        args.checkpoint, args.output, args.dtype, args.name, args.license, args.results, on_info=show
+    )
     show(
         f"{args.output}: {exported.parameters:,} parameters in {exported.dtype}, "
         f"{exported.bytes / 1e6:,.1f} MB; its logits differ from the checkpoint's by {exported.difference}"

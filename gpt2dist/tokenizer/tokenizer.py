@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -116,8 +116,41 @@ class Tokenizer:
 
         Raises:
             UserError: `source` is none of these, or the tokenizer cannot be used.
+
+        Example:
+            >>> gpt2dist.Tokenizer.load("gpt2").encode("Hello world")
+            array([15496,   995], dtype=uint32)
         """
         return cls(*read_source(source), origin=str(source))
+
+    @staticmethod
+    def train(
+        texts: Iterable[str], vocab_size: int | None = None, kind: Literal["bpe", "char"] = "bpe"
+    ) -> "Tokenizer":
+        """Train a tokenizer on texts. `gpt2dist tokenizer train` does it for the files of a corpus.
+
+        Args:
+            texts: The texts, read once.
+            vocab_size: The vocabulary size of "bpe", end-of-text included; at least 257. A small corpus can yield
+                a smaller one. "char" takes none.
+            kind: "bpe" is byte-level BPE as in GPT-2; "char" gives each character of the texts a token.
+
+        Raises:
+            UserError: The vocabulary size is missing, too small, or given for "char".
+
+        Example:
+            >>> tokenizer = gpt2dist.Tokenizer.train([text], vocab_size=512)
+            >>> tokenizer.decode(tokenizer.encode("To be, or not to be"))
+            'To be, or not to be'
+            >>> tokenizer.save("tokenizer/")
+        """
+        if isinstance(texts, str):
+            raise UserError("texts must be an iterable of texts, not a single one; write [text]")
+        if kind not in ("bpe", "char"):
+            raise UserError(f"kind {kind!r} is neither 'bpe' nor 'char'")
+        if (kind == "bpe") != (vocab_size is not None):
+            raise UserError("vocab_size goes with kind 'bpe', and only with it")
+        return train_char(texts) if vocab_size is None else train_bpe(texts, vocab_size)
 
     @cached_property
     def fingerprint(self) -> str:
