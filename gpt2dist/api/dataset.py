@@ -61,6 +61,9 @@ class Dataset(os.PathLike[str]):
     def totals(self, split: str) -> "Totals":
         """Return the numbers of tokens, documents, bytes and words of a split.
 
+        Args:
+            split: "train" or "val".
+
         Raises:
             UserError: The split does not exist or is empty.
         """
@@ -100,6 +103,9 @@ class Dataset(os.PathLike[str]):
 
     def documents(self, split: str) -> "Iterator[NDArray[np.integer]]":
         """Yield the tokens of each document of a split, in order, read-only, with end-of-text as the last one.
+
+        Args:
+            split: "train" or "val".
 
         Raises:
             UserError: The split does not exist, or a shard is missing or damaged.
