@@ -172,7 +172,7 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:
     if not quiet:
-        return contextlib.nullcontext()
+        return contextlib.nullcontext()  # without importing tqdm
     from gpt2dist.monitoring.progress import quietly
 
     return quietly()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import REPOSITORY
 from tests.support.markdown import blocks
+from tests.support.ranks import run_ranks
 from tests.support.runs import metrics, train, write_run
 
 GUIDES = sorted((REPOSITORY / "docs").glob("*/*.md"))  # docs/log.md names what is gone
@@ -39,6 +40,23 @@ def test_the_library_example_of_evaluation_runs(repository, tiny_dataset, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d+\.\d{3} bits per byte over \d+ tokens\n", done.stdout)
+
+
+def run_blocks(path, home):
+    """Run the code of a guide, with fewer steps."""
+    os.chdir(home)
+    code = "\n".join(blocks(path.read_text(encoding="utf-8"), "python")).replace(
+        '"total_steps": 100', '"total_steps": 2'
+    )
+    exec(code, {})
+
+
+def test_the_examples_of_python_run(repository, tmp_path):
+    text = "\n\n".join(f"Once upon a time {number}: {'abc ' * (number % 5)}" for number in range(100))
+    (tmp_path / "corpus.txt").write_text(text)
+    run_ranks(run_blocks, 1, repository / "docs/guides/python.md", tmp_path)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["lr-0.001", "lr-0.003", "tiny"]
+    assert (tmp_path / "model/model.safetensors").is_file() and (tmp_path / "report.html").is_file()
 
 
 STAND_INS = {

@@ -41,8 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("data", type=Path, metavar="F.jsonl")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the classifier goes")
-    parser.add_argument("--held-out", type=Path, metavar="F.jsonl", help="texts to test on, instead of a fifth")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to create")
+    parser.add_argument(
+        "--held-out", type=Path, metavar="F.jsonl", help="texts to test on, instead of a fifth of the data"
+    )
     parser.add_argument("--epochs", type=float, default=3, metavar="N", help="default: %(default)s")
     parser.add_argument("--lr", type=float, default=5e-5, help="learning rate; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="default: %(default)s")

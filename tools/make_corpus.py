@@ -27,8 +27,8 @@ LONGEST_PIECE = 8192  # characters
 def main() -> int:
     """Write the corpus, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("inputs", nargs="*", metavar="INPUT")
+    parser.add_argument("output", type=Path, help="file to write: JSON lines")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="default: the standard library")
     args = parser.parse_args()
     origin = args.output.with_suffix(".origin.json")
     try:

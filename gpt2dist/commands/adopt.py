@@ -7,14 +7,14 @@ from gpt2dist.commands.preprocess import add_lossy
 from gpt2dist.terminal import say
 
 EPILOG = """\
-The token files stay where they are; the dataset directory names them, with their hashes and counts. They are read
-once, to check each token against the tokenizer and to count the bytes and words of the text.
+The token files stay where they are; the dataset directory refers to them and records their hashes and counts.
+Each file is read once, to check its tokens against the tokenizer and to count the bytes and words of the text.
 
   megatron   .bin and .idx of Megatron-LM, Megatron-DeepSpeed and GPT-NeoX
-  nanogpt    .bin without a header, 16 bits a token (others: --dtype)
-  llmc       .bin with llm.c's header, 16 or 32 bits a token
+  nanogpt    .bin without a header, 16 bits per token (else give --dtype)
+  llmc       .bin with llm.c's header, 16 or 32 bits per token
 
-Files whose name says val (val.bin, fineweb_val_000000.bin) and those behind --val are the split "val".
+Files with "val" in their name (val.bin, fineweb_val_000000.bin) and those given with --val are the split "val".
 
 examples:
   gpt2dist adopt /data/pile_text_document --format megatron --tokenizer gpt2/ --output data/pile
@@ -27,22 +27,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = EPILOG
     parser.add_argument("paths", nargs="+", metavar="PATH", help="file, directory or quoted glob")
-    parser.add_argument("--format", required=True, choices=("megatron", "nanogpt", "llmc"), help="who wrote them")
+    parser.add_argument(
+        "--format", required=True, choices=("megatron", "nanogpt", "llmc"), help="format of the files"
+    )
     parser.add_argument(
         "--tokenizer",
         required=True,
         metavar="DIR|FILE|NAME",
-        help="the tokenizer that they were made with: a directory, its tokenizer.json, or a name on the Hugging "
-        "Face hub",
+        help="the tokenizer that made the tokens: a directory, its tokenizer.json, or a name on the Hugging Face "
+        "hub",
     )
     add_lossy(parser)
     parser.add_argument(
         "--dtype",
         choices=("uint16", "int32", "uint32", "int64"),
         default="",
-        help="type of the tokens in files without a header (--format nanogpt); default: uint16",
+        help="dtype of tokens in files without a header (--format nanogpt); default: uint16",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DATASET", help="dataset directory to make")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DATASET", help="dataset directory to create"
+    )
     parser.add_argument("--val", nargs="+", default=[], metavar="PATH", help='files for the split "val"')
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist.api.ranks import joined_ranks
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
 from gpt2dist.distributed import launch_environment
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     load = _source(args)
 
-    with results.joined_ranks() as world:
+    with joined_ranks() as world:
         if args.all_checkpoints:
             _score_all(args, load, world)
         else:
@@ -174,15 +175,14 @@ def _check(args: argparse.Namespace) -> None:
 
 def _dataset(args: argparse.Namespace) -> "HeldOut":
     from gpt2dist.dataset.manifest import Manifest, without_sha256
-    from gpt2dist.evaluation.held_out_text import HeldOut
+    from gpt2dist.evaluation.held_out_text import HeldOut, default_split
     from gpt2dist.monitoring.progress import info
 
     dataset = Manifest.load(args.data)
     note = without_sha256([dataset])
     if note and launch_environment.rank() == 0:
         info(note, "evaluate")
-    split = args.split or ("val" if "val" in dataset.splits else next(iter(dataset.splits), "val"))
-    return HeldOut.of_dataset(dataset, split)
+    return HeldOut.of_dataset(dataset, args.split or default_split(dataset))
 
 
 def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":

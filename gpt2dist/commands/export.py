@@ -5,11 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from gpt2dist.monitoring.progress import info
-
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes per parameter, by dtype."""
-BESIDE_THE_WEIGHTS = 20_000_000
-"""Maximum bytes of the other files, such as the tokenizer."""
+from gpt2dist.publishing.publish import DTYPES, publish
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,35 +37,13 @@ examples:
 
 def run(args: argparse.Namespace) -> None:
     """Export the checkpoint."""
-    from gpt2dist.checkpoint.manifest import require_whole_model
-    from gpt2dist.errors import UserError
-    from gpt2dist.model.find_model import locate
     from gpt2dist.monitoring.logs import quiet_libraries
-    from gpt2dist.publishing.origin import ModelProvenance
-    from gpt2dist.publishing.output_directory import require_room
 
-    for option in ("name", "license"):
-        if getattr(args, option) is not None and not getattr(args, option).strip():
-            raise UserError(f"--{option} is empty; give one, or leave the option out")
-    require_room(args.output, 0)
     quiet_libraries()
-    source = locate(args.checkpoint)
     show = partial(info, command="export")
-    show(f"checking {source}")
-    require_whole_model(source)
-    origin = ModelProvenance.read(source, args.results)
-    require_room(args.output, DTYPES[args.dtype] * origin.shape.parameters + BESIDE_THE_WEIGHTS)
-
-    from gpt2dist.publishing.card import model_card
-    from gpt2dist.publishing.exporter import Exported, export
-
-    directory = args.output.resolve().name
-    name = args.name or (origin.config.run.name if origin.config else "") or directory
-
-    def card(exported: Exported) -> str:
-        return model_card(name, directory, origin, exported, args.license)
-
-    exported = export(source, args.output, args.dtype, card, show)
+    exported = publish(
+        args.checkpoint, args.output, args.dtype, args.name, args.license, args.results, on_info=show
+    )
     show(
         f"{args.output}: {exported.parameters:,} parameters in {exported.dtype}, "
         f"{exported.bytes / 1e6:,.1f} MB; its logits differ from the checkpoint's by {exported.difference}"

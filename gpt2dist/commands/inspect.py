@@ -13,45 +13,48 @@ from gpt2dist.tokenizer.text_changes import described
 
 EPILOG = """\
 examples:
-  gpt2dist inspect dataset/                      sizes, options, where it came from
-  gpt2dist inspect dataset/ --verify             read everything again, check hashes, counts and format
+  gpt2dist inspect dataset/                      show sizes, options and sources
+  gpt2dist inspect dataset/ --verify             read all files and check hashes, counts and format
   gpt2dist inspect dataset/ --verify --seal      and accept a manifest.json that was edited on purpose
-  gpt2dist inspect dataset/ --document 7         the text of the eighth document of train
+  gpt2dist inspect dataset/ --document 7         show the text of the eighth document of train
   gpt2dist inspect dataset/ --window 3 --sequence-length 1024 --stride 512 --split val
-                                                 the text of a window, and which of it is trained or scored there
+                                                 show the text of a window, and which tokens it trains or scores
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = EPILOG
-    parser.add_argument("dataset", metavar="DATASET", help="directory that `gpt2dist preprocess` made")
+    parser.add_argument("dataset", metavar="DATASET", help="a dataset directory")
     parser.add_argument(
-        "--verify", action="store_true", help="read everything again and check it against the manifest"
+        "--verify", action="store_true", help="read all files and check them against the manifest"
     )
     parser.add_argument(
         "--seal",
         action="store_true",
-        help="with --verify: if all agrees, write the hash manifest_sha256 of the manifest as it is now",
+        help="with --verify: if the files agree with the manifest as it is now, write its hash, manifest_sha256",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the results as one JSON object on standard output"
     )
-    parser.add_argument("--split", default="train", help="where --document and --window look (default: train)")
-    parser.add_argument("--document", type=int, metavar="I", help="show document I of the split, counted from 0")
-    parser.add_argument("--window", type=int, metavar="I", help="show window I of the split, counted from 0")
-    parser.add_argument("--sequence-length", type=int, metavar="L", help="tokens in a window")
+    parser.add_argument("--split", default="train", help="split of --document and --window; default: %(default)s")
+    parser.add_argument("--document", type=int, metavar="I", help="show document I of the split, from 0")
+    parser.add_argument("--window", type=int, metavar="I", help="show window I of the split, from 0")
+    parser.add_argument("--sequence-length", type=int, metavar="L", help="tokens per window")
     parser.add_argument(
-        "--stride", type=int, metavar="S", help="tokens from window to window (default: L, no overlap)"
+        "--stride",
+        type=int,
+        metavar="S",
+        help="tokens between the starts of windows; default: L, without overlap",
     )
 
 
 def run(args: argparse.Namespace) -> int | None:
     """Print the parts of the dataset that the options select."""
     if args.window is not None and args.sequence_length is None:
-        raise UserError("--window needs --sequence-length, and --stride where windows overlap")
+        raise UserError("--window needs --sequence-length, and --stride if windows overlap")
     if args.seal and not args.verify:
-        raise UserError("--seal needs --verify: only a manifest that agrees with the files is sealed")
+        raise UserError("--seal needs --verify: only a manifest that agrees with the files can be sealed")
     manifest = Manifest.load(args.dataset, changed=args.verify)
     result, texts = summary(manifest), [describe(manifest)]
     if args.verify:
@@ -102,7 +105,7 @@ def describe(manifest: Manifest) -> str:
     options = ", ".join(f"{name} {value}" for name, value in manifest.options.items() if value)
     sources = manifest.sources
     lines += [
-        f"  documents left out: {', '.join(reasons) or 'none'}{rejections}; repaired {manifest.repaired:,}",
+        f"  documents skipped: {', '.join(reasons) or 'none'}{rejections}; repaired {manifest.repaired:,}",
         f"  vocabulary {manifest.vocab_size:,} as {manifest.dtype}, end-of-text {manifest.end_of_text_id}, "
         f"tokenizer {manifest.tokenizer_fingerprint[:12]}",
         f"  from {sources.get('files', 0):,} files of {sources.get('bytes', 0):,} bytes; {options}",
@@ -124,7 +127,7 @@ def show_document(manifest: Manifest, split: str, number: int) -> dict:
 
     documents = manifest.totals(split).documents
     if not 0 <= number < documents:
-        raise UserError(f"--document {number}: {split} has the documents 0 … {documents - 1}")
+        raise UserError(f"--document {number}: {split} has documents 0 … {documents - 1}")
     left = number
     for record in manifest.shards_of(split):
         if left < record.documents:
@@ -155,11 +158,11 @@ def show_window(manifest: Manifest, split: str, number: int, length: int, stride
     if not 1 <= stride <= length:
         raise UserError(f"--stride {stride}: must be between 1 and --sequence-length {length}")
     if length >= len(stream):
-        raise UserError(f"--sequence-length {length}: {split} has {len(stream)} tokens; take less than that")
+        raise UserError(f"--sequence-length {length}: {split} has {len(stream)} tokens; give a smaller number")
     windows = Windows(tokens=len(stream), sequence_length=length, stride=stride)
     if not 0 <= number < len(windows):
         raise UserError(
-            f"--window {number}: {split} has the windows 0 … {len(windows) - 1} of that length and stride"
+            f"--window {number}: {split} has windows 0 … {len(windows) - 1} of that length and stride"
         )
     index = np.array([number])
     start, owned_from = int(windows.starts(index)[0]), int(windows.owned_from(index)[0])

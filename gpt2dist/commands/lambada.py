@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from gpt2dist.api.ranks import joined_ranks
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_encoding, encoding
 from gpt2dist.tokenizer.text_changes import described
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.monitoring.progress import Progress
 
     with (
-        results.joined_ranks() as world,
+        joined_ranks() as world,
         Progress("lambada", None, "token", scale=True, enabled=world.is_main) as bar,
     ):
         result = lambada(args.model, passages, world, args.batch_size, args.zero_stage, bar.advance, args.measure)

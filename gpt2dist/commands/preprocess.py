@@ -8,16 +8,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist.api.display import Display, usable_cores
 from gpt2dist.cli import EXIT_INTERRUPTED
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.progress import Progress, info, warn
 from gpt2dist.terminal import say
 
 if TYPE_CHECKING:
     from gpt2dist.corpus import Reading
     from gpt2dist.corpus.damage import DamageLimits
     from gpt2dist.preprocessing import PreprocessingJob
-    from gpt2dist.preprocessing.atomic_output import Counts
 
 EPILOG = """\
 An INPUT is a file, a directory (searched recursively, links too), a quoted glob such as 'books/**/*.txt', a URL
@@ -331,54 +330,3 @@ def _workers(job: "PreprocessingJob") -> str:
     if job.scheduler:
         return f"the workers of {job.scheduler}"
     return f"{job.workers} worker{'s' * (job.workers > 1)}"
-
-
-def usable_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Display:
-    """Progress display of `prepare` on standard error, used as a context manager.
-
-    Attributes:
-        worked: Bytes of the corpus read by this job, without those read before an interruption.
-    """
-
-    def __init__(self) -> None:
-        self.worked = 0
-        self._progress: Progress | None = None
-        self._before = 0
-
-    def update(self, counts: "Counts", total: int) -> None:
-        """Show the work done so far."""
-        if self._progress is None:
-            self._before = counts.bytes
-            self._progress = Progress("preprocess", total or None, "B", initial=counts.bytes, scale=True)
-        details = {"documents": f"{counts.documents:,}", "tokens": f"{counts.tokens:,}"}
-        if counts.rejected:
-            details["rejected"] = f"{counts.rejected:,}"
-        # A task that ends between two updates may briefly be counted twice or not at all. Never go backwards.
-        worked = max(counts.bytes - self._before, self.worked)
-        self._progress.advance(worked - self.worked, **details)
-        self.worked = worked
-
-    def info(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
-        (self._progress.info if self._progress else info)(text, "preprocess")
-
-    def warn(self, text: str) -> None:
-        """Print a warning, above the bar if there is one."""
-        (self._progress.warn if self._progress else warn)(text, "preprocess")
-
-    def close(self) -> None:
-        """Close the bar."""
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
-
-    def __enter__(self) -> "Display":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.close()

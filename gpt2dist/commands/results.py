@@ -1,19 +1,14 @@
 """Options and output that are common to the verbs that score a model."""
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gpt2dist.errors import PeerLostError, RunError, UserError
+from gpt2dist.errors import UserError
 from gpt2dist.output_paths import check_file, write_file
-from gpt2dist.run.end_markers import PEER_LOST
 from gpt2dist.terminal import say
-
-if TYPE_CHECKING:  # importing torch would slow down --help
-    from gpt2dist.distributed.world import World
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,25 +54,6 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--batch-size must be at least 1")
     if args.output:
         check_file(args.output)
-
-
-@contextlib.contextmanager
-def joined_ranks() -> "Iterator[World]":
-    """Join the other ranks, and leave them at the end.
-
-    Raises:
-        RunError: Another rank is gone.
-    """
-    from gpt2dist.distributed.world import join, leave, lost_peers
-
-    world = join()
-    try:
-        with lost_peers():
-            yield world
-    except PeerLostError as error:
-        raise RunError(PEER_LOST) from error
-    finally:
-        leave()
 
 
 def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argparse.Namespace) -> None:

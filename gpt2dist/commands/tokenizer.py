@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 TRAIN_EPILOG = """\
-An INPUT is anything that `gpt2dist preprocess` takes. DIR then loads with AutoTokenizer too. Run again with the
-same inputs, the command does nothing.
+An INPUT is anything that `gpt2dist preprocess` reads. transformers' AutoTokenizer can load DIR too. If DIR was
+already made from the same inputs with the same options, the command does nothing.
 
 examples:
   gpt2dist tokenizer train corpus/ --vocab-size 8192 --output tokenizer/
@@ -39,9 +39,9 @@ examples:
 """
 
 IMPORT_EPILOG = """\
-BERT's vocab.txt, which GPT2-Chinese takes too, has no merges. It becomes WordPiece in lower case, each Chinese
-character a word, with [SEP] as end-of-text. It may lose some of the text, so `preprocess` takes it with --lossy.
-A tokenizer.json needs no import.
+BERT's vocab.txt, which GPT2-Chinese uses too, has no merges. It becomes lowercase WordPiece in which each Chinese
+character is a word and [SEP] is end-of-text. It may lose some of the text, so `preprocess` needs --lossy for it.
+A tokenizer.json does not need to be imported.
 
 examples:
   gpt2dist tokenizer import --vocab encoder.json --merges vocab.bpe --output gpt2-tokenizer/
@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the two actions and their options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     formatter = argparse.RawDescriptionHelpFormatter
-    summary = "train byte-level BPE, or a token per character, on a corpus"
+    summary = "train a tokenizer on a corpus: byte-level BPE, or one token per character"
     train = actions.add_parser(
         "train",
         help=summary,
@@ -65,20 +65,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=formatter,
     )
     add_corpus_arguments(train)
-    add_damage_arguments(train.add_argument_group("what may be damaged"))
+    add_damage_arguments(train.add_argument_group("limits on damaged documents"))
     train.add_argument(
         "--vocab-size",
         type=int,
         metavar="N",
-        help="entries, end-of-text included; at least 257 (for bpe, required)",
+        help="number of tokens, end-of-text included; at least 257; required for bpe",
     )
     train.add_argument(
         "--kind",
         choices=("bpe", "char"),
         default="bpe",
-        help="byte-level BPE as GPT-2's, or a token per character",
+        help="byte-level BPE like GPT-2's, or one token per character; default: %(default)s",
     )
-    train.add_argument("--output", required=True, metavar="DIR", help="directory to make")
+    train.add_argument("--output", required=True, metavar="DIR", help="directory to create")
     summary = "import GPT-2's or BERT's vocabulary files"
     importer = actions.add_parser(
         "import",
@@ -90,8 +90,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     importer.add_argument(
         "--vocab", required=True, metavar="FILE", help="encoder.json (or vocab.json): token → id; or vocab.txt"
     )
-    importer.add_argument("--merges", metavar="FILE", help="vocab.bpe (or merges.txt); with encoder.json")
-    importer.add_argument("--output", required=True, metavar="DIR", help="directory to make")
+    importer.add_argument(
+        "--merges", metavar="FILE", help="vocab.bpe (or merges.txt); required with encoder.json"
+    )
+    importer.add_argument("--output", required=True, metavar="DIR", help="directory to create")
     for action in (train, importer):
         add_quiet(action)
 
@@ -113,9 +115,11 @@ def run(args: argparse.Namespace) -> int | None:
         (partial / RECORD_NAME).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     wanted = getattr(args, "vocab_size", None)
     if wanted and tokenizer.vocab_size < wanted:
-        info(f"the corpus is too small for {wanted} entries; it gave {tokenizer.vocab_size}", "tokenizer")
+        info(
+            f"the corpus is too small for {wanted} tokens; the tokenizer has {tokenizer.vocab_size}", "tokenizer"
+        )
     info(
-        f"{output}: {tokenizer.vocab_size:,} entries, end-of-text {tokenizer.end_of_text!r} is "
+        f"{output}: {tokenizer.vocab_size:,} tokens, end-of-text {tokenizer.end_of_text!r} has the id "
         f"{tokenizer.end_of_text_id}, fingerprint {tokenizer.fingerprint[:12]}",
         "tokenizer",
     )
@@ -125,9 +129,11 @@ def run(args: argparse.Namespace) -> int | None:
 def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable[[], "Tokenizer"], dict]:
     """Return a function that trains the tokenizer, and its record. Standard input is copied into `scratch`."""
     if args.kind == "bpe" and args.vocab_size is None:
-        raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text or 50257 as GPT-2")
+        raise UserError("--kind bpe needs --vocab-size N, such as 8192 for a few MB of text, or GPT-2's 50257")
     if args.kind == "char" and args.vocab_size is not None:
-        raise UserError("--vocab-size does not go with --kind char: every character of the corpus is an entry")
+        raise UserError(
+            "--vocab-size cannot be used with --kind char, where every character of the corpus is a token"
+        )
     from gpt2dist.corpus import discover, spool, with_versions
     from gpt2dist.corpus.texts import CorpusTexts
     from gpt2dist.tokenizer.tokenizer import train_bpe, train_char
@@ -163,7 +169,7 @@ def _prepare_training(args: argparse.Namespace, scratch: Path) -> tuple[Callable
 
 
 def _corpus_identity(sources: list["Source"], output: Path) -> dict[str, str]:
-    """Return the entry of the record for the corpus; where 0.1 wrote the record, by times of modification."""
+    """Return the record's entry for the corpus. Records of version 0.1 identify it by modification times."""
     from gpt2dist.corpus import content_sha256, dated
 
     if "files_sha256" not in _record(output):
@@ -186,10 +192,10 @@ def _prepare_import(args: argparse.Namespace) -> tuple[Callable[[], "Tokenizer"]
     hashes = {}
     plain = args.vocab.endswith(".txt")
     if plain and args.merges:
-        raise UserError(f"--vocab {args.vocab}: a list of BERT's tokens goes without --merges")
+        raise UserError(f"--vocab {args.vocab}: BERT's vocabulary has no merges; omit --merges")
     if not plain and not args.merges:
         raise UserError(
-            f"--vocab {args.vocab}: needs --merges vocab.bpe; BERT's vocabulary is a .txt without one"
+            f"--vocab {args.vocab}: needs --merges vocab.bpe; only BERT's vocabulary, a .txt file, does not"
         )
     for name in ("vocab",) if plain else ("vocab", "merges"):
         path = Path(getattr(args, name))
@@ -215,12 +221,12 @@ def _is_there(output: Path, origin: dict) -> bool:
     if there and not different:
         return True
     raise UserError(
-        f"{output}: holds another tokenizer ({', '.join(different)} differ); "
-        "choose another --output, or remove this one to make it again"
+        f"{output}: contains another tokenizer ({', '.join(different)} differ); "
+        "choose another --output, or remove this directory to create it again"
     )
 
 
 def _record(output: Path) -> dict:
     path = output / RECORD_NAME
-    way_out = "remove the directory to make the tokenizer again, or choose another --output"
+    way_out = "remove the directory to create the tokenizer again, or choose another --output"
     return json_files.require(path, way_out) if path.exists() else {}

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from gpt2dist.plan import Plan
 
 EPILOG = """\
-Step N is the N-th optimizer step, as in metrics.jsonl and TensorBoard. Which windows it was trained on is
-computed from the configuration, and where their documents came from is in the dataset: no log is needed.
+Step N is the N-th optimizer step, as in metrics.jsonl and TensorBoard. The windows of the step are computed from
+the configuration, and the dataset records where each document came from, so no log is needed.
 
 examples:
   gpt2dist trace runs/gpt2-124m --step 12345
   gpt2dist trace runs/gpt2-124m --step 12345 --json | jq -r '.windows[].documents[].origin.path' | sort | uniq -c
 """
 
-_AGAIN = "resume the run, which writes it again"
+_AGAIN = "resume the run, which rewrites the file"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = EPILOG
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--step", type=int, required=True, metavar="N", help="optimizer step, counted from 1")
+    parser.add_argument("--step", type=int, required=True, metavar="N", help="optimizer step, from 1")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
@@ -59,19 +59,19 @@ def load_plan(run_directory: Path) -> "Plan":
     for path in (configuration, environment):
         if not path.is_file():
             raise UserError(
-                f"{run_directory}: not a run directory, it has no {path.name}; `gpt2dist train` makes one"
+                f"{run_directory}: not a run directory, it has no {path.name}; `gpt2dist train` creates one"
             )
     facts = json_files.require(environment, _AGAIN)
     world_size, trained_on = facts.get("world_size"), facts.get("datasets")
     if type(world_size) is not int or world_size < 1 or not isinstance(trained_on, dict):
-        raise UserError(f"{environment}: does not say the run's world_size and datasets; {_AGAIN}")
+        raise UserError(f"{environment}: lacks the run's world_size or datasets; {_AGAIN}")
     _, plan = resolve(configuration, [], world_size)
     for each in plan.datasets:
         fingerprint = trained_on.get(str(each.dataset.directory))
         if fingerprint != each.dataset.fingerprint:
             raise UserError(
-                f"{each.dataset.directory}: is not the dataset that {run_directory} was trained on (fingerprint "
-                f"{each.dataset.fingerprint[:12]}, was {str(fingerprint)[:12]}); put that one back to trace it"
+                f"{each.dataset.directory}: not the dataset that {run_directory} was trained on (fingerprint "
+                f"{each.dataset.fingerprint[:12]}, was {str(fingerprint)[:12]}); restore that one to trace it"
             )
     return plan
 
@@ -96,7 +96,7 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
     from gpt2dist.dataset.provenance import StreamDocuments
 
     if not 1 <= step <= plan.total_steps:
-        raise UserError(f"--step {step}: the run has the steps 1 … {plan.total_steps}")
+        raise UserError(f"--step {step}: the run has steps 1 … {plan.total_steps}")
     samples = np.arange(plan.batch_sizes.samples(step - 1), plan.batch_sizes.samples(step))
     datasets, windows = plan.mixture(samples)
     documents = [StreamDocuments(each.dataset, "train") for each in plan.datasets]

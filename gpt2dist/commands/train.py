@@ -5,13 +5,11 @@ import gc
 import importlib
 import os
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2dist.cli import add_run_file
 from gpt2dist.distributed import launch_environment
-from gpt2dist.terminal import say
 
 if TYPE_CHECKING:  # importing torch would slow down --help
     from gpt2dist.config import Config
@@ -38,14 +36,10 @@ micro-batch: it saves everything, writes stopped.json into the run directory, an
 def run(args: argparse.Namespace) -> None:
     """Train the model."""
     config, plan, world = start(args.config, args.overrides)
-    require_room(args.config, config, plan, world)
+    from gpt2dist.api.train import train_as_planned
     from gpt2dist.distributed.world import leave
-    from gpt2dist.monitoring.logs import rank_logging
-    from gpt2dist.training.failure import report_rank_failure
-    from gpt2dist.training.setup import train
 
-    with rank_logging(config.output_dir, world.rank), report_rank_failure(config.output_dir, world):
-        train(config, plan, world)
+    train_as_planned(config, plan, world, str(args.config))
     leave()
 
 
@@ -70,10 +64,10 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import_libraries()
+    from gpt2dist.api.train import timeout_of
     from gpt2dist.distributed.world import join
 
-    # Longer than the watchdog's timeout, so that it writes the stacks before the collectives fail.
-    return config, plan, join(timedelta(seconds=config.run.timeout_seconds + 30))
+    return config, plan, join(timeout_of(config))
 
 
 def import_libraries() -> None:
@@ -90,24 +84,3 @@ def import_libraries() -> None:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def require_room(path: Path, config: "Config", plan: "Plan", world: "World") -> None:
-    """Check that the devices and the disk have enough space for a run. Collective; rank 0 checks.
-
-    The size of the activations is an estimate. If all but the activations fits, a lack of memory is a warning.
-
-    Raises:
-        UserError: Memory or disk space is too small, or the run's directory is not writable. The message lists
-            every failure with a fix.
-    """
-    from gpt2dist.preflight.resources import check_memory, require_resources, states_fit
-
-    def look() -> None:
-        device_bytes = world.device_bytes
-        certain = device_bytes is not None and not states_fit(config, plan, device_bytes)
-        for doubt in check_memory(config, plan, device_bytes) if device_bytes and not certain else ():
-            say(f"{doubt.key}: {doubt.message}")
-        require_resources(str(path), config, plan, device_bytes if certain else None)
-
-    world.on_main(look)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from gpt2dist.config.configuration import Config
 from gpt2dist.config.json_schema import UNIT, Node, json_schema
 from gpt2dist.config.reading import FILE_NAME_CHARACTERS, unknown_key
 from gpt2dist.errors import UserError
@@ -64,7 +65,7 @@ def describe(name: str = "") -> Key:
             )
         inside = next((key for key in found.keys if key.name.rpartition(".")[2] == part), None)
         if inside is None:
-            problem = unknown_key(tuple(parts[: depth + 1]))
+            problem = unknown_key(Config, tuple(parts[: depth + 1]))
             raise UserError(f"{problem.key}: {problem.message}")
         found = inside
     return found

@@ -1,7 +1,7 @@
-"""Read a run configuration from YAML and `section.key=value` overrides, and report all mistakes together.
+"""Read settings from YAML and `section.key=value` into a schema, and report all mistakes together.
 
-`read` does not stop at the first mistake. It replaces a wrong value with the default and records a `Problem`, so
-that `preflight` can still check rules across the valid keys.
+`parse_settings` does not stop at the first mistake. It replaces a wrong value with the default and records a
+`Problem`, so that `preflight` can still check rules across the valid keys.
 """
 
 import dataclasses
@@ -10,13 +10,14 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from gpt2dist.config.schema import Config, Section
 from gpt2dist.config.yaml import LONGEST, TOO_LONG, parse
 from gpt2dist.errors import UserError
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 FILE_NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
 """The pattern of names that become part of file names, in words."""
@@ -75,27 +76,24 @@ def flatten(tree: dict[str, Any], lists: bool = False) -> dict[str, Any]:
     return flat
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, list[Problem]]:
-    """Read a configuration file and apply overrides to its keys.
+def parse_settings(
+    schema: type[Schema], raw: dict[str, Any], overrides: Sequence[str] = ()
+) -> tuple[Schema, list[Problem]]:
+    """Validate nested settings, after applying overrides to them.
 
     Args:
-        path: A YAML file.
+        schema: The model whose fields are the known keys.
+        raw: Nested dictionaries of JSON values; changed in place.
         overrides: Overrides `section.key=value`, where value is YAML; `data.train.0.path=…` reaches into a list.
 
     Returns:
-        The configuration, with defaults in place of wrong values, and all problems found.
-
-    Raises:
-        UserError: The file cannot be read, is not valid YAML, or is not a mapping.
+        The settings, with defaults in place of wrong values, and all problems found.
     """
     problems: list[Problem] = []
-    raw = _read_yaml(path)
     for word in overrides:
         problems += _override(raw, word)
-    config, more = _validate(raw)
-    if not config.run.name:
-        config = config.model_copy(update={"run": config.run.model_copy(update={"name": path.stem})})
-    return config, problems + more
+    settings, more = _validate(schema, raw)
+    return settings, problems + more
 
 
 def raise_problems(problems: Iterable[Problem], where: str) -> None:
@@ -107,7 +105,16 @@ def raise_problems(problems: Iterable[Problem], where: str) -> None:
         raise UserError(f"{where}: {count} in the configuration{lines}")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, schema: type[BaseModel]) -> dict[str, Any]:
+    """Read a YAML file of sections, without validating them.
+
+    Args:
+        path: The file.
+        schema: The model whose fields are the known sections.
+
+    Raises:
+        UserError: The file cannot be read, is not valid YAML, or is not a mapping.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(LONGEST + 1)
@@ -123,7 +130,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: must hold sections ({', '.join(Config.model_fields)}), not {_brief(raw)}")
+        raise UserError(f"{path}: must hold sections ({', '.join(schema.model_fields)}), not {_brief(raw)}")
     return raw
 
 
@@ -155,16 +162,16 @@ def _override(raw: dict[str, Any], word: str) -> list[Problem]:
     return []
 
 
-def _validate(raw: dict[str, Any]) -> tuple[Config, list[Problem]]:
+def _validate(schema: type[Schema], raw: dict[str, Any]) -> tuple[Schema, list[Problem]]:
     """Validate `raw`. Record and drop each wrong key until the rest is valid."""
     problems: list[Problem] = []
     while True:
         try:
             # JSON mode is strict about types, but still converts lists to tuples and strings to paths.
-            return Config.model_validate_json(json.dumps(raw)), problems
+            return schema.model_validate_json(json.dumps(raw)), problems
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                problem = _explain(error)
+                problem = _explain(schema, error)
                 dropped = error["type"] == "missing" and any(known.key == problem.key for known in problems)
                 if not dropped and not _means_default(error):
                     problems.append(problem)
@@ -188,17 +195,19 @@ def _drop(raw: dict[str, Any], error: Any) -> None:
     node.pop(last, None)
 
 
-def _explain(error: Any) -> Problem:
+def _explain(schema: type[BaseModel], error: Any) -> Problem:
     location, kind, context = error["loc"], error["type"], error.get("ctx", {})
     key, given = ".".join(map(str, location)), _brief(error["input"])
     if kind == "extra_forbidden":
-        return unknown_key(location)
+        return unknown_key(schema, location)
     if kind == "missing":
         return Problem(key, "missing; add it, since it has no default")
     if kind == "literal_error":
         return Problem(key, f"{given} is not one of {context['expected']}")
     if kind == "model_type":
-        return Problem(key, f"should be a section with keys ({', '.join(_fields_at(location))}), not {given}")
+        return Problem(
+            key, f"should be a section with keys ({', '.join(_fields_at(schema, location))}), not {given}"
+        )
     if kind == "too_long":
         return Problem(key, f"should be a list of {context['max_length']}, not {given}")
     if kind == "string_pattern_mismatch":
@@ -215,15 +224,16 @@ def in_yaml_words(message: str) -> str:
     return message.partition(", unable to ")[0]  # says again that a text is not a number
 
 
-def unknown_key(location: tuple[int | str, ...]) -> Problem:
+def unknown_key(schema: type[BaseModel], location: tuple[int | str, ...]) -> Problem:
     """Return the problem of a key that does not exist, with the key that was probably meant.
 
     Args:
+        schema: The schema of the settings.
         location: Names and list indices from the top to the key. All but the last lead to a section.
     """
     *section, name = map(str, location)
-    known = _fields_at(location[:-1])
-    homes = [f"{place}.{name}" for place in Config.model_fields if name in _fields_at((place,))]
+    known = _fields_at(schema, location[:-1])
+    homes = [f"{place}.{name}" for place in schema.model_fields if name in _fields_at(schema, (place,))]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     meant = [".".join([*section, close[0]])] if close else homes
     if meant:
@@ -240,14 +250,14 @@ def _command(section: str) -> str:
     return f"`{' '.join(['gpt2dist config', '.'.join(names)]).rstrip()}`"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Return the known keys of the section at `location`; empty if it is not a section."""
-    model: Any = Config
+    model: Any = schema
     for name in location:
         if isinstance(name, str):
             annotation = model.model_fields[name].annotation
             found = (annotation, *getattr(annotation, "__args__", ()))
-            model = next((a for a in found if isinstance(a, type) and issubclass(a, Section)), None)
+            model = next((a for a in found if isinstance(a, type) and issubclass(a, BaseModel)), None)
     return list(model.model_fields) if model else []
 
 

@@ -1,4 +1,4 @@
-"""Schema of the run configuration: frozen and typed, with one section for each part of a run.
+"""Sections and keys of the run configuration, frozen and typed. `configuration.Config` has all of them.
 
 This file is the only description of the keys. `gpt2dist config`, the JSON Schema for editors and
 docs/reference/configuration.md follow from it, so to add a key is to add one field here. The first sentence of a
@@ -8,7 +8,6 @@ description stands alone in lists of keys.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -354,34 +353,3 @@ class StabilitySection(Section):
         description="Skip steps whose loss or gradient norm is this far above the recent mean. The mean is that "
         "of the last 128 steps. Not set, no step is skipped for a spike.",
     )
-
-
-class Config(Section):
-    """Configuration of a gpt2dist run."""
-
-    run: RunSection = RunSection()
-    model: ModelSection = ModelSection()
-    data: DataSection = DataSection()
-    batch: BatchSection = BatchSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    schedule: ScheduleSection = ScheduleSection()
-    precision: Precision = Field(
-        "fp32",
-        description="Number format of weights and passes. `bf16` and `fp16` train a 16-bit model with fp32 "
-        "weights in the optimizer. They need `zero.stage` 1 or more. `autocast_bf16` keeps fp32 weights and "
-        "computes matrix products in bf16. It needs `zero.stage` 2 or less.",
-    )
-    zero: ZeroSection = ZeroSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    evaluation: EvaluationSection = EvaluationSection()
-    monitoring: MonitoringSection = MonitoringSection()
-    stability: StabilitySection = StabilitySection()
-
-    @property
-    def output_dir(self) -> Path:
-        """The run directory."""
-        return self.run.output_dir or Path("runs") / self.run.name
-
-    def to_yaml(self) -> str:
-        """Return the configuration as YAML that `read` turns back into an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
 
 import deepspeed
 from deepspeed.runtime import bf16_optimizer, compiler
+from deepspeed.utils import groups
 
 __all__ = ["deepspeed", "start_quietly"]
 
@@ -25,6 +26,7 @@ def start_quietly(world: World) -> None:
     # enough. Use vars(): attribute access would run the compiler on every extension to see which of them work.
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     _import_muon()
+    _forget_process_groups()
     for name, value in (("RANK", world.rank), ("LOCAL_RANK", world.local_rank), ("WORLD_SIZE", world.size)):
         os.environ.setdefault(name, str(value))  # without them DeepSpeed would look for MPI
     # On a CPU DeepSpeed would run numactl to count devices, at stage 3 for every bucket of gradients.
@@ -35,6 +37,15 @@ def start_quietly(world: World) -> None:
     logger.propagate = True
     bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints memory usage at each call
     warnings.filterwarnings("ignore", category=FutureWarning)  # DeepSpeed with gloo warns once per collective
+
+
+def _forget_process_groups() -> None:
+    """Drop the process groups that DeepSpeed keeps from an earlier training of this process.
+
+    They ceased to exist when that training left the default group.
+    """
+    groups._WORLD_GROUP = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+    groups._ALL_TO_ALL_GROUP.clear()
 
 
 def _import_muon() -> None:

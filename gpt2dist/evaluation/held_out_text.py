@@ -173,6 +173,11 @@ class HeldOut:
         return ends[:-1], tokens
 
 
+def default_split(dataset: Manifest) -> str:
+    """Return the split that is scored unless another is named: "val" if the dataset has it, else its only one."""
+    return "val" if "val" in dataset.splits else next(iter(dataset.splits), "val")
+
+
 def read_texts(
     inputs: Sequence[str],
     reading: Reading,

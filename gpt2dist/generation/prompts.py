@@ -58,7 +58,7 @@ def _prompt_of_json(line: str, source: str) -> Prompt:
         text.encode()  # fails on a lone surrogate, which JSON allows
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(
-            f'{source}: not an object with a text as its "prompt", such as {{"prompt": "Once upon"}}'
+            f'{source}: not an object with the key "prompt" and a text, such as {{"prompt": "Once upon"}}'
         ) from None
     return Prompt(text, source)
 
@@ -76,5 +76,5 @@ def _read(path: str) -> tuple[str, str]:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{name}, line {line}: not UTF-8; convert it") from None
     if not text.strip():
-        raise UserError(f"{name}: no prompt in it; to begin a document from nothing, name no file")
+        raise UserError(f"{name}: contains no prompt; to start a new document without one, omit the option")
     return name, text

@@ -1,4 +1,4 @@
-"""How tokens are chosen."""
+"""Settings for choosing the next token."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ class Sampling:
 
     Attributes:
         max_new_tokens: Maximum number of tokens to add.
-        repetition_penalty: Makes tokens that the text already has less likely; 1 disables it (Keskar et al. 2019,
+        repetition_penalty: Makes tokens less likely that the text already has; 1 disables it (Keskar et al. 2019,
             4.1).
         temperature: Divides the logits; 0 takes the most likely token.
         top_k: Keeps only the k most likely tokens; 0 keeps all (Fan et al. 2018).

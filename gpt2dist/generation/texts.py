@@ -27,7 +27,7 @@ from gpt2dist.generation.sampling import Sampling
 
 
 class TextModel(Protocol):
-    """A model as the loop sees it; `generator.Generator` describes the attributes."""
+    """The part of a model that the loop uses; `generator.Generator` describes the attributes."""
 
     @property
     def forward(self) -> Callable[..., Tensor]:
@@ -39,7 +39,7 @@ class TextModel(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Positions that the model knows."""
+        """Number of positions of the model."""
 
     @property
     def end_of_text_id(self) -> int:
@@ -63,9 +63,9 @@ def continue_texts(
     Args:
         generator: The model.
         tokens: Token ids of each text, at least one.
-        seeds: Seeds of the draws of each text.
-        how: The way of choosing tokens.
-        run_on: Whether to go on after end-of-text.
+        seeds: Random seed of each text.
+        how: The sampling settings.
+        run_on: Whether to continue after end-of-text.
         on_tokens: Called with the new token of each text.
 
     Returns:

@@ -39,12 +39,14 @@ def rank_logging(run: Path, rank: int) -> Iterator[None]:
         terminal.setFormatter(_TerminalFormatter("%(message)s"))
         terminal.setLevel(logging.WARNING if is_quiet() else logging.INFO)
         handlers.append((logger, terminal))
+    level = logging.getLogger().level
     logging.getLogger().setLevel(logging.INFO)
     for owner, handler in handlers:
         owner.addHandler(handler)
     try:
         yield
     finally:
+        logging.getLogger().setLevel(level)
         for owner, handler in handlers:
             owner.removeHandler(handler)
             handler.close()

@@ -20,14 +20,18 @@ _quiet = False
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Suppress progress and notices, but not warnings and errors. Implements --quiet."""
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Suppress progress and notices, but not warnings and errors. Implements --quiet.
+
+    Args:
+        quiet: False changes nothing.
+    """
     global _quiet
-    _quiet = True
+    before, _quiet = _quiet, _quiet or quiet
     try:
         yield
     finally:
-        _quiet = False
+        _quiet = before
 
 
 def is_quiet() -> bool:

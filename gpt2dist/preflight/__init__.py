@@ -4,7 +4,7 @@ Each module checks one subject. The package does not import torch, so `validate`
 laptop for a run on a cluster.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpt2dist.config import Config, Problem, raise_problems, read
@@ -34,6 +34,26 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         UserError: The file cannot be read, or it has mistakes; the message lists each with its key and a fix.
     """
     config, wrong = read(path, overrides)
+    return plan_run(config, world_size, str(path), wrong)
+
+
+def plan_run(
+    config: Config, world_size: int | None, where: str, wrong: Sequence[Problem] = ()
+) -> tuple[Config, Plan]:
+    """Check and plan a run.
+
+    Args:
+        config: The configuration.
+        world_size: As for `resolve`.
+        where: Name of the configuration, for the message.
+        wrong: Problems found while reading the configuration, to report with the others.
+
+    Returns:
+        The configuration, completed with the shape of `model.init_from`, and the plan.
+
+    Raises:
+        UserError: The configuration has mistakes; the message lists each with its key and a fix.
+    """
     config, origin, wrong_origin = read_origin(config)
     world_size = world_size or config.run.world_size or 1
     lengths = lengths_of(config)
@@ -62,7 +82,7 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
     ]
     # A key that is wrong by itself now has its default. Problems that follow from that default would mislead.
     independent = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
-    raise_problems(wrong + independent, str(path))
+    raise_problems([*wrong, *independent], where)
     plan = Plan(
         world_size=world_size,
         batch_sizes=batch_sizes(config),

@@ -1,4 +1,4 @@
-"""Find out from a tokenizer.json what it keeps of a text, and which of its tokens a text can produce.
+"""Determine from a tokenizer.json which parts of a text it keeps, and which of its tokens a text can produce.
 
 The functions take the parsed content of tokenizer.json as `tokenizers` writes it.
 """
@@ -11,7 +11,7 @@ from tokenizers import pre_tokenizers
 Content = dict[str, Any]
 
 BYTE_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
-"""The 256 characters that stand for bytes in a byte-level vocabulary."""
+"""The 256 characters that represent bytes in a byte-level vocabulary."""
 ANY_CHARACTER = r"[\s\S]"
 PER_CHARACTER = {"type": "Split", "pattern": {"Regex": ANY_CHARACTER}, "behavior": "Isolated", "invert": False}
 """The pre-tokenizer of a character-level tokenizer."""
@@ -19,11 +19,11 @@ PER_CHARACTER = {"type": "Split", "pattern": {"Regex": ANY_CHARACTER}, "behavior
 _KEEPING = ("ByteLevel", "Digits", "FixedLength", "Punctuation", "Split", "UnicodeScripts")
 """Pre-tokenizers that keep every character, unless their `behavior` is Removed."""
 _HIDDEN = "\U0010ffff"
-"""A noncharacter, put before a name so that no text can spell it."""
+"""A noncharacter, prepended to a name so that no text can contain it."""
 
 
 def normalizers_of(content: Content) -> str:
-    """Return the names of the normalizers that a text goes through, such as "NFC"; empty if it stays as it is."""
+    """Return the names of the normalizers that are applied to a text, such as "NFC"; empty if there are none."""
     return ", ".join(node["type"] for node in _leaves(content["normalizer"]))
 
 
@@ -47,7 +47,10 @@ def cuts_as_gpt2(content: Content) -> bool:
 
 
 def losses(content: Content, end_of_text: str) -> list[str]:
-    """Return why ids may not decode to the normalised text that was encoded; empty if they always do."""
+    """Return why ids may not decode to the normalised text that was encoded; empty if they always do.
+
+    Manifests and results record these reasons, so their wording is part of what is on disk.
+    """
     model = content["model"]
     if not is_byte_level(content) and not is_character_level(content):
         return [f"it is {model['type']}, and neither byte-level nor character-level"]
@@ -70,7 +73,7 @@ def matched_tokens(content: Content, end_of_text: str) -> list[dict[str, Any]]:
 
 
 def ordinary_tokens(content: Content, tokens: Iterable[str]) -> set[str]:
-    """Return those of `tokens` that ordinary text can produce, even if no special token is looked for in it."""
+    """Return those of `tokens` that ordinary text can produce when special tokens are not matched in it."""
     model = content["model"]
     known = set(tokens) & _names(model)
     if not known:
@@ -84,7 +87,7 @@ def ordinary_tokens(content: Content, tokens: Iterable[str]) -> set[str]:
 
 
 def unknown_token(content: Content) -> str | None:
-    """Return the token that replaces what the vocabulary does not have, or None."""
+    """Return the token that replaces text outside the vocabulary, or None."""
     model = content["model"]
     if model["type"] == "Unigram":
         return None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
@@ -95,8 +98,8 @@ def unknown_token(content: Content) -> str | None:
 def for_encoding(content: Content, end_of_text: str) -> Content:
     """Return the tokenizer that encodes texts as the documented rules say: `content` itself if it does so.
 
-    In it, end-of-text is special whatever its flag, no merge is dropped at random, and a text that spells a
-    special token is not given that token by the model's vocabulary. All ids are as in `content`.
+    In it, end-of-text is special whatever its flag, no merge is dropped at random, and the model does not encode
+    text that looks like a special token as that token. All ids are as in `content`.
     """
     model, added = content["model"], content["added_tokens"]
     special = {token["content"] for token in added if token["special"]} | {end_of_text}
@@ -165,7 +168,7 @@ def _names(model: dict[str, Any]) -> Set[str]:
 
 
 def _merged(model: dict[str, Any]) -> set[str]:
-    """Return the tokens that the merges of a BPE make."""
+    """Return the tokens that the merges of a BPE produce."""
     prefix = len(model.get("continuing_subword_prefix") or "")
     return {left + right[prefix:] for left, right in model["merges"]}
 

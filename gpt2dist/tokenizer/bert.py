@@ -1,4 +1,4 @@
-"""Import BERT's vocabulary file, vocab.txt, which GPT2-Chinese takes too."""
+"""Import BERT's vocabulary file, vocab.txt, which GPT2-Chinese uses too."""
 
 import os
 from pathlib import Path
@@ -14,12 +14,12 @@ END_OF_TEXT = "[SEP]"
 
 
 def import_bert(vocab: str | os.PathLike[str]) -> Tokenizer:
-    """Import a WordPiece vocabulary with the settings of transformers' BertTokenizer, which writes lower case.
+    """Import a WordPiece vocabulary with the settings of transformers' BertTokenizer, which lowercases text.
 
     Each Chinese character is a word. [SEP] ends a document.
 
     Args:
-        vocab: vocab.txt, a token in each line.
+        vocab: vocab.txt, one token per line.
 
     Raises:
         UserError: The file is missing, not UTF-8, names a token twice, or has no [UNK] or [SEP].
@@ -35,12 +35,12 @@ def import_bert(vocab: str | os.PathLike[str]) -> Tokenizer:
     missing = [name for name in ("[UNK]", END_OF_TEXT) if name not in numbers]
     if missing:
         raise UserError(
-            f"{vocab}: has no {missing[0]}, so it is not BERT's vocab.txt; GPT-2's encoder.json is imported "
-            "together with --merges vocab.bpe"
+            f"{vocab}: has no {missing[0]}, so it is not BERT's vocab.txt; import GPT-2's encoder.json together "
+            "with --merges vocab.bpe"
         )
     if len(numbers) != len(names):
         twice = next(name for number, name in enumerate(names) if numbers[name] != number)
-        raise UserError(f"{vocab}: names {twice!r} in two lines, so its ids are not certain; mend the file")
+        raise UserError(f"{vocab}: lists {twice!r} twice, so its ids are ambiguous; correct the file")
     backend = tokenizers.Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

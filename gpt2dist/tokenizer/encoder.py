@@ -1,4 +1,4 @@
-"""Encode text fast: the encoders, the check of the fast one against the reference, and cuts of long texts.
+"""Encode text fast: the encoders, the check of the fast one against the reference, and the cutting of long texts.
 
 The reference is `tokenizers`, which defines the meaning of a tokenizer.json. gigatoken is about a hundred times
 faster. Because it is young, it is compared with the reference on samples of each corpus before use.
@@ -55,10 +55,10 @@ class ReferenceEncoder:
 class FastEncoder:
     """Encoder based on gigatoken, running on the calling thread.
 
-    gigatoken normalizes by a newer version of Unicode than `tokenizers`. So it is given only texts that the
-    normalizer leaves as they are; the reference encodes the others.
+    gigatoken normalizes by a newer version of Unicode than `tokenizers`. So it encodes only texts that the
+    normalizer does not change; the reference encodes the others.
 
-    gigatoken caches every word without a bound: a gigabyte after a hundred megabytes of random words. So it is
+    gigatoken caches every word without limit: a gigabyte after a hundred megabytes of random words. So it is
     recreated when the process has grown too large, which takes a tenth of a second.
 
     Args:
@@ -72,7 +72,7 @@ class FastEncoder:
         # gigatoken would encode "<|endoftext|>" in a text as the special token.
         ordinary = [token for token in content["added_tokens"] if not token["special"]]
         self._content = orjson.dumps(content | {"added_tokens": ordinary, "normalizer": None})
-        # When the cache is full, it is copied to one of twice the size, and both are in memory meanwhile.
+        # When the cache is full, it is copied to one of twice the size, and both are in memory during the copy.
         self._limit = memory * 2 // 5
         self._backend = self._load_backend()
 
@@ -130,14 +130,14 @@ def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str,
     if not tokenizer.is_byte_level or tokenizer.losses:
         return REFERENCE, ""
     if tokenizer.normalizer not in ("", "NFC"):
-        return REFERENCE, f"the fast encoder does not have the tokenizer's normalizer {tokenizer.normalizer}"
+        return REFERENCE, f"the fast encoder does not support the tokenizer's normalizer {tokenizer.normalizer}"
     if not all(tokenizer.keeps(token.encode()) for token in tokenizer.matched_tokens):
         return REFERENCE, f"the tokenizer's normalizer {tokenizer.normalizer} changes its own added tokens"
     texts = [*HARD_TEXTS, *_around(tokenizer.matched_tokens), *samples]
     try:
         ids, lengths = FastEncoder(tokenizer).encode_batch(texts)
     except Exception as error:  # The reference encoder works in any case.
-        return REFERENCE, f"the fast encoder cannot take this tokenizer ({type(error).__name__}: {error})"
+        return REFERENCE, f"the fast encoder cannot load this tokenizer ({type(error).__name__}: {error})"
     expected, expected_lengths = ReferenceEncoder(tokenizer).encode_batch(texts)
     if np.array_equal(ids, expected) and np.array_equal(lengths, expected_lengths):
         return FAST, ""
@@ -149,7 +149,7 @@ def choose_encoder(tokenizer: Tokenizer, samples: Iterable[bytes]) -> tuple[str,
         if not np.array_equal(ids[end - length : end], there):
             shown = text.decode()[:60]
             return REFERENCE, f"the fast encoder does not agree with the reference on the text {shown!r}"
-    raise AssertionError("they differ as a whole, and in no text")
+    raise AssertionError("the concatenated ids differ, but those of no text do")
 
 
 def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[bytes]:
@@ -171,7 +171,7 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
         UncuttableError: More than `MAX_STRETCH` bytes have no safe border. No border is known to be safe for
             other tokenizers.
     """
-    held: list[bytes] = []  # without a border, except to the next part
+    held: list[bytes] = []  # parts without a safe border inside
     size = 0
     find_border = _border_finder(tokenizer)
     for part in parts:
@@ -194,7 +194,7 @@ def cut_long_text(parts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[byte
 
 
 class UncuttableError(Gpt2distError):
-    """A text that is too long to be encoded whole cannot be cut."""
+    """A text that is too long to be encoded as a whole cannot be cut."""
 
 
 def _border_finder(tokenizer: Tokenizer) -> Callable[[bytes, bytes], int]:
@@ -211,7 +211,7 @@ def _border_finder(tokenizer: Tokenizer) -> Callable[[bytes, bytes], int]:
 
 
 def _around(tokens: Sequence[str]) -> list[bytes]:
-    """Return texts that have these added tokens beside letters, spaces and each other."""
+    """Return texts that contain these added tokens next to letters, spaces and each other."""
     joined = "".join(tokens)
     texts = [joined, " ".join(tokens), joined[::-1]]
     for token in tokens:

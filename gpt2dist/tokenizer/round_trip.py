@@ -1,4 +1,4 @@
-"""Compare texts with what their token ids stand for."""
+"""Compare texts with the bytes that their token ids represent."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +17,8 @@ class TextChanges:
     """How the ids of some texts differ from the texts.
 
     Attributes:
-        documents: Number of texts that their ids do not give back byte for byte.
-        unknown_tokens: Number of ids that stand for text which the vocabulary does not have.
+        documents: Number of texts that their ids do not restore byte for byte.
+        unknown_tokens: Number of ids that represent text outside the vocabulary.
     """
 
     documents: int = 0
@@ -31,7 +31,7 @@ class TextChanges:
         return cls(sum(each.documents for each in parts), sum(each.unknown_tokens for each in parts))
 
     def recorded(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """Return what manifests and results say of them; see `text_changes`. Empty if no byte can change."""
+        """Return the record for manifests and results; see `text_changes`. Empty if no byte can change."""
         if not tokenizer.text_changes:
             return {}
         unknown = tokenizer.losses and tokenizer.unknown_id is not None
@@ -40,10 +40,10 @@ class TextChanges:
 
 
 class RoundTrip:
-    """The comparison for one tokenizer.
+    """Comparison of texts and ids for one tokenizer.
 
-    Where a tokenizer keeps every byte of the texts, the number of bytes is checked, which costs little beside
-    encoding. Elsewhere the texts that changed are counted.
+    If the tokenizer keeps every byte of the texts, the number of bytes is checked, which costs little beside
+    encoding. Otherwise, the texts that changed are counted.
 
     Args:
         tokenizer: The tokenizer of the ids.
@@ -65,7 +65,7 @@ class RoundTrip:
             lengths: The number of ids of each text.
 
         Raises:
-            RunError: A tokenizer that keeps every byte did not.
+            RunError: A tokenizer that should keep every byte lost some.
         """
         if self._bytes is None:
             return self._compare_lossy(texts, ids, lengths)
@@ -85,9 +85,9 @@ class RoundTrip:
         counts = counts[ends] - counts[ends - lengths]
         number = int(np.flatnonzero(counts != sizes)[0])
         return RunError(
-            f"the tokens of the text {texts[number][:60].decode(errors='ignore')!r} … stand for "
-            f"{counts[number]:,} bytes, and it has {sizes[number]:,}: the tokenizer loses text in a way that "
-            "gpt2dist does not know; report it"
+            f"the tokens of the text {texts[number][:60].decode(errors='ignore')!r} … represent "
+            f"{counts[number]:,} bytes, but it has {sizes[number]:,}: the tokenizer loses text in a way that "
+            "gpt2dist does not detect; please report it"
         )
 
     def _changed(

@@ -1,4 +1,4 @@
-"""Read a tokenizer of the `tokenizers` library from where a user names it."""
+"""Read a tokenizer of the `tokenizers` library from a directory, a file or the hub."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,14 @@ END_OF_TEXT = "<|endoftext|>"
 FILE_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"
 MAX_BYTES, MAX_IDS = 1 << 30, 1 << 24
-"""Size and ids up to which a tokenizer.json is read; those of 256,000 tokens have 35 MB."""
+"""Maximum size and ids of a tokenizer.json; one with 256,000 tokens has 35 MB."""
 
 
 def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, str]:
     """Return a tokenizer and its end-of-text token; see `Tokenizer.load`.
 
     Raises:
-        UserError: There is no tokenizer, or it cannot be used.
+        UserError: The tokenizer does not exist, or it cannot be used.
     """
     path = Path(source) if Path(source).is_file() else Path(source) / FILE_NAME
     if not path.is_file():
@@ -33,19 +33,19 @@ def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, s
         backend = tokenizers.Tokenizer.from_str(text)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # The library raises bare Exception; a panic of Rust is none.
+    except BaseException as error:  # The library raises bare Exception; a panic in Rust is not even that.
         raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
     _check_added_ids(backend, content, path)
     return backend, _declared_end_of_text(path.parent)
 
 
 def _check_added_ids(backend: tokenizers.Tokenizer, content: analysis.Content, path: Path) -> None:
-    """Check that added tokens have the ids that the file says. The library renumbers them silently."""
+    """Check that added tokens have the ids given in the file. The library would renumber them silently."""
     for token in content.get("added_tokens") or ():
         if (given := backend.token_to_id(token["content"])) != token["id"]:
             raise UserError(
-                f"{path}: gives the added token {token['content']!r} the id {token['id']}, and the tokenizers "
-                f"library makes it {given}: ids must follow those of the vocabulary without gaps; mend the file"
+                f"{path}: gives the added token {token['content']!r} the id {token['id']}, but the tokenizers "
+                f"library assigns {given}: ids must follow those of the vocabulary without gaps; correct the file"
             )
 
 
@@ -53,13 +53,15 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
     path = Path(name)
     missing = f"{name}: not a directory with {FILE_NAME}, and not found on the hub"
     if path.suffix == ".json":
-        raise UserError(f"{name}: no such file; name a {FILE_NAME}, or the directory that has it")
+        raise UserError(f"{name}: no such file; name a {FILE_NAME}, or the directory that contains it")
     if (path / "vocab.txt").is_file():
         raise UserError(
-            f"{missing}: it has BERT's vocab.txt; `gpt2dist tokenizer import --vocab {name}/vocab.txt` makes one"
+            f"{missing}: it has BERT's vocab.txt; `gpt2dist tokenizer import --vocab {name}/vocab.txt` reads it"
         )
     if path.is_absolute() or path.exists() or name.startswith(".") or len(path.parts) > 2:
-        raise UserError(f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` makes such a directory")
+        raise UserError(
+            f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` creates such a directory"
+        )
     try:
         return tokenizers.Tokenizer.from_pretrained(name)
     except Exception as error:  # The library raises bare Exception for every failure.
@@ -71,7 +73,7 @@ def _require_bounded_ids(content: analysis.Content) -> None:
     """Check the ids of a tokenizer.json before the library allocates memory for each id up to the largest.
 
     Raises:
-        ValueError: An id is absurd.
+        ValueError: An id is too large.
     """
     vocabulary = content["model"].get("vocab", {})
     ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else []

@@ -1,14 +1,14 @@
-"""How the text of a dataset's tokens differs from its source, as manifests and results have it.
+"""Differences between the text of a dataset's tokens and its source, as recorded in manifests and results.
 
-It is an object with some of these keys, and empty if the tokens give back every byte:
+The record is an object with some of these keys. It is empty if the tokens restore every byte:
 
     normalizer       names of the tokenizer's normalizers, which change the text, such as "NFC"
     lossy            why the tokenizer may lose some of the text
-    documents        number of documents whose tokens do not give back their text; in a dataset those of all
-                     splits, duplicates included
-    unknown_tokens   number of tokens that stand for text which the vocabulary does not have
-    bytes_of         "tokens" if bytes and words are those of the decoded tokens, since the source is not known;
-                     otherwise they are those of the source
+    documents        number of documents whose tokens do not restore their text; in a dataset, over all splits and
+                     with duplicates
+    unknown_tokens   number of tokens that represent text outside the vocabulary
+    bytes_of         "tokens" if bytes and words were counted in the decoded tokens, because the source is not
+                     known; otherwise they were counted in the source
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ _TYPES = {"normalizer": str, "lossy": str, "documents": int, "unknown_tokens": i
 
 
 def check(changes: Any) -> None:
-    """Check the types of an object that was read.
+    """Check the types of a record.
 
     Raises:
-        TypeError: It is not an object, or a value has another type or is below 0.
+        TypeError: The record is not an object, or a value has the wrong type or is negative.
     """
     if not isinstance(changes, dict) or not (changes.keys() & {"normalizer", "lossy"} or not changes):
         raise TypeError("text_changes names neither a normalizer nor a loss")
@@ -38,9 +38,9 @@ def described(changes: dict[str, Any]) -> str:
     else:
         parts = [f"the tokenizer normalizes text ({changes['normalizer']})"]
     if "documents" in changes:
-        parts.append(f"documents whose tokens do not give back every byte: {changes['documents']:,}")
+        parts.append(f"documents whose tokens do not restore every byte: {changes['documents']:,}")
     if "unknown_tokens" in changes:
-        parts.append(f"tokens that stand for unknown text: {changes['unknown_tokens']:,}")
+        parts.append(f"tokens that represent unknown text: {changes['unknown_tokens']:,}")
     if changes.get("bytes_of") == "tokens":
-        parts.append("bytes and words are those of the decoded tokens, since the source is not known")
+        parts.append("bytes and words were counted in the decoded tokens, because the source is not known")
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""Convert large arrays of token ids to the bytes that they stand for."""
+"""Convert large arrays of token ids to the bytes that they represent."""
 
 import numpy as np
 from numpy.typing import NDArray

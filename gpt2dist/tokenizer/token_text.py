@@ -1,4 +1,4 @@
-"""The bytes of the text that each token of a vocabulary stands for."""
+"""Compute the bytes of text that each token of a vocabulary represents."""
 
 import re
 from collections.abc import Iterator, Sequence, Set
@@ -11,19 +11,19 @@ def byte_level_bytes(names: Sequence[str], plain: Set[str]) -> Iterator[bytes]:
 
     Args:
         names: The names of the tokens.
-        plain: The added tokens, whose names are plain text, without those that merges make too.
+        plain: The added tokens, whose names are plain text, except those that merges produce too.
     """
     # In Latin-1, a character's code is its byte.
     table = {ord(character): chr(byte) for character, byte in _byte_of_character().items()}
     for name in names:
         try:
             yield name.encode() if name in plain else name.translate(table).encode("latin-1")
-        except UnicodeEncodeError:  # a name that no text gives, since it is not in the byte alphabet
+        except UnicodeEncodeError:  # a name that no text produces, because it is not in the byte alphabet
             yield name.encode()
 
 
 def bytes_in_context(backend: tokenizers.Tokenizer, names: Sequence[str]) -> Iterator[bytes]:
-    """Yield what a decoder adds to a text for each token; single bytes of a byte fallback as they are.
+    """Yield the bytes that a decoder adds to a text for each token; for a byte fallback, the byte itself.
 
     Args:
         backend: The tokenizer.

@@ -1,8 +1,8 @@
 """Load, train, import and save tokenizers, and encode text with them.
 
 Two kinds keep every text: byte-level BPE, as in GPT-2, and one token per character. Their ids decode to exactly
-the text that was encoded, or to what their normalizer made of it. All others, such as WordPiece and Unigram, may
-lose some of the text, and whoever chooses one has to say so.
+the text that was encoded, or to its normalized form if they have a normalizer. All others, such as WordPiece and
+Unigram, may lose some of the text, and new data may use them only with --lossy.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -39,8 +39,8 @@ class Tokenizer:
     """A tokenizer with an end-of-text token.
 
     Special tokens written in a text are encoded as ordinary text, so "<|endoftext|>" in a document does not end
-    it, whatever the tokenizer's own file says of that token. Texts are never truncated or padded, and nothing is
-    added to them.
+    it, whatever the tokenizer's own file declares. Texts are never truncated or padded, and nothing is added to
+    them.
 
     Args:
         backend: The tokenizer of the `tokenizers` library, which is modified in place.
@@ -51,11 +51,11 @@ class Tokenizer:
         origin: As given.
         end_of_text: The content of the end-of-text token.
         end_of_text_id: The id of the end-of-text token.
-        unknown_id: The id that replaces text which the vocabulary does not have; None if there is none.
-        ends_in_text: Whether ordinary text can give the end-of-text token.
+        unknown_id: The id that replaces text outside the vocabulary; None if the tokenizer has no such id.
+        ends_in_text: Whether ordinary text can produce the end-of-text token.
         model: The type of the model, such as "BPE" or "WordPiece".
-        dropout: The probability with which a BPE is meant to leave out a merge. It is not done here.
-        normalizer: The normalizers that a text goes through, such as "NFC"; empty if it stays as it is.
+        dropout: The probability with which a BPE is meant to skip a merge. gpt2dist never skips one.
+        normalizer: The normalizers that are applied to a text, such as "NFC"; empty if there are none.
         losses: Why ids may not decode to the normalised text; empty if they always do.
         is_byte_level: Whether the tokenizer is byte-level BPE, which can encode any text.
         cuts_as_gpt2: Whether text can be cut where GPT-2's pre-tokenizer cuts it.
@@ -63,7 +63,7 @@ class Tokenizer:
         vocab_size: The number of ids, end-of-text included. Ids are 0 … vocab_size − 1.
 
     Raises:
-        UserError: The ids have gaps, or there is no end-of-text token.
+        UserError: The ids have gaps, or the end-of-text token does not exist.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str = END_OF_TEXT, origin: str = "tokenizer"):
@@ -116,8 +116,41 @@ class Tokenizer:
 
         Raises:
             UserError: `source` is none of these, or the tokenizer cannot be used.
+
+        Example:
+            >>> gpt2dist.Tokenizer.load("gpt2").encode("Hello world")
+            array([15496,   995], dtype=uint32)
         """
         return cls(*read_source(source), origin=str(source))
+
+    @staticmethod
+    def train(
+        texts: Iterable[str], vocab_size: int | None = None, kind: Literal["bpe", "char"] = "bpe"
+    ) -> "Tokenizer":
+        """Train a tokenizer on texts. `gpt2dist tokenizer train` does it for the files of a corpus.
+
+        Args:
+            texts: The texts, read once.
+            vocab_size: The vocabulary size of "bpe", end-of-text included; at least 257. A small corpus can yield
+                a smaller one. "char" takes none.
+            kind: "bpe" is byte-level BPE as in GPT-2; "char" gives each character of the texts a token.
+
+        Raises:
+            UserError: The vocabulary size is missing, too small, or given for "char".
+
+        Example:
+            >>> tokenizer = gpt2dist.Tokenizer.train([text], vocab_size=512)
+            >>> tokenizer.decode(tokenizer.encode("To be, or not to be"))
+            'To be, or not to be'
+            >>> tokenizer.save("tokenizer/")
+        """
+        if isinstance(texts, str):
+            raise UserError("texts must be an iterable of texts, not a single one; write [text]")
+        if kind not in ("bpe", "char"):
+            raise UserError(f"kind {kind!r} is neither 'bpe' nor 'char'")
+        if (kind == "bpe") != (vocab_size is not None):
+            raise UserError("vocab_size goes with kind 'bpe', and only with it")
+        return train_char(texts) if vocab_size is None else train_bpe(texts, vocab_size)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,7 +168,7 @@ class Tokenizer:
         return self._backend.to_str()
 
     def encoding_json(self) -> str:
-        """Return the content of the tokenizer.json with which texts are encoded; see `analysis.for_encoding`."""
+        """Return the content of the tokenizer.json that encodes texts; see `analysis.for_encoding`."""
         return self._encoding.to_str()
 
     @property
@@ -145,7 +178,7 @@ class Tokenizer:
 
     @property
     def text_changes(self) -> dict[str, Any]:
-        """How the text of a dataset differs from its source: empty, {"normalizer": …} or {"lossy": …}."""
+        """The change of text by this tokenizer: empty, {"normalizer": …} or {"lossy": …}."""
         if self.losses:
             return {"lossy": "; ".join(self.losses)}
         return {"normalizer": self.normalizer} if self.normalizer else {}
@@ -166,19 +199,19 @@ class Tokenizer:
 
         Raises:
             UnknownCharacterError: A character-level tokenizer does not have a character of a text.
-            UserError: A text gives the end-of-text token, or cannot be encoded.
+            UserError: A text produces the end-of-text token, or cannot be encoded.
         """
         for text in texts if self.is_character_level else ():
             unknown = self.unknown_characters(text)
             if unknown:
                 raise UnknownCharacterError(
                     f"{self.origin}: {describe_characters(unknown)} not in this character-level tokenizer; "
-                    "train it on text that has them, or use a byte-level one (--kind bpe), which takes any text"
+                    "train it on text that has them, or use a byte-level one (--kind bpe), which encodes any text"
                 )
         try:
             encodings = self._encoding.encode_batch_fast(list(texts), add_special_tokens=False)
         except Exception as error:  # The library raises bare Exception, such as for a missing unknown token.
-            raise UserError(f"{self.origin}: cannot encode a text ({error}); take another tokenizer") from None
+            raise UserError(f"{self.origin}: cannot encode a text ({error}); use another tokenizer") from None
         ids = [encoding.ids for encoding in encodings]
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32, count=int(lengths.sum()))
@@ -186,7 +219,7 @@ class Tokenizer:
         return flat, lengths
 
     def require_no_end_of_text(self, ids: np.ndarray, lengths: np.ndarray, texts: Sequence[str | bytes]) -> None:
-        """Check that no text gives the end-of-text token, which ends documents.
+        """Check that no text produces the end-of-text token, which ends documents.
 
         Args:
             ids: The concatenated ids of the texts.
@@ -194,7 +227,7 @@ class Tokenizer:
             texts: The texts.
 
         Raises:
-            UserError: A text does.
+            UserError: A text produces it.
         """
         found = np.flatnonzero(ids == self.end_of_text_id)
         if not found.size:
@@ -202,20 +235,20 @@ class Tokenizer:
         text = texts[int(np.searchsorted(np.cumsum(lengths), found[0], side="right"))]
         shown = text[:60] if isinstance(text, str) else text[:60].decode(errors="ignore")
         raise UserError(
-            f"{self.origin}: gives the text {shown!r} its end-of-text token {self.end_of_text!r}, which would "
-            f"end a document within it; name a special token as eos_token in {CONFIG_NAME}"
+            f"{self.origin}: encodes the text {shown!r} as its end-of-text token {self.end_of_text!r}, which "
+            f"would end a document within it; name a special token as eos_token in {CONFIG_NAME}"
         )
 
     def normalize(self, text: str) -> str:
-        """Return what the tokenizer's normalizer makes of a text."""
+        """Apply the tokenizer's normalizer to a text."""
         normalizer = self._backend.normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
 
     def keeps(self, text: bytes) -> bool:
-        """Return whether the normalizer certainly leaves a text as it is.
+        """Return whether the normalizer certainly does not change a text.
 
-        Python's version of Unicode is not older than the library's. What is NFC by the newer one is so by the
-        older, to which a new character is one that nothing composes with or moves across.
+        Python's version of Unicode is not older than the library's. Text that is NFC by the newer version is NFC
+        by the older one too, which neither composes nor reorders characters that it does not know.
         """
         if not self.normalizer:
             return True
@@ -228,7 +261,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of `ids`, including end-of-text. An incomplete UTF-8 sequence becomes U+FFFD.
 
-        A lossy tokenizer gives the text as its own decoder has it; that of WordPiece puts spaces between words.
+        A lossy tokenizer uses its own decoder; that of WordPiece puts spaces between words.
         """
         if self.losses:
             return self._backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
@@ -236,7 +269,7 @@ class Tokenizer:
         return b"".join([table[number] for number in np.asarray(ids).tolist()]).decode(errors="replace")
 
     def decode_after(self, before: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text that `ids` add to a text of the ids `before`, such as a space and a word."""
+        """Return the text that `ids` add after the ids `before`, such as a space and a word."""
         if not self.losses:
             return self.decode(ids)
         head, whole = self.decode(before), self.decode([*before, *ids])
@@ -244,7 +277,7 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> tuple[bytes, ...]:
-        """The bytes of the text that each id stands for; for special tokens, those of their names.
+        """The bytes of text that each id represents; for special tokens, those of their names.
 
         For a lossy tokenizer, the bytes that its decoder adds for the id within a text.
         """
@@ -356,13 +389,13 @@ def import_gpt2(vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -
     except Exception as error:  # The library raises bare Exception.
         raise UserError(
             f"{vocab}, {merges}: not GPT-2's vocabulary and merges ({error}); "
-            "--vocab takes encoder.json (token → id), --merges takes vocab.bpe (a merge in each line)"
+            "--vocab is encoder.json (token → id), --merges is vocab.bpe (one merge per line)"
         ) from None
     if END_OF_TEXT not in entries:
-        raise UserError(f"{vocab}: has no {END_OF_TEXT!r}, so it is not a vocabulary of GPT-2's form")
+        raise UserError(f"{vocab}: has no {END_OF_TEXT!r}, so it is not a vocabulary in GPT-2's format")
     tokenizer = Tokenizer(_with_end_of_text(backend), origin=str(vocab))
     if tokenizer.losses:
-        raise UserError(f"{vocab}: would lose text, since {'; '.join(tokenizer.losses)}; give another vocabulary")
+        raise UserError(f"{vocab}: would lose text, since {'; '.join(tokenizer.losses)}; use another vocabulary")
     return tokenizer
 
 
@@ -391,5 +424,5 @@ def _no_end_of_text(origin: str, end_of_text: str, content: analysis.Content) ->
     others = f" (its special tokens: {', '.join(special[:10])})" if special else ""
     return (
         f"{origin}: has no end-of-text token {end_of_text!r}; documents must end with one. "
-        f"Name another as eos_token in {CONFIG_NAME}{others}, or take a tokenizer that has it"
+        f"Name another as eos_token in {CONFIG_NAME}{others}, or use a tokenizer that has it"
     )

@@ -105,12 +105,12 @@ def test_what_people_and_programs_read(run, capsys):
 @pytest.mark.parametrize("step", [0, 21])
 def test_a_step_that_is_none(run, capsys, step):
     assert cli.main(["trace", str(run), "--step", str(step)]) == 2
-    assert f"--step {step}: the run has the steps 1 … 20" in capsys.readouterr().err
+    assert f"--step {step}: the run has steps 1 … 20" in capsys.readouterr().err
 
 
 def test_no_run_directory(tmp_path, capsys):
     assert cli.main(["trace", str(tmp_path), "--step", "1"]) == 2
-    assert "not a run directory, it has no config.yaml; `gpt2dist train` makes one" in capsys.readouterr().err
+    assert "not a run directory, it has no config.yaml; `gpt2dist train` creates one" in capsys.readouterr().err
 
 
 def test_another_dataset_in_its_place(run, capsys):
@@ -120,7 +120,7 @@ def test_another_dataset_in_its_place(run, capsys):
     path.write_text(json.dumps(facts | {"datasets": {name: "0" * 64}}))
     try:
         assert cli.main(["trace", str(run), "--step", "1"]) == 2
-        assert f"{name}: is not the dataset that {run} was trained on" in capsys.readouterr().err
+        assert f"{name}: not the dataset that {run} was trained on" in capsys.readouterr().err
     finally:
         path.write_text(json.dumps(facts))
 

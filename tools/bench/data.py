@@ -65,16 +65,30 @@ load_hf_json(Path(sys.argv[1]).read_bytes()).encode_files(JsonlFileSource([sys.a
 def main() -> None:
     """Measure the chosen sections and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=" ".join(SECTIONS))
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help="one or more of " + ", ".join(SECTIONS))
     parser.add_argument("--tokenizer", type=Path, required=True, help="directory with tokenizer.json")
-    parser.add_argument("--corpus", type=Path, help="jsonl with the field text")
-    parser.add_argument("--megabytes", type=float, default=400, help="of the corpus that is made")
-    parser.add_argument("--peer-megabytes", type=float, default=20, help="of the corpus that slow peers get")
+    parser.add_argument("--corpus", type=Path, help="JSON lines with the field text")
+    parser.add_argument(
+        "--megabytes", type=float, default=400, help="size of the generated corpus; default: %(default)s"
+    )
+    parser.add_argument(
+        "--peer-megabytes",
+        type=float,
+        default=20,
+        help="part of the corpus that slow peers process; default: %(default)s",
+    )
     parser.add_argument("--megatron", type=Path, help="a checkout of Megatron-LM")
-    parser.add_argument("--datatrove-python", type=Path, help="a Python that has datatrove")
+    parser.add_argument("--datatrove-python", type=Path, help="Python of an environment with datatrove")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=float, default=1e8, help="of the loader's file")
-    parser.add_argument("--documents", type=float, default=1e7, help="of the start-up, 1,000 tokens each")
+    parser.add_argument(
+        "--tokens", type=float, default=1e8, help="tokens in the loader's file; default: %(default)s"
+    )
+    parser.add_argument(
+        "--documents",
+        type=float,
+        default=1e7,
+        help="documents in the start-up test, of 1,000 tokens each; default: %(default)s",
+    )
     args = parser.parse_args()
     chosen = args.sections or SECTIONS
     if set(chosen) - set(SECTIONS):

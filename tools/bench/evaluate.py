@@ -44,11 +44,13 @@ OURS = {"word_perplexity": "lm_eval_word_perplexity"}
 def main() -> None:
     """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="as of `gpt2dist evaluate`")
-    parser.add_argument("--preset", choices=list(PRESETS), help="one with random weights instead")
-    parser.add_argument("--tokenizer", type=Path, help="of the preset")
+    parser.add_argument("--model", help="the MODEL of `gpt2dist evaluate`")
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), help="sizes of a model with random weights, instead of --model"
+    )
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer of the preset")
     parser.add_argument("--text", required=True, help="documents: JSON lines with a text")
-    parser.add_argument("--passages", help="passages whose last word is guessed: JSON lines with a text")
+    parser.add_argument("--passages", help="passages whose last word is predicted: JSON lines with a text")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()

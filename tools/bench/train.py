@@ -81,11 +81,15 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, help="sizes of the model, instead of the three below")
+    parser.add_argument(
+        "--preset", choices=PRESETS, help="sizes of the model, instead of --n-layer, --n-head and --n-embd"
+    )
     parser.add_argument("--n-layer", type=int, default=4)
     parser.add_argument("--n-head", type=int, default=4)
     parser.add_argument("--n-embd", type=int, default=192)
-    parser.add_argument("--vocab-size", type=int, default=50257, help="all models have it padded, to 50304")
+    parser.add_argument(
+        "--vocab-size", type=int, default=50257, help="padded to 50304 in all models; default: %(default)s"
+    )
     parser.add_argument("--length", type=int, default=256, help="tokens per window")
     parser.add_argument("--micro-batch", type=int, default=2, help="windows per pass")
     parser.add_argument("--global-batch", type=int, default=8, help="windows per optimizer step")
@@ -93,8 +97,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stages", type=int, nargs="+", choices=range(4), default=[0], help="ZeRO stages")
     parser.add_argument("--precision", choices=["fp32", "bf16", "autocast_bf16"], default="fp32")
-    parser.add_argument("--loss", choices=["plain", "chunked", "auto"], default="auto", help="of gpt2dist")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, for all")
+    parser.add_argument("--loss", choices=["plain", "chunked", "auto"], default="auto", help="loss of gpt2dist")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile for all models")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     return parser.parse_args()
 

@@ -70,8 +70,8 @@ def test_the_other_verbs_take_it_as_a_model(export, tmp_path, tiny_dataset, caps
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--name", " "], "--name is empty; give one, or leave the option out"),
-        (["--license", ""], "--license is empty; give one, or leave the option out"),
+        (["--name", " "], "name is empty; give one, or omit it"),
+        (["--license", ""], "license is empty; give one, or omit it"),
         (["--results", "nowhere.json"], "nowhere.json: No such file or directory"),
     ],
 )

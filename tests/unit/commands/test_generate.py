@@ -171,7 +171,7 @@ def broken(model_directory, tmp_path):
 def test_a_model_of_infinite_numbers_is_refused(generate, broken):
     code, out, err = generate(model=broken)
     assert (code, out) == (2, "")
-    assert f"{broken}: its model gives numbers that are not finite; give another checkpoint" in err
+    assert f"{broken}: the model's logits are not finite; use another checkpoint" in err
 
 
 def test_a_prompt_that_is_no_utf8_is_refused(generate):
@@ -198,16 +198,16 @@ def test_a_character_that_the_tokenizer_lacks_is_named_with_its_prompt(
     ("options", "message"),
     [
         (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1"),
-        (["--temperature", "-1"], "--temperature must be 0 (greedy) or lie between 0.01 and 100"),
-        (["--temperature", "nan"], "--temperature must be 0 (greedy) or lie between 0.01 and 100"),
-        (["--temperature", "1e-9"], "--temperature must be 0 (greedy) or lie between 0.01 and 100"),
+        (["--temperature", "-1"], "--temperature must be 0 (greedy) or between 0.01 and 100"),
+        (["--temperature", "nan"], "--temperature must be 0 (greedy) or between 0.01 and 100"),
+        (["--temperature", "1e-9"], "--temperature must be 0 (greedy) or between 0.01 and 100"),
         (["--top-k", "-1"], "--top-k must be 0 (all) or more"),
-        (["--top-p", "0"], "--top-p must lie above 0 and be at most 1"),
-        (["--repetition-penalty", "0"], "--repetition-penalty must lie between 0.01 and 100"),
+        (["--top-p", "0"], "--top-p must be above 0 and at most 1"),
+        (["--repetition-penalty", "0"], "--repetition-penalty must be between 0.01 and 100"),
         (["--seed", "-1"], "--seed must be 0 or more, and less than 2⁶³"),
         (["--num-samples", "0"], "--num-samples must be at least 1"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--top-p", "2", "--top-k", "-2"], "--top-k must be 0 (all) or more; --top-p must lie"),
+        (["--top-p", "2", "--top-k", "-2"], "--top-k must be 0 (all) or more; --top-p must be above"),
         (["--prompt-file", "/nowhere"], "/nowhere: cannot be read (No such file or directory)"),
         (["--prompts-file", "/nowhere"], "/nowhere: cannot be read (No such file or directory)"),
     ],

@@ -45,7 +45,7 @@ def test_from_text_to_a_published_model(home, name, gpt2dist, tmp_path):
     changes = Manifest.load(data).text_changes
     assert changes[how]
     code, _, err = gpt2dist("inspect", data, "--verify")
-    assert code == 0 and f"documents whose tokens do not give back every byte: {changes['documents']}" in err
+    assert code == 0 and f"documents whose tokens do not restore every byte: {changes['documents']}" in err
 
     results = []
     for source in (["--data", data], ["--text", corpus]):
@@ -65,7 +65,7 @@ def test_from_text_to_a_published_model(home, name, gpt2dist, tmp_path):
     card = ModelCard.load(output / "README.md").content
     kind = {"gpt_neox": "byte-level BPE after the normalizer NFC", "bert": "WordPiece, which may lose some"}
     assert kind.get(name, "Unigram, which may lose some") in card
-    assert "documents whose tokens do not give back every byte" in card
+    assert "documents whose tokens do not restore every byte" in card
     theirs, ours = AutoTokenizer.from_pretrained(output), Tokenizer.load(output)
     for text in TEXTS:
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text).tolist()
@@ -116,7 +116,9 @@ def test_adopt(home, name, gpt2dist, tmp_path):
         assert code == 2 and "may lose some of the text" in err and not (tmp_path / "data").exists()
         words += ("--lossy",)
     code, _, err = gpt2dist(*words)
-    assert code == 0 and "bytes and words are those of the decoded tokens, since the source is not known" in err
+    assert (
+        code == 0 and "bytes and words were counted in the decoded tokens, because the source is not known" in err
+    )
     manifest = Manifest.load(tmp_path / "data")
     assert manifest.text_changes == tokenizer.text_changes | {"bytes_of": "tokens"}
     texts = [tokenizer.decode(each[:-1]) for each in ids]
@@ -139,12 +141,12 @@ def test_import_of_berts_vocabulary(home, gpt2dist, tmp_path):
     (tmp_path / "vocab.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     words = ("tokenizer", "import", "--vocab", tmp_path / "vocab.txt", "--output", tmp_path / "bert")
     code, _, err = gpt2dist(*words)
-    assert code == 0 and "end-of-text '[SEP]' is 3" in err
+    assert code == 0 and "end-of-text '[SEP]' has the id 3" in err
     assert "nothing to do" in gpt2dist(*words)[2]
     assert Tokenizer.load(tmp_path / "bert").encode(TEXTS[0]).tolist() == (
         Tokenizer.load(home / "bert").encode(TEXTS[0]).tolist()
     )
     code, _, err = gpt2dist(*words, "--merges", "x")
-    assert code == 2 and "goes without --merges" in err
+    assert code == 2 and "has no merges; omit --merges" in err
     code, _, err = gpt2dist("tokenizer", "import", "--vocab", "encoder.json", "--output", tmp_path / "gpt2")
     assert code == 2 and "--vocab encoder.json: needs --merges vocab.bpe" in err

@@ -65,7 +65,7 @@ def test_preprocess_says_what_it_made(gpt2dist, dataset, corpus):
         "val",
         "bytes/token",
         "words",
-        "left out: none",
+        "documents skipped: none",
         "MB/s with 1 worker",
     ):
         assert part in dataset
@@ -101,10 +101,10 @@ def test_inspect_window(gpt2dist, dataset):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--document", 999], "--document 999: train has the documents 0 … "),
+        (["--document", 999], "--document 999: train has documents 0 … "),
         (["--split", "test", "--document", 0], "no split 'test'; it has train, val"),
         (["--window", 0], "--window needs --sequence-length"),
-        (["--window", -1, "--sequence-length", 8], "--window -1: train has the windows 0 … "),
+        (["--window", -1, "--sequence-length", 8], "--window -1: train has windows 0 … "),
         (["--window", 0, "--sequence-length", 8, "--stride", 9], "--stride 9: must be between 1 and"),
         (["--window", 0, "--sequence-length", 10**6], "--sequence-length 1000000: train has"),
     ],
@@ -129,7 +129,7 @@ def test_tokenizer_train_again_and_otherwise(gpt2dist, corpus):
     code, _, err = gpt2dist(*train, "--vocab-size", 280)
     assert code == 0 and "nothing to do" in err
     code, _, err = gpt2dist(*train, "--vocab-size", 290)
-    assert code == 2 and "holds another tokenizer (vocab_size differ)" in err
+    assert code == 2 and "contains another tokenizer (vocab_size differ)" in err
 
 
 def test_tokenizer_char(gpt2dist, corpus):
@@ -140,14 +140,14 @@ def test_tokenizer_char(gpt2dist, corpus):
 
 def test_tokenizer_train_says_when_the_corpus_is_too_small(gpt2dist, corpus):
     code, _, err = gpt2dist("tokenizer", "train", f"{corpus}/01.py", "--vocab-size", 5000, "--output", "tok")
-    assert code == 0 and "the corpus is too small for 5000 entries; it gave " in err
+    assert code == 0 and "the corpus is too small for 5000 tokens; the tokenizer has " in err
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         (["corpus/*.py"], "--kind bpe needs --vocab-size"),
-        (["corpus/*.py", "--kind", "char", "--vocab-size", 300], "--vocab-size does not go with --kind char"),
+        (["corpus/*.py", "--kind", "char", "--vocab-size", 300], "--vocab-size cannot be used with --kind char"),
         (["corpus/*.py", "--vocab-size", 100], "--vocab-size 100: must be at least 257"),
         (["nowhere", "--vocab-size", 300], "nowhere: no such file or directory"),
         (
@@ -165,7 +165,7 @@ def test_tokenizer_train_refuses(gpt2dist, corpus, tmp_path, options, message):
 def test_tokenizer_import(gpt2dist, shared_data):
     files = ("--vocab", shared_data / "encoder.json", "--merges", shared_data / "vocab.bpe")
     code, _, err = gpt2dist("tokenizer", "import", *files, "--output", "gpt2")
-    assert code == 0 and "50,257 entries" in err
+    assert code == 0 and "50,257 tokens" in err
     assert "nothing to do" in gpt2dist("tokenizer", "import", *files, "--output", "gpt2")[2]
 
 

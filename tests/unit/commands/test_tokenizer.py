@@ -36,7 +36,7 @@ def test_a_copy_of_the_corpus_makes_nothing_again(train, tmp_path, capsys):
     assert "nothing to do" in capsys.readouterr().err
     (tmp_path / "a.txt").write_text("abd")
     os.utime(tmp_path / "a.txt", (1, 1))
-    assert "holds another tokenizer (content_sha256 differ)" in train("a.txt")
+    assert "contains another tokenizer (content_sha256 differ)" in train("a.txt")
 
 
 def test_a_tokenizer_of_0_1_is_known_again(train, tmp_path, capsys):
@@ -51,7 +51,7 @@ def test_a_tokenizer_of_0_1_is_known_again(train, tmp_path, capsys):
     train("a.txt")
     assert "nothing to do" in capsys.readouterr().err
     path.touch()
-    assert "holds another tokenizer (files_sha256 differ)" in train("a.txt")
+    assert "contains another tokenizer (files_sha256 differ)" in train("a.txt")
 
 
 def test_standard_input(train, capsys):
@@ -60,7 +60,7 @@ def test_standard_input(train, capsys):
     assert train(*arguments, stdin=lines) == set("abc")
     assert train(*arguments, stdin=lines) == set("abc")
     assert "nothing to do" in capsys.readouterr().err
-    assert "holds another tokenizer (content_sha256 differ)" in train(*arguments, stdin=lines + b"\n")
+    assert "contains another tokenizer (content_sha256 differ)" in train(*arguments, stdin=lines + b"\n")
 
 
 def test_files_of_several_kinds(train, tmp_path):
@@ -77,8 +77,8 @@ def test_quotes_of_a_table(train, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "WARNING: 3 documents cannot be read. The first: " in said
     assert "a.tsv:3: text after the quote that closes a field (--quoting none" in said
-    assert "holds another tokenizer (quoting differ)" in train(*some, "--quoting", "none")
-    assert "holds another tokenizer (max_field_lines differ)" in train(*some, "--max-field-lines", "9")
+    assert "contains another tokenizer (quoting differ)" in train(*some, "--quoting", "none")
+    assert "contains another tokenizer (max_field_lines differ)" in train(*some, "--max-field-lines", "9")
     assert "--max-field-lines 0: must be at least 1" in train("a.tsv", "--max-field-lines", "0")
     record = tmp_path / "tok" / "tokenizer_origin.json"
     older = json.loads(record.read_text())
@@ -111,7 +111,7 @@ def test_text_that_is_not_utf8_stops_unless_its_encoding_is_named(train, tmp_pat
     assert "characters are not valid UTF-8 and would become U+FFFD, more than --max-replaced-fraction" in said
     assert "such as --encoding cp932" in said
     assert train("a.txt", "--encoding", "shift_jis") == set(text)
-    assert "holds another tokenizer (encoding differ)" in train("a.txt", "--encoding", "cp932")
+    assert "contains another tokenizer (encoding differ)" in train("a.txt", "--encoding", "cp932")
     assert "--encoding sjis9: no text encoding has this name" in train("a.txt", "--encoding", "sjis9")
 
 

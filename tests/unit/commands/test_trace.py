@@ -44,5 +44,5 @@ def test_a_step_of_a_ramp_is_traced_to_what_the_ranks_train_on(plan):
 
 
 def test_the_steps_end_where_the_run_does(plan):
-    with pytest.raises(UserError, match=r"--step 10: the run has the steps 1 … 9"):
+    with pytest.raises(UserError, match=r"--step 10: the run has steps 1 … 9"):
         trace(plan, 10)

@@ -61,8 +61,8 @@ def test_standard_input_is_read_too(standard_input):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no prompt in it; to begin a document from nothing, name no file"),
-        (b" \n\n", "no prompt in it"),
+        (b"", "contains no prompt; to start a new document without one, omit the option"),
+        (b" \n\n", "contains no prompt"),
         (b"one\ncaf\xe9\n", "line 2: not UTF-8; convert it"),
     ],
 )
@@ -85,6 +85,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, name, reason):
 def test_a_line_of_json_without_a_prompt_is_named(write, line):
     path = write(b'{"prompt": "a"}\n' + line + b"\n", "prompts.jsonl")
     with pytest.raises(
-        UserError, match=r'prompts.jsonl, line 2: not an object with a text as its "prompt", such'
+        UserError, match=r'prompts.jsonl, line 2: not an object with the key "prompt" and a text, such'
     ):
         read_prompts(path)

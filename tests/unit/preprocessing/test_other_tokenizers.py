@@ -109,7 +109,7 @@ def test_lost_bytes_of_an_exact_tokenizer_stop_the_job():
     texts = [b"plain words", b"", "日本".encode()]
     ids, lengths = tokenizer.encode_batch([text.decode() for text in texts])
     assert RoundTrip(tokenizer).compare(texts, ids, lengths) == TextChanges()
-    with pytest.raises(RunError, match=r"the text '日本' … stand for 5 bytes, and it has 6"):
+    with pytest.raises(RunError, match=r"the text '日本' … represent 5 bytes, but it has 6"):
         RoundTrip(tokenizer).compare(texts, ids[:-1], lengths - [0, 0, 1])
 
 

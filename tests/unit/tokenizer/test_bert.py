@@ -46,7 +46,7 @@ def test_windows_line_ends_are_no_part_of_a_token(vocabulary, tmp_path):
         (b"\xff\xfe", r"cannot be read as a vocabulary"),
         (b'{"a": 0}', r"has no \[UNK\], so it is not BERT's vocab.txt.*--merges vocab.bpe"),
         (b"[UNK]\na\n", r"has no \[SEP\]"),
-        (b"[UNK]\n[SEP]\na\nb\na\n", r"names 'a' in two lines"),
+        (b"[UNK]\n[SEP]\na\nb\na\n", r"lists 'a' twice"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):

@@ -147,24 +147,24 @@ def test_vocabularies_from_which_whole_words_are_taken(tmp_path):
 @pytest.mark.parametrize("eos_token, text", [("Ċ", "a line\nb"), ("Ġthe", "in the end"), ("e", "e")])
 def test_end_of_text_that_is_an_ordinary_token_is_refused(tmp_path, content, eos_token, text):
     directory = written(tmp_path, content, eos_token)
-    with pytest.raises(UserError, match=f"its end-of-text token '{eos_token}' also stands for ordinary text"):
+    with pytest.raises(UserError, match=f"its end-of-text token '{eos_token}' also represents ordinary text"):
         choose_tokenizer(directory)
     # What exists already is opened, and the text that would end a document is refused.
     with pytest.raises(
-        UserError, match=re.escape(f"gives the text {text!r} its end-of-text token {eos_token!r}")
+        UserError, match=re.escape(f"encodes the text {text!r} as its end-of-text token {eos_token!r}")
     ):
         Tokenizer.load(directory).encode_batch(["x y", text])
 
 
 def test_a_character_that_ends_documents_is_refused(tmp_path):
     made = json.loads(train_char(["ab\n"]).to_json())
-    with pytest.raises(UserError, match="also stands for ordinary text"):
+    with pytest.raises(UserError, match="also represents ordinary text"):
         choose_tokenizer(written(tmp_path, made, "\n"))
 
 
 def test_an_unknown_token_that_ends_documents_is_refused(tmp_path):
     directory = saved(other_tokenizers.bert(), tmp_path, "[UNK]")
-    with pytest.raises(UserError, match=r"its end-of-text token '\[UNK\]' also stands for unknown text"):
+    with pytest.raises(UserError, match=r"its end-of-text token '\[UNK\]' also represents unknown text"):
         choose_tokenizer(directory, lossy=True)
 
 
@@ -174,7 +174,7 @@ def test_a_lossy_tokenizer_without_an_unknown_token_is_refused(tmp_path):
     directory = written(tmp_path, content, "</s>")
     with pytest.raises(UserError, match="its Unigram model has no token for unknown text"):
         choose_tokenizer(directory, lossy=True)
-    with pytest.raises(UserError, match=r"cannot encode a text .*take another tokenizer"):
+    with pytest.raises(UserError, match=r"cannot encode a text .*use another tokenizer"):
         Tokenizer.load(directory).encode("☃")
 
 
@@ -203,7 +203,7 @@ def test_a_tokenizer_without_end_of_text_names_its_special_tokens(tmp_path):
 def test_random_merges_are_refused_for_new_data(tmp_path, content):
     model = content["model"] | {"dropout": 0.5}
     directory = written(tmp_path, content | {"model": model})
-    with pytest.raises(UserError, match=r"leaves out merges at random \(dropout 0.5\).*set \"dropout\" to null"):
+    with pytest.raises(UserError, match=r"skips merges at random \(dropout 0.5\).*set \"dropout\" to null"):
         choose_tokenizer(directory)
     opened, plain = Tokenizer.load(directory), Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)))
     assert all(opened.encode(text).tolist() == plain.encode(text).tolist() for text in TEXTS * 3)

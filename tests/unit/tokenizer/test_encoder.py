@@ -128,7 +128,7 @@ def test_a_fast_encoder_that_fails_is_not_taken(small, monkeypatch):
 
     monkeypatch.setattr(FastEncoder, "_load_backend", fail)
     name, why = choose_encoder(small, [])
-    assert name == REFERENCE and "cannot take this tokenizer (ValueError: unknown pre-tokenizer)" in why
+    assert name == REFERENCE and "cannot load this tokenizer (ValueError: unknown pre-tokenizer)" in why
 
 
 def test_the_fast_encoder_is_made_anew_when_it_has_grown(small, monkeypatch):
@@ -245,7 +245,7 @@ def test_lossy_tokenizers_and_other_normalizers_are_left_to_the_reference(others
     backend = other_tokenizers.gpt_neox()
     backend.normalizer = tokenizers.normalizers.Lowercase()
     name, why = choose_encoder(Tokenizer.load(saved(backend, tmp_path)), [b"abc"])
-    assert name == REFERENCE and "does not have the tokenizer's normalizer Lowercase" in why
+    assert name == REFERENCE and "does not support the tokenizer's normalizer Lowercase" in why
 
 
 def test_an_added_token_that_the_fast_encoder_takes_otherwise_is_found(tmp_path):

@@ -173,7 +173,7 @@ def test_added_tokens_that_the_library_would_renumber_are_refused(tmp_path, bpe)
     content = json.loads(path.read_text())
     content["added_tokens"].append(content["added_tokens"][0] | {"id": 5000, "content": "<far>"})
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"'<far>' the id 5000, and the tokenizers library makes it 300"):
+    with pytest.raises(UserError, match=r"'<far>' the id 5000, but the tokenizers library assigns 300"):
         Tokenizer.load(path)
 
 

@@ -1,0 +1,118 @@
+"""Evaluate a model: `gpt2dist.evaluate`."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpt2dist.api.ranks import joined_ranks
+from gpt2dist.errors import UserError
+
+if TYPE_CHECKING:  # importing numpy would slow down the import of gpt2dist
+    from gpt2dist.evaluation.held_out_text import HeldOut
+
+StrPath = str | os.PathLike[str]
+
+
+def evaluate(
+    model: StrPath,
+    data: StrPath | None = None,
+    *,
+    split: str | None = None,
+    text: StrPath | Sequence[StrPath] | None = None,
+    text_field: str = "text",
+    documents: Sequence[str] | None = None,
+    detokenizer: Literal["none", "wikitext"] = "none",
+    sequence_length: int | None = None,
+    stride: int | None = None,
+    prefix: Literal["none", "end-of-text"] = "none",
+    per_document: bool = False,
+    document_boundaries: Literal["pack", "isolate"] = "pack",
+    batch_size: int = 8,
+    zero_stage: Literal[0, 3] = 0,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score every token of a held-out text once, as `gpt2dist evaluate` does, with the same numbers.
+
+    In a script that torchrun or `gpt2dist launch` started, every rank calls it with the same arguments.
+
+    Args:
+        model: A `Run` (its newest checkpoint), or a checkpoint, a run directory, a model directory or a hub name.
+        data: A `Dataset` or its directory. Give one of `data`, `text` and `documents`.
+        split: Split of the dataset; None for "val" if the dataset has it, else its only one.
+        text: Files, directories and globs to tokenise on the fly, as the verb's --text.
+        text_field: Key or column of the text in files of records.
+        documents: Texts to tokenise on the fly, such as ["First document.", "Second document."].
+        detokenizer: What to apply to texts first; bytes and words are counted before it.
+        sequence_length: Tokens per window; None for the context length of the model.
+        stride: Tokens between the starts of windows; None for half the sequence length.
+        prefix: "end-of-text" makes the first token a target too.
+        per_document: Whether to score each document separately, without the end-of-text after it.
+        document_boundaries: "isolate" restarts attention and positions at each end-of-text.
+        batch_size: Windows per forward pass. At a given batch size, the result is bitwise identical for any
+            number of ranks.
+        zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
+        quiet: Whether to show only warnings and errors.
+
+    Returns:
+        The object that `gpt2dist evaluate --json` prints: the measures ("loss", "perplexity", "bits_per_byte",
+        "word_perplexity", …), the counts behind them and the settings; see docs/guides/evaluation.md.
+
+    Raises:
+        UserError: The model or the text cannot be read, or they and the settings do not fit together.
+        RunError: Another rank is gone.
+
+    Example:
+        >>> result = gpt2dist.evaluate("runs/quickstart", "data/quickstart", stride=64)
+        >>> result["perplexity"], result["bits_per_byte"]
+        (21.6, 1.43)
+    """
+    from gpt2dist.evaluation.evaluate import EvaluationConfig
+    from gpt2dist.evaluation.evaluate import evaluate as score
+    from gpt2dist.evaluation.model_forward import locate_together
+    from gpt2dist.monitoring.progress import Progress, quietly
+
+    settings = EvaluationConfig(
+        sequence_length, stride, prefix, per_document, document_boundaries, batch_size, zero_stage
+    )
+    with quietly(quiet):
+        held_out = _held_out(data, split, text, text_field, documents, detokenizer)
+        with joined_ranks() as world:
+            directory = locate_together(os.fspath(model), world)
+            with Progress("evaluate", None, "token", scale=True, enabled=world.is_main) as bar:
+                return score(directory, held_out(directory), settings, world, bar.advance)
+
+
+def _held_out(
+    data: StrPath | None,
+    split: str | None,
+    text: StrPath | Sequence[StrPath] | None,
+    text_field: str,
+    documents: Sequence[str] | None,
+    detokenizer: str,
+) -> "Callable[[Path], HeldOut]":
+    """Return a function from the model directory to the text. What does not need the model is checked here."""
+    from gpt2dist.corpus import Reading
+    from gpt2dist.dataset.manifest import Manifest
+    from gpt2dist.evaluation.detokenizers import DETOKENIZERS
+    from gpt2dist.evaluation.held_out_text import HeldOut, default_split, read_texts
+    from gpt2dist.tokenizer.tokenizer import Tokenizer
+
+    if sum(given is not None for given in (data, text, documents)) != 1:
+        raise UserError("give one of data, text and documents")
+    if detokenizer not in DETOKENIZERS:
+        raise UserError(f"detokenizer {detokenizer!r} is not one of {', '.join(DETOKENIZERS)}")
+    if data is not None:
+        if detokenizer != "none":
+            raise UserError("detokenizer: the dataset holds tokens; give the files themselves as text")
+        dataset = Manifest.load(data)
+        of_dataset = HeldOut.of_dataset(dataset, split or default_split(dataset))
+        return lambda directory: of_dataset
+    if split is not None:
+        raise UserError("split: only a dataset has splits; omit it for texts")
+    if text is not None:
+        inputs = [os.fspath(each) for each in ([text] if isinstance(text, str | os.PathLike) else text)]
+        texts, name = list(read_texts(inputs, Reading(text_field=text_field))), ", ".join(inputs)
+    else:
+        texts, name = [documents] if isinstance(documents, str) else list(documents or ()), "documents"
+    return lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), detokenizer, name)

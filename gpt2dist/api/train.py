@@ -1,0 +1,134 @@
+"""Train a run: `gpt2dist.train`, and what it shares with the verb."""
+
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from gpt2dist.api.ranks import joined_ranks
+from gpt2dist.api.run import Run
+from gpt2dist.distributed import launch_environment
+from gpt2dist.errors import UserError
+from gpt2dist.terminal import say
+
+if TYPE_CHECKING:  # importing torch would slow down --help
+    from gpt2dist.config import Config
+    from gpt2dist.distributed.world import World
+    from gpt2dist.plan import Plan
+
+BEYOND_WATCHDOG_SECONDS = 30
+"""Seconds by which collectives outlast the watchdog, so that it writes the stacks before they fail."""
+
+
+def train(config: "Config", *, quiet: bool = False) -> Run:
+    """Train a run in this process, as `gpt2dist train` does, and return it.
+
+    A run that has checkpoints resumes from the newest one; a finished run returns at once. In a notebook or a
+    plain script, the process is the only rank. In a script that torchrun or `gpt2dist launch` started, every rank
+    calls `train` with the same configuration. It can be called again, with the same or another run.
+
+    Ctrl-C raises KeyboardInterrupt. SIGTERM and SIGUSR1 stop the run within a micro-batch with everything saved;
+    `train` then returns, and `run.status.state` is "stopped". The previous signal handlers, the level of the root
+    logger and the environment variables are restored at the end. Log messages go to the terminal (rank 0) and to
+    the log of the rank in the run directory.
+
+    Args:
+        config: The configuration.
+        quiet: Whether to show only warnings and errors.
+
+    Returns:
+        The run in `config.output_dir`.
+
+    Raises:
+        UserError: The configuration has mistakes, all of which are in the message, or the device or the disk has
+            too little space. Nothing has been trained.
+        RunError: The run failed for a reason that the message explains. On several ranks, other exceptions end
+            the process, since the other ranks would wait for it.
+
+    Example:
+        >>> run = gpt2dist.train(gpt2dist.Config.read("configs/quickstart.yaml"))
+        >>> run.status.state
+        'finished'
+    """
+    from gpt2dist.monitoring.progress import quietly
+    from gpt2dist.preflight import plan_run
+
+    if threading.current_thread() is not threading.main_thread():
+        raise UserError("train must be called from the main thread, which receives the signals that stop a run")
+    if not config.run.name and config.run.output_dir is None:
+        raise UserError("run.name: is required here and missing; set it, or run.output_dir")
+    launch_environment.check()
+    where = config.run.name or str(config.output_dir)
+    config, plan = plan_run(config, launch_environment.world_size(), where)
+    with quietly(quiet), _same_environment():
+        from gpt2dist.training import setup  # noqa: F401  # DeepSpeed prepares the environment of `join`
+
+        with joined_ranks(timeout_of(config)) as world:
+            train_as_planned(config, plan, world, where)
+        gc.collect()  # engines contain reference cycles
+    return Run(config.output_dir)
+
+
+def train_as_planned(config: "Config", plan: "Plan", world: "World", where: str) -> None:
+    """Check that a run has enough space, then train it, with logs and a report of failures. Collective.
+
+    Args:
+        config: The run's configuration.
+        plan: Its plan for this world size.
+        world: This rank.
+        where: Name of the configuration, for messages.
+    """
+    from gpt2dist.monitoring.logs import rank_logging
+    from gpt2dist.training.failure import report_rank_failure
+    from gpt2dist.training.setup import train
+
+    require_room(config, plan, world, where)
+    with rank_logging(config.output_dir, world.rank), report_rank_failure(config.output_dir, world):
+        train(config, plan, world)
+
+
+def timeout_of(config: "Config") -> timedelta:
+    """Return the timeout of the run's collectives, which is longer than that of its watchdog."""
+    return timedelta(seconds=config.run.timeout_seconds + BEYOND_WATCHDOG_SECONDS)
+
+
+def require_room(config: "Config", plan: "Plan", world: "World", where: str) -> None:
+    """Check that the devices and the disk have enough space for a run. Collective; rank 0 checks.
+
+    The size of the activations is an estimate. If everything else fits, a lack of memory is only a warning.
+
+    Args:
+        config: The run's configuration.
+        plan: Its plan.
+        world: This rank.
+        where: Name of the configuration, for messages.
+
+    Raises:
+        UserError: Memory or disk space is too small, or the run's directory is not writable. The message lists
+            every failure with a fix.
+    """
+    from gpt2dist.preflight.resources import check_memory, require_resources, states_fit
+
+    def look() -> None:
+        device_bytes = world.device_bytes
+        certain = device_bytes is not None and not states_fit(config, plan, device_bytes)
+        for doubt in check_memory(config, plan, device_bytes) if device_bytes and not certain else ():
+            say(f"{doubt.key}: {doubt.message}")
+        require_resources(where, config, plan, device_bytes if certain else None)
+
+    world.on_main(look)
+
+
+@contextlib.contextmanager
+def _same_environment() -> Iterator[None]:
+    """Restore the environment variables at the end: DeepSpeed's start sets RANK and others."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
