@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "report": "run status",
     "status": "checkpoint model run",
     "submission": "config run",
-    "publishing": "__init__ checkpoint config model preflight run tokenizer",
+    "publishing": "__init__ checkpoint config model preflight run tokenizer training",
     "preflight": "config dataset loading model monitoring plan run tokenizer training",
     "training": (
         "checkpoint config distributed evaluation generation loading model monitoring plan run tokenizer"
@@ -97,6 +97,7 @@ LIGHT = (
         "model.flops",
     ),
     *("model.find_model", "training.lr_schedule", "training.deepspeed_config"),
+    *("training.optimizers", "training.optimizers.base", "training.optimizers.adamw"),
     "monitoring.trackers",
     *(
         f"{room}.{path.stem}"

@@ -84,6 +84,27 @@ def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Config, list[Proble
     return config, problems + more
 
 
+def section_problems(section: type[Section], raw: dict[str, Any], place: str) -> list[Problem]:
+    """Return all problems of values that a section from elsewhere describes, such as `optimizer.options`.
+
+    Args:
+        section: Schema of the values.
+        raw: The values.
+        place: Dotted key under which they stand.
+    """
+    try:
+        section.model_validate_json(json.dumps(raw))
+    except ValidationError as invalid:
+        found = [_explain(error, section) for error in invalid.errors(include_url=False)]
+        return [
+            dataclasses.replace(
+                each, key=f"{place}.{each.key}", also=tuple(f"{place}.{key}" for key in each.also)
+            )
+            for each in found
+        ]
+    return []
+
+
 def raise_problems(problems: Iterable[Problem], where: str) -> None:
     """Raise one UserError that lists every problem with its key, or do nothing if there are no problems."""
     listed = list(dict.fromkeys(problems))
@@ -174,17 +195,19 @@ def _drop(raw: dict[str, Any], error: Any) -> None:
     node.pop(last, None)
 
 
-def _explain(error: Any) -> Problem:
+def _explain(error: Any, root: type[Section] = Config) -> Problem:
     location, kind, context = error["loc"], error["type"], error.get("ctx", {})
     key, given = ".".join(map(str, location)), _brief(error["input"])
     if kind == "extra_forbidden":
-        return _unknown(location)
+        return _unknown(location, root)
     if kind == "missing":
         return Problem(key, "is required here and missing; add it")
     if kind == "literal_error":
         return Problem(key, f"{given} is not one of {context['expected']}")
     if kind == "model_type":
-        return Problem(key, f"should be a section with keys ({', '.join(_fields_at(location))}), not {given}")
+        return Problem(
+            key, f"should be a section with keys ({', '.join(_fields_at(location, root))}), not {given}"
+        )
     if kind == "less_than_equal" and context["le"] > 1:
         return Problem(key, f"{given} is more than any run can have; at most {context['le']:,.0f}")
     if kind == "too_long":
@@ -199,19 +222,19 @@ def _explain(error: Any) -> Problem:
     return Problem(key, f"{message.replace('valid ', '')}, not {given}{quote}")
 
 
-def _unknown(location: tuple[int | str, ...]) -> Problem:
+def _unknown(location: tuple[int | str, ...], root: type[Section]) -> Problem:
     *section, name = map(str, location)
-    known = _fields_at(location[:-1])
-    homes = [f"{place}.{name}" for place in Config.model_fields if name in _fields_at((place,))]
+    known = _fields_at(location[:-1], root)
+    homes = [f"{place}.{name}" for place in root.model_fields if name in _fields_at((place,), root)]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     meant = [".".join([*section, close[0]])] if close else homes
-    way_out = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(known)}"
+    way_out = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(known) or 'no keys'}"
     return Problem(".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+def _fields_at(location: tuple[int | str, ...], root: type[Section]) -> list[str]:
     """Return the known keys of the section at `location`; empty if it is not a section."""
-    model: Any = Config
+    model: Any = root
     for name in location:
         if isinstance(name, str):
             annotation = model.model_fields[name].annotation

@@ -96,13 +96,15 @@ class BatchSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW. Weight decay acts on matrices only."""
+    """The optimizer. With AdamW, weight decay acts on matrices only."""
 
+    kind: str = Field("adamw", min_length=1)  # a name of training/optimizers, or package.module:ClassName
     lr: float = Field(6e-4, gt=0)
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     clip_grad_norm: float = Field(1.0, ge=0)  # 0 turns clipping off
+    options: dict[str, Any] = {}  # hyperparameters that only this kind of optimizer has; adamw has none
 
 
 class ScheduleSection(Section):
@@ -122,7 +124,7 @@ class ZeroSection(Section):
     """DeepSpeed ZeRO. Stage 1 partitions the optimizer state over the ranks; 2 adds gradients, 3 parameters."""
 
     stage: Literal[0, 1, 2, 3] = 1
-    # Keep moments and fp32 weights in host memory; stages 1–3.
+    # Keep optimizer state and fp32 weights in host memory; stages 1–3.
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"  # keep working weights in host memory; stage 3
     deepspeed: dict[str, Any] = {}  # raw DeepSpeed keys, merged last; a conflict with other settings is an error

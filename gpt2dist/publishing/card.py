@@ -1,5 +1,6 @@
 """Model card (README.md) of an exported model, with the hub's metadata. It contains no local paths."""
 
+import contextlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator
@@ -9,9 +10,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
+from gpt2dist.config.schema import OptimizerSection
 from gpt2dist.publishing.exporter import Exported
 from gpt2dist.publishing.origin import MEASURES, ModelProvenance, Result
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+from gpt2dist.training.optimizers import OPTIMIZERS, optimizer_kind
 
 MEASURE_NAMES = {
     "perplexity": "perplexity",
@@ -174,8 +177,7 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     if not origin.config:
         return
     optimizer, schedule = origin.config.optimizer, origin.config.schedule
-    beta1, beta2 = optimizer.betas
-    yield "optimizer", f"AdamW, β {beta1} and {beta2}, ε {optimizer.eps}, weight decay {optimizer.weight_decay}"
+    yield "optimizer", _optimizer(optimizer)
     yield "gradient norm", f"at most {optimizer.clip_grad_norm}" if optimizer.clip_grad_norm else "not clipped"
     yield "learning rate", optimizer.lr
     for key, value in schedule.model_dump(exclude_none=True).items():
@@ -183,6 +185,17 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     yield "dropout", origin.config.model.dropout
     for step, change in origin.changes:
         yield f"changed at step {step:,}", change
+
+
+def _optimizer(section: OptimizerSection) -> str:
+    """Describe the optimizer in its own words if it has a name here, else by its kind and options.
+
+    A class that only the configuration of the run names is not imported: that file may be from elsewhere.
+    """
+    if section.kind in OPTIMIZERS.names():
+        with contextlib.suppress(ValueError):  # another version of the package has other options
+            return optimizer_kind(section).describe()
+    return ", ".join([section.kind, *(f"{key} {value}" for key, value in section.options.items())])
 
 
 def _evaluation(results: tuple[Result, ...]) -> str:

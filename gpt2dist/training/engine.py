@@ -19,7 +19,7 @@ from gpt2dist.distributed.world import World
 from gpt2dist.errors import Gpt2distError, UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
 from gpt2dist.model.gpt2 import Cache, LanguageModel, named_parameters
-from gpt2dist.training.optimizer import build_optimizer
+from gpt2dist.training.optimizers import build_optimizer, optimizer_kind
 from gpt2dist.training.skip_step import SpikeDetector
 from gpt2dist.training.zero_state import PartitionedState
 
@@ -77,7 +77,7 @@ class Engine:
         _check_precision(config.precision, world.device)
         self.world = world
         self.config = config
-        optimizer = build_optimizer(model.to(world.device), config.optimizer)
+        optimizer = build_optimizer(config.optimizer, named_parameters(model.to(world.device)))
         start_quietly(world)
         with _raw_keys_refused(config):
             self._engine, *_ = deepspeed.initialize(
@@ -85,7 +85,9 @@ class Engine:
             )
         self._clip = config.optimizer.clip_grad_norm
         self.spike_detector = SpikeDetector(config.stability.spike_sigma, world.device)
-        self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
+        self.state = PartitionedState(
+            self._engine, named_parameters(self._engine.module), optimizer_kind(config.optimizer).state_names
+        )
         self.state.materialise(updates=0)  # so that a run can be saved before its first update
         optimizer.should_skip = self._should_skip
 
@@ -99,12 +101,12 @@ class Engine:
 
         Args:
             batch: This rank's micro-batches.
-            lr: Learning rate of the update.
+            lr: Learning rate of the update; a parameter group may have a multiple of it, its `lr_ratio`.
             before_each: Called before each micro-batch. If it raises, no parameter has changed.
         """
         self._engine.train()
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_ratio", 1.0)
         zero = torch.zeros((), dtype=torch.float64, device=self.world.device)
         step = self._step = _Step(batch.targets, nll=zero.clone(), loss=zero)
         last = len(batch.micro_batches) - 1
@@ -120,7 +122,9 @@ class Engine:
             if number == last:
                 self._prepare_verdict(step)
             self._engine.step()
-        return self._result(step)
+        result = self._result(step)
+        self.state.count_step(result.skipped)
+        return result
 
     def _prepare_verdict(self, step: _Step) -> None:
         """Compute what the skip decision needs, but DeepSpeed does not provide."""
@@ -131,11 +135,11 @@ class Engine:
             step.loss = self.world.sum(step.nll.clone()) / step.targets
 
     def _should_skip(self) -> Tensor:
-        """Decide once whether to skip the step in progress. AdamW asks again for every parameter group."""
+        """Decide once whether to skip the step in progress. DeepSpeed may call the optimizer several times."""
         step = self._step
         if step.skipped is None:
             step.skipped = self.spike_detector.should_skip(step.loss, self._norm(step))
-            if self.config.zero.offload_optimizer != "none":  # AdamW runs on the CPU
+            if self.config.zero.offload_optimizer != "none":  # the optimizer runs on the CPU
                 step.skipped = step.skipped.cpu()
         return step.skipped
 
@@ -145,10 +149,10 @@ class Engine:
         return torch.as_tensor(norm, dtype=torch.float64, device=self.world.device)
 
     def _result(self, step: _Step) -> StepResult:
-        if not self._engine.was_step_applied():  # DeepSpeed skipped it before calling AdamW
+        if not self._engine.was_step_applied():  # DeepSpeed skipped it before calling the optimizer
             infinite = torch.full_like(step.nll, float("inf"))
             return StepResult(step.nll, infinite, torch.ones_like(step.nll))
-        # Decide here too: ranks without parameters never run AdamW.step.
+        # Decide here too: ranks without parameters never run the optimizer's step.
         return StepResult(step.nll, self._norm(step), self._should_skip().to(step.nll))
 
     def stage(self, micro_batch: MicroBatch) -> list[Tensor]:

@@ -30,6 +30,9 @@ class Memory:
     def shape_of(self, name):
         return self.parameters[name]["param"].shape
 
+    def state_names(self, name):
+        return "exp_avg", "exp_avg_sq"
+
     def gather(self, name):
         return self.parameters[name]
 
