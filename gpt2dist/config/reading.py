@@ -95,13 +95,7 @@ def section_problems(section: type[Section], raw: dict[str, Any], place: str) ->
     try:
         section.model_validate_json(json.dumps(raw))
     except ValidationError as invalid:
-        found = [_explain(error, section) for error in invalid.errors(include_url=False)]
-        return [
-            dataclasses.replace(
-                each, key=f"{place}.{each.key}", also=tuple(f"{place}.{key}" for key in each.also)
-            )
-            for each in found
-        ]
+        return [_explain(error, section, f"{place}.") for error in invalid.errors(include_url=False)]
     return []
 
 
@@ -195,11 +189,11 @@ def _drop(raw: dict[str, Any], error: Any) -> None:
     node.pop(last, None)
 
 
-def _explain(error: Any, root: type[Section] = Config) -> Problem:
+def _explain(error: Any, root: type[Section] = Config, prefix: str = "") -> Problem:
     location, kind, context = error["loc"], error["type"], error.get("ctx", {})
-    key, given = ".".join(map(str, location)), _brief(error["input"])
+    key, given = prefix + ".".join(map(str, location)), _brief(error["input"])
     if kind == "extra_forbidden":
-        return _unknown(location, root)
+        return _unknown(location, root, prefix)
     if kind == "missing":
         return Problem(key, "is required here and missing; add it")
     if kind == "literal_error":
@@ -222,14 +216,15 @@ def _explain(error: Any, root: type[Section] = Config) -> Problem:
     return Problem(key, f"{message.replace('valid ', '')}, not {given}{quote}")
 
 
-def _unknown(location: tuple[int | str, ...], root: type[Section]) -> Problem:
+def _unknown(location: tuple[int | str, ...], root: type[Section], prefix: str) -> Problem:
     *section, name = map(str, location)
     known = _fields_at(location[:-1], root)
     homes = [f"{place}.{name}" for place in root.model_fields if name in _fields_at((place,), root)]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    meant = [".".join([*section, close[0]])] if close else homes
-    way_out = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(known) or 'no keys'}"
-    return Problem(".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
+    meant = [prefix + key for key in ([".".join([*section, close[0]])] if close else homes)]
+    listed = f"known here: {', '.join(known)}" if known else "none is known here; remove it"
+    way_out = f"did you mean {' or '.join(meant)}?" if meant else listed
+    return Problem(prefix + ".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
 
 
 def _fields_at(location: tuple[int | str, ...], root: type[Section]) -> list[str]:
