@@ -71,7 +71,7 @@ def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[C
         batch_sizes=batch_sizes(config),
         micro_batch_size=config.batch.micro_batch_size,
         shape=shape,
-        optimizer_state_bytes=state_bytes(optimizer_kind(config.optimizer), parameter_shapes(shape)),
+        optimizer_state_bytes=state_bytes(optimizer_kind(config), parameter_shapes(shape)),
         datasets=datasets,
         mixture=Mixture(
             [len(each.windows) for each in datasets], [each.share for each in datasets], config.run.seed

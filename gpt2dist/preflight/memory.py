@@ -124,7 +124,7 @@ def memory_inputs(config: Config, plan: Plan) -> MemoryInputs:
 def _state_tensors(config: Config, shape: Shape) -> float:
     """Return the mean number of state tensors per parameter in memory, the vocabulary's padding included."""
     padded = replace(shape, vocab_size=shape.padded_vocab_size)
-    size = state_bytes(optimizer_kind(config.optimizer), parameter_shapes(padded))
+    size = state_bytes(optimizer_kind(config), parameter_shapes(padded))
     return size / STATE_BYTES / padded.parameters
 
 

@@ -1,6 +1,7 @@
 """Check the optimizer: its kind, its options, and that it supports the ZeRO stage, precision and offloading."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gpt2dist.config import Config, Problem
 from gpt2dist.config.reading import section_problems
@@ -20,10 +21,10 @@ def check_optimizer(config: Config) -> Iterator[Problem]:
         return
     wrong = section_problems(found.Options, section.options, "optimizer.options")
     if wrong:
-        yield from wrong
+        yield from (replace(problem, also=(*problem.also, "optimizer.kind")) for problem in wrong)
         return
     try:
-        optimizer_kind(section)
+        optimizer_kind(config)
     except ValueError as error:
         yield Problem("optimizer", f"{error} ({section.kind})")
         return
@@ -37,7 +38,7 @@ def check_supported(config: Config) -> Iterator[Problem]:
         config: The run's configuration; its optimizer has no other problem.
     """
     kind, zero = config.optimizer.kind, config.zero
-    supported = optimizer_kind(config.optimizer).supported()
+    supported = optimizer_kind(config).supported()
     for key, value, possible in (
         ("zero.stage", zero.stage, supported.stages),
         ("precision", config.precision, supported.precisions),

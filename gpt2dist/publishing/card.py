@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
-from gpt2dist.config.schema import OptimizerSection
+from gpt2dist.config import Config
 from gpt2dist.publishing.exporter import Exported
 from gpt2dist.publishing.origin import MEASURES, ModelProvenance, Result
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -177,7 +177,7 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     if not origin.config:
         return
     optimizer, schedule = origin.config.optimizer, origin.config.schedule
-    yield "optimizer", _optimizer(optimizer)
+    yield "optimizer", _optimizer(origin.config)
     yield "gradient norm", f"at most {optimizer.clip_grad_norm}" if optimizer.clip_grad_norm else "not clipped"
     yield "learning rate", optimizer.lr
     for key, value in schedule.model_dump(exclude_none=True).items():
@@ -187,14 +187,15 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
         yield f"changed at step {step:,}", change
 
 
-def _optimizer(section: OptimizerSection) -> str:
+def _optimizer(config: Config) -> str:
     """Describe the optimizer in its own words if it has a name here, else by its kind and options.
 
     A class that only the configuration of the run names is not imported: that file may be from elsewhere.
     """
+    section = config.optimizer
     if section.kind in OPTIMIZERS.names():
         with contextlib.suppress(ValueError):  # another version of the package has other options
-            return optimizer_kind(section).describe()
+            return optimizer_kind(config).describe()
     return ", ".join([section.kind, *(f"{key} {value}" for key, value in section.options.items())])
 
 

@@ -77,7 +77,7 @@ class Engine:
         _check_precision(config.precision, world.device)
         self.world = world
         self.config = config
-        optimizer = build_optimizer(config.optimizer, named_parameters(model.to(world.device)))
+        optimizer = build_optimizer(config, named_parameters(model.to(world.device)))
         start_quietly(world)
         with _raw_keys_refused(config):
             self._engine, *_ = deepspeed.initialize(
@@ -86,7 +86,7 @@ class Engine:
         self._clip = config.optimizer.clip_grad_norm
         self.spike_detector = SpikeDetector(config.stability.spike_sigma, world.device)
         self.state = PartitionedState(
-            self._engine, named_parameters(self._engine.module), optimizer_kind(config.optimizer).state_names
+            self._engine, named_parameters(self._engine.module), optimizer_kind(config).state_names
         )
         self.state.materialise(updates=0)  # so that a run can be saved before its first update
         optimizer.should_skip = self._should_skip

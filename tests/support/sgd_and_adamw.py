@@ -20,10 +20,10 @@ class SgdOptions(Section):
 class SgdAndAdamW:
     Options = SgdOptions
 
-    def __init__(self, section, options):
-        if section.betas[0] > section.betas[1]:
+    def __init__(self, config, options):
+        self.section = config.optimizer
+        if self.section.betas[0] > self.section.betas[1]:
             raise ValueError("betas.0 is above betas.1; exchange them")
-        self.section = section
         self.options = options
 
     def supported(self):

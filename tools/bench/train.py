@@ -207,7 +207,7 @@ def bare_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> 
     config = GPT2Config(**huggingface_config(shape, 0))
     config.vocab_size = shape.padded_vocab_size
     model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").to(device)
-    optimizer = build_optimizer(Config().optimizer, model.named_parameters())
+    optimizer = build_optimizer(Config(), model.named_parameters())
     batch = torch.randint(0, shape.vocab_size, (args.micro_batch, shape.context_length + 1), device=device)
     forward = torch.compile(model) if args.compile else model
     accumulation = args.global_batch // args.micro_batch

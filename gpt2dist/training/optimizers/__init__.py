@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from gpt2dist.config.schema import OptimizerSection
+from gpt2dist.config import Config
 from gpt2dist.errors import UserError
 from gpt2dist.registry import Registry
 from gpt2dist.training.optimizers.base import OptimizerKind, SkipStepOptimizer
@@ -21,49 +21,50 @@ OPTIMIZERS: Registry[type[OptimizerKind]] = Registry(
 )
 
 
-def optimizer_kind(section: OptimizerSection) -> OptimizerKind:
-    """Return the optimizer that the section describes.
+def optimizer_kind(config: Config) -> OptimizerKind:
+    """Return the optimizer that the section `optimizer` describes.
 
     Raises:
-        ValueError: `kind` or `options` is wrong, or the optimizer refuses the section; the preflight explains it.
+        ValueError: `optimizer.kind` or an option is wrong, or the optimizer refuses the configuration. The
+            preflight reports it with its key.
     """
-    found = OPTIMIZERS.get(section.kind)
-    options = found.Options.model_validate_json(json.dumps(section.options))
-    return cast(Any, found)(section, options)
+    found = OPTIMIZERS.get(config.optimizer.kind)
+    options = found.Options.model_validate_json(json.dumps(config.optimizer.options))
+    return cast(Any, found)(config, options)
 
 
-def build_optimizer(
-    section: OptimizerSection, parameters: "Iterable[tuple[str, nn.Parameter]]"
-) -> SkipStepOptimizer:
-    """Build the optimizer, and check what an optimizer from elsewhere returns.
+def build_optimizer(config: Config, parameters: "Iterable[tuple[str, nn.Parameter]]") -> SkipStepOptimizer:
+    """Build the optimizer, and check that training can use what an optimizer from another package returns.
 
     Args:
-        section: The section `optimizer`.
+        config: The run's configuration.
         parameters: Parameters of the model by name.
 
     Raises:
-        UserError: The optimizer does not have each parameter in exactly one group, or the parameters of a group
-            have different state tensors.
+        UserError: The optimizer does not have each parameter in exactly one group, the parameters of a group have
+            different state tensors, or one of these has a reserved name.
     """
-    kind, named = optimizer_kind(section), dict(parameters)
+    kind, named = optimizer_kind(config), dict(parameters)
     optimizer = kind.build(named.items())
     states = {id(each): kind.state_names(name, tuple(each.shape)) for name, each in named.items()}
-    grouped = [[id(each) for each in group["params"]] for group in optimizer.param_groups]
-    if sorted(place for group in grouped for place in group) != sorted(states):
-        raise UserError(
-            f"optimizer.kind: {section.kind} does not put each parameter of the model into exactly one group; "
-            "correct its build()"
-        )
-    taken = {"param", "step"} & {key for names in states.values() for key in names}
-    if taken:
-        raise UserError(
-            f"optimizer.kind: {section.kind} has a state tensor {min(taken)}, a name that checkpoints need; "
-            "rename it in its state_names()"
-        )
-    for number, group in enumerate(grouped):
-        if len({states[place] for place in group}) > 1:
-            raise UserError(
-                f"optimizer.kind: {section.kind} has parameters with different state tensors in parameter group "
-                f"{number}; correct its build() or state_names()"
-            )
+    groups = [[id(each) for each in group["params"]] for group in optimizer.param_groups]
+    fault = _fault(groups, states)
+    if fault:
+        raise UserError(f"optimizer.kind: {config.optimizer.kind} {fault}")
     return optimizer
+
+
+def _fault(groups: list[list[int]], states: dict[int, tuple[str, ...]]) -> str:
+    """Return the fault of parameter groups, given the state names of each parameter; empty if they are right."""
+    if sorted(place for group in groups for place in group) != sorted(states):
+        return "does not put each parameter of the model into exactly one group; correct its build()"
+    reserved = {"param", "step"} & {key for names in states.values() for key in names}
+    if reserved:
+        return f"has a state tensor named {min(reserved)}, which is reserved; rename it in its state_names()"
+    for number, group in enumerate(groups):
+        if len({states[place] for place in group}) > 1:
+            return (
+                f"has parameters with different state tensors in parameter group {number}; correct its build() "
+                "or state_names()"
+            )
+    return ""

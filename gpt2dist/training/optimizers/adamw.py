@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, get_args
 
-from gpt2dist.config.schema import OptimizerSection, Precision, Section
+from gpt2dist.config.schema import Config, Precision, Section
 from gpt2dist.training.optimizers.base import SkipStepOptimizer, Supported
 
 if TYPE_CHECKING:
@@ -14,14 +14,14 @@ class AdamW:
     """AdamW (Loshchilov and Hutter 2019), with weight decay on matrices only. It has no options.
 
     Args:
-        section: The section `optimizer`.
+        config: The run's configuration.
         options: Empty.
     """
 
     Options = Section
 
-    def __init__(self, section: OptimizerSection, options: Section):
-        self.section = section
+    def __init__(self, config: Config, options: Section):
+        self.section = config.optimizer
 
     def supported(self) -> Supported:
         """Return all settings; the preflight refuses those in which DeepSpeed itself is wrong."""

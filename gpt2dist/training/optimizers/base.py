@@ -62,7 +62,7 @@ class OptimizerKind(Protocol):
     The preflight imports its module and creates it, also on machines without a GPU. Import torch in `build`
     rather than at the top of the module, so that `validate` remains instant.
 
-    Its constructor takes the section `optimizer` and an instance of `Options`. It raises a ValueError with a fix
+    Its constructor takes the run's configuration and an instance of `Options`. It raises a ValueError with a fix
     for settings that contradict each other, which the preflight reports.
     """
 
@@ -76,7 +76,7 @@ class OptimizerKind(Protocol):
         """Return the names of the state tensors of a parameter.
 
         Each is fp32, has the parameter's shape, and begins as zeros. Checkpoints store them under these names,
-        and the estimates of memory and disk count them. The names `param` and `step` are taken.
+        and the estimates of memory and disk count them. The names `param` and `step` are reserved.
 
         Args:
             name: Hugging Face name of the parameter, such as "transformer.h.0.attn.c_attn.weight".

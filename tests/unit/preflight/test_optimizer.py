@@ -42,6 +42,10 @@ WAY_OUT = "or optimizer.kind to adamw"
         ),
         ([TOY, "optimizer.options.momentum=1"], "optimizer.options.momentum: should be less than 1, not 1"),
         ([TOY, "optimizer.options.lr=fast"], "optimizer.options.lr: should be a number, not 'fast'"),
+        (
+            ["optimizer.kind=3", "optimizer.options.momentum=0.9"],
+            "optimizer.kind: should be a string, not 3; quote it if it is meant as text",
+        ),
         ([TOY, "optimizer.options=3"], "optimizer.options: should be a mapping, not 3"),
         (
             [TOY, "optimizer.betas=[0.9, 0.8]"],
