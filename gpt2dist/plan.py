@@ -11,8 +11,8 @@ from gpt2dist.loading.windows import Windows
 from gpt2dist.model.flops import flops_per_token
 from gpt2dist.model.shape import Shape
 
-BYTES_PER_PARAMETER = 12
-"""Bytes per parameter of a checkpoint: the weight and AdamW's two moments, all fp32."""
+WEIGHT_BYTES = 4
+"""Bytes per weight in a checkpoint: fp32."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Plan:
         batch_sizes: Windows per optimizer step, for each step.
         micro_batch_size: Windows per forward pass and rank.
         shape: Shape of the model.
+        optimizer_state_bytes: Size of the optimizer state in a checkpoint.
         datasets: Training sets.
         mixture: Mapping from sample numbers to windows of the training sets.
         validation: Splits that are evaluated during training.
@@ -66,6 +67,7 @@ class Plan:
     batch_sizes: BatchSizes
     micro_batch_size: int
     shape: Shape
+    optimizer_state_bytes: int
     datasets: tuple[TrainingSet, ...]
     mixture: Mixture
     validation: tuple[ValidationSet, ...]
@@ -136,7 +138,7 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int:
         """Size of one checkpoint in bytes: the fp32 weights and optimizer state."""
-        return BYTES_PER_PARAMETER * self.shape.parameters
+        return WEIGHT_BYTES * self.shape.parameters + self.optimizer_state_bytes
 
 
 def targets_per_sample(datasets: tuple[TrainingSet, ...]) -> Fraction:

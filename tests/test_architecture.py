@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "report": "evaluation run status",
     "status": "checkpoint evaluation model run",
     "submission": "config run",
-    "publishing": "__init__ checkpoint config evaluation model preflight run tokenizer",
+    "publishing": "__init__ checkpoint config evaluation model preflight run tokenizer training",
     "preflight": "config dataset evaluation loading model monitoring plan run tokenizer training",
     "training": (
         "checkpoint config distributed evaluation generation loading model monitoring plan run tokenizer"
@@ -104,6 +104,7 @@ LIGHT = (
         "model.flops",
     ),
     *("model.find_model", "training.lr_schedule", "training.deepspeed_config"),
+    *("training.optimizers", "training.optimizers.base", "training.optimizers.adamw"),
     "monitoring.trackers",
     *(
         f"{room}.{path.stem}"

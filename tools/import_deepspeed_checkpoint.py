@@ -89,10 +89,15 @@ def import_checkpoint(tag: Path, config: Config, plan: Plan) -> Path:
         The directory of the checkpoint.
 
     Raises:
-        UserError: The run already has checkpoints, its model differs from the checkpoint's, or the checkpoint's
-            step is not within the run.
+        UserError: The run already has checkpoints or trains with another optimizer than AdamW, its model differs
+            from the checkpoint's, or the checkpoint's step is not within the run.
         RunError: DeepSpeed cannot read its own files.
     """
+    if config.optimizer.kind != "adamw":
+        raise UserError(
+            f"optimizer.kind: {config.optimizer.kind} cannot use the moments of Adam that are imported; "
+            "set it to adamw"
+        )
     world = World(0, 0, 1, torch.device("cpu"))
     store = checkpoint_store(config, plan, world, Tokenizer.load(plan.tokenizer))
     if any(store.directory.glob("step-*")):

@@ -8,7 +8,7 @@ of the tensors. Reading uses the library.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,18 @@ class TensorFiles:
         Raises:
             UserError: No file has a tensor of this name.
         """
-        if name not in self._where:
-            raise UserError(f"{self._home}: has no tensor {name}; was it saved by a model of another shape?")
+        self.require([name])
         return self._where[name].get_tensor(name)
+
+    def require(self, names: Iterable[str]) -> None:
+        """Check that the files have all these tensors.
+
+        Raises:
+            UserError: One is missing; the message names it.
+        """
+        for name in names:
+            if name not in self._where:
+                raise UserError(f"{self._home}: has no tensor {name}; was it saved by a model of another shape?")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)

@@ -1,4 +1,4 @@
-"""trainer_state.json: what a resume needs or checks, apart from weights and moments."""
+"""trainer_state.json: what a resume needs or checks, apart from weights and optimizer state."""
 
 import dataclasses
 from pathlib import Path
@@ -8,8 +8,8 @@ from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import UserError
 
 NAME = "trainer_state.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""State tensors of AdamW for each parameter."""
+IMPLIED_OPTIMIZER = "adamw"
+"""Optimizer of a file that does not name one, as those of version 0.1."""
 ORDER: dict[str, type] = {
     "run.seed": int,
     "batch.global_batch_size": int,
@@ -47,6 +47,7 @@ class TrainerState:
         world_size: Number of ranks at the save.
         zero_stage: ZeRO stage at the save.
         precision: Precision at the save.
+        optimizer: `optimizer.kind` at the save.
     """
 
     step: int
@@ -64,6 +65,7 @@ class TrainerState:
     world_size: int
     zero_stage: int
     precision: str
+    optimizer: str = IMPLIED_OPTIMIZER
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainerState":
@@ -87,6 +89,8 @@ class TrainerState:
         """Write the state into a checkpoint that is being saved."""
         keys = {field: key for key, field in _FIELDS.items()}
         values = {keys.get(field, field): value for field, value in dataclasses.asdict(self).items()}
+        if self.optimizer == IMPLIED_OPTIMIZER:
+            del values["optimizer"]
         atomic_io.write_json(checkpoint / NAME, values)
 
     def _check(self) -> None:

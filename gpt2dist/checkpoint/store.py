@@ -24,7 +24,7 @@ from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
 from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
-from gpt2dist.checkpoint.state import MOMENTS, TrainerState
+from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.latest import write_latest
@@ -39,6 +39,7 @@ class WholeState(Protocol):
     parameters: dict[str, Any]
 
     def shape_of(self, name: str) -> torch.Size: ...  # noqa: D102
+    def state_names(self, name: str) -> tuple[str, ...]: ...  # noqa: D102
     def gather(self, name: str) -> dict[str, Tensor]: ...  # noqa: D102
     def scatter(self, name: str, tensors: dict[str, Tensor]) -> None: ...  # noqa: D102
     def materialise(self, updates: int) -> None: ...  # noqa: D102
@@ -175,16 +176,23 @@ class CheckpointStore:
         return next(filter(None, self.world.gather(fault)), "")
 
     def load(self, path: Path, state: WholeState) -> TrainerState:
-        """Restore the whole state from a valid checkpoint. Collective."""
+        """Restore the whole state from a valid checkpoint. Collective.
+
+        Raises:
+            UserError: The checkpoint has other tensors than the model and its optimizer, or other shapes.
+        """
         trainer = TrainerState.read(path)
         state.materialise(trainer.updates)
         weights = TensorFiles(sorted(path.glob("model-*.safetensors")))
-        moments = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
+        saved = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
         unknown = sorted(set(weights) - set(state.parameters))
         if unknown:
             raise UserError(f"{path}: has a tensor {unknown[0]}, which the model does not have; {_SAME_MODEL}")
+        weights.require(state.parameters)
+        _require_same_state(path, set(saved), state)
         for name in state.parameters:
-            tensors = {"param": weights.read(name)} | {key: moments.read(f"{key}.{name}") for key in MOMENTS}
+            tensors = {"param": weights.read(name)}
+            tensors |= {key: saved.read(f"{key}.{name}") for key in state.state_names(name)}
             state.scatter(name, {key: self._padded(path, name, value, state) for key, value in tensors.items()})
         state.refresh()
         return trainer
@@ -197,7 +205,7 @@ class CheckpointStore:
             path.unlink(missing_ok=True)
 
     def _take_snapshot(self, state: WholeState, mine: set[str]) -> dict[str, Tensor]:
-        """Copy this rank's parameters and moments to host memory, and return them as `key.name` → tensor."""
+        """Copy this rank's parameters and their state to host memory, and return them as `key.name` → tensor."""
         state.link()
         taken = {}
         for name in state.parameters:  # gathering is collective, so every rank gathers all
@@ -220,15 +228,15 @@ class CheckpointStore:
         return held.copy_(tensor, non_blocking=pinned)
 
     def _write_part(self, partial: Path, tensors: dict[str, Tensor], parts: int) -> Records:
-        """Write this rank's weights and moments."""
+        """Write this rank's weights and optimizer state."""
         if not tensors:
             return {}
         weights = {place.removeprefix("param."): t for place, t in tensors.items() if place.startswith("param.")}
-        moments = {place: t for place, t in tensors.items() if not place.startswith("param.")}
+        state = {place: t for place, t in tensors.items() if not place.startswith("param.")}
         suffix = f"{self.world.rank + 1:05d}-of-{parts:05d}.safetensors"
         return {
             f"{kind}-{suffix}": write_tensors(partial / f"{kind}-{suffix}", named)
-            for kind, named in (("model", weights), ("optimizer", moments))
+            for kind, named in (("model", weights), ("optimizer", state))
         }
 
     def _write_once(
@@ -307,6 +315,22 @@ class CheckpointStore:
         out = torch.zeros(shape, dtype=tensor.dtype)
         out[: len(tensor)] = tensor
         return out
+
+
+def _require_same_state(path: Path, saved: set[str], state: WholeState) -> None:
+    """Check that a checkpoint has the state tensors of the run's optimizer for each parameter, and no others.
+
+    Raises:
+        UserError: One is missing, or is not the optimizer's.
+    """
+    needed = {f"{key}.{name}" for name in state.parameters for key in state.state_names(name)}
+    for name, what in ((min(needed - saved, default=""), "lacks"), (min(saved - needed, default=""), "has")):
+        if name:
+            raise UserError(
+                f"{path}: {what} {name}, unlike the optimizer of this run; set the section optimizer back to "
+                "that of the run that wrote it, or start a new run from its weights with "
+                f"model.init_from={path} in another run.output_dir"
+            )
 
 
 def deal(sizes: dict[str, int], ranks: int) -> list[set[str]]:

@@ -96,6 +96,21 @@ def parse_settings(
     return settings, problems + more
 
 
+def section_problems(schema: type[BaseModel], raw: dict[str, Any], place: str) -> list[Problem]:
+    """Return all problems of values whose schema comes from elsewhere, such as `optimizer.options`.
+
+    Args:
+        schema: Schema of the values.
+        raw: The values.
+        place: Dotted key under which they stand.
+    """
+    try:
+        schema.model_validate_json(json.dumps(raw))
+    except ValidationError as invalid:
+        return [_explain(schema, error, f"{place}.") for error in invalid.errors(include_url=False)]
+    return []
+
+
 def raise_problems(problems: Iterable[Problem], where: str) -> None:
     """Raise one UserError that lists every problem with its key, or do nothing if there are no problems."""
     listed = list(dict.fromkeys(problems))
@@ -195,11 +210,11 @@ def _drop(raw: dict[str, Any], error: Any) -> None:
     node.pop(last, None)
 
 
-def _explain(schema: type[BaseModel], error: Any) -> Problem:
+def _explain(schema: type[BaseModel], error: Any, prefix: str = "") -> Problem:
     location, kind, context = error["loc"], error["type"], error.get("ctx", {})
-    key, given = ".".join(map(str, location)), _brief(error["input"])
+    key, given = prefix + ".".join(map(str, location)), _brief(error["input"])
     if kind == "extra_forbidden":
-        return unknown_key(schema, location)
+        return unknown_key(schema, location, prefix)
     if kind == "missing":
         return Problem(key, "missing; add it, since it has no default")
     if kind == "literal_error":
@@ -224,24 +239,28 @@ def in_yaml_words(message: str) -> str:
     return message.partition(", unable to ")[0]  # says again that a text is not a number
 
 
-def unknown_key(schema: type[BaseModel], location: tuple[int | str, ...]) -> Problem:
+def unknown_key(schema: type[BaseModel], location: tuple[int | str, ...], prefix: str = "") -> Problem:
     """Return the problem of a key that does not exist, with the key that was probably meant.
 
     Args:
         schema: The schema of the settings.
         location: Names and list indices from the top to the key. All but the last lead to a section.
+        prefix: Dotted key of the settings with a "." if they are part of others, which `gpt2dist config` then
+            does not explain.
     """
     *section, name = map(str, location)
     known = _fields_at(schema, location[:-1])
     homes = [f"{place}.{name}" for place in schema.model_fields if name in _fields_at(schema, (place,))]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    meant = [".".join([*section, close[0]])] if close else homes
+    meant = [prefix + key for key in ([".".join([*section, close[0]])] if close else homes)]
     if meant:
         home = meant[0].rpartition(".")[0] if len(meant) == 1 else ""
-        way_out = f"did you mean {' or '.join(meant)}? {_command(home)} lists the keys"
+        way_out = f"did you mean {' or '.join(meant)}?" + ("" if prefix else f" {_command(home)} lists the keys")
+    elif prefix:
+        way_out = f"known here: {', '.join(known)}" if known else "none is known here; remove it"
     else:
         way_out = f"known here: {', '.join(known)}; {_command('.'.join(section))} explains them"
-    return Problem(".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
+    return Problem(prefix + ".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
 
 
 def _command(section: str) -> str:

@@ -183,8 +183,13 @@ class BatchSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW. Weight decay acts on matrices only."""
+    """The optimizer. With AdamW, weight decay acts on matrices only."""
 
+    kind: str = Field(
+        "adamw",
+        min_length=1,
+        description="The optimizer: `adamw`, one of an installed package, or package.module:ClassName.",
+    )
     lr: float = Field(
         6e-4, gt=0, description="Peak learning rate, which the warmup reaches. `schedule` gives its course."
     )
@@ -199,6 +204,9 @@ class OptimizerSection(Section):
         1.0,
         ge=0,
         description="Maximum norm of the gradient. Larger ones are scaled down to it. 0 disables clipping.",
+    )
+    options: dict[str, Any] = Field(
+        {}, description="Hyperparameters that only this kind of optimizer has. `adamw` has none."
     )
 
 
@@ -250,8 +258,8 @@ class ZeroSection(Section):
     )
     offload_optimizer: Offload = Field(
         "none",
-        description="Where the moments and fp32 weights are kept. `none` is the device. `cpu` is host memory and "
-        "needs stage 1, 2 or 3. `nvme` is refused, since such a run could not be resumed.",
+        description="Where optimizer state and fp32 weights are kept. `none` is the device. `cpu` is host memory "
+        "and needs stage 1, 2 or 3. `nvme` is refused, since such a run could not be resumed.",
     )
     offload_parameters: Offload = Field(
         "none",

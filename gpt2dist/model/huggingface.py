@@ -180,6 +180,12 @@ class Pretrained:
         return found
 
 
+def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter of a model built by gpt2dist, by its full name, without padding."""
+    model = Pretrained(Path(), shape, 4 * shape.n_embd, tied=True, cross_attention=False, differences=())
+    return {PREFIX + name: sizes for name, sizes in model.parameters().items()}
+
+
 def _differences(config: GPT2ConfigFile) -> Iterator[str]:
     if config.activation_function not in GELU:
         yield f"activation_function is {config.activation_function!r}, not {' or '.join(GELU)}"

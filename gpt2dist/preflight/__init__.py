@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpt2dist.config import Config, Problem, raise_problems, read
 from gpt2dist.loading.mixture import Mixture
+from gpt2dist.model.huggingface import parameter_shapes
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
@@ -19,7 +20,10 @@ from gpt2dist.preflight.evaluation import check_measures
 from gpt2dist.preflight.init_from import check_vocabulary, read_origin, vocab_size_of
 from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
 from gpt2dist.preflight.monitoring import check_hooks, check_profile, check_samples, check_trackers
+from gpt2dist.preflight.optimizer import check_optimizer
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
+from gpt2dist.training.optimizers import optimizer_kind
+from gpt2dist.training.optimizers.base import state_bytes
 
 
 def resolve(path: Path, overrides: list[str], world_size: int | None) -> tuple[Config, Plan]:
@@ -71,6 +75,7 @@ def plan_run(
         *_check_world_size(config, world_size),
         *check_batch(config, world_size),
         *check_schedule(config, datasets),
+        *check_optimizer(config),
         *check_precision(config),
         *check_offload(config),
         *check_raw_keys(config),
@@ -83,11 +88,13 @@ def plan_run(
     # A key that is wrong by itself now has its default. Problems that follow from that default would mislead.
     independent = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
     raise_problems([*wrong, *independent], where)
+    shape = shape_of(config, lengths, vocab_size_of(origin, datasets))
     plan = Plan(
         world_size=world_size,
         batch_sizes=batch_sizes(config),
         micro_batch_size=config.batch.micro_batch_size,
-        shape=shape_of(config, lengths, vocab_size_of(origin, datasets)),
+        shape=shape,
+        optimizer_state_bytes=state_bytes(optimizer_kind(config), parameter_shapes(shape)),
         datasets=datasets,
         mixture=Mixture(
             [len(each.windows) for each in datasets], [each.share for each in datasets], config.run.seed

@@ -7,14 +7,17 @@ and the allocator's fragmentation.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpt2dist.config import Config
 from gpt2dist.model.chunks import chunk_rows
+from gpt2dist.model.huggingface import parameter_shapes
 from gpt2dist.model.shape import Shape
 from gpt2dist.plan import Plan
 from gpt2dist.training.deepspeed_config import BUCKET_ELEMENTS, deepspeed_config
+from gpt2dist.training.optimizers import optimizer_kind
+from gpt2dist.training.optimizers.base import STATE_BYTES, state_bytes
 
 LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's default of both `stage3_max_live_parameters` and `stage3_max_reuse_distance`."""
@@ -35,12 +38,13 @@ class MemoryInputs:
         fp32_accumulation: Whether gradients of a 16-bit model are accumulated in fp32.
         bucket_elements: Elements of the buffers in which stages 1 to 3 collect gradients for communication.
         live_parameters: Parameters that stage 3 keeps gathered.
-        offload_optimizer: Location of the moments and fp32 weights: none (the device), cpu or nvme.
+        offload_optimizer: Location of the optimizer state and fp32 weights: none (the device), cpu or nvme.
         offload_parameters: Location of the weights at stage 3, likewise.
         attention: As in the configuration; "eager" stores the attention matrix.
         dropout: Whether the model uses dropout.
         activation_checkpointing: Whether blocks are recomputed in the backward pass.
         loss: As in the configuration.
+        state_tensors: State tensors of the optimizer per parameter, on average: 2 for AdamW.
     """
 
     shape: Shape
@@ -58,6 +62,7 @@ class MemoryInputs:
     dropout: bool = False
     activation_checkpointing: bool = False
     loss: str = "plain"
+    state_tensors: float = 2.0
 
     @property
     def parameters(self) -> int:
@@ -112,7 +117,15 @@ def memory_inputs(config: Config, plan: Plan) -> MemoryInputs:
         dropout=config.model.dropout > 0,
         activation_checkpointing=config.model.activation_checkpointing,
         loss=config.model.loss,
+        state_tensors=_state_tensors(config, plan.shape),
     )
+
+
+def _state_tensors(config: Config, shape: Shape) -> float:
+    """Return the mean number of state tensors per parameter in memory, the vocabulary's padding included."""
+    padded = replace(shape, vocab_size=shape.padded_vocab_size)
+    size = state_bytes(optimizer_kind(config), parameter_shapes(padded))
+    return size / STATE_BYTES / padded.parameters
 
 
 def _integer_setting(raw: Mapping[str, Any], key: str, default: int) -> int:
@@ -170,13 +183,14 @@ def _gradients(setting: MemoryInputs) -> Part:
 
 
 def _optimizer(setting: MemoryInputs) -> Part:
+    state = STATE_BYTES * setting.state_tensors
     if setting.stage == 0:
-        return Part("optimizer", 8 * setting.parameters, 0, "AdamW's two moments, fp32")
-    shard, what = 12, "this rank's part of fp32 weights and AdamW's moments"
+        return Part("optimizer", round(state * setting.parameters), 0, "its state, fp32")
+    per_parameter, what = 4 + state, "this rank's part of fp32 weights and optimizer state"
     if setting.offload_optimizer != "none":
         # The host also holds the gradients, and at stages 1 and 2 the updated weights to be copied back.
-        shard += 4 + (setting.width if setting.stage < 3 else 0)
-    shard *= _ceil(setting.parameters, setting.world_size)
+        per_parameter += 4 + (setting.width if setting.stage < 3 else 0)
+    shard = round(per_parameter * _ceil(setting.parameters, setting.world_size))
     return _placed("optimizer", 0, shard, setting.offload_optimizer, what)
 
 

@@ -16,6 +16,7 @@ from gpt2dist.preflight.deepspeed import check_offload, check_precision
 from gpt2dist.preflight.memory import STATES, estimate, memory_inputs, total
 from gpt2dist.preflight.messages import divisors
 from gpt2dist.preflight.model import check_kernels
+from gpt2dist.preflight.optimizer import check_supported
 from gpt2dist.run.directory import RunDirectory
 
 Changes = Mapping[str, Any]
@@ -81,6 +82,7 @@ def _first_fit(config: Config, plan: Plan, device_bytes: int) -> str:
         changed = _with(config, changes)
         refused = (
             *check_batch(changed, plan.world_size),
+            *check_supported(changed),
             *check_precision(changed),
             *check_offload(changed),
             *check_kernels(changed),

@@ -1,5 +1,6 @@
 """Model card (README.md) of an exported model, with the hub's metadata. It contains no local paths."""
 
+import contextlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator
@@ -9,10 +10,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
+from gpt2dist.config import Config
 from gpt2dist.evaluation.measures import ACCURACY, OURS, MeasureInfo
 from gpt2dist.publishing.exporter import Exported
 from gpt2dist.publishing.origin import ModelProvenance, Result
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+from gpt2dist.training.optimizers import OPTIMIZERS, optimizer_kind
 
 WHOLE_TEXTS = """\
 Every token is scored once, in windows of the sequence length that begin a stride apart. Perplexity is
@@ -168,8 +171,7 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     if not origin.config:
         return
     optimizer, schedule = origin.config.optimizer, origin.config.schedule
-    beta1, beta2 = optimizer.betas
-    yield "optimizer", f"AdamW, β {beta1} and {beta2}, ε {optimizer.eps}, weight decay {optimizer.weight_decay}"
+    yield "optimizer", _optimizer(origin.config)
     yield "gradient norm", f"at most {optimizer.clip_grad_norm}" if optimizer.clip_grad_norm else "not clipped"
     yield "learning rate", optimizer.lr
     for key, value in schedule.model_dump(exclude_none=True).items():
@@ -177,6 +179,18 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     yield "dropout", origin.config.model.dropout
     for step, change in origin.changes:
         yield f"changed at step {step:,}", change
+
+
+def _optimizer(config: Config) -> str:
+    """Describe the optimizer in its own words if it has a name here, else by its kind and options.
+
+    A class that only the configuration of the run names is not imported: that file may be from elsewhere.
+    """
+    section = config.optimizer
+    if section.kind in OPTIMIZERS.names():
+        with contextlib.suppress(ValueError):  # another version of the package has other options
+            return optimizer_kind(config).describe()
+    return ", ".join([section.kind, *(f"{key} {value}" for key, value in section.options.items())])
 
 
 def _evaluation(results: tuple[Result, ...]) -> str:

@@ -19,7 +19,7 @@ from gpt2dist.distributed.world import World
 from gpt2dist.errors import Gpt2distError, UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
 from gpt2dist.model.gpt2 import Cache, LanguageModel, named_parameters
-from gpt2dist.training.optimizer import build_optimizer
+from gpt2dist.training.optimizers import build_optimizer, optimizer_kind
 from gpt2dist.training.skip_step import SpikeDetector
 from gpt2dist.training.zero_state import PartitionedState
 
@@ -89,7 +89,7 @@ class Engine:
         _check_precision(config.precision, world.device)
         self.world = world
         self.config = config
-        self._optimizer = build_optimizer(model.to(world.device), config.optimizer)
+        self._optimizer = build_optimizer(config, named_parameters(model.to(world.device)))
         start_quietly(world)
         with _raw_keys_refused(config):
             self._engine, *_ = deepspeed.initialize(
@@ -97,7 +97,9 @@ class Engine:
             )
         self._clip = config.optimizer.clip_grad_norm
         self.spike_detector = SpikeDetector(config.stability.spike_sigma, world.device)
-        self.state = PartitionedState(self._engine, named_parameters(self._engine.module))
+        self.state = PartitionedState(
+            self._engine, named_parameters(self._engine.module), optimizer_kind(config).state_names
+        )
         self.state.materialise(updates=0)  # so that a run can be saved before its first update
 
     def train_step(
@@ -110,17 +112,19 @@ class Engine:
 
         Args:
             batch: This rank's micro-batches.
-            lr: Learning rate of the update.
+            lr: Learning rate of the update; a parameter group may have a multiple of it, its `lr_ratio`.
             before_each: Called before each micro-batch. If it raises, no parameter has changed.
         """
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_ratio", 1.0)
         nll = self._accumulate(batch, before_each)
         grad_norm = self._gradient_norm()
         decision = SkipDecision(self.spike_detector, self._mean_loss(nll, batch), grad_norm, self._update_device)
         self._optimizer.should_skip = decision
         self._engine.step()
-        return self._result(nll, grad_norm, decision)
+        result = self._result(nll, grad_norm, decision)
+        self.state.count_step(result.skipped)
+        return result
 
     def _accumulate(self, batch: StepBatch[list[Tensor]], before_each: Callable[[], None]) -> Tensor:
         """Accumulate the gradients of all micro-batches, and return this rank's Σ nll, an fp64 scalar."""

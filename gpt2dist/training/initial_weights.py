@@ -8,7 +8,6 @@ from torch import Tensor
 
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.checkpoint.safetensors_io import TensorFiles
-from gpt2dist.checkpoint.state import MOMENTS
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint, locate, weight_files
@@ -24,7 +23,7 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
     Args:
         name: Value of `model.init_from`: a directory or hub name. The preflight has checked the model's shape.
         world: This rank. Only rank 0 downloads and checks; all ranks read.
-        state: The new model's weights and moments.
+        state: The new model's weights and optimizer state.
 
     Returns:
         The `path` and `fingerprint` of the weights.
@@ -38,7 +37,7 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
         for parameter in state.parameters:
             whole = state.gather(parameter)["param"].to("cpu", torch.float32, copy=True)
             weights.copy_into(parameter, whole)
-            fresh = {moment: torch.zeros_like(whole) for moment in MOMENTS}
+            fresh = {key: torch.zeros_like(whole) for key in state.state_names(parameter)}
             state.scatter(parameter, {"param": whole} | fresh)
     except (OSError, SafetensorError) as error:
         raise UserError(f"model.init_from: the weights in {directory} cannot be read ({error})") from error

@@ -1,4 +1,4 @@
-"""Check that a run resumes from a checkpoint of its own: the same model, and the same data in the same order."""
+"""Check that a run resumes from a checkpoint of its own: the same model, optimizer, data and order."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -71,12 +71,13 @@ def _manifest_record(each: TrainingSet) -> dict[str, Any]:
 
 
 def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan) -> None:
-    """Check that a run has the model, tokenizer, datasets, shares, order and windows of the checkpoint at `path`.
+    """Check that a run has the model, optimizer, tokenizer, data and order of the checkpoint at `path`.
 
     Raises:
         UserError: Something differs; the message names it and the remedy.
     """
     _require_same_model(path, plan.shape)
+    _require_same_optimizer(path, state, config)
     if state.tokenizer != plan.tokenizer_fingerprint:
         raise UserError(
             f"data.train: {plan.tokenizer} was made with another tokenizer than the data that {path} was "
@@ -125,6 +126,15 @@ def _require_same_model(path: Path, shape: Shape) -> None:
         raise UserError(
             f"{changed}: changed since {path}, which would make its weights another model; set it back, or start "
             "a new run in another run.output_dir"
+        )
+
+
+def _require_same_optimizer(path: Path, state: TrainerState, config: Config) -> None:
+    if state.optimizer != config.optimizer.kind:
+        raise UserError(
+            f"optimizer.kind: {config.optimizer.kind} cannot use the optimizer state in {path}, which is that of "
+            f"{state.optimizer}; set it back to {state.optimizer}, or start a new run from its weights with "
+            f"model.init_from={path} in another run.output_dir"
         )
 
 

@@ -1,7 +1,7 @@
 """Decide which steps to skip: those whose loss or gradient norm is not finite, or far above recent ones.
 
-The decision is made on the device from numbers that are the same on all ranks, and AdamW applies it there. In a
-good step, the host does not wait for it.
+The decision is made on the device from numbers that are the same on all ranks, and the optimizer applies it
+there. In a good step, the host does not wait for it.
 """
 
 from typing import Any

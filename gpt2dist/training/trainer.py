@@ -260,6 +260,7 @@ class Trainer:
             world_size=self.world.size,
             zero_stage=self.config.zero.stage,
             precision=self.config.precision,
+            optimizer=self.config.optimizer.kind,
         )
 
     def _probe(self) -> float:

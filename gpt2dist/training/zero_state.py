@@ -1,10 +1,10 @@
-"""Read and write whole fp32 parameters and Adam moments in DeepSpeed's partitions.
+"""Read and write whole fp32 parameters and optimizer state in DeepSpeed's partitions.
 
 This module uses private attributes of DeepSpeed (0.19.8, pinned); a test exercises each at every stage and
 precision. Everything here is collective: all ranks must call it in the same order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from gpt2dist.checkpoint.state import MOMENTS
 from gpt2dist.training.partition import cut_part, join_parts
 
 
@@ -29,78 +28,99 @@ class PartitionedState:
     """Optimizer state of a DeepSpeed engine, as whole tensors per parameter.
 
     Args:
-        engine: Engine from `deepspeed.initialize`, with a torch AdamW inside.
+        engine: Engine from `deepspeed.initialize`, with an optimizer from `build_optimizer` inside.
         parameters: Parameters by name, in the same order on all ranks.
+        state_names: Returns the names of a parameter's state tensors from its name and whole shape; see
+            `OptimizerKind.state_names`.
     """
 
-    def __init__(self, engine: Any, parameters: Iterator[tuple[str, nn.Parameter]]):
+    def __init__(
+        self,
+        engine: Any,
+        parameters: Iterator[tuple[str, nn.Parameter]],
+        state_names: Callable[[str, tuple[int, ...]], tuple[str, ...]],
+    ):
         self.parameters = dict(parameters)
         self._zero: Any = engine.optimizer if engine.zero_optimization() else None
-        self._adam: torch.optim.AdamW = self._zero.optimizer if self._zero else engine.optimizer
+        self._optimizer: torch.optim.Optimizer = self._zero.optimizer if self._zero else engine.optimizer
+        self._state_names = {name: state_names(name, tuple(self.shape_of(name))) for name in self.parameters}
+        self._updates: Tensor | float = 0.0  # a tensor on the device once training has started
 
     def shape_of(self, name: str) -> torch.Size:
         """Return the whole shape of a parameter, which stage 3 replaces by an empty tensor."""
         parameter = self.parameters[name]
         return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
+    def state_names(self, name: str) -> tuple[str, ...]:
+        """Return the names of a parameter's state tensors."""
+        return self._state_names[name]
+
     @property
     def updates(self) -> int:
-        """Updates that AdamW has applied: its `step`, used to correct the bias of the moments."""
-        state = self._adam.state.get(self._flat()[0], {})
-        return int(state["step"]) if "step" in state else 0
+        """The number of updates that the optimizer has applied. Reading it waits for the device."""
+        return round(float(self._updates))
+
+    def count_step(self, skipped: Tensor) -> None:
+        """Count an optimizer step.
+
+        Args:
+            skipped: fp64 scalar on the device: 1 if the step was skipped, else 0.
+        """
+        self._updates = self._updates + (1 - skipped)
 
     def gather(self, name: str) -> dict[str, Tensor]:
-        """Return a parameter and its moments (`param`, `exp_avg`, `exp_avg_sq`), whole, fp32, on every rank."""
-        parameter = self.parameters[name]
+        """Return a parameter as `param`, and its state tensors by name, whole, fp32, on every rank."""
+        parameter, names = self.parameters[name], self.state_names(name)
         if self._zero is None:
-            state = self._adam.state[parameter]
-            return {"param": parameter.detach(), **{key: state[key] for key in MOMENTS}}
+            state = self._optimizer.state[parameter]
+            return {"param": parameter.detach(), **{key: state[key] for key in names}}
         if _is_partitioned(parameter):
             local = {"param": safe_get_local_fp32_param(parameter)}
-            local |= {key: safe_get_local_optimizer_state(parameter, key) for key in MOMENTS}
+            local |= {key: safe_get_local_optimizer_state(parameter, key) for key in names}
             return {key: self._join(name, part.detach()) for key, part in local.items()}
         out = {"param": safe_get_full_fp32_param(parameter)}
-        for key in MOMENTS:
+        for key in names:
             out[key] = safe_get_full_optimizer_state(parameter, key)
         return {key: value.detach().view(self.shape_of(name)) for key, value in out.items()}
 
     def scatter(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Set a parameter and its moments from whole fp32 tensors. Call `refresh` after the last one."""
-        parameter = self.parameters[name]
+        """Set a parameter and its state from whole fp32 tensors. Call `refresh` after the last one."""
+        parameter, names = self.parameters[name], self.state_names(name)
         if _is_partitioned(parameter):
             # DeepSpeed's safe_set_full_* do not pad: they fail if the world size does not divide the elements.
             local = {key: self._cut(name, value) for key, value in tensors.items()}
             safe_set_local_fp32_param(parameter, local["param"])
-            for key in MOMENTS:
+            for key in names:
                 safe_set_local_optimizer_state(parameter, local[key], key)
             return
         tensors = {key: value.to(parameter.device) for key, value in tensors.items()}
         if self._zero is None:
             parameter.data.copy_(tensors["param"])
-            for key in MOMENTS:
-                self._adam.state[parameter][key].copy_(tensors[key])
+            for key in names:
+                self._optimizer.state[parameter][key].copy_(tensors[key])
             return
         safe_set_full_fp32_param(parameter, tensors["param"])
-        for key in MOMENTS:
+        for key in names:
             safe_set_full_optimizer_state(parameter, tensors[key], key)
 
     def materialise(self, updates: int) -> None:
-        """Create missing moments, as AdamW would in its first step, and set its count of updates.
+        """Create missing state tensors, as the optimizer would in its first step, and set the count of updates.
 
         A step with zero gradients would create them too, but would apply weight decay.
         """
-        for flat in self._flat():
-            state = self._adam.state[flat]
-            for key in MOMENTS:
+        self._updates = float(updates)
+        for flat, names in self._flat():
+            state = self._optimizer.state[flat]
+            for key in names:
                 state.setdefault(key, torch.zeros_like(flat.data))
             # One tensor each: AdamW increments it in place, so a shared one would count once per group.
             state["step"] = torch.tensor(float(updates), device=flat.device)
         self.link()
 
     def link(self) -> None:
-        """Connect every parameter with its slice of the moments.
+        """Connect every parameter with its slices of the state tensors.
 
-        DeepSpeed does this in its first step, but before the moments of all groups exist.
+        DeepSpeed does this in its first step, but before the state tensors of all groups exist.
         """
         zero = self._zero
         if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
@@ -134,18 +154,29 @@ class PartitionedState:
         dist.all_gather_into_tensor(parts, part, group=group)
         return join_parts(parts, self.shape_of(name))
 
-    def _flat(self) -> list[Tensor]:
-        """Return the tensors that are the keys of AdamW's state."""
+    def _flat(self) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
+        """Yield the keys of the optimizer's state, which are tensors, and the names of their state tensors."""
         if self._zero is None:
-            return list(self.parameters.values())
-        for name in (
-            "fp32_partitioned_groups_flat",  # stage 3
-            "fp32_groups_flat_partition",  # stage 1 in bf16 with fp32 accumulation
-            "single_partition_of_fp32_groups",  # stages 1 and 2
-        ):
-            if hasattr(self._zero, name):
-                return list(getattr(self._zero, name))
-        raise RuntimeError(f"DeepSpeed's {type(self._zero).__name__} keeps its weights where nobody knows")
+            for name, parameter in self.parameters.items():
+                yield parameter, self.state_names(name)
+            return
+        name_of = {id(parameter): name for name, parameter in self.parameters.items()}
+        flats, groups = _partitions(self._zero)
+        for flat, group in zip(flats, groups, strict=True):
+            # `build_optimizer` has checked that all parameters of a group have the same state tensors.
+            yield flat, self.state_names(name_of[id(group[0])])
+
+
+def _partitions(zero: Any) -> tuple[list[Tensor], list[list[nn.Parameter]]]:
+    """Return DeepSpeed's flat fp32 tensors, and the parameters of which each holds this rank's part."""
+    for flats, groups in (
+        ("fp32_partitioned_groups_flat", "fp16_groups"),  # stage 3
+        ("fp32_groups_flat_partition", "bf16_groups"),  # stage 1 in bf16 with fp32 accumulation
+        ("single_partition_of_fp32_groups", "bit16_groups"),  # stages 1 and 2
+    ):
+        if hasattr(zero, flats):
+            return getattr(zero, flats), getattr(zero, groups)
+    raise RuntimeError(f"unsupported DeepSpeed optimizer {type(zero).__name__}")
 
 
 def _is_partitioned(parameter: nn.Parameter) -> bool:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gpt2dist.config import Config
 from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.errors import UserError
 from tests.support.ranks import run_ranks
 from tests.support.runs import metrics, train, write_run
 
@@ -92,6 +94,10 @@ def test_what_cannot_be_imported_is_refused(tool, tiny_dataset, tmp_path, capsys
     assert "reading a pickle runs its writer's code; say --trust" in capsys.readouterr().err
     assert tool.main([str(tmp_path), str(config), "--trust"]) == 2
     assert f"{tmp_path}: not a checkpoint of DeepSpeed at ZeRO stage 1, 2 or 3" in capsys.readouterr().err
+    with pytest.raises(
+        UserError, match=r"optimizer\.kind: lion cannot use the moments of Adam that are imported; set"
+    ):
+        tool.import_checkpoint(tmp_path, Config(optimizer={"kind": "lion"}), None)
 
 
 def test_another_model_a_damaged_file_and_a_run_that_has_begun_are_refused(tool, tiny_dataset, tmp_path, capfd):

@@ -17,11 +17,18 @@ from tests.support.runs import metrics
 LENGTH, STRIDE, GLOBAL, STEPS, WARMUP, LR, SEED = 32, 12, 8, 20, 5, 2e-3, 1337
 
 
-def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4):
+def adamw(model):
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)]
+
+
+def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4, build_optimizers=adamw):
     """One process, the whole batch, no gpt2dist in the loop: windows, loss, schedule and clipping by hand.
 
     Only the initial weights and the order of the windows are taken from gpt2dist. With `isolate` each document
-    of each window is run by itself.
+    of each window is run by itself. A parameter group is trained with its multiple of the rate, `lr_ratio`.
     """
     manifest = Manifest.load(datasets[0])
     streams = [TokenStream.open(Manifest.load(dataset), "train") for dataset in datasets]
@@ -44,10 +51,7 @@ def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4
     model = GPT2LMHeadModel(config)
     for name, parameter in model.state_dict().items():
         parameter.copy_(start[name][: len(parameter)])
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    optimizers = build_optimizers(model)
 
     losses, norms = [], []
     for step in range(STEPS):
@@ -66,8 +70,8 @@ def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4
         else:
             done = (step + 1 - WARMUP) / (STEPS - WARMUP)
             rate = LR * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
-        for group in adam.param_groups:
-            group["lr"] = rate
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = rate * group.get("lr_ratio", 1)
         if isolate:
             apart = [
                 model(part[None]).logits[0] for row in inputs for part in parts(row, manifest.end_of_text_id)
@@ -78,8 +82,9 @@ def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4
         loss = F.cross_entropy(logits, labels.flatten(), ignore_index=-100)
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip)))
-        adam.step()
-        adam.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         losses.append(loss.item())
     return losses, norms
 

@@ -47,6 +47,9 @@ class ModelState:
     def shape_of(self, name):
         return self.parameters[name].shape
 
+    def state_names(self, name):
+        return "exp_avg", "exp_avg_sq"
+
     def gather(self, name):
         whole = self.parameters[name].detach()
         return {"param": whole, "exp_avg": 2 * whole, "exp_avg_sq": 3 * whole}

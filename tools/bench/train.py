@@ -48,7 +48,7 @@ from gpt2dist.model.huggingface import huggingface_config
 from gpt2dist.model.shape import PRESETS, Shape
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
-from gpt2dist.training.optimizer import build_optimizer
+from gpt2dist.training.optimizers import build_optimizer
 
 LR, CLIP = 1e-4, 1.0
 OURS = "gpt2dist"
@@ -211,7 +211,7 @@ def bare_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> 
     config = GPT2Config(**huggingface_config(shape, 0))
     config.vocab_size = shape.padded_vocab_size
     model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").to(device)
-    optimizer = build_optimizer(model, Config().optimizer)
+    optimizer = build_optimizer(Config(), model.named_parameters())
     batch = torch.randint(0, shape.vocab_size, (args.micro_batch, shape.context_length + 1), device=device)
     forward = torch.compile(model) if args.compile else model
     accumulation = args.global_batch // args.micro_batch

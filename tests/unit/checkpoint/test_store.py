@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import shutil
@@ -29,6 +30,9 @@ class Memory:
 
     def shape_of(self, name):
         return self.parameters[name]["param"].shape
+
+    def state_names(self, name):
+        return "exp_avg", "exp_avg_sq"
 
     def gather(self, name):
         return self.parameters[name]
@@ -127,6 +131,37 @@ def test_a_model_of_another_shape_is_refused(store, saved):
     other.parameters["transformer.h.0.ln_1.weight"] = other.parameters["transformer.ln_f.weight"]
     with pytest.raises(UserError, match=r"no tensor transformer\.h\.0\.ln_1\.weight; was it saved by a model of"):
         store.load(saved, other)
+
+
+def test_another_set_of_state_tensors_is_refused(store, saved):
+    way_out = (
+        r"; set the section optimizer back to that of the run that wrote it, or start a new run from its weights"
+    )
+    for names, message in (
+        (("exp_avg",), r"has exp_avg_sq\.transformer\.ln_f\.weight, unlike the optimizer of this run"),
+        (
+            ("exp_avg", "exp_avg_sq", "max"),
+            r"lacks max\.transformer\.ln_f\.weight, unlike the optimizer of this run",
+        ),
+    ):
+        memory = Memory()
+        memory.state_names = lambda name, names=names: names
+        with pytest.raises(UserError, match=message + way_out):
+            store.load(saved, memory)
+
+
+def test_an_optimizer_without_state_is_saved_and_loaded(store):
+    memory = Memory(1.0)
+    memory.parameters = {name: {"param": each["param"]} for name, each in memory.parameters.items()}
+    memory.state_names = lambda name: ()
+    path = store.save(memory, dataclasses.replace(trainer_state(10), optimizer="sgd"))
+    assert store.newest() == (path, [])
+    assert store.load(path, memory).optimizer == "sgd"
+
+
+def test_the_optimizer_is_named_unless_it_is_that_of_version_0_1(saved):
+    assert "optimizer" not in json.loads((saved / "trainer_state.json").read_text())
+    assert TrainerState.read(saved).optimizer == "adamw"
 
 
 def test_only_the_newest_stay(store):

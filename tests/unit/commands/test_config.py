@@ -24,11 +24,11 @@ def test_a_key_is_explained_on_standard_output(capsys):
 def test_a_section_is_listed_and_so_is_everything(capsys):
     assert main(["config", "optimizer"]) == 0
     section = capsys.readouterr().out
-    assert section.startswith("optimizer: AdamW. ")
+    assert section.startswith("optimizer: The optimizer. ")
     assert "\n  optimizer.betas           [0.9, 0.95]  Decay rates of the two moments" in section
     assert main(["config"]) == 0
     everything = capsys.readouterr().out
-    assert "\noptimizer: AdamW. " in everything
+    assert "\noptimizer: The optimizer. " in everything
     headings = [line.partition(":")[0] for line in everything.splitlines() if line[:1].isalpha()]
     assert headings[:4] == ["run", "model", "data", "data.train"]
     assert headings[-3:] == ["monitoring.profile", "monitoring.samples", "stability"]

@@ -98,7 +98,7 @@ def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
         # 124,475,904 with the padding: × 2, × 4 / 4, × 12 / 4 bytes
         ["memory", "weights", "0.23 GiB", "16 bits"],
         ["", "gradients", "0.12 GiB", "this rank's part, 32 bits"],
-        ["", "optimizer", "0.35 GiB", "this rank's part of fp32 weights and AdamW's moments"],
+        ["", "optimizer", "0.35 GiB", "this rank's part of fp32 weights and optimizer state"],
         ["", "buckets", "0.23 GiB", "buffer for the communication of gradients"],
         ["", "activations", "0.57 GiB", "kept for the backward pass"],
         ["", "loss", "0.45 GiB", "chunked: logits of one chunk"],

@@ -6,7 +6,7 @@ from gpt2dist.config import Config, Problem, raise_problems, read
 from gpt2dist.errors import UserError
 
 ZERO_KEYS = "stage, offload_optimizer, offload_parameters, deepspeed"
-OPTIMIZER_KEYS = "lr, betas, eps, weight_decay, clip_grad_norm"
+OPTIMIZER_KEYS = "kind, lr, betas, eps, weight_decay, clip_grad_norm, options"
 
 
 @pytest.fixture

@@ -105,6 +105,17 @@ def test_the_body_tells_data_training_and_scores(run, publish, tiny_dataset):
         assert line in text, line
 
 
+def test_an_optimizer_of_a_class_is_described_without_importing_it(run, publish):
+    """The configuration of a run may be from elsewhere."""
+    config = run / "config.yaml"
+    text = (
+        config.read_text().replace("kind: adamw", "kind: 'evil:Lion'").replace("options: {}", "options: {a: 1}")
+    )
+    config.write_text(text)
+    text = (publish(run / "checkpoints/step-00000008") / "README.md").read_text()
+    assert "| optimizer | evil:Lion, a 1 |" in text
+
+
 def test_what_was_changed_at_a_restart_is_said(run, publish):
     """The table has the hyperparameters of the last start."""
     for number, step in ((2, 0), (3, 4), (4, 8)):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -73,6 +74,17 @@ def train(home, **weights: float) -> str:
 def test_the_same_run_goes_on(run_file, state):
     go_on(run_file, state)
     go_on(run_file, state, train(run_file.parent, books=0.7, code=0.3), "optimizer.lr=1e-3")
+
+
+def test_another_optimizer_is_refused(run_file, state):
+    other, path = "tests.support.sgd_and_adamw:SgdAndAdamW", run_file.parent / "step-3"
+    with pytest.raises(UserError) as refused:
+        go_on(run_file, state, f"optimizer.kind={other}")
+    assert str(refused.value) == (
+        f"optimizer.kind: {other} cannot use the optimizer state in {path}, which is that of adamw; set it back "
+        f"to adamw, or start a new run from its weights with model.init_from={path} in another run.output_dir"
+    )
+    go_on(run_file, dataclasses.replace(state, optimizer=other), f"optimizer.kind={other}")
 
 
 def test_datasets_may_move(run_file, state):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2dist.training.optimizer import SkipStepAdamW
+from gpt2dist.training.optimizers.skip_step_adamw import SkipStepAdamW
 from gpt2dist.training.skip_step import HISTORY, LEAST_HISTORY, SpikeDetector
 
 CPU = torch.device("cpu")

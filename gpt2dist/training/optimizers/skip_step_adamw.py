@@ -1,24 +1,19 @@
-"""AdamW with weight decay on matrices only."""
+"""torch's AdamW with skipped steps, and parameter groups with weight decay on matrices only."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gpt2dist.config.schema import OptimizerSection
 
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Return two groups: tensors of two or more dimensions with weight decay, biases and norms without.
-
-    The tied embedding is a single parameter and appears once.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Return two groups: tensors of two or more dimensions with weight decay, biases and norms without."""
+    every = list(parameters)
     return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in every if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.dim() < 2], "weight_decay": 0.0},
     ]
 
 
@@ -48,12 +43,3 @@ class SkipStepAdamW(torch.optim.AdamW):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop or clear the gradients."""
         inspect.unwrap(torch.optim.Optimizer.zero_grad)(self, set_to_none)
-
-
-def build_optimizer(model: nn.Module, section: OptimizerSection) -> SkipStepAdamW:
-    """Build the optimizer.
-
-    It is torch's fused AdamW rather than DeepSpeed's, which compiles an extension at the first start.
-    """
-    groups = parameter_groups(model, section.weight_decay)
-    return SkipStepAdamW(groups, lr=section.lr, betas=section.betas, eps=section.eps, fused=True)
