@@ -4,6 +4,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+from gpt2dist.evaluation.measures import RESERVED
 from tests.support.outside_measures import HERE
 
 PASSAGES = ["abc def ghi", "jkl  abc", "fed"]
@@ -28,6 +29,7 @@ def test_the_json_has_the_keys_of_the_contract(lambada):
         *("accuracy", "perplexity", "nll_sum", "examples", "targets", "batch_size", "zero_stage", "world_size"),
         *("model", "data", "tokenizer", "seconds", "tokens_per_second"),
     }
+    assert set(result) <= RESERVED
     assert result["examples"] == 3 and result["perplexity"] > 1
     assert "lambada: 100%" in err
 
