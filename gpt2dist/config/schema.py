@@ -95,8 +95,8 @@ class ModelSection(Section):
     )
     attention: Literal["sdpa", "flash_attention_2", "eager"] = Field(
         "sdpa",
-        description="Attention kernel. `flash_attention_2` needs the package flash-attn, a `precision` other than "
-        "fp32, and `data.document_boundaries: pack`. `eager` stores the attention matrix.",
+        description="Attention kernel. `flash_attention_2` needs the package flash-attn, a `precision` other "
+        "than fp32, and `data.document_boundaries: pack`. `eager` stores the attention matrix.",
     )
     activation_checkpointing: bool = Field(
         False, description="Recompute each block in the backward pass. This saves memory and costs time."
