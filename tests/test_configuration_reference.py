@@ -15,7 +15,8 @@ number of an item in a list, counted from 0. A key without a value has its defau
 
 `gpt2dist config KEY` explains a key, and `gpt2dist validate FILE` checks a file. An editor with YAML support
 completes and checks a file whose first line is `# yaml-language-server: $schema=schema.json`, if a copy of
-[schema.json](../../configs/schema.json) lies beside it. `gpt2dist config --schema` prints that file.
+[schema.json](../../configs/schema.json) lies beside it. `gpt2dist config --schema` prints that file. Editors read
+YAML 1.2, in which `600_000` and `yes` are text: write `600000` or `6e5`, and `true`. gpt2dist reads both.
 
 This page is generated from [gpt2dist/config/schema.py](../../gpt2dist/config/schema.py).
 """

@@ -73,17 +73,15 @@ def describe(name: str = "") -> Key:
 
 def overview(key: Key) -> str:
     """Return the keys of a section, one line each: name, default and summary. Inner sections follow."""
-    below = [each for each in _nested(key) if each.default]
-    names, defaults = (
-        max(map(len, column)) for column in zip(*((k.name, k.default) for k in below), strict=True)
-    )
+    below = list(_nested(key))
+    names, defaults = max(len(each.name) for each in below), max(len(each.default) for each in below)
     blocks = []
-    for section in (key, *(each for each in _nested(key) if each.keys)):
+    for section in (key, *(each for each in below if each.keys)):
         lines = [f"{section.name}: {section.description}"] if section.name else []
         lines += [
             f"  {each.name:{names}}  {each.default:{defaults}}  {each.summary}"
             for each in section.keys
-            if each.default  # others are sections, which have a block of their own
+            if each.default  # a section without a default has only its own block
         ]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

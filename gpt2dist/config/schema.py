@@ -99,8 +99,8 @@ class ModelSection(Section):
     )
     attention: Literal["sdpa", "flash_attention_2", "eager"] = Field(
         "sdpa",
-        description="Attention kernel. `flash_attention_2` needs the package flash-attn and 16-bit `precision`. "
-        "`eager` stores the attention matrix.",
+        description="Attention kernel. `flash_attention_2` needs the package flash-attn, a `precision` other "
+        "than fp32, and `data.document_boundaries: pack`. `eager` stores the attention matrix.",
     )
     activation_checkpointing: bool = Field(
         False, description="Recompute each block in the backward pass. This saves memory and costs time."
@@ -198,7 +198,9 @@ class OptimizerSection(Section):
     )
     eps: float = Field(1e-8, gt=0, description="Term added to the denominator of an update.")
     weight_decay: float = Field(
-        0.1, ge=0, description="Decoupled weight decay. A step shrinks a weight by this times the learning rate."
+        0.1,
+        ge=0,
+        description="Decoupled weight decay. A step shrinks a weight by the fraction lr × weight_decay.",
     )
     clip_grad_norm: float = Field(
         1.0,

@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 
 from gpt2dist.config import Config, Problem, raise_problems, read
+from gpt2dist.config.schema import OptimizerSection, ZeroSection
 from gpt2dist.errors import UserError
 
-ZERO_KEYS = "stage, offload_optimizer, offload_parameters, deepspeed"
-OPTIMIZER_KEYS = "kind, lr, betas, eps, weight_decay, clip_grad_norm, options"
+ZERO_KEYS = ", ".join(ZeroSection.model_fields)
+OPTIMIZER_KEYS = ", ".join(OptimizerSection.model_fields)
 
 
 @pytest.fixture

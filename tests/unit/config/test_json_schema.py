@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import jsonschema
 import pytest
@@ -78,6 +79,7 @@ def test_every_configuration_names_the_schema_first_and_follows_it(path):
     text = path.read_text(encoding="utf-8")
     assert text.splitlines()[0] == "# yaml-language-server: $schema=schema.json"
     assert underlined(text) == []
+    assert re.findall(r"\d_\d", text) == [], "editors read YAML 1.2, in which 600_000 is text"
 
 
 @pytest.mark.parametrize(
