@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 EPILOG = """\
 An INPUT is a file, a directory (searched recursively, links too), a quoted glob such as 'books/**/*.txt', a URL
 (s3://, gs://, hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or
-`-` for standard input. Text, JSON lines, CSV, Parquet, Arrow; text, JSON lines and CSV also as .gz .zst .xz .bz2.
-Each line or row is a document, with its text in --text-field; every other file is one document, unless
---document-separator cuts it. Text is UTF-8 (UTF-16 or UTF-32 where a byte-order mark says so) or in the
---encoding that is named. Each document ends with the tokenizer's end-of-text token.
+`-` for standard input.
+{formats}
+Each line or row is a document, with its text in --text-field. So is each record of a WARC or WET file that is
+plain text; HTML is skipped. Every other file is one document, unless --document-separator cuts it. Text is UTF-8
+(UTF-16 or UTF-32 where a byte-order mark says so) or in --encoding. Each document ends with the tokenizer's
+end-of-text token.
 
-An interrupted job goes on when the same command is run again. Its result does not depend on who did which part.
+Run the same command again to resume an interrupted job. The dataset does not depend on who did which part.
 
 examples:
   gpt2dist preprocess corpus/ --tokenizer tokenizer/ --output dataset/ --val-fraction 0.01
@@ -46,7 +50,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.epilog = EPILOG
+    parser.epilog = EPILOG.replace("{formats}", formats_help())
     add_corpus_arguments(parser)
     parser.add_argument(
         "--tokenizer",
@@ -71,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="most tokens in a shard (default 2^30, a file of 2 GiB); a document is never split",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
-    _add_filters(parser.add_argument_group("which documents stay"))
+    _add_filters(parser.add_argument_group("which documents are kept"))
     _add_resources(parser.add_argument_group("who does the work"))
 
 
@@ -87,12 +91,20 @@ def add_lossy(parser: argparse.ArgumentParser) -> None:
 
 def _add_filters(group: Any) -> None:
     group.add_argument("--deduplicate", action="store_true", help="keep the first of documents with equal text")
-    group.add_argument("--min-chars", type=int, default=0, metavar="N", help="leave out shorter documents")
-    group.add_argument("--max-chars", type=int, metavar="N", help="leave out longer documents")
+    group.add_argument("--min-chars", type=int, default=0, metavar="N", help="skip shorter documents")
+    group.add_argument("--max-chars", type=int, metavar="N", help="skip longer documents")
     group.add_argument(
         "--normalizer",
         metavar="MODULE:FUNCTION",
-        help="Python function, text to text, that each document goes through first",
+        help="Python function from text to text that each document passes through first",
+    )
+    group.add_argument(
+        "--filter",
+        action="append",
+        metavar="MODULE:FUNCTION",
+        help="Python function that gets the text of each document and returns it, changed or not, or "
+        "gpt2dist.preprocessing.Skip(reason); repeatable. Skipped documents are counted by reason and listed in "
+        "DATASET/filtered.jsonl",
     )
     add_damage_arguments(group, "; those that are skipped are listed in DATASET/rejected.jsonl")
 
@@ -197,28 +209,47 @@ def add_reading_arguments(group: Any) -> None:
     )
     group.add_argument(
         "--format",
-        choices=("text", "jsonl", "csv", "tsv", "parquet", "arrow"),
-        help="what the inputs are, where their names do not say it",
+        metavar="FORMAT",
+        help=f"format of all inputs, if their names do not show it: {', '.join(_formats())}, or a reader of "
+        "your own as package.module:Reader",
     )
     add_encoding(group)
     group.add_argument(
         "--suffix",
         action="append",
         metavar=".EXT",
-        help="take files with this suffix from directories, instead of those that are known; repeatable",
+        help="read files with this suffix from directories, instead of those of the known formats; repeatable",
     )
+
+
+def _formats() -> tuple[str, ...]:
+    from gpt2dist.corpus import formats
+
+    return formats()
+
+
+def formats_help() -> str:
+    """Describe the formats that are read, in lines of text."""
+    from gpt2dist.corpus.formats import COMPRESSIONS, reader
+
+    described, whole = [], []
+    for name in _formats():
+        suffixes: tuple[str, ...] = ()
+        with suppress(UserError):  # a broken package must not break --help
+            suffixes = reader(name).suffixes
+            whole += [name] if reader(name).compressible else []
+        described.append(f"{name} ({' '.join(suffixes)})" if suffixes else name)
+    compressed = f"{', '.join(whole)} also as {' '.join(f'.{kind}' for kind in COMPRESSIONS)}"
+    return textwrap.fill(f"Formats: {', '.join(described)}; {compressed}.", 112)
 
 
 def _unescaped(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
 
 
-def suffixes(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the suffixes of the files to read from directories, each with its dot."""
-    from gpt2dist.corpus import DEFAULT_SUFFIXES
-
-    named = tuple(f".{suffix.removeprefix('.')}" for suffix in args.suffix or ())
-    return named or DEFAULT_SUFFIXES
+def suffixes(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """Return the suffixes of the files to read from directories, each with its dot; None for the default."""
+    return tuple(f".{suffix.removeprefix('.')}" for suffix in args.suffix or ()) or None
 
 
 def reading(args: argparse.Namespace) -> "Reading":
@@ -303,6 +334,7 @@ def job_of(args: argparse.Namespace) -> "PreprocessingJob":
         min_chars=args.min_chars,
         max_chars=args.max_chars,
         normalizer=args.normalizer,
+        filters=tuple(args.filter or ()),
         deduplicate=args.deduplicate,
         on_bad_text=args.on_bad_text,
         max_bad_fraction=args.max_bad_fraction,
@@ -358,6 +390,8 @@ class Display:
         details = {"documents": f"{counts.documents:,}", "tokens": f"{counts.tokens:,}"}
         if counts.rejected:
             details["rejected"] = f"{counts.rejected:,}"
+        if counts.skipped:
+            details["skipped"] = f"{counts.skipped:,}"
         # A task that ends between two updates may briefly be counted twice or not at all. Never go backwards.
         worked = max(counts.bytes - self._before, self.worked)
         self._progress.advance(worked - self.worked, **details)

@@ -65,7 +65,7 @@ def test_preprocess_says_what_it_made(gpt2dist, dataset, corpus):
         "val",
         "bytes/token",
         "words",
-        "left out: none",
+        "documents skipped: none",
         "MB/s with 1 worker",
     ):
         assert part in dataset
