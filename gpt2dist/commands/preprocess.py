@@ -223,9 +223,9 @@ def add_reading_arguments(group: Any) -> None:
 
 
 def _formats() -> tuple[str, ...]:
-    from gpt2dist.corpus import formats
+    from gpt2dist.corpus import file_formats
 
-    return formats()
+    return file_formats()
 
 
 def formats_help() -> str:

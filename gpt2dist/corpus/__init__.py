@@ -13,7 +13,7 @@ from gpt2dist.corpus.documents import (
     Skipped,
     Source,
 )
-from gpt2dist.corpus.formats import READERS, formats
+from gpt2dist.corpus.formats import READERS, file_formats
 from gpt2dist.corpus.identity import content_sha256, dated, relative_names, with_versions
 from gpt2dist.corpus.readers.base import Reader
 from gpt2dist.corpus.reading import cut, read
@@ -38,7 +38,7 @@ __all__ = [
     "cut",
     "dated",
     "discover",
-    "formats",
+    "file_formats",
     "read",
     "relative_names",
     "spool",

@@ -115,10 +115,10 @@ def without_text(records: Counter[str]) -> str:
     listed = [f"{count:,} {kind}" for kind, count in kinds[:MOST_KINDS]]
     if rest := sum(count for _, count in kinds[MOST_KINDS:]):
         listed.append(f"{rest:,} of other kinds")
-    return (
-        f"{records.total():,} records that are not plain text ({', '.join(listed)}). Text is not extracted from "
-        "web pages: extract it first, or take WET files"
+    html = (
+        ". Text is not extracted from HTML: extract it first, or use WET files" if "text/html" in records else ""
     )
+    return f"records that are not plain text: {', '.join(listed)}{html}"
 
 
 def _with_examples(problem: str, examples: Sequence[Example], encoding: str | None) -> str:

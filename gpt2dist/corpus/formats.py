@@ -37,7 +37,7 @@ _UNREADABLE = (
 )
 
 
-def formats() -> tuple[str, ...]:
+def file_formats() -> tuple[str, ...]:
     """Return the names of the formats of files, ours first, then those that installed packages offer."""
     return tuple(name for name in READERS.names() if name != DATASETS)
 
@@ -80,8 +80,8 @@ def default_suffixes(format: str | None = None) -> tuple[str, ...]:
     Raises:
         UserError: The reader of an installed package cannot be imported.
     """
-    readers = [reader(name) for name in formats()]
-    if format is not None and format not in formats():
+    readers = [reader(name) for name in file_formats()]
+    if format is not None and format not in file_formats():
         readers.append(reader(format))
     whole = [suffix for each in readers for suffix in each.suffixes]
     compressed = [
@@ -144,4 +144,4 @@ def _format_with_suffix(name: str) -> str | None:
 
 @cache
 def _by_suffix() -> dict[str, str]:
-    return {suffix: name for name in reversed(formats()) for suffix in reader(name).suffixes}
+    return {suffix: name for name in reversed(file_formats()) for suffix in reader(name).suffixes}
