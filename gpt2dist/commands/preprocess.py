@@ -56,36 +56,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         required=True,
         metavar="DIR|FILE|NAME",
-        help="directory that `gpt2dist tokenizer` made, a tokenizer.json, or a tokenizer on the Hugging Face hub",
+        help="directory made by `gpt2dist tokenizer`, a tokenizer.json, or a tokenizer on the Hugging Face hub",
     )
     add_lossy(parser)
-    parser.add_argument("--output", required=True, metavar="DATASET", help="dataset directory to make")
+    parser.add_argument("--output", required=True, metavar="DATASET", help="dataset directory to create")
     parser.add_argument(
         "--val-fraction",
         type=float,
         default=0.0,
         metavar="F",
-        help='share of the documents that goes to the split "val", by a hash of the text (default 0: none)',
+        help='fraction of the documents for the split "val", chosen by a hash of the text (default 0: none)',
     )
     parser.add_argument(
         "--shard-tokens",
         type=int,
         default=1 << 30,
         metavar="N",
-        help="most tokens in a shard (default 2^30, a file of 2 GiB); a document is never split",
+        help="maximum tokens per shard (default 2^30, a file of 2 GiB); a document is never split",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     _add_filters(parser.add_argument_group("which documents are kept"))
-    _add_resources(parser.add_argument_group("who does the work"))
+    _add_resources(parser.add_argument_group("workers"))
 
 
 def add_lossy(parser: argparse.ArgumentParser) -> None:
-    """Add the option that takes a lossy tokenizer."""
+    """Add --lossy."""
     parser.add_argument(
         "--lossy",
         action="store_true",
-        help="take a tokenizer that may lose some of the text, such as WordPiece or Unigram; the dataset "
-        "and its results say so",
+        help="accept a tokenizer that may lose some of the text, such as WordPiece or Unigram; the dataset "
+        "and its results record it",
     )
 
 
@@ -106,7 +106,7 @@ def _add_filters(group: Any) -> None:
         "gpt2dist.preprocessing.Skip(reason); repeatable. Skipped documents are counted by reason and listed in "
         "DATASET/filtered.jsonl",
     )
-    add_damage_arguments(group, "; those that are skipped are listed in DATASET/rejected.jsonl")
+    add_damage_arguments(group, "; DATASET/rejected.jsonl lists them")
 
 
 def _add_resources(group: Any) -> None:
@@ -118,12 +118,12 @@ def _add_resources(group: Any) -> None:
         type=_size,
         default=1 << 30,
         metavar="SIZE",
-        help="memory that a worker may take, such as 2G (default 1G)",
+        help="memory limit of a worker, such as 2G (default 1G)",
     )
-    group.add_argument("--scheduler", metavar="ADDRESS", help="do the work on a Dask cluster: tcp://host:port")
-    group.add_argument("--task-index", type=int, metavar="I", help="do only part I of --task-count, from 0")
-    group.add_argument("--task-count", type=int, metavar="N", help="into how many parts the work is divided")
-    group.add_argument("--finish", action="store_true", help="put together what all parts have done")
+    group.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask cluster: tcp://host:port")
+    group.add_argument("--task-index", type=int, metavar="I", help="run only part I of --task-count, from 0")
+    group.add_argument("--task-count", type=int, metavar="N", help="number of parts to divide the work into")
+    group.add_argument("--finish", action="store_true", help="assemble the dataset when all parts are done")
 
 
 def _size(text: str) -> int:
@@ -140,9 +140,9 @@ def _size(text: str) -> int:
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that select the documents, which `preprocess` and `tokenizer train` share."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="file, directory, quoted glob, URL, …: see below"
+        "inputs", nargs="+", metavar="INPUT", help="file, directory, quoted glob or URL; see below"
     )
-    add_reading_arguments(parser.add_argument_group("how the corpus is read"))
+    add_reading_arguments(parser.add_argument_group("reading the corpus"))
 
 
 def add_damage_arguments(group: Any, listed: str = "") -> None:
@@ -151,21 +151,21 @@ def add_damage_arguments(group: Any, listed: str = "") -> None:
         "--on-bad-text",
         choices=("replace", "fail"),
         default="replace",
-        help="what is not Unicode becomes U+FFFD and is counted, or stops the job (default: replace)",
+        help="replace invalid Unicode by U+FFFD and count it, or stop the job (default: replace)",
     )
     group.add_argument(
         "--max-replaced-fraction",
         type=float,
         default=0.001,
         metavar="F",
-        help="fail when U+FFFD replaces a larger share of the characters (default 0.001)",
+        help="fail if U+FFFD replaces a larger fraction of the characters (default 0.001)",
     )
     group.add_argument(
         "--max-bad-fraction",
         type=float,
         default=0.001,
         metavar="F",
-        help=f"fail when a larger share of the documents cannot be read (default 0.001){listed}",
+        help=f"fail if a larger fraction of the documents cannot be read (default 0.001){listed}",
     )
 
 
@@ -175,7 +175,7 @@ def add_encoding(group: Any) -> None:
         "--encoding",
         metavar="NAME",
         help="encoding of text, JSON lines and CSV, such as gb18030, shift_jis or cp1252 (default: UTF-8); "
-        "a file with a byte-order mark is read by that",
+        "a byte-order mark in a file wins",
     )
 
 
@@ -185,13 +185,13 @@ def add_reading_arguments(group: Any) -> None:
         "--text-field",
         default="text",
         metavar="NAME",
-        help="key or column of the text; dots lead into nested objects (default: text)",
+        help="key or column of the text; dots refer to nested objects (default: text)",
     )
     group.add_argument(
         "--document-separator",
         type=_unescaped,
         metavar="TEXT",
-        help=r"what stands between the documents of a text file, such as '\n\n\n' (default: the file is one)",
+        help=r"separator between the documents of a text file, such as '\n\n\n' (default: one document per file)",
     )
     group.add_argument(
         "--quoting",
@@ -204,8 +204,8 @@ def add_reading_arguments(group: Any) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="most lines of a quoted field; a longer one stops the command, since one stray quote hides all rows "
-        "up to the next (default 100)",
+        help="maximum lines of a quoted field; a longer one stops the command, since a stray quote hides rows "
+        "up to the next one (default 100)",
     )
     group.add_argument(
         "--format",
@@ -257,7 +257,7 @@ def reading(args: argparse.Namespace) -> "Reading":
     from gpt2dist.corpus import Reading
 
     if args.document_separator == "":
-        raise UserError("--document-separator: is empty; leave it out to take each file as one document")
+        raise UserError("--document-separator: is empty; omit it to read each file as one document")
     if args.max_field_lines < 1:
         raise UserError(f"--max-field-lines {args.max_field_lines}: must be at least 1")
     return Reading(
@@ -286,7 +286,7 @@ def encoding(args: argparse.Namespace) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Prepare the dataset and print a summary of it."""
+    """Build the dataset and print a summary."""
     # Set before the first use of the library. Otherwise a single worker would use all cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from gpt2dist.commands.inspect import describe, summary
@@ -318,7 +318,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def job_of(args: argparse.Namespace) -> "PreprocessingJob":
-    """Return the job that the options describe."""
+    """Build the job from the options."""
     from gpt2dist.preprocessing import PreprocessingJob
 
     return PreprocessingJob(
@@ -351,9 +351,9 @@ def _part(args: argparse.Namespace) -> tuple[int, int] | None:
     if index is None and count is None:
         return None
     if index is None or count is None:
-        raise UserError("--task-index and --task-count go together: which part, and of how many")
+        raise UserError("--task-index and --task-count: give both, the part and the number of parts")
     if args.finish:
-        raise UserError("--finish: comes after the parts, without --task-index and --task-count")
+        raise UserError("--finish: runs after all parts; omit --task-index and --task-count")
     if not 0 <= index < count:
         raise UserError(f"--task-index {index}: must be at least 0 and below --task-count {count}")
     return index, count

@@ -21,9 +21,7 @@ def cut(source: Source, size: int, encoding: str | None = None) -> list[Piece]:
     """
     found = reader(source.format)
     if not source.size and (source.compression or found.never_empty):
-        raise UserError(
-            f"{source.path}: holds no byte, not even the header of such a file; get it again, or leave it out"
-        )
+        raise UserError(f"{source.path}: empty, without even a header; get it again, or leave it out")
     try:
         return found.cut(source, size, encoding)
     except OSError as error:

@@ -115,7 +115,7 @@ class CorpusTexts:
             )
             if not self._documents:
                 raise UserError(f"{problem}Name the field of the text with --text-field, or check the inputs")
-            raise UserError(f"{problem}Fix them, or leave them out with a larger --max-bad-fraction")
+            raise UserError(f"{problem}Fix them, or skip them with a larger --max-bad-fraction")
         if self._replaced >= least and self._replaced > limits.max_replaced_fraction * self._characters * growth:
             problem = too_many_replaced(
                 self._replaced, self._characters, limits.max_replaced_fraction, self._replacements, encoding

@@ -3,16 +3,17 @@
 import gzip
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from gpt2dist import cli, registry
-from gpt2dist.corpus import Reading, discover, file_formats
+from gpt2dist.corpus import Piece, Reading, discover, file_formats, read
 from gpt2dist.corpus.formats import format_of, reader
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.held_out_text import read_texts
-from gpt2dist.preprocessing import Skip, prepare
+from gpt2dist.preprocessing import Skip, prepare, prepare_part
 from gpt2dist.tokenizer.tokenizer import END_OF_TEXT
 from tests.support import toy_reader
 from tests.support.archives import compressed, record, response, wet
@@ -107,6 +108,27 @@ def test_a_reader_that_is_named_is_part_of_the_job(module, tmp_path, tokenizer, 
     assert "holds another dataset: another corpus (1 changed: " in capsys.readouterr().err
     # Its suffixes are searched for, too, and those of the other formats.
     assert [source.path for source in discover([str(tmp_path)], format=named)] == [str(tmp_path / "a.poem")]
+
+
+def test_parts_of_a_job_find_the_reader_and_refuse_another(module, tmp_path, tokenizer, small_tasks):
+    for number in range(2):
+        (tmp_path / f"{number}.dat").write_text(POEMS.replace("%!", "%%") + " and" * 900)
+    named = job(tmp_path / "*.dat", tokenizer, tmp_path / "out", format="poems_of_tests:Poems")
+    prepare_part(named, 0, 2)
+    with pytest.raises(UserError, match="holds the unfinished work of another job: another corpus"):
+        prepare(replace(named, format="text"))
+    with pytest.raises(
+        UserError, match=r"unfinished work of another job: --filter None there, \['poems_of_tests:not_"
+    ):
+        prepare(replace(named, filters=("poems_of_tests:not_sad",)))
+    prepare_part(named, 1, 2)
+    manifest = prepare(named, finish=True)
+    assert texts(manifest) == ["roses", "violets and tears", "the end" + " and" * 900] * 2
+
+
+def test_a_worker_without_the_package_says_so():
+    with pytest.raises(UserError, match=r"--format poems: 'poems' is no reader \(known: text, jsonl"):
+        next(read(Piece("/a.poem", "poems", "", 0, 1, 1), Reading()))
 
 
 def test_the_other_commands_take_it(module, tmp_path, tokenizer, capsys):

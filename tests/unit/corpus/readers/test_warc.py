@@ -181,7 +181,7 @@ def test_random_damage_is_found_or_harmless(read_warc, name):
 def test_an_empty_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.wet").write_bytes(b"")
     (source,) = discover([str(tmp_path / "a.wet")])
-    with pytest.raises(UserError, match=r"a\.wet: holds no byte, not even the header"):
+    with pytest.raises(UserError, match=r"a\.wet: empty, without even a header"):
         cut(source, 10)
 
 
