@@ -55,7 +55,7 @@ def reader(name: str) -> Reader:
     try:
         found: Reader | type[Reader] = READERS.get(name)
     except ValueError as error:
-        raise UserError(f"--format {name}: {error}") from error
+        raise UserError(f"format {name}: {error}") from error
     return found() if isinstance(found, type) else found
 
 
@@ -71,7 +71,10 @@ def require_format(name: str | None) -> None:
             "the directory of a saved one"
         )
     if name is not None:
-        reader(name)
+        try:
+            reader(name)
+        except UserError as error:
+            raise UserError(f"--{error}") from error
 
 
 def default_suffixes(format: str | None = None) -> tuple[str, ...]:
