@@ -71,7 +71,7 @@ DATA_LIBRARIES = {
     *("numpy", "orjson"),
     *("tokenizers", "gigatoken", "awkward"),
     *("pyarrow", "fsspec", "datasets", "charset_normalizer"),
-    *("distributed",),
+    *("distributed", "warcio"),
 }
 KNOW_DEEPSPEED = {
     "gpt2dist.distributed.deepspeed_import",

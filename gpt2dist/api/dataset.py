@@ -138,6 +138,7 @@ class Dataset(os.PathLike[str]):
         min_chars: int = 0,
         max_chars: int | None = None,
         normalizer: str | None = None,
+        filters: Sequence[str] = (),
         lossy: bool = False,
         workers: int = 1,
         quiet: bool = False,
@@ -161,6 +162,8 @@ class Dataset(os.PathLike[str]):
             min_chars: Shorter documents are skipped.
             max_chars: Longer documents are skipped; None for no limit.
             normalizer: "module:function", str → str, applied to each document.
+            filters: "module:function" of each filter, applied in order after the normalizer; see
+                docs/guides/corpora.md.
             lossy: Whether to accept a tokenizer that may lose some of the text.
             workers: Number of worker processes.
             quiet: Whether to show only warnings and errors.
@@ -194,6 +197,7 @@ class Dataset(os.PathLike[str]):
             min_chars=min_chars,
             max_chars=max_chars,
             normalizer=normalizer,
+            filters=tuple(filters),
             deduplicate=deduplicate,
             workers=workers,
         )

@@ -34,6 +34,8 @@ class Display:
         details = {"documents": f"{counts.documents:,}", "tokens": f"{counts.tokens:,}"}
         if counts.rejected:
             details["rejected"] = f"{counts.rejected:,}"
+        if counts.skipped:
+            details["skipped"] = f"{counts.skipped:,}"
         # A task that ends between two updates may briefly be counted twice or not at all. Never go backwards.
         worked = max(counts.bytes - self._before, self.worked)
         self._progress.advance(worked - self.worked, **details)

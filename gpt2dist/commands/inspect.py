@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 
 from gpt2dist import json_files
-from gpt2dist.dataset.manifest import SHA256_KEY, Manifest, without_sha256
+from gpt2dist.dataset.manifest import RECORD, SHA256_KEY, Manifest, without_sha256
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.progress import info
 from gpt2dist.terminal import say
@@ -100,12 +100,18 @@ def describe(manifest: Manifest) -> str:
         counts = [f"{totals.documents:,}", f"{totals.tokens:,}", f"{totals.bytes:,}"]
         ratio = f"{totals.bytes / max(totals.tokens, 1):.2f}"
         lines.append(row(split, *counts, ratio, f"{totals.words:,}", len(manifest.shards_of(split))))
-    reasons = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in manifest.left_out.items() if count]
-    rejections = f" (see {manifest.directory / 'rejected.jsonl'})" if manifest.left_out.get("rejected") else ""
+    skipped = {reason: count for reason, count in manifest.left_out.items() if count}
+    records = [
+        f"{key.removeprefix(RECORD)} {count:,}" for key, count in skipped.items() if key.startswith(RECORD)
+    ]
+    reasons = [f"{key.replace('_', ' ')} {n:,}" for key, n in skipped.items() if not key.startswith(RECORD)]
+    listings = ["rejected.jsonl"] * bool(skipped.get("rejected")) + ["filtered.jsonl"] * bool(manifest.filtered)
+    listed = f" (see {' and '.join(str(manifest.directory / name) for name in listings)})" if listings else ""
     options = ", ".join(f"{name} {value}" for name, value in manifest.options.items() if value)
     sources = manifest.sources
     lines += [
-        f"  documents skipped: {', '.join(reasons) or 'none'}{rejections}; repaired {manifest.repaired:,}",
+        f"  documents skipped: {', '.join(reasons) or 'none'}{listed}; repaired {manifest.repaired:,}",
+        *([f"  records without text: {', '.join(records)}"] if records else []),
         f"  vocabulary {manifest.vocab_size:,} as {manifest.dtype}, end-of-text {manifest.end_of_text_id}, "
         f"tokenizer {manifest.tokenizer_fingerprint[:12]}",
         f"  from {sources.get('files', 0):,} files of {sources.get('bytes', 0):,} bytes; {options}",

@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
 EPILOG = """\
 An INPUT is a file, a directory (searched recursively, links too), a quoted glob such as 'books/**/*.txt', a URL
 (s3://, gs://, hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or
-`-` for standard input. Text, JSON lines, CSV, Parquet, Arrow; text, JSON lines and CSV also as .gz .zst .xz .bz2.
-Each line or row is a document, with its text in --text-field; every other file is one document, unless
---document-separator cuts it. Text is UTF-8 (UTF-16 or UTF-32 where a byte-order mark says so) or in the
---encoding that is named. Each document ends with the tokenizer's end-of-text token.
+`-` for standard input.
+{formats}
+Each line or row is a document, with its text in --text-field. So is each record of a WARC or WET file that is
+plain text; HTML is skipped. Every other file is one document, unless --document-separator cuts it. Text is UTF-8
+(UTF-16 or UTF-32 where a byte-order mark says so) or in --encoding. Each document ends with the tokenizer's
+end-of-text token.
 
-An interrupted job goes on when the same command is run again. Its result does not depend on who did which part.
+Run the same command again to resume an interrupted job. The dataset does not depend on who did which part.
 
 examples:
   gpt2dist preprocess corpus/ --tokenizer tokenizer/ --output dataset/ --val-fraction 0.01
@@ -45,55 +49,63 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.epilog = EPILOG
+    parser.epilog = EPILOG.replace("{formats}", formats_help())
     add_corpus_arguments(parser)
     parser.add_argument(
         "--tokenizer",
         required=True,
         metavar="DIR|FILE|NAME",
-        help="directory that `gpt2dist tokenizer` made, a tokenizer.json, or a tokenizer on the Hugging Face hub",
+        help="directory made by `gpt2dist tokenizer`, a tokenizer.json, or a tokenizer on the Hugging Face hub",
     )
     add_lossy(parser)
-    parser.add_argument("--output", required=True, metavar="DATASET", help="dataset directory to make")
+    parser.add_argument("--output", required=True, metavar="DATASET", help="dataset directory to create")
     parser.add_argument(
         "--val-fraction",
         type=float,
         default=0.0,
         metavar="F",
-        help='share of the documents that goes to the split "val", by a hash of the text (default 0: none)',
+        help='fraction of the documents for the split "val", chosen by a hash of the text (default 0: none)',
     )
     parser.add_argument(
         "--shard-tokens",
         type=int,
         default=1 << 30,
         metavar="N",
-        help="most tokens in a shard (default 2^30, a file of 2 GiB); a document is never split",
+        help="maximum tokens per shard (default 2^30, a file of 2 GiB); a document is never split",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
-    _add_filters(parser.add_argument_group("which documents stay"))
-    _add_resources(parser.add_argument_group("who does the work"))
+    _add_filters(parser.add_argument_group("which documents are kept"))
+    _add_resources(parser.add_argument_group("workers"))
 
 
 def add_lossy(parser: argparse.ArgumentParser) -> None:
-    """Add the option that takes a lossy tokenizer."""
+    """Add --lossy."""
     parser.add_argument(
         "--lossy",
         action="store_true",
-        help="take a tokenizer that may lose some of the text, such as WordPiece or Unigram; the dataset "
-        "and its results say so",
+        help="accept a tokenizer that may lose some of the text, such as WordPiece or Unigram; the dataset "
+        "and its results record it",
     )
 
 
 def _add_filters(group: Any) -> None:
     group.add_argument("--deduplicate", action="store_true", help="keep the first of documents with equal text")
-    group.add_argument("--min-chars", type=int, default=0, metavar="N", help="leave out shorter documents")
-    group.add_argument("--max-chars", type=int, metavar="N", help="leave out longer documents")
+    group.add_argument("--min-chars", type=int, default=0, metavar="N", help="skip shorter documents")
+    group.add_argument("--max-chars", type=int, metavar="N", help="skip longer documents")
     group.add_argument(
         "--normalizer",
         metavar="MODULE:FUNCTION",
-        help="Python function, text to text, that each document goes through first",
+        help="Python function from text to text that each document passes through first",
     )
-    add_damage_arguments(group, "; those that are skipped are listed in DATASET/rejected.jsonl")
+    group.add_argument(
+        "--filter",
+        action="append",
+        metavar="MODULE:FUNCTION",
+        help="Python function that gets the text of each document and returns it, changed or not, or "
+        "gpt2dist.preprocessing.Skip(reason); repeatable. Skipped documents are counted by reason and listed in "
+        "DATASET/filtered.jsonl",
+    )
+    add_damage_arguments(group, "; DATASET/rejected.jsonl lists them")
 
 
 def _add_resources(group: Any) -> None:
@@ -105,12 +117,12 @@ def _add_resources(group: Any) -> None:
         type=_size,
         default=1 << 30,
         metavar="SIZE",
-        help="memory that a worker may take, such as 2G (default 1G)",
+        help="memory limit of a worker, such as 2G (default 1G)",
     )
-    group.add_argument("--scheduler", metavar="ADDRESS", help="do the work on a Dask cluster: tcp://host:port")
-    group.add_argument("--task-index", type=int, metavar="I", help="do only part I of --task-count, from 0")
-    group.add_argument("--task-count", type=int, metavar="N", help="into how many parts the work is divided")
-    group.add_argument("--finish", action="store_true", help="put together what all parts have done")
+    group.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask cluster: tcp://host:port")
+    group.add_argument("--task-index", type=int, metavar="I", help="run only part I of --task-count, from 0")
+    group.add_argument("--task-count", type=int, metavar="N", help="number of parts to divide the work into")
+    group.add_argument("--finish", action="store_true", help="assemble the dataset when all parts are done")
 
 
 def _size(text: str) -> int:
@@ -127,9 +139,9 @@ def _size(text: str) -> int:
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that select the documents, which `preprocess` and `tokenizer train` share."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="file, directory, quoted glob, URL, …: see below"
+        "inputs", nargs="+", metavar="INPUT", help="file, directory, quoted glob or URL; see below"
     )
-    add_reading_arguments(parser.add_argument_group("how the corpus is read"))
+    add_reading_arguments(parser.add_argument_group("reading the corpus"))
 
 
 def add_damage_arguments(group: Any, listed: str = "") -> None:
@@ -138,21 +150,21 @@ def add_damage_arguments(group: Any, listed: str = "") -> None:
         "--on-bad-text",
         choices=("replace", "fail"),
         default="replace",
-        help="what is not Unicode becomes U+FFFD and is counted, or stops the job (default: replace)",
+        help="replace invalid Unicode by U+FFFD and count it, or stop the job (default: replace)",
     )
     group.add_argument(
         "--max-replaced-fraction",
         type=float,
         default=0.001,
         metavar="F",
-        help="fail when U+FFFD replaces a larger share of the characters (default 0.001)",
+        help="fail if U+FFFD replaces a larger fraction of the characters (default 0.001)",
     )
     group.add_argument(
         "--max-bad-fraction",
         type=float,
         default=0.001,
         metavar="F",
-        help=f"fail when a larger share of the documents cannot be read (default 0.001){listed}",
+        help=f"fail if a larger fraction of the documents cannot be read (default 0.001){listed}",
     )
 
 
@@ -162,7 +174,7 @@ def add_encoding(group: Any) -> None:
         "--encoding",
         metavar="NAME",
         help="encoding of text, JSON lines and CSV, such as gb18030, shift_jis or cp1252 (default: UTF-8); "
-        "a file with a byte-order mark is read by that",
+        "a byte-order mark in a file wins",
     )
 
 
@@ -172,13 +184,13 @@ def add_reading_arguments(group: Any) -> None:
         "--text-field",
         default="text",
         metavar="NAME",
-        help="key or column of the text; dots lead into nested objects (default: text)",
+        help="key or column of the text; dots refer to nested objects (default: text)",
     )
     group.add_argument(
         "--document-separator",
         type=_unescaped,
         metavar="TEXT",
-        help=r"what stands between the documents of a text file, such as '\n\n\n' (default: the file is one)",
+        help=r"separator between the documents of a text file, such as '\n\n\n' (default: one document per file)",
     )
     group.add_argument(
         "--quoting",
@@ -191,33 +203,52 @@ def add_reading_arguments(group: Any) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="most lines of a quoted field; a longer one stops the command, since one stray quote hides all rows "
-        "up to the next (default 100)",
+        help="maximum lines of a quoted field; a longer one stops the command, since a stray quote hides rows "
+        "up to the next one (default 100)",
     )
     group.add_argument(
         "--format",
-        choices=("text", "jsonl", "csv", "tsv", "parquet", "arrow"),
-        help="what the inputs are, where their names do not say it",
+        metavar="FORMAT",
+        help=f"format of all inputs, if their names do not show it: {', '.join(_formats())}, or a reader of "
+        "your own as package.module:Reader",
     )
     add_encoding(group)
     group.add_argument(
         "--suffix",
         action="append",
         metavar=".EXT",
-        help="take files with this suffix from directories, instead of those that are known; repeatable",
+        help="read files with this suffix from directories, instead of those of the known formats; repeatable",
     )
+
+
+def _formats() -> tuple[str, ...]:
+    from gpt2dist.corpus import file_formats
+
+    return file_formats()
+
+
+def formats_help() -> str:
+    """Describe the formats that are read, in lines of text."""
+    from gpt2dist.corpus.formats import COMPRESSIONS, reader
+
+    described, whole = [], []
+    for name in _formats():
+        suffixes: tuple[str, ...] = ()
+        with suppress(UserError):  # a broken package must not break --help
+            suffixes = reader(name).suffixes
+            whole += [name] if reader(name).compressible else []
+        described.append(f"{name} ({' '.join(suffixes)})" if suffixes else name)
+    compressed = f"{', '.join(whole)} also as {' '.join(f'.{kind}' for kind in COMPRESSIONS)}"
+    return textwrap.fill(f"Formats: {', '.join(described)}; {compressed}.", 112)
 
 
 def _unescaped(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
 
 
-def suffixes(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the suffixes of the files to read from directories, each with its dot."""
-    from gpt2dist.corpus import DEFAULT_SUFFIXES
-
-    named = tuple(f".{suffix.removeprefix('.')}" for suffix in args.suffix or ())
-    return named or DEFAULT_SUFFIXES
+def suffixes(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """Return the suffixes of the files to read from directories, each with its dot; None for the default."""
+    return tuple(f".{suffix.removeprefix('.')}" for suffix in args.suffix or ()) or None
 
 
 def reading(args: argparse.Namespace) -> "Reading":
@@ -225,7 +256,7 @@ def reading(args: argparse.Namespace) -> "Reading":
     from gpt2dist.corpus import Reading
 
     if args.document_separator == "":
-        raise UserError("--document-separator: is empty; leave it out to take each file as one document")
+        raise UserError("--document-separator: is empty; omit it to read each file as one document")
     if args.max_field_lines < 1:
         raise UserError(f"--max-field-lines {args.max_field_lines}: must be at least 1")
     return Reading(
@@ -254,7 +285,7 @@ def encoding(args: argparse.Namespace) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Prepare the dataset and print a summary of it."""
+    """Build the dataset and print a summary."""
     # Set before the first use of the library. Otherwise a single worker would use all cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from gpt2dist.commands.inspect import describe, summary
@@ -286,7 +317,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def job_of(args: argparse.Namespace) -> "PreprocessingJob":
-    """Return the job that the options describe."""
+    """Build the job from the options."""
     from gpt2dist.preprocessing import PreprocessingJob
 
     return PreprocessingJob(
@@ -302,6 +333,7 @@ def job_of(args: argparse.Namespace) -> "PreprocessingJob":
         min_chars=args.min_chars,
         max_chars=args.max_chars,
         normalizer=args.normalizer,
+        filters=tuple(args.filter or ()),
         deduplicate=args.deduplicate,
         on_bad_text=args.on_bad_text,
         max_bad_fraction=args.max_bad_fraction,
@@ -318,9 +350,9 @@ def _part(args: argparse.Namespace) -> tuple[int, int] | None:
     if index is None and count is None:
         return None
     if index is None or count is None:
-        raise UserError("--task-index and --task-count go together: which part, and of how many")
+        raise UserError("--task-index and --task-count: give both, the part and the number of parts")
     if args.finish:
-        raise UserError("--finish: comes after the parts, without --task-index and --task-count")
+        raise UserError("--finish: runs after all parts; omit --task-index and --task-count")
     if not 0 <= index < count:
         raise UserError(f"--task-index {index}: must be at least 0 and below --task-count {count}")
     return index, count

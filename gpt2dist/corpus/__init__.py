@@ -10,31 +10,35 @@ from gpt2dist.corpus.documents import (
     Piece,
     Reading,
     Rejected,
+    Skipped,
     Source,
 )
-from gpt2dist.corpus.formats import DEFAULT_SUFFIXES, FORMATS
+from gpt2dist.corpus.formats import READERS, file_formats
 from gpt2dist.corpus.identity import content_sha256, dated, relative_names, with_versions
+from gpt2dist.corpus.readers.base import Reader
 from gpt2dist.corpus.reading import cut, read
 from gpt2dist.corpus.sources import discover
 from gpt2dist.corpus.standard_input import spool
 
 __all__ = [
-    "DEFAULT_SUFFIXES",
-    "FORMATS",
     "LONG_BYTES",
+    "READERS",
     "BadDocumentError",
     "Document",
     "Item",
     "Items",
     "LongDocument",
     "Piece",
+    "Reader",
     "Reading",
     "Rejected",
+    "Skipped",
     "Source",
     "content_sha256",
     "cut",
     "dated",
     "discover",
+    "file_formats",
     "read",
     "relative_names",
     "spool",

@@ -1,5 +1,6 @@
-"""Damaged text: documents that cannot be read, and characters that U+FFFD replaces. Limits and messages."""
+"""Limits and messages for unreadable documents, characters replaced by U+FFFD, and records without text."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from gpt2dist.corpus.documents import Piece
 from gpt2dist.corpus.encodings import guess, has_utf8_lines
 from gpt2dist.corpus.files import Stream
-from gpt2dist.corpus.formats import PLAIN_FORMATS
+from gpt2dist.corpus.formats import reader
 from gpt2dist.corpus.utf8 import REPLACEMENT
 from gpt2dist.errors import UserError
 
@@ -19,6 +20,9 @@ _SEARCHED_BYTES = 4 << 20
 
 MOST_EXAMPLES = 3
 """Maximum number of damaged documents to show."""
+
+MOST_KINDS = 8
+"""Maximum number of kinds of records without text to list."""
 
 EARLY_DAMAGE = 100
 """Rejected documents or replaced characters below which nothing is concluded about the rest of the corpus."""
@@ -101,6 +105,22 @@ def too_many_replaced(
     return _with_examples(problem, examples, encoding)
 
 
+def without_text(records: Counter[str]) -> str:
+    """Describe records that hold no text, with the way out.
+
+    Args:
+        records: Their number by kind.
+    """
+    kinds = sorted(records.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{count:,} {kind}" for kind, count in kinds[:MOST_KINDS]]
+    if rest := sum(count for _, count in kinds[MOST_KINDS:]):
+        listed.append(f"{rest:,} of other kinds")
+    html = (
+        ". Text is not extracted from HTML: extract it first, or use WET files" if "text/html" in records else ""
+    )
+    return f"records that are not plain text: {', '.join(listed)}{html}"
+
+
 def _with_examples(problem: str, examples: Sequence[Example], encoding: str | None) -> str:
     shown = "".join(f"\n  {example.line}" for example in examples[:MOST_EXAMPLES])
     return f"{problem}. The first:{shown}\n{_suggest_encoding(examples[0], encoding)}"
@@ -109,7 +129,7 @@ def _with_examples(problem: str, examples: Sequence[Example], encoding: str | No
 def _suggest_encoding(example: Example, encoding: str | None) -> str:
     """Return lines that suggest encodings for the file of an example; "" if its bytes are valid or none fits."""
     piece = example.piece
-    if piece.format not in PLAIN_FORMATS:
+    if not reader(piece.format).has_encodings:
         return ""
     data = _bytes_from(piece, max(example.offset, piece.start))
     found = guess(data, encoding)

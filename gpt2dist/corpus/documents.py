@@ -25,7 +25,7 @@ class Source:
     path: str
     """Absolute path, URL, "-" for standard input, or "datasets:…"."""
     format: str
-    """ "text", "jsonl", "csv", "tsv", "parquet", "arrow" or "datasets"."""
+    """Name of its reader in `formats.READERS`, such as "jsonl", or `package.module:attribute`."""
     compression: str
     """ "", "gz", "zst", "xz" or "bz2"."""
     size: int
@@ -51,7 +51,8 @@ class Piece:
     start: int
     end: int
     """The piece is [start, end) in units of its format: bytes (jsonl), row groups (parquet), record batches
-    (Arrow), rows (saved datasets) or shards (datasets on the hub). A source that is not cut is [0, bytes)."""
+    (Arrow), rows (saved datasets), shards (datasets on the hub), or what another reader's `cut` chooses. A source
+    that is not cut is [0, bytes)."""
     size: int
     """Its share of the source's bytes; the sizes of all pieces of a source add up to `Source.size`."""
 
@@ -63,10 +64,11 @@ class Document:
     text: bytes
     """Valid UTF-8."""
     line: int
-    """Line (jsonl; csv: the first line of its row), row (parquet, Arrow, datasets) or document (text) in the
-    piece, 1-based."""
+    """Line (jsonl; csv: the first line of its row), row (parquet, Arrow, datasets), record (WARC) or document
+    (text) in the piece, 1-based."""
     offset: int
-    """First byte of its line, row or text in the decompressed file; -1 if the format has no byte offsets."""
+    """First byte of its line, row, record or text in the decompressed file; -1 if the format has no byte
+    offsets."""
     size: int
     """Stored bytes attributed to the document; over a piece they add up to about `Piece.size`."""
     repaired: int = 0
@@ -83,6 +85,20 @@ class Rejected:
     reason: str
     lines: int = 1
     """Lines that it spans. An open quote can hide the documents of all lines but the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that holds no text, such as a web page in HTML. It is counted, but not as a document.
+
+    Its position and size have the same meaning as in `Document`.
+    """
+
+    line: int
+    offset: int
+    size: int
+    kind: str
+    """What it is, such as "text/html". Use few kinds: each is counted."""
 
 
 class BadDocumentError(Gpt2distError):
@@ -155,9 +171,10 @@ def join_parts(parts: Generator[bytes, None, T]) -> Generator[bytes, None, T]:
     return returned
 
 
-Item = Document | LongDocument | Rejected
+Item = Document | LongDocument | Rejected | Skipped
 Items = Generator[Item, None, int]
-"""Generator of a piece's documents, in order; it returns the number of lines (with blank ones), rows or texts."""
+"""Generator of a piece's documents, in order; it returns the number of lines (with blank ones), rows, records or
+texts."""
 
 
 @dataclass(frozen=True)

@@ -1,48 +1,105 @@
-"""Detection of a file's format and compression from its name."""
+"""The readers of all formats, and detection of a file's format and compression from its name."""
 
 import re
+from functools import cache
 
+from gpt2dist.corpus.readers.base import Reader
 from gpt2dist.errors import UserError
+from gpt2dist.registry import Registry
 
 COMPRESSIONS = ("gz", "zst", "xz", "bz2")
-PLAIN_FORMATS = ("text", "jsonl", "csv", "tsv")
-"""Formats of files that may be compressed as a whole."""
-FORMATS = (*PLAIN_FORMATS, "parquet", "arrow")
 
 HUB_PREFIX = "datasets:"
 """Prefix of inputs that are datasets on the Hugging Face hub."""
+DATASETS = "datasets"
+"""Format of datasets of the library `datasets`, on the hub or saved. They are found by prefix or content."""
 
-_SUFFIXES = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-_TEXT_SUFFIXES = (".txt", ".md", ".rst")
+READERS: Registry[Reader] = Registry(
+    "reader",
+    "gpt2dist.readers",
+    {
+        "text": "gpt2dist.corpus.readers.text:TextReader",
+        "jsonl": "gpt2dist.corpus.readers.jsonl:JsonLinesReader",
+        "csv": "gpt2dist.corpus.readers.csv:CSV",
+        "tsv": "gpt2dist.corpus.readers.csv:TSV",
+        "parquet": "gpt2dist.corpus.readers.tables:ParquetReader",
+        "arrow": "gpt2dist.corpus.readers.tables:ArrowReader",
+        "warc": "gpt2dist.corpus.readers.warc:WarcReader",
+        DATASETS: "gpt2dist.corpus.readers.saved_datasets:DatasetsReader",
+    },
+    Reader,
+)
+"""Readers by name, which is the value of --format. One from outside is named as `package.module:attribute`."""
+
 _UNREADABLE = (
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".lzma", ".lz", ".z"),
-    *(".pdf", ".docx", ".xlsx", ".feather", ".orc", ".avro"),
+    *(".pdf", ".docx", ".xlsx", ".feather", ".orc", ".avro", ".wat"),
 )
 
-DEFAULT_SUFFIXES = (
-    *_TEXT_SUFFIXES,
-    *_SUFFIXES,
-    *(
+
+def file_formats() -> tuple[str, ...]:
+    """Return the names of the formats of files, ours first, then those that installed packages offer."""
+    return tuple(name for name in READERS.names() if name != DATASETS)
+
+
+@cache
+def reader(name: str) -> Reader:
+    """Return the reader of a format.
+
+    Args:
+        name: Name of the format, or `package.module:attribute` of a reader or its class.
+
+    Raises:
+        UserError: There is no such reader, or it cannot be imported.
+    """
+    try:
+        found: Reader | type[Reader] = READERS.get(name)
+    except ValueError as error:
+        raise UserError(f"format {name}: {error}") from error
+    return found() if isinstance(found, type) else found
+
+
+def require_format(name: str | None) -> None:
+    """Check the value of --format, if any.
+
+    Raises:
+        UserError: It names no reader of files.
+    """
+    if name == DATASETS:
+        raise UserError(
+            f"--format {name}: datasets need no --format; give datasets:NAME for one on the Hugging Face hub, or "
+            "the directory of a saved one"
+        )
+    if name is not None:
+        try:
+            reader(name)
+        except UserError as error:
+            raise UserError(f"--{error}") from error
+
+
+def default_suffixes(format: str | None = None) -> tuple[str, ...]:
+    """Return the suffixes that a directory is searched for by default, those of `format` included.
+
+    Raises:
+        UserError: The reader of an installed package cannot be imported.
+    """
+    readers = [reader(name) for name in file_formats()]
+    if format is not None and format not in file_formats():
+        readers.append(reader(format))
+    whole = [suffix for each in readers for suffix in each.suffixes]
+    compressed = [
         f"{suffix}.{compression}"
-        for suffix in (*_TEXT_SUFFIXES, *_SUFFIXES)
+        for each in readers
+        if each.compressible
+        for suffix in each.suffixes
         for compression in COMPRESSIONS
-        if _SUFFIXES.get(suffix, "text") in PLAIN_FORMATS
-    ),
-)
-"""Suffixes that a directory is searched for by default."""
+    ]
+    return (*whole, *compressed)
 
 
-def no_file_in_directory(name: str, suffixes: tuple[str, ...]) -> str:
-    """Describe a directory without a matching file, for an error message."""
-    wanted = "a suffix that is read" if suffixes == DEFAULT_SUFFIXES else " ".join(suffixes)
+def no_file_in_directory(name: str, suffixes: tuple[str, ...], named: bool) -> str:
+    """Describe a directory without a matching file, for an error message; `named`: by the user's suffixes."""
+    wanted = " ".join(suffixes) if named else "a suffix that is read"
     return (
         f"{name}: no file in this directory ends in {wanted}; "
         "--suffix .xyz takes others, a glob such as 'DIR/**/*.xyz' takes all that it matches"
@@ -68,13 +125,26 @@ def format_of(path: str, given: str | None = None) -> tuple[str, str]:
         UserError: Files of this kind cannot be read.
     """
     name = path.lower()
+    format = given or _format_with_suffix(name)
+    if format and name.endswith(reader(format).suffixes):  # a suffix of a reader may end in .gz
+        return format, ""
     compression = next((kind for kind in COMPRESSIONS if name.endswith(f".{kind}")), "")
     stem = name.removesuffix(f".{compression}") if compression else name
-    if given is None and stem.endswith(_UNREADABLE):
-        suffix = next(suffix for suffix in _UNREADABLE if stem.endswith(suffix))
+    format = given or _format_with_suffix(stem)
+    if format is None and (suffix := next(filter(stem.endswith, _UNREADABLE), None)):
         raise UserError(f"{path}: {suffix} files are not read; unpack or convert it to text or JSON lines first")
-    found = (kind for suffix, kind in _SUFFIXES.items() if stem.endswith(suffix))
-    format = given or next(found, "text")
-    if compression and format not in PLAIN_FORMATS:
-        raise UserError(f"{path}: {format} files are compressed within; unpack the .{compression} first")
+    format = format or "text"
+    if compression and not reader(format).compressible:
+        raise UserError(f"{path}: {format} files are not compressed as a whole; unpack the .{compression} first")
     return format, compression
+
+
+def _format_with_suffix(name: str) -> str | None:
+    """Return the format whose suffix a name ends in. The longest suffix wins, then the first reader."""
+    found = [suffix for suffix in _by_suffix() if name.endswith(suffix)]
+    return _by_suffix()[max(found, key=len)] if found else None
+
+
+@cache
+def _by_suffix() -> dict[str, str]:
+    return {suffix: name for name in reversed(file_formats()) for suffix in reader(name).suffixes}

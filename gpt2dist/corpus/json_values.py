@@ -32,9 +32,9 @@ def is_one_object(path: str, compression: str, encoding: str | None = None) -> b
     return head.partition(b"\n")[0].rstrip() == b"{"
 
 
-def refuse_object(path: str, compression: str) -> UserError:
-    """Build the error for a file that is not JSON lines, since its objects span lines."""
-    return UserError(
+def object_over_lines(path: str, compression: str) -> str:
+    """Describe a file that is not JSON lines, since its objects span lines, and the way out."""
+    return (
         f"{path}: its JSON spans lines, and a corpus needs a line for each document; make lines of it: "
         f"{_command(path, compression, '.')}"
     )

@@ -17,7 +17,9 @@ _VERSIONS = (
 """Keys of fsspec's file information that change with the file, in order of preference."""
 
 
-def find_remote(url: str, suffixes: tuple[str, ...], given: str | None, ignored: Counter[str]) -> list[Source]:
+def find_remote(
+    url: str, suffixes: tuple[str, ...], given: str | None, ignored: Counter[str], named: bool
+) -> list[Source]:
     """Return the sources at a URL: one file, the files of a directory, or the matches of a glob.
 
     Args:
@@ -25,6 +27,7 @@ def find_remote(url: str, suffixes: tuple[str, ...], given: str | None, ignored:
         suffixes: Suffixes of the files to take from a directory.
         given: Format of all files; None to detect it from each name.
         ignored: Number of ignored files by kind, which is added to.
+        named: Whether the user named the suffixes.
 
     Raises:
         UserError: No file matches, the URL cannot be reached, or a file is of unknown size or unsupported format.
@@ -38,7 +41,7 @@ def find_remote(url: str, suffixes: tuple[str, ...], given: str | None, ignored:
             found = _visible(below, path)
             found = {name: info for name, info in found.items() if name.lower().endswith(suffixes)}
             if not found:
-                raise UserError(no_file_in_directory(url, suffixes))
+                raise UserError(no_file_in_directory(url, suffixes, named))
             ignored.update(kind_of(name.rpartition("/")[2]) for name in below if name not in found)
         elif _MAGIC.search(path):
             directory = _MAGIC.split(path)[0].rpartition("/")[0]

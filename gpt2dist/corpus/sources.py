@@ -11,15 +11,16 @@ from pathlib import Path
 from gpt2dist.corpus.directories import expand, walk
 from gpt2dist.corpus.documents import Source
 from gpt2dist.corpus.formats import (
-    DEFAULT_SUFFIXES,
     HUB_PREFIX,
-    PLAIN_FORMATS,
+    default_suffixes,
     format_of,
     kind_of,
     no_file_in_directory,
+    reader,
+    require_format,
 )
 from gpt2dist.corpus.identity import unreadable_paths
-from gpt2dist.corpus.json_values import is_one_object, refuse_object
+from gpt2dist.corpus.readers.base import NotDocumentsError
 from gpt2dist.corpus.readers.saved_datasets import is_saved, saved_source
 from gpt2dist.corpus.remote import find_remote
 from gpt2dist.corpus.storage import is_url
@@ -31,7 +32,7 @@ KINDS_SHOWN = 5
 
 def discover(
     inputs: Sequence[str],
-    suffixes: Sequence[str] = DEFAULT_SUFFIXES,
+    suffixes: Sequence[str] | None = None,
     exclude: Sequence[Path] = (),
     format: str | None = None,
     standard_input: Source | None = None,
@@ -44,9 +45,10 @@ def discover(
         inputs: Files (any suffix), directories (searched recursively for `suffixes`; hidden names are ignored)
             and globs (`**` for any depth), all of them local or URLs; directories written by `save_to_disk` of
             the library `datasets`; "datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]".
-        suffixes: Suffixes to search directories for, with the dot; case is ignored.
+        suffixes: Suffixes to search directories for, with the dot; case is ignored. None: those of all readers.
         exclude: Directories never to read from, such as the output.
-        format: Format of all files; None to detect it from each name.
+        format: Format of all files, a name in `formats.READERS` or `package.module:attribute`; None to detect it
+            from each name.
         standard_input: Source for the input "-"; see `spool`.
         encoding: The encoding with which the sources will be read; see `Reading`.
         on_info: Called with what was ignored, in one line, and with each dataset directory that was skipped.
@@ -55,11 +57,12 @@ def discover(
         The sources without duplicates, sorted by path. Those of local files have no version; see `with_versions`.
 
     Raises:
-        UserError: An input does not exist, matches no file, is a dataset directory or lies in `exclude`; a file
-            is of a kind that cannot be read or that has no choice of an encoding; or files or directories are not
-            readable.
+        UserError: An input does not exist, matches no file, is a dataset directory or lies in `exclude`; the
+            format has no reader; a file is of a kind that cannot be read or that has no choice of an encoding; or
+            files or directories are not readable.
     """
-    search = _Search(tuple(suffix.lower() for suffix in suffixes), exclude, format, encoding)
+    require_format(format)
+    search = _Search(suffixes, exclude, format, encoding)
     found: dict[str, Source] = {}
     for name in inputs:
         if name == "-":
@@ -81,10 +84,10 @@ def refuse_encoding(sources: Sequence[Source], encoding: str | None) -> None:
         UserError: There is such a source; the message names the first.
     """
     for source in sources:
-        if encoding and source.format not in PLAIN_FORMATS:
+        if encoding and not reader(source.format).has_encodings:
             raise UserError(
-                f"--encoding {encoding}: {source.path} is {source.format}, whose text is always UTF-8; leave the "
-                "option out, or read this source apart"
+                f"--encoding {encoding}: {source.path} is {source.format}, a format that determines the encoding "
+                "of its text; omit the option, or read this source separately"
             )
 
 
@@ -92,9 +95,11 @@ class _Search:
     """One discovery: what it takes, ignores, skips and cannot read."""
 
     def __init__(
-        self, suffixes: tuple[str, ...], exclude: Sequence[Path], format: str | None, encoding: str | None
+        self, suffixes: Sequence[str] | None, exclude: Sequence[Path], format: str | None, encoding: str | None
     ):
-        self._suffixes, self._format, self._encoding = suffixes, format, encoding
+        self._by_user = suffixes is not None
+        self._suffixes = tuple(map(str.lower, default_suffixes(format) if suffixes is None else suffixes))
+        self._format, self._encoding = format, encoding
         self._excluded = {os.path.realpath(path) for path in exclude}
         self._ignored: Counter[str] = Counter()
         self._skipped: dict[Path, None] = {}
@@ -107,7 +112,7 @@ class _Search:
 
             return [hub_source(name)]
         if is_url(name):
-            return find_remote(name, self._suffixes, self._format, self._ignored)
+            return find_remote(name, self._suffixes, self._format, self._ignored, self._by_user)
         path = Path(name)
         try:
             if path.is_dir() and not is_saved(path):
@@ -158,7 +163,7 @@ class _Search:
                 else:
                     self._ignored[kind_of(name)] += 1
         if not found and not self._unreadable:
-            raise UserError(no_file_in_directory(str(root), self._suffixes))
+            raise UserError(no_file_in_directory(str(root), self._suffixes, self._by_user))
         return found
 
     def _named(self, path: Path) -> Path:
@@ -215,10 +220,13 @@ class _Search:
             self._ignored["pipe or device"] += 1
             return None
         format, compression = format_of(str(path), self._format)
-        if format == "jsonl" and status.st_size and is_one_object(str(path), compression, self._encoding):
+        try:
+            if status.st_size:
+                reader(format).check(str(path), compression, self._encoding)
+        except NotDocumentsError as error:
             if named:
-                raise refuse_object(str(path), compression)
-            self._ignored[".json of one object over several lines"] += 1
+                raise
+            self._ignored[error.kind] += 1
             return None
         return Source(str(path), format, compression, status.st_size, "")
 

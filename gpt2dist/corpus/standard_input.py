@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from gpt2dist.corpus import files
 from gpt2dist.corpus.documents import Source
-from gpt2dist.corpus.formats import PLAIN_FORMATS
+from gpt2dist.corpus.formats import reader
 
 _MARKS = {
     "gz": rb"\x1f\x8b",
@@ -20,7 +20,7 @@ _MARKS = {
 
 
 def spool(stream: BinaryIO, path: Path, format: str) -> Source:
-    """Copy standard input into a file, and detect the compression of plain formats from the first bytes.
+    """Copy standard input into a file, and detect from the first bytes whether it is compressed as a whole.
 
     Args:
         stream: Standard input.
@@ -38,6 +38,6 @@ def spool(stream: BinaryIO, path: Path, format: str) -> Source:
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
-    plain = format in PLAIN_FORMATS
-    compression = next((kind for kind, mark in _MARKS.items() if plain and re.match(mark, head)), "")
+    marks = _MARKS if reader(format).compressible else {}
+    compression = next((kind for kind, mark in marks.items() if re.match(mark, head)), "")
     return Source("-", format, compression, path.stat().st_size, digest.hexdigest(), str(path))

@@ -1,5 +1,6 @@
 """The texts of a corpus one after another, with limits on what may be damaged."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from gpt2dist.corpus.damage import (
@@ -11,8 +12,18 @@ from gpt2dist.corpus.damage import (
     not_unicode,
     too_many_rejected,
     too_many_replaced,
+    without_text,
 )
-from gpt2dist.corpus.documents import BadDocumentError, Document, Item, Piece, Reading, Rejected, Source
+from gpt2dist.corpus.documents import (
+    BadDocumentError,
+    Document,
+    LongDocument,
+    Piece,
+    Reading,
+    Rejected,
+    Skipped,
+    Source,
+)
 from gpt2dist.corpus.reading import cut, read
 from gpt2dist.corpus.utf8 import REPLACEMENT, count_characters
 from gpt2dist.errors import UserError
@@ -36,6 +47,7 @@ class CorpusTexts:
         self._read_bytes = self._documents = self._characters = self._rejected = self._replaced = 0
         self._rejections: list[Example] = []
         self._replacements: list[Example] = []
+        self._skipped: Counter[str] = Counter()
 
     def read(self, on_bytes: Callable[[int], None]) -> Iterator[str]:
         """Yield the texts, long ones in parts.
@@ -48,24 +60,28 @@ class CorpusTexts:
         """
         for piece in (piece for source in self._sources for piece in cut(source, max(source.size, 1))):
             for item in read(piece, self._reading):
-                yield from self._texts(item, piece)
+                if isinstance(item, Skipped):
+                    self._skipped[item.kind] += 1
+                else:
+                    yield from self._texts(item, piece)
                 self._read_bytes += item.size
                 self._check(self.bytes / max(self._read_bytes, 1), EARLY_DAMAGE)
                 on_bytes(item.size)
         self._check(growth=1, least=1)
         if not self._documents:
-            raise UserError("the corpus has no documents to read; check the inputs")
+            only = f", only {without_text(self._skipped)}" if self._skipped else "; check the inputs"
+            raise UserError(f"the corpus has no documents to read{only}")
 
     def warnings(self) -> list[str]:
-        """Describe the damage within the limits, after the texts were read."""
-        found = []
+        """Describe the damage within the limits and the records without text, after the texts were read."""
+        found = [f"skipped {without_text(self._skipped)}"] if self._skipped else []
         if self._rejected:
             found.append(f"{self._rejected:,} documents cannot be read. The first: {self._rejections[0].line}")
         if self._replaced:
             found.append(f"{self._replaced:,} characters became U+FFFD. The first: {self._replacements[0].line}")
         return found
 
-    def _texts(self, item: Item, piece: Piece) -> Iterator[str]:
+    def _texts(self, item: Document | LongDocument | Rejected, piece: Piece) -> Iterator[str]:
         damaged = ""
         try:
             if isinstance(item, Rejected):
@@ -99,7 +115,7 @@ class CorpusTexts:
             )
             if not self._documents:
                 raise UserError(f"{problem}Name the field of the text with --text-field, or check the inputs")
-            raise UserError(f"{problem}Fix them, or leave them out with a larger --max-bad-fraction")
+            raise UserError(f"{problem}Fix them, or skip them with a larger --max-bad-fraction")
         if self._replaced >= least and self._replaced > limits.max_replaced_fraction * self._characters * growth:
             problem = too_many_replaced(
                 self._replaced, self._characters, limits.max_replaced_fraction, self._replacements, encoding
@@ -107,6 +123,6 @@ class CorpusTexts:
             raise UserError(f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction")
 
 
-def _note(examples: list[Example], piece: Piece, item: Item, what: str) -> None:
+def _note(examples: list[Example], piece: Piece, item: Document | LongDocument | Rejected, what: str) -> None:
     if len(examples) < MOST_EXAMPLES:
         examples.append(Example(piece, item.offset, f"{piece.path}:{item.line}: {what}"))

@@ -2,8 +2,6 @@
 
 from collections.abc import Generator, Iterable
 
-import numpy as np
-
 REPLACEMENT = "\ufffd"
 _VECTORIZED_BYTES = 1 << 12
 """Length from which NumPy counts characters faster than decoding does."""
@@ -43,6 +41,8 @@ def count_characters(text: bytes) -> int:
         return len(text)
     if len(text) < _VECTORIZED_BYTES:
         return len(text.decode())
+    import numpy as np  # here, since readers of short texts need no NumPy
+
     # As signed numbers, the bytes 0x80 … 0xBF, which continue a character, are below -64.
     return len(text) - int(np.count_nonzero(np.frombuffer(text, np.int8) < -64))
 

@@ -22,6 +22,9 @@ SHA256_KEY = "manifest_sha256"
 TOKEN_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
 SPLITS = ("train", "val")
 FORMATS = ("megatron", "nanogpt", "llmc")
+FILTERED, RECORD = "filter: ", "record: "
+"""Prefixes of keys in `Manifest.left_out`: documents that a filter skipped, by its reason; and records of the
+corpus that hold no text, by their kind, which are no documents."""
 _ADDED_LATER: dict[str, Any] = {"text_changes": {}}
 """Entries that manifests of version 0.1 do not have, with the values that hold for them."""
 _TYPES: dict[Any, str] = {
@@ -104,11 +107,12 @@ class Manifest:
     shards: tuple[ShardRecord, ...]
     """Shards in stream order: train-00000, train-00001, …, val-00000, …"""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Number of documents omitted from the shards, by reason: "rejected" (unreadable, listed in rejected.jsonl),
-    "empty", "duplicate", "too_short", "too_long"."""
+    """Number of documents that are not in the shards, by reason: "rejected" (unreadable, listed in
+    rejected.jsonl), "empty", "duplicate", "too_short", "too_long", "filter: REASON" (listed in filtered.jsonl).
+    Records that hold no text are counted as "record: KIND"."""
     listings: dict[str, str] = field(default_factory=dict)
     """sha256 of the listings beside the shards: sources.jsonl and, if `preprocess` made the dataset, pieces.jsonl
-    and rejected.jsonl."""
+    and rejected.jsonl; filtered.jsonl if it has filters."""
     repaired: int = 0
     """Number of documents in which invalid UTF-8 was replaced by U+FFFD."""
     text_changes: dict[str, Any] = field(default_factory=dict)
@@ -215,6 +219,11 @@ class Manifest:
         """The sha256 of the tokenizer's fingerprint and the shards' names and hashes, in order."""
         shards = [[record.name, record.sha256["bin"], record.sha256.get("idx")] for record in self.shards]
         return hashlib.sha256(json.dumps([self.tokenizer_fingerprint, shards]).encode()).hexdigest()
+
+    @property
+    def filtered(self) -> int:
+        """The number of documents that filters skipped."""
+        return sum(count for reason, count in self.left_out.items() if reason.startswith(FILTERED))
 
     @property
     def splits(self) -> tuple[str, ...]:

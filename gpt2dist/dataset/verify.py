@@ -31,7 +31,7 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 BLOCK = 1 << 20
 """Tokens processed at a time."""
 MOST_LISTED = 10
-REJECTED_NAME = "rejected.jsonl"
+REJECTED_NAME, FILTERED_NAME = "rejected.jsonl", "filtered.jsonl"
 
 
 def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None, seal: bool = False) -> None:
@@ -253,6 +253,8 @@ def _origins(manifest: Manifest, record: ShardRecord, pieces: int) -> Iterator[s
 
 def _listings(manifest: Manifest) -> Iterator[str]:
     names = {"sources.jsonl"} if "adopted" in manifest.options else {"sources.jsonl", PIECES_NAME, REJECTED_NAME}
+    if manifest.filtered:
+        names.add(FILTERED_NAME)
     for name in sorted(names - manifest.listings.keys()):
         yield f"{manifest.directory / name}: the manifest has no sha256 of it"
     for name, expected in manifest.listings.items():
@@ -265,6 +267,8 @@ def _listings(manifest: Manifest) -> Iterator[str]:
             yield from _sources(manifest, path, expected)
         elif name == REJECTED_NAME:
             yield from _rejected(manifest, path)
+        elif name == FILTERED_NAME and (listed := _lines(path)) != manifest.filtered:
+            yield f"{path}: lists {listed:,} documents, the manifest says {manifest.filtered:,}"
     named = {record.name for record in manifest.shards}
     for path in sorted(manifest.directory.iterdir()):
         if path.suffix in (".bin", ".idx", SUFFIX) and path.stem not in named:

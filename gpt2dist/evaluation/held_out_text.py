@@ -4,6 +4,7 @@ Both form one stream in which every document ends with end-of-text, so the same 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.corpus import DEFAULT_SUFFIXES, Document, LongDocument, Reading, Rejected, cut, discover, read
-from gpt2dist.corpus.documents import BadDocumentError, Item
+from gpt2dist.corpus import Document, LongDocument, Reading, Rejected, Skipped, cut, discover, read
+from gpt2dist.corpus.damage import without_text
+from gpt2dist.corpus.documents import BadDocumentError
 from gpt2dist.dataset.manifest import Manifest, Totals
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.detokenizers import DETOKENIZERS, count_lm_eval_words
@@ -181,7 +183,7 @@ def default_split(dataset: Manifest) -> str:
 def read_texts(
     inputs: Sequence[str],
     reading: Reading,
-    suffixes: Sequence[str] = DEFAULT_SUFFIXES,
+    suffixes: Sequence[str] | None = None,
     format: str | None = None,
     on_info: Callable[[str], None] = lambda text: None,
 ) -> Iterator[str]:
@@ -190,13 +192,19 @@ def read_texts(
     Raises:
         UserError: A file or a document cannot be read. Skipping it would change the text that is scored.
     """
+    skipped: Counter[str] = Counter()
     for source in discover(inputs, suffixes, format=format, encoding=reading.encoding, on_info=on_info):
         for piece in cut(source, max(source.size, 1)):
             for item in read(piece, reading):
-                yield _whole(item, source.path, reading.encoding)
+                if isinstance(item, Skipped):
+                    skipped[item.kind] += 1
+                else:
+                    yield _whole(item, source.path, reading.encoding)
+    if skipped:
+        on_info(f"skipped {without_text(skipped)}")
 
 
-def _whole(item: Item, path: str, encoding: str | None) -> str:
+def _whole(item: Document | LongDocument | Rejected, path: str, encoding: str | None) -> str:
     match item:
         case Document():
             text, repaired = item.text, item.repaired

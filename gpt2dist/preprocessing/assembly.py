@@ -3,9 +3,10 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gpt2dist import atomic_io
 from gpt2dist.corpus import Piece
@@ -15,6 +16,8 @@ from gpt2dist.dataset.provenance import PIECES_NAME
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.build import JobFingerprint
 from gpt2dist.preprocessing.tasks import (
+    FILTERED_NAME,
+    REJECTED_NAME,
     SHARD_SUFFIXES,
     SPLITS,
     STANDARD_INPUT,
@@ -23,6 +26,7 @@ from gpt2dist.preprocessing.tasks import (
     TaskResult,
     final_folder,
     is_intact,
+    load_filtered,
     load_rejections,
     load_result,
     shard_name,
@@ -56,7 +60,11 @@ def assemble(
         raise UserError(f"{target / broken[0]}: damaged; rm -r {job.build} and run the command again")
     first_lines = _first_lines(tasks, results)
     atomic_io.write_lines(target / PIECES_NAME, _piece_lines(job, tasks, first_lines))
-    atomic_io.write_lines(target / "rejected.jsonl", _rejection_lines(job, tasks, first_lines))
+    listings = [PIECES_NAME, REJECTED_NAME, "sources.jsonl"]
+    atomic_io.write_lines(target / REJECTED_NAME, _listing(job, tasks, first_lines, load_rejections))
+    if job.filters:
+        listings.append(FILTERED_NAME)
+        atomic_io.write_lines(target / FILTERED_NAME, _listing(job, tasks, first_lines, load_filtered))
     atomic_io.write_text(target / "sources.jsonl", identity.listing)
     tokenizer.save(target)
     left_out: dict[str, int] = defaultdict(int)
@@ -70,9 +78,7 @@ def assemble(
         dtype=dtype.name,
         shards=tuple(records),
         left_out=dict(left_out),
-        listings={
-            name: atomic_io.sha256_of(target / name) for name in (PIECES_NAME, "rejected.jsonl", "sources.jsonl")
-        },
+        listings={name: atomic_io.sha256_of(target / name) for name in listings},
         repaired=sum(result.repaired for result in results),
         text_changes=TextChanges.total(result.text_changes for result in results).recorded(tokenizer),
     )
@@ -127,9 +133,14 @@ def _path(job: PreprocessingJob, piece: Piece) -> str:
     return STANDARD_INPUT if Path(piece.path).parent == job.build else piece.path
 
 
-def _rejection_lines(job: PreprocessingJob, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
+def _listing(
+    job: PreprocessingJob,
+    tasks: list[Task],
+    first_lines: list[int],
+    load: Callable[[PreprocessingJob, Task], Iterable[dict[str, Any]]],
+) -> Iterable[str]:
     for task in tasks:
-        for item in load_rejections(job, task):
+        for item in load(job, task):
             number = item["piece"]
             yield json.dumps(
                 {

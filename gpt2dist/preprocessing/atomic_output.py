@@ -66,6 +66,8 @@ class Counts:
     """Characters of the documents that were read, skipped ones included."""
     replaced: int = 0
     """Those of them that are U+FFFD in place of invalid text."""
+    skipped: int = 0
+    """Documents and records that are not in the shards for another reason than being unreadable."""
 
     def add(self, more: "Counts") -> None:
         """Add `more` to these counts, in place."""

@@ -26,6 +26,7 @@ from gpt2dist.corpus import (
     with_versions,
 )
 from gpt2dist.corpus.damage import EARLY_DAMAGE
+from gpt2dist.corpus.formats import require_format
 from gpt2dist.corpus.sources import refuse_encoding
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
@@ -35,9 +36,11 @@ from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
 from gpt2dist.preprocessing.build import JobFingerprint, check_places, check_plan, finished, open_build
 from gpt2dist.preprocessing.deduplication import remove_duplicates
 from gpt2dist.preprocessing.executors import open_executor, run_all, start_early
+from gpt2dist.preprocessing.filters import TextFunctions
 from gpt2dist.preprocessing.outcome import (
     warn_of_empty,
     warn_of_empty_split,
+    warn_of_records,
     warn_of_rejected_bytes,
     warn_of_replacements,
     warn_of_separator,
@@ -51,7 +54,7 @@ from gpt2dist.preprocessing.tasks import (
     plan_tasks,
     task_folder,
 )
-from gpt2dist.preprocessing.worker import load_normalizer, load_tools, run_task
+from gpt2dist.preprocessing.worker import load_tools, run_task
 from gpt2dist.preprocessing.yield_checks import (
     check_yield,
     remove_partial_if_useless,
@@ -112,6 +115,7 @@ def prepare(
             warn_of_empty(job, tasks, on_warning)
             warn_of_replacements(job, tasks, on_warning)
             warn_of_rejected_bytes(job, tasks, on_warning)
+            warn_of_records(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         manifest = assemble(job, tokenizer, tasks, identity)
@@ -180,7 +184,7 @@ def _resolve(
     job.check()
     check_places(job)
     start_early(job)
-    load_normalizer(job.normalizer)
+    TextFunctions(job.normalizer, job.filters)
     tokenizer = choose_tokenizer(job.tokenizer, job.lossy)
     sources = _discover(job, on_info)
     return tokenizer, sources, JobFingerprint.of(job, tokenizer, sources)
@@ -194,6 +198,7 @@ def _discover(job: PreprocessingJob, on_info: OnMessage = lambda text: None) -> 
         )
     if len(job.inputs) > 1:
         raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
+    require_format(job.format)
     refuse_encoding([Source("-", job.format or "jsonl", "", 0, "")], job.reading.encoding)
     # The file is named by its content, so that different input cannot overwrite what unfinished work needs.
     job.build.mkdir(parents=True, exist_ok=True)

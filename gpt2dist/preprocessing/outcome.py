@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gpt2dist.corpus.damage import Example
+from gpt2dist.corpus.damage import Example, without_text
 from gpt2dist.corpus.documents import Piece
-from gpt2dist.dataset.manifest import Manifest
+from gpt2dist.corpus.formats import reader
+from gpt2dist.dataset.manifest import FILTERED, RECORD, Manifest
 from gpt2dist.preprocessing.assembly import load_results
 from gpt2dist.preprocessing.tasks import (
     PreprocessingJob,
@@ -82,11 +83,40 @@ def no_training_documents(job: PreprocessingJob, results: Sequence[TaskResult]) 
     if documents:
         return f"all {documents:,} fell into val; lower --val-fraction {job.val_fraction}"
     seen = sum(result.seen for result in results)
+    records = _records(results)
+    if not seen and records:
+        return f"the corpus has none, only {without_text(records)}"
     if not seen:
         return "the corpus has none, only empty files or blank lines; check the inputs"
-    counts = {reason: sum(result.left_out[reason] for result in results) for reason in _WHY}
-    listed = ", ".join(f"{count:,} {_WHY[reason].format(job=job)}" for reason, count in counts.items() if count)
+    counts = Counter[str]()
+    for result in results:
+        counts.update(result.left_out)
+    listed = ", ".join(
+        f"{count:,} {_why(job, reason)}"
+        for reason, count in counts.items()
+        if count and not reason.startswith(RECORD)
+    )
     return f"of {seen:,} documents, {listed}; change these options, or check the inputs"
+
+
+def _why(job: PreprocessingJob, reason: str) -> str:
+    if reason.startswith(FILTERED):
+        return f"skipped by --filter ({reason.removeprefix(FILTERED)})"
+    return _WHY[reason].format(job=job)
+
+
+def _records(results: Sequence[TaskResult]) -> Counter[str]:
+    """Return the number of records that hold no text, by kind."""
+    found = Counter[str]()
+    for result in results:
+        found.update(result.records)
+    return found
+
+
+def warn_of_records(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
+    """Say how many records hold no text, by kind."""
+    if records := _records(load_results(job, tasks)):
+        on_warning(f"skipped {without_text(records)}")
 
 
 def warn_of_empty_split(manifest: Manifest, on_warning: Callable[[str], None]) -> None:
@@ -150,7 +180,7 @@ def warn_of_separator(job: PreprocessingJob, tasks: Sequence[Task], on_warning: 
         lines
         for task, result in zip(tasks, load_results(job, list(tasks)), strict=True)
         for piece, lines in zip(task.pieces, result.lines, strict=True)
-        if piece.format == "text"
+        if reader(piece.format).separable
     ]
     if not texts:
         on_warning(

@@ -5,7 +5,7 @@ OUTPUT.partial/plan.json               the plan of the job: only a job with the 
                tokenizer/              a copy, so that all workers use the same tokenizer
                running/tasks-00007-…/  a running attempt at a task; each attempt has a new name
                running/stop-…          marker file that stops the workers of one driver
-               tasks/00007/            a finished task: shards, rejected.jsonl, done.json
+               tasks/00007/            a finished task: shards, rejected.jsonl, filtered.jsonl, done.json
                unique/00007/           its shards without duplicates, if it had any
                dataset/                the dataset while it is assembled; renamed to OUTPUT
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt2dist import json_files
-from gpt2dist.corpus import DEFAULT_SUFFIXES, Piece, Reading, Source, cut
+from gpt2dist.corpus import Piece, Reading, Source, cut
 from gpt2dist.corpus.damage import DamageLimits
-from gpt2dist.dataset.manifest import ShardRecord
+from gpt2dist.dataset.manifest import FILTERED, RECORD, ShardRecord
 from gpt2dist.dataset.megatron_format import HEADER
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
@@ -32,6 +32,7 @@ PLAN_VERSION = 3
 
 STANDARD_INPUT = "-"
 SPLITS = ("train", "val")
+REJECTED_NAME, FILTERED_NAME = "rejected.jsonl", "filtered.jsonl"
 SHARD_SUFFIXES = (".bin", ".idx", ORIGINS_SUFFIX)
 TASKS = 256
 MIN_TASK_BYTES, MAX_TASK_BYTES = 8 << 20, 1 << 30
@@ -53,9 +54,9 @@ class PreprocessingJob:
     lossy: bool = False
     """Whether to take a tokenizer that may lose some of the text."""
     format: str | None = None
-    """The format of all inputs; None: inferred from their names."""
-    suffixes: tuple[str, ...] = DEFAULT_SUFFIXES
-    """Suffixes of the files to read from directories."""
+    """The format of all inputs, a name or `package.module:attribute`; None: inferred from their names."""
+    suffixes: tuple[str, ...] | None = None
+    """Suffixes of the files to read from directories; None: those of all readers."""
     reading: Reading = field(default_factory=Reading)
     """Options for reading documents."""
     val_fraction: float = 0.0
@@ -68,6 +69,8 @@ class PreprocessingJob:
     """Longer documents are skipped."""
     normalizer: str | None = None
     """"module:function", str → str, applied to each document."""
+    filters: tuple[str, ...] = ()
+    """"module:function" each, str → str or `Skip`, in this order, after the normalizer."""
     deduplicate: bool = False
     """Whether to keep only the first of equal documents."""
     on_bad_text: str = "replace"
@@ -116,7 +119,8 @@ class PreprocessingJob:
     def options(self) -> dict[str, Any]:
         """The options that determine the content of the shards."""
         names = ("val_fraction", "shard_tokens", "min_chars", "max_chars", "normalizer", "deduplicate")
-        return asdict(self.reading) | {name: getattr(self, name) for name in names}
+        chosen = {name: getattr(self, name) for name in names}
+        return asdict(self.reading) | chosen | {"filter": list(self.filters) or None}
 
     def check(self) -> None:
         """Check the options.
@@ -232,13 +236,25 @@ class TaskResult:
 
     @property
     def seen(self) -> int:
-        """The number of documents that the task has read, skipped ones included."""
-        return self.documents + sum(self.left_out.values())
+        """The number of documents that the task has read, skipped ones included, records without text not."""
+        return self.documents + sum(self.left_out.values()) - sum(self.records.values())
+
+    @property
+    def filtered(self) -> int:
+        """The number of documents that filters skipped."""
+        return sum(count for reason, count in self.left_out.items() if reason.startswith(FILTERED))
+
+    @property
+    def records(self) -> dict[str, int]:
+        """The number of records that hold no text, by kind."""
+        found = self.left_out.items()
+        return {key.removeprefix(RECORD): count for key, count in found if key.startswith(RECORD)}
 
     def counts(self, task: Task) -> Counts:
         """Return the work done for `task`."""
         rejected = self.left_out["rejected"]
-        return Counts(task.size, self.tokens, self.documents, rejected, self.characters, self.replaced)
+        skipped = sum(self.left_out.values()) - rejected
+        return Counts(task.size, self.tokens, self.documents, rejected, self.characters, self.replaced, skipped)
 
 
 def task_folder(job: PreprocessingJob, task: Task) -> Path:
@@ -287,17 +303,32 @@ def load_rejections(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any
     Raises:
         UserError: Their file is damaged, or has not as many as the task counted.
     """
+    result = load_result(task_folder(job, task))
+    yield from _load_listing(job, task, REJECTED_NAME, result.left_out["rejected"] if result else None)
+
+
+def load_filtered(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any]]:
+    """Yield the record of each document that the filters of a finished task skipped.
+
+    Raises:
+        UserError: As for `load_rejections`.
+    """
+    result = load_result(task_folder(job, task))
+    yield from _load_listing(job, task, FILTERED_NAME, result.filtered if result else None)
+
+
+def _load_listing(job: PreprocessingJob, task: Task, name: str, expected: int | None) -> Iterator[dict[str, Any]]:
     folder, counted = task_folder(job, task), 0
-    path, result = folder / "rejected.jsonl", load_result(folder)
+    path = folder / name
     keys = {"piece": int, "line": int, "lines": int, "offset": int, "bytes": int, "reason": str}
     for record in json_files.require_lines(path, keys, _redo(folder)):
         _require_piece(task, record["piece"], path)
         counted += record["lines"]
         yield record
-    if result and counted != result.left_out["rejected"]:
+    if expected is not None and counted != expected:
+        kind = name.removesuffix(".jsonl")
         raise UserError(
-            f"{path}: has {counted:,} rejected documents, and {folder / MARKER} says "
-            f"{result.left_out['rejected']:,}; {_redo(folder)}"
+            f"{path}: has {counted:,} {kind} documents, and {folder / MARKER} says {expected:,}; {_redo(folder)}"
         )
 
 

@@ -5,8 +5,8 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from hashlib import sha256
@@ -18,18 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
-from gpt2dist.corpus import BadDocumentError, Document, LongDocument, Piece, Rejected, read
+from gpt2dist.corpus import BadDocumentError, Document, Item, LongDocument, Piece, Rejected, Skipped, read
 from gpt2dist.corpus.damage import MOST_EXAMPLES, excerpt, not_unicode
 from gpt2dist.corpus.utf8 import REPLACEMENT, count_characters
 from gpt2dist.corpus.word_count import WordCounter, count_words
+from gpt2dist.dataset.manifest import FILTERED, RECORD
 from gpt2dist.dataset.megatron_format import MAX_DOCUMENT_TOKENS, token_dtype
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.errors import Gpt2distError, UserError
-from gpt2dist.importing import import_attribute
 from gpt2dist.memory import peak_resident_bytes
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, attempt
+from gpt2dist.preprocessing.filters import MOST_REASONS, Skip, TextFunctions
 from gpt2dist.preprocessing.splits import DIGEST, DocumentBlock, SplitWriter
-from gpt2dist.preprocessing.tasks import SPLITS, PreprocessingJob, ReplacedExample, Task, task_folder
+from gpt2dist.preprocessing.tasks import (
+    FILTERED_NAME,
+    REJECTED_NAME,
+    SPLITS,
+    PreprocessingJob,
+    ReplacedExample,
+    Task,
+    task_folder,
+)
 from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
 from gpt2dist.tokenizer.round_trip import RoundTrip, TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
@@ -64,23 +73,6 @@ def run_task(job: PreprocessingJob, task: Task) -> int:
     return peak_resident_bytes()
 
 
-def load_normalizer(name: str | None) -> Callable[[str], str] | None:
-    """Return the function that "module:function" names; the module may be in the working directory.
-
-    Raises:
-        UserError: The module cannot be imported or has no such function.
-    """
-    if name is None:
-        return None
-    try:
-        found: Callable[[str], str] = import_attribute(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"--normalizer {name}: cannot be found ({error}); write module:function, such as mytools:clean"
-        ) from error
-    return found
-
-
 def _do(job: PreprocessingJob, task: Task, folder: Path) -> None:
     progress = ProgressFile(folder)
 
@@ -97,13 +89,13 @@ def _do(job: PreprocessingJob, task: Task, folder: Path) -> None:
 
 
 class _Tools:
-    """Tokenizer, encoder, its check and normalizer, which a worker keeps between the tasks of a job."""
+    """Tokenizer, encoder, its check and the user's functions, which a worker keeps between the tasks of a job."""
 
     def __init__(self, job: PreprocessingJob):
         self.tokenizer = Tokenizer.load(job.build / "tokenizer")
         self.encoder: Encoder = make_encoder(job.encoder, self.tokenizer, job.memory_per_worker)
         self.round_trip = RoundTrip(self.tokenizer)
-        self.normalize = load_normalizer(job.normalizer)
+        self.functions = TextFunctions(job.normalizer, job.filters)
 
 
 @lru_cache(maxsize=1)
@@ -129,7 +121,8 @@ class _Work:
     def __init__(self, job: PreprocessingJob, task: Task, folder: Path, report: Callable[[Counts], None]):
         self._job, self._task, self._folder, self._report = job, task, folder, report
         tools = load_tools(job)
-        self._tokenizer, self._encoder, self._normalize = tools.tokenizer, tools.encoder, tools.normalize
+        self._tokenizer, self._encoder, self._functions = tools.tokenizer, tools.encoder, tools.functions
+        self._changes_text = bool(self._functions)
         self._round_trip = tools.round_trip
         self._dtype = token_dtype(self._tokenizer.vocab_size)
         self._writers = [
@@ -146,12 +139,17 @@ class _Work:
 
     def run(self) -> dict[str, Any]:
         """Read, tokenise and write the whole task, and return the content of done.json."""
-        with open(self._folder / "rejected.jsonl", "w", encoding="utf-8") as self._rejections:
+        names = [REJECTED_NAME, FILTERED_NAME] if self._job.filters else [REJECTED_NAME]
+        with ExitStack() as stack:
+            self._listings = {
+                name: stack.enter_context(open(self._folder / name, "w", encoding="utf-8")) for name in names
+            }
             for batch in self._batches():
                 self._write(batch)
                 self._report(self._counts)
-            self._rejections.flush()
-            os.fsync(self._rejections.fileno())
+            for file in self._listings.values():
+                file.flush()
+                os.fsync(file.fileno())
         return {
             "shards": [asdict(record) for writer in self._writers for record in writer.close()],
             "left_out": self._left_out,
@@ -172,14 +170,16 @@ class _Work:
                 text = self._kept(item)
                 if text:
                     batch.add(text, self._number, item.line, item.offset)
-                if not text or self._normalize:  # those of other texts are counted together, which is faster
+                if not text or self._changes_text:  # those of other texts are counted together, which is faster
                     self._counts.characters += count_characters(item.text)
             elif isinstance(item, LongDocument):
                 yield batch  # Documents before the long one are written first.
                 batch = _Batch()
                 self._write_long(item)
-            else:
+            elif isinstance(item, Rejected):
                 self._reject(item, item.reason, item.lines)
+            else:
+                self._skip_record(item)
             self._count(item.size)
             if batch.size >= BATCH_BYTES or len(batch.texts) >= BATCH_DOCUMENTS:
                 yield batch
@@ -190,7 +190,7 @@ class _Work:
         """Count bytes as read, up to the task's size: a long line may extend into pieces of other tasks."""
         self._counts.bytes = min(self._counts.bytes + size, self._size)
 
-    def _items(self) -> Generator[Document | LongDocument | Rejected, None, None]:
+    def _items(self) -> Iterator[Item]:
         for number, piece in enumerate(self._task.pieces, start=self._task.first_piece):
             self._number, self._piece = number, piece
             before = self._left_out["empty"]
@@ -203,10 +203,16 @@ class _Work:
         """Return the text to tokenise, or b"" for a skipped document, which is counted by its reason."""
         if document.repaired:
             self._repair(document, excerpt(document.text))
-        text = self._normalized(document) if self._normalize else document.text
+        text = document.text
+        if self._changes_text:
+            found = self._functions.apply(text, lambda: self._place(document))
+            if isinstance(found, Skip):
+                self._filter_out(document, found.reason)
+                return b""
+            text = found
         reason = self._unwanted(text)
         if reason:
-            self._left_out[reason] += 1
+            self._skip(reason)
             return b""
         if self._tokenizer.is_character_level:
             unknown = self._tokenizer.unknown_characters(text.decode())
@@ -235,18 +241,37 @@ class _Work:
         if len(self._examples) < MOST_EXAMPLES:
             self._examples.append(ReplacedExample(self._number, document.line, document.offset, text))
 
-    def _normalized(self, document: Document) -> bytes:
-        assert self._normalize is not None
-        try:
-            return self._normalize(document.text.decode()).encode()
-        except Exception as error:  # The user's function may raise anything.
+    def _skip(self, reason: str) -> None:
+        self._left_out[reason] = self._left_out.get(reason, 0) + 1
+        self._counts.skipped += 1
+
+    def _filter_out(self, document: Document, reason: str) -> None:
+        """Count and list a document that a filter skips."""
+        self._skip(f"{FILTERED}{reason}")
+        if self._number_of_reasons(FILTERED) > MOST_REASONS:
             raise UserError(
-                f"--normalizer {self._job.normalizer}: failed at {self._place(document)} "
-                f"({type(error).__name__}: {error}); it must turn any text into text"
-            ) from error
+                f"--filter: gives more than {MOST_REASONS} different reasons, such as {reason!r}. Each is "
+                "counted: return Skip with one of a few reasons, without numbers or text of the document"
+            )
+        self._list(FILTERED_NAME, document, reason, lines=1)
+
+    def _skip_record(self, item: Skipped) -> None:
+        """Count a record that holds no text; beyond `MOST_REASONS` kinds, as one of other kinds."""
+        kind = f"{RECORD}{item.kind}"
+        if kind not in self._left_out and self._number_of_reasons(RECORD) >= MOST_REASONS:
+            kind = f"{RECORD}other"
+        self._skip(kind)
+
+    def _number_of_reasons(self, prefix: str) -> int:
+        return sum(reason.startswith(prefix) for reason in self._left_out)
 
     def _reject(self, item: Document | LongDocument | Rejected, reason: str, lines: int = 1) -> None:
         """Record a rejection. It counts as many documents as it spans lines, since each may have been one."""
+        self._list(REJECTED_NAME, item, reason, lines)
+        self._left_out["rejected"] += lines
+        self._counts.rejected += lines
+
+    def _list(self, name: str, item: Document | LongDocument | Rejected, reason: str, lines: int) -> None:
         record = {
             "piece": self._number,
             "line": item.line,
@@ -255,9 +280,7 @@ class _Work:
             "bytes": item.size,
             "reason": reason,
         }
-        self._rejections.write(json.dumps(record) + "\n")
-        self._left_out["rejected"] += lines
-        self._counts.rejected += lines
+        self._listings[name].write(json.dumps(record) + "\n")
 
     def _place(self, document: Document | LongDocument) -> str:
         return place(self._piece, document.line, document.offset)
@@ -268,7 +291,7 @@ class _Work:
         """Tokenise documents, append end-of-text to each and write each to its split."""
         if not batch.texts:
             return
-        if not self._normalize:
+        if not self._changes_text:
             self._counts.characters += count_characters(b"".join(batch.texts))
         ids, lengths = self._encoder.encode_batch(batch.texts)
         counts = count_words(batch.texts)
@@ -326,7 +349,7 @@ class _Work:
                 self._repair(document, facts.example)
             reason = self._wrong_length(facts.characters) if facts.bytes else "empty"
             if reason:
-                self._left_out[reason] += 1
+                self._skip(reason)
             else:
                 self._add_long(document, facts, spill)
                 self._changes.append(facts.text_changes)
@@ -339,8 +362,8 @@ class _Work:
         self._report(self._counts)
 
     def _spill(self, document: LongDocument, write: Callable[[memoryview], int]) -> "_LongFacts":
-        if self._normalize:
-            raise UncuttableError("too long for a normalizer, which is given whole documents")
+        if self._changes_text:
+            raise UncuttableError("too long for a normalizer or filter, which is given whole documents")
         facts = _LongFacts()
         for part in cut_long_text(document.parts, self._tokenizer):
             text = part.decode()

@@ -56,7 +56,7 @@ def too_many_rejected_error(job: PreprocessingJob, tasks: list[Task], rejected: 
             "Name the field of the text with --text-field, or check the inputs"
         )
     return UserError(
-        f"{problem}Leave them out with a larger --max-bad-fraction, which resumes from here; or fix them, "
+        f"{problem}Skip them with a larger --max-bad-fraction, which resumes from here; or fix them, "
         f"remove the unfinished work (rm -r {job.build}) and run the command again"
     )
 

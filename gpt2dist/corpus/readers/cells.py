@@ -1,4 +1,4 @@
-"""Documents from table cells that a library returns whole."""
+"""Documents from texts that a library returns whole, such as table cells."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -8,12 +8,12 @@ from gpt2dist.corpus.documents import Document, LongDocument
 from gpt2dist.corpus.utf8 import repair, repair_parts
 
 
-def document(text: bytes | memoryview, line: int, size: int) -> Document | LongDocument:
-    """Build the document of a cell, whose bytes may be invalid UTF-8."""
+def document(text: bytes | memoryview, line: int, size: int, offset: int = -1) -> Document | LongDocument:
+    """Build the document of a text, whose bytes may be invalid UTF-8. See `Document` for the other arguments."""
     if len(text) > documents.LONG_BYTES:
-        return LongDocument(line, -1, repair_parts(_chunks(text)), partial(int, size))
+        return LongDocument(line, offset, repair_parts(_chunks(text)), partial(int, size))
     whole, repaired = repair(bytes(text))
-    return Document(whole, line, -1, size, repaired)
+    return Document(whole, line, offset, size, repaired)
 
 
 def spread(size: int, count: int) -> Iterator[int]:

@@ -24,6 +24,7 @@ from gpt2dist.corpus.documents import (
     Rejected,
     join_parts,
 )
+from gpt2dist.corpus.readers.base import Reader
 from gpt2dist.corpus.readers.fields import no_column
 from gpt2dist.corpus.readers.long_rows import (
     UNCLOSED,
@@ -38,18 +39,38 @@ from gpt2dist.corpus.text_stream import TextStream
 from gpt2dist.corpus.utf8 import repair, repair_parts
 from gpt2dist.errors import UserError
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
 QUOTING = {"standard": True, "none": False}
 """Whether a quote at the start of a field opens a quoted field, by the names of `Reading.quoting`."""
 
 
-def read_delimited(piece: Piece, reading: Reading) -> Items:
-    """Read the rows of a file. Blank lines and the header are not documents."""
+class TableReader(Reader):
+    """Reader of tables with a row per line.
+
+    Args:
+        suffix: Suffix of the files.
+        delimiter: Character between two cells.
+    """
+
+    compressible = has_encodings = True
+
+    def __init__(self, suffix: str, delimiter: str):
+        self.suffixes = (suffix,)
+        self._delimiter = delimiter
+
+    def read(self, piece: Piece, reading: Reading) -> Items:
+        """Read the rows of a file. Blank lines and the header are not documents."""
+        return _read(piece, reading, self._delimiter)
+
+
+CSV, TSV = TableReader(".csv", ","), TableReader(".tsv", "\t")
+
+
+def _read(piece: Piece, reading: Reading, delimiter: str) -> Items:
     # The limit is global to the process. Rows longer than LONG_BYTES never reach it: `long_rows` reads them.
     csv.field_size_limit(max(csv.field_size_limit(), 4 * documents.LONG_BYTES))
     with TextStream(piece, reading.encoding) as stream:
         records = FileRecords(stream, b"\n")
-        yield from _Table(piece, reading, records).rows()
+        yield from _Table(piece, reading, records, delimiter).rows()
         return records.count
 
 
@@ -59,9 +80,9 @@ class _Table:
     The csv module accepts only str. Decoding as latin-1 maps each byte to one character, so no byte is lost.
     """
 
-    def __init__(self, piece: Piece, reading: Reading, records: FileRecords):
+    def __init__(self, piece: Piece, reading: Reading, records: FileRecords, delimiter: str):
         self._path, self._records = piece.path, records
-        delimiter, quoting = DELIMITERS[piece.format], QUOTING[reading.quoting]
+        quoting = QUOTING[reading.quoting]
         self._dialect = Dialect(delimiter.encode(), quoting, reading.max_field_lines)
         self._lines = _Lines(records, self._dialect)
         self._reader = csv.reader(

@@ -6,16 +6,49 @@ from collections.abc import Generator
 
 import orjson
 
-from gpt2dist.corpus.documents import BadDocumentError, Document, Items, LongDocument, Piece, Reading, Rejected
-from gpt2dist.corpus.encodings import decode_utf8
+from gpt2dist.corpus.documents import (
+    BadDocumentError,
+    Document,
+    Items,
+    LongDocument,
+    Piece,
+    Reading,
+    Rejected,
+    Source,
+)
+from gpt2dist.corpus.encodings import can_cut_at_line_feeds, decode_utf8
+from gpt2dist.corpus.json_values import is_one_object, object_over_lines
+from gpt2dist.corpus.readers.base import NotDocumentsError, Reader, cut_bytes
 from gpt2dist.corpus.readers.fields import find_text, mend, no_object
 from gpt2dist.corpus.readers.long_lines import text_parts
 from gpt2dist.corpus.readers.records import FileRecords
 from gpt2dist.corpus.text_stream import TextStream
 
 
-def read_jsonl(piece: Piece, reading: Reading) -> Items:
-    """Read the lines that start in the piece. Blank lines are not documents."""
+class JsonLinesReader(Reader):
+    """Reader of JSON lines. Files are cut at line feeds unless they are compressed."""
+
+    suffixes = (".jsonl", ".ndjson", ".json")
+    compressible = has_encodings = True
+
+    def check(self, path: str, compression: str, encoding: str | None) -> None:
+        """Check that a file named .json has lines; see `Reader.check`."""
+        if is_one_object(path, compression, encoding):
+            raise NotDocumentsError(
+                object_over_lines(path, compression), ".json of one object over several lines"
+            )
+
+    def cut(self, source: Source, size: int, encoding: str | None) -> list[Piece]:
+        """See `Reader.cut`."""
+        whole = source.compression or not (encoding is None or can_cut_at_line_feeds(encoding))
+        return super().cut(source, size, encoding) if whole else cut_bytes(source, size)
+
+    def read(self, piece: Piece, reading: Reading) -> Items:
+        """Read the lines that start in the piece. Blank lines are not documents."""
+        return _read(piece, reading)
+
+
+def _read(piece: Piece, reading: Reading) -> Items:
     with TextStream(piece, reading.encoding) as stream:
         whole = stream.transcoded or piece.compression  # then the stream has the lines of this piece only
         start, end = (0, sys.maxsize) if whole else (piece.start, piece.end)

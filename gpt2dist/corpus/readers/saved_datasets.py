@@ -1,12 +1,34 @@
-"""Reader of directories written by `save_to_disk` of the library `datasets`."""
+"""Reader of datasets of the library `datasets`: directories that `save_to_disk` wrote, and those on the hub."""
 
 from pathlib import Path
 from typing import Any
 
 from gpt2dist import json_files
 from gpt2dist.corpus.documents import Items, Piece, Reading, Source
+from gpt2dist.corpus.formats import HUB_PREFIX
+from gpt2dist.corpus.readers.base import Reader
 from gpt2dist.corpus.readers.cells import spread
 from gpt2dist.errors import UserError
+
+
+class DatasetsReader(Reader):
+    """Reader of saved datasets and of datasets on the hub, which are found by content and prefix."""
+
+    def cut(self, source: Source, size: int, encoding: str | None) -> list[Piece]:
+        """Cut a saved dataset between rows, one on the hub between shards."""
+        if not source.path.startswith(HUB_PREFIX):
+            return cut_saved(source, size)
+        from gpt2dist.corpus.readers.hub import cut_hub
+
+        return cut_hub(source, size)
+
+    def read(self, piece: Piece, reading: Reading) -> Items:
+        """Read some rows of a saved dataset, or some shards of one on the hub."""
+        if not piece.path.startswith(HUB_PREFIX):
+            return read_saved(piece, reading)
+        from gpt2dist.corpus.readers.hub import read_hub
+
+        return read_hub(piece, reading)
 
 
 def is_saved(directory: Path) -> bool:

@@ -3,6 +3,7 @@
 from itertools import chain
 
 from gpt2dist.corpus.documents import Document, Items, LongDocument, Piece, Reading, Rejected
+from gpt2dist.corpus.readers.base import Reader
 from gpt2dist.corpus.readers.records import FileRecords
 from gpt2dist.corpus.text_stream import TextStream
 from gpt2dist.corpus.utf8 import repair, repair_parts
@@ -12,8 +13,18 @@ _HEAD_BYTES = 8192
 _BINARY = "binary, or text in another encoding, which --encoding NAME reads (it has zero bytes)"
 
 
-def read_text(piece: Piece, reading: Reading) -> Items:
-    """Read the documents of a file. No empty document follows a separator at the end of the file."""
+class TextReader(Reader):
+    """Reader of plain text, which also reads files with suffixes that no reader has."""
+
+    suffixes = (".txt", ".md", ".rst")
+    compressible = has_encodings = separable = True
+
+    def read(self, piece: Piece, reading: Reading) -> Items:
+        """Read the documents of a file. No empty document follows a separator at the end of the file."""
+        return _read(piece, reading)
+
+
+def _read(piece: Piece, reading: Reading) -> Items:
     separator = reading.document_separator.encode() if reading.document_separator else None
     with TextStream(piece, reading.encoding) as stream:
         records = FileRecords(stream, separator)

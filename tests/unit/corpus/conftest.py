@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gpt2dist.corpus import BadDocumentError, LongDocument, Reading, Rejected, cut, discover, read
+from gpt2dist.corpus import BadDocumentError, LongDocument, Reading, Rejected, Skipped, cut, discover, read
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Seen:
 
 
 def see(item):
+    if isinstance(item, Skipped):
+        return item
     if isinstance(item, Rejected):
         return Seen(None, item.line, item.offset, item.size, reason=item.reason, lines=item.lines)
     if not isinstance(item, LongDocument):

@@ -105,9 +105,7 @@ def test_a_refusal_names_the_stream_and_its_place(write):
 def test_an_empty_file_of_a_format_with_a_header_is_refused(tmp_path, name):
     (tmp_path / name).touch()
     (source,) = discover([str(tmp_path / name)])
-    with pytest.raises(
-        UserError, match=rf"{name}: holds no byte, not even the header of such a file; get it again"
-    ):
+    with pytest.raises(UserError, match=rf"{name}: empty, without even a header; get it again"):
         cut(source, 1000)
 
 

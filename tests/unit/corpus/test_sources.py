@@ -102,7 +102,7 @@ def test_a_file_whose_name_looks_like_a_pattern(tmp_path):
         ("empty", r"no file in this directory ends in a suffix that is read; .*--suffix"),
         ("a.zip", r"a\.zip: \.zip files are not read; unpack or convert it"),
         ("a.tar.gz", r"\.tar files are not read"),
-        ("a.parquet.gz", r"parquet files are compressed within; unpack the \.gz first"),
+        ("a.parquet.gz", r"parquet files are not compressed as a whole; unpack the \.gz first"),
     ],
 )
 def test_discover_refuses(tmp_path, name, message):

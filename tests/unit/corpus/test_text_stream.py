@@ -146,6 +146,7 @@ def test_the_sizes_of_compressed_documents_add_up(tmp_path, read_corpus):
 def test_formats_that_determine_their_encoding_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(
-        UserError, match=rf"--encoding gbk: .*{name} is \w+, whose text is always UTF-8; leave the"
+        UserError,
+        match=rf"--encoding gbk: .*{name} is \w+, a format that determines the encoding of its text; omit the",
     ):
         discover([str(tmp_path / name)], encoding="gbk")

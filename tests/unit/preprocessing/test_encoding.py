@@ -160,7 +160,9 @@ def test_standard_input(tmp_path, run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     assert run("-", encoding="shift_jis").totals("train").bytes == len("表ソ能あ".encode())
     said = refusal(lambda: run("-", output="x", encoding="shift_jis", format="parquet"))
-    assert said.startswith("--encoding shift_jis: - is parquet, whose text is always UTF-8")
+    assert said.startswith(
+        "--encoding shift_jis: - is parquet, a format that determines the encoding of its text"
+    )
     assert not (tmp_path / "x.partial").exists()
 
 

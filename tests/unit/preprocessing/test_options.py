@@ -64,9 +64,12 @@ def test_lengths(tmp_path, tokenizer):
         ({"min_chars": -1}, "--min-chars -1, --max-chars None: no document satisfies both"),
         ({"min_chars": 5, "max_chars": 4}, "--min-chars 5, --max-chars 4: no document satisfies both"),
         ({"memory_per_worker": 1 << 20}, "--memory-per-worker: 1 MiB is too little, a worker needs 512 MiB"),
-        ({"normalizer": "nowhere:clean"}, "--normalizer nowhere:clean: cannot be found .*write module:function"),
-        ({"normalizer": "json:nothing"}, "--normalizer json:nothing: cannot be found"),
-        ({"normalizer": "json"}, "--normalizer json: cannot be found"),
+        (
+            {"normalizer": "nowhere:clean"},
+            "--normalizer nowhere:clean: cannot be imported .*write module:function",
+        ),
+        ({"normalizer": "json:nothing"}, "--normalizer json:nothing: cannot be imported"),
+        ({"normalizer": "json"}, "--normalizer json: cannot be imported"),
         ({"scheduler": "tcp://127.0.0.1:1"}, "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there"),
     ],
 )
@@ -237,7 +240,7 @@ def test_long_documents_that_cannot_be_taken(tmp_path, small_is_long, tokenizer,
     reasons = [
         json.loads(line)["reason"] for line in (tmp_path / "normal/rejected.jsonl").read_text().splitlines()
     ]
-    assert set(reasons) == {"too long for a normalizer, which is given whole documents"}
+    assert set(reasons) == {"too long for a normalizer or filter, which is given whole documents"}
     monkeypatch.setattr(worker_module, "MAX_DOCUMENT_TOKENS", 900)
     manifest = run(source, tokenizer, tmp_path / "huge", max_bad_fraction=0.9)
     assert "more than a shard can index as one document" in (tmp_path / "huge/rejected.jsonl").read_text()

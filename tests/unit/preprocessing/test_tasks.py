@@ -9,6 +9,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.tasks import (
     PreprocessingJob,
     Task,
+    load_filtered,
     load_rejections,
     load_replaced_examples,
     load_result,
@@ -96,6 +97,23 @@ def test_rejections_that_are_damaged(task, line, reason):
         list(load_rejections(job, task))
     assert str(raised.value).startswith(f"{folder / 'rejected.jsonl'}{reason.format(folder=folder)}")
     assert f"; remove {folder} and run the command again" in str(raised.value)
+
+
+def test_a_list_of_filtered_documents_that_is_damaged(task):
+    job, task, folder = task
+    change(
+        folder,
+        left_out={"rejected": 2, "filter: short": 1, "filter: long": 1, "record: text/html": 4, "empty": 8},
+    )
+    one = json.dumps(REJECTED | {"lines": 1}) + "\n"
+    (folder / "filtered.jsonl").write_text(one * 2)
+    assert len(list(load_filtered(job, task))) == 2 == load_result(folder).filtered
+    assert load_result(folder).seen == load_result(folder).documents + 12
+    (folder / "filtered.jsonl").write_text(one)
+    with pytest.raises(
+        UserError, match=r"filtered\.jsonl: has 1 filtered documents, and .*done\.json says 2; remove"
+    ):
+        list(load_filtered(job, task))
 
 
 def test_an_example_of_another_task(task):
