@@ -244,7 +244,7 @@ def _instance(find: Callable[[str], Callable[[], T]], name: str) -> T:
 
 
 def _tensorboard(directory: Path) -> Tracker:
-    from gpt2dist.monitoring.tensorboard import TensorBoard  # half a second, only on rank 0
+    from gpt2dist.monitoring.tensorboard import TensorBoard  # imported only where it is used: on rank 0
 
     return TensorBoard(directory)
 

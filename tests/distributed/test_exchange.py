@@ -20,8 +20,8 @@ def logits_in_the_trainer(config_path, overrides, tokens):
     kept = {}
 
     class Watched(setup.Trainer):
-        def fit(self, metrics):
-            super().fit(metrics)
+        def fit(self):
+            super().fit()
             kept["logits"] = self.engine.logits(torch.tensor([tokens])).numpy()
 
     setup.Trainer = Watched
