@@ -3,32 +3,24 @@
 import argparse
 from pathlib import Path
 
-from gpt2dist.errors import UserError
-from gpt2dist.output_paths import check_file, write_file
+from gpt2dist.api.run import Run
 from gpt2dist.terminal import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = """\
-The page holds the state, curves, samples, lineage, starts, configuration and environment, and needs no other file
-and no network to be seen. The run may be at work.
+The page shows the state, curves, samples, lineage, starts, configuration and environment of the run. It needs no
+other file and no network. The run may still be training.
 
 example:
   gpt2dist report runs/gpt2-124m --output report.html"""
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--output", type=Path, required=True, metavar="F.html", help="the page; written over")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="F.html", help="the page; an existing file is replaced"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the page."""
-    from gpt2dist.report.page import report
-    from gpt2dist.status.run_files import is_run
-
-    if not is_run(args.run_directory):
-        raise UserError(
-            f"{args.run_directory}: not a run directory; `gpt2dist status DIR` lists those in a folder"
-        )
-    check_file(args.output)
-    write_file(args.output, report(args.run_directory))
-    say(f"written {args.output}")
+    say(f"written {Run(args.run_directory).report(args.output)}")
