@@ -63,7 +63,7 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
     launch_environment.check()
     where = config.run.name or str(config.output_dir)
     config, plan = plan_run(config, launch_environment.world_size(), where)
-    with quietly(quiet), _same_environment():
+    with quietly(quiet), _without_traces():
         from gpt2dist.training import setup  # noqa: F401  # DeepSpeed prepares the environment of `join`
 
         with joined_ranks(timeout_of(config)) as world:
@@ -123,12 +123,19 @@ def require_room(config: "Config", plan: "Plan", world: "World", where: str) -> 
 
 
 @contextlib.contextmanager
-def _same_environment() -> Iterator[None]:
-    """Restore the environment variables at the end: DeepSpeed's start sets RANK and others."""
-    before = dict(os.environ)
+def _without_traces() -> Iterator[None]:
+    """Undo at the end what DeepSpeed changes in the process.
+
+    Its start sets RANK and other environment variables. Stage 3 replaces torch's function `linear`, so that other
+    models no longer work.
+    """
+    import torch
+
+    before, linear = dict(os.environ), torch.nn.functional.linear
     try:
         yield
     finally:
+        torch.nn.functional.linear = linear
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)

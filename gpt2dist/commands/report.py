@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpt2dist.errors import UserError
-from gpt2dist.output_paths import check_file, write_file
+from gpt2dist.api.run import Run
 from gpt2dist.terminal import say
 
 
@@ -24,13 +23,4 @@ example:
 
 def run(args: argparse.Namespace) -> None:
     """Write the page."""
-    from gpt2dist.report.page import report
-    from gpt2dist.status.run_files import is_run
-
-    if not is_run(args.run_directory):
-        raise UserError(
-            f"{args.run_directory}: not a run directory; `gpt2dist status DIR` lists those in a folder"
-        )
-    check_file(args.output)
-    write_file(args.output, report(args.run_directory))
-    say(f"wrote {args.output}")
+    say(f"wrote {Run(args.run_directory).report(args.output)}")

@@ -35,8 +35,26 @@ def process_state():
         "level": logging.getLogger().level,
         "log handlers": (list(logging.getLogger().handlers), list(logging.getLogger("gpt2dist").handlers)),
         "environment": dict(os.environ),
+        "linear": torch.nn.functional.linear,
         "joined": torch.distributed.is_initialized(),
     }
+
+
+def use_what_stage_3_trained(path, home):
+    """Train at ZeRO stage 3, and evaluate, sample and train again in the same process."""
+    config = gpt2dist.Config.read(path, *SHORT, "zero.stage=3")
+    run = gpt2dist.train(config, quiet=True)
+    result = gpt2dist.evaluate(run, documents=["abc def"], stride=16, quiet=True)
+    again = gpt2dist.train(config.override(f"run.output_dir={home / 'again'}"), quiet=True)
+    same = (run.metrics()["train/loss"].values == again.metrics()["train/loss"].values).all()
+    return result["targets"], len(gpt2dist.generate(run, "a", max_new_tokens=3, quiet=True)), bool(same)
+
+
+def test_stage_3_leaves_a_process_that_can_do_everything_else(tiny_dataset, tmp_path):
+    ((targets, texts, same),) = run_ranks(
+        use_what_stage_3_trained, 1, write_run(tmp_path, tiny_dataset), tmp_path
+    )
+    assert targets > 1 and texts == 1 and same
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
