@@ -61,11 +61,12 @@ EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report a program that Ctrl-C ended."""
 
 
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Build the parser of the program, with the options of one verb.
 
     Args:
         verb: The verb whose module to import; with None, every verb has only its name and help line.
+        arguments: The command line, which may name a scheduler of another package: `submit` then has its options.
     """
     parser = _Parser(
         prog="gpt2dist",
@@ -88,6 +89,8 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         if name == verb:
             command = importlib.import_module(f"gpt2dist.commands.{name.replace('-', '_')}")
             command.configure(subparser)
+            if verb == "submit":
+                command.add_scheduler_options(subparser, arguments)
             subparser.set_defaults(run=command.run)
             if verb != "launch":  # the verb that it launches has the option
                 add_quiet(subparser)
@@ -126,8 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.excepthook = show_traceback
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
-    parser = build_parser(verb)
     own, passed_on = _split(arguments, verb)
+    parser = build_parser(verb, own)
     args, rest = parser.parse_known_args(own)
     args.words = passed_on
     # argparse accepts overrides only in one group, but users also put some after an option.

@@ -1,4 +1,4 @@
-"""Records of submitted jobs: scripts, configuration, code and environment."""
+"""The files of submitted jobs, RUN/submission/NNN: scripts, configuration, code and environment."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # pydantic would slow `status` down
     from gpt2dist.config import Config
 
 CONFIG, SCRIPT = "config.yaml", "job.sh"
-"""The resolved configuration, and the script given to the scheduler."""
+"""File names of the resolved configuration, and of the script that the scheduler runs."""
 FACTS = "submission.json"
 RECORDED_PREFIXES = (
     "CUDA",
@@ -39,7 +39,7 @@ RECORDED_PREFIXES = (
 
 
 def make_directory(home: Path) -> Path:
-    """Create HOME/NNN with the next free number. Waiting jobs still read the earlier directories.
+    """Create HOME/NNN with the next free number. Earlier ones are kept, since jobs in the queue read them.
 
     Raises:
         UserError: The directory cannot be created.
@@ -55,36 +55,34 @@ def make_directory(home: Path) -> Path:
                 continue
             return home / f"{number:03d}"
     except OSError as error:
-        raise UserError(
-            f"{home}: cannot be written ({error.strerror}); the record of the job belongs there"
-        ) from error
+        raise UserError(f"{home}: cannot be written ({error.strerror}); the job's files belong there") from error
 
 
-def write(record: Path, files: Mapping[str, str], config: "Config | None", asked: dict[str, Any]) -> None:
+def write(directory: Path, files: Mapping[str, str], config: "Config | None", options: dict[str, Any]) -> None:
     """Write the files, config.yaml, submission.json, and code.diff if the code has uncommitted changes.
 
     Args:
-        record: The directory of this submission.
-        files: Rendered files by name; scripts are made executable.
-        config: The resolved configuration; None for a job that is not training.
-        asked: The requested options of the command line.
+        directory: The directory of this submission.
+        files: Text of each file, by name; scripts become executable.
+        config: The resolved configuration of a training run; None for other jobs.
+        options: The options of the command line.
     """
     for name, text in files.items():
-        (record / name).write_text(text, encoding="utf-8")
+        (directory / name).write_text(text, encoding="utf-8")
         if text.startswith("#!"):
-            (record / name).chmod(0o755)
+            (directory / name).chmod(0o755)
     if config:
-        (record / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        (directory / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     changes = uncommitted()
     if changes:
-        (record / "code.diff").write_text(changes, encoding="utf-8")
+        (directory / "code.diff").write_text(changes, encoding="utf-8")
     facts = {
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "user": getpass.getuser(),
         "host": socket.gethostname(),
         "command": sys.argv,
         "directory": str(Path.cwd()),
-        "asked": asked,
+        "asked": options,
         "gpt2dist": __version__,
         "git_commit": commit(),
         "git_uncommitted": bool(changes),
@@ -92,19 +90,19 @@ def write(record: Path, files: Mapping[str, str], config: "Config | None", asked
         "interpreter": sys.executable,
         "environment": {name: os.environ[name] for name in sorted(os.environ) if _is_recorded(name)},
     }
-    (record / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    (directory / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
-def record_submission(record: Path, scheduler: str, jobs: Sequence[int | str]) -> None:
-    """Add the scheduler, the job ids and the time to submission.json once the job is submitted.
+def record_submission(directory: Path, scheduler: str, jobs: Sequence[int | str]) -> None:
+    """Add the scheduler, the job ids and the time to submission.json after the job was submitted.
 
     Args:
-        record: The directory of this submission.
-        scheduler: The scheduler that accepted the job.
-        jobs: The scheduler's id of the job, then the ids of the jobs that follow it.
+        directory: The directory of this submission.
+        scheduler: Name of the scheduler that accepted the job.
+        jobs: The scheduler's id of the job, then the ids of the jobs that depend on it.
     """
-    path = record / FACTS
-    facts = json_files.require(path, "the job is submitted, but `gpt2dist status` does not know it")
+    path = directory / FACTS
+    facts = json_files.require(path, "the job was submitted, but `gpt2dist status` cannot show it")
     facts |= {"scheduler": scheduler, "jobs": list(jobs), "submitted": time.time()}
     path.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
@@ -114,15 +112,15 @@ class Submission:
     """A job that was submitted to a scheduler.
 
     Attributes:
-        record: The directory of its record.
-        work: The command: train, evaluate or preprocess.
-        scheduler: slurm, local or kubernetes.
-        jobs: The scheduler's id of the job, then the ids of the jobs that follow it.
+        directory: The directory of the submission.
+        verb: train, evaluate or preprocess.
+        scheduler: The value of --scheduler, which need not be installed here.
+        jobs: The scheduler's id of the job, then the ids of the jobs that depend on it.
         time: Time of submission, in seconds since 1970.
     """
 
-    record: Path
-    work: str
+    directory: Path
+    verb: str
     scheduler: str
     jobs: list[int | str]
     time: float
@@ -137,19 +135,23 @@ def submissions(run: Path) -> list[Submission]:
     return sorted(found, key=lambda each: each.time)
 
 
-def _parse(record: Path, facts: dict[str, Any]) -> Submission:
-    """Return a submission from the content of its submission.json; a ValueError if it was not submitted."""
+def _parse(directory: Path, facts: dict[str, Any]) -> Submission:
+    """Return a submission, given the content of its submission.json.
+
+    Raises:
+        ValueError: It was not submitted.
+    """
     asked, jobs, submitted = facts.get("asked"), facts.get("jobs"), facts.get("submitted")
-    work, scheduler = asked.get("job") if isinstance(asked, dict) else None, facts.get("scheduler")
-    if not (isinstance(work, str) and isinstance(scheduler, str) and isinstance(submitted, int | float)):
+    verb, scheduler = asked.get("job") if isinstance(asked, dict) else None, facts.get("scheduler")
+    if not (isinstance(verb, str) and isinstance(scheduler, str) and isinstance(submitted, int | float)):
         raise ValueError("not submitted")
     if not (isinstance(jobs, list) and jobs and all(isinstance(job, int | str) for job in jobs)):
         raise ValueError("no jobs")
-    return Submission(record, work, scheduler, jobs, float(submitted))
+    return Submission(directory, verb, scheduler, jobs, float(submitted))
 
 
 def _is_recorded(name: str) -> bool:
-    """Return whether a variable may affect the computation. Others are not recorded: some hold passwords."""
+    """Return whether to record a variable: one that may affect the computation, and not a secret."""
     return name.startswith(RECORDED_PREFIXES) and not any(
         word in name for word in ("TOKEN", "KEY", "SECRET", "PASS")
     )

@@ -1,6 +1,6 @@
-"""Read the files of a run, which other processes may write or remove meanwhile.
+"""Read the files of a run, which other processes may write or remove at the same time.
 
-A file that is missing, incomplete or unreadable counts as absent: the next read will see it.
+A file that is missing, incomplete or unreadable counts as absent. A later read will find it.
 """
 
 import math
@@ -25,7 +25,7 @@ _WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # first line of faulthand
 
 
 def is_run(directory: Path) -> bool:
-    """Return whether a run has started in a directory, or was submitted."""
+    """Return whether a run was started in a directory, or was submitted."""
     run = RunDirectory(directory)
     here = any(path.is_file() for path in (run.environment, run.metrics, run.failed_marker))
     begun = run.lock.is_file() and run.logs.is_dir()
@@ -33,7 +33,7 @@ def is_run(directory: Path) -> bool:
 
 
 def find_runs(directory: Path, depth: int = DEPTH) -> list[Path]:
-    """Return `directory` if it is a run, else the runs below it, sorted by name. Runs are not searched.
+    """Return `directory` if it is a run, else the runs below it, sorted by name. Runs inside runs are not found.
 
     Raises:
         OSError: The directory cannot be listed.
@@ -63,7 +63,7 @@ def read_settings(run: Path) -> dict[str, dict[str, Any]]:
 
     try:
         text = json_files.read_bytes(RunDirectory(run).config, SETTINGS_BYTES)
-        value = yaml.load(text, yaml.SafeLoader)  # the loader in C crashes at deep nesting
+        value = yaml.load(text, yaml.SafeLoader)  # the C loader crashes on deep nesting
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     if not isinstance(value, dict):
@@ -95,12 +95,12 @@ def latest_checkpoint(run: Path) -> tuple[int, float] | None:
 
 
 def last_submission(run: Path) -> Submission | None:
-    """Return the training job that was submitted last."""
-    return next((each for each in reversed(submissions(run)) if each.work == "train"), None)
+    """Return the training job that was submitted last; None if there is none."""
+    return next((each for each in reversed(submissions(run)) if each.verb == "train"), None)
 
 
 def hung_ranks(run: Path) -> list[str]:
-    """Return the rank logs that end with the stacks that the watchdog writes before it kills a rank."""
+    """Return the rank logs that end with the stacks that the watchdog dumps before it kills a rank."""
     found = []
     for path in filter(json_files.is_file, sorted(RunDirectory(run).logs.glob("rank-*.log"))):
         try:
@@ -110,7 +110,7 @@ def hung_ranks(run: Path) -> list[str]:
         except OSError:
             continue
         *_, stacks = _WATCHDOG.split(tail)
-        # Log lines start with the year. One after the stacks means that the run was started again.
+        # Log lines start with the year. A line after the stacks means that the run was started again.
         if _WATCHDOG.search(tail) and not re.search(rb"^\d{4}-", stacks, re.MULTILINE):
             found.append(str(path))
     return found

@@ -147,7 +147,7 @@ def _waiting(run: Path, start: float | None, now: float) -> tuple[State, str] | 
     if job is None or job.time < (start or 0):
         return None
     ago = duration(max(0.0, now - job.time))
-    return "submitted", f"{ago} ago, {job.scheduler} {job.jobs[0]}; its output will be in {job.record}"
+    return "submitted", f"{ago} ago, {job.scheduler} {job.jobs[0]}; its output will be in {job.directory}"
 
 
 def _judge(

@@ -1,43 +1,51 @@
-"""Scheduler-independent description of a job."""
+"""Description of a job, the same for all schedulers."""
 
 import dataclasses
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpt2dist.config import Config
 from gpt2dist.errors import UserError
 from gpt2dist.run.submissions import CONFIG, SCRIPT
 
-DOES = {"train": "training", "evaluate": "evaluation", "preprocess": "preprocessing"}
-"""Commands that can be submitted → name of the activity."""
-UNFIT = {"Cc": "a control character", "Cs": "no UTF-8", "Zl": "a line separator", "Zp": "a paragraph separator"}
-"""Unicode categories that scripts and manifests must not contain: a line break ends a comment or a directive."""
+if TYPE_CHECKING:  # importing pydantic would slow down `submit --help`
+    from gpt2dist.config import Config
+
+ACTIVITIES = {"train": "training", "evaluate": "evaluation", "preprocess": "preprocessing"}
+"""Verbs that can be submitted → what a job of each does, for its title."""
+UNFIT = {
+    "Cc": "a control character",
+    "Cs": "a byte that is not UTF-8",
+    "Zl": "a line separator",
+    "Zp": "a paragraph separator",
+}
+"""Unicode categories that a script or manifest must not contain, and their names. After a line break, the rest of
+a comment or directive would run as a command."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """The gpt2dist command that a job runs, with arguments that the command has checked.
+    """The verb that a job runs, with arguments that the verb has checked.
 
     Attributes:
-        verb: The command, a key of `DOES`.
+        verb: The verb, a key of `ACTIVITIES`.
         name: Name of the job in the scheduler.
-        words: Arguments after the verb; empty for training, which uses the configuration in its record.
-        records: Directory in which each submission gets its own subdirectory.
-        paths: Absolute paths of files and directories to read or write, which a container must mount.
+        arguments: Arguments of the verb; empty for training, which reads config.yaml of its submission.
+        submissions_directory: Directory in which each submission gets its own subdirectory.
+        paths: Absolute paths of files and directories that the job reads or writes; a container must mount them.
         config: Configuration of a training run; None for other work.
         run: Directory of a training run; None for other work.
-        endless: Whether the work runs until it is stopped, like `evaluate --watch`.
+        endless: Whether the work runs until it is stopped, as `evaluate --watch` does.
     """
 
     verb: str
     name: str
-    words: tuple[str, ...]
-    records: Path
+    arguments: tuple[str, ...]
+    submissions_directory: Path
     paths: tuple[Path, ...]
-    config: Config | None = None
+    config: "Config | None" = None
     run: Path | None = None
     endless: bool = False
 
@@ -48,19 +56,19 @@ class SchedulerJob:
 
     Attributes:
         work: The work to do.
-        record: Directory with the script, configuration and log of this submission.
-        directory: Working directory of the job, to which relative paths refer.
+        submission_directory: Directory with the script, configuration and log of this submission.
+        working_directory: Directory that the job starts in, to which relative paths refer.
         python: Python interpreter that has gpt2dist installed.
         nodes: Number of nodes.
-        gpus_per_node: Number of GPUs on each node, with one rank per GPU; 0 for work without ranks.
+        gpus_per_node: GPUs of each node, with one rank per GPU; 0 for preprocessing, which has no ranks.
         environment: Environment variables to set.
-        tasks: Number of parts that preprocessing is divided into, each a separate job.
+        tasks: Number of jobs that preprocessing is divided into.
         dask: Whether a Dask cluster on the nodes does the preprocessing.
     """
 
     work: Work
-    record: Path
-    directory: Path
+    submission_directory: Path
+    working_directory: Path
     python: str
     nodes: int = 1
     gpus_per_node: int = 0
@@ -71,7 +79,7 @@ class SchedulerJob:
     @property
     def title(self) -> str:
         """A one-line description of the job."""
-        work = f"{self.work.name}: {DOES[self.work.verb]}"
+        work = f"{self.work.name}: {ACTIVITIES[self.work.verb]}"
         if self.gpus_per_node:
             ranks = self.nodes * self.gpus_per_node
             return f"{work} on {self.nodes} × {self.gpus_per_node} = {ranks} ranks (nodes × GPUs)"
@@ -80,15 +88,15 @@ class SchedulerJob:
         return f"{work} in {self.tasks} parts" if self.tasks > 1 else work
 
     @property
-    def words(self) -> list[str]:
-        """The verb and its arguments."""
-        config = [str(self.record / CONFIG)] if self.work.config else []
-        return [self.work.verb, *config, *self.work.words]
+    def arguments(self) -> list[str]:
+        """The arguments of `python -m gpt2dist`: the verb and its own."""
+        config = [str(self.submission_directory / CONFIG)] if self.work.config else []
+        return [self.work.verb, *config, *self.work.arguments]
 
     @property
     def script(self) -> Path:
         """The path of the rendered script."""
-        return self.record / SCRIPT
+        return self.submission_directory / SCRIPT
 
 
 def parse_environment(words: Iterable[str]) -> dict[str, str]:
@@ -101,7 +109,7 @@ def parse_environment(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UserError(f"--env {word}: write NAME=VALUE, where NAME is of letters, digits and '_'")
+            raise UserError(f"--env {word}: write NAME=VALUE, where NAME consists of letters, digits and '_'")
         found[name] = value
     return found
 
@@ -119,9 +127,9 @@ def require_positive(option: str, number: int, meaning: str) -> None:
 def require_fit_for_scripts(
     work: Work, scheduler: Any, environment: Mapping[str, str], directory: Path, python: str
 ) -> None:
-    """Check, before anything is written, that no value for a job script or manifest has control characters.
+    """Check that no value for a job script or manifest has control characters. Call it before writing anything.
 
-    Quoting is not enough: scripts have paths in comments and directives, where a newline starts a command.
+    Quoting is not enough: scripts have paths in comments and directives, where a newline would start a command.
 
     Args:
         work: The work. Its configuration is not checked, since YAML escapes such characters.
@@ -134,9 +142,12 @@ def require_fit_for_scripts(
         UserError: A value has a character of a category in `UNFIT`; the message names the first.
     """
     given: dict[str, Any] = {f"--env {name}": value for name, value in environment.items()}
-    given |= {_option(field.name): getattr(scheduler, field.name) for field in dataclasses.fields(scheduler)}
-    given |= {"run.output_dir": work.run, "the name of the job": work.name, work.verb: work.words}
-    given |= {"a path of the job": (work.records, *work.paths)}
+    given |= {
+        f"--{field.name.replace('_', '-')}": getattr(scheduler, field.name)
+        for field in dataclasses.fields(scheduler)
+    }
+    given |= {"run.output_dir": work.run, "the name of the job": work.name, work.verb: work.arguments}
+    given |= {"a path of the job": (work.submissions_directory, *work.paths)}
     given |= {"the working directory": directory, "the interpreter": python}
     for label, value in given.items():
         for text in _texts(value):
@@ -144,13 +155,9 @@ def require_fit_for_scripts(
             if unfit:
                 kind = UNFIT[unicodedata.category(unfit)]
                 raise UserError(
-                    f"{label}: {text!r} has {kind} ({unfit!r}), which a job script cannot hold; rename it, or "
-                    "write it in another way"
+                    f"{label}: {text!r} has {kind} ({unfit!r}), which a job script must not contain; rename "
+                    "it, or write it without"
                 )
-
-
-def _option(field: str) -> str:
-    return "--sbatch" if field == "options" else f"--{field.replace('_', '-')}"
 
 
 def _texts(value: Any) -> Iterator[str]:

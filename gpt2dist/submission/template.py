@@ -10,16 +10,20 @@ from gpt2dist.submission.job import SchedulerJob
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def read(template: str) -> str:
-    """Return a template's text, unrendered."""
+def read(template: str | Path) -> str:
+    """Return the text of a template.
+
+    Args:
+        template: Name of a file in `templates/`, or the absolute path of a template of another package.
+    """
     return (TEMPLATES / template).read_text(encoding="utf-8")
 
 
-def render(template: str, values: Mapping[str, str]) -> str:
+def render(template: str | Path, values: Mapping[str, str]) -> str:
     """Render a script, and merge consecutive blank lines into one.
 
     Args:
-        template: Name of a file in `templates/`.
+        template: As for `read`.
         values: Text to insert for each {{name}}, already quoted for the script.
     """
     filled = re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], read(template))
@@ -27,17 +31,17 @@ def render(template: str, values: Mapping[str, str]) -> str:
 
 
 def common_values(job: SchedulerJob) -> dict[str, str]:
-    """Return the values that every script needs."""
+    """Return the values that every script needs, quoted for bash."""
     exports = (f"export {name}={shlex.quote(value)}" for name, value in job.environment.items())
     return {
         "title": job.title,
         "script": shlex.quote(str(job.script)),
         "run": shlex.quote(str(job.work.run)),
-        "record": shlex.quote(str(job.record)),
-        "directory": shlex.quote(str(job.directory)),
+        "submission_directory": shlex.quote(str(job.submission_directory)),
+        "working_directory": shlex.quote(str(job.working_directory)),
         "exports": "\n".join(exports),
         "python": shlex.quote(job.python),
-        "words": shlex.join(job.words),
+        "arguments": shlex.join(job.arguments),
         "gpus_per_node": str(job.gpus_per_node),
         "endless": "true" if job.work.endless else "false",
     }

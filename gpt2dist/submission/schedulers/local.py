@@ -1,4 +1,4 @@
-"""Local machine: run the job script in the background."""
+"""This machine: run the job script in the background."""
 
 import dataclasses
 import shlex
@@ -8,20 +8,26 @@ from typing import ClassVar
 
 from gpt2dist.run.submissions import SCRIPT
 from gpt2dist.submission.job import SchedulerJob, Work
+from gpt2dist.submission.schedulers.base import Scheduler
 from gpt2dist.submission.template import common_values, render
 
 
 @dataclasses.dataclass(frozen=True)
-class Local:
+class Local(Scheduler):
     """Scheduler that starts jobs as processes on this machine."""
 
-    name: ClassVar[str] = "local"
+    noun: ClassVar = "process"
+    cannot: ClassVar = {
+        "nodes": "which runs on this machine only",
+        "tasks": "which starts a single job",
+        "dask": "which runs on this machine only",
+    }
 
     def check(self, work: Work) -> None:
-        """Do nothing: there are no options that could be wrong."""
+        """Do nothing: there are no options to check."""
 
     def files(self, job: SchedulerJob) -> dict[str, str]:
-        """Return the file to write: the name of the script → its text."""
+        """Render the script."""
         launch = f"launch --nproc-per-node {job.gpus_per_node} " if job.gpus_per_node else ""
         return {SCRIPT: render("local.sh", {**common_values(job), "launch": launch})}
 
@@ -41,15 +47,15 @@ class Local:
             )
         return [process.pid]
 
-    def how_to_follow(self, job: SchedulerJob, numbers: list[int]) -> str:
+    def next_steps(self, job: SchedulerJob, ids: list[int]) -> str:
         """Return the commands that watch, stop and resume the job."""
-        saved = "everything saved" if job.work.config else "what is done kept"
+        saved = "saves everything and stops" if job.work.config else "stops it; finished work is kept"
         return f"""\
   tail -F {shlex.quote(str(_log(job)))}
-  kill {numbers[0]}          stops it with {saved}
-  {self.command(job)}          goes on"""
+  kill {ids[0]}          {saved}
+  {self.command(job)}          resumes it"""
 
 
 def _log(job: SchedulerJob) -> Path:
     """Return the path of the job's log."""
-    return job.record / "job.log"
+    return job.submission_directory / "job.log"

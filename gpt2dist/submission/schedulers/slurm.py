@@ -7,14 +7,14 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.submissions import SCRIPT
 from gpt2dist.submission.job import SchedulerJob, Work, require_positive
+from gpt2dist.submission.schedulers.base import CONTAINER_IMAGE, CPUS_PER_NODE, SAVE_SECONDS, Scheduler, option
 from gpt2dist.submission.template import common_values, render
 
-SAVE_SECONDS = 300
+DEFAULT_SAVE_SECONDS = 300
 FINISH = "finish.sh"
 """Script that merges the results of an array's tasks."""
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?)|(?P<clock>\d+(?::\d+){0,2})")
@@ -22,7 +22,7 @@ OURS = {
     "nodes": "give submit's own --nodes",
     **dict.fromkeys(
         ("ntasks", "ntasks-per-node", "ntasks-per-core", "ntasks-per-socket", "ntasks-per-gpu"),
-        "each node has one task, which starts its ranks; give --gpus-per-node",
+        "each node has one task, which starts the ranks; give --gpus-per-node",
     ),
     **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), "give --gpus-per-node"),
     **dict.fromkeys(("cpus-per-task", "cpus-per-gpu"), "give --cpus-per-node"),
@@ -31,58 +31,58 @@ OURS = {
     "time": "give submit's own --time",
     "array": "give --tasks, with --job preprocess",
     "signal": "give --save-seconds",
-    "job-name": "the job has the name of its run or dataset",
-    "chdir": "the job runs where it is submitted; change the directory first",
-    **dict.fromkeys(("output", "error", "open-mode"), "the log stands beside the script, where status looks"),
-    **dict.fromkeys(("requeue", "no-requeue"), "the job is put back into the queue whenever it can resume"),
-    "wrap": "the script is what submit writes",
+    "job-name": "the job is named after its run or dataset",
+    "chdir": "the job starts in the directory where you submit it; change to that directory first",
+    **dict.fromkeys(("output", "error", "open-mode"), "the log is written beside the script"),
+    **dict.fromkeys(("requeue", "no-requeue"), "the job is requeued whenever it can resume"),
+    "wrap": "submit writes the script",
 }
-"""Options of sbatch that submit sets or relies on → what to do instead."""
+"""Options of sbatch that submit sets or relies on → what to do instead, or why."""
 SHORT = {
     **{"N": "nodes", "n": "ntasks", "G": "gpus", "c": "cpus-per-task", "p": "partition", "A": "account"},
     **{"t": "time", "a": "array", "J": "job-name", "D": "chdir", "o": "output", "e": "error"},
 }
-"""Their short forms."""
+"""Short forms of those options."""
 WITHOUT_VALUE = "hHIkOQsvVW"
-"""Short options of sbatch without a value, behind which others may be glued."""
+"""Short options of sbatch without a value: other short options may follow in the same word, as in -HN4."""
 DROPPED = "--kill-on-invalid-dep=yes"
 """Option that removes a job from the queue when its dependency can no longer be met."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Slurm:
+class Slurm(Scheduler):
     """Scheduler that submits jobs to Slurm.
 
     Attributes:
         partition: Partition to run in; None for the cluster's default.
         account: Account to charge; None for the cluster's default.
-        time: Time limit in Slurm's notation: minutes, H:MM:SS, D-HH …; None for the cluster's default.
-        save_seconds: Seconds before that limit at which a job that can resume later must stop; None for 300.
+        time: Time limit in Slurm's notation: minutes, H:MM:SS, D-HH …; None for the partition's default.
+        save_seconds: Seconds before that limit at which a job that can resume is asked to stop; None for 300.
         cpus_per_node: Number of cores per node; None for whole nodes.
         container_image: Image for pyxis (`srun --container-image`).
-        options: Further options of sbatch, such as `--qos=high`.
+        sbatch: Further options of sbatch, such as `--qos=high`.
     """
 
-    partition: str | None = None
-    account: str | None = None
-    time: str | None = None
-    save_seconds: int | None = None
-    cpus_per_node: int | None = None
-    container_image: str | None = None
-    options: Sequence[str] = ()
-
-    name: ClassVar[str] = "slurm"
+    container_image: str | None = option(**CONTAINER_IMAGE)
+    cpus_per_node: int | None = option(**CPUS_PER_NODE)
+    save_seconds: int | None = option(**SAVE_SECONDS)
+    partition: str | None = option(metavar="NAME", help="default: the cluster's")
+    account: str | None = option(metavar="NAME", help="default: yours")
+    time: str | None = option(metavar="LIMIT", help="minutes, H:MM:SS or D-HH:MM:SS (default: the partition's)")
+    sbatch: Sequence[str] | None = option(
+        action="append", metavar="OPTION", help="a further option, as --sbatch=--qos=high; repeatable"
+    )
 
     def check(self, work: Work) -> None:
         """Check the options, and that the time limit leaves time to save.
 
         Raises:
-            UserError: An option is invalid, the time limit leaves no time to run before saving, or a container
-                cannot mount a path.
+            UserError: An option is invalid, the time limit is not above the time to save, or a container cannot
+                mount a path.
         """
         if self.save_seconds is not None and not _stops_near_limit(work):
             raise UserError(
-                "--save-seconds: training and `evaluate --watch` are asked to stop before the limit; leave it out"
+                "--save-seconds: only training and `evaluate --watch` save before the time limit; leave it out"
             )
         kept = self._kept(work)
         if _stops_near_limit(work):
@@ -91,22 +91,22 @@ class Slurm:
             require_positive("--cpus-per-node", self.cpus_per_node, "the cores of each node")
         if self.time is not None and seconds(self.time) <= kept:
             raise UserError(
-                f"--time {self.time}: not above the {kept} seconds kept for saving; give it more time, or set "
+                f"--time {self.time}: must be above the {kept} seconds kept for saving; give more time, or set "
                 "--save-seconds"
             )
-        for option in self.options:
-            check_option(option)
+        for each in self.sbatch or ():
+            check_option(each)
         if self.container_image is not None:
             self._check_container(work)
 
     def _kept(self, work: Work) -> int:
-        """Return how many seconds before the limit the job is asked to stop; 0 if it is not."""
+        """Return how many seconds before the limit the job is asked to stop; 0 if it runs to the limit."""
         if not _stops_near_limit(work):
             return 0
-        return SAVE_SECONDS if self.save_seconds is None else self.save_seconds
+        return DEFAULT_SAVE_SECONDS if self.save_seconds is None else self.save_seconds
 
     def files(self, job: SchedulerJob) -> dict[str, str]:
-        """Return the scripts by file name."""
+        """Render the scripts: one, or two for an array."""
         if job.work.verb != "preprocess":
             return {SCRIPT: self._render("launch.sh", job, SCRIPT, "job-%j")}
         if job.dask:
@@ -127,8 +127,8 @@ class Slurm:
             template: Name of the template.
             job: The job.
             file: File name of the script.
-            log: Name of the log, which may contain Slurm's patterns.
-            options: Further options to write as directives.
+            log: Name of the log, without suffix; it may contain Slurm's patterns, such as %j for the job id.
+            options: Further options of sbatch to write as directives.
             values: Further values for the template.
         """
         condition = ["--dependency=afterok:JOB"] if file == FINISH else []
@@ -136,7 +136,7 @@ class Slurm:
             **common_values(job),
             **values,
             "file": file,
-            "by_hand": shlex.join(["sbatch", *condition, str(job.record / file)]),
+            "by_hand": shlex.join(["sbatch", *condition, str(job.submission_directory / file)]),
             "container": self._container(job),
             "directives": "\n".join(f"#SBATCH {each}" for each in self._directives(job, log, options)),
         }
@@ -159,16 +159,16 @@ class Slurm:
             yield f"--signal=B:USR1@{self._kept(job.work)}"
         yield "--requeue"
         yield "--open-mode=append"
-        yield f"--chdir={quote(str(job.directory))}"
+        yield f"--chdir={quote(str(job.working_directory))}"
         yield f"--output={quote(log_pattern(job, log))}"
         yield from options
-        yield from self.options
+        yield from self.sbatch or ()
 
     def _check_container(self, work: Work) -> None:
-        """Check the image, and that pyxis can mount all paths."""
+        """Check that an image is named, and that pyxis can mount all paths."""
         if not (self.container_image or "").strip():
-            raise UserError("--container-image: is empty; name the image, or leave it out")
-        for path in (Path.cwd(), *work.paths):  # the job starts in this directory
+            raise UserError("--container-image: is empty; name an image, or leave it out")
+        for path in (Path.cwd(), *work.paths):  # the job starts in the current directory
             if found := re.search("[,:]", str(path)):
                 raise UserError(
                     f"{path}: a container cannot mount a path with {found[0]!r}, which separates the mounts; "
@@ -179,16 +179,16 @@ class Slurm:
         """Return srun's options for pyxis, with a trailing space; empty without an image."""
         if not self.container_image:
             return ""
-        seen = ",".join(f"{path}:{path}" for path in outermost([job.directory, *job.work.paths]))
-        words = [
+        mounts = ",".join(f"{path}:{path}" for path in outermost([job.working_directory, *job.work.paths]))
+        options = [
             f"--container-image={self.container_image}",
-            f"--container-mounts={seen}",
-            f"--container-workdir={job.directory}",
+            f"--container-mounts={mounts}",
+            f"--container-workdir={job.working_directory}",
         ]
-        return shlex.join(words) + " "
+        return shlex.join(options) + " "
 
     def command(self, job: SchedulerJob) -> str:
-        """Return the command that submits the job."""
+        """Return the command that submits the job; for an array, also the job that merges the results."""
         first = shlex.join(["sbatch", "--parsable", str(job.script)])
         if job.tasks == 1:
             return first
@@ -202,36 +202,36 @@ class Slurm:
             RunError: sbatch failed.
         """
         if not shutil.which("sbatch"):
-            raise UserError(f"no sbatch on this machine; on a login node of the cluster: {self.command(job)}")
+            raise UserError(
+                f"sbatch not found on this machine; on a login node of the cluster, run: {self.command(job)}"
+            )
         number = _sbatch(str(job.script))
         if job.tasks == 1:
             return [number]
         try:
             return [number, _sbatch(f"--dependency=afterok:{number}", DROPPED, _finish(job))]
         except RunError as error:
-            raise RunError(f"{error}; job {number} is submitted and does the parts") from None
+            raise RunError(f"{error}; job {number}, which does the parts, is submitted already") from None
 
-    def how_to_follow(self, job: SchedulerJob, numbers: list[int]) -> str:
+    def next_steps(self, job: SchedulerJob, ids: list[int]) -> str:
         """Return the commands that watch and stop a job."""
-        number, *finish = numbers
+        number, *finish = ids
         if finish:
-            words, logs = f"{number} {finish[0]}", [f"job-{number}-*.log", f"finish-{finish[0]}.log"]
+            jobs, logs = f"{number} {finish[0]}", [f"job-{number}-*.log", f"finish-{finish[0]}.log"]
         else:
-            words, logs = str(number), [f"job-{number}.log"]
-        where = " ".join(f"{shlex.quote(str(job.record))}/{log}" for log in logs)
+            jobs, logs = str(number), [f"job-{number}.log"]
+        paths = " ".join(f"{shlex.quote(str(job.submission_directory))}/{log}" for log in logs)
         lines = [
-            f"  squeue --jobs={words.replace(' ', ',')}                           where it stands",
-            f"  tail -F {where}",
-            f"  scancel {words}                                 stops it for good",
+            f"  squeue --jobs={jobs.replace(' ', ',')}                           its state in the queue",
+            f"  tail -F {paths}",
+            f"  scancel {jobs}                                 stops it for good",
         ]
         if job.work.verb != "preprocess":
-            lines.append(
-                f"  scancel --signal=TERM --batch {number}           stops it and puts it back into the queue"
-            )
+            lines.append(f"  scancel --signal=TERM --batch {number}           stops it and requeues it")
         if finish:
             lines.append(
-                f"  the dataset is put together by job {finish[0]} when all parts are done. If a part fails, "
-                "Slurm drops that\n  job: submit the same again, and only what is missing is done"
+                f"  Job {finish[0]} merges the parts into the dataset once all are done. If a part fails, Slurm "
+                "cancels that job:\n  submit the same command again, and only the missing parts are done"
             )
         return "\n".join(lines)
 
@@ -240,7 +240,7 @@ def check_option(text: str) -> None:
     """Check a further option of sbatch, which becomes one `#SBATCH` line.
 
     Raises:
-        UserError: It is not an option, or it sets what submit sets or has checked.
+        UserError: The text is not an option, or submit sets or relies on that option.
     """
     try:
         words = shlex.split(text)
@@ -254,12 +254,12 @@ def check_option(text: str) -> None:
 
 
 def _names_in(word: str) -> Iterator[str]:
-    """Yield the long names of the options in a word that are ours."""
+    """Yield the long names of the options in a word that submit sets or relies on."""
     if word.startswith("--"):
         name = word[2:].partition("=")[0]
         if name in OURS:
             yield name
-        elif name:  # sbatch takes the beginning of a name, too
+        elif name:  # sbatch accepts abbreviations
             yield from (ours for ours in OURS if ours.startswith(name))
     elif word.startswith("-"):
         for letter in word[1:]:
@@ -270,28 +270,28 @@ def _names_in(word: str) -> Iterator[str]:
 
 
 def _finish(job: SchedulerJob) -> str:
-    return str(job.record / FINISH)
+    """Return the path of the script that merges the results of an array."""
+    return str(job.submission_directory / FINISH)
 
 
 def _stops_near_limit(work: Work) -> bool:
-    """Return whether the job is asked to stop before the time limit, to resume when it is requeued."""
+    """Return whether the job is asked to stop before the time limit; it is then requeued and resumes."""
     return work.config is not None or work.endless
 
 
-def _sbatch(*words: str) -> int:
+def _sbatch(*arguments: str) -> int:
     """Submit a script, and return the job id."""
-    done = subprocess.run(["sbatch", "--parsable", *words], capture_output=True, text=True)
-    number, _, _ = done.stdout.strip().partition(";")  # the cluster's name may follow
+    done = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True)
+    number, _, _ = done.stdout.strip().partition(";")  # ";CLUSTER" may follow
     if done.returncode or not number.isdecimal():
-        raise RunError(
-            f"sbatch refused {words[-1]} (exit code {done.returncode}): {(done.stderr or done.stdout).strip()}"
-        )
+        said = (done.stderr or done.stdout).strip()
+        raise RunError(f"sbatch refused {arguments[-1]} (exit code {done.returncode}): {said}")
     return int(number)
 
 
 def log_pattern(job: SchedulerJob, name: str) -> str:
     """Return the path of a log for Slurm; `name` may contain its patterns, such as %j for the job id."""
-    return str(job.record).replace("%", "%%") + f"/{name}.log"
+    return str(job.submission_directory).replace("%", "%%") + f"/{name}.log"
 
 
 def outermost(paths: Iterable[Path]) -> list[Path]:
@@ -304,7 +304,7 @@ def seconds(time: str) -> int:
     """Return the seconds of a time limit in Slurm's notation: M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS.
 
     Raises:
-        UserError: The text has none of these forms.
+        UserError: The text does not have one of these forms.
     """
     match = _TIME.fullmatch(time)
     if not match:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # {{title}}
-# Made by `gpt2dist submit`. By hand: bash {{script}}
-# SIGTERM stops it with what is done kept; started again, it goes on.
+# Written by `gpt2dist submit`. To run it by hand: bash {{script}}
+# SIGTERM stops it; finished work is kept, and the next start resumes.
 set -euo pipefail
-cd {{directory}}
+cd {{working_directory}}
 {{exports}}
-exec {{python}} -m gpt2dist {{launch}}{{words}}
+exec {{python}} -m gpt2dist {{launch}}{{arguments}}

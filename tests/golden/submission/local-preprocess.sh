@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # preprocess-web: preprocessing
-# Made by `gpt2dist submit`. By hand: bash /data/web.submission/001/job.sh
-# SIGTERM stops it with what is done kept; started again, it goes on.
+# Written by `gpt2dist submit`. To run it by hand: bash /data/web.submission/001/job.sh
+# SIGTERM stops it; finished work is kept, and the next start resumes.
 set -euo pipefail
 cd /home/me
 export NCCL_SOCKET_IFNAME=ib0

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # gpt2-124m: training on 1 × 8 = 8 ranks (nodes × GPUs)
-# Made by `gpt2dist submit`. By hand: bash /home/me/runs/gpt2-124m/submission/001/job.sh
-# SIGTERM stops it with what is done kept; started again, it goes on.
+# Written by `gpt2dist submit`. To run it by hand: bash /home/me/runs/gpt2-124m/submission/001/job.sh
+# SIGTERM stops it; finished work is kept, and the next start resumes.
 set -euo pipefail
 cd /home/me
 export NCCL_SOCKET_IFNAME=ib0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # preprocess-web: preprocessing in 64 parts
-# Made by `gpt2dist submit`. By hand: sbatch /data/web.submission/001/job.sh
+# Written by `gpt2dist submit`. To submit it by hand: sbatch /data/web.submission/001/job.sh
 #SBATCH --job-name=preprocess-web
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -17,26 +17,26 @@ record=/data/web.submission/001
 job=${SLURM_JOB_ID:?start this with sbatch, or inside salloc}
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 say() { echo "$(date '+%F %T') job $job: $*"; }
-# What Slurm knows of this job under a name such as JobState.
+# Print a field of this job, such as JobState.
 fact() { scontrol --oneliner show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2-; }
 
 cd /home/me || exit 1
 export NCCL_SOCKET_IFNAME=ib0
 export NOTE='it'"'"'s mine'
-# Slurm no longer tells srun how many cores sbatch was asked for.
+# srun no longer inherits the number of cores from sbatch.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# Whether Slurm preempted this start, not one before it.
+# Succeed if Slurm preempted this start, and not an earlier one.
 preempted() {
   local when
   when=$(fact PreemptTime)
   [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
 }
 
-# Puts the job back into the queue. Slurm then ends this script.
+# Requeue the job. Slurm then ends this script.
 again() {
   say "$*; back into the queue"
-  # A requeued job would wait two minutes, unless told otherwise once it is pending.
+  # Slurm delays a requeued job by two minutes, which can only be changed once the job is pending.
   # shellcheck disable=SC2016
   setsid --fork bash -c 'for _ in {1..60}; do
       sleep 3
@@ -48,7 +48,7 @@ again() {
   exit 0
 }
 
-# What is done stays done: started again, a job does what is left. One that is preempted is put back into the queue.
+# Finished work is kept, and the next start does the rest. A preempted job is requeued.
 ending() {
   if [ "$1" -eq 0 ]; then
     say "done"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # gpt2-124m: training on 2 × 8 = 16 ranks (nodes × GPUs)
-# Made by `gpt2dist submit`. By hand: sbatch /home/me/runs/gpt2-124m/submission/001/job.sh
+# Written by `gpt2dist submit`. To submit it by hand: sbatch /home/me/runs/gpt2-124m/submission/001/job.sh
 #SBATCH --job-name=gpt2-124m
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -22,26 +22,26 @@ record=/home/me/runs/gpt2-124m/submission/001
 job=${SLURM_JOB_ID:?start this with sbatch, or inside salloc}
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 say() { echo "$(date '+%F %T') job $job: $*"; }
-# What Slurm knows of this job under a name such as JobState.
+# Print a field of this job, such as JobState.
 fact() { scontrol --oneliner show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2-; }
 
 cd /home/me || exit 1
 export NCCL_SOCKET_IFNAME=ib0
 export NOTE='it'"'"'s mine'
-# Slurm no longer tells srun how many cores sbatch was asked for.
+# srun no longer inherits the number of cores from sbatch.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# Whether Slurm preempted this start, not one before it.
+# Succeed if Slurm preempted this start, and not an earlier one.
 preempted() {
   local when
   when=$(fact PreemptTime)
   [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
 }
 
-# Puts the job back into the queue. Slurm then ends this script.
+# Requeue the job. Slurm then ends this script.
 again() {
   say "$*; back into the queue"
-  # A requeued job would wait two minutes, unless told otherwise once it is pending.
+  # Slurm delays a requeued job by two minutes, which can only be changed once the job is pending.
   # shellcheck disable=SC2016
   setsid --fork bash -c 'for _ in {1..60}; do
       sleep 3
@@ -53,23 +53,23 @@ again() {
   exit 0
 }
 
-# Asks the ranks to stop. A job that is being cancelled is told so by Slurm itself.
+# Ask the ranks to stop. If the job is being cancelled, Slurm itself signals them.
 asked="" near="the time limit is near"
 # shellcheck disable=SC2317  # traps call it
 stop() {
   [ -z "$asked" ] && [ "$(fact JobState)" = RUNNING ] || return
   asked=$1
   say "$asked: the job stops"
-  until scancel --signal=TERM "$job.0"; do # a signal to srun would end the ranks unsaved
+  until scancel --signal=TERM "$job.0"; do # a signal to srun would end the ranks before they save
     kill -0 "$srun" 2>/dev/null || return
-    sleep 1 # the step is not there yet
+    sleep 1 # the step has not started yet
   done
 }
 
-# A run that is asked to stop saves, leaves stopped.json in its directory and ends well. This script then puts the
-# job back into the queue, and started again the run goes on from there. What fails is not started again.
+# A run that is asked to stop saves, writes stopped.json to its directory and exits with 0. This script then requeues
+# the job, and its next start resumes the run. A job that fails is not restarted.
 run=/home/me/runs/gpt2-124m
-rm -f "$run/stopped.json" # word of an earlier start
+rm -f "$run/stopped.json" # written by an earlier start
 ending() {
   if [ -f "$run/stopped.json" ]; then
     [ "$(fact JobState)" = RUNNING ] || { say "cancelled, with everything saved"; exit 0; }
@@ -95,7 +95,7 @@ ending() {
 say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST"
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
 port=$((20000 + job % 20000))
-# One launcher per node. The ranks end together, well or not: where one launcher has ended, the others get a minute.
+# One launcher per node. The ranks end together, so once one launcher has ended, the others get a minute.
 # shellcheck disable=SC2016
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill-on-bad-exit=0 --wait=60 '--container-image=nvcr.io#nvidia/pytorch:25.10-py3' --container-mounts=/data/web:/data/web,/home/me:/home/me --container-workdir=/home/me \
   bash -c 'PET_NODE_RANK=$SLURM_NODEID exec "$@"' launcher \
@@ -104,7 +104,7 @@ srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill
 srun=$!
 trap 'stop SIGTERM' TERM
 trap 'stop "$near"' USR1
-while kill -0 "$srun" 2>/dev/null; do # a signal ends a wait, too
+while kill -0 "$srun" 2>/dev/null; do # a signal also ends a wait
   wait "$srun"
 done
 wait "$srun"

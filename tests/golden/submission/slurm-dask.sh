@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # preprocess-web: preprocessing by Dask on 4 nodes
-# Made by `gpt2dist submit`. By hand: sbatch /data/web.submission/001/job.sh
+# Written by `gpt2dist submit`. To submit it by hand: sbatch /data/web.submission/001/job.sh
 #SBATCH --job-name=preprocess-web
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -16,26 +16,26 @@ record=/data/web.submission/001
 job=${SLURM_JOB_ID:?start this with sbatch, or inside salloc}
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 say() { echo "$(date '+%F %T') job $job: $*"; }
-# What Slurm knows of this job under a name such as JobState.
+# Print a field of this job, such as JobState.
 fact() { scontrol --oneliner show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2-; }
 
 cd /home/me || exit 1
 export NCCL_SOCKET_IFNAME=ib0
 export NOTE='it'"'"'s mine'
-# Slurm no longer tells srun how many cores sbatch was asked for.
+# srun no longer inherits the number of cores from sbatch.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# Whether Slurm preempted this start, not one before it.
+# Succeed if Slurm preempted this start, and not an earlier one.
 preempted() {
   local when
   when=$(fact PreemptTime)
   [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
 }
 
-# Puts the job back into the queue. Slurm then ends this script.
+# Requeue the job. Slurm then ends this script.
 again() {
   say "$*; back into the queue"
-  # A requeued job would wait two minutes, unless told otherwise once it is pending.
+  # Slurm delays a requeued job by two minutes, which can only be changed once the job is pending.
   # shellcheck disable=SC2016
   setsid --fork bash -c 'for _ in {1..60}; do
       sleep 3
@@ -47,7 +47,7 @@ again() {
   exit 0
 }
 
-# What is done stays done: started again, a job does what is left. One that is preempted is put back into the queue.
+# Finished work is kept, and the next start does the rest. A preempted job is requeued.
 ending() {
   if [ "$1" -eq 0 ]; then
     say "done"
@@ -64,7 +64,7 @@ ending() {
 say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST"
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
 port=$((20000 + job % 20000))
-# One task per node, each with a worker process per core; that of the first node has the scheduler, and drives.
+# One task per node, each with a worker process per core. The first node also runs the scheduler and gpt2dist itself.
 # shellcheck disable=SC2016
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill-on-bad-exit=0 --wait=60 \
   bash -c '
@@ -78,7 +78,7 @@ srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill
     }
     if [ "$SLURM_NODEID" != 0 ]; then
       work
-      exit 0 # the scheduler is gone: what became of the work is told by the first node
+      exit 0 # the scheduler has ended; the first node reports the result
     fi
     "$python" -m dask scheduler --host "$host" --port "$port" --no-dashboard &
     scheduler=$!

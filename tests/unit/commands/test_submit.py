@@ -52,7 +52,7 @@ def test_a_job_is_recorded_submitted_and_told_how_to_follow(run_file, tmp_path, 
     assert captured.out == ""
     assert captured.err.splitlines()[:2] == [
         f"sbatch --parsable {record}/job.sh",
-        f"job 4711, recorded in {record}",
+        f"job 4711, its files are in {record}",
     ]
     for word in ("squeue --jobs=4711", f"tail -F {record}/job-4711.log", "scancel 4711"):
         assert word in captured.err
@@ -114,8 +114,9 @@ def test_without_sbatch_the_command_for_a_login_node_is_told(run_file, tmp_path,
     monkeypatch.setenv("PATH", str(tmp_path))
     assert submit(run_file, *SLURM) == 2
     script = tmp_path / "run/submission/001/job.sh"
-    assert f"no sbatch on this machine; on a login node of the cluster: sbatch --parsable {script}" in (
-        capsys.readouterr().err
+    assert (
+        f"sbatch not found on this machine; on a login node of the cluster, run: sbatch --parsable {script}"
+        in (capsys.readouterr().err)
     )
 
 
@@ -130,14 +131,17 @@ def test_without_sbatch_the_command_for_a_login_node_is_told(run_file, tmp_path,
         ([*SLURM, "--gpus-per-node", "-1"], "--gpus-per-node -1: must be at least 1, the ranks of each machine"),
         ([*SLURM, "--env", "A"], "--env A: write NAME=VALUE"),
         ([*SLURM, "--time", "1h"], "--time 1h: write minutes"),
-        ([*SLURM, "--time", "5"], "--time 5: not above the 300 seconds"),
+        ([*SLURM, "--time", "5"], "--time 5: must be above the 300 seconds"),
         ([*SLURM, "--sbatch", "qos"], "--sbatch qos: write an option of sbatch"),
-        (["--scheduler", "slurm"], "--gpus-per-node: missing; one rank is started for each"),
+        (["--scheduler", "slurm"], "--gpus-per-node: missing; one rank is started for each GPU"),
         ([*SLURM, "--tasks", "3"], "--tasks and --dask: for --job preprocess only; leave them out"),
         ([*SLURM, "--volume", "a:/b"], "--volume: for --scheduler kubernetes only; leave it out"),
-        ([*SLURM, "--", "x"], "-- x: words after `--` are for --job evaluate and preprocess"),
+        ([*SLURM, "--", "x"], "-- x: only --job evaluate and preprocess take arguments after `--`"),
         ([*LOCAL, "--cpus-per-node", "2"], "--cpus-per-node: for --scheduler slurm or kubernetes only"),
-        ([*LOCAL, "--nodes", "2"], "--nodes 2: --scheduler local is this machine alone; leave it out"),
+        (
+            [*LOCAL, "--nodes", "2"],
+            "--nodes 2: not with --scheduler local, which runs on this machine only; leave it out",
+        ),
         (
             [*LOCAL, "--time", "9", "--account", "x"],
             "--account, --time: for --scheduler slurm only; leave it out",
@@ -168,7 +172,8 @@ def test_a_newline_in_an_option_cannot_become_a_command(run_file, tmp_path, sbat
     value = {"--env": "A=a\ntouch X", "--sbatch": "--qos=a\ntouch X"}.get(option, "a\ntouch X")
     assert submit(run_file, *SLURM, f"{option}={value}") == 2
     assert (
-        r"a\ntouch X' has a control character ('\n'), which a job script cannot hold" in capsys.readouterr().err
+        r"a\ntouch X' has a control character ('\n'), which a job script must not contain"
+        in capsys.readouterr().err
     )
     assert not (tmp_path / "run").exists()
 
@@ -191,7 +196,7 @@ def test_a_local_job_runs_in_the_background_to_its_end(run_file, tmp_path, capsy
     record = tmp_path / "run/submission/001"
     (pid,) = json.loads((record / "submission.json").read_text())["jobs"]
     captured = capsys.readouterr()
-    assert f"process {pid}, recorded in {record}" in captured.err
+    assert f"process {pid}, its files are in {record}" in captured.err
     assert f"kill {pid}" in captured.err and f"tail -F {record}/job.log" in captured.err
     try:
         wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, 120)

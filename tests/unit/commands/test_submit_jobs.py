@@ -71,7 +71,7 @@ def test_an_evaluation_of_a_run_is_recorded_there(here, trained, tiny_dataset, c
     record = trained / "submission/001"
     assert asked(here) == [f"sbatch --parsable {record}/job.sh"]
     said = capsys.readouterr().err
-    assert f"job 1, recorded in {record}" in said and f"tail -F {record}/job-1.log" in said
+    assert f"job 1, its files are in {record}" in said and f"tail -F {record}/job-1.log" in said
     script = (record / "job.sh").read_text()
     assert f" evaluate {trained} --data {tiny_dataset} --all-checkpoints --watch &" in script
     assert "#SBATCH --signal=B:USR1@300" in script  # it is put back into the queue near its limit
@@ -90,7 +90,7 @@ def test_an_evaluation_with_an_end_runs_to_its_limit(here, trained, tiny_dataset
 def test_an_evaluation_of_a_model_that_is_of_no_run_is_recorded_here(here, trained, tiny_dataset, capsys):
     assert cli.main(["export", str(trained), "--output", "model"]) == 0
     assert submit(*EVALUATE, "--dry-run", "--", "model", "--data", tiny_dataset) == 0
-    assert f"recorded in {here}/submission/001; to submit it" in capsys.readouterr().err
+    assert f"the files are in {here}/submission/001; to submit them" in capsys.readouterr().err
 
 
 def test_the_text_of_an_evaluation_may_be_files(here, trained, tiny_dataset):
@@ -111,13 +111,13 @@ def test_the_text_of_an_evaluation_may_be_files(here, trained, tiny_dataset):
         ),
         ([], ["RUN", "--data", "DATA", "--watch"], "--watch: needs --all-checkpoints; add it"),
         ([], ["RUN", "--data", "DATA", "--all-checkpoints", "--name", "a/b"], "--name 'a/b' is not a valid name"),
-        (["run.yaml"], ["RUN"], "run.yaml: --job evaluate has no configuration; write the arguments of"),
-        ([], [], "--job evaluate: write the arguments of `gpt2dist evaluate` after `--`"),
+        (["run.yaml"], ["RUN"], "run.yaml: --job evaluate takes no configuration; write the arguments of"),
+        ([], [], "--job evaluate: arguments missing; write those of `gpt2dist evaluate` after `--`"),
         (["--device-memory", "80"], ["RUN"], "--device-memory: for --job train only; leave it out"),
         (
             ["--save-seconds", "9"],
             ["RUN", "--data", "DATA"],
-            "--save-seconds: training and `evaluate --watch` are",
+            "--save-seconds: only training and `evaluate --watch`",
         ),
     ],
 )
@@ -161,7 +161,7 @@ def test_preprocessing_is_an_array_and_a_job_that_finishes(here, tiny_dataset, s
     assert "--output web --finish\n" in finish
     said = capsys.readouterr().err
     assert "scancel 1 2 " in said and f"{record}/job-1-*.log {record}/finish-2.log" in said
-    assert "put together by job 2" in said
+    assert "Job 2 merges the parts into the dataset" in said
     assert json.loads((record / "submission.json").read_text())["jobs"] == [1, 2]
 
 
@@ -171,7 +171,7 @@ def test_the_command_that_is_printed_does_what_the_verb_does(here, tiny_dataset,
     captured = capsys.readouterr()
     assert captured.out.count("#!/usr/bin/env bash") == 2
     assert not asked(here)
-    os.system(captured.err.partition("to submit it: ")[2])
+    os.system(captured.err.partition("to submit them: ")[2])
     record = here / "it's web.submission/001"
     assert asked(here) == [
         f"sbatch --parsable {record}/job.sh",
@@ -184,7 +184,7 @@ def test_an_array_whose_finish_is_refused_is_told_of(here, tiny_dataset, small_t
     program.write_text('#!/bin/sh\ncase "$*" in *afterok*) echo no >&2; exit 1;; *) echo 7;; esac\n')
     assert submit(*PREPROCESS, "--tasks", 2, "--", *corpus(tiny_dataset), "--output", "web") == 1
     said = capsys.readouterr().err
-    assert "finish.sh (exit code 1): no; job 7 is submitted and does the parts" in said
+    assert "finish.sh (exit code 1): no; job 7, which does the parts, is submitted already" in said
 
 
 def test_an_array_of_one_is_a_job(here, tiny_dataset):
@@ -215,22 +215,30 @@ def test_dask_that_is_not_installed_is_told(here, tiny_dataset, monkeypatch, cap
         (
             ["--tasks", "9"],
             ["CORPUS", "--output", "web"],
-            "--tasks 9: there is work for 1 at most; set it to that",
+            "--tasks 9: this corpus can be divided into at most 1; set",
         ),
         (
             ["--nodes", "2"],
             ["CORPUS", "--output", "web"],
-            "--nodes: of --job preprocess only with --dask",
+            "--nodes: --job preprocess takes it only with --dask",
         ),
-        (["--gpus-per-node", "2"], ["CORPUS", "--output", "web"], "--gpus-per-node: not for --job preprocess"),
-        ([], ["CORPUS", "--output", "web", "--finish"], "--finish: the job sets that itself; leave it out"),
+        (
+            ["--gpus-per-node", "2"],
+            ["CORPUS", "--output", "web"],
+            "--gpus-per-node: --job preprocess uses no GPUs",
+        ),
+        ([], ["CORPUS", "--output", "web", "--finish"], "--finish: submit sets it for each job; leave it out"),
         (
             [],
             ["CORPUS", "--output", "web", "--task-index", "1"],
-            "--task-index: the job sets that itself; leave it out",
+            "--task-index: submit sets it for each job; leave it out",
         ),
-        ([], ["CORPUS", "--output", "web", "--scheduler", "tcp://a:1"], "--scheduler: the job sets that itself"),
-        ([], ["-", "--tokenizer", "gpt2", "--output", "web"], "-: a job has no standard input; name files"),
+        (
+            [],
+            ["CORPUS", "--output", "web", "--scheduler", "tcp://a:1"],
+            "--scheduler: submit sets it for each job",
+        ),
+        ([], ["-", "--tokenizer", "gpt2", "--output", "web"], "-: a job has no standard input; name the files"),
         ([], ["nowhere", "--tokenizer", "TOKENIZER", "--output", "web"], "nowhere: no such file"),
         ([], ["CORPUS", "--output", "web", "--workers", "0"], "--workers 0: must be at least 1"),
         ([], ["CORPUS", "--output", "DATA"], "holds another dataset"),
@@ -310,7 +318,7 @@ def test_a_run_is_given_to_kubernetes(here, tiny_dataset, capsys):
     found = {each["kind"]: each for each in yaml.safe_load_all((record / "job.yaml").read_text())}
     name = found["Job"]["metadata"]["name"]
     said = capsys.readouterr().err
-    assert f"job {name}, recorded in {record}" in said and f"kubectl delete -f {record}/job.yaml" in said
+    assert f"job {name}, its files are in {record}" in said and f"kubectl delete -f {record}/job.yaml" in said
     assert found["ConfigMap"]["data"]["config.yaml"] == (record / "config.yaml").read_text()
     assert yaml.safe_load(found["ConfigMap"]["data"]["config.yaml"])["run"]["world_size"] == 4
     assert "export A='b c'\n" in found["ConfigMap"]["data"]["job.sh"]
@@ -332,7 +340,10 @@ def test_without_kubectl_the_command_is_told(here, tiny_dataset, monkeypatch, ca
     assert submit("--job", "preprocess", *CLUSTER, *words, "--output", "web") == 2
     record = here / "web.submission/001"
     said = capsys.readouterr().err
-    assert f"no kubectl on this machine; where there is one: kubectl create -f {record}/job.yaml" in said
+    assert (
+        f"kubectl not found on this machine; where it is installed, run: kubectl create -f {record}/job.yaml"
+        in said
+    )
 
 
 def test_a_refusal_of_kubectl_is_told(here, tiny_dataset, capsys):
@@ -359,5 +370,5 @@ def test_of_a_pattern_the_directory_above_it_is_what_a_job_needs(tmp_path):
         "dumps/[2024]": "dumps/[2024]",
     }
     for pattern, needed in patterns.items():
-        assert list(jobs._here([str(tmp_path / pattern)])) == [tmp_path / needed]
-    assert list(jobs._here([str(tmp_path / "gone"), "s3://bucket/*.txt"])) == []
+        assert list(jobs._existing([str(tmp_path / pattern)])) == [tmp_path / needed]
+    assert list(jobs._existing([str(tmp_path / "gone"), "s3://bucket/*.txt"])) == []

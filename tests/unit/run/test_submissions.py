@@ -16,7 +16,7 @@ def test_what_was_submitted_for_a_run_is_told_oldest_first(tmp_path):
     submitted(tmp_path, "train", "slurm", [])  # a dry run
     third = submitted(tmp_path, "evaluate", "kubernetes", ["a-003"])
     found = submissions(tmp_path)
-    assert [(each.record, each.work, each.scheduler, each.jobs) for each in found] == [
+    assert [(each.directory, each.verb, each.scheduler, each.jobs) for each in found] == [
         (first, "train", "slurm", [4711]),
         (third, "evaluate", "kubernetes", ["a-003"]),
     ]

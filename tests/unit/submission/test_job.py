@@ -8,6 +8,7 @@ import pytest
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
 from gpt2dist.submission.job import Work, parse_environment, require_fit_for_scripts, require_positive
+from gpt2dist.submission.options import flag
 from gpt2dist.submission.schedulers.kubernetes import Kubernetes
 from gpt2dist.submission.schedulers.local import Local
 from gpt2dist.submission.schedulers.slurm import Slurm, seconds
@@ -41,10 +42,10 @@ def test_other_times_are_refused(time):
 @pytest.mark.parametrize(
     ("slurm", "message"),
     [
-        (Slurm(time="5"), "--time 5: not above the 300 seconds kept for saving; give it more time, or set"),
+        (Slurm(time="5"), "--time 5: must be above the 300 seconds kept for saving; give more time, or set"),
         (Slurm(save_seconds=0), "--save-seconds 0: must be at least 1"),
         (Slurm(cpus_per_node=0), "--cpus-per-node 0: must be at least 1"),
-        (Slurm(options=("qos=high",)), "--sbatch qos=high: write an option of sbatch, as --sbatch=--qos=high"),
+        (Slurm(sbatch=("qos=high",)), "--sbatch qos=high: write an option of sbatch, as --sbatch=--qos=high"),
     ],
 )
 def test_what_slurm_would_refuse_is_refused_before(slurm, message):
@@ -84,19 +85,19 @@ def test_what_slurm_would_refuse_is_refused_before(slurm, message):
 )
 def test_options_of_sbatch_that_contradict_what_was_checked_are_refused(option, name):
     with pytest.raises(UserError) as raised:
-        Slurm(options=(option,)).check(TRAINING)
+        Slurm(sbatch=(option,)).check(TRAINING)
     assert str(raised.value).startswith(f"--sbatch {option}: submit sets or relies on --{name}; leave it out (")
 
 
 @pytest.mark.parametrize("option", ["--time-min=60", "--no-kill", "-C a100", "--mem=0", "-xn7", "-w nodeN", "-H"])
 def test_other_options_of_sbatch_are_passed_on(option):
-    Slurm(options=(option,)).check(TRAINING)
+    Slurm(sbatch=(option,)).check(TRAINING)
 
 
 @pytest.mark.parametrize("option", ["", " ", "--comment='a"])
 def test_what_is_no_option_of_sbatch_is_refused(option):
     with pytest.raises(UserError, match=r": write an option of sbatch, as --sbatch=--qos=high"):
-        Slurm(options=(option,)).check(TRAINING)
+        Slurm(sbatch=(option,)).check(TRAINING)
 
 
 @pytest.mark.parametrize("path", ["/data/a,b", "/data/a:b"])
@@ -110,17 +111,19 @@ def test_paths_that_a_container_cannot_mount_are_refused(path):
 
 
 def test_a_blank_image_is_refused():
-    with pytest.raises(UserError, match=r"^--container-image: is empty; name the image, or leave it out"):
+    with pytest.raises(UserError, match=r"^--container-image: is empty; name an image, or leave it out"):
         Slurm(container_image=" ").check(TRAINING)
 
 
 def test_a_right_request_passes():
-    Slurm(time="5:01", cpus_per_node=1, options=("--qos=high", "-x n7")).check(TRAINING)
+    Slurm(time="5:01", cpus_per_node=1, sbatch=("--qos=high", "-x n7")).check(TRAINING)
 
 
 def test_work_that_is_not_asked_to_stop_may_have_any_limit():
     Slurm(time="5").check(SCORING)
-    with pytest.raises(UserError, match=r"^--save-seconds: training and .* are asked to stop before the limit"):
+    with pytest.raises(
+        UserError, match=r"^--save-seconds: only training and `evaluate --watch` save before the time limit"
+    ):
         Slurm(save_seconds=5).check(SCORING)
 
 
@@ -139,12 +142,18 @@ def fit(work=TRAINING, scheduler=None, environment=None, directory="/home/me", p
 
 
 def test_what_is_printable_fits():
-    awkward = dataclasses.replace(SCORING, words=("it's data", "$(rm) ü 数据\u00a0"), paths=(Path("/a b/#c;d"),))
+    awkward = dataclasses.replace(
+        SCORING, arguments=("it's data", "$(rm) ü 数据\u00a0"), paths=(Path("/a b/#c;d"),)
+    )
     fit(awkward, Kubernetes("image:1", ("data:/a b",)), {"A": "x=y z"}, "/tmp/100%")
 
 
 ODD = {"\n": "a control character", "\x1b": "a control character", "\x85": "a control character"}
-ODD |= {"\u2028": "a line separator", "\u2029": "a paragraph separator", "\udcff": "no UTF-8"}
+ODD |= {
+    "\u2028": "a line separator",
+    "\u2029": "a paragraph separator",
+    "\udcff": "a byte that is not UTF-8",
+}
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -153,8 +162,8 @@ def test_what_a_script_cannot_hold_is_refused(odd):
     with pytest.raises(UserError) as refused:
         fit(environment={"NOTE": text})
     assert str(refused.value) == (
-        f"--env NOTE: {text!r} has {ODD[odd]} ({odd!r}), which a job script cannot hold; rename it, or write it "
-        "in another way"
+        f"--env NOTE: {text!r} has {ODD[odd]} ({odd!r}), which a job script must not contain; rename it, or "
+        "write it without"
     )
 
 
@@ -169,8 +178,7 @@ def options_of(kind):
     ("kind", "name", "value"), [*options_of(Slurm), *options_of(Kubernetes), *options_of(Local)]
 )
 def test_no_option_of_a_scheduler_may_have_a_newline(kind, name, value):
-    option = "--sbatch" if name == "options" else f"--{name.replace('_', '-')}"
-    with pytest.raises(UserError, match=rf"^{option}: 'a\\nb' has a control character"):
+    with pytest.raises(UserError, match=rf"^{flag(name)}: 'a\\nb' has a control character"):
         fit(scheduler=kind(**{name: value}))
 
 
@@ -178,8 +186,8 @@ def test_no_option_of_a_scheduler_may_have_a_newline(kind, name, value):
     ("change", "label"),
     [
         ({"name": "a\nb"}, "the name of the job"),
-        ({"words": ("a\nb",)}, "train"),
-        ({"records": Path("/a\nb")}, "a path of the job"),
+        ({"arguments": ("a\nb",)}, "train"),
+        ({"submissions_directory": Path("/a\nb")}, "a path of the job"),
         ({"paths": (HOME, Path("/a\nb"))}, "a path of the job"),
         ({"run": Path("/a\nb")}, "run.output_dir"),
     ],

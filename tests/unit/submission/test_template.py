@@ -31,8 +31,8 @@ RUN = Path("/home/me/runs/gpt2-124m")
 TRAINING = Work(
     "train",
     name="gpt2-124m",
-    words=(),
-    records=RUN / "submission",
+    arguments=(),
+    submissions_directory=RUN / "submission",
     paths=(RUN, Path("/data/web"), Path("/home/me/data")),
     config=Written(),
     run=RUN,
@@ -40,30 +40,30 @@ TRAINING = Work(
 WATCHING = Work(
     "evaluate",
     name="evaluate-gpt2-124m",
-    words=("runs/gpt2-124m", "--data", "it's data", "--all-checkpoints", "--watch"),
-    records=RUN / "submission",
+    arguments=("runs/gpt2-124m", "--data", "it's data", "--all-checkpoints", "--watch"),
+    submissions_directory=RUN / "submission",
     paths=(RUN, Path("/home/me/it's data")),
     endless=True,
 )
 CORPUS = Work(
     "preprocess",
     name="preprocess-web",
-    words=("dumps/*.jsonl", "--tokenizer", "gpt2", "--output", "/data/web"),
-    records=Path("/data/web.submission"),
+    arguments=("dumps/*.jsonl", "--tokenizer", "gpt2", "--output", "/data/web"),
+    submissions_directory=Path("/data/web.submission"),
     paths=(Path("/home/me/dumps"), Path("/data")),
 )
 JOB = SchedulerJob(
     TRAINING,
-    record=RUN / "submission/001",
-    directory=Path("/home/me"),
+    submission_directory=RUN / "submission/001",
+    working_directory=Path("/home/me"),
     python="/home/me/.venv/bin/python",
     nodes=2,
     gpus_per_node=8,
     environment={"NCCL_SOCKET_IFNAME": "ib0", "NOTE": "it's mine"},
 )
-EVALUATION = dataclasses.replace(JOB, work=WATCHING, record=RUN / "submission/002")
+EVALUATION = dataclasses.replace(JOB, work=WATCHING, submission_directory=RUN / "submission/002")
 ARRAY = dataclasses.replace(
-    JOB, work=CORPUS, record=Path("/data/web.submission/001"), nodes=1, gpus_per_node=0, tasks=64
+    JOB, work=CORPUS, submission_directory=Path("/data/web.submission/001"), nodes=1, gpus_per_node=0, tasks=64
 )
 FULL = Slurm(
     partition="a100",
@@ -72,7 +72,7 @@ FULL = Slurm(
     save_seconds=120,
     cpus_per_node=64,
     container_image="nvcr.io#nvidia/pytorch:25.10-py3",
-    options=("--qos=high",),
+    sbatch=("--qos=high",),
 )
 CLUSTER = Kubernetes(
     "registry/gpt2dist:1",
@@ -83,7 +83,7 @@ CLUSTER = Kubernetes(
 )
 IN_IMAGE = dataclasses.replace(JOB, python="python")
 AWKWARD = dataclasses.replace(
-    JOB, record=Path("/home/o'neil & co/$HOME/100%/{{run}}/001"), directory=Path("/tmp/a b")
+    JOB, submission_directory=Path("/home/o'neil & co/$HOME/100%/{{run}}/001"), working_directory=Path("/tmp/a b")
 )
 ARRAY_FILES = Slurm(cpus_per_node=16).files(ARRAY)
 FILES = {
@@ -148,7 +148,7 @@ def test_awkward_paths_reach_the_commands_as_they_are():
     done = subprocess.run(
         ["bash", "-euc", "\n".join([*lines, 'printf "%s\\n" "$record" "$NOTE"'])], capture_output=True, text=True
     )
-    assert done.stdout.splitlines() == [str(AWKWARD.record), "it's mine"]
+    assert done.stdout.splitlines() == [str(AWKWARD.submission_directory), "it's mine"]
 
 
 def test_a_percent_sign_in_the_path_of_the_log_is_none_of_slurms_patterns():

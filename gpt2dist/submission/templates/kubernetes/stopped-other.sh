@@ -1,2 +1,2 @@
-# What was done is kept, and another start does what is left.
+# Finished work is kept, and the next start does the rest.
 stopped() { [ -n "$asked" ] && [ -n "$code" ] && { [ "$code" -ne 0 ] || {{endless}}; }; }

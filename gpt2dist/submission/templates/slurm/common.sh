@@ -1,28 +1,28 @@
 set -uo pipefail
 
-record={{record}}
+record={{submission_directory}}
 job=${SLURM_JOB_ID:?start this with sbatch, or inside salloc}
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 say() { echo "$(date '+%F %T') job $job: $*"; }
-# What Slurm knows of this job under a name such as JobState.
+# Print a field of this job, such as JobState.
 fact() { scontrol --oneliner show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2-; }
 
-cd {{directory}} || exit 1
+cd {{working_directory}} || exit 1
 {{exports}}
-# Slurm no longer tells srun how many cores sbatch was asked for.
+# srun no longer inherits the number of cores from sbatch.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# Whether Slurm preempted this start, not one before it.
+# Succeed if Slurm preempted this start, and not an earlier one.
 preempted() {
   local when
   when=$(fact PreemptTime)
   [[ $when == [0-9]* && ! $when < $(fact StartTime) ]]
 }
 
-# Puts the job back into the queue. Slurm then ends this script.
+# Requeue the job. Slurm then ends this script.
 again() {
   say "$*; back into the queue"
-  # A requeued job would wait two minutes, unless told otherwise once it is pending.
+  # Slurm delays a requeued job by two minutes, which can only be changed once the job is pending.
   # shellcheck disable=SC2016
   setsid --fork bash -c 'for _ in {1..60}; do
       sleep 3

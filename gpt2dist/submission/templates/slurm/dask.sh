@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # {{title}}
-# Made by `gpt2dist submit`. By hand: {{by_hand}}
+# Written by `gpt2dist submit`. To submit it by hand: {{by_hand}}
 {{directives}}
 
 {{common}}
@@ -10,7 +10,7 @@
 say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST"
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
 port=$((20000 + job % 20000))
-# One task per node, each with a worker process per core; that of the first node has the scheduler, and drives.
+# One task per node, each with a worker process per core. The first node also runs the scheduler and gpt2dist itself.
 # shellcheck disable=SC2016
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill-on-bad-exit=0 --wait=60 {{container}}\
   bash -c '
@@ -24,7 +24,7 @@ srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill
     }
     if [ "$SLURM_NODEID" != 0 ]; then
       work
-      exit 0 # the scheduler is gone: what became of the work is told by the first node
+      exit 0 # the scheduler has ended; the first node reports the result
     fi
     "$python" -m dask scheduler --host "$host" --port "$port" --no-dashboard &
     scheduler=$!
@@ -37,5 +37,5 @@ srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --label --kill
     code=$?
     kill "$scheduler"
     wait
-    exit "$code"' node {{python}} "$head" "$port" {{words}}
+    exit "$code"' node {{python}} "$head" "$port" {{arguments}}
 ending $?

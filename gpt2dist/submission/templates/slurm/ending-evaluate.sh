@@ -1,5 +1,5 @@
-# A result is written when it is there: started again, an evaluation does what has no result yet. One that is
-# preempted is put back into the queue; one that watches a run also near the time limit. What fails is not.
+# Each result is written as soon as it is known, and the next start does the rest. A preempted evaluation is requeued,
+# and so is one that watches a run, near the time limit. A job that fails is not restarted.
 ending() {
   if [ "$(fact JobState)" != RUNNING ]; then
     say "cancelled; what was scored stays"

@@ -1,4 +1,4 @@
-# What is done stays done: started again, a job does what is left. One that is preempted is put back into the queue.
+# Finished work is kept, and the next start does the rest. A preempted job is requeued.
 ending() {
   if [ "$1" -eq 0 ]; then
     say "done"

@@ -1,7 +1,7 @@
-# A run that is asked to stop saves, leaves stopped.json in its directory and ends well. This script then puts the
-# job back into the queue, and started again the run goes on from there. What fails is not started again.
+# A run that is asked to stop saves, writes stopped.json to its directory and exits with 0. This script then requeues
+# the job, and its next start resumes the run. A job that fails is not restarted.
 run={{run}}
-rm -f "$run/stopped.json" # word of an earlier start
+rm -f "$run/stopped.json" # written by an earlier start
 ending() {
   if [ -f "$run/stopped.json" ]; then
     [ "$(fact JobState)" = RUNNING ] || { say "cancelled, with everything saved"; exit 0; }

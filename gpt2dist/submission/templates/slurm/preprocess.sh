@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # {{title}}
-# Made by `gpt2dist submit`. By hand: {{by_hand}}
+# Written by `gpt2dist submit`. To submit it by hand: {{by_hand}}
 {{directives}}
 
 {{common}}
@@ -8,5 +8,5 @@
 {{ending}}
 
 say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST"
-srun --ntasks=1 --cpu-bind=none {{container}}{{python}} -m gpt2dist {{words}}{{part}}
+srun --ntasks=1 --cpu-bind=none {{container}}{{python}} -m gpt2dist {{arguments}}{{part}}
 ending $?

@@ -114,14 +114,14 @@ def test_any_name_becomes_one_that_kubernetes_takes(name, begins):
     job = dataclasses.replace(JOB, work=dataclasses.replace(WORK, name=name))
     made = name_of(job)
     assert made.startswith(begins) and len(f"{made}-9999") <= 63
-    assert name_of(dataclasses.replace(job, record=Path("/elsewhere/001"))) != made
+    assert name_of(dataclasses.replace(job, submission_directory=Path("/elsewhere/001"))) != made
 
 
 def test_awkward_words_stay_what_they_are():
     awkward = "it's: {{name}} $(HOME) `x` #\t— ü"
-    work = dataclasses.replace(WORK, words=(awkward,))
+    work = dataclasses.replace(WORK, arguments=(awkward,))
     image = "{{name}}: &a *b"
-    job = dataclasses.replace(JOB, work=work, environment={"A": awkward}, directory=Path("/tmp"))
+    job = dataclasses.replace(JOB, work=work, environment={"A": awkward}, working_directory=Path("/tmp"))
     found = documents(job, dataclasses.replace(CLUSTER, container_image=image))
     assert found["Job"]["spec"]["template"]["spec"]["containers"][0]["image"] == image
     script = found["ConfigMap"]["data"]["job.sh"].replace("python -m", 'printf "%s\\n" "$A"')
@@ -134,10 +134,10 @@ def test_awkward_words_stay_what_they_are():
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
-        (Kubernetes(), "--container-image: missing; the image that the pods run"),
+        (Kubernetes(), "--container-image: missing; name the image that the pods run"),
         (
             Kubernetes("i", ("a:/data",), "Team A"),
-            "--namespace Team A: no name that Kubernetes has; write such as",
+            "--namespace Team A: not a valid name in Kubernetes; write one",
         ),
         (Kubernetes("i", ("a:/data",), cpus_per_node=0), "--cpus-per-node 0: must be at least 1"),
         (Kubernetes("i", ("a:/data",), save_seconds=0), "--save-seconds 0: must be at least 1"),
@@ -163,16 +163,19 @@ def test_a_right_request_passes():
 @pytest.mark.parametrize(
     ("volumes", "message"),
     [
-        (("a:/data", "b:/data"), "--volume b:/data: a is mounted there, too; give each claim its own path"),
-        (("a:/data", "b://x/../data/"), "--volume b://x/../data/: a is mounted there, too"),
+        (("a:/data", "b:/data"), "--volume b:/data: a is mounted there already; give each claim its own path"),
+        (("a:/data", "b://x/../data/"), "--volume b://x/../data/: a is mounted there already"),
         (
             ("a:/",),
-            "--volume a:/: the pods have their own /etc/gpt2dist, which / would hide or change; mount it at",
+            "--volume a:/: the pods need their own /etc/gpt2dist, which a mount at / would hide or",
         ),
-        (("a:/dev/shm",), "the pods have their own /dev, which /dev/shm would hide or change"),
-        (("a:/etc",), "the pods have their own /etc/gpt2dist, which /etc would hide or change"),
-        (("a:/etc/gpt2dist/x",), "the pods have their own /etc/gpt2dist, which /etc/gpt2dist/x would hide"),
-        (("a:/data/../dev",), "the pods have their own /dev, which /dev would hide"),
+        (("a:/dev/shm",), "the pods need their own /dev, which a mount at /dev/shm would hide or change"),
+        (("a:/etc",), "the pods need their own /etc/gpt2dist, which a mount at /etc would hide or change"),
+        (
+            ("a:/etc/gpt2dist/x",),
+            "the pods need their own /etc/gpt2dist, which a mount at /etc/gpt2dist/x would hide",
+        ),
+        (("a:/data/../dev",), "the pods need their own /dev, which a mount at /dev would hide"),
         (("a:/data:ro",), "--volume a:/data:ro: write CLAIM:PATH"),
     ],
 )
@@ -188,5 +191,5 @@ def test_a_volume_inside_another_is_fine():
 
 @pytest.mark.parametrize("image", [None, "", " "])
 def test_a_blank_image_is_refused(image):
-    with pytest.raises(UserError, match=r"^--container-image: missing; the image that the pods run"):
+    with pytest.raises(UserError, match=r"^--container-image: missing; name the image that the pods run"):
         Kubernetes(image, ("a:/data",)).check(WORK)
