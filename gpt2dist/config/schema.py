@@ -232,8 +232,8 @@ class Config(Section):
         """Build a configuration from nested dictionaries, with the sections and keys of a configuration file.
 
         Args:
-            settings: Section → key → value. Paths may be strings or `Path` objects. `run.name` or
-                `run.output_dir` is required.
+            settings: Section → key → value. Paths may be strings or path-like objects, such as a `Dataset`.
+                `run.name` or `run.output_dir` is required.
             overrides: As for `read`.
 
         Raises:
@@ -253,7 +253,8 @@ class Config(Section):
             raise UserError(f"the settings are not made of JSON values and paths ({error})") from None
         config, problems = parse_settings(cls, raw, overrides)
         if not config.run.name:
-            if config.run.output_dir is None and not any(each.key.startswith("run") for each in problems):
+            known = {each.key for each in problems}
+            if config.run.output_dir is None and not known & {"run", "run.name", "run.output_dir"}:
                 problems.append(Problem("run.name", "is required here and missing; add it, or run.output_dir"))
             config = config._with_name((config.run.output_dir or Path()).name)
         raise_problems(problems, config.run.name or "the settings")
