@@ -14,19 +14,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run directory, a model directory or a hub name"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to create")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights; default: %(default)s")
-    parser.add_argument("--name", help="of the model, in its card; default: the name of the run or of DIR")
-    parser.add_argument("--license", help="the hub's name of a license, such as mit; default: none is given")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="dtype of the weights; default: %(default)s"
+    )
+    parser.add_argument("--name", help="name of the model in its card; default: that of the run, or of DIR")
+    parser.add_argument("--license", help="the hub's name of a license, such as mit; default: none")
     parser.add_argument(
         "--results",
         nargs="+",
         type=Path,
         default=[],
         metavar="F.json",
-        help="results of `gpt2dist evaluate --output` for the card; each is shown under its file name",
+        help="results of `gpt2dist evaluate --output` for the card, where a text has the name of its file",
     )
     parser.epilog = """\
-DIR appears only after its weights have been read back and their logits agree with the checkpoint's.
+The written weights are read back. DIR is created only if they reproduce the checkpoint's logits.
 
 examples:
   gpt2dist export runs/quickstart --output quickstart-model

@@ -1,7 +1,7 @@
-"""Read settings from YAML and `section.key=value` into a schema, and report all mistakes together.
+"""Read a run configuration from YAML and `section.key=value`, and report all mistakes together.
 
-`parse_settings` does not stop at the first mistake. It replaces a wrong value with the default and records a
-`Problem`, so that checks across several keys (`preflight`) can still examine the valid ones.
+`read` does not stop at the first mistake. It replaces a wrong value with the default and records a `Problem`, so
+that checks across several keys (`preflight`) can still examine the valid ones.
 """
 
 import dataclasses
@@ -157,7 +157,7 @@ def _validate(schema: type[Schema], raw: dict[str, Any]) -> tuple[Schema, list[P
             return schema.model_validate_json(json.dumps(raw)), problems
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                problem = _explain(schema, error)
+                problem = _explain(error, schema)
                 dropped = error["type"] == "missing" and any(told.key == problem.key for told in problems)
                 if not dropped and not _means_default(error):
                     problems.append(problem)
@@ -181,18 +181,18 @@ def _drop(raw: dict[str, Any], error: Any) -> None:
     node.pop(last, None)
 
 
-def _explain(schema: type[BaseModel], error: Any) -> Problem:
+def _explain(error: Any, root: type[BaseModel]) -> Problem:
     location, kind, context = error["loc"], error["type"], error.get("ctx", {})
     key, given = ".".join(map(str, location)), _brief(error["input"])
     if kind == "extra_forbidden":
-        return _unknown(schema, location)
+        return _unknown(location, root)
     if kind == "missing":
         return Problem(key, "is required here and missing; add it")
     if kind == "literal_error":
         return Problem(key, f"{given} is not one of {context['expected']}")
     if kind == "model_type":
         return Problem(
-            key, f"should be a section with keys ({', '.join(_fields_at(schema, location))}), not {given}"
+            key, f"should be a section with keys ({', '.join(_fields_at(location, root))}), not {given}"
         )
     if kind == "less_than_equal" and context["le"] > 1:
         return Problem(key, f"{given} is more than any run can have; at most {context['le']:,.0f}")
@@ -208,19 +208,19 @@ def _explain(schema: type[BaseModel], error: Any) -> Problem:
     return Problem(key, f"{message.replace('valid ', '')}, not {given}{quote}")
 
 
-def _unknown(schema: type[BaseModel], location: tuple[int | str, ...]) -> Problem:
+def _unknown(location: tuple[int | str, ...], root: type[BaseModel]) -> Problem:
     *section, name = map(str, location)
-    known = _fields_at(schema, location[:-1])
-    homes = [f"{place}.{name}" for place in schema.model_fields if name in _fields_at(schema, (place,))]
+    known = _fields_at(location[:-1], root)
+    homes = [f"{place}.{name}" for place in root.model_fields if name in _fields_at((place,), root)]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     meant = [".".join([*section, close[0]])] if close else homes
     way_out = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(known)}"
     return Problem(".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
 
 
-def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def _fields_at(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     """Return the known keys of the section at `location`; empty if it is not a section."""
-    model: Any = schema
+    model: Any = root
     for name in location:
         if isinstance(name, str):
             annotation = model.model_fields[name].annotation

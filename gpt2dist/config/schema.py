@@ -189,15 +189,7 @@ class StabilitySection(Section):
 
 
 class Config(Section):
-    """The configuration of a whole run, immutable.
-
-    Example:
-        >>> config = gpt2dist.Config.read("configs/quickstart.yaml", "optimizer.lr=3e-4")
-        >>> config.optimizer.lr
-        0.0003
-        >>> config.override("run.name=wider", "model.n_embd=256").output_dir
-        PosixPath('runs/wider')
-    """
+    """The configuration of a whole run."""
 
     run: RunSection = RunSection()
     model: ModelSection = ModelSection()
@@ -222,6 +214,13 @@ class Config(Section):
 
         Raises:
             UserError: The file cannot be read, or it has mistakes; the message lists each with its key.
+
+        Example:
+            >>> config = gpt2dist.Config.read("configs/quickstart.yaml", "optimizer.lr=3e-4")
+            >>> config.optimizer.lr
+            0.0003
+            >>> config.override("run.name=wider", "model.n_embd=256").output_dir
+            PosixPath('runs/wider')
         """
         config, problems = read(Path(path), overrides)
         raise_problems(problems, str(path))

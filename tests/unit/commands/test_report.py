@@ -48,7 +48,7 @@ def run(tiny_dataset, tmp_path_factory):
 
 def report(gpt2dist, run, tmp_path):
     path = tmp_path / "pages/report.html"
-    assert gpt2dist("report", run, "--output", path) == (0, "", f"written {path}\n")
+    assert gpt2dist("report", run, "--output", path) == (0, "", f"wrote {path}\n")
     return Page(path.read_text(encoding="utf-8"))
 
 
