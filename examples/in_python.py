@@ -31,7 +31,7 @@ def main(text: str, home: Path, steps: int = 150) -> None:
         {
             "run": {"name": "tiny", "output_dir": home / "run"},
             "model": {"n_layer": 2, "n_head": 4, "n_embd": 64, "context_length": 64},
-            "data": {"train": [{"path": dataset.directory}], "validation": [{"path": dataset.directory}]},
+            "data": {"train": [{"path": dataset}], "validation": [{"path": dataset}]},
             "batch": {"global_batch_size": 16, "micro_batch_size": 16},
             "optimizer": {"lr": 3e-3},
             "schedule": {"total_steps": steps, "warmup_steps": steps // 10},

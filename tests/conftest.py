@@ -23,6 +23,8 @@ from gpt2dist.dataset.megatron_format import ShardWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# No deadlines: tests run beside others, on cores that are busy.
+hypothesis.settings.register_profile("default", deadline=None)
 # `make nightly` looks at more examples of each property than a commit can wait for.
 hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

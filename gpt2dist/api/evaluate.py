@@ -30,6 +30,7 @@ def evaluate(
     document_boundaries: Literal["pack", "isolate"] = "pack",
     batch_size: int = 8,
     zero_stage: Literal[0, 3] = 0,
+    measures: Sequence[str] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score every token of a held-out text once, as `gpt2dist evaluate` does, with the same numbers.
@@ -52,6 +53,8 @@ def evaluate(
         batch_size: Windows per forward pass. At a given batch size, the result is bitwise identical for any
             number of ranks.
         zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
+        measures: Further measures, each as "package.module:NAME". Those of installed packages are
+            always computed.
         quiet: Whether to show only warnings and errors.
 
     Returns:
@@ -73,7 +76,14 @@ def evaluate(
     from gpt2dist.monitoring.progress import Progress, quietly
 
     settings = EvaluationConfig(
-        sequence_length, stride, prefix, per_document, document_boundaries, batch_size, zero_stage
+        sequence_length,
+        stride,
+        prefix,
+        per_document,
+        document_boundaries,
+        batch_size,
+        zero_stage,
+        tuple(measures),
     )
     with quietly(quiet):
         held_out = _held_out(data, split, text, text_field, documents, detokenizer)

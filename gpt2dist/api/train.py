@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import os
 import threading
 from collections.abc import Iterator
@@ -64,8 +65,8 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
     where = config.run.name or str(config.output_dir)
     config, plan = plan_run(config, launch_environment.world_size(), where)
     with quietly(quiet), _without_traces():
-        from gpt2dist.training import setup  # noqa: F401  # DeepSpeed prepares the environment of `join`
-
+        # The import takes seconds, which must not count as time that other ranks wait for this one to join.
+        importlib.import_module("gpt2dist.training.setup")
         with joined_ranks(timeout_of(config)) as world:
             train_as_planned(config, plan, world, where)
         gc.collect()  # engines contain reference cycles

@@ -28,8 +28,8 @@ examples:
   deepspeed --num_gpus 8 --module gpt2dist train configs/gpt2-124m.yaml
   … batch.micro_batch_size=4 optimizer.lr=3e-4                                 override keys
 
-A run that is started again resumes from its newest complete checkpoint. SIGTERM or SIGUSR1 stops a run within a
-micro-batch: it saves everything, writes stopped.json to the run directory, and exits with code 0.
+A run that is started again resumes from its newest complete checkpoint. SIGTERM or SIGUSR1 stops it within a
+micro-batch: it saves everything, writes stopped.json into the run directory, and exits with code 0.
 `gpt2dist validate` shows the plan."""
 
 

@@ -29,15 +29,7 @@ from gpt2dist.errors import UserError
 
 
 class Config(Section):
-    """Configuration of a gpt2dist run.
-
-    Example:
-        >>> config = gpt2dist.Config.read("configs/quickstart.yaml", "optimizer.lr=3e-4")
-        >>> config.optimizer.lr
-        0.0003
-        >>> config.override("run.name=wider", "model.n_embd=256").output_dir
-        PosixPath('runs/wider')
-    """
+    """Configuration of a gpt2dist run."""
 
     run: RunSection = RunSection()
     model: ModelSection = ModelSection()
@@ -67,6 +59,13 @@ class Config(Section):
 
         Raises:
             UserError: The file cannot be read, or it has mistakes; the message lists each with its key.
+
+        Example:
+            >>> config = gpt2dist.Config.read("configs/quickstart.yaml", "optimizer.lr=3e-4")
+            >>> config.optimizer.lr
+            0.0003
+            >>> config.override("run.name=wider", "model.n_embd=256").output_dir
+            PosixPath('runs/wider')
         """
         config, problems = read(Path(path), overrides)
         raise_problems(problems, str(path))
@@ -77,8 +76,8 @@ class Config(Section):
         """Build a configuration from nested dictionaries, with the sections and keys of a configuration file.
 
         Args:
-            settings: Section → key → value. Paths may be strings or `Path` objects. `run.name` or
-                `run.output_dir` is required.
+            settings: Section → key → value. Paths may be strings or path-like objects, such as a `Dataset`.
+                `run.name` or `run.output_dir` is required.
             overrides: As for `read`.
 
         Raises:
@@ -98,8 +97,9 @@ class Config(Section):
             raise UserError(f"the settings are not made of JSON values and paths ({error})") from None
         config, problems = parse_settings(cls, raw, overrides)
         if not config.run.name:
-            if config.run.output_dir is None and not any(each.key.startswith("run") for each in problems):
-                problems.append(Problem("run.name", "is required here and missing; add it, or run.output_dir"))
+            known = {each.key for each in problems}
+            if config.run.output_dir is None and not known & {"run", "run.name", "run.output_dir"}:
+                problems.append(Problem("run.name", "missing; add it, or run.output_dir"))
             config = config._with_name((config.run.output_dir or Path()).name)
         raise_problems(problems, config.run.name or "the settings")
         return config

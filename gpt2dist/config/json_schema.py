@@ -46,8 +46,8 @@ def _simplify(theirs: Node, definitions: Node, in_list: bool = False, required: 
         ours = {"type": [node["type"], "null"] if takes_null else node["type"], **ours}
     if "enum" in ours and takes_null:
         ours["enum"] = [*ours["enum"], None]
-    if "description" in ours:  # a docstring may have several lines, and an example
-        ours["description"] = " ".join(ours["description"].partition("\n\n")[0].split())
+    if "description" in ours:  # a docstring may have several lines
+        ours["description"] = " ".join(ours["description"].split())
     if properties := node.get("properties"):
         ours["additionalProperties"] = False
         mandatory = node.get("required", ())

@@ -50,7 +50,8 @@ def test_each_is_documented_with_an_example(name):
     """Google style: what it takes, what it returns or raises, and an example."""
     found = getattr(gpt2dist, name)
     text = inspect.getdoc(found)
-    example = text if ">>>" in text else inspect.getdoc(getattr(found, "load", None)) or ""
+    opened = {"Config": "read", "Tokenizer": "load"}
+    example = inspect.getdoc(getattr(found, opened[name])) if name in opened else text
     assert "Example:" in example and f"gpt2dist.{name}" in example
     for called in vars(found).values() if inspect.isclass(found) else [found]:
         called = getattr(called, "__func__", called)

@@ -57,7 +57,7 @@ def test_quiet_shows_nothing(model, tiny_dataset, capsys):
         ({"data": "d", "detokenizer": "wikitext"}, "detokenizer: the dataset holds tokens"),
         ({"documents": ["a"], "detokenizer": "moses"}, "detokenizer 'moses' is not one of none, wikitext"),
         ({"documents": ["a"], "split": "val"}, "split: only a dataset has splits; omit it for texts"),
-        ({"documents": []}, "documents: no text there"),
+        ({"documents": []}, "documents: contains no text"),
         ({"documents": ["abc"], "stride": 100}, "a stride of 100 is not between 1 and the sequence length"),
     ],
 )

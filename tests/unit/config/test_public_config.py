@@ -55,7 +55,12 @@ def test_all_mistakes_are_in_one_message(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "the settings: 1 mistake in the configuration\n  run.name: is required here and missing"),
+        ({}, "the settings: 1 mistake in the configuration\n  run.name: missing"),
+        (
+            {"run": {"seed": -1}},
+            "the settings: 2 mistakes in the configuration\n  run.seed: .*\n  run.name: missing",
+        ),
+        ({"run": {"name": 3}}, "the settings: 1 mistake in the configuration\n  run.name: "),
         ({"run": {"seed": np.int64(3)}}, "the settings are not made of JSON values and paths"),
         ({"run": {"seed": float("nan"), "name": "a"}}, "run.seed: "),
     ],
