@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# Training with the launcher of DeepSpeed, on this host or on those of a hostfile (lines such as `host0 slots=8`).
+# Train with DeepSpeed's launcher, on this host or on those of a hostfile (lines such as `host0 slots=8`).
 #
 #   launch/deepspeed.sh CONFIG [section.key=value …]                              this host
 #   HOSTFILE=hosts launch/deepspeed.sh CONFIG [section.key=value …]               on every host of the file
-#   HOSTFILE=hosts SSH=1 launch/deepspeed.sh CONFIG [section.key=value …]         once; needs pdsh, ssh without password
+#   HOSTFILE=hosts SSH=1 launch/deepspeed.sh CONFIG [section.key=value …]         once; needs pdsh, and ssh without a password
 #
 #   HOSTFILE      the hosts, in the order of their ranks; they share the run directory
-#   SSH           1: DeepSpeed itself starts the others
-#   NODE_RANK     line of this host in HOSTFILE, from 0 (default: the line that has its name)
+#   SSH           1: DeepSpeed starts the other hosts
+#   NODE_RANK     line of this host in HOSTFILE, from 0 (default: the line with its name)
 #   MASTER_ADDR   the first host, as the others see it (default: its name in HOSTFILE)
 #   MASTER_PORT   a free port there (default: 29500)
-#   GPUS          without HOSTFILE: processes (default: all GPUs; 2 where there is none)
+#   GPUS          without HOSTFILE: number of processes (default: one per GPU; 2 without GPUs)
 #
-# SIGTERM or SIGUSR1 on one host stops all with everything saved and stopped.json in the run directory, and exit
-# code 0; Ctrl-C saves too, and ends with 1. With SSH=1 DeepSpeed would end the ranks unsaved: there, signal a rank, as the one whose pid is in RUN/lock.
+# SIGTERM or SIGUSR1 on one host: all hosts save, write stopped.json to the run directory and exit with 0. Ctrl-C also
+# saves, and exits with 1. With SSH=1, DeepSpeed would end the ranks before they save: signal a rank instead, such as
+# the one whose pid is in RUN/lock.
 set -euo pipefail
 # shellcheck source=launch/host.sh
 . "$(dirname "$0")/host.sh"
 
-# The hosts of the file, one in a line.
+# Print the hosts of the file, one per line.
 hosts() { sed 's/#.*//' "$HOSTFILE" | awk 'NF { print $1 }'; }
 
-# The line of this host, from 0.
+# Print the line number of this host, from 0.
 own_line() {
   hosts | awk -v names="$(hostname) $(hostname -s) $(hostname -I 2>/dev/null)" '
     BEGIN { split(names, list); for (i in list) mine[list[i]] }
@@ -48,13 +49,13 @@ else
   options+=(--no_ssh --node_rank "$NODE_RANK")
 fi
 
-# DeepSpeed's launcher leaves its ranks alone when it is signalled, or kills them after 30 seconds: so tell them ourselves.
+# When signalled, DeepSpeed's launcher does not signal its ranks, or kills them after 30 seconds. So signal them here.
 deepspeed "${options[@]}" --module gpt2dist train "$@" &
 launcher=$!
 stop() { pkill "-$1" --parent "$(pgrep --parent "$launcher" | paste -sd,)" || true; }
-trap 'stop TERM' TERM INT # at Ctrl-C DeepSpeed's first process would stay, in the background
+trap 'stop TERM' TERM INT # on Ctrl-C, DeepSpeed's first process would stay in the background
 trap 'stop USR1' USR1
-while kill -0 "$launcher" 2>/dev/null; do # a signal ends a wait, too
+while kill -0 "$launcher" 2>/dev/null; do # a signal also ends a wait
   wait "$launcher" || true
 done
 wait "$launcher"

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # The whole pipeline on real text: corpus → tokenizer → shards → training → checkpoint → perplexity → text.
-# `make quickstart` runs it, and each command can be run by hand. Run again, it does what is left to do.
+# `make quickstart` runs it, and you can also run each command by hand. A second run does only what is missing.
 #
 #   launch/quickstart.sh [FILE | DIRECTORY | GLOB …]      default: the standard library of this Python
-#   PROMPT="Once upon" launch/quickstart.sh 'books/*.txt'   what the sample continues (default: "def main(")
+#   PROMPT="Once upon" launch/quickstart.sh 'books/*.txt'   the start of the sample (default: "def main(")
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
-# Your own text gets a name of its own, so that several runs do not get into each other's way.
+# Your own text gets its own name, so that several runs do not overwrite each other.
 name=quickstart
 [ $# -eq 0 ] || name=quickstart-$(printf '%s\n' "$@" | cksum | cut -d' ' -f1)
 say() { printf '\n\033[1m── %s\033[0m\n' "$*" >&2; }
 
-# What there is to compute with: all GPUs, or two processes that share the cores of the CPU.
+# Use all GPUs, or two processes that share the cores of the CPU.
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 processes=$((gpus > 0 ? gpus : 2))
 launch() { gpt2dist launch --nproc-per-node "$processes" "$@"; }
 
-# bf16 where the device computes in it, fp32 elsewhere.
+# bf16 if the device computes in it, otherwise fp32.
 precision=fp32
 if [ "$gpus" -gt 0 ]; then
   precision=$(python -c 'import torch; print("bf16" if torch.cuda.is_bf16_supported() else "fp32")')

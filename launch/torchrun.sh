@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Training on this host with plain torchrun: one process per GPU.
+# Train on this host with plain torchrun, with one process per GPU.
 #
 #   launch/torchrun.sh CONFIG [section.key=value …]
 #
-#   GPUS        processes (default: all GPUs of the host; 2 where there is none)
-#   PET_…       any option of torchrun: PET_MAX_RESTARTS=3 starts the ranks again after a failure
+#   GPUS        number of processes (default: one per GPU; 2 without GPUs)
+#   PET_…       any option of torchrun: PET_MAX_RESTARTS=3 restarts the ranks after a failure
 #
-# SIGTERM and SIGUSR1 stop it with everything saved and stopped.json in the run directory, Ctrl-C at once; started again,
-# it goes on. torchrun's exit code is 0 for a run that is done, and 1 for everything else.
+# On SIGTERM and SIGUSR1 it saves, writes stopped.json to the run directory and stops; on Ctrl-C it stops at once. The
+# same command resumes it. torchrun's exit code is 0 for a run that is done, and 1 otherwise.
 set -euo pipefail
 # shellcheck source=launch/host.sh
 . "$(dirname "$0")/host.sh"
@@ -15,8 +15,8 @@ set -euo pipefail
 check torchrun "$@"
 share_host
 
-# torchrun passes the signals on, SIGUSR1 only if told so, and kills ranks that have not saved by then. (That of torch
-# 2.11 does so after 30 seconds whatever it is told.)
+# torchrun forwards the signals, SIGUSR1 only if it is listed, and kills ranks that have not saved in this time. (With
+# torch 2.11 it always kills them after 30 seconds.)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${SAVE_SECONDS:-300}"
 exec torchrun --standalone --nproc-per-node "$GPUS" \
   --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 -m gpt2dist train "$@"

@@ -1,4 +1,4 @@
-"""`gpt2dist launch`: torchrun with suitable defaults, and an error message that names the rank at fault."""
+"""`gpt2dist launch`: torchrun with our defaults, and an error message that names the rank at fault."""
 
 import argparse
 import logging
@@ -23,8 +23,8 @@ examples:
   gpt2dist launch --nnodes 2 --rdzv-backend c10d --rdzv-endpoint head:29400 train run.yaml
   gpt2dist launch evaluate runs/gpt2-124m --data data/openwebtext
 
-All options before the verb are torchrun's (`torchrun --help`). A failure ends with the rank that failed first,
-what it died of, and its log; wrong input ends with exit code 2, a stop on request (SIGTERM, SIGUSR1) with 0.
+Options before the verb go to torchrun (`torchrun --help`). If a run fails, the last message names the rank that
+failed first, the cause and its log. Exit codes: 0 done, or stopped on request (SIGTERM, SIGUSR1); 2 wrong input.
 """
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -33,15 +33,15 @@ SHUTDOWN_SECONDS = 300
 
 CAUSES = {
     signal.SIGKILL: "probably out of memory (see dmesg), or killed by a scheduler or by hand",
-    signal.SIGBUS: "probably no room in /dev/shm, or a file that became shorter while it was read",
+    signal.SIGBUS: "probably /dev/shm is full, or a file was truncated while it was read",
     signal.SIGSEGV: "a crash in native code",
     signal.SIGABRT: "aborted, as NCCL's watchdog does when a collective hangs",
-    signal.SIGTERM: "ended by somebody else",
+    signal.SIGTERM: "ended by another process",
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the usage and examples, but no options: all words after the verb are passed on, in `args.words`."""
+    """Add the usage and examples, but no options: the arguments are passed on unparsed, in `args.words`."""
     parser.usage = "gpt2dist launch [torchrun options] VERB …"
     parser.epilog = EXAMPLES
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     _set_environment(settings.nproc_per_node)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the errors below are shorter
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the errors raised below are shorter
     began = time.time()
     try:
         torchrun.run(settings)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         place = settings.rdzv_endpoint or f"{settings.master_addr}:{settings.master_port}"
         raise RunError(
             f"the {settings.nnodes} hosts did not meet at {place} ({str(error).splitlines()[0]}); start this "
-            "on each of them, with its own --node-rank where they are numbered; can they reach that address?"
+            "on each host, with its own --node-rank if you number them, and check that all can reach that address"
         ) from error
     except SignalException as stopped:
         if _follows_a_run(words) or (directory and _was_saved(directory, began)):
@@ -84,17 +84,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shutdown_hint(torchrun: Any) -> str:
-    """Return what to add about a torchrun that cannot be told how long ranks may take to save."""
+    """Return a hint if this version of torchrun cannot give ranks more time to save, else an empty text."""
     if "--shutdown-timeout" in torchrun.get_args_parser().format_help():
         return ""
-    return "; torchrun of this version of torch gives ranks 30 seconds: use a newer one if a save takes longer"
+    return "; torchrun of this torch gives ranks only 30 seconds to save; use a newer torch if that is too short"
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
     """Split a command line into torchrun's options and the verb with its arguments.
 
     Raises:
-        UserError: No word is a verb that can be launched.
+        UserError: None of the words is a verb that can be launched.
     """
     for place, word in enumerate(words):
         if word in DISTRIBUTED_VERBS:
@@ -104,7 +104,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def with_defaults(options: list[str], gpus: int) -> list[str]:
-    """Return torchrun's options, with defaults added for those that are not given.
+    """Return torchrun's options, completed by our defaults.
 
     Args:
         options: The given options.
@@ -120,18 +120,18 @@ def with_defaults(options: list[str], gpus: int) -> list[str]:
     if not given("--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--standalone", "--master-addr"):
         out += ["--standalone"]
         if not given("--local-addr"):
-            out += ["--local-addr", "localhost"]  # the host's own name may not resolve, as on some laptops
+            out += ["--local-addr", "localhost"]  # on some laptops the host's own name does not resolve
     if not given("--signals-to-handle"):
         out += ["--signals-to-handle", SIGNALS]
     return out
 
 
 def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) -> str:
-    """Describe which rank failed first, the cause, and where its log is.
+    """Describe a failure: the rank that failed first, the cause, and where its log is.
 
     Args:
         failures: Failures by global rank.
-        run_directory: The run directory, which holds the logs; None if there are no logs.
+        run_directory: The run directory, which contains the logs; None if there are no logs.
     """
     rank, first = min(failures.items(), key=lambda item: _suspicion(item[1]))
     text = f"rank {rank} failed first: {_cause(first)}"
@@ -144,12 +144,12 @@ def describe(failures: "dict[int, ProcessFailure]", run_directory: Path | None) 
         text += f"\n  ranks that ended because of it: {', '.join(map(str, others))}"
     if run_directory:
         return text + "\n  start the run again to resume from its newest complete checkpoint"
-    return text + "\n  start it again; results are written when all ranks are done"
+    return text + "\n  start it again; results are written only once all ranks are done"
 
 
 def _suspicion(failure: "ProcessFailure") -> tuple[bool, bool, int]:
-    """Return a sort key that puts first the failures that no other rank caused."""
-    killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM  # SIGTERM comes from the launcher
+    """Return a sort key that puts failures first that are not consequences of another rank's failure."""
+    killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM  # the launcher sends SIGTERM
     lost = failure.exitcode < 0 or _lost_a_peer(failure)
     return not killed, lost, failure.timestamp
 
@@ -192,7 +192,7 @@ def _set_environment(ranks: str) -> None:
 
 
 def _run_directory(words: list[str], ranks: int | None) -> Path | None:
-    """Check the arguments of the ranks, once for all, and return the directory that holds their logs.
+    """Check the arguments once for all ranks, and return the directory of their logs.
 
     Args:
         words: The verb and its arguments.
@@ -218,7 +218,7 @@ def _run_directory(words: list[str], ranks: int | None) -> Path | None:
 
 
 def _follows_a_run(words: list[str]) -> bool:
-    """Return whether the ranks run `evaluate --watch`, which a signal can end at any time without loss."""
+    """Return whether the ranks run `evaluate --watch`, which a signal may end at any time without loss."""
     from gpt2dist.cli import build_parser
 
     args, _ = build_parser(words[0]).parse_known_args(words)
@@ -226,6 +226,6 @@ def _follows_a_run(words: list[str]) -> bool:
 
 
 def _was_saved(directory: Path, since: float) -> bool:
-    """Return whether the run has stopped with everything saved since a time, according to its marker file."""
+    """Return whether the run saved everything and stopped after a time, according to its marker file."""
     marker = RunDirectory(directory).stopped_marker
     return marker.is_file() and marker.stat().st_mtime >= since - 1

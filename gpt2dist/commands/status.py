@@ -17,20 +17,20 @@ from gpt2dist.terminal import printable, say
 
 REFRESH_SECONDS = 2.0
 PLAIN_SECONDS = 10.0
-"""Seconds between updates of output that is not redrawn in place: a log file or a pipe."""
+"""Seconds between updates if the output is a log file or a pipe, which is not redrawn in place."""
 TO_TOP, CLEAR_BELOW = "\x1b[H", "\x1b[J"
 
 EPILOG = f"""\
 States: submitted (waiting for its scheduler), running, stale (it seems to run on another host, but has written
-nothing for much longer than usual), finished, stopped (on request, everything saved), failed. The states are read
-from the run directories, at most {DEPTH} folders down, without torch: a login node will do.
+nothing for much longer than usual), finished, stopped (on request, everything saved), failed. They are read from
+the run directories, at most {DEPTH} folders down. That needs neither torch nor a GPU: a login node will do.
 
-A run in full ends with its last start and what that changed; --json has all starts.
+The full status of a run ends with its last start and what that changed; --json has all starts.
 
 examples:
-  gpt2dist status runs/gpt2-124m                 one run in full
+  gpt2dist status runs/gpt2-124m                 the full status of one run
   gpt2dist status runs                           a table of all runs
-  gpt2dist status runs --watch                   the same, kept up to date; Ctrl-C ends it
+  gpt2dist status runs --watch                   the same, updated until Ctrl-C
   gpt2dist status runs --json | jq -r 'select(.state == "failed").run'
 """
 
@@ -39,10 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = EPILOG
     parser.add_argument("directory", type=Path, metavar="RUN|DIR", help="a run directory, or a folder of runs")
-    parser.add_argument("--watch", action="store_true", help="look again every few seconds, until Ctrl-C")
-    parser.add_argument(
-        "--json", action="store_true", help="print a JSON object per run and line on standard output"
-    )
+    parser.add_argument("--watch", action="store_true", help="update every few seconds, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per run on standard output")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
                 for status in statuses:
                     say(table.line(status, home))
             time.sleep(REFRESH_SECONDS if in_place else PLAIN_SECONDS)
-            with contextlib.suppress(UserError):  # the runs may be removed meanwhile
+            with contextlib.suppress(UserError):  # the runs may have been removed
                 statuses = look(home, args.json)
 
 
@@ -87,7 +85,7 @@ def look(home: Path, all_starts: bool = False) -> list[Status]:
         raise UserError(f"{home}: cannot be listed ({error.strerror}); name another folder") from None
     if not runs:
         raise UserError(
-            f"{home}: no run here, nor {DEPTH} folders down; `gpt2dist train` makes one at run.output_dir"
+            f"{home}: no run here or up to {DEPTH} folders down; `gpt2dist train` writes one to run.output_dir"
         )
     return [read_status(each, all_starts) for each in runs]
 
@@ -102,7 +100,7 @@ def _print_statuses(statuses: list[Status], home: Path, as_json: bool) -> None:
 
 
 def _redraw(lines: list[str]) -> None:
-    """Print the lines over the previous ones, cut to the size of the terminal so that it does not scroll."""
+    """Print the lines over the previous ones, cut to the size of the terminal, so that it does not scroll."""
     size = os.get_terminal_size(sys.stderr.fileno())
     columns, rows = size.columns or 80, size.lines or 24  # some terminals report a size of 0
     text = "\n".join(printable(line)[:columns] for line in lines[: rows - 1])

@@ -90,7 +90,9 @@ def write(directory: Path, files: Mapping[str, str], config: "Config | None", op
         "interpreter": sys.executable,
         "environment": {name: os.environ[name] for name in sorted(os.environ) if _is_recorded(name)},
     }
-    (directory / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    # An option of another package's scheduler may have any type, such as Path.
+    text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
+    (directory / FACTS).write_text(f"{text}\n")
 
 
 def record_submission(directory: Path, scheduler: str, jobs: Sequence[int | str]) -> None:

@@ -1,4 +1,4 @@
-"""The results in a run directory: eval/step-N.json from training, eval/NAME/step-N.json from `evaluate`."""
+"""Read the results in a run directory: eval/step-N.json of training, eval/NAME/step-N.json of `evaluate`."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ class Evaluation:
     """Result of one evaluation.
 
     Attributes:
-        name: Name of the validation set, or the one given with `evaluate --name`.
+        name: Name of the validation set, or the value of `evaluate --name`.
         step: Optimizer steps done.
         values: Measures by key; None if not finite. The measures of every validation are there even if the file
             lacks them.
@@ -45,8 +45,8 @@ def last_evaluations(run: Path, up_to: int | None) -> list[Evaluation]:
 
     Args:
         run: The run directory.
-        up_to: Current step of the run; later results are from an abandoned continuation and are ignored. None
-            ignores no result.
+        up_to: Current step of the run. Later results are of an abandoned continuation, and are ignored. None for
+            all results.
     """
     newest: dict[str, Evaluation] = {}
     for path in _newest_files(RunDirectory(run).evaluations, up_to):

@@ -40,7 +40,7 @@ def lineage(run: Path, evaluations: list[Evaluation]) -> list[Link]:
 
 
 def _of_dataset(path: Path, known: str, known_manifest: Any) -> list[Link]:
-    """Return a dataset's corpus, tokenizer and dataset links; only the last if the dataset moved or changed."""
+    """Return the links of corpus, tokenizer and dataset, or only the last if the dataset was moved or changed."""
     manifest = run_files.read_object(path / "manifest.json")
     if manifest.get("fingerprint") != known:
         return [("dataset", known, f"{path} (moved or changed since)")]

@@ -2,11 +2,11 @@
 
 The states, and how each is recognised:
 
-submitted   No job is active, and a submitted job has not started to train.
-running     A job holds the lock of the directory. If locks are inconclusive (the job is on another host, or the
+submitted   No job is active, and the job that was submitted last has not started to train.
+running     A job holds the lock of the directory. If the lock proves nothing (the job is on another host, or the
             file system has no locks): the last sign of life is as recent as the run's pace implies.
-stale       As running, but without a recent sign of life: the job hangs, its host is down, or an operation takes
-            longer than any before. A job on this host that holds the lock is never stale, since its watchdog
+stale       As running, but without a recent sign of life: the job hangs, its host is down, or a step takes longer
+            than any before it. A job on this host that holds the lock is never stale, since its watchdog
             kills it if it hangs.
 finished    No job is active, and a checkpoint of the last step exists.
 failed      No job is active, and the last job left failed.json or no marker file. Without a marker file, it hung
@@ -34,11 +34,11 @@ from gpt2dist.status.run_files import number
 State = Literal["submitted", "running", "stale", "finished", "failed", "stopped"]
 
 TRAINED = "train/loss"
-"""The tag that only training lines have, unlike those of evaluations and samples."""
+"""Tag that only training lines have, unlike those of evaluations and samples."""
 LEAST_PATIENCE = 60.0
-"""Minimum seconds of silence before a run counts as silent."""
+"""Seconds without a sign of life after which, at the earliest, a run counts as silent."""
 PATIENCE_IN_GAPS = 5
-"""Multiple of the longest silence so far after which a run counts as silent."""
+"""A run counts as silent after this many times its longest gap between log lines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +96,11 @@ class Status:
 
 
 def read_status(run: Path, all_starts: bool = False) -> Status:
-    """Read the status from a run directory, which may change meanwhile.
+    """Read the status from a run directory, which may change at the same time.
 
     Args:
         run: The run directory.
-        all_starts: Whether to read the records of all starts, and not only the newest one.
+        all_starts: Whether to read all starts, and not only the newest one.
     """
     now = time.time()
     held = lock.is_held(run)  # first, because a job writes its last files before it releases the lock
@@ -230,7 +230,10 @@ def _start(run: Path) -> float | None:
 
 
 def _patience(times: list[float], settings: dict[str, Any]) -> float:
-    """Return the seconds of silence that are normal, judged by those since the start. A start may take long."""
+    """Return how many seconds without a sign of life are normal, by the gaps since the start.
+
+    Before the second line, `run.timeout_seconds` counts, since a start may take long.
+    """
     gaps = [after - before for before, after in itertools.pairwise(times)]
     if not gaps:
         return number(settings.get("timeout_seconds")) or 10 * LEAST_PATIENCE
@@ -238,7 +241,7 @@ def _patience(times: list[float], settings: dict[str, Any]) -> float:
 
 
 def _seconds_left(lines: list[dict[str, Any]], goal: int | None, start: float, now: float) -> float | None:
-    """Return the seconds to the goal at the pace since the start, evaluations and saves included, if known."""
+    """Return the seconds to the goal at the pace since the start, with evaluations and saves; None if unknown."""
     trained = [line for line in lines if TRAINED in line and (number(line.get("time")) or -1) >= start]
     if not trained or goal is None:
         return None

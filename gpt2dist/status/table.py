@@ -11,7 +11,7 @@ from gpt2dist.status.status import Status, duration
 
 NOTHING = "–"
 SHOWN_CHANGES = 8
-"""Most changes of the last start that are listed."""
+"""At most this many changes of the last start are listed."""
 HEADER = (
     *("run", "state", "step", "loss", "perplexity", "tokens/s", "MFU", "left"),
     *("checkpoint", "evaluation", "skipped"),
@@ -19,11 +19,11 @@ HEADER = (
 
 
 def show(statuses: Sequence[Status], home: Path) -> list[str]:
-    """Return the lines to print: `home` in full if it is a run, else a table and the reasons of the states.
+    """Return the lines to print: the full status of `home` if it is a run, else a table and the reasons.
 
     Args:
         statuses: Statuses of the runs.
-        home: The requested directory; runs are named by their path relative to it.
+        home: The requested directory. Runs are named by their path relative to it.
     """
     if len(statuses) == 1 and Path(statuses[0].run) == home:
         return [f"{name:>14}  {value}" for name, value in in_full(statuses[0])]
@@ -59,7 +59,7 @@ def start_line(start: Start) -> str:
 
 
 def line(status: Status, home: Path) -> str:
-    """Format a run in one line, for logs."""
+    """Format the status of a run in one line, for logs."""
     cells = dict(zip(HEADER, _row(status, home), strict=True))
     name, state = cells.pop("run"), cells.pop("state")
     known = [f"{title} {cell}" for title, cell in cells.items() if cell != NOTHING]

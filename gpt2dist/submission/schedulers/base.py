@@ -59,7 +59,17 @@ class Scheduler(Protocol):
 
     @abstractmethod
     def files(self, job: SchedulerJob) -> dict[str, str]:
-        """Render the files of a job: file name in `job.submission` → text. Those with a #! become executable."""
+        """Render the files of a job.
+
+        Its script changes to `job.working_directory`, sets the variables of `job.environment`, and runs
+        `python -m gpt2dist` with `job.arguments` by `job.python`. Where `job.gpus_per_node` is not 0, it starts
+        the ranks: `python -m gpt2dist launch --nproc-per-node G …` with `job.arguments`, on each node. For an
+        array, job I of N adds `--task-index I --task-count N`, and a last job `--finish`.
+        `template.common_values` has these values quoted for bash.
+
+        Returns:
+            Text of each file, by its name in `job.submission_directory`. Those that begin with #! are executable.
+        """
 
     @abstractmethod
     def command(self, job: SchedulerJob) -> str:

@@ -58,7 +58,7 @@ def failure(tmp_path: Path, exitcode: int, message: str = "", at: int = 100) -> 
     ("number", "cause"),
     [
         (signal.SIGKILL, "SIGKILL (-9), probably out of memory (see dmesg)"),
-        (signal.SIGBUS, "SIGBUS (-7), probably no room in /dev/shm"),
+        (signal.SIGBUS, "SIGBUS (-7), probably /dev/shm is full"),
         (signal.SIGSEGV, "SIGSEGV (-11), a crash in native code"),
         (signal.SIGFPE, "SIGFPE (-8), a signal"),
     ],
@@ -75,7 +75,7 @@ def test_only_a_run_is_said_to_resume(tmp_path):
     assert describe(killed, Path("runs/x")).endswith(
         "start the run again to resume from its newest complete checkpoint"
     )
-    assert describe(killed, None).endswith("start it again; results are written when all ranks are done")
+    assert describe(killed, None).endswith("start it again; results are written only once all ranks are done")
 
 
 def test_the_rank_that_was_killed_is_named_and_not_those_that_lost_it(tmp_path):

@@ -91,7 +91,7 @@ def test_the_newest_start_is_shown_and_all_are_in_the_json(gpt2dist, runs):
     [
         ("gone", "no such directory; name a run directory or a folder of runs"),
         ("file", "not a directory; name a run directory or a folder of runs"),
-        ("empty", "no run here, nor 3 folders down; `gpt2dist train` makes one at run.output_dir"),
+        ("empty", "no run here or up to 3 folders down; `gpt2dist train` writes one to run.output_dir"),
     ],
 )
 def test_a_wrong_directory(gpt2dist, tmp_path, name, words):

@@ -93,8 +93,8 @@ def test_the_command_is_the_golden_one(start, tmp_path, name):
 @pytest.mark.parametrize(
     ("script", "words", "settings", "message"),
     [
-        ("torchrun.sh", [], {}, "which run? torchrun.sh CONFIG [section.key=value …]"),
-        ("torchrun.sh", ["x.yaml"], {}, "x.yaml: no such file; the first word is the run's YAML file"),
+        ("torchrun.sh", [], {}, "no CONFIG; write torchrun.sh CONFIG [section.key=value …]"),
+        ("torchrun.sh", ["x.yaml"], {}, "x.yaml: no such file; the first argument is the run's YAML file"),
         ("torchrun.sh", RUN, {"GPUS": "two"}, "GPUS=two: write a whole number of at least 1"),
         ("torchrun-nodes.sh", RUN, {}, "NODES is not set; NODES=2 NODE_RANK=0 MASTER_ADDR=host0"),
         ("torchrun-nodes.sh", RUN, NODE | {"NODES": "0"}, "NODES=0: write a whole number of at least 1"),

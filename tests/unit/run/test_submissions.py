@@ -1,4 +1,7 @@
-"""The records of submissions, and who can read them."""
+"""The files of submissions, and reading them."""
+
+import json
+from pathlib import Path
 
 from gpt2dist.run.submissions import make_directory, record_submission, submissions, write
 
@@ -37,3 +40,8 @@ def test_scripts_can_be_run_and_other_files_not(tmp_path):
     directory = submitted(tmp_path, "train", "local", [1])
     assert (directory / "job.sh").stat().st_mode & 0o111
     assert not (directory / "job.yaml").stat().st_mode & 0o111
+
+
+def test_options_of_any_type_are_recorded(tmp_path):
+    write(tmp_path, {}, None, {"hosts": Path("hosts.txt"), "hours": 3})
+    assert json.loads((tmp_path / "submission.json").read_text())["asked"] == {"hosts": "hosts.txt", "hours": 3}
