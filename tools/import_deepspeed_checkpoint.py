@@ -42,10 +42,10 @@ TIED, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 def main(argv: list[str] | None = None) -> int:
     """Import a checkpoint, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="what DeepSpeed wrote")
-    parser.add_argument("config", type=Path, help="YAML file of the run that goes on")
+    parser.add_argument("checkpoint", type=Path, help="directory that DeepSpeed wrote")
+    parser.add_argument("config", type=Path, help="YAML file of the run that resumes from it")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys to change")
-    parser.add_argument("--trust", action="store_true", help="the files come from somebody you trust")
+    parser.add_argument("--trust", action="store_true", help="read the files, which come from somebody you trust")
     args = parser.parse_intermixed_args(argv)
     try:
         if not args.trust:
