@@ -104,7 +104,10 @@ def _require_consistent(path: Path, state: TrainerState, plan: Plan) -> None:
     """Check that the step and the cursor of the data agree, which says that trainer_state.json is undamaged."""
     known = step_of(path) if is_checkpoint_name(path.name) else state.step
     if state.step != known:
-        raise UserError(f"{path}/trainer_state.json: says step {state.step:,}; resume from another checkpoint")
+        raise UserError(
+            f"{path}/trainer_state.json: its step is {state.step:,}, not {known:,}; resume from another "
+            "checkpoint"
+        )
     samples = plan.batch_sizes.samples(state.step)
     if state.consumed_samples != samples:
         raise UserError(
@@ -165,9 +168,9 @@ def dataset_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> 
     if changes:
         return changes  # shares are comparable only between the same datasets
     if list(old) != list(new):
-        return [f"the datasets stood in another order ({', '.join(each['path'] for each in before)})"]
+        return [f"the datasets were in another order ({', '.join(each['path'] for each in before)})"]
     edited = [
-        f"the manifest of {each['path']} says another {key} ({values[1]}, was {values[0]})"
+        f"{key} in the manifest of {each['path']} is {values[1]}, was {values[0]}"
         for each, different in _other_manifests(before, now)
         for key, values in different.items()
         if key in DECISIVE
@@ -193,10 +196,10 @@ def manifest_changes(before: list[dict[str, Any]], now: list[dict[str, Any]]) ->
     for each, different in _other_manifests(before, now):
         named = [f"{key} is {new}, was {old}" for key, (old, new) in different.items()]
         what = ", ".join(named) or (
-            "options, sources, left-out documents, text changes or the validation split differ"
+            "options, sources, skipped documents, text changes or the validation split differ"
         )
         changes.append(
-            f"{each['path']}/manifest.json: another one than at the last start, of the same tokens: {what}"
+            f"{each['path']}/manifest.json: changed since the last start, with the same tokens: {what}"
         )
     return changes
 

@@ -110,7 +110,7 @@ FINGERPRINT = r" \(fingerprint [0-9a-f]{12}\)"
             {"books": 8, "code": 2},
             r": the weight of \S+/books is 4 of 5, was 7 of 10; the weight of \S+/code is 1 of 5, was 3 of 10;",
         ),
-        ({"code": 3, "books": 7}, r": the datasets stood in another order \(\S+/books, \S+/code\); set"),
+        ({"code": 3, "books": 7}, r": the datasets were in another order \(\S+/books, \S+/code\); set"),
     ],
 )
 def test_other_datasets_are_refused_by_name(run_file, state, weights, message):
@@ -213,17 +213,17 @@ def test_a_manifest_that_says_something_else_is_refused_or_told():
     before = of_manifest("a" * 64)
     assert dataset_changes(before, before) == manifest_changes(before, before) == []
     assert dataset_changes(before, of_manifest("b" * 64, vocab_size=301, bytes=60)) == [
-        "the manifest of books says another vocab_size (301, was 300)"
+        "vocab_size in the manifest of books is 301, was 300"
     ]
     other = of_manifest("b" * 64, bytes=60, words=6)
     assert dataset_changes(before, other) == []
     assert manifest_changes(before, other) == [
-        "books/manifest.json: another one than at the last start, of the same tokens: bytes is 60, was 30, "
+        "books/manifest.json: changed since the last start, with the same tokens: bytes is 60, was 30, "
         "words is 6, was 5"
     ]
     assert manifest_changes(before, of_manifest("b" * 64)) == [
-        "books/manifest.json: another one than at the last start, of the same tokens: options, sources, "
-        "left-out documents, text changes or the validation split differ"
+        "books/manifest.json: changed since the last start, with the same tokens: options, sources, "
+        "skipped documents, text changes or the validation split differ"
     ]
 
 
