@@ -69,7 +69,8 @@ def check_deepspeed(engine: Any, version: str) -> None:
     if _reduces_a_copy(engine):
         raise UserError(
             f"zero.offload_optimizer: cpu at ZeRO stage 1 in bf16 is silently wrong in DeepSpeed {version} (the "
-            "ranks do not average their gradients); set zero.stage to 2 or 3, or pip install 'deepspeed>=0.19.8,<0.20'"
+            "ranks do not average their gradients); set zero.stage to 2 or 3, or pip install "
+            "'deepspeed>=0.19.8,<0.20'"
         )
     if not SpecifierSet(TESTED).contains(version, prereleases=True):
         logger.warning(

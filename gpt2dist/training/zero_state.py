@@ -1,7 +1,7 @@
 """Read and write whole fp32 parameters and Adam moments in DeepSpeed's partitions.
 
-This module uses private attributes of DeepSpeed. `distributed/deepspeed_probe.py` lists them all and checks them at
-the start. Everything here is collective: all ranks must call it in the same order.
+This module uses private attributes of DeepSpeed. `distributed/deepspeed_probe.py` lists and checks them all. Every
+method is collective: all ranks must call it in the same order.
 """
 
 from collections.abc import Iterator
