@@ -1,7 +1,7 @@
 """Read and write whole fp32 parameters and Adam moments in DeepSpeed's partitions.
 
-This module uses private attributes of DeepSpeed. `distributed/deepspeed_probe.py` lists and checks them all. Every
-method is collective: all ranks must call it in the same order.
+This module uses private attributes of DeepSpeed, which `distributed/deepspeed_probe.py` lists and checks.
+Everything here is collective: all ranks must call it in the same order.
 """
 
 from collections.abc import Iterator
@@ -124,12 +124,12 @@ class PartitionedState:
 
     def _cut(self, name: str, whole: Tensor) -> Tensor:
         """Return this rank's part of a parameter's tensor at stage 3."""
-        group = self.parameters[name].ds_process_group
+        group = _process_group(self.parameters[name])
         return cut_part(whole, dist.get_rank(group), dist.get_world_size(group))
 
     def _join(self, name: str, part: Tensor) -> Tensor:
         """Return a parameter's whole tensor at stage 3, from the parts of all ranks."""
-        group = self.parameters[name].ds_process_group
+        group = _process_group(self.parameters[name])
         parts = part.new_empty(dist.get_world_size(group) * part.numel())
         dist.all_gather_into_tensor(parts, part, group=group)
         return join_parts(parts, self.shape_of(name))
@@ -146,6 +146,11 @@ class PartitionedState:
             if hasattr(self._zero, name):
                 return list(getattr(self._zero, name))
         raise RuntimeError(f"unsupported DeepSpeed optimizer {type(self._zero).__name__}")
+
+
+def _process_group(parameter: Any) -> dist.ProcessGroup:
+    """Return the ranks that hold the parts of a parameter at stage 3."""
+    return parameter.ds_process_group
 
 
 def _is_partitioned(parameter: nn.Parameter) -> bool:
