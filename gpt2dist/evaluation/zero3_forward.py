@@ -30,7 +30,7 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
     start_quietly(world)
     paths = weight_files(directory)  # before a model is built of the sizes that config.json says
     config = GPT2Config.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
-    # No `dtype`: DeepSpeed 0.19.8 turns any value into bf16 if the accelerator has no fp16.
+    # No `dtype`: DeepSpeed converts any value to bf16 if the accelerator has no fp16.
     with deepspeed.zero.Init(config_dict_or_path=SETTINGS):
         model = GPT2LMHeadModel(config)
     try:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt2dist.config import Config
 from gpt2dist.config.reading import flatten
 from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
+from gpt2dist.distributed.deepspeed_probe import LOSS_SCALER, check_deepspeed
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import Gpt2distError, UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
@@ -24,8 +25,6 @@ from gpt2dist.training.skip_step import SpikeDetector
 from gpt2dist.training.zero_state import PartitionedState
 
 T = TypeVar("T")
-
-_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +81,8 @@ class Engine:
         world: This rank.
 
     Raises:
-        UserError: The device does not support the configured precision, or DeepSpeed refuses its raw keys.
+        UserError: The device does not support the configured precision, DeepSpeed refuses its raw keys, or this
+            version of DeepSpeed lacks what gpt2dist uses.
     """
 
     def __init__(self, model: LanguageModel, config: Config, deepspeed_config: dict[str, Any], world: World):
@@ -95,6 +95,7 @@ class Engine:
             self._engine, *_ = deepspeed.initialize(
                 model=model, optimizer=self._optimizer, config=deepspeed_config, dist_init_required=False
             )
+        check_deepspeed(self._engine, deepspeed.__version__)
         self._clip = config.optimizer.clip_grad_norm
         self.spike_detector = SpikeDetector(config.stability.spike_sigma, world.device)
         self.state = PartitionedState(
@@ -232,7 +233,7 @@ class Engine:
     def scaler_state(self) -> dict[str, float]:
         """Return the state of the dynamic loss scaler as plain numbers; empty without one."""
         scaler = self._scaler()
-        return {name: getattr(scaler, name) for name in _SCALER_FIELDS} if scaler else {}
+        return {name: getattr(scaler, name) for name in LOSS_SCALER} if scaler else {}
 
     def load_scaler_state(self, state: dict[str, float]) -> None:
         """Restore the result of `scaler_state`; a checkpoint of another precision has none.
@@ -243,8 +244,8 @@ class Engine:
         scaler = self._scaler()
         if not scaler or not state:
             return
-        if set(state) != set(_SCALER_FIELDS):
-            raise ValueError(f"its loss_scaler has {', '.join(state)} instead of {', '.join(_SCALER_FIELDS)}")
+        if set(state) != set(LOSS_SCALER):
+            raise ValueError(f"its loss_scaler has {', '.join(state)} instead of {', '.join(LOSS_SCALER)}")
         for name, value in state.items():
             setattr(scaler, name, value)
 

@@ -1,7 +1,7 @@
 """Read and write whole fp32 parameters and optimizer state in DeepSpeed's partitions.
 
-This module uses private attributes of DeepSpeed (0.19.8, pinned); a test exercises each at every stage and
-precision. Everything here is collective: all ranks must call it in the same order.
+This module uses private attributes of DeepSpeed, which `distributed/deepspeed_probe.py` lists and checks.
+Everything here is collective: all ranks must call it in the same order.
 """
 
 from collections.abc import Callable, Iterator
@@ -144,12 +144,12 @@ class PartitionedState:
 
     def _cut(self, name: str, whole: Tensor) -> Tensor:
         """Return this rank's part of a parameter's tensor at stage 3."""
-        group = self._zero._get_param_partition_group(self.parameters[name])
+        group = _process_group(self.parameters[name])
         return cut_part(whole, dist.get_rank(group), dist.get_world_size(group))
 
     def _join(self, name: str, part: Tensor) -> Tensor:
         """Return a parameter's whole tensor at stage 3, from the parts of all ranks."""
-        group = self._zero._get_param_partition_group(self.parameters[name])
+        group = _process_group(self.parameters[name])
         parts = part.new_empty(dist.get_world_size(group) * part.numel())
         dist.all_gather_into_tensor(parts, part, group=group)
         return join_parts(parts, self.shape_of(name))
@@ -177,6 +177,11 @@ def _partitions(zero: Any) -> tuple[list[Tensor], list[list[nn.Parameter]]]:
         if hasattr(zero, flats):
             return getattr(zero, flats), getattr(zero, groups)
     raise RuntimeError(f"unsupported DeepSpeed optimizer {type(zero).__name__}")
+
+
+def _process_group(parameter: Any) -> dist.ProcessGroup:
+    """Return the ranks that hold the parts of a parameter at stage 3."""
+    return parameter.ds_process_group
 
 
 def _is_partitioned(parameter: nn.Parameter) -> bool:

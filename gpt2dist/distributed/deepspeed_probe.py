@@ -1,0 +1,126 @@
+"""What gpt2dist needs of DeepSpeed's engine and optimizers, and the check that the installed version has it.
+
+Many of these attributes are private, so any release may rename them. Only names that are in these tables may be
+used; a test records which ones are. Imports neither torch nor deepspeed.
+"""
+
+import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from packaging.specifiers import SpecifierSet  # DeepSpeed and transformers require packaging
+
+from gpt2dist.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+TESTED = ">=0.19.1,<0.20"
+"""Versions of DeepSpeed with which the tests pass. pyproject.toml and constraints-lowest.txt say the same."""
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ENGINE = _names("""
+    backward eval module optimizer set_gradient_accumulation_boundary step train was_step_applied
+    zero_optimization
+""")
+"""Attributes of `DeepSpeedEngine`."""
+_WITH_LINKED_STATE = _names("""
+    _hp_optimizer_states_linked _lazy_init_hp_params_optimizer_state optimizer param_groups update_lp_params
+""")
+OPTIMIZERS = {
+    "DeepSpeedZeroOptimizer": (
+        *_WITH_LINKED_STATE,
+        *_names("_global_grad_norm bit16_groups loss_scale loss_scaler single_partition_of_fp32_groups"),
+    ),
+    # Its first step adds `_global_grad_norm`, so that cannot be checked before.
+    "BF16_Optimizer": (*_WITH_LINKED_STATE, "bf16_groups", "fp32_groups_flat_partition"),
+    "DeepSpeedZeroOptimizer_Stage3": _names("""
+        _global_grad_norm _partition_all_parameters _reassign_or_swap_out_partitioned_parameters
+        checkpoint_event_epilogue fp16_groups fp32_partitioned_groups_flat loss_scale loss_scaler optimizer
+        param_groups
+    """),
+}
+"""Attributes of the optimizers at stages 1 and 2, at stage 1 in bf16, and at stage 3. Subclasses count."""
+PARTITIONED_PARAMETER = _names("ds_id ds_process_group ds_shape")
+"""Attributes that stage 3 adds to each parameter."""
+LOSS_SCALER = _names("cur_scale cur_iter last_overflow_iter cur_hysteresis")
+"""Attributes of a dynamic loss scaler, which are its state."""
+
+
+def check_deepspeed(engine: Any, version: str) -> None:
+    """Check that this DeepSpeed has all that gpt2dist uses, and warn if its version is not a tested one.
+
+    Args:
+        engine: Engine from `deepspeed.initialize`.
+        version: DeepSpeed's version.
+
+    Raises:
+        UserError: Attributes are missing, all of which the message names, or DeepSpeed is known to compute wrong
+            gradients.
+    """
+    if missing := list(_missing(engine)):
+        raise UserError(
+            f"DeepSpeed {version} lacks {', '.join(missing)}, which gpt2dist uses; install a version with which "
+            f"gpt2dist is tested: pip install 'deepspeed{TESTED}'"
+        )
+    if _reduces_a_copy(engine):
+        raise UserError(
+            f"zero.offload_optimizer: cpu at ZeRO stage 1 in bf16 is silently wrong in DeepSpeed {version} (the "
+            "ranks do not average their gradients); set zero.stage to 2 or 3, or pip install "
+            "'deepspeed>=0.19.8,<0.20'"
+        )
+    if not SpecifierSet(TESTED).contains(version, prereleases=True):
+        logger.warning(
+            "DeepSpeed %s: gpt2dist is tested with deepspeed%s only; check the first losses of this run, or "
+            "install a tested version",
+            version,
+            TESTED,
+        )
+
+
+def _missing(engine: Any) -> Iterator[str]:
+    """Yield all that this engine, its optimizer, loss scaler and parameters lack, as `Class.attribute`."""
+    yield from _lacking(engine, ENGINE)
+    if any(True for _ in _lacking(engine, ("optimizer", "zero_optimization"))) or not engine.zero_optimization():
+        return  # at stage 0, the optimizer is torch's
+    optimizer = engine.optimizer
+    kind = next((each.__name__ for each in type(optimizer).__mro__ if each.__name__ in OPTIMIZERS), None)
+    if kind is None:
+        yield f"{' or '.join(OPTIMIZERS)} (unsupported DeepSpeed optimizer {type(optimizer).__name__})"
+        return
+    yield from _lacking(optimizer, OPTIMIZERS[kind])
+    if scaler := getattr(optimizer, "loss_scaler", None):
+        yield from _lacking(scaler, ("dynamic", *LOSS_SCALER) if getattr(scaler, "dynamic", True) else ())
+    if kind == "DeepSpeedZeroOptimizer_Stage3" and hasattr(engine, "module"):
+        yield from _lacking(next(engine.module.parameters()), PARTITIONED_PARAMETER)
+
+
+def _lacking(owner: Any, names: tuple[str, ...]) -> Iterator[str]:
+    return (f"{type(owner).__name__}.{name}" for name in names if not hasattr(owner, name))
+
+
+def _reduces_a_copy(engine: Any) -> bool:
+    """Return whether DeepSpeed averages a copy of each gradient and then offloads the original, as before 0.19.8.
+
+    It does so where it accumulates gradients in another precision than it computes them.
+    """
+    optimizer = engine.optimizer
+    convert = getattr(optimizer, "get_gradient_for_reduction", None)
+    if not convert or not getattr(optimizer, "cpu_offload", False):
+        return False
+    if getattr(optimizer, "partition_gradients", True) or not getattr(
+        optimizer, "use_grad_accum_attribute", False
+    ):
+        return False
+    return convert(SimpleNamespace(grad_accum=(accumulated := _Gradient()))) is not accumulated
+
+
+class _Gradient:
+    """A gradient of which a conversion to another precision makes a copy."""
+
+    def to(self, _: Any) -> "_Gradient":
+        return _Gradient()
