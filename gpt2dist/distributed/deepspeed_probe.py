@@ -6,17 +6,19 @@ used; a test records which ones are. Imports neither torch nor deepspeed.
 
 import logging
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 from packaging.specifiers import SpecifierSet  # DeepSpeed and transformers require packaging
+from packaging.version import Version
 
 from gpt2dist.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-TESTED = ">=0.19.1,<0.20"
+TESTED = ">=0.19.8,<0.20"
 """Versions of DeepSpeed with which the tests pass. pyproject.toml and constraints-lowest.txt say the same."""
+FIRST_CORRECT = "0.19.8"
+"""Older versions report a finite norm for gradients that are not finite, so no such step could be skipped."""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -59,19 +61,17 @@ def check_deepspeed(engine: Any, version: str) -> None:
         version: DeepSpeed's version.
 
     Raises:
-        UserError: Attributes are missing, all of which the message names, or DeepSpeed is known to compute wrong
-            gradients.
+        UserError: Attributes are missing, all of which the message names, or this version is known to be wrong.
     """
     if missing := list(_missing(engine)):
         raise UserError(
             f"DeepSpeed {version} lacks {', '.join(missing)}, which gpt2dist uses; install a version with which "
             f"gpt2dist is tested: pip install 'deepspeed{TESTED}'"
         )
-    if _reduces_a_copy(engine):
+    if Version(version) < Version(FIRST_CORRECT):
         raise UserError(
-            f"zero.offload_optimizer: cpu at ZeRO stage 1 in bf16 is silently wrong in DeepSpeed {version} (the "
-            "ranks do not average their gradients); set zero.stage to 2 or 3, or pip install "
-            "'deepspeed>=0.19.8,<0.20'"
+            f"DeepSpeed {version} is silently wrong (it reports a finite norm for gradients that are not "
+            f"finite); install a version with which gpt2dist is tested: pip install 'deepspeed{TESTED}'"
         )
     if not SpecifierSet(TESTED).contains(version, prereleases=True):
         logger.warning(
@@ -101,26 +101,3 @@ def _missing(engine: Any) -> Iterator[str]:
 
 def _lacking(owner: Any, names: tuple[str, ...]) -> Iterator[str]:
     return (f"{type(owner).__name__}.{name}" for name in names if not hasattr(owner, name))
-
-
-def _reduces_a_copy(engine: Any) -> bool:
-    """Return whether DeepSpeed averages a copy of each gradient and then offloads the original, as before 0.19.8.
-
-    It does so where it accumulates gradients in another precision than it computes them.
-    """
-    optimizer = engine.optimizer
-    convert = getattr(optimizer, "get_gradient_for_reduction", None)
-    if not convert or not getattr(optimizer, "cpu_offload", False):
-        return False
-    if getattr(optimizer, "partition_gradients", True) or not getattr(
-        optimizer, "use_grad_accum_attribute", False
-    ):
-        return False
-    return convert(SimpleNamespace(grad_accum=(accumulated := _Gradient()))) is not accumulated
-
-
-class _Gradient:
-    """A gradient of which a conversion to another precision makes a copy."""
-
-    def to(self, _: Any) -> "_Gradient":
-        return _Gradient()

@@ -1,16 +1,13 @@
 """Check the raw keys under `zero.deepspeed`, without importing DeepSpeed, which takes seconds.
 
 DeepSpeed ignores unknown top-level keys, and checks types and limits only when training starts. The tables here
-repeat those of the newest tested version, and a test compares the two. If DeepSpeed refuses anything else, the
-engine reports it in DeepSpeed's words.
+repeat its own, and a test compares the two. If DeepSpeed refuses anything else, the engine reports it in its words.
 """
 
 import difflib
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from typing import Annotated, Any
 
-from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gpt2dist.config import Config, Problem
@@ -73,13 +70,6 @@ SWITCHES = _names("""
 """Top-level keys that are true or false."""
 COMMUNICATION_TYPES = ("fp32", "fp16", "bf16")
 
-SINCE = {
-    "log_level": "0.19.3",
-    "disable_python_gc": "0.19.8",
-    "zero_optimization.parameter_alignment": "0.19.7",
-}
-"""Keys that only some of the tested versions of DeepSpeed read → the first that does."""
-
 ZERO_SWITCHES = _names("""
     contiguous_gradients reduce_scatter use_multi_rank_bucket_allreduce allgather_partitions overlap_comm
     compute_grad_norm load_from_fp32_weights elastic_checkpoint cpu_offload_param cpu_offload_use_pin_memory
@@ -130,22 +120,11 @@ def check_raw_keys(config: Config) -> Iterator[Problem]:
     for key, why in UNSUPPORTED.items():
         if _has(raw, key):
             yield _problem(key, f"is not supported by gpt2dist: {why}; remove it")
-    yield from _check_versions(raw)
     reported = {key.split(".")[0] for key in ours} - {"zero_optimization"} | set(UNSUPPORTED)
     for key in (key for key in raw if key not in reported):
         yield from _check_top_level(key, raw[key])
     if isinstance(zero := raw.get("zero_optimization"), dict):
         yield from _check_zero({key: value for key, value in zero.items() if value != "auto"}, config.zero.stage)
-
-
-def _check_versions(raw: dict[str, Any]) -> Iterator[Problem]:
-    """Check that the installed DeepSpeed is new enough for each key, which it would otherwise ignore."""
-    for key, first in SINCE.items():
-        if _has(raw, key) and Version(installed := version("deepspeed")) < Version(first):
-            yield _problem(
-                key,
-                f"DeepSpeed {installed} does not read it; remove it, or pip install 'deepspeed>={first},<0.20'",
-            )
 
 
 def _check_top_level(key: str, value: Any) -> Iterator[Problem]:

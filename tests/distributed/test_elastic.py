@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 
-from tests.support import BEFORE_0_19_8
 from tests.support.ranks import run_ranks
 from tests.support.runs import LARGE_MODEL, metrics, train, train_in_chunks, write_run
 
@@ -48,16 +47,13 @@ def test_fp32(tiny_dataset, tmp_path, whole, worlds, stages):
     assert metrics(run, "train/loss") == pytest.approx(whole, abs=1e-5)
 
 
-REFUSED = pytest.mark.skipif(BEFORE_0_19_8, reason="refused: DeepSpeed before 0.19.8 computes wrong gradients")
-
-
 @pytest.mark.parametrize(
     ("worlds", "stages", "offloads"),
     [
         ((1, 2), (1, 2), (False, False)),
         ((2, 4), (2, 3), (False, True)),
         ((4, 3), (3, 1), (True, False)),
-        pytest.param((3, 1), (1, 3), (True, True), marks=REFUSED),
+        ((3, 1), (1, 3), (True, True)),
     ],
 )
 def test_bf16(tiny_dataset, tmp_path, worlds, stages, offloads):

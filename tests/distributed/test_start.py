@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from tests.support import BEFORE_0_19_8
 from tests.support.ranks import run_ranks
 from tests.support.runs import train_here, write_run
 
@@ -43,8 +42,6 @@ HEAVY = {
 
 DeepSpeed imports triton wherever it is installed.
 """
-OF_DEEPSPEED = HEAVY - {"tensorboard"} if BEFORE_0_19_8 else set()
-"""Those that an import of DeepSpeed alone brings."""
 COMPILER = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.onnx", "sympy"}
 TRAIN = """
 import json, sys
@@ -74,4 +71,4 @@ def test_a_run_imports_only_what_it_uses(tiny_dataset, tmp_path, overrides, need
         [sys.executable, "-c", TRAIN, *words], stdout=subprocess.PIPE, text=True, timeout=120, check=True
     )
     code, modules = json.loads(done.stdout.splitlines()[-1])
-    assert code == 0 and HEAVY & set(modules) <= needed | OF_DEEPSPEED
+    assert code == 0 and HEAVY & set(modules) <= needed

@@ -3,7 +3,6 @@ from typing import ClassVar
 import pytest
 
 from gpt2dist.preflight import deepspeed_keys, resolve
-from tests.support import BEFORE_0_19_8
 from tests.support.mistakes import mistakes
 
 ZERO = "zero.deepspeed.zero_optimization"
@@ -101,28 +100,6 @@ def test_each_mistake_of_raw_keys_names_its_key_and_the_way_out(run_file, raw, m
     assert mistakes(run_file, ["zero.stage=2", f"zero.deepspeed={raw}"]) == [message]
 
 
-@pytest.mark.parametrize(
-    ("raw", "key", "installed", "first"),
-    [
-        ("{log_level: info}", "log_level", "0.19.2", "0.19.3"),
-        ("{disable_python_gc: true}", "disable_python_gc", "0.19.7", "0.19.8"),
-        (
-            "{zero_optimization: {parameter_alignment: true}}",
-            f"{ZERO[15:]}.parameter_alignment",
-            "0.19.6",
-            "0.19.7",
-        ),
-    ],
-)
-def test_a_key_that_the_installed_version_does_not_read(run_file, monkeypatch, raw, key, installed, first):
-    overrides = ["zero.stage=2", f"zero.deepspeed={raw}"]
-    monkeypatch.setattr(deepspeed_keys, "version", lambda name: installed)
-    message = f"DeepSpeed {installed} does not read it; remove it, or pip install 'deepspeed>={first},<0.20'"
-    assert mistakes(run_file, overrides) == [f"zero.deepspeed.{key}: {message}"]
-    monkeypatch.setattr(deepspeed_keys, "version", lambda name: first)
-    resolve(run_file, overrides, 1)
-
-
 def test_the_tables_are_those_of_deepspeed():
     from gpt2dist.distributed.deepspeed_import import deepspeed
 
@@ -151,12 +128,7 @@ def test_the_tables_are_those_of_deepspeed():
 
     module = deepspeed.runtime.config
     module.DeepSpeedConfig(Recorded(train_micro_batch_size_per_gpu=1, gradient_accumulation_steps=1))
-    removed = set(getattr(module, "_REMOVED_TOP_LEVEL_CONFIG_KEYS", ()))
-    if BEFORE_0_19_8:
-        unread = deepspeed_keys.READ - Recorded.read
-        assert unread - set(deepspeed_keys.UNSUPPORTED) <= set(deepspeed_keys.SINCE)
-        return
-    assert Recorded.read - removed == deepspeed_keys.READ
+    assert Recorded.read - set(module._REMOVED_TOP_LEVEL_CONFIG_KEYS) == deepspeed_keys.READ
     zero = deepspeed.runtime.zero.config.DeepSpeedZeroConfig
     fields = {field.alias or name: field for name, field in zero.model_fields.items()}
     whole = {name for name, field in fields.items() if field.annotation is int}
