@@ -1,7 +1,7 @@
 """Check the raw keys under `zero.deepspeed`, without importing DeepSpeed, which takes seconds.
 
 DeepSpeed ignores unknown top-level keys, and checks types and limits only when training starts. The tables here
-repeat its own, and a test compares the two. If DeepSpeed refuses anything else, the engine reports it in its words.
+repeat its own, and a test compares the two. If DeepSpeed refuses anything else, the engine reports it.
 """
 
 import difflib
