@@ -9,8 +9,8 @@ from gpt2dist.distributed import deepspeed_probe, launch_environment
 from gpt2dist.distributed.world import join
 from gpt2dist.preflight import resolve
 from tests.support import REPOSITORY
-from tests.support.ranks import run_ranks
-from tests.support.runs import write_run
+from tests.support.ranks import RankFailedError, run_ranks
+from tests.support.runs import train_here, write_run
 
 PACKAGE = str(REPOSITORY / "gpt2dist")
 
@@ -70,6 +70,23 @@ def test_the_tables_hold_what_is_used(tiny_dataset, tmp_path, stage, precision, 
     assert engine == set(deepspeed_probe.ENGINE)
     assert zero == set(deepspeed_probe.OPTIMIZERS[optimizer]) - unused | unchecked
     assert scaler == ({"dynamic", *deepspeed_probe.LOSS_SCALER} if precision == "fp16" else scaler & {"dynamic"})
+
+
+def train_without_an_attribute(config, overrides):
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    del DeepSpeedZeroOptimizer.update_lp_params
+    train_here(config, overrides)
+
+
+def test_a_run_with_an_unfit_deepspeed_does_not_begin(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    expected = (
+        r"UserError: DeepSpeed \S+ lacks DeepSpeedZeroOptimizer\.update_lp_params, which gpt2dist uses; install"
+    )
+    with pytest.raises(RankFailedError, match=expected):
+        run_ranks(train_without_an_attribute, 1, config, ["zero.stage=1"])
+    assert not (tmp_path / "run/metrics.jsonl").exists() and not (tmp_path / "run/starts").exists()
 
 
 def test_parameters_have_no_other_attributes_of_deepspeed():
