@@ -182,7 +182,7 @@ def _at_volume(quiet: bool) -> contextlib.AbstractContextManager[None]:
 
 
 def _split(words: list[str], verb: str | None) -> tuple[list[str], list[str]]:
-    """Split off the words that a verb passes on: those after `launch`, or after the `--` of `submit`."""
+    """Split off the arguments that a verb passes on: those after `launch`, or after the `--` of `submit`."""
     if verb == "submit" and "--" in words:
         place = words.index("--")
         return words[:place], words[place + 1 :]

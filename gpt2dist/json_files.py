@@ -1,7 +1,7 @@
 """Read JSON and other small files that may be damaged, foreign or incomplete.
 
 `load` and `parse` raise a ValueError or OSError whose `reason` suits a message. `require` raises a UserError that
-names the file and a way out, too. The owner of a format gives the content to `build`, which checks its types.
+also names the file and a fix. The owner of a format passes the content to `build`, which checks its types.
 Needs only the standard library, so it imports fast.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from gpt2dist.errors import UserError
 
 MAX_BYTES = 64 << 20
-"""Size up to which a file is read, unless the caller allows more: far more than these files ever have."""
+"""Maximum size of a file, unless the caller allows more: far above the size of these files."""
 _NAMES = {
     dict: "an object",
     list: "a list",
@@ -34,7 +34,7 @@ _WORDS = {
     "a valid array": "a list",
     "a valid dictionary": "an object",
 }
-"""Words of pydantic → ours."""
+"""Terms of pydantic → ours."""
 T = TypeVar("T")
 
 
@@ -49,7 +49,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
     if status.st_size > limit:
-        raise ValueError(f"{status.st_size:,} bytes, more than the {limit:,} that such a file may have")
+        raise ValueError(f"{status.st_size:,} bytes, more than the {limit:,} that are allowed")
     with path.open("rb") as file:
         return file.read(limit)
 
@@ -65,7 +65,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a path is a regular file; False for names that no file can have, and files out of reach."""
+    """Return whether a path is a regular file; False for impossible names and inaccessible files."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
@@ -77,7 +77,7 @@ def parse(text: str | bytes, kind: type[Any] = dict, infinite: bool = False) -> 
 
     Args:
         text: The JSON, as text or UTF-8.
-        kind: The type that the whole must have.
+        kind: The type of the outermost value.
         infinite: Whether to accept numbers that are not finite, as None. JSON has none, but Python writes them.
 
     Raises:
@@ -97,7 +97,7 @@ def parse(text: str | bytes, kind: type[Any] = dict, infinite: bool = False) -> 
 
 
 def load(path: Path, kind: type[Any] = dict, limit: int = MAX_BYTES, infinite: bool = False) -> Any:
-    """Read a JSON file whose whole is an object, or of another `kind`; see `parse`.
+    """Read a JSON file that holds an object, or a value of another `kind`; see `parse`.
 
     Raises:
         OSError: As for `read_bytes`.
@@ -112,7 +112,7 @@ def require(
     """Read a JSON file as `load` does.
 
     Raises:
-        UserError: The file cannot be read. The message names it, the reason and the way out.
+        UserError: The file cannot be read. The message names it, the reason and the fix.
     """
     try:
         return load(path, kind, limit, infinite)
@@ -145,7 +145,7 @@ def require_lines(path: Path, keys: Mapping[str, type], way_out: str) -> Iterato
         way_out: What to do if the file cannot be read, for the message.
 
     Raises:
-        UserError: A line cannot be read. The message names the file, the line, the reason and the way out.
+        UserError: A line cannot be read. The message names the file, the line, the reason and the fix.
     """
     number = 0
     try:
@@ -189,7 +189,7 @@ def build(kind: type[T], content: Mapping[str, Any]) -> T:
 
 
 def reason(error: Exception) -> str:
-    """Return what an OSError or ValueError says, on one line and without the path."""
+    """Return the message of an OSError or ValueError, on one line and without the path."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())
 
@@ -223,7 +223,7 @@ def _adapter(kind: Hashable) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:

@@ -1,8 +1,8 @@
 """Check, before any work, that an output can be created under the name that the user gave; and create it.
 
 Directories are built under a temporary name and renamed at the end; files are replaced in one step. So an output
-is never half there. The checks try this for real: root may ignore permissions, and network disks report ones that
-do not hold.
+is never incomplete. Instead of reading permissions, the checks create and rename a directory: root may ignore
+permissions, and network disks report wrong ones.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ _MOUNTS = Path("/proc/self/mountinfo")
 def resolved(path: Path) -> Path:
     """Return the path that a rename must name: the target of a symbolic link, without a final "." or "..".
 
-    What stands beside it is then on its disk. Other paths are returned as they are.
+    A temporary name beside it is then on the same disk. Other paths are returned unchanged.
     """
     return Path(os.path.realpath(path)) if path.name in ("", "..") or path.is_symlink() else path
 
 
 def check_new_directory(path: Path, option: str = "--output", reuse: bool = False) -> None:
-    """Check that a directory can be created by renaming a finished one that stands beside it.
+    """Check that a directory can be created by renaming a finished one beside it.
 
     Args:
         path: The directory to create.
         option: The option that named it, for messages.
-        reuse: Whether the caller itself decides about a directory that is not empty, such as its earlier result.
+        reuse: Whether the directory may have content, such as an earlier result, which the caller then checks.
 
     Raises:
         UserError: The path is a file, below a file, not empty, a mount point or the working directory, or nothing
@@ -47,7 +47,7 @@ def check_new_directory(path: Path, option: str = "--output", reuse: bool = Fals
             if any(target.iterdir()):
                 if reuse:
                     return
-                raise UserError(f"{option}: {path} is not empty; name a directory that is not there yet")
+                raise UserError(f"{option}: {path} is not empty; name a new directory")
             _require_replaceable(path, target, option)
         _try_names(target, option)
 
@@ -56,14 +56,12 @@ def check_directory(path: Path, option: str = "--output") -> None:
     """Check, without leaving a trace, that files can be created in a directory, which may exist already.
 
     Raises:
-        UserError: The path is a file or below a file, a link leads nowhere, or nothing can be created there.
+        UserError: The path is a file or below a file, a link is broken, or nothing can be created there.
     """
     with _named(path, option):
         for each in (path, *path.absolute().parents):
             if each.is_symlink() and not each.exists():
-                raise UserError(
-                    f"{option}: {each} is a link that leads nowhere; create the directory it points to"
-                )
+                raise UserError(f"{option}: {each} is a broken link; create the directory that it points to")
         target = Path(os.path.realpath(path))
         _is_directory(target, option)
         home = nearest_directory(target)
@@ -134,7 +132,7 @@ def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
         try:
             atomic_io.rename_directory(partial, target)
         except OSError as error:
-            raise UserError(f"{option}: {path} cannot be made ({error.strerror}); name another") from None
+            raise UserError(f"{option}: {path} cannot be created ({error.strerror}); name another") from None
     except OSError as error:
         raise RunError(
             f"{option}: {path} cannot be written ({error.strerror or error}); nothing was published"
@@ -164,7 +162,7 @@ def _is_directory(target: Path, option: str) -> bool:
         if each.is_dir():
             return each == target
         if os.path.lexists(each):
-            what = "a link that leads nowhere" if each.is_symlink() else "a file"
+            what = "a broken link" if each.is_symlink() else "a file"
             raise UserError(f"{option}: {each} is {what}; name a directory")
     return False
 
@@ -189,7 +187,7 @@ def _mount_points() -> set[str]:
         lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return set()
-    octal = re.compile(r"\\([0-7]{3})")  # how the list writes a space and a backslash
+    octal = re.compile(r"\\([0-7]{3})")  # an escaped space or backslash
     return {octal.sub(lambda found: chr(int(found[1], 8)), line.split(" ")[4]) for line in lines}
 
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Parts of one kind, by name. A part is imported when it is first asked for.
+    """Parts of one kind, by name. A part is imported on first use.
 
     Args:
         noun: What a part is, such as "optimizer", for messages.
@@ -47,8 +47,8 @@ class Registry(Generic[T]):
         if target is None and (offered := self._offered().get(name)):
             target = offered.value
         if target is None and ":" not in name.strip(":"):
-            known = f" (known: {', '.join(self.names())}); another one is" if self.names() else ": one is"
-            raise ValueError(f"{name!r} is no {self.noun}{known} named package.module:attribute")
+            known = f" (known: {', '.join(self.names())}); write one of these, or" if self.names() else "; write"
+            raise ValueError(f"unknown {self.noun} {name!r}{known} package.module:attribute")
         return self._load(target or name)
 
     def all(self) -> dict[str, T]:
@@ -65,12 +65,12 @@ class Registry(Generic[T]):
         except Exception as error:  # whatever the module raises
             raise ValueError(
                 f"{target} cannot be imported ({type(error).__name__}: {error}); install it, put its folder on "
-                "PYTHONPATH, or leave it out"
+                "PYTHONPATH, or omit it"
             ) from error
         missing = [member for member in self._members if not hasattr(found, member)]
         if missing:
             raise ValueError(
-                f"{target} is no {self.noun}: it lacks {', '.join(missing)} (needed: {', '.join(self._members)})"
+                f"the {self.noun} {target} lacks {', '.join(missing)} (needed: {', '.join(self._members)})"
             )
         return cast(T, found)
 

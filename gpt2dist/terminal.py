@@ -8,7 +8,7 @@ from typing import TextIO
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # all control characters but the tab and line ends
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # which change the direction of the text around them
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction of the text around them
     "\ud800-\udfff]"  # bytes of a file name that are not UTF-8
     "|\r(?!\n)"
 )
@@ -42,5 +42,5 @@ def shown_on(stream: TextIO, text: str) -> str:
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of an error that nobody caught, whose message may quote files. A `sys.excepthook`."""
+    """Print the traceback of an uncaught error, whose message may quote files. A `sys.excepthook`."""
     say("".join(traceback.format_exception(kind, error, trace)), end="")

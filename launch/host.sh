@@ -9,7 +9,7 @@ fail() {
 # Check that the launcher is installed and that the first argument is a file: check LAUNCHER CONFIG …
 check() {
   local launcher=$1 config=${2:-}
-  [ -n "$config" ] || fail "no CONFIG; write ${0##*/} CONFIG [section.key=value …], such as configs/gpt2-124m.yaml optimizer.lr=3e-4"
+  [ -n "$config" ] || fail "CONFIG is missing; write ${0##*/} CONFIG [section.key=value …], such as configs/gpt2-124m.yaml optimizer.lr=3e-4"
   [ -f "$config" ] || fail "$config: no such file; the first argument is the run's YAML file"
   command -v "$launcher" >/dev/null || fail "no $launcher on PATH; activate the environment that has gpt2dist"
 }

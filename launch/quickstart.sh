@@ -17,7 +17,7 @@ gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 processes=$((gpus > 0 ? gpus : 2))
 launch() { gpt2dist launch --nproc-per-node "$processes" "$@"; }
 
-# bf16 if the device computes in it, otherwise fp32.
+# bf16 if the device supports it, otherwise fp32.
 precision=fp32
 if [ "$gpus" -gt 0 ]; then
   precision=$(python -c 'import torch; print("bf16" if torch.cuda.is_bf16_supported() else "fp32")')

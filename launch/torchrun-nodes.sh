@@ -13,14 +13,14 @@
 #
 # The hosts share the run directory. On SIGTERM or SIGUSR1 on one host, all hosts save and stop. If a host or its network
 # fails, the others end after run.timeout_seconds at the latest; start all hosts again to resume from the newest
-# checkpoint. torchrun's exit code is 0 for a run that is done, and 1 otherwise.
+# checkpoint. torchrun's exit code is 0 for a finished run, and 1 otherwise.
 set -euo pipefail
 # shellcheck source=launch/host.sh
 . "$(dirname "$0")/host.sh"
 
 check torchrun "$@"
 for name in NODES NODE_RANK MASTER_ADDR; do
-  [ -n "${!name:-}" ] || fail "$name is not set; NODES=2 NODE_RANK=0 MASTER_ADDR=host0 ${0##*/} CONFIG, and so on every host"
+  [ -n "${!name:-}" ] || fail "$name is not set; on every host, set NODES, NODE_RANK and MASTER_ADDR: NODES=2 NODE_RANK=0 MASTER_ADDR=host0 ${0##*/} CONFIG"
 done
 at_least 1 NODES
 at_least 0 NODE_RANK

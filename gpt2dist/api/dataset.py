@@ -145,9 +145,8 @@ class Dataset(os.PathLike[str]):
     ) -> "Dataset":
         """Build a dataset directory from a corpus, as `gpt2dist preprocess` does.
 
-        An interrupted build resumes when it is called again with the same arguments, and a finished one is
-        opened. With more than one worker, call it below `if __name__ == "__main__":` in a script, as
-        `multiprocessing` requires.
+        The same call resumes an interrupted build, or opens a finished dataset. With more than one worker,
+        call it below `if __name__ == "__main__":` in a script, as `multiprocessing` requires.
 
         Args:
             inputs: Files, directories, globs, URLs or "datasets:NAME" for a dataset of the Hugging Face hub.

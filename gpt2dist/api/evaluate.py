@@ -62,7 +62,7 @@ def evaluate(
         "word_perplexity", …), the counts behind them and the settings; see docs/guides/evaluation.md.
 
     Raises:
-        UserError: The model or the text cannot be read, or they and the settings do not fit together.
+        UserError: The model or the text cannot be read, or the model, text and settings are incompatible.
         RunError: Another rank is gone.
 
     Example:
@@ -101,7 +101,7 @@ def _held_out(
     documents: Sequence[str] | None,
     detokenizer: str,
 ) -> "Callable[[Path], HeldOut]":
-    """Return a function from the model directory to the text. What does not need the model is checked here."""
+    """Return a function from the model directory to the text. Check everything that does not need the model."""
     from gpt2dist.corpus import Reading
     from gpt2dist.dataset.manifest import Manifest
     from gpt2dist.evaluation.detokenizers import DETOKENIZERS

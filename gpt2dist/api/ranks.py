@@ -1,4 +1,4 @@
-"""Join the other ranks for the time of one call."""
+"""Join the other ranks for the duration of one call."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing torch would slow down --help
 def joined_ranks(timeout: timedelta | None = None) -> "Iterator[World]":
     """Join the other ranks of the launcher, and leave them at the end. Without a launcher, there is one rank.
 
-    A process group that exists already is used, and stays.
+    An existing process group is used and kept.
 
     Args:
         timeout: Timeout of a collective; None for the default.

@@ -1,4 +1,4 @@
-"""A training run as its directory shows it: `gpt2dist.Run`."""
+"""A training run, read from its directory: `gpt2dist.Run`."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ class Series(NamedTuple):
 
 
 class Run(os.PathLike[str]):
-    """A run, read from its directory. It may be training meanwhile: each access reads the files again.
+    """A run, read from its directory. Each access reads the files again, so the run may still be training.
 
     A run can be given wherever a path is expected, such as `gpt2dist.evaluate(run, …)`.
 
@@ -133,7 +133,7 @@ class Run(os.PathLike[str]):
         """Write the run as one self-contained HTML page, as `gpt2dist report` does.
 
         Args:
-            output: The page; an existing file is replaced.
+            output: Path of the page; an existing file is replaced.
 
         Returns:
             The path of the page.

@@ -1,4 +1,4 @@
-"""Train a run: `gpt2dist.train`, and what it shares with the verb."""
+"""Train a run: `gpt2dist.train`, and the code that it shares with the verb."""
 
 import contextlib
 import gc
@@ -27,7 +27,7 @@ BEYOND_WATCHDOG_SECONDS = 30
 def train(config: "Config", *, quiet: bool = False) -> Run:
     """Train a run in this process, as `gpt2dist train` does, and return it.
 
-    A run that has checkpoints resumes from the newest one; a finished run returns at once. In a notebook or a
+    A run that has checkpoints resumes from the newest one; a finished run returns immediately. In a notebook or a
     plain script, the process is the only rank. In a script that torchrun or `gpt2dist launch` started, every rank
     calls `train` with the same configuration. It can be called again, with the same or another run.
 
@@ -64,7 +64,7 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
     launch_environment.check()
     where = config.run.name or str(config.output_dir)
     config, plan = plan_run(config, launch_environment.world_size(), where)
-    with quietly(quiet), _without_traces():
+    with quietly(quiet), _process_restored():
         # The import takes seconds, which must not count as time that other ranks wait for this one to join.
         importlib.import_module("gpt2dist.training.setup")
         with joined_ranks(timeout_of(config)) as world:
@@ -113,21 +113,21 @@ def require_room(config: "Config", plan: "Plan", world: "World", where: str) -> 
     """
     from gpt2dist.preflight.resources import check_memory, require_resources, states_fit
 
-    def look() -> None:
+    def check_room() -> None:
         device_bytes = world.device_bytes
         certain = device_bytes is not None and not states_fit(config, plan, device_bytes)
         for doubt in check_memory(config, plan, device_bytes) if device_bytes and not certain else ():
             say(f"{doubt.key}: {doubt.message}")
         require_resources(where, config, plan, device_bytes if certain else None)
 
-    world.on_main(look)
+    world.on_main(check_room)
 
 
 @contextlib.contextmanager
-def _without_traces() -> Iterator[None]:
-    """Undo at the end what DeepSpeed changes in the process.
+def _process_restored() -> Iterator[None]:
+    """Restore on exit what DeepSpeed changes in the process.
 
-    Its start sets RANK and other environment variables. Stage 3 replaces torch's function `linear`, so that other
+    DeepSpeed sets RANK and other environment variables. Stage 3 replaces torch's function `linear`, so that other
     models no longer work.
     """
     import torch

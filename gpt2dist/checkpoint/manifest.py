@@ -17,7 +17,7 @@ FORMAT_VERSION = 3
 NAME = "manifest.json"
 
 NEEDED = ("config.json", "model", "optimizer-", "trainer_state.json")
-"""Beginnings of the names of files that every checkpoint has."""
+"""Prefixes of the names of files that every checkpoint has."""
 TENSORS = (".safetensors", ".bin")
 
 Records = dict[str, dict[str, Any]]
@@ -25,7 +25,7 @@ Records = dict[str, dict[str, Any]]
 
 
 class InvalidCheckpointError(Gpt2distError):
-    """A directory that is not a whole checkpoint; the message gives the reason."""
+    """A directory that is not a complete checkpoint; the message gives the reason."""
 
 
 def write(directory: Path, files: Records) -> None:
@@ -51,9 +51,9 @@ def read(directory: Path, without: str | None = None) -> Records:
         without: Prefix of file names to omit.
 
     Raises:
-        InvalidCheckpointError: The manifest is missing, unreadable or of another format version; it does not name
+        InvalidCheckpointError: The manifest is missing, unreadable or of another format version; it does not list
             the files that every checkpoint has; a file is missing, unreadable, a link or of another size; or a
-            file of tensors is not named.
+            file of tensors is not listed.
     """
     if directory.is_symlink():
         raise InvalidCheckpointError("is a link, and links are not followed")
@@ -71,7 +71,7 @@ def read(directory: Path, without: str | None = None) -> Records:
     except (OSError, ValueError) as error:
         raise InvalidCheckpointError(f"its {NAME} cannot be read ({json_files.reason(error)})") from error
     if unnamed:
-        raise InvalidCheckpointError(f"holds {min(unnamed)}, which its {NAME} does not name")
+        raise InvalidCheckpointError(f"holds {min(unnamed)}, which its {NAME} does not list")
     files = {name: record for name, record in files.items() if without is None or not name.startswith(without)}
     for name, record in files.items():
         _check_entry(directory, name, record["bytes"])
@@ -86,20 +86,20 @@ def _parse(manifest: dict[str, Any]) -> Records:
     """
     files = manifest.get("files")
     if not isinstance(files, dict):
-        raise ValueError('its "files" is no object')
+        raise ValueError('its "files" is not an object')
     for name, record in files.items():
         size, digest = (record.get("bytes"), record.get("sha256")) if isinstance(record, dict) else (None, None)
         if not isinstance(size, int) or isinstance(size, bool) or not isinstance(digest, str):
-            raise ValueError(f"the record of {name!r} has not both bytes and sha256")
+            raise ValueError(f"the record of {name!r} lacks bytes or sha256")
     for needed in NEEDED:
         if not any(name.startswith(needed) for name in files):
-            raise ValueError(f"it names no {needed}")
+            raise ValueError(f"it does not list {needed}")
     return {name: {"bytes": record["bytes"], "sha256": record["sha256"]} for name, record in files.items()}
 
 
 def _check_entry(directory: Path, name: str, size: int) -> None:
     if Path(name).name != name or name in (".", ".."):
-        raise InvalidCheckpointError(f"its manifest names {name!r}, which is not a separate file")
+        raise InvalidCheckpointError(f"its manifest lists {name!r}, which is not a plain file name")
     file = directory / name
     if file.is_symlink():
         raise InvalidCheckpointError(f"{name} is a link, and links are not followed")

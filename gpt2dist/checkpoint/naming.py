@@ -12,7 +12,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Return whether a name is that of a checkpoint directory."""
+    """Return whether this is the name of a checkpoint directory."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -13,5 +13,5 @@ def outdated(steps: Iterable[int], saved: int, keep_last: int, keep_every: int |
         keep_last: Number of newest checkpoints to keep.
         keep_every: Checkpoints at multiples of this are kept forever and not counted; None keeps none.
     """
-    passing = sorted(step for step in steps if step <= saved and not (keep_every and step % keep_every == 0))
-    return passing[:-keep_last]
+    temporary = sorted(step for step in steps if step <= saved and not (keep_every and step % keep_every == 0))
+    return temporary[:-keep_last]

@@ -82,7 +82,7 @@ class TensorFiles:
         paths: The files.
 
     Raises:
-        UserError: A file is damaged, two have a tensor of the same name, or a tensor is not of floating point.
+        UserError: A file is damaged, two have a tensor of the same name, or a tensor is not floating-point.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -93,7 +93,9 @@ class TensorFiles:
             file = safe_open(path, framework="pt")
             for tensor in tensors:
                 if tensor.name in self._where:
-                    raise UserError(f"{path}: has the tensor {tensor.name}, as another file has; copy it again")
+                    raise UserError(
+                        f"{path}: another file also has the tensor {tensor.name}; copy the model again"
+                    )
                 if not MASK.fullmatch(bare_name(tensor.name)):  # old files have masks of bytes
                     require_floating_point(tensor)
                 self._where[tensor.name] = file

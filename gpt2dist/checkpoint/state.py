@@ -9,7 +9,7 @@ from gpt2dist.errors import UserError
 
 NAME = "trainer_state.json"
 IMPLIED_OPTIMIZER = "adamw"
-"""Optimizer of a file that does not name one, as those of version 0.1."""
+"""Optimizer if the file names none, as in version 0.1."""
 ORDER: dict[str, type] = {
     "run.seed": int,
     "batch.global_batch_size": int,
@@ -22,7 +22,7 @@ ORDER: dict[str, type] = {
 DATASET: dict[str, type] = {"path": str, "fingerprint": str, "share": int}
 """The same for each of `TrainerState.datasets`."""
 MANIFEST: dict[str, type] = {"manifest_sha256": str, "manifest": dict}
-"""Keys of each of `TrainerState.datasets` that those of datasets of version 0.1 lack."""
+"""Keys of each of `TrainerState.datasets`, absent for datasets of version 0.1."""
 _FIELDS = {"observed": "evaluation_done"}
 """Key in the file → field name, where the two differ."""
 
@@ -81,7 +81,7 @@ class TrainerState:
             state._check()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{path}: not the state of a run ({json_files.reason(error)}); give another checkpoint"
+                f"{path}: not a valid trainer state ({json_files.reason(error)}); give another checkpoint"
             ) from None
         return state
 
@@ -94,7 +94,7 @@ class TrainerState:
         atomic_io.write_json(checkpoint / NAME, values)
 
     def _check(self) -> None:
-        """Check what the types of the fields leave open.
+        """Check what the types of the fields cannot express.
 
         Raises:
             ValueError: A value is missing or out of range.
@@ -110,4 +110,4 @@ class TrainerState:
                     raise ValueError(f"{name} has no {key}")
         for key, kind in MANIFEST.items():
             if not all(type(record.get(key, kind())) is kind for record in self.datasets):
-                raise ValueError(f"datasets: a {key} has another type than {kind.__name__}")
+                raise ValueError(f"datasets: a {key} is not of type {kind.__name__}")

@@ -30,7 +30,7 @@ from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.latest import write_latest
 
 EMBEDDING = "transformer.wte.weight"
-_SAME_MODEL = "give the model section of the run that wrote it"
+_SAME_MODEL = "use the model section of the run that wrote it"
 
 
 class WholeState(Protocol):
@@ -184,15 +184,15 @@ class CheckpointStore:
         trainer = TrainerState.read(path)
         state.materialise(trainer.updates)
         weights = TensorFiles(sorted(path.glob("model-*.safetensors")))
-        saved = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
+        optimizer = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
         unknown = sorted(set(weights) - set(state.parameters))
         if unknown:
             raise UserError(f"{path}: has a tensor {unknown[0]}, which the model does not have; {_SAME_MODEL}")
         weights.require(state.parameters)
-        _require_same_state(path, set(saved), state)
+        _require_same_state(path, set(optimizer), state)
         for name in state.parameters:
             tensors = {"param": weights.read(name)}
-            tensors |= {key: saved.read(f"{key}.{name}") for key in state.state_names(name)}
+            tensors |= {key: optimizer.read(f"{key}.{name}") for key in state.state_names(name)}
             state.scatter(name, {key: self._padded(path, name, value, state) for key, value in tensors.items()})
         state.refresh()
         return trainer
@@ -243,18 +243,18 @@ class CheckpointStore:
         self, partial: Path, trainer: TrainerState, shapes: dict[str, torch.Size], parts: list[set[str]]
     ) -> Records:
         """Write the files that rank 0 writes for all: configuration, tokenizer, index and trainer state."""
-        # A separate directory lists exactly these files, while the other ranks write into `partial`.
-        apart = partial / "once"
-        shutil.rmtree(apart, ignore_errors=True)
-        apart.mkdir()
-        self._write_model_files(apart)
-        atomic_io.write_json(apart / "model.safetensors.index.json", _index(shapes, parts))
-        trainer.write(apart)
+        # A separate directory holds exactly these files, while the other ranks write into `partial`.
+        staging = partial / "once"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        self._write_model_files(staging)
+        atomic_io.write_json(staging / "model.safetensors.index.json", _index(shapes, parts))
+        trainer.write(staging)
         files = {}
-        for path in sorted(apart.iterdir()):
+        for path in sorted(staging.iterdir()):
             files[path.name] = manifest.seal(path)
             path.replace(partial / path.name)
-        apart.rmdir()
+        staging.rmdir()
         return files
 
     def _commit(self, saving: _Saving, files: Records) -> Records:
@@ -267,10 +267,10 @@ class CheckpointStore:
             _remove(final)
         atomic_io.rename_directory(partial, final)
         write_latest(self.directory, final.name)
-        there = {step_of(path): path for path in finished(self.directory)}
-        for step in outdated(there, saving.step, self.keep_last, self.keep_every):
+        existing = {step_of(path): path for path in finished(self.directory)}
+        for step in outdated(existing, saving.step, self.keep_last, self.keep_every):
             with contextlib.suppress(OSError):
-                _remove(there[step])
+                _remove(existing[step])
         return {}
 
     def _all_or_none(self, saving: _Saving, work: Callable[[], Records]) -> Records:
@@ -293,7 +293,7 @@ class CheckpointStore:
             if self.world.is_main:
                 shutil.rmtree(saving.partial, ignore_errors=True)
             raise RunError(
-                f"saving {checkpoint_name(saving.step)} failed: {'; '.join(errors)}; make room or repair "
+                f"saving {checkpoint_name(saving.step)} failed: {'; '.join(errors)}; free disk space or repair "
                 f"{self.directory}, and start again: the run resumes from the newest complete checkpoint there"
             )
         return {name: record for part, _ in reports for name, record in part.items()}
@@ -307,7 +307,7 @@ class CheckpointStore:
         expected, shape = self._saved_shape(name, state), state.shape_of(name)
         if tensor.shape != expected:
             raise UserError(
-                f"{path}: holds {name} of shape {list(tensor.shape)} where the model has {list(expected)}; "
+                f"{path}: {name} has the shape {list(tensor.shape)}, but {list(expected)} in the model; "
                 f"{_SAME_MODEL}"
             )
         if shape == expected:
@@ -321,7 +321,7 @@ def _require_same_state(path: Path, saved: set[str], state: WholeState) -> None:
     """Check that a checkpoint has the state tensors of the run's optimizer for each parameter, and no others.
 
     Raises:
-        UserError: One is missing, or is not the optimizer's.
+        UserError: A tensor is missing, or does not belong to the optimizer.
     """
     needed = {f"{key}.{name}" for name in state.parameters for key in state.state_names(name)}
     for name, what in ((min(needed - saved, default=""), "lacks"), (min(saved - needed, default=""), "has")):

@@ -37,6 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = EPILOG
     results.add_arguments(parser)
+    _add_text(parser)
+    add_reading_arguments(parser.add_argument_group("reading files"))
+    _add_scoring(parser)
+    _add_recording(parser)
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("text to score")
     text.add_argument("--data", type=Path, metavar="DATASET", help="a dataset directory")
     text.add_argument(
@@ -54,7 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="what to apply to texts first; bytes and words are counted before it; default: %(default)s",
     )
-    add_reading_arguments(parser.add_argument_group("reading files"))
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
     windows = parser.add_argument_group("scoring")
     windows.add_argument(
         "--sequence-length", type=int, metavar="L", help="tokens per window; default: the model's context length"
@@ -77,6 +86,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="pack",
         help="isolate: attention and positions restart at each end-of-text; default: %(default)s",
     )
+
+
+def _add_recording(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("recording results in a run: RUN/eval/NAME and TensorBoard")
     run.add_argument(
         "--run", type=Path, dest="of_run", metavar="RUN", help="run directory to record the result in"

@@ -19,12 +19,44 @@ if TYPE_CHECKING:
 
 DIVIDER = "-" * 80
 
+EPILOG = """\
+Texts go to standard output, separated by lines of dashes. On a terminal, texts that are generated one at a time
+appear token by token, with control characters escaped. With --json, each text is an object: prompt, text (what
+the model added), tokens, seed and finish_reason, which is "stop" (end-of-text) or "length".
+
+A text depends only on its prompt and its seed, up to rounding: --seed 5 gives the sixth text of --num-samples 6.
+A text may be longer than the context. When the context is full, the model continues from its last half.
+
+examples:
+  gpt2dist generate runs/quickstart --prompt "def main(" --num-samples 3
+  fortune | gpt2dist generate gpt2 --prompt-file - --temperature 0
+  gpt2dist generate runs/quickstart --prompts-file prompts.jsonl --json > texts.jsonl"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "model", metavar="MODEL", help="a checkpoint, a run directory, a model directory or a hub name"
     )
+    _add_prompts(parser)
+    _add_sampling(parser)
+    parser.add_argument(
+        "--num-samples", type=int, default=1, metavar="N", help="texts per prompt; default: %(default)s"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="B",
+        help="texts to generate at the same time; default: %(default)s",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per text, each on its own line"
+    )
+
+
+def _add_prompts(parser: argparse.ArgumentParser) -> None:
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument(
         "--prompt", default="", metavar="TEXT", help="text to continue (default: start a new document)"
@@ -40,6 +72,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='a file with one prompt per line; blank lines are skipped; in a .jsonl file, the "prompt" of each '
         "line; - reads standard input",
     )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens",
         type=int,
@@ -79,31 +114,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seed of the first text; the second has S + 1, and so on; default: %(default)s",
     )
-    parser.add_argument(
-        "--num-samples", type=int, default=1, metavar="N", help="texts per prompt; default: %(default)s"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=8,
-        metavar="B",
-        help="texts to generate at the same time; default: %(default)s",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object per text, each on its own line"
-    )
-    parser.epilog = """\
-Texts go to standard output, separated by lines of dashes. On a terminal, texts that are generated one at a time
-appear token by token, with control characters escaped. With --json, each text is an object: prompt, text (what
-the model added), tokens, seed and finish_reason, which is "stop" (end-of-text) or "length".
-
-A text depends only on its prompt and its seed, up to rounding: --seed 5 gives the sixth text of --num-samples 6.
-A text may be longer than the context. When the context is full, the model continues from its last half.
-
-examples:
-  gpt2dist generate runs/quickstart --prompt "def main(" --num-samples 3
-  fortune | gpt2dist generate gpt2 --prompt-file - --temperature 0
-  gpt2dist generate runs/quickstart --prompts-file prompts.jsonl --json > texts.jsonl"""
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
-"""What gpt2dist needs of DeepSpeed's engine and optimizers, and the check that the installed version has it.
+"""List the attributes of DeepSpeed that gpt2dist uses, and check that the installed version has them.
 
-Many of these attributes are private, so any release may rename them. Only names that are in these tables may be
-used; a test records which ones are. Imports neither torch nor deepspeed.
+Many of them are private, so any release may rename them. A test checks that the code uses only those in these
+tables. Imports neither torch nor deepspeed.
 """
 
 import logging

@@ -45,9 +45,9 @@ def check() -> None:
     """Check the variables that launchers set, before any library reads them.
 
     Raises:
-        RankUserError: A variable of this rank is no number in its range, or MASTER_ADDR does not resolve here.
+        RankUserError: A variable of this rank is not a number in its range, or MASTER_ADDR does not resolve here.
         UserError: Some variables are set and others are missing, or srun or mpirun started several processes
-            that do not know of each other.
+            without ranks.
     """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         _require_alone()
@@ -68,7 +68,9 @@ def check() -> None:
             raise RankUserError(f"{name}={numbers[name]}: must be at least 0 and below WORLD_SIZE={size}")
     if size > 1:
         if not 0 < numbers["MASTER_PORT"] < 65536:
-            raise RankUserError(f"MASTER_PORT={numbers['MASTER_PORT']}: no port; give one from 1 to 65535")
+            raise RankUserError(
+                f"MASTER_PORT={numbers['MASTER_PORT']}: not a port; set it to one from 1 to 65535"
+            )
         _resolve(os.environ["MASTER_ADDR"])
 
 
@@ -77,7 +79,7 @@ def _require_alone() -> None:
     for starter, count, _ in STARTERS:
         if (started := os.environ.get(count, "1")).isdecimal() and int(started) > 1:
             raise UserError(
-                f"{starter} started {started} processes without RANK and WORLD_SIZE, so each would work alone in "
+                f"{starter} started {started} processes without RANK and WORLD_SIZE, so each would run alone in "
                 f"the same directories; start one process per host, `{starter} … gpt2dist launch …`, or use "
                 "`gpt2dist submit` (launch/README.md)"
             )
@@ -92,7 +94,7 @@ def _number(name: str) -> int:
 
 
 def _resolve(address: str) -> None:
-    """Raise a RankUserError if no address is found for a name of a host within RESOLVE_SECONDS."""
+    """Raise a RankUserError if a host name does not resolve within RESOLVE_SECONDS."""
     deadline = time.monotonic() + RESOLVE_SECONDS
     while True:
         try:
@@ -102,8 +104,8 @@ def _resolve(address: str) -> None:
             if time.monotonic() > deadline:
                 reason = getattr(error, "strerror", None) or "not a host name"
                 raise RankUserError(
-                    f"MASTER_ADDR={address}: {socket.gethostname()} does not find this host ({reason}); give its "
-                    "name or address as all hosts see it"
+                    f"MASTER_ADDR={address}: {socket.gethostname()} cannot resolve it ({reason}); set it to a "
+                    "name or address that works on all hosts"
                 ) from None
         time.sleep(0.5)
 

@@ -20,15 +20,14 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 """Default timeout of a collective, after which a rank gives up on the others."""
 
-
 JOIN_POLL_SECONDS = 0.02
 GLOO_LOST_A_PEER = re.compile(
     r"\[(?!enforce)[^\]]*gloo/transport/\w+/(pair|buffer|unbound_buffer)\.cc:\d+\] "
     r"|Application timeout caused pair closure"
 )
-"""How gloo's own errors start: plain RuntimeErrors, whose place in gloo's sources tells them from others."""
+"""Start of gloo's own errors: plain RuntimeErrors, recognisable only by the source file that they name."""
 NCCL_LOST_A_PEER = re.compile("ncclRemoteError|NCCL communicator was aborted|collective operation timeout")
-"""NCCL's result codes and c10d's texts for another rank's end. An invalid use, for one, is this rank's own."""
+"""NCCL's result codes and c10d's texts if another rank is lost. Invalid usage, for one, is this rank's error."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class World:
 
         Raises:
             UserError: `work` raised a UserError; every rank raises it.
-            PeerLostError: `work` raised anything else, which rank 0 raises as it is.
+            PeerLostError: `work` raised anything else; rank 0 raises that exception itself.
         """
         value, fault, failure = None, "", ""
         if self.is_main:
@@ -214,7 +213,7 @@ def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: time
     try:
         store, rank, size = next(rendezvous)
     except dist.DistError as error:
-        raise RunError(f"the ranks did not meet within {timeout} ({error}); look at the logs of each") from error
+        raise RunError(f"the ranks did not connect in {timeout} ({error}); see the log of each rank") from error
     mine, others = uuid.uuid4().hex, range(1, size)
     session = mine if rank == 0 else ""
 
@@ -225,10 +224,10 @@ def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: time
                 return True
             store.set("session", " ".join([mine, *(_read(store, f"here/{other}") for other in others)]))
             return False
-        heard = _read(store, "session").split(" ")
-        if heard[rank : rank + 1] != [mine]:
+        published = _read(store, "session").split(" ")
+        if published[rank : rank + 1] != [mine]:
             return False
-        session = heard[0]
+        session = published[0]
         store.set(f"joined/{rank}", session)
         return True
 
@@ -236,7 +235,7 @@ def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: time
     deadline = time.monotonic() + timeout.total_seconds()
     while not is_settled():
         if time.monotonic() > deadline:
-            raise RunError(f"rank {rank} waited {timeout} for the other {size - 1}; look at the logs of each")
+            raise RunError(f"rank {rank} waited {timeout} for the other {size - 1}; see the log of each rank")
         time.sleep(JOIN_POLL_SECONDS)
     return dist.PrefixStore(session, store)
 

@@ -9,9 +9,10 @@ from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.held_out_text import HeldOut
+from gpt2dist.evaluation.measures import Sums
 from gpt2dist.evaluation.model_forward import load_forward, locate_together
 from gpt2dist.evaluation.perplexity import score
-from gpt2dist.evaluation.scoring import OnBatch, ignore
+from gpt2dist.evaluation.scoring import Forward, OnBatch, ignore
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -93,17 +94,7 @@ def evaluate(
     document_separator_id = tokenizer.end_of_text_id if setting.document_boundaries == "isolate" else None
     forward = load_forward(directory, tokenizer, document_separator_id, setting.zero_stage, world)
     began = time.monotonic()
-    result = score(
-        forward,
-        text,
-        how["sequence_length"],
-        how["stride"],
-        setting.batch_size,
-        world,
-        setting.prefix == "end-of-text",
-        setting.per_document,
-        on_batch,
-    )
+    result = _score(forward, text, how, setting, world, on_batch)
     seconds = time.monotonic() - began
     return {
         **measures.record(result, wanted),
@@ -118,6 +109,28 @@ def evaluate(
         "seconds": round(seconds, 3),
         "tokens_per_second": round(result.targets / seconds, 1),
     }
+
+
+def _score(
+    forward: Forward,
+    text: HeldOut,
+    how: dict[str, Any],
+    setting: EvaluationConfig,
+    world: World,
+    on_batch: OnBatch,
+) -> Sums:
+    """Score the text in the windows of `how`, a result of `conditions`. Collective."""
+    return score(
+        forward,
+        text,
+        how["sequence_length"],
+        how["stride"],
+        setting.batch_size,
+        world,
+        setting.prefix == "end-of-text",
+        setting.per_document,
+        on_batch,
+    )
 
 
 def conditions(directory: Path, text: HeldOut, setting: EvaluationConfig) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.measures import Sums, descriptions, in_use, values
+from gpt2dist.evaluation.measures import Measure, Sums, descriptions, in_use, values
 from gpt2dist.evaluation.model_forward import load_forward, locate_together
-from gpt2dist.evaluation.scoring import OnBatch, ignore, score_windows
+from gpt2dist.evaluation.scoring import OnBatch, WindowScores, ignore, score_windows
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
@@ -101,13 +101,27 @@ def lambada(
     tokenizer = Tokenizer.load(directory)
     context_length = Pretrained.read(directory).shape.context_length
     passages = list(texts)
-    stream, endings = _lay_out(
-        [split_last_word(text, number) for number, text in enumerate(passages, 1)], tokenizer, context_length
-    )
+    stream, endings = _lay_out(passages, tokenizer, context_length)
     forward = load_forward(directory, tokenizer, None, zero_stage, world)
     began = time.monotonic()
     scores = score_windows(forward, stream, endings, batch_size, world, on_batch)
     seconds = time.monotonic() - began
+    return {
+        **_measured(scores, endings, wanted),
+        "batch_size": batch_size,
+        "zero_stage": zero_stage,
+        "world_size": world.size,
+        "model": weights,
+        "data": _fingerprint(passages),
+        "tokenizer": tokenizer.fingerprint,
+        **({"text_changes": tokenizer.text_changes} if tokenizer.text_changes else {}),
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(endings.targets / seconds, 1),
+    }
+
+
+def _measured(scores: WindowScores, endings: Endings, wanted: Sequence[Measure]) -> dict[str, Any]:
+    """Return the measures of scored passages, with the sums behind them and the description of each measure."""
     sums = Sums(
         math.fsum(scores.nll.tolist()),
         endings.targets,
@@ -120,15 +134,6 @@ def lambada(
         "examples": sums.examples,
         "targets": sums.targets,
         **descriptions(wanted),
-        "batch_size": batch_size,
-        "zero_stage": zero_stage,
-        "world_size": world.size,
-        "model": weights,
-        "data": _fingerprint(passages),
-        "tokenizer": tokenizer.fingerprint,
-        **({"text_changes": tokenizer.text_changes} if tokenizer.text_changes else {}),
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(endings.targets / seconds, 1),
     }
 
 
@@ -151,16 +156,15 @@ def split_last_word(text: str, number: int = 1) -> tuple[str, str]:
     return bare, f"{rest[len(bare) :]} {word}"
 
 
-def _lay_out(
-    examples: Sequence[tuple[str, str]], tokenizer: Tokenizer, context_length: int
-) -> tuple[TokenStream, Endings]:
+def _lay_out(passages: Sequence[str], tokenizer: Tokenizer, context_length: int) -> tuple[TokenStream, Endings]:
     """Tokenise passages with and without their last word; the tokens that this word adds are the targets.
 
     A passage that is longer than the context is truncated at the front. If no text precedes the last word, an
     end-of-text is put before it.
     """
-    if not examples:
+    if not passages:
         raise UserError("there are no passages; each line must be an object with a text")
+    examples = [split_last_word(text, number) for number, text in enumerate(passages, 1)]
     whole = _encode([context + word for context, word in examples], tokenizer)
     known = _encode([context for context, _ in examples], tokenizer)
     rows, scored = [], []

@@ -26,7 +26,7 @@ def locate(name: str, weights: bool = True) -> Path:
         weights: Whether to download the weights of a model on the hub too, or only its config and tokenizer.
 
     Raises:
-        UserError: The model does not exist, is not a GPT-2, or its weights are there and not of its config.json.
+        UserError: The model does not exist, is not a GPT-2, or it has weights that do not match its config.json.
     """
     path = Path(name)
     has_weights = weights or path.exists()
@@ -49,7 +49,7 @@ def locate(name: str, weights: bool = True) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a SHA-256 over the weights of a directory; hashes in a checkpoint's manifest save reading them.
+    """Return a SHA-256 over the weights of a directory. Hashes in a checkpoint's manifest are not recomputed.
 
     Raises:
         UserError: The manifest is damaged, or a file cannot be read.
@@ -70,7 +70,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _recorded_hashes(manifest: Path) -> dict[str, str]:
-    """Return the recorded hashes of a checkpoint's files; empty without a manifest of that kind."""
+    """Return the recorded hashes of a checkpoint's files; empty if it has no manifest of gpt2dist."""
     try:
         content = json_files.load(manifest, kind=object)
     except FileNotFoundError:
@@ -116,21 +116,21 @@ def _listed(path: Path) -> list[Path]:
     pickled = sorted(file.name for file in path.glob(PICKLES))
     if pickled:
         raise UserError(
-            f"{path}: its weights are a pickle ({pickled[0]}), which can run anything and is not read; convert "
-            "them to safetensors: load the model with transformers and save_pretrained it"
+            f"{path}: its weights are a pickle ({pickled[0]}), which can execute any code and is not read; "
+            "convert them to safetensors: load the model with transformers and save_pretrained it"
         )
     raise UserError(
         f"{path}: no weights there ({SINGLE} or {INDEX}); give a whole model directory, or a name on the "
-        "hub with weights of that kind"
+        "hub with safetensors weights"
     )
 
 
 def _read_index(index: Path) -> dict[str, str]:
-    """Return the names of the tensors and of their files, as the index of a model's files maps them."""
+    """Return the index of a model's files: tensor name → file name."""
     content = json_files.require(index, "save the model again")
     names, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(metadata, dict):  # transformers reads it
-        raise UserError(f'{index}: its "metadata" is no object; save the model again')
+        raise UserError(f'{index}: its "metadata" is not an object; save the model again')
     if not (isinstance(names, dict) and names and all(isinstance(name, str) for name in names.values())):
         raise UserError(f'{index}: its "weight_map" does not map tensors to files; save the model again')
     return names
@@ -146,7 +146,7 @@ def _latest(run: RunDirectory) -> Path:
             f"{run.latest}: {json_files.reason(error)}; give one of the checkpoints in {run.checkpoints}"
         ) from None
     if not newest.is_dir():
-        raise UserError(f"{newest}: gone, though `latest` names it; give one of the other checkpoints")
+        raise UserError(f"{newest}: does not exist, though `latest` names it; give one of the other checkpoints")
     return newest
 
 

@@ -51,21 +51,21 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropou
 
 
 def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attend step by step, as the formula says; [B, H, L, d] to [B, L, H, d]."""
+    """Attend with separate products and softmax; [B, H, L, d] to [B, L, H, d]."""
     weights = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is None and query.shape[2] > 1:
         mask = causal_mask(query.shape[2], key.shape[2] - query.shape[2], query.device)
     # The softmax is fp32 under autocast, which leaves it in 16 bits on a CPU.
     dtype = torch.float32 if torch.is_autocast_enabled(query.device.type) else weights.dtype
     if mask is not None:
-        # Added rather than filled in: autograd keeps nothing of a sum.
+        # Added, not filled in: autograd stores no tensor for a sum.
         weights = weights + torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
     weights = F.dropout(weights.softmax(dim=-1).type(value.dtype), dropout)
     return (weights @ value).transpose(1, 2)
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attend with the flash-attn package, which has no masks but the causal one; [B, H, L, d] to [B, L, H, d]."""
+    """Attend with the flash-attn package, whose only mask is the causal one; [B, H, L, d] to [B, L, H, d]."""
     from flash_attn import flash_attn_func
 
     if mask is not None:

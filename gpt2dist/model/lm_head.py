@@ -80,7 +80,7 @@ class Head(nn.Module):
     def _nll_sum(self, hidden: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         if self._in_chunks(hidden):
             return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
-        # The bias excludes the padding, without the copy of the logits that cutting it off would cost.
+        # A bias excludes the padding. Slicing would copy the logits.
         without_padding = hidden.new_zeros(len(self.weight), dtype=self.weight.dtype)
         without_padding[self.vocab_size :] = -torch.inf
         logits = nn.functional.linear(hidden, self.weight, without_padding)

@@ -1,6 +1,6 @@
 """Loss: negative log-likelihoods of shifted targets, summed or per target, but never averaged.
 
-Two functions lead to the same sum. `token_nll` is the plain one. `chunked_nll` holds the logits of only a few
+Two functions give the same sum. `token_nll` is the plain one. `chunked_nll` holds the logits of only a few
 hundred tokens at a time; with GPT-2's vocabulary, logits are by far the largest tensors of a training step.
 `each_nll`, which evaluation uses, also works in chunks.
 """
@@ -81,7 +81,7 @@ def each_nll(
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
     greedy = torch.ones_like(counted)
     pieces = zip(hidden[counted].split(rows), targets[counted].split(rows), strict=True)
-    parts = [_nll_of_rows(product(part).float(), wanted) for part, wanted in pieces]
+    parts = [_nll_of_rows(product(part).float(), target) for part, target in pieces]
     nll[counted], greedy[counted] = (torch.cat(part) for part in zip(*parts, strict=True))
     return nll, greedy
 

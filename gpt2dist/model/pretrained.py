@@ -27,7 +27,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
     weight_files(directory)
     _require_generation_config(directory)
     transformers.utils.logging.disable_progress_bar()  # it would flash between ours
-    transformers.utils.logging.set_verbosity_error()  # what it would warn about was refused, or is below
+    transformers.utils.logging.set_verbosity_error()  # the checks before and after replace its warnings
     try:
         loaded: Any = GPT2LMHeadModel.from_pretrained(
             directory,
@@ -47,22 +47,22 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
 
 
 def _require_generation_config(directory: Path) -> None:
-    """Check the file that transformers reads beside config.json and the weights, if it is there."""
+    """Check generation_config.json, if there is one: transformers reads it, too."""
     path = directory / "generation_config.json"
     if os.path.lexists(path):
         json_files.require(path, "copy the model again, or give another")
 
 
 def require_vocabulary(model: GPT2LMHeadModel, vocab_size: int, directory: Path) -> None:
-    """Check that a model knows all ids of the tokenizer in its directory.
+    """Check that a model has an embedding for each id of the tokenizer in its directory.
 
     Raises:
         UserError: The model has fewer embeddings than the tokenizer has tokens.
     """
     if model.config.vocab_size < vocab_size:
         raise UserError(
-            f"{directory}: its model knows {model.config.vocab_size} tokens, its tokenizer has {vocab_size}; "
-            "put the tokenizer there that the model was trained with"
+            f"{directory}: its model has {model.config.vocab_size} tokens, its tokenizer {vocab_size}; replace "
+            "the tokenizer by the one that the model was trained with"
         )
 
 

@@ -1,8 +1,8 @@
 """Check that the files of a model directory hold the model that its config.json describes, and no other.
 
-The verbs load models by different libraries, each of which fills, drops or converts in its own way what does not
-fit. So all of them refuse here what could be read as two models. Only the headers of the files are read, and an
-output layer that should equal the embedding. Does not import torch.
+The verbs load models with different libraries, which fill in missing tensors, drop others or convert them, each
+in its own way. So all verbs refuse a directory that could be read as two models. Only the headers of the files
+are read, and an output layer that should equal the embedding. Does not import torch.
 """
 
 import json
@@ -27,7 +27,7 @@ DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 MASK = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
 """Names of the causal masks in old files, OpenAI's among them. Models make their own."""
 PIECE = 2**20
-"""Numbers of each of two tensors that are compared at a time."""
+"""Number of elements compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def require_model_of_config(directory: Path, files: Sequence[Path]) -> None:
         files: Its safetensors files.
 
     Raises:
-        UserError: config.json or a file cannot be read, or a tensor is missing, unknown, there twice, of another
-            shape, or not of floating point, or the output layer of a tied model is not its embedding.
+        UserError: config.json or a file cannot be read, or a tensor is missing, unknown, duplicated, of another
+            shape, or not floating-point, or the output layer of a tied model is not its embedding.
     """
     model = Pretrained.read(directory)
     stored = _by_name(directory, files)
@@ -86,7 +86,7 @@ def _by_name(directory: Path, files: Sequence[Path]) -> dict[str, StoredTensor]:
             twin = found[name]
             raise UserError(
                 f"{directory}: has {bare} twice ({twin.name} in {twin.file.name}, {tensor.name} in "
-                f"{tensor.file.name}), and nothing says which of them counts; remove one, or save the model again"
+                f"{tensor.file.name}), and it is unclear which one counts; remove one, or save the model again"
             )
         found[name] = tensor
     return found
@@ -99,7 +99,7 @@ def stored_tensors(file: Path) -> Iterator[StoredTensor]:
         UserError: It is not a whole safetensors file.
     """
     try:
-        with safe_open(file, framework="numpy"), file.open("rb") as content:  # it checks all places and sizes
+        with safe_open(file, framework="numpy"), file.open("rb") as content:  # it checks all offsets and sizes
             length = int.from_bytes(content.read(8), "little")
             header = json.loads(content.read(length))
     except (OSError, ValueError, SafetensorError) as error:
@@ -145,12 +145,12 @@ def require_floating_point(tensor: StoredTensor) -> None:
     """Check that a tensor's dtype is one of DTYPES.
 
     Raises:
-        UserError: It is another one, which would be converted in silence.
+        UserError: It is not; such a tensor would be converted silently.
     """
     if tensor.dtype not in DTYPES:
         raise UserError(
-            f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}, which is none of the floating-point "
-            f"types that are read ({', '.join(DTYPES)}); save the model in one of these, without quantization"
+            f"{tensor.file}: {tensor.name} is stored as {tensor.dtype}, which is not a supported "
+            f"floating-point type ({', '.join(DTYPES)}); save the model in one of these, without quantization"
         )
 
 

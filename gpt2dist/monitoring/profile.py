@@ -12,8 +12,8 @@ class Profile:
     """Tracer of some optimizer steps of this rank.
 
     The step before them, if there is one, warms up the profiler. Work between the steps (evaluation, saving) is
-    traced too. Tracing does not change the training by a single bit. A run that resumes after the first of these
-    steps traces nothing.
+    traced too. Tracing does not change the training by a single bit. A run that resumes after the first traced
+    step traces nothing.
 
     Args:
         path: The file to write; it must end with `.pt.trace.json.gz`, the suffix that viewers look for.

@@ -95,7 +95,7 @@ class Trackers:
             except Exception as error:
                 self.close(failed=True)
                 raise UserError(
-                    f"{name} could not start ({type(error).__name__}: {error}); repair it, or take it out of "
+                    f"{name} could not start ({type(error).__name__}: {error}); fix it, or remove it from "
                     "the section monitoring"
                 ) from error
             self._at_work[name] = tracker
@@ -116,8 +116,8 @@ class Trackers:
             except Exception as error:
                 del self._at_work[name]
                 logger.warning(
-                    "%s failed (%s: %s) and gets nothing more of this run, which continues; metrics.jsonl has "
-                    "everything, the rank's log the traceback",
+                    "%s failed (%s: %s) and is disabled until the next start; the run continues. "
+                    "metrics.jsonl has all values, the rank's log the traceback",
                     *(name, type(error).__name__, error),
                 )
                 logging.getLogger("trackers").warning("%s", name, exc_info=error)  # not to the terminal

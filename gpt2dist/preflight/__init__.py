@@ -10,7 +10,8 @@ from pathlib import Path
 from gpt2dist.config import Config, Problem, raise_problems, read
 from gpt2dist.loading.mixture import Mixture
 from gpt2dist.model.huggingface import parameter_shapes
-from gpt2dist.plan import Plan
+from gpt2dist.model.shape import Shape
+from gpt2dist.plan import Plan, TrainingSet, ValidationSet
 from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
 from gpt2dist.preflight.deepspeed import check_offload, check_precision
@@ -18,7 +19,14 @@ from gpt2dist.preflight.deepspeed_keys import check_raw_keys
 from gpt2dist.preflight.directories import check_directories
 from gpt2dist.preflight.evaluation import check_measures
 from gpt2dist.preflight.init_from import check_vocabulary, read_origin, vocab_size_of
-from gpt2dist.preflight.model import check_kernels, check_lengths, check_model, lengths_of, shape_of
+from gpt2dist.preflight.model import (
+    Lengths,
+    check_kernels,
+    check_lengths,
+    check_model,
+    lengths_of,
+    shape_of,
+)
 from gpt2dist.preflight.monitoring import check_hooks, check_profile, check_samples, check_trackers
 from gpt2dist.preflight.optimizer import check_optimizer
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
@@ -71,25 +79,41 @@ def plan_run(
         *check_lengths(config, lengths),
         *wrong_training,
         *wrong_validation,
-        *check_measures(config),
-        *_check_world_size(config, world_size),
-        *check_batch(config, world_size),
-        *check_schedule(config, datasets),
-        *check_optimizer(config),
-        *check_precision(config),
-        *check_offload(config),
-        *check_raw_keys(config),
-        *check_samples(config),
-        *check_profile(config, datasets),
-        *check_trackers(config),
-        *check_hooks(config),
-        *check_directories(config),
+        *_check_settings(config, world_size, datasets),
     ]
     # A key that is wrong by itself now has its default. Problems that follow from that default would mislead.
     independent = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]
     raise_problems([*wrong, *independent], where)
     shape = shape_of(config, lengths, vocab_size_of(origin, datasets))
-    plan = Plan(
+    return config, _build_plan(config, world_size, shape, lengths, datasets, validation)
+
+
+def _check_settings(config: Config, world_size: int, datasets: tuple[TrainingSet, ...]) -> Iterator[Problem]:
+    """Yield the problems of the sections other than model and data."""
+    yield from check_measures(config)
+    yield from _check_world_size(config, world_size)
+    yield from check_batch(config, world_size)
+    yield from check_schedule(config, datasets)
+    yield from check_optimizer(config)
+    yield from check_precision(config)
+    yield from check_offload(config)
+    yield from check_raw_keys(config)
+    yield from check_samples(config)
+    yield from check_profile(config, datasets)
+    yield from check_trackers(config)
+    yield from check_hooks(config)
+    yield from check_directories(config)
+
+
+def _build_plan(
+    config: Config,
+    world_size: int,
+    shape: Shape,
+    lengths: Lengths,
+    datasets: tuple[TrainingSet, ...],
+    validation: tuple[ValidationSet, ...],
+) -> Plan:
+    return Plan(
         world_size=world_size,
         batch_sizes=batch_sizes(config),
         micro_batch_size=config.batch.micro_batch_size,
@@ -106,7 +130,6 @@ def plan_run(
         warmup_steps=warmup_steps(config, datasets),
         total_steps=total_steps(config, datasets),
     )
-    return config, plan
 
 
 def _check_world_size(config: Config, world_size: int) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from gpt2dist.loading.mixture import share_error
 from gpt2dist.memory import GIB, format_bytes
 from gpt2dist.model.flops import FORMULA
 from gpt2dist.output_paths import nearest_directory
-from gpt2dist.plan import Plan, TrainingSet
+from gpt2dist.plan import Plan, TrainingSet, ValidationSet
 from gpt2dist.preflight.duration import durations
 from gpt2dist.preflight.memory import estimate, memory_inputs, total
 from gpt2dist.preflight.plot import plot, sampled
@@ -35,7 +35,6 @@ def as_json(config: Config, plan: Plan, device: str | None = None) -> dict[str, 
     Raises:
         UserError: The peak FLOP/s of that GPU is unknown.
     """
-    memory = estimate(memory_inputs(config, plan))
     return {
         "config": config.model_dump(mode="json"),
         "plan": {
@@ -61,26 +60,33 @@ def as_json(config: Config, plan: Plan, device: str | None = None) -> dict[str, 
             "total_flops": plan.total_flops,
             "flops_formula": FORMULA,
             "expected_hours": [asdict(each) for each in durations(config, plan, device)],
-            "memory_estimate": {
-                "parts": [asdict(part) for part in memory],
-                "device": total(memory),
-                "host": sum(part.host for part in memory),
-            },
+            "memory_estimate": _memory_as_json(config, plan),
             "checkpoint_bytes": plan.checkpoint_bytes,
             "checkpoints_kept": config.checkpoint.keep_last,
             "checkpoint_space": checkpoint_space(config, plan),
             "disk_free": shutil.disk_usage(nearest_directory(config.output_dir)).free,
-            "validation": [
-                {
-                    "name": each.name,
-                    "dataset": str(each.dataset.directory),
-                    "split": each.split,
-                    "tokens": each.dataset.totals(each.split).tokens,
-                    "documents": each.dataset.totals(each.split).documents,
-                }
-                for each in plan.validation
-            ],
+            "validation": [_validation_as_json(each) for each in plan.validation],
         },
+    }
+
+
+def _memory_as_json(config: Config, plan: Plan) -> dict[str, Any]:
+    memory = estimate(memory_inputs(config, plan))
+    return {
+        "parts": [asdict(part) for part in memory],
+        "device": total(memory),
+        "host": sum(part.host for part in memory),
+    }
+
+
+def _validation_as_json(each: ValidationSet) -> dict[str, Any]:
+    totals = each.dataset.totals(each.split)
+    return {
+        "name": each.name,
+        "dataset": str(each.dataset.directory),
+        "split": each.split,
+        "tokens": totals.tokens,
+        "documents": totals.documents,
     }
 
 

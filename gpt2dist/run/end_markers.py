@@ -14,8 +14,8 @@ from gpt2dist import atomic_io
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 
-PEER_LOST = "another rank had failed before: killed, perhaps out of memory, or its host or the network went down"
-"""What to report of a PeerLostError."""
+PEER_LOST = "another rank failed first: killed, perhaps out of memory, or its host or the network went down"
+"""Explanation to show for a PeerLostError."""
 
 
 def write_stopped(run: Path, reason: str, step: int, total_steps: int) -> None:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from gpt2dist.distributed.world import World
 
 PATIENCE_SECONDS = 1.0
-"""Time to retry a busy lock: `is_held` takes it for an instant, which must not make a job fail."""
+"""Time to retry a busy lock: `is_held` holds it briefly, which must not make a job fail."""
 
 OWNER_BYTES = 1000
-"""Most that is read of the lock file."""
+"""Maximum number of bytes to read from the lock file."""
 
 
 @contextlib.contextmanager
@@ -48,8 +48,9 @@ def is_held(directory: Path) -> bool | None:
         return None
     try:
         with lock.open("rb") as file:
-            free = atomic_io.try_lock(file.fileno(), shared=True)  # shared: two that look do not see each other
-    except OSError:  # not ours to read
+            # Shared, so that two callers do not see each other.
+            free = atomic_io.try_lock(file.fileno(), shared=True)
+    except OSError:  # another user's, for example
         return None
     return None if free is None else not free
 
@@ -66,7 +67,7 @@ def _take(directory: Path, held: contextlib.ExitStack) -> None:
         ) from None
     if not _lock(file.fileno()):
         file.seek(0)
-        other = file.read(OWNER_BYTES).strip() or "it has just begun"
+        other = file.read(OWNER_BYTES).strip() or "it has just started"
         raise UserError(
             f"{directory}: another job is training here ({other}); wait for it, stop it, or set "
             "run.output_dir to a new directory"

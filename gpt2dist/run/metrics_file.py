@@ -107,7 +107,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
-    """Drop the lines of a resumed run that lie beyond its checkpoint.
+    """Drop the lines that a run wrote after the checkpoint from which it resumes.
 
     Args:
         path: The file; nothing is done if it does not exist.
@@ -126,15 +126,15 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
         for line in lines
         if line["step"] < step or (line["step"] == step and (evaluation_done or "train/loss" in line))
     ]
-    torn = _is_torn(path)  # the next line would be appended to the partial one
-    if len(kept) == len(lines) and not torn:
+    truncated = _is_truncated(path)  # the next line would be appended to the partial one
+    if len(kept) == len(lines) and not truncated:
         return kept
     atomic_io.write_lines(path, map(_format_line, kept), end="")
     return kept
 
 
-def _is_torn(path: Path) -> bool:
-    """Return whether the last line of a file does not end."""
+def _is_truncated(path: Path) -> bool:
+    """Return whether the last line of a file lacks its newline."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False

@@ -1,7 +1,7 @@
 """The record of every start of a run: starts/NNN with its configuration and environment. Does not import torch.
 
-RUN/config.yaml and RUN/environment.json are those of the newest start. What a start changed is found when it is
-recorded, so that readers need no other start.
+RUN/config.yaml and RUN/environment.json are those of the newest start. Each record includes the changes since the
+previous start, so readers need no other record.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ OTHER_SECTIONS = ("run", "checkpoint", "evaluation", "monitoring")
 """Sections of the configuration that do not change the training; their changes are listed after the others."""
 
 LATEST_TIME = 10**11
-"""Later times than this, in seconds since 1970, have no date."""
+"""Later times than this, in seconds since 1970, count as unknown."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A setting that differs from the start before.
+    """A setting that differs from the previous start.
 
     Attributes:
         key: Dotted key of the configuration, which an override takes, or of environment.json.
-        before: Value of the start before; None if it was not set.
+        before: Value of the previous start; None if it was not set.
         now: Value of this start; None if it is not set.
     """
 
@@ -56,7 +56,7 @@ class Start:
         time: When it was recorded, in seconds since 1970.
         step: Optimizer steps that were done by then.
         world_size: Number of ranks.
-        changes: What differs from the start before.
+        changes: What differs from the previous start.
     """
 
     number: int
@@ -75,7 +75,7 @@ def numbers(run: Path) -> list[int]:
 
 
 def read(run: Path, number: int) -> Start:
-    """Read the record of a start; what is missing or damaged counts as unknown."""
+    """Read the record of a start; missing or damaged values count as unknown."""
     facts = read_facts(RunDirectory(run).start(number))
     changed = facts.get("changed")
     pairs = changed.items() if isinstance(changed, dict) else ()
@@ -93,7 +93,7 @@ def read(run: Path, number: int) -> Start:
 def last(run: Path) -> RunDirectory:
     """Return the directory with the configuration and the environment of the last start.
 
-    It is the run directory for what version 0.1 left, which recorded no starts.
+    For a run of version 0.1, which recorded no starts, it is the run directory.
     """
     known = numbers(run)
     return RunDirectory(run).start(known[-1]) if known else RunDirectory(run)
@@ -119,14 +119,14 @@ def changes_since(before: RunDirectory, config: "Config", facts: Mapping[str, An
 
 
 def record(run: Path, config: "Config", facts: Mapping[str, Any], step: int, changes: tuple[Change, ...]) -> None:
-    """Write the record of a start, which appears as a whole. Call it with the run's lock held.
+    """Write the record of a start atomically. Call it with the run's lock held.
 
     Args:
         run: The run directory.
         config: The resolved configuration.
         facts: Content of environment.json.
         step: Optimizer steps done.
-        changes: What differs from the start before.
+        changes: What differs from the previous start.
 
     Raises:
         OSError: The record cannot be written.
@@ -177,7 +177,7 @@ def read_facts(directory: RunDirectory) -> dict[str, Any]:
 
 
 def recorded_origin(run: Path) -> Any:
-    """Return the record of the initial weights that earlier starts left; empty if they were random.
+    """Return the origin of the initial weights as earlier starts recorded it; empty if they were random.
 
     Raises:
         UserError: environment.json is damaged, and so is that of the last start.
@@ -185,7 +185,9 @@ def recorded_origin(run: Path) -> Any:
     directory = RunDirectory(run)
     now, before = read_facts(directory), read_facts(last(run))
     if not now and not before and os.path.lexists(directory.environment):
-        json_files.require(directory.environment, "move it away; the run then forgets which model it began with")
+        json_files.require(
+            directory.environment, "move it away; the run then loses the record of its initial model"
+        )
     return now.get("init_from") or before.get("init_from") or {}
 
 

@@ -55,7 +55,9 @@ def make_directory(home: Path) -> Path:
                 continue
             return home / f"{number:03d}"
     except OSError as error:
-        raise UserError(f"{home}: cannot be written ({error.strerror}); the job's files belong there") from error
+        raise UserError(
+            f"{home}: cannot be written ({error.strerror}); make it writable for the files of the job"
+        ) from error
 
 
 def write(directory: Path, files: Mapping[str, str], config: "Config | None", options: dict[str, Any]) -> None:

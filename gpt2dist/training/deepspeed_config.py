@@ -55,7 +55,7 @@ def deepspeed_config(config: Config, accumulation: int, parameters: int) -> dict
 
 
 def conflicts(config: Config) -> list[str]:
-    """Return the dotted keys of `zero.deepspeed` that set, or would replace, what other settings set."""
+    """Return the dotted keys of `zero.deepspeed` that other settings of the run determine."""
     raw = config.zero.deepspeed
     bare = config.model_copy(update={"zero": config.zero.model_copy(update={"deepspeed": {}})})
     ours = deepspeed_config(bare, accumulation=1, parameters=BUCKET_ELEMENTS)

@@ -1,7 +1,7 @@
 """Run DeepSpeed: train a step, run the model, read and write the whole state.
 
-DeepSpeed partitions, communicates and casts. The schedule, the normalisation of the loss, clipping at stage 0
-and everything that is saved are ours.
+DeepSpeed partitions, communicates and casts. gpt2dist itself does the schedule, the normalisation of the loss,
+clipping at stage 0 and checkpoints.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class SkipDecision:
     decides: DeepSpeed computes the norm of the gradient in its own step, just before it runs the optimizer.
 
     Args:
-        detector: Makes the decision, and remembers a good step.
+        detector: Makes the decision, and adds a good step to its history.
         loss: Mean loss of the global batch.
         grad_norm: Returns the norm of the gradient before clipping, once it is known.
         device: Device on which the optimizer reads the decision.
@@ -81,7 +81,7 @@ class Engine:
         world: This rank.
 
     Raises:
-        UserError: The device does not support the configured precision, DeepSpeed refuses its raw keys, or this
+        UserError: The device does not support the configured precision, DeepSpeed rejects the raw keys, or this
             version of DeepSpeed lacks what gpt2dist uses.
     """
 
@@ -261,10 +261,10 @@ class Engine:
 
 @contextlib.contextmanager
 def _raw_keys_refused(config: Config) -> Iterator[None]:
-    """Convert what DeepSpeed raises at its start to a `UserError` if it was given raw keys.
+    """Convert an error of `deepspeed.initialize` to a `UserError` if the configuration has raw keys.
 
-    DeepSpeed raises many types for a wrong key, a bare Exception among them. Failures of the machine, such as too
-    little memory, pass.
+    DeepSpeed raises many types for a wrong key, including a bare Exception. Failures of the machine, such as too
+    little memory, are not converted.
     """
     try:
         yield
@@ -280,7 +280,7 @@ def _raw_keys_refused(config: Config) -> Iterator[None]:
 
 
 def _check_precision(precision: str, device: torch.device) -> None:
-    """Check that the device supports the precision. The preflight rejects what DeepSpeed computes wrongly."""
+    """Check that the device supports the precision. The preflight rejects DeepSpeed's wrong ones."""
     if precision == "fp16" and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
         raise UserError(
             f"precision: fp16 is not supported on this device ({device.type}); set precision to bf16 or fp32"

@@ -1,4 +1,4 @@
-"""Training hooks: what is called after each step, log, evaluation and save. Does not import torch.
+"""Training hooks: callbacks after each step, log, evaluation and save. Does not import torch.
 
 The metrics recorder and the evaluator are hooks. Users name their own in `run.hooks`; docs/guides/hooks.md has
 examples.
@@ -26,7 +26,7 @@ Values = Mapping[str, Value]
 
 
 class TrainerView(Protocol):
-    """What a hook may use of the trainer. The attributes are read-only."""
+    """The part of the trainer that hooks may use. The attributes are read-only."""
 
     @property
     def config(self) -> Config:
@@ -67,7 +67,7 @@ class TrainerView(Protocol):
         """Exchange stop requests between the ranks. Call it between the pieces of long work. Collective.
 
         Raises:
-            StopRequestedError: The run stops, on all ranks. Let it pass.
+            StopRequestedError: The run stops, on all ranks. Do not catch it.
         """
 
     def info(self, text: str) -> None:
@@ -77,7 +77,7 @@ class TrainerView(Protocol):
 class Hook:
     """Base class of training hooks. Override the methods that you need; the others do nothing.
 
-    Every method is called on every rank, at the same place of the training, so it may use collectives if all
+    Every method is called on every rank, at the same point of the training, so it may use collectives if all
     ranks do. Training waits for it. A hook must not change the training: neither the weights, nor the optimizer,
     nor the data. It may draw random numbers. The class is called without arguments.
 
@@ -101,15 +101,15 @@ class Hook:
     def after_log(self, trainer: TrainerView, values: Values) -> None:
         """Receive the values that are logged every `monitoring.log_every_steps`, such as `train/loss`.
 
-        Losses and gradient norms are those of the global batch. Times and memory are those of this rank.
+        Losses and gradient norms refer to the global batch, times and memory to this rank.
         """
 
     def evaluate(self, trainer: TrainerView) -> Iterable[Values]:
-        """Evaluate the model, if due after this step, and yield what is to be recorded. Called after the log.
+        """Evaluate the model, if due after this step, and yield values to record. Called after the log.
 
-        Tags are yours, such as `probe/entropy`, and values are numbers or texts. Rank 0's go to metrics.jsonl and
-        the trackers. Long evaluations should call `trainer.poll`, which
-        lets a stop request interrupt them. The resumed run then calls this method again for the same step.
+        Choose any tags, such as `probe/entropy`; values are numbers or texts. Those of rank 0 go to metrics.jsonl
+        and the trackers. Long evaluations should call `trainer.poll`, which lets a stop request interrupt them.
+        The resumed run then calls this method again for the same step.
         """
         return ()
 
@@ -122,7 +122,7 @@ class Hook:
     def after_save(self, trainer: TrainerView, checkpoint: Path) -> None:
         """Receive the directory of a checkpoint that is complete and on disk.
 
-        If `checkpoint.asynchronous` is true, that is some steps after the step that the checkpoint is named for.
+        If `checkpoint.asynchronous` is true, training is then some steps past the step of the checkpoint.
         """
 
     def close(self, failed: bool) -> None:
@@ -144,7 +144,7 @@ class Hooks:
     """The hooks of a run, called in order.
 
     Args:
-        builtin: Our hooks, whose exceptions pass unchanged.
+        builtin: Our hooks, whose exceptions propagate unchanged.
         users: Name used in messages → factory of a user's hook.
     """
 
@@ -178,7 +178,7 @@ class Hooks:
         self._each(lambda hook: hook.after_log(trainer, values))
 
     def evaluate(self, trainer: TrainerView) -> None:
-        """Call `Hook.evaluate` of all hooks, and `Hook.after_evaluation` of all with each result at once."""
+        """Call `Hook.evaluate` of all hooks, and `Hook.after_evaluation` of all when one yields a result."""
 
         def evaluate(hook: Hook) -> None:
             for values in hook.evaluate(trainer):
@@ -206,7 +206,7 @@ class Hooks:
                 self._started.append((name, hook))
             except Exception as error:
                 fault = (
-                    f"{name} could not start ({type(error).__name__}: {error}); repair it, or take it out of "
+                    f"{name} could not start ({type(error).__name__}: {error}); fix it, or remove it from "
                     "run.hooks"
                 )
                 logging.getLogger("hooks").error("%s", name, exc_info=error)  # not to the terminal
@@ -260,6 +260,6 @@ def _call(name: str, hook: Hook, call: Callable[[Hook], None]) -> None:
         if not name or is_peer_loss(error):
             raise
         raise HookError(
-            f"{name} failed ({type(error).__name__}: {error}); repair it, or take it out of run.hooks, and start "
+            f"{name} failed ({type(error).__name__}: {error}); fix it, or remove it from run.hooks, and start "
             "again: the run resumes from its newest checkpoint"
         ) from error

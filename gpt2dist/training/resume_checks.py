@@ -1,4 +1,4 @@
-"""Check that a run resumes from a checkpoint of its own: the same model, optimizer, data and order."""
+"""Check that a checkpoint belongs to the run: the same model, optimizer, tokenizer, data and order."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,7 +22,6 @@ TOLERANCE = 1e-4
 """Relative change of the probe loss allowed after a load in fp32; rounding the weights to 16 bits causes more."""
 TOLERANCE_16_BIT = 2e-2
 
-
 DECISIVE = ("tokens", "vocab_size", "end_of_text_id", "dtype")
 """Entries of a manifest that decide what a run trains on; its bytes, words and documents do not."""
 WINDOWS = 4
@@ -30,7 +29,7 @@ WINDOWS = 4
 
 
 def data_order(config: Config, plan: Plan) -> dict[str, Any]:
-    """Return the settings that, with the datasets, decide which window is which sample and what counts in it."""
+    """Return the settings that, with the datasets, determine each sample's window and counted targets."""
     return {
         "run.seed": config.run.seed,
         "batch.global_batch_size": config.batch.global_batch_size,
@@ -81,13 +80,13 @@ def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan)
     if state.tokenizer != plan.tokenizer_fingerprint:
         raise UserError(
             f"data.train: {plan.tokenizer} was made with another tokenizer than the data that {path} was "
-            "trained on; give that dataset back, or start a new run in another run.output_dir"
+            "trained on; use that dataset again, or start a new run in another run.output_dir"
         )
     changes = dataset_changes(state.datasets, datasets_of(plan))
     if changes:
         raise UserError(
-            f"data.train: not what {path} was trained on: {'; '.join(changes)}; set it back, or start a new run "
-            "in another run.output_dir"
+            f"data.train: differs from what {path} was trained on: {'; '.join(changes)}; set it back, or "
+            "start a new run in another run.output_dir"
         )
     for note in manifest_changes(state.datasets, datasets_of(plan)):
         logger.warning("%s", note)
@@ -101,7 +100,7 @@ def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan)
 
 
 def _require_consistent(path: Path, state: TrainerState, plan: Plan) -> None:
-    """Check that the step and the cursor of the data agree, which says that trainer_state.json is undamaged."""
+    """Check that the step and the data cursor agree; otherwise trainer_state.json is damaged."""
     known = step_of(path) if is_checkpoint_name(path.name) else state.step
     if state.step != known:
         raise UserError(
@@ -127,8 +126,8 @@ def _require_same_model(path: Path, shape: Shape) -> None:
     changed = _changed(architecture(saved.shape), architecture(shape))
     if changed:
         raise UserError(
-            f"{changed}: changed since {path}, which would make its weights another model; set it back, or start "
-            "a new run in another run.output_dir"
+            f"{changed}: changed since {path}, whose weights would then compute another model; set it back, or "
+            "start a new run in another run.output_dir"
         )
 
 
@@ -259,6 +258,6 @@ def check_probe_loss(path: Path, state: TrainerState, precision: str, loss: floa
     allowed = TOLERANCE if exact else TOLERANCE_16_BIT
     if not abs(loss - state.probe_loss) <= allowed * state.probe_loss:
         raise RunError(
-            f"{path} was loaded, yet its model gives a loss of {loss:.6f} on the probe where "
-            f"{state.probe_loss:.6f} was stored: do not train on; resume from an older checkpoint"
+            f"{path}: the loaded model has a loss of {loss:.6f} on the probe, but the checkpoint records "
+            f"{state.probe_loss:.6f}; do not continue from it: resume from an older checkpoint"
         )

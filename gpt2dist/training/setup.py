@@ -108,10 +108,12 @@ def build_trainer(
 
 
 def require_described_tokenizer(plan: Plan, tokenizer: Tokenizer) -> None:
-    """Check the vocabulary and end-of-text in the manifests of all datasets, which no hash protects in old ones.
+    """Check that the manifests of all datasets have the tokenizer's vocabulary size and end-of-text id.
+
+    In manifests of version 0.1, no hash protects these.
 
     Raises:
-        UserError: A manifest says something else than the tokenizer.
+        UserError: A manifest disagrees with the tokenizer.
     """
     for dataset in plan.manifests:
         said = dataset.vocab_size, dataset.end_of_text_id
@@ -203,7 +205,7 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
             )
         return named
     for reason in rejected_checkpoints:
-        logger.warning("passed over checkpoint %s", reason)
+        logger.warning("skipped checkpoint %s", reason)
     if resume == "never" and newest:
         raise UserError(
             f"checkpoint.resume: never, but {store.directory} holds checkpoints ({newest.name}); "
@@ -222,7 +224,7 @@ def initialise_weights(config: Config, world: World, trainer: Trainer) -> dict[s
     if not config.model.init_from:
         return {}
     origin = load_initial_weights(config.model.init_from, world, trainer.engine.state)
-    logger.info("began with the weights of %s", origin["path"])
+    logger.info("initialised with the weights of %s", origin["path"])
     return origin
 
 
@@ -252,7 +254,7 @@ def _tensorboard(directory: Path) -> Tracker:
 def write_run_files(
     output: Path, config: Config, plan: Plan, settings: dict[str, Any], origin: dict[str, str], step: int
 ) -> None:
-    """Record the start that is about to train, and log what it changes.
+    """Record this start of the run, and log what it changes.
 
     Writes starts/NNN, config.yaml, deepspeed.json and environment.json.
 
@@ -284,7 +286,7 @@ def write_run_files(
         place = f": {error.filename}" if error.filename else ""
         raise UserError(
             f"run.output_dir: {output}: the record of this start cannot be written ({error.strerror}{place}); "
-            "make room there or allow writing, or set it to another directory"
+            "free space there or make it writable, or set it to another directory"
         ) from error
 
 
@@ -293,7 +295,7 @@ def _log_changes(before: RunDirectory, config: Config, facts: dict[str, Any]) ->
     try:
         changes = starts.changes_since(before, config, facts)
     except UserError as error:
-        logger.warning("what changed since the last start is not known: %s", error)
+        logger.warning("the changes since the last start are unknown: %s", error)
         return ()
     if changes:
         listed = "".join(f"\n  {change}" for change in changes)

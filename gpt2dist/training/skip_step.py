@@ -77,6 +77,6 @@ class SpikeDetector:
         if self.spike_sigma is not None and state:
             lengths = {key: len(values) for key, values in state.items()}
             if lengths != {"losses": HISTORY, "grad_norms": HISTORY, "count": 1}:
-                raise ValueError(f"its history is not that of the losses and gradient norms of {HISTORY} steps")
+                raise ValueError(f"its history does not hold the losses and gradient norms of {HISTORY} steps")
             self._recent.copy_(torch.tensor([state["losses"], state["grad_norms"]], dtype=torch.float64))
             self._count.fill_(int(state["count"][0]))

@@ -1,4 +1,4 @@
-"""The training loop, and what happens around a step: logging, evaluating, saving, stopping."""
+"""The training loop, with logging, evaluation, saving and stopping."""
 
 import contextlib
 import math
@@ -43,7 +43,7 @@ class Trainer:
         world: This rank.
         engine: The model under DeepSpeed.
         batcher: Windows of the training sets.
-        hooks: What to call after steps, logs, evaluations and saves.
+        hooks: Called after steps, logs, evaluations and saves.
         store: Checkpoints of the run.
         meter: Measures the steps.
         profile: Traces some of the steps.
@@ -184,7 +184,7 @@ class Trainer:
         for number, each in enumerate(steps, self.step - len(steps) + 1):
             self.skipped_steps += each.skipped
             self.skipped_in_a_row = self.skipped_in_a_row + 1 if each.skipped else 0
-            if each.skipped and self.config.precision != "fp16":  # whose scale is found by overflows
+            if each.skipped and self.config.precision != "fp16":  # where overflows adjust the loss scale
                 self.bar.warn(
                     f"step {number} was skipped: loss {each.loss:.4f}, "
                     f"gradient norm {each.grad_norm:.4g}; its documents: "
@@ -211,7 +211,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Run the evaluations that are due after this step."""
-        self.evaluation_done = False  # as the checkpoint stores it if a stop interrupts them
+        self.evaluation_done = False  # stays so in the checkpoint if a stop interrupts them
         self.hooks.evaluate(self)
         self.evaluation_done = True
 

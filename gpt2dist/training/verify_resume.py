@@ -20,7 +20,7 @@ COMPARED = ("train/loss", "train/grad_norm", "train/lr", "progress/tokens")
 
 
 def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[str]:
-    """Train 2N steps, then N steps and N more after a stop, and compare the results. Collective.
+    """Train 2N steps without a stop, and N + N with one; compare the results. Collective.
 
     Args:
         config: The run's configuration. The two trainings get subdirectories of its output directory.

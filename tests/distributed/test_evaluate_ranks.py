@@ -207,7 +207,7 @@ def test_an_id_beyond_the_vocabulary_is_told_by_the_rank_that_reads_it(directory
     assert (
         f"gpt2dist evaluate: {dataset}/val-00000.bin: token 40 (document 0 of val, its token 40) is 300" in told
     )
-    assert "gpt2dist evaluate: another rank had failed before" in told and "Traceback" not in told
+    assert "gpt2dist evaluate: another rank failed first" in told and "Traceback" not in told
     assert run_ranks(cli.main, 1, words) == [2]
 
 

@@ -290,7 +290,10 @@ def test_a_tracker_that_fails_on_the_way_ends_no_run(tiny_dataset, tmp_path, mon
     assert len(metrics(run, "train/loss")) == len(points(events(run / "tensorboard"), "train/loss")) == 8
     assert [entry[0] for entry in calls_of(run)] == ["start", "log"]
     said = capfd.readouterr().err
-    assert said.count(f"{TRACKER} failed (ConnectionError: the server is gone) and gets nothing more") == 1
+    assert (
+        said.count(f"{TRACKER} failed (ConnectionError: the server is gone) and is disabled until the next start")
+        == 1
+    )
     assert "Traceback" not in said and "Traceback" in (run / "logs/rank-00000.log").read_text()
 
 
@@ -304,7 +307,7 @@ def refusal(config, overrides):
 def test_a_tracker_that_cannot_start_refuses_the_run_on_all_ranks(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKER_FAILS_IN", "start")
     message = (
-        f"{TRACKER} could not start (ConnectionError: the server is gone); repair it, or take it out of the "
+        f"{TRACKER} could not start (ConnectionError: the server is gone); fix it, or remove it from the "
         "section monitoring"
     )
     assert run_ranks(refusal, 2, write_run(tmp_path, tiny_dataset), [WITH_TRACKER]) == [message] * 2
@@ -314,9 +317,7 @@ def test_a_tracker_that_cannot_start_refuses_the_run_on_all_ranks(tiny_dataset, 
 def test_a_hook_that_cannot_start_on_one_rank_refuses_the_run_on_all(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("HOOK_FAILS_IN", "1:start")
     config = write_run(tmp_path, tiny_dataset)
-    message = (
-        f"{HOOK} could not start (ConnectionError: the server is gone); repair it, or take it out of run.hooks"
-    )
+    message = f"{HOOK} could not start (ConnectionError: the server is gone); fix it, or remove it from run.hooks"
     assert run_ranks(refusal, 2, config, [WITH_TRACKER, f"run.hooks=[{HOOK}]"]) == [message] * 2
     assert metrics(tmp_path / "run", "train/loss") == []
     assert calls_of(tmp_path / "run")[-1] == ["close", True]
@@ -336,7 +337,7 @@ def test_a_hook_that_fails_on_one_rank_ends_the_run_with_its_name(tiny_dataset, 
         run_ranks(train_by_command, 2, config, [WITH_TRACKER, f"run.hooks=[{HOOK}]"])
     run = tmp_path / "run"
     message = (
-        f"{HOOK} failed (ConnectionError: the server is gone); repair it, or take it out of run.hooks, and start "
+        f"{HOOK} failed (ConnectionError: the server is gone); fix it, or remove it from run.hooks, and start "
         "again: the run resumes from its newest checkpoint"
     )
     failed = json.loads((run / "failed.json").read_text())

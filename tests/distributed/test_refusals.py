@@ -202,7 +202,7 @@ def join_without_the_others(connects):
 @pytest.mark.parametrize(
     ("connects", "message"),
     [
-        (False, r"RunError: the ranks did not meet within 0:00:02 \(.*; look at"),
+        (False, r"RunError: the ranks did not connect in 0:00:02 \(.*; see the log"),
         (True, r"RunError: rank 0 waited 0:00:02 for the other 1; look at"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_changed_dataset_is_refused_by_name(tiny_dataset, tmp_path):
     other = tmp_path / "other"
     prepare(PreprocessingJob((str(corpus),), str(tiny_dataset), other, val_fraction=0.2))
     with pytest.raises(
-        RankFailedError, match=rf"not what .*step-00000003 was trained on: {other} .* was not part of it"
+        RankFailedError, match=rf"differs from what .*step-00000003 was trained on: {other} .* was not part of it"
     ):
         train(config, f"data.train=[{{path: {other}}}]")
 
@@ -252,7 +252,7 @@ def test_a_start_that_cannot_be_recorded_is_one_message_of_all_ranks(tiny_datase
     run = tmp_path / "run"
     message = (
         f"run.output_dir: {run}: the record of this start cannot be written (No space left on device: "
-        f"{run}/starts/001.partial/config.yaml); make room there or allow writing, or set it to another "
+        f"{run}/starts/001.partial/config.yaml); free space there or make it writable, or set it to another "
         "directory"
     )
     assert messages == [message, message]

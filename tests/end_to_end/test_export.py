@@ -63,7 +63,7 @@ def test_the_checkpoint_is_pruned_under_the_export(run, tmp_path):
     shutil.rmtree(checkpoint)
     done = gpt2dist("export", copy, "--output", tmp_path / "model")
     assert done.returncode == 2
-    assert f"{checkpoint}: gone, though `latest` names it" in done.stderr
+    assert f"{checkpoint}: does not exist, though `latest` names it" in done.stderr
 
 
 def test_an_interrupted_export_leaves_nothing(run, tmp_path):

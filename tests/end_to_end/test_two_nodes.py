@@ -94,7 +94,7 @@ def test_a_run_outlives_a_dead_host_and_a_cut_cable(losses, run_file, tmp_path, 
         nodes.call("kill", str(victim))
         codes, said = first.end()
     assert codes[survivor - 1] not in (0, 2)
-    assert "another rank had failed before: killed, perhaps out of memory, or its host" in said[survivor - 1]
+    assert "another rank failed first: killed, perhaps out of memory, or its host" in said[survivor - 1]
     assert json.loads((run / "failed.json").read_text())["rank"] == survivor - 1
 
     resumed_at = saved_step(run)

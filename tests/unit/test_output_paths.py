@@ -48,7 +48,7 @@ def test_a_directory_that_is_not_empty(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/thesis.txt").touch()
     assert refusals(tmp_path / "taken") == [
-        f"{tmp_path}/taken is not empty; name a directory that is not there yet",
+        f"{tmp_path}/taken is not empty; name a new directory",
         "",
         f"{tmp_path}/taken is a directory; name a file, such as {tmp_path}/taken/output",
     ]
@@ -59,7 +59,7 @@ def test_a_directory_that_is_not_empty(tmp_path):
 def test_the_working_directory(tmp_path, monkeypatch, name):
     (tmp_path / "here/sub").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
-    assert refusals(name)[0] == f"{Path(name)} is not empty; name a directory that is not there yet"
+    assert refusals(name)[0] == f"{Path(name)} is not empty; name a new directory"
     (tmp_path / "here/sub").rmdir()
     if name == ".":
         assert refusals(name)[0] == (
@@ -71,7 +71,7 @@ def test_the_working_directory(tmp_path, monkeypatch, name):
 def test_a_link_is_followed_to_what_it_points_to(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk/data")  # not there yet
-    nowhere = f"{tmp_path}/link is a link that leads nowhere; create the directory it points to"
+    nowhere = f"{tmp_path}/link is a broken link; create the directory that it points to"
     assert refusals(tmp_path / "link") == ["", nowhere, ""]
     assert refusals(tmp_path / "link/run")[1] == nowhere
     assert output_paths.resolved(tmp_path / "link") == tmp_path / "disk/data"
@@ -90,8 +90,8 @@ def test_a_link_that_leads_nowhere(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     for message in (*refusals(tmp_path / "loop")[:2], *refusals(tmp_path / "loop/new")):
         assert message in (
-            f"{tmp_path}/loop is a link that leads nowhere; name a directory",
-            f"{tmp_path}/loop is a link that leads nowhere; create the directory it points to",
+            f"{tmp_path}/loop is a broken link; name a directory",
+            f"{tmp_path}/loop is a broken link; create the directory that it points to",
             f"'{tmp_path}/loop' cannot be used (Too many levels of symbolic links); name another",
             f"'{tmp_path}/loop/new' cannot be used (Too many levels of symbolic links); name another",
         )
@@ -189,7 +189,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_a_directory_that_was_taken_meanwhile_is_kept(tmp_path):
-    refused = pytest.raises(UserError, match=r"--output: .*out cannot be made \(.*\); name another")
+    refused = pytest.raises(UserError, match=r"--output: .*out cannot be created \(.*\); name another")
     with refused, new_directory(tmp_path / "out"):
         (tmp_path / "out").mkdir()
         (tmp_path / "out/theirs").touch()

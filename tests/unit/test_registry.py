@@ -57,10 +57,10 @@ def test_finds_those_that_packages_offer(animals, package):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cow", "'cow' is no animal (known: cat); another one is named package.module:attribute"),
+        ("cow", "unknown animal 'cow' (known: cat); write one of these, or package.module:attribute"),
         ("no_such_module:Cow", "no_such_module:Cow cannot be imported (ModuleNotFoundError: No module named"),
         (HERE + "Cow", "Cow cannot be imported (AttributeError"),
-        (HERE + "Stone", "Stone is no animal: it lacks speak (needed: speak)"),
+        (HERE + "Stone", f"the animal {HERE}Stone lacks speak (needed: speak)"),
     ],
 )
 def test_says_what_is_wrong_with_a_name(animals, name, message):

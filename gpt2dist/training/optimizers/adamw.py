@@ -1,4 +1,4 @@
-"""AdamW: what the configuration, the preflight and checkpoints need to know of it. Does not import torch."""
+"""Describe AdamW to the configuration, the preflight and checkpoints. Does not import torch."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, get_args

@@ -34,8 +34,8 @@ class SkipStepOptimizer(Protocol):
     """Protocol of a built optimizer: a `torch.optim.Optimizer` that can skip a step.
 
     DeepSpeed replaces the parameters of a group by fp32 vectors. At stages 1 and 2 it is one vector: this rank's
-    part of the concatenated parameters. At stage 3 there may be several vectors, and `step` is called for one
-    after the other. A rank without a part of the group does not call it.
+    part of the concatenated parameters. At stage 3 there may be several vectors, and `step` is called for each
+    in turn. A rank without a part of the group does not call it.
 
     Attributes:
         param_groups: Groups of parameters. All parameters of a group have the same state tensors. Before each
@@ -75,8 +75,8 @@ class OptimizerKind(Protocol):
     def state_names(self, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
         """Return the names of the state tensors of a parameter.
 
-        Each is fp32, has the parameter's shape, and begins as zeros. Checkpoints store them under these names,
-        and the estimates of memory and disk count them. The names `param` and `step` are reserved.
+        Each is fp32, has the parameter's shape, and is initialised with zeros. Checkpoints store them under these
+        names, and the estimates of memory and disk count them. The names `param` and `step` are reserved.
 
         Args:
             name: Hugging Face name of the parameter, such as "transformer.h.0.attn.c_attn.weight".
@@ -87,7 +87,7 @@ class OptimizerKind(Protocol):
         """Build the optimizer.
 
         Args:
-            parameters: Parameters of the model by their Hugging Face names. Each belongs into exactly one group.
+            parameters: Parameters of the model by their Hugging Face names. Put each into exactly one group.
         """
 
     def describe(self) -> str:

@@ -29,18 +29,21 @@ def change(checkpoint, files):
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        (lambda files: {}, "cannot be read (it names no config.json)"),
-        (lambda files: list(files), 'cannot be read (its "files" is no object)'),
+        (lambda files: {}, "cannot be read (it does not list config.json)"),
+        (lambda files: list(files), 'cannot be read (its "files" is not an object)'),
         (
             lambda files: files | {"a": {"bytes": 1e9, "sha256": ""}},
-            "the record of 'a' has not both bytes and sha256",
+            "the record of 'a' lacks bytes or sha256",
         ),
-        (lambda files: files | {"a": {"bytes": True, "sha256": ""}}, "the record of 'a' has not both"),
+        (lambda files: files | {"a": {"bytes": True, "sha256": ""}}, "the record of 'a' lacks bytes or"),
         (
             lambda files: files | {"a\0b": {"bytes": 1, "sha256": ""}},
             r"'a\x00b' cannot be read (embedded null byte)",
         ),
-        (lambda files: {name: files[name] for name in files if "optim" not in name}, "it names no optimizer-"),
+        (
+            lambda files: {name: files[name] for name in files if "optim" not in name},
+            "it does not list optimizer-",
+        ),
     ],
 )
 def test_a_manifest_that_is_malformed_or_incomplete(checkpoint, files, reason):
@@ -55,7 +58,7 @@ def test_files_of_tensors_that_it_does_not_name(checkpoint):
     assert len(manifest.read(checkpoint)) == 4
     (checkpoint / "model.safetensors").write_text("transformers would read this")
     with pytest.raises(
-        InvalidCheckpointError, match=r"holds model\.safetensors, which its manifest\.json does not name"
+        InvalidCheckpointError, match=r"holds model\.safetensors, which its manifest\.json does not list"
     ):
         manifest.read(checkpoint)
 

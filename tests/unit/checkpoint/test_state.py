@@ -26,7 +26,7 @@ def test_what_was_written_is_read(tmp_path):
         ({"datasets": [{"path": "a", "share": 1}]}, "datasets has no fingerprint"),
         (
             {"datasets": [{"path": "a", "fingerprint": "f", "share": 1, "manifest": []}]},
-            "datasets: a manifest has another type than dict",
+            "datasets: a manifest is not of type dict",
         ),
         ({"datasets": {}}, "datasets is {}, not a list"),
     ],
@@ -37,14 +37,14 @@ def test_each_value_has_its_type_and_range(tmp_path, changes, reason):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(UserError) as raised:
         TrainerState.read(tmp_path)
-    assert str(raised.value) == f"{path}: not the state of a run ({reason}); give another checkpoint"
+    assert str(raised.value) == f"{path}: not a valid trainer state ({reason}); give another checkpoint"
 
 
 def test_a_missing_key_and_a_list(tmp_path):
     path = tmp_path / "trainer_state.json"
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"not the state of a run \(step is missing\)"):
+    with pytest.raises(UserError, match=r"not a valid trainer state \(step is missing\)"):
         TrainerState.read(tmp_path)
     path.write_text("[]")
-    with pytest.raises(UserError, match=r"not the state of a run \(a list instead of an object\)"):
+    with pytest.raises(UserError, match=r"not a valid trainer state \(a list instead of an object\)"):
         TrainerState.read(tmp_path)

@@ -125,7 +125,7 @@ def test_a_load_gives_all_back_into_another_padding(store, saved):
 
 def test_a_model_of_another_shape_is_refused(store, saved):
     narrow = Memory(rows=3)
-    with pytest.raises(UserError, match=r"shape \[5, 2\] where the model has \[3, 2\]; give the model section"):
+    with pytest.raises(UserError, match=r"shape \[5, 2\], but \[3, 2\] in the model; use the model section"):
         store.load(saved, narrow)
     other = Memory()
     other.parameters["transformer.h.0.ln_1.weight"] = other.parameters["transformer.ln_f.weight"]
@@ -222,7 +222,7 @@ DAMAGE = {
     "optimizer-00001-of-00001.safetensors was changed after it was written": lambda path: flip(
         path / "optimizer-00001-of-00001.safetensors"
     ),
-    "its manifest names '../x', which is not a separate file": lambda path: rewrite_manifest(
+    "its manifest lists '../x', which is not a plain file name": lambda path: rewrite_manifest(
         path, lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": ""}})
     ),
 }

@@ -182,7 +182,7 @@ def test_a_manifest_is_confined_to_its_directory(tmp_path, name):
     content = json.loads(path.read_text())
     content["files"][name] = {"bytes": 14, "sha256": "0" * 64}
     path.write_text(json.dumps(content))
-    assert store.newest()[1] == [f"step-00000010: its manifest names {name!r}, which is not a separate file"]
+    assert store.newest()[1] == [f"step-00000010: its manifest lists {name!r}, which is not a plain file name"]
 
 
 def test_a_checkpoint_that_is_a_link_is_refused(tmp_path):

@@ -84,8 +84,8 @@ def test_a_rank_that_cannot_write_stops_all_of_them(tmp_path, monkeypatch):
     outcomes = save_on_ranks(tmp_path, 3, 7)
     assert [str(error) for error in outcomes] == [
         "saving step-00000007 failed: rank 1: OSError: [Errno 28] No space left on device; "
-        f"make room or repair {tmp_path}, and start again: the run resumes from the newest complete checkpoint "
-        "there"
+        f"free disk space or repair {tmp_path}, and start again: the run resumes from the newest complete "
+        "checkpoint there"
     ] * 3
     assert names(tmp_path) == []
 
@@ -148,7 +148,10 @@ def test_a_checkpoint_in_the_way_of_its_successor_is_replaced(store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"context_length": 16}, r"transformer\.wpe\.weight of shape \[8, 16\] where the model has \[16, 16\]"),
+        (
+            {"context_length": 16},
+            r"transformer\.wpe\.weight has the shape \[8, 16\], but \[16, 16\] in the model",
+        ),
         ({"n_layer": 1}, r"has a tensor transformer\.h\.1\.attn\.c_attn\.bias, which the model does not have"),
         ({"n_layer": 3}, r"no tensor transformer\.h\.2\.ln_1\.weight"),
     ],

@@ -153,7 +153,7 @@ def test_a_model_that_is_smaller_than_its_tokenizer(evaluate, small_model, tmp_p
     GPT2LMHeadModel(
         GPT2Config(vocab_size=299, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
     ).save_pretrained(small)
-    message = "its model knows 299 tokens, its tokenizer has 300; put the tokenizer there"
+    message = "its model has 299 tokens, its tokenizer 300; replace the tokenizer by the one"
     code, _, err = evaluate(model=small)
     assert code == 2 and message in err
     assert main(["generate", str(small)]) == 2

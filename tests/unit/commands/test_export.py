@@ -92,7 +92,7 @@ def test_a_directory_that_is_taken_is_told_before_the_model_is_looked_for(export
     (tmp_path / "model").mkdir()
     (tmp_path / "model/mine").touch()
     code, _, err = export(checkpoint=tmp_path / "nowhere")
-    assert code == 2 and "model is not empty; name a directory that is not there yet" in err
+    assert code == 2 and "model is not empty; name a new directory" in err
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine"]
 
 
@@ -127,7 +127,9 @@ def test_a_pickle_is_not_read(export, source):
     torch.save({}, source / "pytorch_model.bin")
     (source / "model.safetensors").unlink()
     code, _, err = export()
-    assert code == 2 and "its weights are a pickle (pytorch_model.bin), which can run anything and is not" in err
+    assert (
+        code == 2 and "its weights are a pickle (pytorch_model.bin), which can execute any code and is not" in err
+    )
 
 
 def test_too_full_a_disk(export, tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def test_where_all_ranks_of_a_host_only_lost_another_one_the_others_are_pointed_
     lost = failure(tmp_path, 1, "PeerLostError: Read error [10.0.0.2]:9: Connection reset by peer", at=50)
     told = describe({0: lost}, None)
     assert told.startswith("rank 0 failed first: exit code 1: PeerLostError: Read error")
-    assert "another rank had failed before: killed" in told and "; see the logs on the other hosts\n" in told
+    assert "another rank failed first: killed" in told and "; see the logs on the other hosts\n" in told
     assert "other hosts" not in describe({0: lost, 1: failure(tmp_path, -signal.SIGKILL)}, None)
 
 

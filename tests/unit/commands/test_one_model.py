@@ -41,7 +41,7 @@ def test_a_pickle(verbs, small_model, tmp_path):
     torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")  # which could be loaded
     (model / "model.safetensors").unlink()
     assert verbs(model).startswith(
-        "its weights are a pickle (pytorch_model.bin), which can run anything and is not"
+        "its weights are a pickle (pytorch_model.bin), which can execute any code and is not"
     )
 
 

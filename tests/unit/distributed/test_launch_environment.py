@@ -60,10 +60,10 @@ def test_a_rank_without_a_world_size(environment):
         ("LOCAL_RANK", "2", "LOCAL_RANK=2: must be at least 0 and below WORLD_SIZE=2"),
         ("WORLD_SIZE", "0", "WORLD_SIZE=0: must be at least 1"),
         ("WORLD_SIZE", "2.0", "WORLD_SIZE='2.0': must be a whole number"),
-        ("MASTER_PORT", "0", "MASTER_PORT=0: no port; give one from 1 to 65535"),
+        ("MASTER_PORT", "0", "MASTER_PORT=0: not a port; set it to one from 1 to 65535"),
         ("MASTER_PORT", "x", "MASTER_PORT='x': must be a whole number"),
-        ("MASTER_ADDR", "no-such-host.invalid", "MASTER_ADDR=no-such-host.invalid: .* does not find this host"),
-        ("MASTER_ADDR", "a..b", r"MASTER_ADDR=a\.\.b: .* does not find this host"),
+        ("MASTER_ADDR", "no-such-host.invalid", "MASTER_ADDR=no-such-host.invalid: .* cannot resolve it"),
+        ("MASTER_ADDR", "a..b", r"MASTER_ADDR=a\.\.b: .* cannot resolve it"),
     ],
 )
 def test_each_wrong_value_is_named_by_the_rank_that_has_it(environment, name, value, message):

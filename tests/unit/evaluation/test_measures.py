@@ -112,7 +112,7 @@ def test_an_installed_measure_that_is_broken_is_refused(tmp_path, monkeypatch):
     [
         (
             "nats",
-            "'nats' is no measure (known: loss, perplexity, bits_per_token, bits_per_byte, word_perplexity, ",
+            "unknown measure 'nats' (known: loss, perplexity, bits_per_token, bits_per_byte, word_perplexity, ",
         ),
         ("no_such_module:NATS", "no_such_module:NATS cannot be imported (ModuleNotFoundError: No module named"),
         (HERE + "installed", "is not a gpt2dist.evaluation.measures.Measure; create it with that class"),

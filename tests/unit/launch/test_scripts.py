@@ -93,10 +93,15 @@ def test_the_command_is_the_golden_one(start, tmp_path, name):
 @pytest.mark.parametrize(
     ("script", "words", "settings", "message"),
     [
-        ("torchrun.sh", [], {}, "no CONFIG; write torchrun.sh CONFIG [section.key=value …]"),
+        ("torchrun.sh", [], {}, "CONFIG is missing; write torchrun.sh CONFIG [section.key=value …]"),
         ("torchrun.sh", ["x.yaml"], {}, "x.yaml: no such file; the first argument is the run's YAML file"),
         ("torchrun.sh", RUN, {"GPUS": "two"}, "GPUS=two: write a whole number of at least 1"),
-        ("torchrun-nodes.sh", RUN, {}, "NODES is not set; NODES=2 NODE_RANK=0 MASTER_ADDR=host0"),
+        (
+            "torchrun-nodes.sh",
+            RUN,
+            {},
+            "NODES is not set; on every host, set NODES, NODE_RANK and MASTER_ADDR: NODES=2",
+        ),
         ("torchrun-nodes.sh", RUN, NODE | {"NODES": "0"}, "NODES=0: write a whole number of at least 1"),
         ("torchrun-nodes.sh", RUN, NODE | {"NODE_RANK": "2"}, "the hosts are numbered 0 … 1, since NODES=2"),
         ("deepspeed.sh", RUN, {"HOSTFILE": "none"}, "HOSTFILE=none: no such file"),

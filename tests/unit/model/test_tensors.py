@@ -76,7 +76,7 @@ CHANGES = {
     "transformer.wte.weight has the shape [12, 4] in its files, and its config.json says [11, 4]; correct": {
         "transformer.wte.weight": ("F32", (12, 4))
     },
-    "transformer.ln_f.bias is stored as I8, which is none of the floating-point types that are read (F64,": {
+    "transformer.ln_f.bias is stored as I8, which is not a supported floating-point type (F64,": {
         "transformer.ln_f.bias": ("I8", (4,))
     },
     "has ln_f.bias twice (transformer.ln_f.bias in model.safetensors, ln_f.bias in model.safetensors), and": {
@@ -104,7 +104,7 @@ def test_a_tensor_in_two_of_the_files(model):
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     assert refused(model) == (
         f"has ln_f.bias twice (transformer.ln_f.bias in {names[0]}, transformer.ln_f.bias in {names[1]}), and "
-        "nothing says which of them counts; remove one, or save the model again"
+        "it is unclear which one counts; remove one, or save the model again"
     )
 
 

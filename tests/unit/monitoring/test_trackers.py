@@ -53,7 +53,9 @@ def test_one_that_fails_is_dropped_with_a_word_and_the_others_go_on(tmp_path, ca
     assert [call[0] for call in good.calls] == ["start", "log", "text", "log", "text", "close"]
     assert bad.calls[-1][0] == where and [call[0] for call in bad.calls].count(where) == 1
     words, traceback = caplog.records
-    assert words.getMessage().startswith("bad failed (ConnectionError: the server is gone) and gets nothing more")
+    assert words.getMessage().startswith(
+        "bad failed (ConnectionError: the server is gone) and is disabled until the next start"
+    )
     assert words.exc_info is None and traceback.name == "trackers" and traceback.exc_info
 
 
@@ -62,7 +64,7 @@ def test_one_that_cannot_start_refuses_the_run_and_closes_the_others(tmp_path):
     with pytest.raises(UserError) as refusal:
         started(tmp_path, good=good, bad=MemoryTracker(fails_in="start"))
     assert str(refusal.value) == (
-        "bad could not start (ConnectionError: the server is gone); repair it, or take it out of the section "
+        "bad could not start (ConnectionError: the server is gone); fix it, or remove it from the section "
         "monitoring"
     )
     assert good.calls[-1] == ("close", True)
@@ -93,8 +95,8 @@ def test_a_class_is_found_in_the_current_directory(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wandb", "'wandb' is no tracker: one is named package.module:attribute"),
-        (":Mine", "':Mine' is no tracker: one is named package.module:attribute"),
+        ("wandb", "unknown tracker 'wandb'; write package.module:attribute"),
+        (":Mine", "unknown tracker ':Mine'; write package.module:attribute"),
         (
             "absent_module:Mine",
             "absent_module:Mine cannot be imported (ModuleNotFoundError: No module named 'absent_",
@@ -107,7 +109,7 @@ def test_a_class_is_found_in_the_current_directory(folder):
             "broken:Mine",
             "broken:Mine cannot be imported (RuntimeError: no key); install it, put its folder on PYTHON",
         ),
-        ("half:Half", "half:Half is no tracker: it lacks text (needed: start, log, text, close)"),
+        ("half:Half", "the tracker half:Half lacks text (needed: start, log, text, close)"),
     ],
 )
 def test_what_is_no_tracker_is_refused_with_the_way_out(folder, name, message):

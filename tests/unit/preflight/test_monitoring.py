@@ -72,8 +72,8 @@ def test_any_steps_of_the_run_can_be_traced(run_file, profile):
 def test_every_tracker_that_cannot_be_imported_is_told_with_the_way_out(run_file):
     assert mistakes(run_file, ["monitoring.trackers=[gone_module:A, tracker]"]) == [
         "monitoring.trackers: gone_module:A cannot be imported (ModuleNotFoundError: No module named "
-        "'gone_module'); install it, put its folder on PYTHONPATH, or leave it out",
-        "monitoring.trackers: 'tracker' is no tracker: one is named package.module:attribute",
+        "'gone_module'); install it, put its folder on PYTHONPATH, or omit it",
+        "monitoring.trackers: unknown tracker 'tracker'; write package.module:attribute",
     ]
 
 
@@ -82,9 +82,9 @@ def test_every_hook_that_cannot_be_imported_is_reported_with_the_way_out(run_fil
     methods = "after_step, after_log, evaluate, after_evaluation, after_save"
     assert mistakes(run_file, [f"run.hooks=[gone_module:A, counter, '{tracker}']"]) == [
         "run.hooks: gone_module:A cannot be imported (ModuleNotFoundError: No module named 'gone_module'); "
-        "install it, put its folder on PYTHONPATH, or leave it out",
-        "run.hooks: 'counter' is no training hook: one is named package.module:attribute",
-        f"run.hooks: {tracker} is no training hook: it lacks {methods} (needed: start, {methods}, close)",
+        "install it, put its folder on PYTHONPATH, or omit it",
+        "run.hooks: unknown training hook 'counter'; write package.module:attribute",
+        f"run.hooks: the training hook {tracker} lacks {methods} (needed: start, {methods}, close)",
     ]
 
 

@@ -19,17 +19,17 @@ WAY_OUT = "or optimizer.kind to adamw"
     [
         (
             ["optimizer.kind=adamv"],
-            "optimizer.kind: 'adamv' is no optimizer (known: adamw); another one is named "
+            "optimizer.kind: unknown optimizer 'adamv' (known: adamw); write one of these, or "
             "package.module:attribute",
         ),
         (
             ["optimizer.kind=no_such_module:Lion"],
             "optimizer.kind: no_such_module:Lion cannot be imported (ModuleNotFoundError: No module named "
-            "'no_such_module'); install it, put its folder on PYTHONPATH, or leave it out",
+            "'no_such_module'); install it, put its folder on PYTHONPATH, or omit it",
         ),
         (
             [f"optimizer.kind={HOME}:SgdOptions"],
-            f"optimizer.kind: {HOME}:SgdOptions is no optimizer: it lacks Options, supported, "
+            f"optimizer.kind: the optimizer {HOME}:SgdOptions lacks Options, supported, "
             "state_names, build, describe (needed: Options, supported, state_names, build, describe)",
         ),
         (

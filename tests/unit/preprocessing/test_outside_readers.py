@@ -127,7 +127,7 @@ def test_parts_of_a_job_find_the_reader_and_refuse_another(module, tmp_path, tok
 
 
 def test_a_worker_without_the_package_says_so():
-    with pytest.raises(UserError, match=r"^format poems: 'poems' is no reader \(known: text, jsonl"):
+    with pytest.raises(UserError, match=r"^format poems: unknown reader 'poems' \(known: text, jsonl"):
         next(read(Piece("/a.poem", "poems", "", 0, 1, 1), Reading()))
 
 
@@ -146,9 +146,9 @@ def test_the_other_commands_take_it(module, tmp_path, tokenizer, capsys):
     [
         (
             "poem",
-            "--format poem: 'poem' is no reader (known: text, jsonl, csv, tsv, parquet, arrow, warc, datasets",
+            "--format poem: unknown reader 'poem' (known: text, jsonl, csv, tsv, parquet, arrow, warc, datasets",
         ),
-        ("poems_of_tests:NUMBER", "--format poems_of_tests:NUMBER: poems_of_tests:NUMBER is no reader: it lacks"),
+        ("poems_of_tests:NUMBER", "--format poems_of_tests:NUMBER: the reader poems_of_tests:NUMBER lacks"),
         ("poems_of_tests:Prose", "--format poems_of_tests:Prose: poems_of_tests:Prose cannot be imported"),
         ("datasets", "--format datasets: datasets need no --format; give datasets:NAME"),
     ],

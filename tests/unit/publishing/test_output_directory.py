@@ -70,7 +70,7 @@ with published(Path({str(tmp_path / "model")!r})) as partial:
 
 def test_a_name_that_was_taken_meanwhile_is_left_alone(tmp_path):
     output = tmp_path / "model"
-    with pytest.raises(UserError, match=r"model cannot be made \(.+\); name another"), published(output):
+    with pytest.raises(UserError, match=r"model cannot be created \(.+\); name another"), published(output):
         output.mkdir()
         (output / "theirs").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -81,7 +81,7 @@ def test_names_that_cannot_be_published_under(tmp_path):
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "file").touch()
-    with pytest.raises(UserError, match=r"taken is not empty; name a directory that is not there yet"):
+    with pytest.raises(UserError, match=r"taken is not empty; name a new directory"):
         require_room(taken, 1)
     for path in (taken / "file", taken / "file" / "model"):
         with pytest.raises(UserError, match=r"--output: .*taken/file is a file; name a directory"):

@@ -160,7 +160,7 @@ def test_the_origin_is_kept_by_either_of_two_files(tmp_path):
     environment = tmp_path / "environment.json"
     assert starts.recorded_origin(tmp_path) == {}
     environment.write_text("{")
-    with pytest.raises(UserError, match=r"environment\.json: not JSON: .*; move it away; the run then forgets"):
+    with pytest.raises(UserError, match=r"environment\.json: not JSON: .*; move it away; the run then loses"):
         starts.recorded_origin(tmp_path)
     start(tmp_path, config_of(), FACTS | {"init_from": {"path": "gpt2"}})
     assert starts.recorded_origin(tmp_path) == {"path": "gpt2"}

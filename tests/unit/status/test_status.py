@@ -130,7 +130,7 @@ def test_where_a_rank_was_killed_another_tells_that_it_was_lost(tiny_dataset, tm
         run_ranks(train_with, 2, write_run(tmp_path, tiny_dataset), FAST, die, 1)
     status = read_status(tmp_path / "run")
     assert (status.state, status.step) == ("failed", 2)
-    assert status.reason.startswith("rank 0: ") and "(another rank had failed before: killed" in status.reason
+    assert status.reason.startswith("rank 0: ") and "(another rank failed first: killed" in status.reason
 
 
 def test_a_killed_run_left_no_word(tiny_dataset, tmp_path):

@@ -186,7 +186,7 @@ not_a_class = PBS()
     [
         (
             "pbs",
-            "'pbs' is no scheduler (known: slurm, local, kubernetes); another one is named package.module:attr",
+            "unknown scheduler 'pbs' (known: slurm, local, kubernetes); write one of these, or package.module:",
         ),
         (
             "nowhere:PBS",

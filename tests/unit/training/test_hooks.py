@@ -82,7 +82,7 @@ def test_a_failing_hook_ends_the_run_with_its_name(where):
         hooks.after_step(TRAINER, "result")
         hooks.evaluate(TRAINER)
     assert str(raised.value) == (
-        "my:Bad failed (OSError: full); repair it, or take it out of run.hooks, and start again: the run resumes "
+        "my:Bad failed (OSError: full); fix it, or remove it from run.hooks, and start again: the run resumes "
         "from its newest checkpoint"
     )
     assert isinstance(raised.value.__cause__, OSError)
@@ -116,7 +116,7 @@ def test_an_evaluation_that_yields_what_cannot_be_recorded_ends_the_run(values, 
     hooks = Hooks([], {"my:Bad": Bad})
     with pytest.raises(HookError) as raised, hooks.running(TRAINER):
         hooks.evaluate(TRAINER)
-    assert str(raised.value).startswith(f"my:Bad failed (ValueError: {message}); repair it")
+    assert str(raised.value).startswith(f"my:Bad failed (ValueError: {message}); fix it")
 
 
 def test_an_error_of_our_own_hooks_is_a_bug_and_passes_unchanged():
@@ -137,5 +137,5 @@ def test_a_hook_that_cannot_start_refuses_the_run_and_closes_those_before_it():
     hooks, calls = failing("start")
     with pytest.raises(UserError) as raised, hooks.running(TRAINER):
         pass
-    assert str(raised.value) == ("my:Bad could not start (OSError: full); repair it, or take it out of run.hooks")
+    assert str(raised.value) == ("my:Bad could not start (OSError: full); fix it, or remove it from run.hooks")
     assert calls == [("good", "start"), ("bad", "start"), ("good", "close", True)]

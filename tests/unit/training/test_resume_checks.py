@@ -114,7 +114,7 @@ FINGERPRINT = r" \(fingerprint [0-9a-f]{12}\)"
     ],
 )
 def test_other_datasets_are_refused_by_name(run_file, state, weights, message):
-    with pytest.raises(UserError, match=rf"data.train: not what \S+step-3 was trained on{message}"):
+    with pytest.raises(UserError, match=rf"data.train: differs from what \S+step-3 was trained on{message}"):
         go_on(run_file, state, train(run_file.parent, **weights))
 
 
@@ -179,7 +179,7 @@ def test_another_model_is_refused_by_its_keys(run_file, state, overrides, messag
     with pytest.raises(UserError) as refused:
         go_on(run_file, state, *overrides)
     assert str(refused.value) == (
-        f"{message} {run_file.parent}/step-3, which would make its weights another model; set it back, or "
+        f"{message} {run_file.parent}/step-3, whose weights would then compute another model; set it back, or "
         "start a new run in another run.output_dir"
     )
 
