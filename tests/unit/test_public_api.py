@@ -94,9 +94,10 @@ def test_a_type_checker_finds_the_types(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", "cache", "script.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     revealed = re.findall(r'Revealed type is "(?:builtins\.)?(.*)"', done.stdout)
+    array = revealed.pop(1)  # versions of NumPy write its parameters in other ways
+    assert array.startswith("numpy.ndarray[") and "float" in array
     assert [re.sub(r"\bbuiltins\.", "", each) for each in revealed] == [
         "float",
-        "numpy.ndarray[tuple[Any, ...], numpy.dtype[numpy.float64]]",
         "list[str]",
         "gpt2dist.tokenizer.tokenizer.Tokenizer",
         "dict[str, Any]",
