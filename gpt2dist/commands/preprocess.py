@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from gpt2dist.preprocessing import PreprocessingJob
 
 EPILOG = """\
-An INPUT is a file, a directory (searched recursively, links too), a quoted glob such as 'books/**/*.txt', a URL
-(s3://, gs://, hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub, or
-`-` for standard input.
+An INPUT is a file, a directory (searched recursively, following links), a quoted glob such as 'books/**/*.txt', a
+URL (s3://, gs://, hf://, … with fsspec's package for it), `datasets:NAME` for a dataset of the Hugging Face hub,
+or `-` for standard input.
 {formats}
 Each line or row is a document, with its text in --text-field. So is each record of a WARC or WET file that is
 plain text; HTML is skipped. Every other file is one document, unless --document-separator cuts it. Text is UTF-8
 (UTF-16 or UTF-32 where a byte-order mark says so) or in --encoding. Each document ends with the tokenizer's
 end-of-text token.
 
-Run the same command again to resume an interrupted job. The dataset does not depend on who did which part.
+Run the same command again to resume an interrupted job. The dataset does not depend on how the work is divided.
 
 examples:
   gpt2dist preprocess corpus/ --tokenizer tokenizer/ --output dataset/ --val-fraction 0.01
@@ -133,7 +133,7 @@ def _size(text: str) -> int:
     try:
         return int(float(number) * UNITS[unit])
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write such as 512M or 2G") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; use one such as 512M or 2G") from None
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,8 +209,8 @@ def add_reading_arguments(group: Any) -> None:
     group.add_argument(
         "--format",
         metavar="FORMAT",
-        help=f"format of all inputs, if their names do not show it: {', '.join(_formats())}, or a reader of "
-        "your own as package.module:Reader",
+        help=f"format of all inputs, if their names do not show it: {', '.join(_formats())}, or your own "
+        "reader as package.module:Reader",
     )
     add_encoding(group)
     group.add_argument(
@@ -302,7 +302,7 @@ def run(args: argparse.Namespace) -> int | None:
             manifest = prepare(job, display.update, display.info, display.warn, finish=args.finish)
         except KeyboardInterrupt:
             display.close()
-            kept = f"what is done is kept in {job.build}: run the same command again to resume"
+            kept = f"finished work is kept in {job.build}: run the same command again to resume"
             message = kept if (job.build / "plan.json").is_file() else "nothing was written yet"
             say(f"gpt2dist preprocess: interrupted; {message}")  # also with --quiet
             return EXIT_INTERRUPTED

@@ -15,7 +15,7 @@ from gpt2dist.errors import UserError
 _EXCERPT = 40
 """Characters of a text in an example."""
 _SEARCHED_BYTES = 4 << 20
-"""Bytes of a file in which to look for what is not valid, to guess its encoding."""
+"""Bytes of a file to search for invalid text, from which its encoding is guessed."""
 
 
 MOST_EXAMPLES = 3
@@ -25,12 +25,12 @@ MOST_KINDS = 8
 """Maximum number of kinds of records without text to list."""
 
 EARLY_DAMAGE = 100
-"""Rejected documents or replaced characters below which nothing is concluded about the rest of the corpus."""
+"""Minimum rejected documents or replaced characters for a job to stop before it has read the whole corpus."""
 
 
 @dataclass(frozen=True)
 class DamageLimits:
-    """What to do about damaged text."""
+    """How to treat damaged text, and how much of it to accept."""
 
     on_bad_text: str = "replace"
     """"replace" substitutes U+FFFD for invalid Unicode, "fail" refuses it."""
@@ -69,17 +69,17 @@ def excerpt(text: bytes) -> str:
 
 
 def not_unicode(encoding: str | None) -> str:
-    """Describe text with invalid characters, for --on-bad-text fail, and the way out."""
+    """Describe text with invalid characters, for --on-bad-text fail, and the fix."""
     return (
         f"text that is not Unicode (invalid {encoding or 'UTF-8'}, or half of a surrogate pair); fix it, name "
-        "the encoding of the files with --encoding, or let --on-bad-text replace put U+FFFD there"
+        "the encoding of the files with --encoding, or replace it by U+FFFD with --on-bad-text replace"
     )
 
 
 def too_many_rejected(
     rejected: int, documents: int, limit: float, examples: Sequence[Example], encoding: str | None
 ) -> str:
-    """Describe too many documents that cannot be read, in whole lines; without the way out.
+    """Report that too many documents cannot be read, in complete lines and without a fix.
 
     Args:
         rejected: Number of documents that cannot be read.
@@ -97,7 +97,7 @@ def too_many_rejected(
 def too_many_replaced(
     replaced: int, characters: int, limit: float, examples: Sequence[Example], encoding: str | None
 ) -> str:
-    """Describe too many replaced characters; the arguments and the result are as for `too_many_rejected`."""
+    """Report that too many characters were replaced; the arguments and result are as for `too_many_rejected`."""
     problem = (
         f"{replaced:,} of {characters:,} characters are not valid {encoding or 'UTF-8'} and would become U+FFFD, "
         f"more than --max-replaced-fraction {limit} allows"
@@ -106,7 +106,7 @@ def too_many_replaced(
 
 
 def without_text(records: Counter[str]) -> str:
-    """Describe records that hold no text, with the way out.
+    """Describe records that hold no text, and what to do if they are HTML.
 
     Args:
         records: Their number by kind.
@@ -136,7 +136,7 @@ def _suggest_encoding(example: Example, encoding: str | None) -> str:
     if not found:
         return ""
     if found[0].encoding == "utf-8":
-        return f"{piece.path} is UTF-8: leave --encoding out, or read it apart from the files in {encoding}.\n"
+        return f"{piece.path} is UTF-8: omit --encoding, or read this file separately from those in {encoding}.\n"
     lines = "".join(f"\n  {fit.encoding}: {fit.text[:_EXCERPT]!r}" for fit in found)
     if has_utf8_lines(data):
         return f"Some lines are UTF-8; convert the others. Their encoding may be one of these:{lines}\n"
@@ -147,7 +147,7 @@ def _suggest_encoding(example: Example, encoding: str | None) -> str:
 
 
 def _bytes_from(piece: Piece, start: int) -> bytes:
-    """Return some bytes of a piece's file, decompressed, from `start` on; what can be read of them."""
+    """Return decompressed bytes of a piece's file from `start`, as many as can be read."""
     data, skip = b"", start if piece.compression else 0
     with suppress(UserError, OSError), Stream(piece.path, piece.compression, start - skip) as stream:
         while len(data) < _SEARCHED_BYTES and (block := stream.read()):

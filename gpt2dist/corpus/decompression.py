@@ -90,7 +90,7 @@ def decompressed(stored: Any, compression: str) -> Any:
 class _Streams:
     """Reader of concatenated streams and the padding after them; anything else in the file is damage.
 
-    `LZMAFile` and `BZ2File` cannot be used: they take an error at the start of a later stream for the end of the
+    `LZMAFile` and `BZ2File` cannot be used: they treat an error at the start of a later stream as the end of the
     file, and so drop the rest of a damaged or padded file.
     """
 
@@ -130,7 +130,7 @@ class _Streams:
             rest = found or self._stored.read(STORED_BYTES)
         if padding and padding % self._kind.padding:
             raise self._damaged(
-                f"{padding} zero bytes follow it, and only a multiple of {self._kind.padding} may"
+                f"{padding} zero bytes follow it; their number must be a multiple of {self._kind.padding}"
             )
         self._held, self._ended = rest, not rest
         if rest:

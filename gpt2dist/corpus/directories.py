@@ -1,4 +1,4 @@
-"""Walk directories and expand patterns: links are followed, directories visited once, and no error is lost."""
+"""Walk directories and expand patterns: links are followed, directories visited once, and all errors reported."""
 
 import glob
 import os
@@ -16,14 +16,13 @@ OnError = Callable[[Path, OSError], None]
 def walk(root: Path, enter: Enter, on_error: OnError) -> Iterator[tuple[Path, list[str]]]:
     """Yield each directory at or below `root`, with the sorted names of everything in it that is not a directory.
 
-    Links to directories are followed after all real directories, so that a directory is known by its real path if
-    it has one below `root`. A directory that several links lead to is visited once, and those that contain `root`
-    never.
+    Links to directories are followed last, so that a directory is reported by its real path if it has one below
+    `root`. A directory that several links lead to is visited once, and those that contain `root` never.
 
     Args:
         root: The directory to start at, whatever its name.
         enter: Decides about each directory below it.
-        on_error: Called with each directory that cannot be listed, and each link that leads nowhere.
+        on_error: Called with each directory that cannot be listed, and each dangling link.
     """
     visited = {_identity(each) for each in root.resolve().parents}
     real, links = deque([root]), deque[Path]()
@@ -86,7 +85,7 @@ def _names(base: Path, pattern: str, on_error: OnError) -> list[str]:
 def _list(directory: Path, on_error: OnError) -> tuple[list[tuple[str, bool]], list[str]]:
     """Return the directories to search in a directory, each with whether it is a link, and all other names.
 
-    A link that leads nowhere is an error unless it is hidden, since it may have led to a part of the corpus.
+    A dangling link is an error unless it is hidden, since its target may have been part of the corpus.
     """
     folders, files = [], []
     with os.scandir(directory) as entries:

@@ -31,7 +31,7 @@ class Source:
     size: int
     """Stored (compressed) bytes; 0 if unknown."""
     version: str
-    """Hash of the content, or a server's ETag or time, which changes with it; "" if unknown. See `identity`."""
+    """Hash of the content, or the server's ETag or modification time; "" if unknown. See `identity`."""
     spool: str = ""
     """The file that holds the copy of standard input; "" for all other sources."""
 
@@ -98,7 +98,7 @@ class Skipped:
     offset: int
     size: int
     kind: str
-    """What it is, such as "text/html". Use few kinds: each is counted."""
+    """Kind of record, such as "text/html". Use few kinds: each is counted."""
 
 
 class BadDocumentError(Gpt2distError):

@@ -1,4 +1,4 @@
-"""Text in other encodings than UTF-8: their names, byte-order marks, and a guess at an unknown one."""
+"""Encodings other than UTF-8: names, byte-order marks, conversion, and guesses at an unknown encoding."""
 
 import codecs
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SAMPLE_BYTES = 64 << 10
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark is its beginning
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark is a prefix of it
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
@@ -28,17 +28,17 @@ _COMMON = ("gb18030", "cp932", "cp949", "big5", "cp1252", "cp1251")
 """Encodings to prefer where several fit equally well."""
 
 _BY_CHANCE = 16
-"""Bytes that continue characters, up to which valid UTF-8 may be text in another encoding."""
+"""Continuation bytes up to which text in another encoding may be valid UTF-8 by chance."""
 
 _ALWAYS_ASCII = (b" ", b"\r", b'"', b",", b".")
-"""Bytes that are no part of a longer character in any encoding with ASCII."""
+"""Bytes that are never part of a multi-byte character in any encoding with ASCII."""
 
 _ESCAPE_BYTES = 16
 """Bytes after an escape in which decoders of ISO 2022 look for its end. They keep only 8 between two calls."""
 
 _ERRORS = "gpt2dist-invalid"
 _INVALID = b"\xff"
-"""Byte that replaces what is invalid: it is never part of UTF-8, so readers count it as one bad character."""
+"""Byte that replaces an invalid sequence. It is never part of UTF-8, so readers count it as one bad character."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def canonical_name(name: str) -> str | None:
     """Return Python's name of a text encoding; None for UTF-8, which is read without being decoded.
 
     Raises:
-        UserError: Python knows no such text encoding.
+        UserError: Python has no such text encoding.
     """
     try:
         found = codecs.lookup(name)
@@ -62,7 +62,7 @@ def canonical_name(name: str) -> str | None:
         found = None
     if found is None or not found._is_text_encoding or found.name in _NOT_FOR_FILES:
         raise UserError(
-            f"--encoding {name}: no text encoding has this name; give one such as gb18030, shift_jis, euc_kr, "
+            f"--encoding {name}: unknown text encoding; use one such as gb18030, shift_jis, euc_kr, "
             "big5, cp1252, latin-1 or utf-16"
         )
     return None if found.name in ("utf-8", "utf-8-sig") else found.name
@@ -124,7 +124,7 @@ def decode_utf8(data: bytes) -> str:
 
 
 def _mark_invalid(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Handle errors for `codecs`: decode what is invalid to a lone surrogate, and encode surrogates as 0xFF."""
+    """Handle errors for `codecs`: decode invalid sequences to lone surrogates, and encode surrogates as 0xFF."""
     if isinstance(error, UnicodeDecodeError):
         return "\udcff", error.end
     if isinstance(error, UnicodeEncodeError):
@@ -139,11 +139,11 @@ def guess(data: bytes, encoding: str | None = None, most: int = 3) -> list[Guess
     """Return the most plausible encodings of bytes that are not all valid, the best first; [] if none fits.
 
     Args:
-        data: Bytes of a file. Of most encodings, only the lines that are not valid are looked at.
+        data: Bytes of a file. Only the invalid lines are examined, unless there are zero bytes.
         encoding: The encoding in which they are not valid; None for UTF-8.
         most: Maximum number of encodings.
     """
-    if b"\0" in data[:SAMPLE_BYTES]:  # as in UTF-16, of which lines cannot be cut out
+    if b"\0" in data[:SAMPLE_BYTES]:  # as in UTF-16, which cannot be split at the byte 0x0A
         return _fitting(data[:SAMPLE_BYTES], most)
     if encoding and not _from_invalid(data[: complete(data)], "utf-8"):
         return [Guess("utf-8", data.decode(errors="ignore"))]
@@ -160,7 +160,7 @@ def guess(data: bytes, encoding: str | None = None, most: int = 3) -> list[Guess
 
 
 def has_utf8_lines(data: bytes) -> bool:
-    """Return whether, of the lines that are not ASCII, more are UTF-8 than would be by chance."""
+    """Return whether more of the non-ASCII lines are valid UTF-8 than would be by chance."""
     lines = [line for line in data.split(b"\n") if not line.isascii()]
     valid = [line for line in lines if not _from_invalid(line, "utf-8")]
     return 5 * len(valid) > len(lines) and is_plainly_utf8(b"\n".join(valid))
@@ -189,7 +189,7 @@ def _best_known(names: list[str]) -> tuple[int, str]:
 
 
 def _from_invalid(line: bytes, encoding: str) -> bytes:
-    """Return a line from a few words before what is not valid in it; b"" if all of it is."""
+    """Return a line from a few words before its first invalid byte; b"" if the whole line is valid."""
     try:
         line.decode(encoding)
     except UnicodeDecodeError as error:

@@ -19,7 +19,7 @@ class Stream:
         start: First byte to read; must be 0 if the file is compressed.
 
     Attributes:
-        transcoded: Whether the bytes that `read` returns are not those of the file but converted to UTF-8.
+        transcoded: Whether `read` returns text converted to UTF-8 instead of the file's bytes.
     """
 
     transcoded = False

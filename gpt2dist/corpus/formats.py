@@ -29,7 +29,7 @@ READERS: Registry[Reader] = Registry(
     },
     Reader,
 )
-"""Readers by name, which is the value of --format. One from outside is named as `package.module:attribute`."""
+"""Readers by name, which is the value of --format. Others are named as `package.module:attribute`."""
 
 _UNREADABLE = (
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".lzma", ".lz", ".z"),
@@ -99,15 +99,15 @@ def default_suffixes(format: str | None = None) -> tuple[str, ...]:
 
 def no_file_in_directory(name: str, suffixes: tuple[str, ...], named: bool) -> str:
     """Describe a directory without a matching file, for an error message; `named`: by the user's suffixes."""
-    wanted = " ".join(suffixes) if named else "a suffix that is read"
+    wanted = " ".join(suffixes) if named else "a known suffix"
     return (
         f"{name}: no file in this directory ends in {wanted}; "
-        "--suffix .xyz takes others, a glob such as 'DIR/**/*.xyz' takes all that it matches"
+        "name others with --suffix .xyz or a glob such as 'DIR/**/*.xyz'"
     )
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of an ignored file, for a message: its suffix, with that before a compression."""
+    """Return the kind of an ignored file, for a message: its suffix, with the one before a compression."""
     if name.startswith("."):
         return "hidden"
     found = re.search(rf"(\.\w{{1,9}})?\.({'|'.join(COMPRESSIONS)})$|\.\w{{1,9}}$", name.lower())
@@ -132,7 +132,9 @@ def format_of(path: str, given: str | None = None) -> tuple[str, str]:
     stem = name.removesuffix(f".{compression}") if compression else name
     format = given or _format_with_suffix(stem)
     if format is None and (suffix := next(filter(stem.endswith, _UNREADABLE), None)):
-        raise UserError(f"{path}: {suffix} files are not read; unpack or convert it to text or JSON lines first")
+        raise UserError(
+            f"{path}: {suffix} files are not supported; unpack or convert it to text or JSON lines first"
+        )
     format = format or "text"
     if compression and not reader(format).compressible:
         raise UserError(f"{path}: {format} files are not compressed as a whole; unpack the .{compression} first")

@@ -1,8 +1,8 @@
 """Versions of local files by their content, from which a job recognises its corpus.
 
-Times are no part of it: a copy, a checkout or `touch` changes them, and an edit need not. A small file is hashed
-whole. Of a large one, blocks at even distances are, the first and the last included, so that starting a job never
-reads more than about `MOST_BYTES`, plus 64 KiB a file.
+Times are not part of it: a copy, a checkout or `touch` changes them, and an edit may not. A small file is hashed
+completely. Of a large file, evenly spaced blocks are hashed, the first and the last included, so starting a job
+never reads more than about `MOST_BYTES`, plus 64 KiB a file.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ BLOCKS = 64
 THREADS = 8
 """Threads that read and hash; hashing releases the interpreter."""
 TOGETHER = 64
-"""Most files that a thread is given at a time."""
+"""Maximum files that a thread processes per call."""
 SHOWN = 3
 
 
 def with_versions(sources: Sequence[Source]) -> list[Source]:
-    """Return the sources with versions by which local files are known again.
+    """Return the sources, with versions that identify the content of local files.
 
     Raises:
         UserError: A file cannot be read; the message names the first ones.
@@ -52,7 +52,7 @@ def with_versions(sources: Sequence[Source]) -> list[Source]:
 
 
 def content_sha256(sources: Sequence[Source]) -> str:
-    """Return a hash of a corpus, which does not depend on the directory that it lies in."""
+    """Return a hash of a corpus, which does not depend on its directory."""
     names = relative_names([source.path for source in sources])
     lines = [
         [name, source.format, source.compression, source.size, source.version]
@@ -111,14 +111,14 @@ def _with_version(source: Source, limit: int) -> Source | OSError:
 
 def _version(path: str, limit: int) -> str:
     status = os.stat(path)  # noqa: PTH116, faster for many files
-    # The time of change cannot be set, so a file with an equal stamp was not written to since.
+    # No program can set ctime, so a file with an equal stamp was not modified.
     stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     return _hash(path, limit, stamp)
 
 
 @lru_cache(maxsize=1 << 20)
 def _hash(path: str, limit: int, stamp: tuple[int, ...]) -> str:
-    """Return the hash of a file's content, or of blocks of it. Within a process, a stamp is hashed once."""
+    """Return the hash of a file's content, or of blocks of it. Each stamp is hashed once per process."""
     size = stamp[0]
     with open(path, "rb") as file:
         if size <= limit:

@@ -1,4 +1,4 @@
-"""Tell JSON lines from other JSON in files whose names end in .json, before they are read."""
+"""Distinguish JSON lines from other JSON in files whose names end in .json, before they are read."""
 
 import shlex
 
@@ -26,16 +26,16 @@ def is_one_object(path: str, compression: str, encoding: str | None = None) -> b
         raise unreadable(path, error) from error
     if head.startswith(b"["):
         raise UserError(
-            f"{path}: a JSON array, and a corpus needs a line for each document; make lines of it: "
-            f"{_command(path, compression, '.[]')}; or leave it out (--suffix names what to read)"
+            f"{path}: a JSON array, but a corpus needs one document per line; convert it: "
+            f"{_command(path, compression, '.[]')}; or exclude it (--suffix selects the files to read)"
         )
     return head.partition(b"\n")[0].rstrip() == b"{"
 
 
 def object_over_lines(path: str, compression: str) -> str:
-    """Describe a file that is not JSON lines, since its objects span lines, and the way out."""
+    """Describe a file whose JSON objects span lines, and the fix."""
     return (
-        f"{path}: its JSON spans lines, and a corpus needs a line for each document; make lines of it: "
+        f"{path}: its JSON spans lines, but a corpus needs one document per line; convert it: "
         f"{_command(path, compression, '.')}"
     )
 

@@ -21,7 +21,7 @@ def cut(source: Source, size: int, encoding: str | None = None) -> list[Piece]:
     """
     found = reader(source.format)
     if not source.size and (source.compression or found.never_empty):
-        raise UserError(f"{source.path}: empty, without even a header; get it again, or leave it out")
+        raise UserError(f"{source.path}: empty, without even a header; get it again, or exclude it")
     try:
         return found.cut(source, size, encoding)
     except OSError as error:
@@ -32,12 +32,12 @@ def read(piece: Piece, reading: Reading) -> Items:
     """Read the documents of a piece, in order. An empty text is a document; a blank line is not.
 
     Returns:
-        The number of lines (blank ones included), rows or documents in the piece, from which the next piece's can
-        be numbered. The generator returns it at the end: `lines = yield from read(…)`.
+        The number of lines (blank ones included), rows or documents in the piece, from which the next piece
+        continues the numbering. The generator returns it at the end: `lines = yield from read(…)`.
 
     Raises:
         UserError: The source cannot be read.
-        TypeError: The reader returns something else than a number, which is a bug in it.
+        TypeError: The reader returns something other than a number, which is a bug in it.
     """
     try:
         lines = yield from reader(piece.format).read(piece, reading)

@@ -26,7 +26,7 @@ def find_remote(
         url: The URL.
         suffixes: Suffixes of the files to take from a directory.
         given: Format of all files; None to detect it from each name.
-        ignored: Number of ignored files by kind, which is added to.
+        ignored: Ignored files by kind; this call adds to it.
         named: Whether the user named the suffixes.
 
     Raises:
@@ -63,6 +63,6 @@ def _source(url: str, info: dict[str, Any], given: str | None) -> Source:
     name = url.partition("?")[0] if url.startswith("http") else url
     format, compression = format_of(name, given)
     if info["size"] is None:
-        raise UserError(f"{url}: the server does not say how long this file is; download it first")
+        raise UserError(f"{url}: the server does not report the size of this file; download it first")
     version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
     return Source(url, format, compression, info["size"], version)

@@ -51,14 +51,14 @@ def discover(
             from each name.
         standard_input: Source for the input "-"; see `spool`.
         encoding: The encoding with which the sources will be read; see `Reading`.
-        on_info: Called with what was ignored, in one line, and with each dataset directory that was skipped.
+        on_info: Called with one line about ignored files, and with a line for each skipped dataset directory.
 
     Returns:
         The sources without duplicates, sorted by path. Those of local files have no version; see `with_versions`.
 
     Raises:
-        UserError: An input does not exist, matches no file, is a dataset directory or lies in `exclude`; the
-            format has no reader; a file is of a kind that cannot be read or that has no choice of an encoding; or
+        UserError: An input does not exist, matches no file, is a dataset directory or is in `exclude`; the
+            format has no reader; a file has an unsupported format, or one that does not allow `encoding`; or
             files or directories are not readable.
     """
     require_format(format)
@@ -67,7 +67,7 @@ def discover(
     for name in inputs:
         if name == "-":
             if standard_input is None:
-                raise UserError("-: standard input is not taken here; put it into a file first")
+                raise UserError("-: standard input is not accepted here; save it to a file first")
             found[name] = standard_input
         else:
             found |= {source.path: source for source in search.sources(name)}
@@ -92,7 +92,7 @@ def refuse_encoding(sources: Sequence[Source], encoding: str | None) -> None:
 
 
 class _Search:
-    """One discovery: what it takes, ignores, skips and cannot read."""
+    """A search for sources, which also collects ignored, skipped and unreadable files."""
 
     def __init__(
         self, suffixes: Sequence[str] | None, exclude: Sequence[Path], format: str | None, encoding: str | None
@@ -129,7 +129,7 @@ class _Search:
         return [source for source in found if source]
 
     def report(self, on_info: Callable[[str], None]) -> None:
-        """Say what was skipped and ignored."""
+        """Report skipped directories and ignored files."""
         for directory in self._skipped:
             on_info(f"skipped {directory}: a dataset directory, or the unfinished work on one")
         if count := self._ignored.total():
@@ -145,7 +145,7 @@ class _Search:
     def _in_directory(self, root: Path) -> list[Path]:
         """Return the files below a directory that have one of the suffixes, and its saved datasets."""
         if self._is_excluded(root) or _is_dataset(root):
-            raise UserError(f"{root}: a dataset directory is no corpus; name the files that it was made from")
+            raise UserError(f"{root}: a dataset directory is not a corpus; name the files that it was made from")
         found = []
 
         def enter(directory: Path) -> bool:
@@ -168,7 +168,7 @@ class _Search:
 
     def _named(self, path: Path) -> Path:
         if any(map(self._is_excluded, _absolute(path).parents)):
-            raise UserError(f"{path}: lies in the output; name another input, or another output")
+            raise UserError(f"{path}: is inside the output; choose another input or output")
         return _absolute(path)
 
     def _matching(self, name: str) -> list[Path]:
@@ -209,13 +209,13 @@ class _Search:
             status = path.stat()
             if not os.access(path, os.R_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:  # a link that leads nowhere, too
+        except OSError as error:  # also from a dangling link
             self._cannot_read(path, error)
             return None
         if not stat.S_ISREG(status.st_mode):
             if named:
                 raise UserError(
-                    f"{path}: a pipe or device, which can be read only once; give it as standard input (-)"
+                    f"{path}: a pipe or device, which can be read only once; pass it as standard input (-)"
                 )
             self._ignored["pipe or device"] += 1
             return None

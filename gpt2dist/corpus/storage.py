@@ -56,7 +56,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise UserError(f"{url}: {error} (with pip, beside gpt2dist)") from None
+        raise UserError(f"{url}: {error} (with pip, into the environment of gpt2dist)") from None
     except ValueError as error:  # unknown protocol or malformed URL
         raise UserError(f"{url}: {error}") from None
 
@@ -80,7 +80,7 @@ def unreadable(path: str, error: Exception, what: str = "read") -> UserError:
 
 def damaged(path: str, kind: str, error: Exception) -> UserError:
     """Build the error for a file whose content is damaged or not of its format."""
-    return UserError(f"{path}: damaged, or not {kind} ({error}); get it again, or leave it out")
+    return UserError(f"{path}: damaged, or not {kind} ({error}); get it again, or exclude it")
 
 
 class _RemoteFile(io.RawIOBase):
@@ -105,8 +105,8 @@ class _RemoteFile(io.RawIOBase):
         with reaching(self._url):
             data = self._file.read(size)
             place, end = self._file.tell(), getattr(self._file, "size", None)
-            if not data and size and end is not None and place < end:  # fsspec takes this for the end of the file
-                raise OSError(f"no bytes came after the first {place:,} of {end:,}")
+            if not data and size and end is not None and place < end:  # fsspec reports the end of the file
+                raise OSError(f"received only the first {place:,} of {end:,} bytes")
             return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

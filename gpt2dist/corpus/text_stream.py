@@ -18,9 +18,9 @@ from gpt2dist.errors import UserError
 class TextStream(Stream):
     """Sequential reader of a piece's text as UTF-8, as a context manager. Invalid sequences become the byte 0xFF.
 
-    UTF-8 is passed on as it is, from byte start − 1 of the piece to the end of the file. Of a file in another
-    encoding, `read` returns the lines that start in the piece and nothing else. Where such a file was cut into
-    pieces that its byte-order mark rules out, the first piece has the whole file and the others have no lines.
+    UTF-8 is passed through unchanged, from byte start − 1 of the piece to the end of the file. For a file in
+    another encoding, `read` returns only the lines that start in the piece. If such a file was cut although its
+    byte-order mark rules that out, the first piece has the whole file and the others have no lines.
 
     Args:
         piece: A piece of a plain file.
@@ -39,8 +39,8 @@ class TextStream(Stream):
         if encoding and not marked and is_plainly_utf8(head):
             self._stored.close()
             raise UserError(
-                f"{piece.path}: is UTF-8, which --encoding {encoding} would misread; leave the option out, or "
-                "read this file apart from the others"
+                f"{piece.path}: is UTF-8, which --encoding {encoding} would misread; omit the option, or read "
+                "this file separately"
             )
         encoding = marked or encoding
         self.transcoded = encoding not in (None, "utf-8")

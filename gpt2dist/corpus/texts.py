@@ -1,4 +1,4 @@
-"""The texts of a corpus one after another, with limits on what may be damaged."""
+"""The texts of a corpus one after another, with limits on damage."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -103,9 +103,9 @@ class CorpusTexts:
                 raise UserError(f"{self._replacements[0].line}: {not_unicode(self._reading.encoding)}")
 
     def _check(self, growth: float, least: int) -> None:
-        """Raise if the damage exceeds what is allowed in a corpus `growth` times as large as what was read.
+        """Raise if the damage exceeds what is allowed in a corpus `growth` times the size of what was read.
 
-        Fewer than `least` documents or characters are not judged.
+        Fewer than `least` damaged documents or characters are ignored.
         """
         limits, encoding = self._limits, self._reading.encoding
         documents = self._documents + self._rejected

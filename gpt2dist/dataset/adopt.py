@@ -28,7 +28,7 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 RAW_DTYPES = ("uint16", "int32", "uint32", "int64")
 PROBED = 1 << 16
-"""Tokens at the start of each file that are looked at before any file is read as a whole."""
+"""Tokens at the start of each file that are checked before any file is read completely."""
 _VAL = re.compile(r"(?:^|[^a-z])(?:val|valid|validation)(?:[^a-z]|$)", re.IGNORECASE)
 
 
@@ -42,8 +42,8 @@ class Adoption:
         tokenizer: A directory with tokenizer.json, that file, or a name on the hub.
         output: The dataset directory to create.
         val: Paths, as above, that form the split "val" whatever their names.
-        dtype: One of `RAW_DTYPES` for files of nanoGPT's format; "" is its uint16. The others' files say theirs.
-        lossy: Whether to take a tokenizer that may lose some of the text.
+        dtype: One of `RAW_DTYPES` for files of nanoGPT's format; "" is its uint16. Other formats contain theirs.
+        lossy: Whether to accept a tokenizer that may lose some of the text.
     """
 
     paths: tuple[str, ...]
@@ -169,8 +169,8 @@ def _common_dtype(adoption: Adoption, tokenizer: Tokenizer, files: Sequence[Shar
     for path, other in dtypes.items():
         if other != dtype:
             raise UserError(
-                f"{first} has {dtype.name} tokens, {path} has {other.name}: a dataset has tokens of one kind; "
-                "adopt them as two, and train on both"
+                f"{first} has {dtype.name} tokens, {path} has {other.name}: a dataset has tokens of one dtype; "
+                "adopt them as two datasets, and train on both"
             )
     return dtype
 
@@ -179,7 +179,7 @@ def _check_dtype(adoption: Adoption, tokenizer: Tokenizer) -> None:
     """Check that --dtype is given where it is needed, and can hold the ids."""
     if adoption.format != "nanogpt":
         if adoption.dtype:
-            raise UserError(f"--dtype: files of {adoption.format} say it themselves; leave it out")
+            raise UserError(f"--dtype: files of {adoption.format} contain their dtype; omit the option")
         return
     if np.iinfo(adoption.dtype or "uint16").max < tokenizer.vocab_size - 1:
         given = f"--dtype {adoption.dtype}" if adoption.dtype else "--dtype is missing, and nanoGPT's 16 bits"
@@ -197,7 +197,7 @@ def _check_start(
     path, tokens = token_file(manifest, record)[0], shard.tokens[:PROBED]
     if adoption.format == "nanogpt" and (other := header_of_another_format(path)):
         raise UserError(f"{path}: is {other}")
-    # Every second character can be the same, such as a space. Then it counts what the user or the file says.
+    # Every second character can be the same, such as a space. Then trust the option or the file.
     certain = adoption.format != "nanogpt" or adoption.dtype
     width = _width_of_tokens(tokens, tokenizer.vocab_size) if tokenizer.is_byte_level or not certain else 0
     if width:
@@ -309,8 +309,8 @@ def _unmarked(manifest: Manifest, record: ShardRecord) -> str:
         return ""
     return (
         f"{path}: {missing:,} of {last.size:,} documents do not end with end-of-text "
-        f"(id {manifest.end_of_text_id}), so they run together without a mark; Megatron's "
-        "preprocess_data.py puts it there with --append-eod"
+        f"(id {manifest.end_of_text_id}), so nothing separates them; Megatron's "
+        "preprocess_data.py appends it with --append-eod"
     )
 
 

@@ -1,4 +1,4 @@
-"""The shards of a dataset in any format. Adopted shards lie outside the dataset directory."""
+"""The shards of a dataset in any format. Adopted shards are outside the dataset directory."""
 
 from pathlib import Path
 from typing import Protocol
@@ -42,10 +42,10 @@ def open_shard(manifest: Manifest, record: ShardRecord) -> ShardReader:
 
 
 def require_counts(shard: ShardReader, manifest: Manifest, record: ShardRecord) -> None:
-    """Check that an opened shard has the tokens and documents that its record says.
+    """Check that an opened shard has as many tokens and documents as its record says.
 
     Raises:
-        UserError: It has other ones.
+        UserError: The numbers differ.
     """
     if (len(shard), shard.documents) != (record.tokens, record.documents):
         raise UserError(

@@ -50,8 +50,8 @@ class FlatShard:
         size = path.stat().st_size
         if (size - offset) % self.dtype.itemsize or size == offset:
             raise UserError(
-                f"{path}: {size} bytes are no whole number of {self.dtype.name} tokens; it is cut short, or not "
-                f"of the format {format}"
+                f"{path}: {size} bytes are not a whole number of {self.dtype.name} tokens; it is cut short, or "
+                f"not of the format {format}"
             )
         # Slicing a memmap costs a Python call; slicing a plain view of it does not.
         self.tokens: NDArray[np.integer] = np.asarray(np.memmap(path, self.dtype, "r", offset))
@@ -88,7 +88,7 @@ class FlatShard:
 
 
 def header_of_another_format(path: Path) -> str:
-    """Return what a file is that should have no header, and what to do; empty if it seems to have none."""
+    """Describe a file that wrongly has a header, and the fix; empty if it seems to have none."""
     with open(path, "rb") as file:
         head = file.read(6)
     if head.startswith(b"\x93NUMPY"):

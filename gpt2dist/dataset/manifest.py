@@ -17,16 +17,16 @@ from gpt2dist.tokenizer import text_changes
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 30
-"""Size up to which a manifest is read: that of some two million shards."""
+"""Maximum size of a manifest, enough for some two million shards."""
 SHA256_KEY = "manifest_sha256"
 TOKEN_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
 SPLITS = ("train", "val")
 FORMATS = ("megatron", "nanogpt", "llmc")
 FILTERED, RECORD = "filter: ", "record: "
 """Prefixes of keys in `Manifest.left_out`: documents that a filter skipped, by its reason; and records of the
-corpus that hold no text, by their kind, which are no documents."""
+corpus that hold no text, by their kind, which are not documents."""
 _ADDED_LATER: dict[str, Any] = {"text_changes": {}}
-"""Entries that manifests of version 0.1 do not have, with the values that hold for them."""
+"""Entries that manifests of version 0.1 do not have, with their values for such manifests."""
 _TYPES: dict[Any, str] = {
     int: "a whole number of at least 0",
     int | None: "a whole number of at least 0, or null",
@@ -64,12 +64,12 @@ class ShardRecord:
     """Words as lm-evaluation-harness counts them; None if they were not counted, as by version 0.1."""
 
     def mistakes(self) -> Iterator[str]:
-        """Yield what no record says: values of a wrong type or out of range."""
+        """Yield a description of each value of a wrong type or out of range."""
         yield from _wrong_types(self)
         if self.split not in SPLITS:
-            yield f"split: {self.split!r} is neither of {' and '.join(SPLITS)}"
+            yield f"split: {self.split!r} is not one of {', '.join(SPLITS)}"
         if self.format not in FORMATS:
-            yield f"format: {self.format!r} is none of {', '.join(FORMATS)}"
+            yield f"format: {self.format!r} is not one of {', '.join(FORMATS)}"
         if not re.fullmatch(rf"{self.split}-\d{{1,99}}", self.name):
             yield f"name: {self.name!r:.60} is not the name of a shard of the split {self.split!r}"
         if "\0" in self.path:
@@ -129,7 +129,7 @@ class Manifest:
 
         Args:
             directory: The dataset directory.
-            changed: Whether to accept a file that does not have its `manifest_sha256`, for `verify`.
+            changed: Whether to accept a file whose `manifest_sha256` does not match, for `verify`.
 
         Raises:
             UserError: The directory or its manifest does not exist, or the manifest is malformed, was modified or
@@ -153,8 +153,8 @@ class Manifest:
         if SHA256_KEY in content and not changed and content[SHA256_KEY] != canonical_sha256(content):
             raise UserError(
                 f"{path}: was changed after it was written (its {SHA256_KEY} differs); restore it from a copy, "
-                f"or preprocess the corpus again. `gpt2dist inspect {directory} --verify` lists what disagrees "
-                "with the files; if you changed it on purpose, add --seal, which accepts it if nothing does"
+                f"or preprocess the corpus again. `gpt2dist inspect {directory} --verify` lists where it "
+                "disagrees with the files; if you changed it on purpose, add --seal to accept it once it agrees"
             )
         return manifest
 
@@ -178,7 +178,7 @@ class Manifest:
         return manifest
 
     def _mistakes(self) -> Iterator[str]:
-        """Yield what no manifest says: values of a wrong type or out of range."""
+        """Yield a description of each value of a wrong type or out of range."""
         yield from _wrong_types(self)
         counts = {key: self.sources[key] for key in ("files", "bytes") if key in self.sources}
         if not _has_type(counts, dict[str, int]):
@@ -201,7 +201,7 @@ class Manifest:
         if self.end_of_text_id >= self.vocab_size:
             yield f"end_of_text_id: {self.end_of_text_id} is not below vocab_size {self.vocab_size}"
         if self.dtype not in TOKEN_DTYPES:
-            yield f"dtype: {self.dtype!r} is none of {', '.join(TOKEN_DTYPES)}"
+            yield f"dtype: {self.dtype!r} is not one of {', '.join(TOKEN_DTYPES)}"
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `directory`/manifest.json durably and atomically (by rename)."""
@@ -298,7 +298,7 @@ def _wrong_types(record: Any) -> Iterator[str]:
 
 
 def _has_type(value: Any, kind: Any) -> bool:
-    """Return whether a value of a JSON file is a whole number ≥ 0, a string, or an object of such."""
+    """Return whether a value of a JSON file is a whole number ≥ 0, a string, or an object of these."""
     if kind == int | None and value is None:
         return True
     if kind in (int, int | None):

@@ -42,7 +42,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class HashingFile:
-    """File that is written sequentially, hashed on the way, and renamed into place when complete.
+    """File that is written sequentially, hashed while it is written, and renamed into place when complete.
 
     Args:
         path: The final name. Until `commit`, the data is in a file beside it whose name ends in `.tmp`.

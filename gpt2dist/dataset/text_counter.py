@@ -1,4 +1,4 @@
-"""Count the bytes and words of the text that tokens stand for, without decoding most of them."""
+"""Count the bytes and words of the text that tokens encode, without decoding most of them."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from gpt2dist.tokenizer.token_bytes import TokenBytes
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 _STARTS, _ENDS, _PARTIAL = np.uint8(1), np.uint8(2), np.uint8(4)
-"""Flags of a token: it starts with a word, it ends with one, it is not whole characters."""
+"""Flags of a token: it starts with a word, it ends with one, it has incomplete characters."""
 _STARTS_WITH_SPACE, _ENDS_WITH_SPACE = np.uint8(8), np.uint8(16)
 """Flags of a token: it starts or ends with white space. End-of-text has neither these nor the others."""
 _LONGEST_RUN = 4096
-"""Partial tokens at the end of a block that are kept for the next one, so that no run of them is cut."""
+"""Maximum partial tokens at the end of a block to hold back for the next one, so that no run of them is cut."""
 
 
 class TextCounter:
     """Counter of the bytes and words of a text that arrives as blocks of token ids.
 
-    End-of-text has no bytes and separates words, and stretches of white space, so that none spans two documents.
-    Those of most tokens come from a table; one that spans two tokens is counted in both and subtracted once. Only
-    tokens that are part of a character are decoded, each run of them as one.
+    End-of-text has no bytes. It separates words and stretches of white space, so that none spans two documents.
+    The words and stretches in most tokens come from a table; one that spans two tokens is counted in both and
+    subtracted once. Only tokens with incomplete characters are decoded, each run of them together.
 
     Args:
         tokenizer: The tokenizer of the ids.
@@ -48,7 +48,7 @@ class TextCounter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin another text."""
+        """Start a new text."""
         self.bytes = self.words = self._spaces = self._ends = 0
         self._held: NDArray[np.integer] = np.zeros(0, np.int64)  # partial tokens at the end of the last block
         self._last = np.uint8(0)  # the flags of the last token
@@ -77,7 +77,7 @@ class TextCounter:
         self._count(ids[:end], flags[:end])
 
     def close(self) -> None:
-        """Count what the last block left for the next one."""
+        """Count the tokens held back from the last block."""
         self._count(self._held, self._flags[self._held])
         self._held = self._held[:0]
 

@@ -37,12 +37,12 @@ REJECTED_NAME, FILTERED_NAME = "rejected.jsonl", "filtered.jsonl"
 def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None, seal: bool = False) -> None:
     """Check all files of a dataset against its manifest and the rules of the format.
 
-    Everything that the files show is computed again and compared with the manifest: the hashes and sizes of all
+    Everything that the files determine is recomputed and compared with the manifest: the hashes and sizes of all
     files; tokens, documents, bytes and words of each shard and their sums; dtype, vocabulary and end-of-text
     against the tokenizer; each id against the vocabulary; and the listings beside the shards. In datasets that
     `preprocess` made, end-of-text must be at the end of each document and nowhere else, and shards must respect
-    their size limit. Only the corpus could show whether `options`, `left_out`, `repaired` and the numbers in
-    `text_changes` are right, and the bytes and words of a text that its tokens do not give back.
+    their size limit. Some values need the corpus and are not checked: `options`, `left_out`, `repaired`, the
+    numbers in `text_changes`, and the bytes and words of text that a lossy or normalizing tokenizer changed.
 
     Args:
         manifest: The manifest, as loaded.
@@ -71,7 +71,7 @@ def verify(manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: N
         )
     if changed:
         raise UserError(
-            f"{changed[0]}, though nothing in it disagrees with the files; restore it from a copy, or accept it "
+            f"{changed[0]}, but it agrees with the files; restore it from a copy, or accept it "
             f"as it is with `gpt2dist inspect {manifest.directory} --verify --seal`"
         )
     if seal:
@@ -108,7 +108,7 @@ def _tokenizer(manifest: Manifest) -> tuple[Tokenizer | None, list[str]]:
         for key, expected in pairs
         if getattr(manifest, key) != expected
     ]
-    # How a loss is worded may differ between versions, and version 0.1 wrote nothing of it.
+    # The wording of a loss may differ between versions, and version 0.1 recorded none.
     problems += [
         f"{path}: text_changes says {key!r}, which is not true of the tokenizer"
         for key in ("normalizer", "lossy")
@@ -168,7 +168,7 @@ def _shard(
     if shard.dtype != np.dtype(manifest.dtype):
         yield f"{data}: holds tokens of {shard.dtype.name}, the manifest says {manifest.dtype}"
     if record.format != manifest.options.get("adopted", "megatron"):
-        yield f"{data}: is of the format {record.format}, and the dataset of another"
+        yield f"{data}: has the format {record.format}, unlike the dataset"
     if (len(shard), len(ends)) != (record.tokens, record.documents):
         yield (
             f"{data}: holds {len(shard):,} tokens in {len(ends):,} documents, the manifest says "
@@ -221,7 +221,7 @@ def _tokens(
         text.close()
         for kind, found_there, said in (("bytes", text.bytes, record.bytes), ("words", text.words, record.words)):
             if found_there != said:
-                yield f"{path}: its tokens stand for {found_there:,} {kind} of text, the manifest says {said:,}"
+                yield f"{path}: its tokens encode {found_there:,} {kind} of text, the manifest says {said:,}"
         counted = text.lm_eval_words(record.documents)
         if record.lm_eval_words is not None and record.lm_eval_words != counted:
             yield f"{path}: its lm_eval_words are {counted}, the manifest says {record.lm_eval_words:,}"
@@ -248,7 +248,7 @@ def _origins(manifest: Manifest, record: ShardRecord, pieces: int) -> Iterator[s
     if size != record.documents * ORIGIN.itemsize:
         yield f"{path}: has {size:,} bytes, and its {record.documents:,} documents have {ORIGIN.itemsize} each"
     elif len(origins) and (int(origins["piece"].max()) >= pieces or int(origins["line"].min()) < 1):
-        yield f"{path}: names places that {manifest.directory / PIECES_NAME} does not have"
+        yield f"{path}: refers to places that {manifest.directory / PIECES_NAME} does not have"
 
 
 def _listings(manifest: Manifest) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Load batches from a cursor on, prefetched in the background.
+"""Load batches from a cursor, prefetched in the background.
 
 `Mixture` computes which window is sample s of a run. A global batch is the next G samples, where G depends on the
-number of samples before it (`BatchSizes`). Micro-batch j of rank r takes its m slots from (jW + r)·m on. The
+number of samples before it (`BatchSizes`). Micro-batch j of rank r takes the m slots from (jW + r)·m. The
 whole state of the data is therefore one integer, `consumed_samples`, which means the same at any world size.
 """
 
@@ -124,7 +124,7 @@ def _merge(parts: list[tuple[NDArray[np.intp], MicroBatch]], name: str) -> NDArr
 
 
 class Loader(Generic[T]):
-    """Endless iterator over the steps of a run, from a cursor on.
+    """Endless iterator over the steps of a run, starting at a cursor.
 
     Args:
         mixture: Maps samples to windows.

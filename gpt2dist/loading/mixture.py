@@ -1,7 +1,7 @@
 """Weighted blends of datasets: which window of which dataset is the s-th sample of a run.
 
 The datasets take turns. Their shares of the turns are whole numbers (0.7, 0.2 and 0.1 become 7, 2 and 1), whose
-sum is the period: after as many samples every dataset has exactly its share. A period of up to `MOST_TURNS` is
+sum is the period: after that many samples, every dataset has exactly its share. A period of up to `MOST_TURNS` is
 a table that repeats (`TableOfTurns`); the turns of a longer one are computed for each sample (`TreeOfTurns`).
 
 The k-th turn of a dataset of n windows is window P(k mod n) of its epoch k div n, where P is the keyed
@@ -94,7 +94,7 @@ class Turns(Protocol):
 
     @property
     def most_off(self) -> float:
-        """The most, in samples, by which a dataset's part of the first s samples differs from its share of s."""
+        """Maximum difference, in samples, between a dataset's part of the first s samples and its share of s."""
 
     def __call__(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Map sample numbers, int64 [n], to datasets and to the number of earlier turns of the same dataset."""
@@ -135,9 +135,9 @@ class TableOfTurns:
 class TreeOfTurns:
     """Turns that are computed, for shares of any sum up to `LARGEST_PERIOD`.
 
-    The datasets are halved, and the halves again, down to single ones. Of the first s samples of a group, its
-    left half gets its share of s, rounded to the nearest whole number, and the right half the others. Each
-    division adds at most half a sample to the difference between a dataset's part and its share.
+    The datasets are split in half repeatedly, down to single ones. Of the first s samples of a group, its
+    left half gets its share of s, rounded to the nearest whole number, and the right half the rest. Each
+    split adds at most half a sample to the difference between a dataset's part and its share.
     """
 
     def __init__(self, shares: Sequence[int]):
@@ -197,7 +197,7 @@ class Mixture:
         self.windows = tuple(windows)
         self.shares = tuple(shares)
         self._seed = seed
-        # The table came first. Runs that began with it need it to resume in the same order.
+        # Earlier versions had only the table. Their runs need it to resume in the same order.
         self.turns: Turns = TableOfTurns(shares) if sum(shares) <= MOST_TURNS else TreeOfTurns(shares)
 
     def __call__(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

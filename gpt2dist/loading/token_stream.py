@@ -73,7 +73,7 @@ class LazyShard:
         return UserError(
             f"{token_file(manifest, record)[0]}: token {offset:,} (document {before + document:,} of "
             f"{record.split}, its token {offset - begin:,}) is {token:,}, and the vocabulary has "
-            f"{manifest.vocab_size:,} ids; the file is damaged, or of another tokenizer: {_AGAIN}. "
+            f"{manifest.vocab_size:,} ids; the file is damaged, or was made with another tokenizer: {_AGAIN}. "
             f"`gpt2dist inspect {manifest.directory} --verify` finds all damage"
         )
 
@@ -93,7 +93,7 @@ class TokenStream:
     Args:
         parts: 1-D arrays of token ids with one dtype, or shards that become such arrays when they are read.
         prefix: A token id to prepend to the stream, or None. It makes the first token a target.
-        vocab_size: Number of ids; reading one that is not below raises a UserError. None if all are known to be.
+        vocab_size: Number of ids; reading an id that is not below raises a UserError. None to skip this check.
     """
 
     def __init__(self, parts: Sequence[Tokens], prefix: int | None = None, vocab_size: int | None = None):
@@ -143,7 +143,7 @@ class TokenStream:
             UserError: A shard is missing or damaged, or a token is not in the vocabulary.
         """
         tokens = self._gather(starts, length)
-        # A model on a GPU would fail with a device-side assert, which names nothing.
+        # A model on a GPU would fail with a device-side assert, which does not name the token.
         if self._vocab_size is not None and tokens.view(self._unsigned).max(initial=0) >= self._vocab_size:
             raise self._beyond_vocabulary(tokens, starts, self._vocab_size)
         return tokens
@@ -216,7 +216,7 @@ def check_files(manifest: Manifest, split: str) -> None:
     if wrong:
         more = [f"… and {len(wrong) - _MOST_LISTED} more"] if len(wrong) > _MOST_LISTED else []
         listed = "".join(f"\n    {line}" for line in wrong[:_MOST_LISTED] + more)
-        raise UserError(f"{manifest.directory}: its files are not whole; {_AGAIN}{listed}")
+        raise UserError(f"{manifest.directory}: its files do not match the manifest; {_AGAIN}{listed}")
 
 
 def _file_size(path: Path) -> int | None:

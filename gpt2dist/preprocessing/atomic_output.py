@@ -35,8 +35,8 @@ def attempt(final: Path, running: Path) -> Iterator[Path]:
         _publish(folder, final)
     except OSError as error:  # Reading the corpus raises UserError, so this error concerns our own files.
         raise RunError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}). What is done is kept: "
-            "fix that, and run the same command again to resume"
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}). Finished work is "
+            "kept: fix this, and run the same command again to resume"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -65,9 +65,9 @@ class Counts:
     characters: int = 0
     """Characters of the documents that were read, skipped ones included."""
     replaced: int = 0
-    """Those of them that are U+FFFD in place of invalid text."""
+    """How many of them are U+FFFD in place of invalid text."""
     skipped: int = 0
-    """Documents and records that are not in the shards for another reason than being unreadable."""
+    """Documents and records that were omitted for any reason other than being unreadable."""
 
     def add(self, more: "Counts") -> None:
         """Add `more` to these counts, in place."""

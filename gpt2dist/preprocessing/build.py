@@ -64,11 +64,11 @@ class JobFingerprint:
         return "; ".join(different)
 
     def _same_corpus(self, there: dict[str, Any]) -> bool:
-        """Compare contents, wherever they lie; with what 0.1 recorded, paths and times of modification."""
+        """Compare contents, regardless of paths; for version 0.1, paths and modification times."""
         if "content_sha256" in there:
             return bool(there["content_sha256"] == self.plan["sources"]["content_sha256"])
         return there["listing_sha256"] in (
-            self.plan["sources"]["listing_sha256"],  # what is not local
+            self.plan["sources"]["listing_sha256"],  # sources that are not local
             atomic_io.sha256_of_text(_listing(dated(self.sources))),
         )
 
@@ -97,7 +97,7 @@ def check_places(job: PreprocessingJob) -> None:
     """Check, before any work, that the dataset can be built beside its final name and renamed to it.
 
     Raises:
-        UserError: It cannot.
+        UserError: The output or the build directory cannot be used; the message says why.
     """
     check_new_directory(job.output, reuse=True)
     if _is_taken(job.output) and not (job.output / "manifest.json").is_file():
@@ -106,12 +106,12 @@ def check_places(job: PreprocessingJob) -> None:
         return
     if not job.build.is_dir():
         raise UserError(
-            f"{job.build}: the unfinished work belongs here, and this is no directory; remove it, or choose "
+            f"{job.build}: not a directory, but the unfinished work needs one here; remove it, or choose "
             "another --output"
         )
     if job.build.stat().st_dev != job.output.parent.stat().st_dev:
         raise UserError(
-            f"{job.build}: is on another disk than {job.output}, which its content must become by a rename; "
+            f"{job.build}: is on another disk than {job.output}, so it cannot be renamed to it; "
             "remove this link or mount, and name an --output on that disk (the output itself may be a link to it)"
         )
 
@@ -133,7 +133,7 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
     if different:
         raise UserError(
             f"{job.output}: holds another dataset: {different}. "
-            "Choose another --output, or remove this one to make it again"
+            "Choose another --output, or remove this one to rebuild it"
         )
     plan = job.build / "plan.json"
     if _holds(plan, identity, job):
@@ -161,9 +161,11 @@ def open_build(
     """
     job.build.mkdir(parents=True, exist_ok=True)
     with open(job.build / "lock", "a") as lock:
-        # Without locks, tasks are safe all the same.
+        # Tasks are safe even without locks.
         if atomic_io.try_lock(lock.fileno(), shared) is False:
-            raise UserError(f"{job.build}: another gpt2dist preprocess is at work here; wait for it")
+            raise UserError(
+                f"{job.build}: another gpt2dist preprocess is using this directory; wait for it to finish"
+            )
         _start(job, identity)
         if not shared:
             shutil.rmtree(job.running, ignore_errors=True)  # leftovers of killed runs
@@ -181,7 +183,7 @@ def _start(job: PreprocessingJob, identity: JobFingerprint) -> None:
         check_plan(job, identity)
         return
     if not all(item.name.startswith("stdin-") for item in others):
-        raise UserError(f"{job.build}: exists and is not the work of gpt2dist; choose another --output")
+        raise UserError(f"{job.build}: exists and was not created by gpt2dist; choose another --output")
     atomic_io.write_text(job.build / "sources.jsonl", identity.listing)
     atomic_io.write_text(job.build / "plan.json", json.dumps(_versioned(identity)))
 
@@ -199,7 +201,7 @@ def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
     there = json_files.require(path, way_out)
     kinds = {"options": dict, "sources": dict, "tokenizer_fingerprint": str}
     if not all(isinstance(there.get(key), kind) for key, kind in kinds.items()):
-        raise UserError(f"{path}: has not all of {', '.join(kinds)}; {way_out}")
+        raise UserError(f"{path}: lacks one of {', '.join(kinds)}; {way_out}")
     different = identity.differences(there, job.build)
     if not different and there.get("version") != PLAN_VERSION:
         different = "another version of gpt2dist"
@@ -233,5 +235,5 @@ def _copy_tokenizer(job: PreprocessingJob, tokenizer: Tokenizer) -> None:
         tokenizer.save(copy)
         try:
             atomic_io.rename_directory(copy, final)
-        except OSError:  # another was faster
+        except OSError:  # another process was faster
             shutil.rmtree(copy)

@@ -197,7 +197,7 @@ def _discover(job: PreprocessingJob, on_info: OnMessage = lambda text: None) -> 
             discover(job.inputs, job.suffixes, own, job.format, encoding=job.reading.encoding, on_info=on_info)
         )
     if len(job.inputs) > 1:
-        raise UserError("-: standard input cannot be read together with other inputs; preprocess them apart")
+        raise UserError("-: standard input cannot be read together with other inputs; preprocess them separately")
     require_format(job.format)
     refuse_encoding([Source("-", job.format or "jsonl", "", 0, "")], job.reading.encoding)
     # The file is named by its content, so that different input cannot overwrite what unfinished work needs.
@@ -287,7 +287,7 @@ class _TaskRunner:
             raise UserError(
                 f"{self._job.build}: {len(todo)} of {len(self._tasks)} tasks are not done ({listed}). With "
                 "--task-count N, index I has the tasks I, I + N, I + 2N …: run those again, then --finish; or "
-                "leave --finish out, and this process runs them"
+                "omit --finish to run them in this process"
             )
 
     def _todo(self, tasks: list[Task]) -> list[Task]:

@@ -87,7 +87,7 @@ def open_executor(
                 yield executor
         except BrokenProcessPool:
             raise RunError(
-                "a worker process was killed, most likely because memory ran out. What is done is kept in "
+                "a worker process was killed, most likely because memory ran out. Finished work is kept in "
                 f"{job.build}: run the same command again to resume, with fewer --workers or a smaller "
                 "--memory-per-worker if memory is short"
             ) from None
@@ -175,6 +175,6 @@ def _dask(address: str) -> Iterator[Executor]:
             yield client.get_executor(pure=False, retries=2)
         except KilledWorker as error:
             raise RunError(
-                f"the Dask workers of {address} die at the same task again and again, most likely for memory "
-                f"({error}). What is done is kept: run the same command again to resume"
+                f"the Dask workers of {address} repeatedly die at the same task, most likely out of memory "
+                f"({error}). Finished work is kept: run the same command again to resume"
             ) from error

@@ -14,7 +14,7 @@ _LONGEST_REASON = 100
 
 @dataclass(frozen=True)
 class Skip:
-    """What a filter returns for a document that is not to be part of the dataset.
+    """Return value of a filter that excludes a document from the dataset.
 
     Attributes:
         reason: Why, such as "too few letters". Use few reasons: each is counted in the manifest.
@@ -58,7 +58,7 @@ class TextFunctions:
             where: Describes the place of the document, for an error message.
 
         Raises:
-            UserError: A function failed, or returned something else than it may.
+            UserError: A function failed, or returned a value of a wrong type.
         """
         found: Any = text.decode()
         for (option, name), call in zip(self._functions, self._calls, strict=True):

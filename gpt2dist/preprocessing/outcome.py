@@ -73,7 +73,7 @@ def reasons(job: PreprocessingJob, tasks: Sequence[Task]) -> str:
 
 
 def _kind(reason: str) -> str:
-    """Return what reasons of the same kind have in common: no numbers, no quoted names, no details."""
+    """Return a reason without its numbers, quoted names and details, so that similar ones count together."""
     return re.sub(r"'[^']*'|\d[\d,.]*", "", re.split(r": |; | \(", reason)[0])
 
 
@@ -114,25 +114,25 @@ def _records(results: Sequence[TaskResult]) -> Counter[str]:
 
 
 def warn_of_records(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
-    """Say how many records hold no text, by kind."""
+    """Warn about records that hold no text, by kind."""
     if records := _records(load_results(job, tasks)):
         on_warning(f"skipped {without_text(records)}")
 
 
 def warn_of_empty_split(manifest: Manifest, on_warning: Callable[[str], None]) -> None:
-    """Warn if documents should have been set aside for validation, and none was."""
+    """Warn if documents should have been set aside for validation, but none were."""
     fraction = manifest.options.get("val_fraction")
     if fraction and "val" not in manifest.splits:
         documents = manifest.totals("train").documents
         on_warning(
             f"--val-fraction {fraction} set no document aside, so there is no split val: documents are chosen "
             f"whole, by their content, and the corpus has {documents:,}. Raise the fraction, cut the text files "
-            "into more documents (--document-separator), or preprocess a text to validate on by itself"
+            "into more documents (--document-separator), or preprocess validation text separately"
         )
 
 
 def warn_of_empty(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
-    """Name the file with most empty documents if they are more than MOST_EMPTY of it, as in damaged files."""
+    """Warn about the file with the most empty documents, if they are more than MOST_EMPTY of it."""
     rows, empty = Counter[str](), Counter[str]()
     for task, result in zip(tasks, load_results(job, tasks), strict=True):
         for piece, lines, count in zip(task.pieces, result.lines, result.empty, strict=False):
@@ -143,8 +143,8 @@ def warn_of_empty(job: PreprocessingJob, tasks: list[Task], on_warning: Callable
         others = f", and so is a large part of {len(found) - 1:,} other file(s)" if len(found) > 1 else ""
         on_warning(
             f"{found[0]}: {empty[found[0]]:,} of its {rows[found[0]]:,} documents are empty and were skipped"
-            f"{others}. If that is not what you expect, the file is damaged, or --text-field names another field "
-            "than that of the text"
+            f"{others}. If that is not what you expect, the file is damaged, or --text-field names the wrong "
+            "field"
         )
 
 
@@ -160,7 +160,7 @@ def warn_of_rejected_bytes(job: PreprocessingJob, tasks: list[Task], on_warning:
 
 
 def warn_of_replacements(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
-    """Say how many characters were replaced by U+FFFD, and show the first."""
+    """Warn about characters that were replaced by U+FFFD, with an example."""
     results = load_results(job, tasks)
     replaced, documents = (sum(getattr(result, name) for result in results) for name in ("replaced", "repaired"))
     if documents:
@@ -172,7 +172,7 @@ def warn_of_replacements(job: PreprocessingJob, tasks: list[Task], on_warning: C
 
 
 def warn_of_separator(job: PreprocessingJob, tasks: Sequence[Task], on_warning: Callable[[str], None]) -> None:
-    """Warn if the document separator stands in no text file between two documents."""
+    """Warn if the document separator never occurs between two documents."""
     separator = job.reading.document_separator
     if separator is None:
         return
@@ -189,5 +189,5 @@ def warn_of_separator(job: PreprocessingJob, tasks: Sequence[Task], on_warning: 
     elif max(texts) <= 1:
         on_warning(
             f"--document-separator {separator!r} never occurs between two documents: {len(texts):,} text file(s) "
-            r"stay whole. (Lines of files from Windows end in '\r\n'.)"
+            r"are not split. (Lines of files from Windows end in '\r\n'.)"
         )

@@ -50,9 +50,9 @@ class PreprocessingJob:
     tokenizer: str
     """A directory with tokenizer.json, that file, or a name on the Hugging Face hub."""
     output: Path
-    """The dataset directory to create. A link gives what it points to, so that `build` is on its disk."""
+    """The dataset directory to create. A symbolic link is resolved, so that `build` is on the same disk."""
     lossy: bool = False
-    """Whether to take a tokenizer that may lose some of the text."""
+    """Whether to accept a tokenizer that may lose some of the text."""
     format: str | None = None
     """The format of all inputs, a name or `package.module:attribute`; None: inferred from their names."""
     suffixes: tuple[str, ...] | None = None
@@ -222,7 +222,7 @@ class TaskResult:
             for mistake in record.mistakes():
                 raise ValueError(f"{record.name!r:.60}: {mistake}")
             if not {"bin", "idx", "origins"} <= record.sha256.keys():
-                raise ValueError(f"{record.name} has not all of sha256.bin, sha256.idx and sha256.origins")
+                raise ValueError(f"{record.name} lacks one of sha256.bin, sha256.idx and sha256.origins")
 
     @property
     def documents(self) -> int:
@@ -236,7 +236,7 @@ class TaskResult:
 
     @property
     def seen(self) -> int:
-        """The number of documents that the task has read, skipped ones included, records without text not."""
+        """The number of documents that the task has read, including skipped ones but not records without text."""
         return self.documents + sum(self.left_out.values()) - sum(self.records.values())
 
     @property
@@ -294,14 +294,14 @@ def load_result(folder: Path) -> TaskResult | None:
 
 
 def _redo(folder: Path) -> str:
-    return f"remove {folder} and run the command again, which does that part again"
+    return f"remove {folder} and run the command again, which repeats that part"
 
 
 def load_rejections(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any]]:
     """Yield the record of each document that a finished task rejected.
 
     Raises:
-        UserError: Their file is damaged, or has not as many as the task counted.
+        UserError: Their file is damaged, or their number differs from the task's count.
     """
     result = load_result(task_folder(job, task))
     yield from _load_listing(job, task, REJECTED_NAME, result.left_out["rejected"] if result else None)
@@ -347,7 +347,7 @@ def load_replaced_examples(job: PreprocessingJob, task: Task) -> Iterator[Replac
 
 def _require_piece(task: Task, number: int, path: Path) -> None:
     if not 0 <= number - task.first_piece < len(task.pieces):
-        raise UserError(f"{path}: names piece {number}, not of this task; {_redo(path.parent)}")
+        raise UserError(f"{path}: names piece {number}, which is not in this task; {_redo(path.parent)}")
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:

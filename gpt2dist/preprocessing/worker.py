@@ -48,7 +48,7 @@ BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096
 
 
 class TaskCancelledError(Gpt2distError):
-    """The driver has given up, and the task was left."""
+    """Raised within a task when the driver has stopped the job."""
 
 
 def run_task(job: PreprocessingJob, task: Task) -> int:
@@ -64,7 +64,7 @@ def run_task(job: PreprocessingJob, task: Task) -> int:
     Raises:
         UserError: A file of the corpus cannot be read, or a text is bad and `on_bad_text` is "fail".
         RunError: The files cannot be written.
-        StoppedError: The driver has stopped the job.
+        TaskCancelledError: The driver has stopped the job.
     """
     final = task_folder(job, task)
     if not (final / MARKER).exists():
@@ -363,7 +363,7 @@ class _Work:
 
     def _spill(self, document: LongDocument, write: Callable[[memoryview], int]) -> "_LongFacts":
         if self._changes_text:
-            raise UncuttableError("too long for a normalizer or filter, which is given whole documents")
+            raise UncuttableError("too long for a normalizer or filter, which takes whole documents")
         facts = _LongFacts()
         for part in cut_long_text(document.parts, self._tokenizer):
             text = part.decode()

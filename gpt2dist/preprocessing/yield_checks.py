@@ -1,4 +1,4 @@
-"""Checks of what the tasks of a job yielded: damage, and documents to train on."""
+"""Check the results of a job's tasks: the damage, and whether there are documents to train on."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from gpt2dist.preprocessing.tasks import PreprocessingJob, Task, load_result, ta
 
 
 class _NothingUsableError(UserError):
-    """No document of the corpus could be read, none is left, or most of them are damaged."""
+    """No document of the corpus could be read or was kept, or most of them are damaged."""
 
 
 @contextmanager
 def remove_partial_if_useless(job: PreprocessingJob) -> Iterator[None]:
-    """Delete the build directory of a failed job if nothing in it is of use, so that a corrected job runs."""
+    """Delete the build directory of a failed job if nothing in it is usable, so that a corrected job runs."""
     try:
         yield
     except UserError as error:

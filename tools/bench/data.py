@@ -367,7 +367,7 @@ def dataloader_time(dataset: Slices, workers: int, rounds: int) -> float:
 def starting(args: argparse.Namespace, home: Path) -> None:
     """Compare the time to open a dataset and draw the first batch with that of Megatron's indices."""
     documents, length = int(args.documents), 1000
-    say("dataset", f"{documents * length:.1e} tokens in {documents:,} documents (of holes, on the disk)")
+    say("dataset", f"{documents * length:.1e} tokens in {documents:,} documents (sparse files)")
     directory = sparse_dataset(home / "sparse", documents, length)
     mine = min(clocked(lambda: first_batch(directory)) for _ in range(args.rounds))
     say("gpt2dist", f"{mine:.3f} s to the first batch; no index")

@@ -15,7 +15,7 @@ class Reader:
     """Suffixes of its files, in lower case and with the dot. With none, only `--format` selects the reader."""
     compressible: bool = False
     """Whether a file may be compressed as a whole (.gz .zst .xz .bz2), which `corpus.files.Stream` decompresses.
-    False for formats that compress within, and for readers with suffixes such as ".xyz.gz" of their own."""
+    False for formats with internal compression, and for readers whose own suffixes are like ".xyz.gz"."""
     has_encodings: bool = False
     """Whether `Reading.encoding` applies. False if the format or each file determines the encoding."""
     never_empty: bool = False
@@ -24,7 +24,7 @@ class Reader:
     """Whether `Reading.document_separator` applies."""
 
     def check(self, path: str, compression: str, encoding: str | None) -> None:
-        """Look into a local file during discovery, if its name alone does not show that it is part of a corpus.
+        """Check a local file during discovery, if its name alone does not show that it is part of a corpus.
 
         Args:
             path: Absolute path of a file that is not empty.
@@ -64,7 +64,7 @@ class NotDocumentsError(UserError):
     """Raised when a file holds no documents; the message is for users who named it.
 
     Attributes:
-        kind: What it is, for the list of ignored files.
+        kind: Kind of file, for the list of ignored files.
     """
 
     def __init__(self, message: str, kind: str):

@@ -1,7 +1,7 @@
 """Reader of comma-separated and tab-separated tables with the column names in the first row.
 
-The module csv parses them strictly: it takes a quote in the middle of an unquoted field as an ordinary
-character, and refuses text after a closing quote. A quoted field of too many lines stops the reading, since it is
+The module csv parses them strictly: it treats a quote in the middle of an unquoted field as an ordinary
+character, and refuses text after a closing quote. A quoted field of too many lines stops the job, since it is
 most likely a stray quote that hides all rows up to the next one.
 """
 
@@ -134,7 +134,7 @@ class _Table:
         except LongFieldError as error:
             raise self._long_field(error) from None
         except csv.Error as error:
-            # The other parser finds the same fault, and gives the reason in plain words.
+            # `RowParser` finds the same mistake and describes it better.
             raise BadDocumentError(UNCLOSED if self._lines.parse().quoted else str(error)) from None
 
     def _header(self) -> list[str]:
@@ -151,8 +151,8 @@ class _Table:
             ) from None
         if any("\0" in name for name in names or ()):
             raise UserError(
-                f"{self._path}: its first row names no columns: it is binary, or text in another encoding; "
-                "--encoding NAME reads it, such as --encoding utf-16-le; or leave it out"
+                f"{self._path}: the first row has no column names: the file is binary, or text in another "
+                "encoding; name the encoding, such as --encoding utf-16-le, or exclude the file"
             )
         return [name.encode("latin-1").decode("utf-8", errors="replace") for name in names or ()]
 
@@ -182,7 +182,7 @@ class _Table:
         return UserError(
             f"{self._path}: line {self._lines.line + error.line}: a quoted field starts here and does not end "
             f"within {self._dialect.max_field_lines:,} lines. If quotes are ordinary characters in this file, "
-            "give --quoting none; if its fields are so long, raise --max-field-lines"
+            "use --quoting none; if its fields are that long, raise --max-field-lines"
         )
 
 

@@ -49,7 +49,7 @@ def no_column(path: str, name: str, there: Sequence[str]) -> UserError:
     """Build the error for a table without the text column."""
     names = ", ".join(map(repr, there[:10])) or "none"
     return UserError(
-        f"{path}: no column {name!r}; its columns are {names}: --text-field takes the one with the text"
+        f"{path}: no column {name!r}; its columns are {names}; name the text column with --text-field"
     )
 
 
@@ -61,8 +61,8 @@ def require_one(path: str, name: str, there: Sequence[str]) -> None:
     """
     if (count := list(there).count(name)) > 1:
         raise UserError(
-            f"{path}: {count} columns are named {name!r}, and which one has the text cannot be told; rename all "
-            "but one, or write the file again without them"
+            f"{path}: {count} columns are named {name!r}, so the text column is ambiguous; rename or remove "
+            "all but one"
         )
 
 

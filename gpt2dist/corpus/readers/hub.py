@@ -47,7 +47,7 @@ class HubDataset:
             raise UserError(f"{text}: not of the form datasets:NAME[@REVISION][,config=CONFIG][,split=SPLIT]")
         if len(chosen) < len(options):
             raise UserError(
-                f"{text}: an option is there twice; to read two splits or configurations, give two inputs"
+                f"{text}: an option is given twice; to read two splits or configurations, give two inputs"
             )
         if Path(name).is_dir():
             name = str(Path(name).absolute())
@@ -93,7 +93,7 @@ def read_hub(piece: Piece, reading: Reading) -> Items:
     line, owed, name = 0, 0, reading.text_field
     shards = range(piece.start, piece.end)
     for shard, size in zip(shards, spread(piece.size, len(shards)), strict=True):
-        owed += size  # of this shard, and of those without rows before it
+        owed += size  # of this shard, and of earlier shards without rows
         for row in _rows(dataset.shard(dataset.num_shards, shard), piece.path):
             line += 1
             if line == 1 and not {name, name.split(".")[0]} & set(row):
@@ -115,7 +115,7 @@ def _rows(dataset: Any, path: str) -> Iterator[dict[str, Any]]:
         except Exception as error:  # see `hub_source`
             raise UserError(
                 f"{path}: cannot be read further ({error}); run the job again to resume it. If that does not "
-                "help, a file is damaged: get it again, or leave it out"
+                "help, a file is damaged: get it again, or exclude it"
             ) from error
         if row is None:
             return
@@ -149,6 +149,6 @@ def _commit(origin: list[tuple[str, ...]]) -> str | None:
 
 def _failure(wanted: HubDataset, error: Exception) -> UserError:
     return UserError(
-        f"{wanted}: cannot be loaded ({error}); the name is that of a dataset on the Hugging Face hub, or of a "
-        "directory, and config= and split= say which part of it"
+        f"{wanted}: cannot be loaded ({error}); check the name of the dataset on the Hugging Face hub or of the "
+        "directory, and config= and split="
     )

@@ -1,8 +1,8 @@
 """Streaming parser for JSON lines that are too long to hold in memory, or beyond a limit of the module json.
 
 It finds and unescapes the text, and accepts the same JSON as `jsonl.parse`, with one exception. If a key occurs
-twice, `jsonl.parse` uses the last value. Here that would be known too late, so a line in which the text's key
-occurs twice is a bad document.
+twice, `jsonl.parse` uses the last value. Here the first has already been yielded, so a line in which the text's
+key occurs twice is a bad document.
 """
 
 import json
@@ -17,7 +17,7 @@ from gpt2dist.corpus.readers.fields import mend, no_field, no_object, no_string
 from gpt2dist.corpus.utf8 import complete, repair
 
 MOST_DEPTH = 100_000
-"""Maximum nesting, which is more than the module json takes on any version of Python."""
+"""Maximum nesting, which is more than the module json accepts on any version of Python."""
 MOST_TOKEN = 1 << 20
 """Maximum bytes of a key or number."""
 
@@ -42,14 +42,14 @@ def text_parts(chunks: Iterator[bytes], text_field: str) -> Generator[bytes, Non
     scan = _Scanner(chunks)
     first = scan.peek()
     if first != b"{":
-        if first != b"[":  # of an array, which may go on in the next lines, the start is enough
+        if first != b"[":  # an array may continue on the next lines: do not read to its end
             scan.skip()
         raise BadDocumentError(no_object(_KINDS.get(first, "a number")))
     first_key, *rest = text_field.split(".")
     there: list[str] = []
     repaired = yield from _find(scan, {first_key: rest, text_field: []}, text_field, there)
     if scan.peek():
-        raise scan.fail("more after the object")
+        raise scan.fail("extra data after the object")
     if repaired is None:
         raise BadDocumentError(no_field(text_field, there))
     return repaired
@@ -73,7 +73,7 @@ def _find(
             scan.skip()
             continue
         if found is not None:
-            raise BadDocumentError(f"field {text_field!r} is there twice; remove one of the two")
+            raise BadDocumentError(f"field {text_field!r} occurs twice; remove one")
         first = scan.peek()
         if not rest and first != b'"':
             scan.skip()
@@ -196,7 +196,7 @@ class _Scanner:
             # completes. Only the last is valid.
             stopped = len(self._data) - end
             if stopped >= _ESCAPE_BYTES or (stopped and self._data[end] != ord("\\")) or not self._more():
-                raise self.fail("a string that is cut off or holds what must be escaped")
+                raise self.fail("an unterminated string, an invalid escape or an unescaped control character")
 
     def _accept(self, byte: bytes) -> bool:
         if self.peek() != byte:

@@ -10,10 +10,10 @@ from enum import Enum, auto
 from gpt2dist.corpus.documents import BadDocumentError
 from gpt2dist.errors import Gpt2distError
 
-_NO_QUOTING = "--quoting none takes quotes as ordinary characters"
+_NO_QUOTING = "--quoting none treats quotes as ordinary characters"
 UNCLOSED = f"a quote that is never closed ({_NO_QUOTING})"
 _TEXT_AFTER_QUOTE = f"text after the quote that closes a field ({_NO_QUOTING})"
-_CARRIAGE_RETURN = "a carriage return outside quotes that ends no line"
+_CARRIAGE_RETURN = "a carriage return outside quotes that does not end a line"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Dialect:
         delimiter: Separator of the cells, one byte.
         quoting: Whether a quote at the start of a field opens a quoted field.
         max_field_lines: Maximum lines of a quoted field.
-        crlf: Whether rows end with CR LF. Then a bare LF within a quoted field ends no line: it hides no row.
+        crlf: Whether rows end with CR LF. Then a bare LF in a quoted field is no line end: it hides no row.
     """
 
     delimiter: bytes
@@ -102,7 +102,7 @@ class RowParser:
         self._field_line = self._field_lines = (
             0  # of the last quoted field: where it starts, how many lines it has
         )
-        self._crlf = False  # whether the last line ended so
+        self._crlf = False  # whether the last line ended with CR LF
 
     @property
     def quoted(self) -> bool:

@@ -62,7 +62,7 @@ def read_parquet(piece: Piece, reading: Reading) -> Items:
             yield from column.rows(batch.column(column.name), before, sizes)
             before += batch.num_rows
         if before != rows:
-            raise pa.ArrowInvalid(f"it has {before} rows where its metadata says {rows}")
+            raise pa.ArrowInvalid(f"it has {before} rows, its metadata says {rows}")
         return rows
 
 
@@ -116,7 +116,7 @@ class TextColumn:
         self._dictionary = self._values = None  # of the last batch, with the values as bytes
         kind = fields.value_type if pa.types.is_dictionary(fields) else fields
         if kind not in TEXT_TYPES:
-            raise UserError(f"{path}: column {name!r} is {kind}, not text; --text-field takes another one")
+            raise UserError(f"{path}: column {name!r} is {kind}, not text; choose another with --text-field")
 
     def rows(self, array: pa.Array, before: int, sizes: Iterator[int]) -> Iterator[Item]:
         """Yield the documents in the rows of the column.
@@ -220,10 +220,10 @@ def _reader(stored: pa.NativeFile, **options: Any) -> Any:
 
 
 def check_stream(path: str) -> None:
-    """Check that an Arrow stream is whole, without reading its texts.
+    """Check that an Arrow stream is complete, without reading its texts.
 
     Raises:
-        UserError: It is not.
+        UserError: It is damaged, lacks its end, or is followed by other bytes.
     """
     with _arrow(path) as stored:
         for _ in _reader(stored):
@@ -232,7 +232,7 @@ def check_stream(path: str) -> None:
 
 
 def _check_end(stored: pa.NativeFile) -> None:
-    """Check that a stream which was read to its end is whole. pyarrow takes the end of the file for that, too.
+    """Check that a stream which was read to its end is complete. pyarrow accepts one without its end mark.
 
     Raises:
         pa.ArrowInvalid: The stream does not end with its mark, or other bytes follow it.

@@ -104,7 +104,7 @@ def _load(path: str) -> Any:
 
     try:
         return datasets.load_from_disk(path)
-    except Exception as error:  # what its files may hold raises many types
+    except Exception as error:  # damaged files raise many types
         raise _damaged(path, error) from error
 
 

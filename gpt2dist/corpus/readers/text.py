@@ -10,7 +10,7 @@ from gpt2dist.corpus.utf8 import repair, repair_parts
 
 _HEAD_BYTES = 8192
 """Bytes to search for a zero byte, which marks binary files as in git. UTF-16 and UTF-32 have them too."""
-_BINARY = "binary, or text in another encoding, which --encoding NAME reads (it has zero bytes)"
+_BINARY = "binary, or text in another encoding (it has zero bytes); name the encoding with --encoding"
 
 
 class TextReader(Reader):

@@ -3,7 +3,7 @@
 Documents are the records whose payload is plain text: those of the type `conversion` (WET) or `resource`, and the
 body of each successful HTTP `response`. Text is not extracted from HTML: such records are skipped and counted by
 their kind. The library warcio parses headers and chunked transfers. Framing and compression are checked here,
-since warcio takes the end of a damaged file for the end of the archive.
+since warcio treats the end of a damaged file as the end of the archive.
 """
 
 import re
@@ -66,7 +66,7 @@ class _Record:
 
     Attributes:
         type: Value of its field WARC-Type, such as "response".
-        kind: What it is if it holds no plain text, such as "text/html"; "" if it does.
+        kind: Kind of content if it is not plain text, such as "text/html"; "" if it is.
         text: Its payload in UTF-8, with the byte 0xFF for invalid sequences, in chunks. Raises
             `DamagedStreamError` if it cannot be decompressed.
     """
@@ -154,7 +154,7 @@ class _Archive:
         return _Record(headers, self._body)
 
     def items(self, record: _Record) -> Iterator[Item]:
-        """Yield the document of a record, or why there is none."""
+        """Yield the document of a record, or why it is skipped or rejected."""
         place = (self.count, self._offset)
         if record.kind:
             if record.type != "warcinfo":  # describes the file
@@ -288,7 +288,7 @@ def _payload(body: Any, http: Any) -> Iterator[bytes]:
     if http and (http.get_header("Transfer-Encoding") or "").strip().lower() == "chunked":
         from warcio.bufferedreaders import ChunkedDataReader
 
-        body = ChunkedDataReader(body)  # takes a body that has no chunks as it is
+        body = ChunkedDataReader(body)  # also accepts a body without chunks
     if _content_encoding(http) == "gzip":
         body = decompressed(body, "gz")
     return iter(partial(body.read, files.BLOCK_BYTES), b"")

@@ -94,7 +94,7 @@ def test_a_dataset_whose_files_are_not_whole(evaluate, tiny_dataset, tmp_path):
     (torn / "val-00000.bin").unlink()
     code, _, err = evaluate(data=torn)
     assert code == 2
-    assert f"{torn}: its files are not whole; copy" in err
+    assert f"{torn}: its files do not match the manifest; copy" in err
     assert f"{torn / 'val-00000.bin'}: no such file" in err
 
 

@@ -191,7 +191,7 @@ def test_preprocess_interrupted_and_worker_died(gpt2dist, dataset, corpus, monke
     fail(KeyboardInterrupt())
     code, _, err = gpt2dist(*arguments)
     assert code == 130
-    kept = "what is done is kept in other.partial: run the same command again to resume"
+    kept = "finished work is kept in other.partial: run the same command again to resume"
     assert f"gpt2dist preprocess: interrupted; {kept}\n" in err
     fail(RunError("a worker process died"))
     code, _, err = gpt2dist(*arguments)

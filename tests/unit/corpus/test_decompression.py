@@ -94,7 +94,7 @@ def test_bytes_behind_the_last_stream_are_refused(write, compression, end):
 
 def test_a_refusal_names_the_stream_and_its_place(write):
     first, second = lzma.compress(b"first"), lzma.compress(b"second")
-    place = f"stream 2, which starts at byte {len(first)}: 3 zero bytes follow it, and only a multiple of 4 may"
+    place = f"byte {len(first)}: 3 zero bytes follow it; their number must be a multiple of 4"
     with pytest.raises(UserError, match=place):
         read_all(write("xz", first, second, bytes(3)), "xz")
     with pytest.raises(UserError, match=f"stream 2, which starts at byte {len(first)}: the file ends within it"):

@@ -33,7 +33,7 @@ def test_one_name_for_each_encoding(name, canonical):
     "name", ["nonsense", "", "hex", "rot13", "zip", "idna", "unicode_escape", "a\0b", "\udcff"]
 )
 def test_what_is_no_text_encoding_is_refused(name):
-    with pytest.raises(UserError, match="no text encoding has this name; give one such as gb18030"):
+    with pytest.raises(UserError, match="unknown text encoding; use one such as gb18030"):
         canonical_name(name)
 
 

@@ -54,9 +54,7 @@ def test_a_file_that_comes_short_is_refused(monkeypatch, read_piece):
 
     system = SimpleNamespace(open=lambda path, mode: Short(None, path, mode, cache_type="none", size=2000))
     monkeypatch.setattr(storage, "filesystem", lambda url: (system, "a.jsonl"))
-    with pytest.raises(
-        UserError, match=r"x://a\.jsonl: cannot be read \(no bytes came after the first 1,700 of 2,000"
-    ):
+    with pytest.raises(UserError, match=r"x://a\.jsonl: cannot be read \(received only the first 1,700 of 2,000"):
         read_piece(Piece("x://a.jsonl", "jsonl", "", 0, 2000, 2000))
 
 
@@ -104,8 +102,8 @@ def test_what_is_read_is_as_from_this_machine(base, tmp_path, read_corpus, monke
     [
         ("missing.txt", r"missing\.txt: no such file or directory"),
         ("*.xyz", "this pattern matches no file"),
-        ("sub", r"no file in this directory ends in a suffix that is read; .*--suffix"),
-        ("sub/a.zip", r"\.zip files are not read"),
+        ("sub", r"no file in this directory ends in a known suffix; .*--suffix"),
+        ("sub/a.zip", r"\.zip files are not supported"),
     ],
 )
 def test_discover_refuses(base, name, message):
@@ -188,6 +186,6 @@ def test_what_cannot_be_listed_and_what_has_no_size(flaky):
     with pytest.raises(UserError, match=r"flaky://unlisted: cannot be listed \(no route to host\)"):
         discover(["flaky://unlisted"])
     with pytest.raises(
-        UserError, match="endless: the server does not say how long this file is; download it first"
+        UserError, match="endless: the server does not report the size of this file; download it first"
     ):
         discover(["flaky:///flaky/endless"])

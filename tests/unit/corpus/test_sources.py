@@ -99,9 +99,9 @@ def test_a_file_whose_name_looks_like_a_pattern(tmp_path):
     [
         ("missing.txt", r"missing\.txt: no such file or directory"),
         ("*.xyz", "this pattern matches no file"),
-        ("empty", r"no file in this directory ends in a suffix that is read; .*--suffix"),
-        ("a.zip", r"a\.zip: \.zip files are not read; unpack or convert it"),
-        ("a.tar.gz", r"\.tar files are not read"),
+        ("empty", r"no file in this directory ends in a known suffix; .*--suffix"),
+        ("a.zip", r"a\.zip: \.zip files are not supported; unpack or convert it"),
+        ("a.tar.gz", r"\.tar files are not supported"),
         ("a.parquet.gz", r"parquet files are not compressed as a whole; unpack the \.gz first"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_directory_without_the_suffixes_asked_for(tmp_path):
 def test_standard_input_is_what_the_caller_says(tmp_path):
     spooled = spool(io.BytesIO(b"x"), tmp_path / "stdin", "text")
     assert discover(["-"], standard_input=spooled) == [spooled]
-    with pytest.raises(UserError, match="-: standard input is not taken here; put it into a file first"):
+    with pytest.raises(UserError, match="-: standard input is not accepted here; save it to a file first"):
         discover(["-"])
 
 
@@ -180,10 +180,10 @@ def test_a_json_array_is_refused_with_a_command_that_makes_lines_of_it(tmp_path,
     path.write_bytes(pack(content))
     for inputs in (path, tmp_path):
         with pytest.raises(
-            UserError, match=r"all\.json.*: a JSON array, and a corpus needs a line for each"
+            UserError, match=r"all\.json.*: a JSON array, but a corpus needs one document per line"
         ) as raised:
             discover([str(inputs)])
-    command = str(raised.value).split("make lines of it: ")[1].split("; or ")[0]
+    command = str(raised.value).split("convert it: ")[1].split("; or ")[0]
     if shutil.which("jq") is None:
         assert f"jq -c '.[]' {'>' if suffix else ''}" in command
         return
@@ -200,7 +200,7 @@ def test_metadata_in_a_directory_is_counted_and_a_named_one_is_refused(tmp_path)
         ["a.json", "empty.json"],
         ["ignored 1 file: 1 .json of one object over several lines"],
     )
-    with pytest.raises(UserError, match=r"info\.json: its JSON spans lines, .* make lines of it: jq -c '\.' /"):
+    with pytest.raises(UserError, match=r"info\.json: its JSON spans lines, .* convert it: jq -c '\.' /"):
         discover([str(tmp_path / "info.json")])
 
 
@@ -231,7 +231,7 @@ def test_datasets_of_our_own_are_skipped_and_said(tmp_path, marker):
     skipped = [f"skipped {tmp_path}/data/mine: a dataset directory, or the unfinished work on one"]
     assert said_of(tmp_path) == said_of(tmp_path / "**/*.jsonl") == (["a.jsonl"], skipped)
     with pytest.raises(
-        UserError, match="mine: a dataset directory is no corpus; name the files that it was made"
+        UserError, match="mine: a dataset directory is not a corpus; name the files that it was made"
     ):
         discover([str(tmp_path / "data/mine")])
     assert said_of(tmp_path / "data/mine/s*.jsonl")[0] == ["sources.jsonl"]  # who names them wants them
@@ -249,15 +249,13 @@ def test_the_output_is_not_read_however_it_is_named(tmp_path):
         with pytest.raises(UserError, match="this pattern matches no file"):
             discover([str(tmp_path / pattern)], exclude=exclude)
     for name in ("out/b.jsonl", "out/deep/c.jsonl", "link/b.jsonl"):
-        with pytest.raises(
-            UserError, match=r"\.jsonl: lies in the output; name another input, or another output"
-        ):
+        with pytest.raises(UserError, match=r"\.jsonl: is inside the output; choose another input or output"):
             discover([str(tmp_path / name)], exclude=exclude)
-    with pytest.raises(UserError, match="out: a dataset directory is no corpus"):
+    with pytest.raises(UserError, match="out: a dataset directory is not a corpus"):
         discover([str(tmp_path / "out")], exclude=exclude)
 
 
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match=r"pipe: a pipe or device, .* give it as standard input \(-\)"):
+    with pytest.raises(UserError, match=r"pipe: a pipe or device, .* pass it as standard input \(-\)"):
         discover([str(tmp_path / "pipe")])

@@ -49,7 +49,7 @@ def test_damaged_files_are_named(tmp_path, read_corpus, compression):
     for data in (good[:-20], good[: len(good) // 2], good[:5], good + good[:100], flipped, b"not compressed"):
         path.write_bytes(data)
         with pytest.raises(
-            UserError, match=rf"a\.txt\.{compression}: damaged, or not \.{compression} \(.*leave it out"
+            UserError, match=rf"a\.txt\.{compression}: damaged, or not \.{compression} \(.*exclude it"
         ):
             read_corpus(path)
 

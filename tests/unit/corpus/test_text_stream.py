@@ -127,7 +127,7 @@ def test_utf8_is_not_misread_as_another_encoding(tmp_path, read_corpus):
         ("Ein Text über größere Dinge, schön gesetzt — und äußerst höflich. " * 2).encode()
     )
     with pytest.raises(
-        UserError, match=r"a\.txt: is UTF-8, which --encoding cp1252 would misread; leave the option"
+        UserError, match=r"a\.txt: is UTF-8, which --encoding cp1252 would misread; omit the option"
     ):
         read_corpus(tmp_path / "a.txt", encoding="cp1252")
     (tmp_path / "a.txt").write_bytes("Ã©".encode("cp1252"))  # UTF-8 by chance

@@ -220,7 +220,7 @@ def test_files_of_other_formats_are_not_nanogpts(home, documents, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             taken(home, tmp_path / "out", tmp_path / name, format="nanogpt")
-    with pytest.raises(UserError, match="--dtype: files of llmc say it themselves; leave it out"):
+    with pytest.raises(UserError, match="--dtype: files of llmc contain their dtype; omit the option"):
         taken(home, tmp_path / "out", tmp_path / "a.bin", format="llmc", dtype="uint16")
     assert not (tmp_path / "out").exists()
 
@@ -315,8 +315,8 @@ def bad(tmp_path, documents):
     with open(modes.with_name("modes.idx"), "ab") as file:
         file.write(b"\0\0\0")
     return {
-        "nanogpt odd": (raw("odd.bin", b"abc"), "3 bytes are no whole number of uint16 tokens"),
-        "nanogpt empty": (raw("none.bin", b""), "0 bytes are no whole number"),
+        "nanogpt odd": (raw("odd.bin", b"abc"), "3 bytes are not a whole number of uint16 tokens"),
+        "nanogpt empty": (raw("none.bin", b""), "0 bytes are not a whole number"),
         "nanogpt foreign": (
             raw("foreign.bin", np.array([1, 2, 50256], np.uint16).tobytes()),
             r"foreign\.bin: token 2 is 50256, and the tokenizer has 330 ids; most likely .* another tokenizer",

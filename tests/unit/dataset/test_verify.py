@@ -121,12 +121,12 @@ def test_counts_of_the_manifest(dataset):
     record = Manifest.load(dataset).shards[0]
     resealed(dataset, bytes=record.bytes + 1)
     assert problems(dataset) == [
-        f"{dataset / 'train-00000.bin'}: its tokens stand for {record.bytes:,} bytes of text, the manifest says "
+        f"{dataset / 'train-00000.bin'}: its tokens encode {record.bytes:,} bytes of text, the manifest says "
         f"{record.bytes + 1:,}"
     ]
     resealed(dataset, bytes=record.bytes, words=record.words + 1)
     assert problems(dataset) == [
-        f"{dataset / 'train-00000.bin'}: its tokens stand for {record.words:,} words of text, the manifest says "
+        f"{dataset / 'train-00000.bin'}: its tokens encode {record.words:,} words of text, the manifest says "
         f"{record.words + 1:,}"
     ]
     resealed(dataset, words=record.words, documents=record.documents + 1)
@@ -153,7 +153,7 @@ def rewritten(dataset, changes, keep_hash=True):
         ({"left_out": {"rejected": 0}, "listings": {}}, "pieces.jsonl: the manifest has no sha256 of it"),
         ({"sources": {"files": 2}}, "sources.jsonl: its files are 1, the manifest says 2"),
         ({"text_changes": {"lossy": "x"}}, "manifest.json: text_changes says 'lossy', which is not true of the "),
-        ({"options": {"adopted": "nanogpt"}}, "train-00000.bin: is of the format megatron, and the dataset of "),
+        ({"options": {"adopted": "nanogpt"}}, "train-00000.bin: has the format megatron, unlike the dataset"),
     ],
 )
 def test_what_else_the_manifest_says(dataset, changes, message):
@@ -195,7 +195,7 @@ def test_a_manifest_that_was_changed_on_purpose_is_sealed(dataset, capsys):
     assert changed in capsys.readouterr().err
     assert cli.main(["inspect", str(dataset), "--verify"]) == 2
     assert (
-        f"{changed}, though nothing in it disagrees with the files; restore it from a copy, or accept it as it "
+        f"{changed}, but it agrees with the files; restore it from a copy, or accept it as it "
         f"is with `gpt2dist inspect {dataset} --verify --seal`"
     ) in capsys.readouterr().err
     assert cli.main(["inspect", str(dataset), "--seal"]) == 2
@@ -287,7 +287,7 @@ def test_origins_that_lead_nowhere(dataset):
     origins["piece"][1] = 10**6
     origins.tofile(path)
     rehash(dataset, 0, "origins")
-    assert problems(dataset) == [f"{path}: names places that {dataset / 'pieces.jsonl'} does not have"]
+    assert problems(dataset) == [f"{path}: refers to places that {dataset / 'pieces.jsonl'} does not have"]
 
 
 def test_what_lies_beside_the_shards(dataset):

@@ -152,7 +152,9 @@ def test_a_missing_file_is_named_at_once_and_when_read(make_dataset, kind):
     manifest = Manifest.load(make_dataset(train=[7, 5], val=[4]))
     (manifest.directory / f"train-00001.{kind}").unlink()
     check_files(manifest, "val")
-    with pytest.raises(UserError, match=rf"dataset: its files are not whole; copy .*\n .*00001\.{kind}: no such"):
+    with pytest.raises(
+        UserError, match=rf"dataset: its files do not match the manifest; copy .*\n .*00001\.{kind}: no such"
+    ):
         check_files(manifest, "train")
     stream = TokenStream.open(manifest, "train")
     stream.read(np.array([0]), 7)
@@ -214,8 +216,8 @@ def test_ids_beyond_the_vocabulary_are_named(tmp_path, dtype, stray, prefix):
             stream.read(np.array(starts), 15)
         assert str(refused.value) == (
             f"{tmp_path}/train-00001.bin: token 9 (document 4 of train, its token 2) is {stray:,}, and the "
-            "vocabulary has 300 ids; the file is damaged, or of another tokenizer: copy the dataset again, or "
-            f"preprocess the corpus again. `gpt2dist inspect {tmp_path} --verify` finds all damage"
+            "vocabulary has 300 ids; the file is damaged, or was made with another tokenizer: copy the dataset "
+            f"again, or preprocess the corpus again. `gpt2dist inspect {tmp_path} --verify` finds all damage"
         )
 
 

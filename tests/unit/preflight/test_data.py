@@ -97,7 +97,7 @@ def test_a_dataset_whose_files_are_not_whole(run_file, make_dataset, split):
     with open(dataset / f"{split}-00000.bin", "r+b") as file:
         file.truncate(6)
     message, detail, *rest = str(refusal(run_file, [f"{key}={dataset}"])).split("\n")[1:]
-    assert message.startswith(f"  {key}: {dataset}: its files are not whole; copy the dataset again")
+    assert message.startswith(f"  {key}: {dataset}: its files do not match the manifest; copy the dataset again")
     assert detail.startswith(f"    {dataset}/{split}-00000.bin: has 6 bytes, the manifest says ")
     assert rest == []
 

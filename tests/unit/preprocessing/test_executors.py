@@ -50,7 +50,7 @@ def test_a_process_that_is_killed_while_the_pool_starts(tmp_path, monkeypatch, e
     monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
     job = PreprocessingJob(("a.txt",), "tok", tmp_path / "out", workers=2)
     message = (
-        "a worker process was killed, most likely because memory ran out. What is done is kept in "
+        "a worker process was killed, most likely because memory ran out. Finished work is kept in "
         f"{tmp_path}/out.partial: run the same command again to resume, with fewer --workers or a smaller "
         "--memory-per-worker if memory is short"
     )

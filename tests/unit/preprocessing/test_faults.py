@@ -94,7 +94,7 @@ def test_killed_and_run_again(home, tmp_path, victim):
         _, error = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 1 and "Traceback" not in error
         assert (
-            "a worker process was killed, most likely because memory ran out. What is done is kept in " in error
+            "a worker process was killed, most likely because memory ran out. Finished work is kept in " in error
         )
         assert "run the same command again to resume, with fewer --workers or a smaller --memory-per" in error
     assert not output.exists()
@@ -159,7 +159,7 @@ def test_a_full_disk(home, tmp_path):
 
     full = run(limit)
     assert full.returncode == 1 and "Traceback" not in full.stderr, full.stderr
-    assert "cannot be written (File too large). What is done is kept" in full.stderr
+    assert "cannot be written (File too large). Finished work is kept" in full.stderr
     assert f"{output}.partial/running/tasks-0000" in full.stderr
     assert run(resource.RLIM_INFINITY).returncode == 0
     assert content(output) == content(home / "quiet")
@@ -174,7 +174,7 @@ def test_a_really_full_disk(home, tmp_path):
         pytest.skip("no file system may be mounted here")
     try:
         with pytest.raises(
-            RunError, match=r"cannot be written \(No space left on device\)\. What is done is kept"
+            RunError, match=r"cannot be written \(No space left on device\)\. Finished work is kept"
         ):
             prepare(job(home, disk / "out"))
         remounted = ["mount", "-o", "remount,size=100m", str(disk)]

@@ -240,7 +240,7 @@ def test_long_documents_that_cannot_be_taken(tmp_path, small_is_long, tokenizer,
     reasons = [
         json.loads(line)["reason"] for line in (tmp_path / "normal/rejected.jsonl").read_text().splitlines()
     ]
-    assert set(reasons) == {"too long for a normalizer or filter, which is given whole documents"}
+    assert set(reasons) == {"too long for a normalizer or filter, which takes whole documents"}
     monkeypatch.setattr(worker_module, "MAX_DOCUMENT_TOKENS", 900)
     manifest = run(source, tokenizer, tmp_path / "huge", max_bad_fraction=0.9)
     assert "more than a shard can index as one document" in (tmp_path / "huge/rejected.jsonl").read_text()

@@ -38,7 +38,7 @@ def test_long_lines_that_cannot_be_read_are_rejected(tmp_path, tokenizer, monkey
     lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert [(line["line"], line["reason"].partition(" at ")[0]) for line in lines] == [
         (1, "not JSON: nesting too deep"),
-        (2, "not JSON: a string that is cut off or holds what must be escaped"),
+        (2, "not JSON: an unterminated string, an invalid escape or an unescaped control character"),
     ]
 
 
@@ -245,7 +245,11 @@ def test_a_validation_split_that_stays_empty_is_said(tmp_path, tokenizer, texts,
     ("content", "name", "warning"),
     [
         ("one||two", "a.txt", ""),
-        ("one|two||", "a.txt", "'||' never occurs between two documents: 1 text file(s) stay whole. (Lines of"),
+        (
+            "one|two||",
+            "a.txt",
+            "'||' never occurs between two documents: 1 text file(s) are not split. (Lines of",
+        ),
         ('{"text": "one||two"}', "a.jsonl", "'||' has no effect: it cuts text files, and the corpus has none"),
     ],
 )

@@ -165,7 +165,7 @@ def test_ctrl_c_stops_all_workers_and_keeps_what_is_done(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    kept = f"what is done is kept in {tmp_path}/out.partial: run the same command again to resume"
+    kept = f"finished work is kept in {tmp_path}/out.partial: run the same command again to resume"
     assert error.splitlines()[-1] == f"gpt2dist preprocess: interrupted; {kept}" and "Traceback" not in error
 
 
@@ -302,9 +302,7 @@ def test_output_that_cannot_be_made_is_refused_before_any_work(tmp_path, corpus,
 
 def test_a_build_directory_that_cannot_become_the_dataset(tmp_path, corpus, monkeypatch):
     (tmp_path / "out.partial").touch()
-    with pytest.raises(
-        UserError, match=r"out\.partial: the unfinished work belongs here, and this is no directory"
-    ):
+    with pytest.raises(UserError, match=r"out\.partial: not a directory, but the unfinished work needs one here"):
         prepare(job(corpus, "no-tokenizer", tmp_path / "out"))
     (tmp_path / "out.partial").unlink()
     if not Path("/dev/shm").is_dir() or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
@@ -324,7 +322,7 @@ def test_unfinished_work_of_another_job_is_left_alone(tmp_path, corpus, tokenize
     stranger = tmp_path / "stranger.partial"
     stranger.mkdir()
     (stranger / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="exists and is not the work of gpt2dist"):
+    with pytest.raises(UserError, match="exists and was not created by gpt2dist"):
         prepare(job(corpus, tokenizer, tmp_path / "stranger"))
 
 
@@ -333,7 +331,7 @@ def test_two_at_once_in_one_place(tmp_path, corpus, tokenizer, monkeypatch):
         prepare(job(corpus, tokenizer, tmp_path / "out"))
 
     monkeypatch.setattr(driver, "run_task", second)
-    with pytest.raises(UserError, match="another gpt2dist preprocess is at work here"):
+    with pytest.raises(UserError, match="another gpt2dist preprocess is using this directory"):
         prepare(job(corpus, tokenizer, tmp_path / "out"))
 
 

@@ -62,7 +62,7 @@ def test_what_was_written_is_read(task):
         ({"shards": [shard(words=-1)]}, "'train-00000': words: should be a whole number of at least 0, not -1"),
         (
             {"shards": [shard(sha256={"bin": "b"})]},
-            "train-00000 has not all of sha256.bin, sha256.idx and sha256.",
+            "train-00000 lacks one of sha256.bin, sha256.idx and sha256.",
         ),
         (
             {"shards": [shard(name="../a")]},
@@ -77,7 +77,7 @@ def test_a_marker_that_is_damaged(task, changes, reason):
         load_result(folder)
     message = str(raised.value)
     assert message.startswith(f"{folder / 'done.json'}: ") and reason in message
-    assert message.endswith(f"; remove {folder} and run the command again, which does that part again")
+    assert message.endswith(f"; remove {folder} and run the command again, which repeats that part")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_marker_that_is_damaged(task, changes, reason):
     [
         ("", ": has 0 rejected documents, and {folder}/done.json says 2"),
         (json.dumps(REJECTED | {"lines": 3}), ": has 3 rejected documents, and {folder}/done.json says 2"),
-        (json.dumps(REJECTED | {"piece": 6}), ": names piece 6, not of this task"),
+        (json.dumps(REJECTED | {"piece": 6}), ": names piece 6, which is not in this task"),
         (json.dumps(REJECTED | {"bytes": True}), ", line 1: bytes is not a number"),
         ("{", ", line 1: not JSON: Expecting property name"),
     ],
@@ -119,5 +119,5 @@ def test_a_list_of_filtered_documents_that_is_damaged(task):
 def test_an_example_of_another_task(task):
     job, task, folder = task
     change(folder, examples=[EXAMPLE | {"piece": 8}])
-    with pytest.raises(UserError, match=r"done\.json: names piece 8, not of this task; remove "):
+    with pytest.raises(UserError, match=r"done\.json: names piece 8, which is not in this task; remove "):
         list(load_replaced_examples(job, task))

@@ -39,12 +39,12 @@ def test_rejected_rows_say_why(tmp_path, read_corpus):
     path.write_bytes(
         b'text,id\na,1\nb\nc,1,2\nd\re,2\nf,3\n"Hello," he said.,4\n"g\nh" i,5\n"j",6\n"never,\nclosed\n'
     )
-    hint = " (--quoting none takes quotes as ordinary characters)"
+    hint = " (--quoting none treats quotes as ordinary characters)"
     assert [(item.line, item.lines, item.text or item.reason) for item in read_corpus(path)] == [
         (2, 1, "a"),
         (3, 1, "1 cells in a row of a table with 2 columns"),
         (4, 1, "3 cells in a row of a table with 2 columns"),
-        (5, 1, "a carriage return outside quotes that ends no line"),
+        (5, 1, "a carriage return outside quotes that does not end a line"),
         (6, 1, "f"),
         (7, 1, f"text after the quote that closes a field{hint}"),
         (8, 2, f"text after the quote that closes a field{hint}"),
@@ -92,10 +92,13 @@ def test_where_rows_end_with_cr_lf_a_bare_lf_hides_no_row(tmp_path, read_corpus,
 @pytest.mark.parametrize(
     "data, message",
     [
-        (b"id,content\n1,x\n", r"a\.csv: no column 'text'; its columns are 'id', 'content': --text-field takes"),
+        (
+            b"id,content\n1,x\n",
+            r"a\.csv: no column 'text'; its columns are 'id', 'content'; name the text column",
+        ),
         (
             "text,id\n".encode("utf-16-le"),
-            r"a\.csv: its first row names no columns: it is binary, or text in another",
+            r"a\.csv: the first row has no column names: the file is binary, or text in another",
         ),
         (b"\n\n", r"a\.csv: no column 'text'; its columns are none"),
         (
@@ -114,7 +117,7 @@ def test_a_header_that_is_too_long_is_refused(tmp_path, read_corpus, monkeypatch
     monkeypatch.setattr(documents, "LONG_BYTES", 100)
     monkeypatch.setattr(files, "BLOCK_BYTES", 10)
     (tmp_path / "a.csv").write_bytes(b"x" * 1000)
-    with pytest.raises(UserError, match="its first row names no columns"):
+    with pytest.raises(UserError, match="the first row has no column names"):
         read_corpus(tmp_path / "a.csv")
 
 

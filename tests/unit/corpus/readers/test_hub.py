@@ -159,7 +159,7 @@ def test_the_version_of_a_streamed_dataset_changes_with_its_files(folder):
         (",split", "not of the form"),
         (
             ",split=train,split=validation",
-            "an option is there twice; to read two splits or conf.*, give two inputs",
+            "an option is given twice; to read two splits or conf.*, give two inputs",
         ),
     ],
 )
@@ -190,7 +190,9 @@ def test_the_size_of_a_shard_without_rows_is_not_lost(tmp_path, read_corpus):
 
 
 def test_a_streamed_dataset_without_the_column(folder, read_corpus):
-    with pytest.raises(UserError, match=r"no column 'content'; its columns are 'text', 'meta': --text-field"):
+    with pytest.raises(
+        UserError, match=r"no column 'content'; its columns are 'text', 'meta'; name the text column"
+    ):
         read_corpus(f"datasets:{folder}", text_field="content")
 
 

@@ -129,11 +129,20 @@ def test_a_line_in_chunks_reads_as_in_one_go(seed):
         ('{"content": "x", "id": 1}', "no field 'text'; its fields are 'content', 'id'"),
         ('{"text": 7}', "field 'text' is a number, not a string"),
         ('{"text": {"a": 1}}', "field 'text' is dict, not a string"),
-        ('{"text": "a", "text": "b"}', "field 'text' is there twice; remove one of the two"),
-        ('{"text": "a"} {', "not JSON: more after the object at byte 14 of the line"),
-        ('{"text": "a', "not JSON: a string that is cut off or holds what must be escaped at byte 11"),
-        ('{"text": "a\tb"}', "not JSON: a string that is cut off or holds what must be escaped at byte 11"),
-        ('{"text": "a\\qb"}', "not JSON: a string that is cut off or holds what must be escaped at byte 11"),
+        ('{"text": "a", "text": "b"}', "field 'text' occurs twice; remove one"),
+        ('{"text": "a"} {', "not JSON: extra data after the object at byte 14 of the line"),
+        (
+            '{"text": "a',
+            "not JSON: an unterminated string, an invalid escape or an unescaped control character at byte 11",
+        ),
+        (
+            '{"text": "a\tb"}',
+            "not JSON: an unterminated string, an invalid escape or an unescaped control character at byte 11",
+        ),
+        (
+            '{"text": "a\\qb"}',
+            "not JSON: an unterminated string, an invalid escape or an unescaped control character at byte 11",
+        ),
         ('{"a": [1 2], "text": ""}', "not JSON: no ] at byte 9"),
         ('{"a": 01, "text": ""}', "not JSON: no value at byte 6"),
         ('{"a" 1, "text": ""}', "not JSON: no : at byte 5"),
@@ -173,7 +182,7 @@ def test_the_whole_name_goes_before_nested_keys_in_a_long_line_too(line, text):
     ],
 )
 def test_a_long_line_in_which_another_text_was_meant_is_refused(line):
-    with pytest.raises(BadDocumentError, match="is there twice; remove one of the two"):
+    with pytest.raises(BadDocumentError, match="occurs twice; remove one"):
         list(text_parts(iter([line]), "a.b"))
 
 

@@ -93,10 +93,10 @@ def test_broken_utf8_is_repaired(tmp_path, read_corpus, name):
     [
         (
             "text",
-            r"no column 'text'; its columns are 'id', 'meta', 'list': --text-field takes the one with the text",
+            r"no column 'text'; its columns are 'id', 'meta', 'list'; name the text column with --text-field",
         ),
         ("meta.text", "no column 'meta.text'; its columns are"),
-        ("id", "column 'id' is int64, not text; --text-field takes another one"),
+        ("id", "column 'id' is int64, not text; choose another with --text-field"),
         ("id.text", "no column 'id.text'"),
         ("list", "column 'list' is list<.*>, not text"),
     ],
@@ -117,8 +117,8 @@ def test_two_columns_of_one_name_are_refused(tmp_path, read_corpus, name):
         with pytest.raises(UserError) as raised:
             read_corpus(tmp_path / name, text_field=field)
         assert str(raised.value) == (
-            f"{tmp_path / name}: 2 columns are named '{key}', and which one has the text cannot be told; "
-            "rename all but one, or write the file again without them"
+            f"{tmp_path / name}: 2 columns are named '{key}', so the text column is ambiguous; "
+            "rename or remove all but one"
         )
     assert [document.text for document in read_corpus(tmp_path / name, text_field="meta.a")] == ["x", "y"]
 
@@ -132,7 +132,7 @@ def test_damaged_files_are_named(tmp_path, read_corpus, name, size):
     for data in (whole[: len(whole) // 2], b"no table at all", whole[:8]):
         path.write_bytes(data)
         with pytest.raises(
-            UserError, match=rf"{name}: damaged, or not (parquet|Arrow) \(.*get it again, or leave it"
+            UserError, match=rf"{name}: damaged, or not (parquet|Arrow) \(.*get it again, or exclude it"
         ):
             read_corpus(path, size)
 
@@ -166,7 +166,7 @@ def test_damaged_numbers_of_arrow_files_are_refused(tmp_path, read_corpus, name,
     whole = path.read_bytes()
     assert whole.count(numbers.astype(kind).tobytes()) == 1
     path.write_bytes(whole.replace(numbers.astype(kind).tobytes(), damaged.tobytes()))
-    with pytest.raises(UserError, match=rf"{name}: damaged, or not Arrow \(.*; get it again, or leave it out"):
+    with pytest.raises(UserError, match=rf"{name}: damaged, or not Arrow \(.*; get it again, or exclude it"):
         read_corpus(path, text_field=field)
 
 
@@ -224,7 +224,7 @@ def test_a_parquet_file_with_fewer_rows_than_its_metadata_says_is_refused(tmp_pa
             assert [document.text for document in read_corpus(path)] == LINES[:50]
         except UserError as error:
             reasons.append(str(error))
-    assert any("it has 50 rows where its metadata says 51" in reason for reason in reasons)
+    assert any("it has 50 rows, its metadata says 51" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("write", [write_file, write_stream])

@@ -19,7 +19,8 @@ def test_broken_utf8_is_repaired_and_binaries_are_rejected(tmp_path, read_corpus
     path.write_bytes("text".encode("utf-16-le"))
     (document,) = read_corpus(path)
     assert (
-        document.reason.startswith("binary, or text in another encoding, which --encoding") and document.size == 8
+        document.reason.startswith("binary, or text in another encoding (it has zero bytes); name the encoding")
+        and document.size == 8
     )
     path.write_bytes(b"\xef\xbb\xbfmarked")
     (document,) = read_corpus(path)

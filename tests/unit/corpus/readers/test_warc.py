@@ -150,7 +150,7 @@ def test_a_damaged_file_stops_the_job(read_warc, content, message):
         read_warc(content)
     assert "a.warc: damaged, or not WARC (" in str(error.value)
     assert message.format(third=third) in str(error.value)
-    assert str(error.value).endswith("; get it again, or leave it out")
+    assert str(error.value).endswith("; get it again, or exclude it")
 
 
 def test_a_damaged_member_of_gzip_stops_the_job(read_warc):
@@ -195,5 +195,5 @@ def test_the_library_that_is_missing_is_named(tmp_path, monkeypatch):
 
 def test_wat_files_are_refused(tmp_path):
     (tmp_path / "a.warc.wat.gz").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"\.wat files are not read"):
+    with pytest.raises(UserError, match=r"\.wat files are not supported"):
         discover([str(tmp_path / "a.warc.wat.gz")])
