@@ -13,7 +13,7 @@ from gpt2dist.model.huggingface import parameter_shapes
 from gpt2dist.plan import Plan
 from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
-from gpt2dist.preflight.deepspeed import check_offload, check_precision
+from gpt2dist.preflight.deepspeed import check_offload, check_precision, check_reduce_dtype
 from gpt2dist.preflight.deepspeed_keys import check_raw_keys
 from gpt2dist.preflight.directories import check_directories
 from gpt2dist.preflight.evaluation import check_measures
@@ -78,6 +78,7 @@ def plan_run(
         *check_optimizer(config),
         *check_precision(config),
         *check_offload(config),
+        *check_reduce_dtype(config),
         *check_raw_keys(config),
         *check_samples(config),
         *check_profile(config, datasets),
