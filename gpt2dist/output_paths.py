@@ -161,7 +161,7 @@ def _is_directory(target: Path, option: str) -> bool:
     for each in (target, *target.parents):
         if each.is_dir():
             return each == target
-        if os.path.lexists(each):
+        if os.path.lexists(each) and not each.is_dir():  # another rank may have created it since
             what = "a broken link" if each.is_symlink() else "a file"
             raise UserError(f"{option}: {each} is {what}; name a directory")
     return False

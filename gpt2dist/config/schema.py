@@ -33,6 +33,7 @@ Seconds = Annotated[float, Field(ge=5, le=10**7), _unit("seconds")]
 PresetName = Literal["gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"]
 Precision = Literal["fp32", "bf16", "fp16", "autocast_bf16"]
 Offload = Literal["none", "cpu", "nvme"]
+ReduceDtype = Literal["fp32", "bf16", "fp16"]
 
 
 class Section(BaseModel):
@@ -267,6 +268,12 @@ class ZeroSection(Section):
         "none",
         description="Where the weights are kept between passes. `none` is the device. `cpu` is host memory and "
         "needs stage 3. `nvme` is refused, since such a run could not be resumed.",
+    )
+    reduce_dtype: ReduceDtype = Field(
+        "fp32",
+        description="Data type in which gradients are summed over the ranks. A 16-bit type, which must be that "
+        "of `precision`, halves the traffic, but rounds each gradient before it is summed, and each sum. At "
+        "stage 1 it also rounds the sum over the micro-batches, even on one rank.",
     )
     deepspeed: dict[str, Any] = Field(
         {},

@@ -14,7 +14,7 @@ from gpt2dist.model.shape import Shape
 from gpt2dist.plan import Plan, TrainingSet, ValidationSet
 from gpt2dist.preflight.batch import batch_sizes, check_batch
 from gpt2dist.preflight.data import training_sets, validation_sets
-from gpt2dist.preflight.deepspeed import check_offload, check_precision
+from gpt2dist.preflight.deepspeed import check_offload, check_precision, check_reduce_dtype
 from gpt2dist.preflight.deepspeed_keys import check_raw_keys
 from gpt2dist.preflight.directories import check_directories
 from gpt2dist.preflight.evaluation import check_measures
@@ -97,6 +97,7 @@ def _check_settings(config: Config, world_size: int, datasets: tuple[TrainingSet
     yield from check_optimizer(config)
     yield from check_precision(config)
     yield from check_offload(config)
+    yield from check_reduce_dtype(config)
     yield from check_raw_keys(config)
     yield from check_samples(config)
     yield from check_profile(config, datasets)

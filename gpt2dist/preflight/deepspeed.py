@@ -28,6 +28,18 @@ def check_precision(config: Config) -> Iterator[Problem]:
         )
 
 
+def check_reduce_dtype(config: Config) -> Iterator[Problem]:
+    """Check that gradients are summed over the ranks in fp32, or in the 16 bits that they have."""
+    dtype = config.zero.reduce_dtype
+    if dtype not in ("fp32", config.precision):
+        yield Problem(
+            "zero.reduce_dtype",
+            f"{dtype} is only for precision {dtype}, and would round the gradients of {config.precision}; "
+            f"set it to fp32, or precision to {dtype}",
+            also=("precision",),
+        )
+
+
 def check_offload(config: Config) -> Iterator[Problem]:
     """Check that the ZeRO stage supports offloading to host memory. NVMe is always refused."""
     zero = config.zero

@@ -24,6 +24,7 @@ OWNERS = {
     "zero_optimization.offload_param": "zero.offload_parameters",
     "zero_optimization.cpu_offload_param": "zero.offload_parameters",
     "zero_optimization": "zero.stage",
+    "communication_data_type": "zero.reduce_dtype",
     "optimizer": "the optimizer section",
     "scheduler": "the schedule section",
     **dict.fromkeys(("bf16", "bfloat16", "fp16", "torch_autocast", "data_types"), "precision"),

@@ -36,6 +36,7 @@ class MemoryInputs:
         stage: ZeRO stage.
         precision: As in the configuration.
         fp32_accumulation: Whether gradients of a 16-bit model are accumulated in fp32.
+        reduce_dtype: Data type in which gradients are summed over the ranks, as in the configuration.
         bucket_elements: Elements of the buffers in which stages 1 to 3 collect gradients for communication.
         live_parameters: Parameters that stage 3 keeps gathered.
         offload_optimizer: Location of the optimizer state and fp32 weights: none (the device), cpu or nvme.
@@ -54,6 +55,7 @@ class MemoryInputs:
     stage: int = 0
     precision: str = "fp32"
     fp32_accumulation: bool = True
+    reduce_dtype: str = "fp32"
     bucket_elements: int = BUCKET_ELEMENTS
     live_parameters: int = LIVE_PARAMETERS
     offload_optimizer: str = "none"
@@ -78,6 +80,21 @@ class MemoryInputs:
     def width(self) -> int:
         """Bytes per weight and per element of the residual stream."""
         return 2 if self.precision in ("bf16", "fp16") else 4
+
+    @property
+    def reduce_width(self) -> int:
+        """Bytes per element of a gradient that is summed over the ranks."""
+        return 4 if self.reduce_dtype == "fp32" else 2
+
+    @property
+    def sums_apart(self) -> bool:
+        """Whether 16-bit gradients are accumulated in fp32 in memory of their own."""
+        return self.fp32_accumulation and self.width == 2
+
+    @property
+    def gathered(self) -> int:
+        """Bytes of the weights that stage 3 gathers for a pass."""
+        return self.width * min(self.parameters, self.live_parameters) if self.stage == 3 else 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,7 @@ def memory_inputs(config: Config, plan: Plan) -> MemoryInputs:
         stage=config.zero.stage,
         precision=config.precision,
         fp32_accumulation=settings.get("data_types", {}).get("grad_accum_dtype") == "fp32",
+        reduce_dtype=config.zero.reduce_dtype,
         bucket_elements=_integer_setting(zero, "reduce_bucket_size", BUCKET_ELEMENTS),
         live_parameters=_integer_setting(zero, "stage3_max_live_parameters", LIVE_PARAMETERS),
         offload_optimizer=config.zero.offload_optimizer,
@@ -162,10 +180,9 @@ def _placed(name: str, here: int, shard: int, place: str, what: str) -> Part:
 def _weights(setting: MemoryInputs) -> Part:
     size, parameters = setting.width, setting.parameters
     if setting.stage == 3:
-        live = size * min(parameters, setting.live_parameters)
         shard = size * _ceil(parameters, setting.world_size)
         what = "this rank's part, and those gathered for the pass"
-        return _placed("weights", live, shard, setting.offload_parameters, what)
+        return _placed("weights", setting.gathered, shard, setting.offload_parameters, what)
     return Part("weights", size * parameters, 0, f"{8 * size} bits")
 
 
@@ -200,13 +217,32 @@ def _buckets(setting: MemoryInputs) -> int:
     At stage 1, an optimizer that accumulates 16-bit gradients in fp32 on the device has no bucket.
     """
     offloaded, elements = setting.offload_optimizer != "none", setting.bucket_elements
-    summed_apart = setting.fp32_accumulation and setting.width == 2
-    if setting.stage == 0 or (setting.stage == 1 and summed_apart and not offloaded):
+    if not _bucket_width(setting):
         return 0
     if offloaded and setting.stage < 3:  # the largest gradient is buffered on its way to the host
         elements += max(setting.shape.padded_vocab_size, 4 * setting.shape.n_embd) * setting.shape.n_embd
-    width = 4 if setting.stage == 1 and summed_apart else setting.width
-    return width * elements
+    return _bucket_width(setting) * elements
+
+
+def _bucket_width(setting: MemoryInputs) -> int:
+    """Return the bytes per element of DeepSpeed's gradient bucket; 0 if there is none."""
+    if setting.stage == 0 or (setting.stage == 1 and setting.sums_apart and setting.offload_optimizer == "none"):
+        return 0
+    if setting.stage == 3:
+        return setting.reduce_width
+    return 4 if setting.stage == 1 and setting.sums_apart else setting.width
+
+
+def _reduction(setting: MemoryInputs) -> Part:
+    """Return the copies with which DeepSpeed sums its first full bucket, less what has been freed by then."""
+    width, reduce_width, size = _bucket_width(setting), setting.reduce_width, setting.width
+    elements = min(setting.parameters, setting.bucket_elements if width else BUCKET_ELEMENTS)
+    joined = width or (4 if setting.sums_apart else size)
+    converted = reduce_width if reduce_width != joined else 0
+    in_bucket = size if setting.stage == 1 and width else 0  # these gradients have moved to the bucket
+    freed = _activations(setting) + (setting.gathered if setting.world_size > 1 else 0)
+    copies = (joined + converted - in_bucket) * elements - round(freed * elements / setting.parameters)
+    return Part("reduction", max(0, copies), 0, "copies of gradients to sum over the ranks")
 
 
 def _activations(setting: MemoryInputs) -> int:
@@ -240,7 +276,7 @@ def _block(setting: MemoryInputs) -> int:
 
 
 def _largest_moment(setting: MemoryInputs) -> Part:
-    """Return the larger of two temporary peaks: the loss, or the backward pass of one block."""
+    """Return the largest temporary peak: the loss, the backward pass of one block, or a sum over the ranks."""
     unit, rows = setting.tokens * setting.shape.n_embd, setting.shape.padded_vocab_size
     passing = 8 * setting.width * unit
     recomputed = _block(setting) if setting.activation_checkpointing else 0
@@ -253,7 +289,7 @@ def _largest_moment(setting: MemoryInputs) -> Part:
     else:
         # The log-softmax, its gradient and the gradient of the logits are all fp32.
         loss = Part("loss", 12 * setting.tokens * rows, 0, "logits and their gradient in fp32")
-    return max(loss, block, key=lambda part: part.device)
+    return max(loss, block, _reduction(setting), key=lambda part: part.device)
 
 
 def _ceil(number: int, parts: int) -> int:

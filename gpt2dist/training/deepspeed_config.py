@@ -32,6 +32,10 @@ def deepspeed_config(config: Config, accumulation: int, parameters: int) -> dict
         "zero_force_ds_cpu_optimizer": False,
         # DeepSpeed's log line every N steps would repeat ours.
         "steps_per_print": 1_000_000_000,
+        # DeepSpeed's throughput timer synchronises the device before and after each micro-batch.
+        "timers": {"throughput": {"enabled": False}},
+        # DeepSpeed's default is the dtype of the model, to which it also rounds sums in fp32.
+        "communication_data_type": config.zero.reduce_dtype,
     }
     for key, place in (
         ("offload_optimizer", config.zero.offload_optimizer),
@@ -61,7 +65,7 @@ def conflicts(config: Config) -> list[str]:
     ours = deepspeed_config(bare, accumulation=1, parameters=BUCKET_ELEMENTS)
     # Keys reserved for other sections of the configuration, even if this run does not set them.
     owned = {"train_batch_size", "optimizer", "scheduler"}
-    owned |= {"bf16", "bfloat16", "fp16", "torch_autocast", "data_types"}
+    owned |= {"bf16", "bfloat16", "fp16", "torch_autocast", "data_types", "communication_data_type", "timers"}
     offload = {"offload_optimizer.device", "offload_param.device", "cpu_offload", "cpu_offload_param"}
     set_twice = {
         theirs
@@ -70,6 +74,7 @@ def conflicts(config: Config) -> list[str]:
         if theirs == mine or theirs.startswith(mine + ".") or mine.startswith(theirs + ".")
     }
     set_twice |= {key for key in flatten(raw) if key.removeprefix("zero_optimization.") in offload}
+    set_twice = {key for key in set_twice if key.split(".")[0] not in owned}
     return sorted(set_twice | {key for key in raw if key in owned})
 
 

@@ -105,6 +105,8 @@ def odd_reference(odd_dataset):
         (2, 3, "fp32", "none"),
         (4, 3, "fp32", "optimizer, parameters"),
         (4, 1, "bf16", "none"),
+        (4, 2, "bf16", "none"),
+        (2, 2, "bf16", "optimizer"),
         (2, 3, "bf16", "none"),
     ],
 )

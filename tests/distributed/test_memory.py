@@ -1,5 +1,6 @@
 """The estimate of memory against the bytes of all tensors that a DeepSpeed engine holds."""
 
+import contextlib
 import gc
 import json
 
@@ -9,7 +10,7 @@ import torch
 from gpt2dist.config import Config
 from gpt2dist.loading.loader import StepBatch
 from gpt2dist.model.shape import Shape
-from gpt2dist.preflight.memory import STATES, MemoryInputs, estimate, total
+from gpt2dist.preflight.memory import STATES, MemoryInputs, _reduction, estimate, total
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from tests.support.ranks import run_ranks
 
@@ -30,11 +31,15 @@ def held() -> int:
     return sum(storages.values())
 
 
-def most_held(zero, precision):
-    """Bytes that a rank holds when the last backward pass of the second step begins."""
+def most_held(zero, precision, watch_sums=False):
+    """Bytes that a rank holds in the second step as its last backward pass begins, and as gradients are summed.
+
+    To watch the sums changes what autocast and fp32 hold before.
+    """
     from gpt2dist.distributed.world import join
     from gpt2dist.model.gpt2 import LanguageModel
     from gpt2dist.training.engine import Engine
+    from tests.support.collectives import Collectives
 
     inherited = held()  # of the process that it was forked from
     sections = {
@@ -45,7 +50,7 @@ def most_held(zero, precision):
     world = join()
     settings = deepspeed_config(config, ACCUMULATION, SHAPE.padded_parameters)
     engine = Engine(LanguageModel(SHAPE, 0, loss="plain"), config, settings, world)
-    measured = []
+    measured, summed = [], []
     backward = engine._engine.backward
 
     def measured_backward(loss, **kwargs):
@@ -59,35 +64,61 @@ def most_held(zero, precision):
     bounds = torch.zeros(1, dtype=torch.int64), torch.full((1,), LENGTH)
     micro_batch = [torch.zeros(1, LENGTH + 1, dtype=torch.int32), *bounds]
     samples = ACCUMULATION * world.size
-    for _ in range(2):
-        engine.train_step(StepBatch([micro_batch] * ACCUMULATION, LENGTH * samples, samples), 1e-3)
-    return max(measured[-2:]) - inherited
+
+    def at_a_sum(name, size):
+        if "reduce" in name and size > BUCKET:
+            summed.append(held())
+
+    with Collectives(at_a_sum) if watch_sums else contextlib.nullcontext():
+        for _ in range(2):
+            summed.clear()
+            engine.train_step(StepBatch([micro_batch] * ACCUMULATION, LENGTH * samples, samples), 1e-3)
+    return max(measured[-2:]) - inherited, max(summed, default=0) - inherited
+
+
+def inputs(precision, stage, offload="none", reduce_dtype="fp32"):
+    return MemoryInputs(
+        SHAPE,
+        sequence_length=LENGTH,
+        micro_batch_size=1,
+        world_size=2,
+        stage=stage,
+        precision=precision,
+        fp32_accumulation=precision == "bf16",
+        reduce_dtype=reduce_dtype,
+        bucket_elements=BUCKET,
+        offload_optimizer=offload,
+    )
 
 
 @pytest.mark.parametrize(
     ("precision", "stage", "offload"),
     [
-        *(("fp32", stage, "none") for stage in (0, 1, 2, 3)),
-        *(("bf16", stage, "none") for stage in (1, 2, 3)),
+        *(("fp32", stage, "none") for stage in (1, 2, 3)),
         ("autocast_bf16", 1, "none"),
         *(("bf16", stage, "cpu") for stage in (1, 2, 3)),
     ],
 )
 def test_the_states_are_what_deepspeed_holds(precision, stage, offload):
     zero = {"stage": stage, "offload_optimizer": offload}
-    (measured, *_) = run_ranks(most_held, 2, zero, precision)
-    parts = estimate(
-        MemoryInputs(
-            SHAPE,
-            sequence_length=LENGTH,
-            micro_batch_size=1,
-            world_size=2,
-            stage=stage,
-            precision=precision,
-            fp32_accumulation=precision == "bf16",
-            bucket_elements=BUCKET,
-            offload_optimizer=offload,
-        )
-    )
+    ((measured, _), *_) = run_ranks(most_held, 2, zero, precision)
+    parts = estimate(inputs(precision, stage, offload))
     estimated = total(parts, STATES) + sum(part.host for part in parts)
     assert estimated == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "reduce_dtype"),
+    [
+        ("fp32", 0, "fp32"),
+        *(("bf16", stage, reduce_dtype) for stage in (1, 2, 3) for reduce_dtype in ("fp32", "bf16")),
+    ],
+)
+def test_the_copies_that_are_summed_over_ranks_are_counted(precision, stage, reduce_dtype):
+    zero = {"stage": stage, "reduce_dtype": reduce_dtype}
+    # A thread of gloo may keep a tensor of one rank a moment longer.
+    measured, summed = map(min, zip(*run_ranks(most_held, 2, zero, precision, watch_sums=True), strict=True))
+    setting = inputs(precision, stage, reduce_dtype=reduce_dtype)
+    states = total(estimate(setting), STATES)
+    assert states == pytest.approx(measured, rel=0.03)
+    assert states + _reduction(setting).device == pytest.approx(summed, rel=0.05)

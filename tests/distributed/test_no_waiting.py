@@ -1,58 +1,111 @@
-"""On the way of a good step nobody reads the device: what is measured is read once per log interval."""
+"""Where the host waits for the device in a step, and what the ranks send, if the device is a GPU: lists.
 
-import sys
+A new entry in a list of waits is a place where the GPU idles. Rather mend it than list it.
+"""
 
 import pytest
 
 from tests.support.ranks import run_ranks
-from tests.support.runs import train_here, write_run
-from tests.support.tensor_reads import READS
+from tests.support.runs import write_run
+from tests.support.watched_step import watched_step
+
+ACCUMULATION = 4
+SPIKES = "stability.spike_sigma=6"
+
+# Waits: all of them are DeepSpeed's.
+
+NORM = {"deepspeed/runtime/utils.py is_invalid_grad_norm: __bool__": 3}
+"""It checks whether the norm of the gradient is finite."""
+NORM_ONCE = {"deepspeed/runtime/utils.py is_invalid_grad_norm: __bool__": 1}
+CLIP = {"deepspeed/runtime/utils.py clip_tensors_by_global_norm: __bool__": 1}
+"""Its optimizer for stage 1 in bf16 compares the norm with the limit."""
+OVERFLOW = {"deepspeed/runtime/zero/stage_1_and_2.py has_overflow: item": 1}
+OVERFLOW_3 = {"deepspeed/runtime/zero/stage3.py has_overflow: item": 1}
+REDUCE = "deepspeed/runtime/zero/stage3.py independent_gradient_partition_epilogue: synchronize a stream or event"
+"""Stage 3 waits for its reductions after each micro-batch."""
+STAGE_3 = {
+    REDUCE: ACCUMULATION,
+    **NORM_ONCE,
+    # Stage 3 waits for the small weights, which it gathers after the update.
+    "deepspeed/runtime/zero/partition_parameters.py _allgather_params_coalesced: synchronize the device": 1,
+}
+WAITS = {
+    (0, "fp32"): {},
+    (0, "autocast_bf16"): {},
+    (1, "fp32"): NORM,
+    (1, "autocast_bf16"): NORM,
+    (1, "bf16"): NORM_ONCE | CLIP,
+    (1, "fp16"): NORM | OVERFLOW,
+    (2, "fp32"): NORM,
+    (2, "autocast_bf16"): NORM,
+    (2, "bf16"): NORM | OVERFLOW,
+    (2, "fp16"): NORM | OVERFLOW,
+    (3, "fp32"): STAGE_3,
+    (3, "bf16"): STAGE_3,
+    (3, "fp16"): STAGE_3 | OVERFLOW_3,
+}
+"""(stage, precision) → who waits in a step, and how often."""
+
+# Collectives: "name dtype bytes" → how often. Gradients are always summed in fp32.
+
+PARAMETERS = 38_784
+"""Of the small model, with the padding of the vocabulary."""
+OURS = {
+    "allreduce int32 8": ACCUMULATION,  # whether to stop, before each micro-batch, on the CPU
+    "allreduce float64 8": 1,  # the loss, for the detection of spikes
+}
+ALL = f"allreduce float32 {4 * PARAMETERS}"
+"""All gradients, summed by every rank."""
+SCATTERED = f"reduce_scatter float32 {4 * PARAMETERS}"
+"""All gradients, summed by the rank that keeps them."""
+SEND_NORM = {"allreduce float32 4": 2}
+SEND_OVERFLOW = {"allreduce uint8 1": 1}
 
 
-def readers_in_steps(config, overrides):
-    """Files whose code read the value of a tensor in a step, after the first one."""
-    import torch
-
-    from gpt2dist.training.engine import Engine
-
-    step, found, inside, count = Engine.train_step, set(), [False], iter(range(100))
-
-    def watched(name):
-        read = getattr(torch.Tensor, name)
-
-        def noting(self, *args, **more):
-            if inside[0] and sys._getframe(1).f_code.co_name != "settle":  # flags in host memory, for the hosts
-                found.add(sys._getframe(1).f_code.co_filename)
-            return read(self, *args, **more)
-
-        return noting
-
-    for name in READS:
-        setattr(torch.Tensor, name, watched(name))
-
-    def train_step(self, *args):
-        inside[0] = next(count) > 0
-        try:
-            return step(self, *args)
-        finally:
-            inside[0] = False
-
-    Engine.train_step = train_step
-    train_here(config, overrides)
-    return sorted(found)
+def weights(dtype, width):
+    """The updated weights of the two parameter groups."""
+    return {f"allgather {dtype} {number * width}": 1 for number in (37_888, 896)}
 
 
-@pytest.mark.parametrize(
-    ("stage", "precision", "theirs"),
-    [
-        (0, "fp32", ""),
-        (1, "bf16", "deepspeed"),  # it looks whether the norm is finite, once a step
-        (2, "bf16", "deepspeed"),
-        (3, "bf16", "deepspeed"),
-    ],
-)
-def test_only_deepspeed_reads_the_device_in_a_step(tiny_dataset, tmp_path, stage, precision, theirs):
+def weights_3(dtype, width):
+    """The updated weights, one by one, as all of them are small."""
+    sizes = {12_288: 1, 1024: 3, 32: 14, 3072: 2, 96: 2, 4096: 4, 128: 2}
+    return {f"allgather {dtype} {number * width}": times for number, times in sizes.items()}
+
+
+FP32, BF16, FP16 = ("float32", 4), ("bfloat16", 2), ("float16", 2)
+STAGE_3_SENDS = {SCATTERED: ACCUMULATION, "allreduce float64 8": 3}  # two of them for the norm
+SENDS = {
+    (0, "fp32"): {ALL: 1},
+    (0, "autocast_bf16"): {ALL: 1},
+    (1, "fp32"): {ALL: 1} | SEND_NORM | weights(*FP32),
+    (1, "autocast_bf16"): {ALL: 1} | SEND_NORM | weights(*FP32),
+    (1, "bf16"): {ALL: 1} | weights(*BF16),
+    (1, "fp16"): {ALL: 1} | SEND_NORM | SEND_OVERFLOW | weights(*FP16),
+    (2, "fp32"): {ALL: ACCUMULATION} | SEND_NORM | weights(*FP32),
+    (2, "autocast_bf16"): {ALL: ACCUMULATION} | SEND_NORM | weights(*FP32),
+    (2, "bf16"): {ALL: ACCUMULATION} | SEND_NORM | SEND_OVERFLOW | weights(*BF16),
+    (2, "fp16"): {ALL: ACCUMULATION} | SEND_NORM | SEND_OVERFLOW | weights(*FP16),
+    (3, "fp32"): STAGE_3_SENDS | weights_3(*FP32),
+    (3, "bf16"): STAGE_3_SENDS | weights_3(*BF16),
+    (3, "fp16"): STAGE_3_SENDS | SEND_OVERFLOW | weights_3(*FP16),
+}
+"""(stage, precision) → the collectives of a step."""
+
+
+@pytest.mark.parametrize(("stage", "precision"), WAITS)
+def test_a_step_waits_and_sends_only_what_the_lists_say(tiny_dataset, tmp_path, stage, precision):
     config = write_run(tmp_path, tiny_dataset)
-    words = [f"zero.stage={stage}", f"precision={precision}", "stability.spike_sigma=6"]
-    readers = [name for each in run_ranks(readers_in_steps, 2, config, words) for name in each]
-    assert all(theirs and theirs in name for name in readers), readers
+    for step in run_ranks(watched_step, 2, config, [f"zero.stage={stage}", f"precision={precision}", SPIKES]):
+        assert step.early_waits == ({REDUCE: ACCUMULATION - 1} if stage == 3 else {})
+        assert step.waits == WAITS[stage, precision]
+        assert step.collectives == OURS | SENDS[stage, precision]
+
+
+def test_deepspeeds_throughput_timer_would_be_noticed(tiny_dataset, tmp_path):
+    config = write_run(tmp_path, tiny_dataset)
+    for step in run_ranks(watched_step, 2, config, ["zero.stage=1", SPIKES], timer=True):
+        assert step.waits == NORM | {
+            "deepspeed/utils/timer.py start: synchronize the device": ACCUMULATION,
+            "deepspeed/utils/timer.py stop: synchronize the device": ACCUMULATION,
+        }

@@ -9,12 +9,32 @@ def test_stages_and_precisions_that_work_together(run_file, stage, precision):
     resolve(run_file, [f"zero.stage={stage}", f"precision={precision}"], 1)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_16_bit_gradients_can_be_summed_in_16_bits(run_file, precision):
+    resolve(run_file, [f"precision={precision}", f"zero.reduce_dtype={precision}"], 1)
+
+
 # Each message
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        *(
+            (
+                [f"precision={precision}", f"zero.reduce_dtype={dtype}"],
+                f"zero.reduce_dtype: {dtype} is only for precision {dtype}, and would round the gradients of "
+                f"{precision}; set it to fp32, or precision to {dtype}",
+            )
+            for precision, dtype in (
+                ("fp32", "bf16"),
+                ("fp32", "fp16"),
+                ("autocast_bf16", "bf16"),
+                ("autocast_bf16", "fp16"),
+                ("fp16", "bf16"),
+                ("bf16", "fp16"),
+            )
+        ),
         (
             ["zero.stage=3", "precision=autocast_bf16"],
             "precision: DeepSpeed rounds some of the fp32 weights of autocast_bf16 when it sends them at ZeRO "

@@ -13,7 +13,7 @@ ZERO = "zero.deepspeed.zero_optimization"
     [
         "{zero_optimization: {reduce_bucket_size: 1000}, comms_logger: {}}",
         "{zero_optimization: {allgather_bucket_size: 5.0e+8, overlap_comm: auto, max_live_parameters: 9}}",
-        "{communication_data_type: bf16, wall_clock_breakdown: true, gradient_predivide_factor: 2}",
+        "{seq_parallel_communication_data_type: bf16, wall_clock_breakdown: true, gradient_predivide_factor: 2}",
     ],
 )
 def test_raw_keys_that_deepspeed_takes_and_that_touch_nothing_of_ours_are_fine(run_file, raw):
@@ -45,6 +45,15 @@ def test_raw_keys_that_deepspeed_takes_and_that_touch_nothing_of_ours_are_fine(r
         (
             "{bfloat16: {enabled: true}}",
             "zero.deepspeed.bfloat16: follows from precision; remove it, and change precision",
+        ),
+        (
+            "{communication_data_type: bf16}",
+            "zero.deepspeed.communication_data_type: follows from zero.reduce_dtype; remove it, and change "
+            "zero.reduce_dtype",
+        ),
+        (
+            "{timers: {throughput: {enabled: true, synchronized: false}}}",
+            "zero.deepspeed.timers: is set by gpt2dist itself; remove it",
         ),
         ("{steps_per_print: 1}", "zero.deepspeed.steps_per_print: is set by gpt2dist itself; remove it"),
         (
@@ -87,8 +96,8 @@ def test_raw_keys_that_deepspeed_takes_and_that_touch_nothing_of_ours_are_fine(r
             "zero.deepspeed.wall_clock_breakdown: should be true or false, not 'on'",
         ),
         (
-            "{communication_data_type: 3}",
-            "zero.deepspeed.communication_data_type: 3 is not one of fp32, fp16, bf16",
+            "{seq_parallel_communication_data_type: 3}",
+            "zero.deepspeed.seq_parallel_communication_data_type: 3 is not one of fp32, fp16, bf16",
         ),
         (
             "{gradient_predivide_factor: 0}",

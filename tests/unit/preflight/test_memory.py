@@ -89,6 +89,18 @@ def test_gpt2_by_hand():
         ({"stage": 2, "precision": "bf16"}, "gradients", 4 * PARAMETERS / 8),
         ({"stage": 2, "precision": "fp16", "fp32_accumulation": False}, "gradients", 2 * PARAMETERS / 8),
         ({"stage": 2, "precision": "bf16"}, "buckets", 2 * 500_000_000),
+        ({"stage": 3, "precision": "bf16"}, "buckets", 4 * 500_000_000),
+        ({"stage": 3, "precision": "bf16", "reduce_dtype": "bf16"}, "buckets", 2 * 500_000_000),
+        (
+            {"stage": 2, "precision": "bf16", "activation_checkpointing": True},
+            "reduction",
+            (2 + 4) * PARAMETERS - (12 * 2 + 4) * 1024 * 768,
+        ),
+        (
+            {"stage": 1, "precision": "bf16", "activation_checkpointing": True, "reduce_dtype": "bf16"},
+            "reduction",
+            (4 + 2) * PARAMETERS - (12 * 2 + 4) * 1024 * 768,
+        ),
         ({"stage": 3, "precision": "bf16"}, "weights", 2 * PARAMETERS + 2 * PARAMETERS / 8),
         ({"stage": 3, "live_parameters": 1000}, "weights", 4000 + 4 * PARAMETERS / 8),
         ({"stage": 3, "offload_parameters": "cpu"}, "weights", 4 * PARAMETERS),

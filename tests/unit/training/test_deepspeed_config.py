@@ -34,6 +34,17 @@ def test_bf16_gradients_are_summed_in_fp32():
     assert deepspeed_config(config(precision="bf16"), 1, MANY)["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
+def test_gradients_are_summed_over_ranks_in_fp32_unless_it_is_asked_for():
+    for precision in ("fp32", "bf16", "fp16", "autocast_bf16"):
+        assert deepspeed_config(config(precision=precision), 1, MANY)["communication_data_type"] == "fp32"
+    out = deepspeed_config(config(precision="bf16", zero={"reduce_dtype": "bf16"}), 1, MANY)
+    assert out["communication_data_type"] == "bf16"
+
+
+def test_deepspeeds_timer_which_waits_for_the_device_is_off():
+    assert deepspeed_config(config(), 1, MANY)["timers"] == {"throughput": {"enabled": False}}
+
+
 def test_autocast_is_never_fp16():
     # fp16 autocast is silently wrong at ZeRO 1 to 3: clipping sees scaled gradients
     assert deepspeed_config(config(precision="autocast_bf16"), 1, MANY)["torch_autocast"]["dtype"] == "bfloat16"
@@ -69,6 +80,8 @@ def test_raw_keys_are_merged_in_beside_ours():
         ({"fp16": {"enabled": True}}, "fp16"),
         ({"torch_autocast": {"enabled": True}}, "torch_autocast"),
         ({"data_types": {"grad_accum_dtype": "bf16"}}, "data_types"),
+        ({"communication_data_type": "bf16"}, "communication_data_type"),
+        ({"timers": {"throughput": {"synchronized": False}}}, "timers"),
     ],
 )
 def test_raw_keys_that_would_fight_ours_are_named(raw, key):
