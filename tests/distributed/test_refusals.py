@@ -203,7 +203,7 @@ def join_without_the_others(connects):
     ("connects", "message"),
     [
         (False, r"RunError: the ranks did not connect in 0:00:02 \(.*; see the log"),
-        (True, r"RunError: rank 0 waited 0:00:02 for the other 1; look at"),
+        (True, r"RunError: rank 0 waited 0:00:02 for the other 1; see the log"),
     ],
 )
 def test_a_rank_does_not_wait_for_ever_for_ranks_that_do_not_come(connects, message):
