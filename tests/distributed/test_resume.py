@@ -164,7 +164,7 @@ def load_with_wrong_weights(config, overrides):
 def test_a_load_that_goes_wrong_in_silence_is_noticed_by_the_probe(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset)
     train(config, "run.stop_after_steps=10")
-    with pytest.raises(RankFailedError, match=r"on the probe, but the checkpoint records .*; do not continue from it"):
+    with pytest.raises(RankFailedError, match=r"on the probe, but the checkpoint records .*; do not continue"):
         run_ranks(load_with_wrong_weights, 1, config, [])
 
 
