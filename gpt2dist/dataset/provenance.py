@@ -147,5 +147,5 @@ class StreamDocuments:
 
     @cached_property
     def _pieces(self) -> list[dict[str, Any]]:
-        keys = {"path": str, "first_line": int}
+        keys = {"path": str, "format": str, "first_line": int}
         return list(json_files.require_lines(self._directory / PIECES_NAME, keys, AGAIN))
