@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from gpt2dist import __version__
 from gpt2dist.distributed import launch_environment
-from gpt2dist.errors import RankUserError, RunError, UserError
+from gpt2dist.errors import RankRunError, RankUserError, RunError, UserError
 from gpt2dist.terminal import say, show_traceback, shown_on
 
 VERBS = {
@@ -144,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _at_volume(quiet=getattr(args, "quiet", False)):
             return int(args.run(args) or EXIT_DONE)
     except (UserError, RunError) as error:
-        # All ranks find the same error, so only one reports it.
-        if isinstance(error, RankUserError) or launch_environment.reports_errors():
+        # All ranks find the same error, so only one reports it. Under srun, launchers are numbered as ranks are.
+        if isinstance(error, RankUserError | RankRunError) or launch_environment.reports_errors():
             say(f"gpt2dist {args.verb}: {error}")
         else:
             time.sleep(SECONDS_TO_REPORT)

@@ -5,6 +5,7 @@
     │   ├── RankUserError            wrong input that only one rank can see
     │   └── UnknownCharacterError    gpt2dist.tokenizer.tokenizer
     ├── RunError                     a failure that the message explains: exit code 1
+    │   └── RankRunError             a failure that only one process can see
     ├── PeerLostError                a collective failed because another rank is gone
     ├── HungError                    a rank makes no progress; gpt2dist.training.watchdog
     ├── HookError                    a user's training hook failed; gpt2dist.training.hooks
@@ -37,6 +38,10 @@ class RankUserError(UserError):
 
 class RunError(Gpt2distError):
     """A failure that wrong input did not cause, with the reason in its message; exit code 1."""
+
+
+class RankRunError(RunError):
+    """A failure that only this process can see, such as a launcher's, so it reports it instead of rank 0."""
 
 
 class PeerLostError(Gpt2distError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2dist.cli import DISTRIBUTED_VERBS
-from gpt2dist.errors import PeerLostError, RunError, UserError
+from gpt2dist.errors import PeerLostError, RankRunError, UserError
 from gpt2dist.run import end_markers
 from gpt2dist.run.directory import RunDirectory
 
@@ -68,10 +68,10 @@ def run(args: argparse.Namespace) -> int:
         codes = {each.exitcode for each in ended.failures.values()}
         if 2 in codes and codes <= {2, -signal.SIGTERM}:  # the launcher ended the ranks that did not exit
             return 2
-        raise RunError(describe(ended.failures, directory)) from ended
+        raise RankRunError(describe(ended.failures, directory)) from ended
     except (DistError, RendezvousError) as error:
         place = settings.rdzv_endpoint or f"{settings.master_addr}:{settings.master_port}"
-        raise RunError(
+        raise RankRunError(
             f"the {settings.nnodes} hosts did not meet at {place} ({str(error).splitlines()[0]}); start this "
             "on each host, with its own --node-rank if you number them, and check that all can reach that address"
         ) from error
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         if _follows_a_run(words) or (directory and _was_saved(directory, began)):
             return 0
         name = signal.Signals(stopped.sigval).name
-        raise RunError(f"ended by {name} before everything was saved{_shutdown_hint(torchrun)}") from stopped
+        raise RankRunError(f"ended by {name} before everything was saved{_shutdown_hint(torchrun)}") from stopped
     return 0
 
 

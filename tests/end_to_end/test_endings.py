@@ -69,7 +69,8 @@ def test_a_signal_to_a_script_of_launch_saves_everything(run_file, tmp_path, rep
 
 def test_a_killed_rank_is_named_with_its_signal_and_log_and_nobody_stays(run_file, tmp_path):
     run = tmp_path / "run"
-    with started([*LAUNCH, "train", str(run_file), *LONG]) as launcher:
+    second = ["env", "SLURM_STEP_NUM_TASKS=2", "SLURM_PROCID=1"]  # the launcher of another host under srun
+    with started([*second, *LAUNCH, "train", str(run_file), *LONG]) as launcher:
         wait_until(lambda: steps_done(run) >= 3)
         ranks = ranks_of(launcher)
         os.kill(ranks[1], signal.SIGKILL)
