@@ -51,14 +51,6 @@ class Registry(Generic[T]):
             raise ValueError(f"unknown {self.noun} {name!r}{known} package.module:attribute")
         return self._load(target or name)
 
-    def all(self) -> dict[str, T]:
-        """Import and return all parts with a name, in the order of `names`.
-
-        Raises:
-            ValueError: As `get`.
-        """
-        return {name: self.get(name) for name in self.names()}
-
     def _load(self, target: str) -> T:
         try:
             found: Any = import_attribute(target)

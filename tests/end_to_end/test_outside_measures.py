@@ -11,7 +11,8 @@ import pytest
 from gpt2dist.cli import main
 from gpt2dist.distributed.world import leave
 from tests.support.events import events, points
-from tests.support.outside_measures import HERE, installed
+from tests.support.outside_measures import HERE
+from tests.support.packages import installed
 from tests.support.runs import metrics, train, write_run
 
 
@@ -32,9 +33,9 @@ def gpt2dist(capsys):
 
 
 @pytest.fixture
-def run(tiny_dataset, tmp_path, monkeypatch):
+def run(tiny_dataset, tmp_path):
     """A run of two steps, made where a package is installed that offers the measure."""
-    with installed(tmp_path / "site", monkeypatch, nats_per_word=HERE + "NATS_PER_WORD"):
+    with installed(tmp_path / "site", "toy", "gpt2dist.measures", nats_per_word=HERE + "NATS_PER_WORD"):
         config = write_run(tmp_path, tiny_dataset, validation=True)
         return train(config, "schedule.total_steps=2", "schedule.warmup_steps=1", "monitoring.tensorboard=true")
 

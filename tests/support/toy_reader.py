@@ -1,5 +1,7 @@
 """A package with a reader and filters of its own, as a stranger would write it, installed into a directory."""
 
+from tests.support.packages import write_metadata
+
 MODULE = '''
 from gpt2dist.corpus import Document, Reader, Rejected, Skipped
 from gpt2dist.corpus.files import Stream
@@ -63,8 +65,5 @@ NUMBER = 7
 
 def install(directory):
     """Write the package into a directory, with the metadata of an installed one."""
-    info = directory / "poems-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: poems\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[gpt2dist.readers]\npoems = poems_of_tests:Poems\n")
+    write_metadata(directory, "poems", "gpt2dist.readers", poems="poems_of_tests:Poems")
     (directory / "poems_of_tests.py").write_text(MODULE)

@@ -12,7 +12,8 @@ from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.measures import OURS, TEXT, Measure, MeasureInfo, Sums
 from tests.support import REPOSITORY
 from tests.support.markdown import blocks
-from tests.support.outside_measures import HERE, LAST_WORD_LOSS, NATS_PER_WORD, installed
+from tests.support.outside_measures import HERE, LAST_WORD_LOSS, NATS_PER_WORD
+from tests.support.packages import installed
 
 SUMS = Sums(nll_sum=200.0, targets=50, bytes=400, words=20, lm_eval_words=25, windows=3)
 
@@ -87,21 +88,21 @@ def test_how_values_are_written():
     ]
 
 
-def test_measures_of_installed_packages_and_named_ones_follow_ours(tmp_path, monkeypatch):
+def test_measures_of_installed_packages_and_named_ones_follow_ours(tmp_path):
     assert measures.in_use("text") == TEXT
     assert measures.in_use("text", [HERE + "NATS_PER_WORD"]) == (*TEXT, NATS_PER_WORD)
     offered = {"nats_per_word": HERE + "NATS_PER_WORD", "last_word_loss": HERE + "LAST_WORD_LOSS"}
-    with installed(tmp_path, monkeypatch, **offered):
+    with installed(tmp_path, "toy", "gpt2dist.measures", **offered):
         assert measures.in_use("text") == (*TEXT, NATS_PER_WORD)
         assert measures.in_use("text", ["nats_per_word", "loss"]) == (*TEXT, NATS_PER_WORD)
         assert measures.in_use("last_words") == (*measures.LAST_WORDS, LAST_WORD_LOSS)
     assert measures.in_use("text") == TEXT
 
 
-def test_an_installed_measure_that_is_broken_is_refused(tmp_path, monkeypatch):
+def test_an_installed_measure_that_is_broken_is_refused(tmp_path):
     message = r"no_such_module:BROKEN cannot be imported \(ModuleNotFoundError"
     with (
-        installed(tmp_path, monkeypatch, broken="no_such_module:BROKEN"),
+        installed(tmp_path, "toy", "gpt2dist.measures", broken="no_such_module:BROKEN"),
         pytest.raises(UserError, match=message),
     ):
         measures.in_use("text")

@@ -2,10 +2,10 @@ import sys
 
 import pytest
 
-from gpt2dist import registry
 from gpt2dist.preflight import resolve
 from gpt2dist.training.hooks import HOOKS
 from tests.support.mistakes import mistakes
+from tests.support.packages import installed
 
 
 @pytest.mark.parametrize(
@@ -88,20 +88,11 @@ def test_every_hook_that_cannot_be_imported_is_reported_with_the_way_out(run_fil
     ]
 
 
-def test_a_package_offers_a_hook_by_name(run_file, tmp_path, monkeypatch):
-    info = tmp_path / "counting-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[gpt2dist.hooks]\ncounter = tests.support.counting_hook:CountingHook\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    registry._entry_points.cache_clear()
-    try:
+def test_a_package_offers_a_hook_by_name(run_file, tmp_path):
+    hook = "tests.support.counting_hook:CountingHook"
+    with installed(tmp_path, "counting", "gpt2dist.hooks", counter=hook):
         config, _ = resolve(run_file, ["run.hooks=[counter]"], 1)
         assert HOOKS.get(*config.run.hooks).__name__ == "CountingHook"
-    finally:
-        registry._entry_points.cache_clear()
 
 
 def test_a_look_at_a_run_imports_its_trackers_and_starts_none(run_file, monkeypatch):

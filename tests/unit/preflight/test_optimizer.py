@@ -2,12 +2,12 @@ import sys
 
 import pytest
 
-from gpt2dist import registry
 from gpt2dist.memory import GIB
 from gpt2dist.preflight import resolve
 from gpt2dist.preflight.memory import estimate, memory_inputs
 from gpt2dist.preflight.resources import _first_fit
 from tests.support.mistakes import mistakes
+from tests.support.packages import installed
 
 HOME = "tests.support.sgd_and_adamw"
 TOY, AT_STAGE_1 = f"optimizer.kind={HOME}:SgdAndAdamW", f"optimizer.kind={HOME}:SgdAtStage1"
@@ -98,19 +98,13 @@ def test_what_is_proposed_is_what_it_supports(run_file):
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
+def package(tmp_path):
     """An installed package that offers an optimizer."""
-    info = tmp_path / "lions-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lions\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[gpt2dist.optimizers]\nlion = lions_of_tests:Lion\n")
     (tmp_path / "lions_of_tests.py").write_text(
         "from tests.support.sgd_and_adamw import SgdAndAdamW\n\n\nclass Lion(SgdAndAdamW):\n    pass\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    registry._entry_points.cache_clear()
-    yield
-    registry._entry_points.cache_clear()
+    with installed(tmp_path, "lions", "gpt2dist.optimizers", lion="lions_of_tests:Lion"):
+        yield
     sys.modules.pop("lions_of_tests", None)
 
 

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from gpt2dist import cli, registry
+from gpt2dist import cli
 from gpt2dist.submission.options import add_options, find_schedulers, options_of
 from gpt2dist.submission.schedulers import BUILTIN
 from gpt2dist.submission.schedulers.base import Scheduler, option
+from tests.support.packages import installed
 from tests.support.pbs import PBS
 from tests.support.runs import write_run
 
@@ -39,16 +40,10 @@ def qsub(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
+def package(tmp_path):
     """An installed package that offers the scheduler as "pbs"."""
-    info = tmp_path / "site/mytools-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mytools\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[gpt2dist.schedulers]\npbs = {NAME}\n")
-    monkeypatch.syspath_prepend(info.parent)
-    registry._entry_points.cache_clear()
-    yield
-    registry._entry_points.cache_clear()
+    with installed(tmp_path / "site", "mytools", "gpt2dist.schedulers", pbs=NAME):
+        yield
 
 
 def submit(*words: object) -> int:
