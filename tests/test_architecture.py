@@ -121,7 +121,7 @@ LIGHT = (
 )
 MOST_LINES = 450
 ENTRY_POINT_GROUPS = {
-    *("gpt2dist.filters", "gpt2dist.hooks", "gpt2dist.measures", "gpt2dist.optimizers", "gpt2dist.readers"),
+    *("gpt2dist.hooks", "gpt2dist.measures", "gpt2dist.optimizers", "gpt2dist.readers"),
     *("gpt2dist.schedulers", "gpt2dist.trackers", "gpt2dist.tests_animals"),
 }
 

@@ -44,7 +44,7 @@ def _training(args: argparse.Namespace) -> "Work":
 
     if args.words:
         raise UserError(
-            f"-- {args.words[0]}: only --job evaluate and preprocess take arguments after `--`; leave them out"
+            f"-- {args.words[0]}: only --job evaluate and preprocess take arguments after `--`; omit them"
         )
     if not args.overrides:
         raise UserError("no CONFIG; name the YAML file of the run, or another --job")
@@ -118,7 +118,7 @@ def _preprocessing(verb_args: argparse.Namespace, args: argparse.Namespace) -> "
     given = [name for name in ("task_index", "task_count", "scheduler") if getattr(verb_args, name) is not None]
     given += ["finish"] * verb_args.finish
     if given:
-        raise UserError(f"--{given[0].replace('_', '-')}: submit sets it for each job; leave it out")
+        raise UserError(f"--{given[0].replace('_', '-')}: submit sets it for each job; omit it")
     if "-" in verb_args.inputs:
         raise UserError("-: a job has no standard input; name the files instead")
     job = preprocess.job_of(verb_args)

@@ -136,13 +136,13 @@ def _check(args: argparse.Namespace) -> None:
     if args.job == "preprocess":
         _check_division(args)
     elif args.tasks is not None or args.dask:
-        raise UserError("--tasks and --dask: for --job preprocess only; leave them out")
+        raise UserError("--tasks and --dask: for --job preprocess only; omit them")
     elif args.gpus_per_node is None:
         raise UserError("--gpus-per-node: missing; one rank is started for each GPU")
     else:
         require_positive("--gpus-per-node", args.gpus_per_node, "the ranks of each machine")
     if args.device_memory is not None and args.job != "train":
-        raise UserError("--device-memory: for --job train only; leave it out")
+        raise UserError("--device-memory: for --job train only; omit it")
 
 
 def _check_division(args: argparse.Namespace) -> None:
@@ -152,7 +152,7 @@ def _check_division(args: argparse.Namespace) -> None:
     from gpt2dist.submission.job import require_positive
 
     if args.gpus_per_node is not None:
-        raise UserError("--gpus-per-node: --job preprocess uses no GPUs; leave it out")
+        raise UserError("--gpus-per-node: --job preprocess uses no GPUs; omit it")
     if args.tasks is not None:
         require_positive("--tasks", args.tasks, "the jobs of the array")
     if args.tasks is not None and args.dask:

@@ -49,7 +49,7 @@ def describe(name: str = "") -> Key:
     """Return the description of a key or section.
 
     Args:
-        name: Dotted name; empty for the whole configuration. Numbers of list items may be left out.
+        name: Dotted name; empty for the whole configuration. Numbers of list items may be omitted.
 
     Raises:
         UserError: There is no such key; the message names the closest one.

@@ -91,14 +91,14 @@ def require_own(args: argparse.Namespace, schedulers: Schedulers) -> None:
     if args.job in cannot:
         raise UserError(f"--job {args.job}: not with --scheduler {name}, {cannot[args.job]}; choose another one")
     if args.nodes not in (None, 1) and "nodes" in cannot:
-        raise UserError(f"--nodes {args.nodes}: not with --scheduler {name}, {cannot['nodes']}; leave it out")
+        raise UserError(f"--nodes {args.nodes}: not with --scheduler {name}, {cannot['nodes']}; omit it")
     others: dict[str, list[str]] = {}
     for each, having in owners(schedulers).items():
         if name not in having and getattr(args, each) is not None:
             others.setdefault(" or ".join(having), []).append(each)
     for whose, given in others.items():
         reasons = "".join(f", not {name}, {cannot[each]}" for each in given[:1] if each in cannot)
-        raise UserError(f"{', '.join(map(flag, given))}: for --scheduler {whose} only{reasons}; leave it out")
+        raise UserError(f"{', '.join(map(flag, given))}: for --scheduler {whose} only{reasons}; omit it")
 
 
 def create(scheduler: type[Scheduler], args: argparse.Namespace) -> Scheduler:

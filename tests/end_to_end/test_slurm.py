@@ -131,7 +131,7 @@ def test_a_killed_rank_ends_the_job_as_a_failure_that_names_it(slurm):
     os.kill(rank_of(job), 9)
     wait_for_state(job, "FAILED", 90)
     assert "failed first: SIGKILL (-9)" in log(job)
-    assert "failed with exit code 1; the reason stands above" in log(job)
+    assert "failed with exit code 1; see the messages above" in log(job)
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ class Slurm(Scheduler):
         """
         if self.save_seconds is not None and not _stops_near_limit(work):
             raise UserError(
-                "--save-seconds: only training and `evaluate --watch` save before the time limit; leave it out"
+                "--save-seconds: only training and `evaluate --watch` save before the time limit; omit it"
             )
         kept = self._kept(work)
         if _stops_near_limit(work):
@@ -167,7 +167,7 @@ class Slurm(Scheduler):
     def _check_container(self, work: Work) -> None:
         """Check that an image is named, and that pyxis can mount all paths."""
         if not (self.container_image or "").strip():
-            raise UserError("--container-image: is empty; name an image, or leave it out")
+            raise UserError("--container-image: is empty; name an image, or omit it")
         for path in (Path.cwd(), *work.paths):  # the job starts in the current directory
             if found := re.search("[,:]", str(path)):
                 raise UserError(
@@ -250,7 +250,7 @@ def check_option(text: str) -> None:
         raise UserError(f"--sbatch {text}: write an option of sbatch, as --sbatch=--qos=high")
     for word in words:
         for name in _names_in(word):
-            raise UserError(f"--sbatch {text}: submit sets or relies on --{name}; leave it out ({OURS[name]})")
+            raise UserError(f"--sbatch {text}: submit sets or relies on --{name}; omit it ({OURS[name]})")
 
 
 def _names_in(word: str) -> Iterator[str]:

@@ -82,7 +82,7 @@ ending() {
   elif [ "$1" -ne 0 ] && { [ -n "$asked" ] || preempted; }; then
     again "asked to stop before it had begun to train"
   elif [ "$1" -ne 0 ]; then
-    say "failed with exit code $1; the reason stands above and in $run/logs"
+    say "failed with exit code $1; see the messages above and $run/logs"
   else
     say "done"
   fi

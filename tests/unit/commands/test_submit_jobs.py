@@ -113,7 +113,7 @@ def test_the_text_of_an_evaluation_may_be_files(here, trained, tiny_dataset):
         ([], ["RUN", "--data", "DATA", "--all-checkpoints", "--name", "a/b"], "--name 'a/b' is not a valid name"),
         (["run.yaml"], ["RUN"], "run.yaml: --job evaluate takes no configuration; write the arguments of"),
         ([], [], "--job evaluate: arguments missing; write those of `gpt2dist evaluate` after `--`"),
-        (["--device-memory", "80"], ["RUN"], "--device-memory: for --job train only; leave it out"),
+        (["--device-memory", "80"], ["RUN"], "--device-memory: for --job train only; omit it"),
         (
             ["--save-seconds", "9"],
             ["RUN", "--data", "DATA"],
@@ -227,11 +227,11 @@ def test_dask_that_is_not_installed_is_told(here, tiny_dataset, monkeypatch, cap
             ["CORPUS", "--output", "web"],
             "--gpus-per-node: --job preprocess uses no GPUs",
         ),
-        ([], ["CORPUS", "--output", "web", "--finish"], "--finish: submit sets it for each job; leave it out"),
+        ([], ["CORPUS", "--output", "web", "--finish"], "--finish: submit sets it for each job; omit it"),
         (
             [],
             ["CORPUS", "--output", "web", "--task-index", "1"],
-            "--task-index: submit sets it for each job; leave it out",
+            "--task-index: submit sets it for each job; omit it",
         ),
         (
             [],

@@ -116,7 +116,7 @@ def test_an_installed_measure_that_is_broken_is_refused(tmp_path):
             "unknown measure 'nats' (known: loss, perplexity, bits_per_token, bits_per_byte, word_perplexity, ",
         ),
         ("no_such_module:NATS", "no_such_module:NATS cannot be imported (ModuleNotFoundError: No module named"),
-        (HERE + "installed", "is not a gpt2dist.evaluation.measures.Measure; create it with that class"),
+        (HERE + "HERE", "is not a gpt2dist.evaluation.measures.Measure; create it with that class"),
         (HERE + "LAST_WORD_LOSS", "is a measure of the task 'last_words', not 'text'; omit it"),
         ("accuracy", "accuracy is a measure of the task 'last_words', not 'text'; omit it"),
         (HERE + "LOSS_AGAIN", "results have another value under the key 'loss'; give it another key"),

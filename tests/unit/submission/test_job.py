@@ -86,7 +86,7 @@ def test_what_slurm_would_refuse_is_refused_before(slurm, message):
 def test_options_of_sbatch_that_contradict_what_was_checked_are_refused(option, name):
     with pytest.raises(UserError) as raised:
         Slurm(sbatch=(option,)).check(TRAINING)
-    assert str(raised.value).startswith(f"--sbatch {option}: submit sets or relies on --{name}; leave it out (")
+    assert str(raised.value).startswith(f"--sbatch {option}: submit sets or relies on --{name}; omit it (")
 
 
 @pytest.mark.parametrize("option", ["--time-min=60", "--no-kill", "-C a100", "--mem=0", "-xn7", "-w nodeN", "-H"])
@@ -111,7 +111,7 @@ def test_paths_that_a_container_cannot_mount_are_refused(path):
 
 
 def test_a_blank_image_is_refused():
-    with pytest.raises(UserError, match=r"^--container-image: is empty; name an image, or leave it out"):
+    with pytest.raises(UserError, match=r"^--container-image: is empty; name an image, or omit it"):
         Slurm(container_image=" ").check(TRAINING)
 
 

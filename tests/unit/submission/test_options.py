@@ -108,17 +108,17 @@ def test_a_job_is_submitted_and_status_shows_it_where_the_package_is_missing(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--partition", "x"], "--partition: for --scheduler slurm only; leave it out"),
-        (["--save-seconds", "9"], "--save-seconds: for --scheduler slurm or kubernetes only; leave it out"),
+        (["--partition", "x"], "--partition: for --scheduler slurm only; omit it"),
+        (["--save-seconds", "9"], "--save-seconds: for --scheduler slurm or kubernetes only; omit it"),
         (
             ["--nodes", "2"],
-            f"--nodes 2: not with --scheduler {NAME}, which has one node for each job; leave it out",
+            f"--nodes 2: not with --scheduler {NAME}, which has one node for each job; omit it",
         ),
         (
             ["--job", "preprocess"],
             "--job preprocess: not with --scheduler tests.support.pbs:PBS, whose nodes are kept",
         ),
-        (["--tasks", "2"], f"--tasks: for --scheduler slurm only, not {NAME}, which has no arrays; leave it out"),
+        (["--tasks", "2"], f"--tasks: for --scheduler slurm only, not {NAME}, which has no arrays; omit it"),
         (["--time", "-1"], "--time -1: must be at least 1, the hours of walltime"),
         (
             ["--queue", "a\ntouch X"],

@@ -7,7 +7,7 @@ ending() {
   elif { [ -n "$asked" ] || preempted; } && { [ "$1" -ne 0 ] || {{endless}}; }; then
     again "stopped; what was scored stays"
   elif [ "$1" -ne 0 ]; then
-    say "failed with exit code $1; the reason stands above"
+    say "failed with exit code $1; see the messages above"
   else
     say "done"
   fi
