@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gpt2dist import json_files
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
-from gpt2dist.model.flops import PEAK_BF16_TFLOPS, peak_flops
+from gpt2dist.model.flops import PEAKS, matmul_type, peak_flops
 from gpt2dist.plan import Plan
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.metrics_file import read_tail
@@ -44,14 +44,14 @@ def durations(config: Config, plan: Plan, device: str | None = None) -> list[Dur
         device: Name of a GPU; None uses the run's own speed, or else gives an estimate for each GPU in USUAL.
 
     Raises:
-        UserError: The peak FLOP/s of that GPU is unknown.
+        UserError: The peak FLOP/s of that GPU is unknown for the run's precision.
     """
     rate = None if device else measured_rate(config, plan)
     if rate:
         tokens = plan.total_samples * plan.sequence_length
         return [Duration(tokens / rate / 3600, f"at {rate:,.0f} tokens per second, as in metrics.jsonl", True)]
-    slower = "; fp32 is several times slower" if config.precision == "fp32" else ""
-    return [_on(plan, name, slower) for name in ([device] if device else USUAL)]
+    data_type = matmul_type(config.precision)
+    return [_on(plan, name, data_type) for name in ([device] if device else USUAL)]
 
 
 def measured_rate(config: Config, plan: Plan) -> float | None:
@@ -67,12 +67,12 @@ def measured_rate(config: Config, plan: Plan) -> float | None:
     return statistics.median(rates) or None if rates else None
 
 
-def _on(plan: Plan, device: str, remark: str) -> Duration:
-    peak = peak_flops(device)
+def _on(plan: Plan, device: str, data_type: str) -> Duration:
+    peak = peak_flops(device, data_type)
     if peak is None:
-        known = ", ".join(PEAK_BF16_TFLOPS)
-        raise UserError(f"--device {device}: unknown peak FLOP/s; name one of {known}")
+        known = ", ".join(name for name in PEAKS if peak_flops(name, data_type))
+        raise UserError(f"--device {device}: unknown peak {data_type} FLOP/s; name one of {known}")
     seconds = plan.total_flops / (peak * ASSUMED_MFU * plan.world_size)
     ranks = f"{plan.world_size:,} × {device}"
-    basis = f"on {ranks}, if they reach {ASSUMED_MFU:.0%} of their bf16 peak{remark}"
+    basis = f"on {ranks}, if they reach {ASSUMED_MFU:.0%} of their {data_type} peak"
     return Duration(seconds / 3600, basis, False)

@@ -17,7 +17,7 @@ from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.loading.token_stream import TokenStream
-from gpt2dist.model.flops import flops_per_token, peak_flops
+from gpt2dist.model.flops import flops_per_token, matmul_type, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import write_huggingface_config
 from gpt2dist.model.requirements import require_compiler, require_flash_attention
@@ -101,7 +101,7 @@ def build_trainer(
         build_batcher(config, plan),
         build_hooks(config, plan, Evaluator(config, plan, world, engine, tokenizer)),
         checkpoint_store(config, plan, world, tokenizer),
-        Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(world)),
+        Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(config, world)),
         build_profile(config, world),
         coordinator,
     )
@@ -303,9 +303,15 @@ def _log_changes(before: RunDirectory, config: Config, facts: dict[str, Any]) ->
     return changes
 
 
-def device_peak_flops(world: World) -> float | None:
-    """Return the peak FLOP/s of this rank's device; None if unknown."""
-    return peak_flops(torch.cuda.get_device_name(world.device)) if world.device.type == "cuda" else None
+def device_peak_flops(config: Config, world: World) -> float | None:
+    """Return the peak FLOP/s of this rank's device at the run's precision; None on a CPU, or if it is unknown."""
+    if world.device.type != "cuda":
+        return None
+    name, data_type = torch.cuda.get_device_name(world.device), matmul_type(config.precision)
+    peak = peak_flops(name, data_type)
+    if peak is None:
+        logger.info("no MFU: the peak %s FLOP/s of %s are not known", data_type, name)
+    return peak
 
 
 def summary(config: Config, plan: Plan, world: World) -> str:

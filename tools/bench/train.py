@@ -42,7 +42,7 @@ from gpt2dist.loading.loader import Loader, MicroBatcher, MixtureBatcher
 from gpt2dist.loading.mixture import Mixture
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.loading.windows import Windows
-from gpt2dist.model.flops import flops_per_token, peak_flops
+from gpt2dist.model.flops import flops_per_token, matmul_type, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import huggingface_config
 from gpt2dist.model.shape import PRESETS, Shape
@@ -107,6 +107,7 @@ def measure(args: argparse.Namespace, stage: int) -> None:
     """Measure gpt2dist at one ZeRO stage and the other variants, and print the results."""
     torch.backends.cuda.matmul.allow_tf32 = True  # for all variants, as in nanoGPT
     torch.backends.cudnn.allow_tf32 = True
+    data_type = matmul_type(args.precision, allow_tf32=True)
     world = join()
     sizes = PRESETS[args.preset] if args.preset else (args.n_layer, args.n_head, args.n_embd)
     shape = Shape(*sizes, args.length, args.vocab_size)
@@ -127,7 +128,7 @@ def measure(args: argparse.Namespace, stage: int) -> None:
             rates = ", ".join(f"{variant.name} {variant.rates[-1]:,.0f}" for variant in variants)
             print(f"stage {stage}, round {number + 1}: {rates} tokens per second", flush=True)
         for variant in variants:
-            print(f"stage {stage}: {summary(variant, variants[0], shape, world.device)}")
+            print(f"stage {stage}: {summary(variant, variants[0], shape, world.device, data_type)}")
     how = f"{args.precision}, loss {args.loss}, {'compiled' if args.compile else 'not compiled'}"
     print(f"stage {stage}: {how}, {device_name(world.device)}")
     leave()
@@ -149,10 +150,10 @@ def time_round(variant: Variant, args: argparse.Namespace, device: torch.device)
     variant.rates.append(args.global_batch * args.length * args.steps / seconds)
 
 
-def summary(variant: Variant, ours: Variant, shape: Shape, device: torch.device) -> str:
+def summary(variant: Variant, ours: Variant, shape: Shape, device: torch.device, data_type: str) -> str:
     """Return a line with a variant's rate and, unless it is ours, the ratio of our rate to it."""
     rate = statistics.median(variant.rates)
-    peak = peak_flops(device_name(device))
+    peak = peak_flops(device_name(device), data_type)
     use = f", MFU {rate * flops_per_token(shape, shape.context_length) / peak:.1%}" if peak else ""
     use += f", {variant.extra_gib:.2f} GiB beside weights and optimizer" if variant.extra_gib else ""
     line = f"{variant.name} {rate:,.0f} tokens per second{use}"

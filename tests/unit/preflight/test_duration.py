@@ -6,22 +6,29 @@ from gpt2dist.errors import UserError
 from gpt2dist.preflight import resolve
 from gpt2dist.preflight.duration import durations
 
-FP32 = "; fp32 is several times slower"
-
 
 def test_hours_on_a_gpu_by_hand(run_file):
     config, plan = resolve(run_file, [], world_size=2)
     (found,) = durations(config, plan, "NVIDIA A100-SXM4-80GB")
-    assert found.hours == pytest.approx(plan.total_flops / (2 * 0.4 * 312e12) / 3600)
-    assert found.basis == f"on 2 × NVIDIA A100-SXM4-80GB, if they reach 40% of their bf16 peak{FP32}"
+    assert found.hours == pytest.approx(plan.total_flops / (2 * 0.4 * 19.5e12) / 3600)
+    assert found.basis == "on 2 × NVIDIA A100-SXM4-80GB, if they reach 40% of their fp32 peak"
     assert not found.measured
     assert [each.basis.split()[3] for each in durations(config, plan)] == ["A100,", "H100,"]
 
 
 def test_a_gpu_that_nobody_knows(run_file):
     config, plan = resolve(run_file, [], 1)
-    with pytest.raises(UserError, match=r"--device Abacus: unknown peak FLOP/s; name one of H100 PCIe, H100"):
+    said = r"--device Abacus: unknown peak fp32 FLOP/s; name one of B200, H200 NVL, H200, .*, V100 PCIe, .*, T4, "
+    with pytest.raises(UserError, match=said):
         durations(config, plan, "Abacus")
+
+
+def test_a_gpu_without_the_precision_of_the_run(run_file):
+    config, plan = resolve(run_file, ["precision=bf16", "zero.stage=1"], 1)
+    with pytest.raises(
+        UserError, match=r"--device T4: unknown peak bf16 FLOP/s; name one of B200, (?!.*(T4|V100))"
+    ):
+        durations(config, plan, "T4")
 
 
 @pytest.fixture
