@@ -33,7 +33,13 @@ check deepspeed "$@"
 options=(--master_port "${MASTER_PORT:-29500}")
 if [ -z "${HOSTFILE:-}" ]; then
   share_host
-  options+=(--num_gpus "$GPUS")
+  if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then # with --num_gpus, DeepSpeed would ignore it and use the first GPUs
+    [[ $CUDA_VISIBLE_DEVICES =~ ^[0-9]+(,[0-9]+)*$ ]] ||
+      fail "CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES: DeepSpeed's launcher takes only numbers; write those, or use launch/torchrun.sh"
+    options+=(--include "localhost:$(cut -d, -f"1-$GPUS" <<<"$CUDA_VISIBLE_DEVICES")")
+  else
+    options+=(--num_gpus "$GPUS")
+  fi
 else
   [ -f "$HOSTFILE" ] || fail "HOSTFILE=$HOSTFILE: no such file; write lines such as: host0 slots=8"
   count=$(hosts | wc -l)

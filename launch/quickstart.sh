@@ -20,7 +20,7 @@ launch() { gpt2dist launch --nproc-per-node "$processes" "$@"; }
 # bf16 if the device supports it, otherwise fp32.
 precision=fp32
 if [ "$gpus" -gt 0 ]; then
-  precision=$(python -c 'import torch; print("bf16" if torch.cuda.is_bf16_supported() else "fp32")')
+  precision=$(python -c 'from gpt2dist.distributed.gpu import supports_bf16; print("bf16" if supports_bf16() else "fp32")')
 elif grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then
   precision=autocast_bf16
 fi

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from gpt2dist.distributed import launch_environment
-from gpt2dist.errors import PeerLostError, RankUserError, RunError, UserError
+from gpt2dist.distributed.gpu import own_gpu, require_own_gpus
+from gpt2dist.errors import PeerLostError, RunError, UserError
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class World:
 
     Attributes:
         rank: This process's rank, in [0, size).
-        local_rank: Rank on this host, which selects the GPU.
+        local_rank: Rank on this host, which selects the GPU if this process sees several.
         size: Number of ranks.
         device: Device of this rank.
     """
@@ -175,7 +176,8 @@ def join(timeout: timedelta = TIMEOUT) -> World:
     On GPUs it uses NCCL, and gloo for CPU tensors; on CPUs, gloo only.
 
     Raises:
-        RankUserError: This host has more ranks than GPUs.
+        RankUserError: This process sees several GPUs, but none for its rank.
+        UserError: Two ranks use the same GPU.
         RunError: The other ranks did not join within `timeout`.
     """
     rank, local_rank, size = (
@@ -185,12 +187,7 @@ def join(timeout: timedelta = TIMEOUT) -> World:
     )
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        if local_rank >= torch.cuda.device_count():
-            raise RankUserError(
-                f"local rank {local_rank} has no GPU: this host has {torch.cuda.device_count()}; "
-                "start at most one process per GPU"
-            )
-        device = torch.device("cuda", local_rank)
+        device = own_gpu(local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -199,7 +196,10 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         else:
             store = _session_of(dist.rendezvous("env://", rank, size, timeout=timeout), timeout)
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    return World(rank, local_rank, size, device)
+    world = World(rank, local_rank, size, device)
+    if device.type == "cuda" and size > 1:
+        require_own_gpus(device, world.gather)  # before the first use of NCCL, whose message names no cause
+    return world
 
 
 def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: timedelta) -> dist.Store:

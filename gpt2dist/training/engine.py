@@ -16,6 +16,7 @@ from gpt2dist.config import Config
 from gpt2dist.config.reading import flatten
 from gpt2dist.distributed.deepspeed_import import deepspeed, start_quietly
 from gpt2dist.distributed.deepspeed_probe import LOSS_SCALER, check_deepspeed
+from gpt2dist.distributed.gpu import supports_bf16
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import Gpt2distError, UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
@@ -285,5 +286,5 @@ def _check_precision(precision: str, device: torch.device) -> None:
         raise UserError(
             f"precision: fp16 is not supported on this device ({device.type}); set precision to bf16 or fp32"
         )
-    if precision in ("bf16", "autocast_bf16") and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if precision in ("bf16", "autocast_bf16") and device.type == "cuda" and not supports_bf16():
         raise UserError("precision: this GPU has no bf16; set precision to fp16 or fp32")

@@ -31,6 +31,7 @@ COMMANDS = {
     "torchrun": ("torchrun.sh", {"GPUS": "4"}),
     "torchrun-nodes": ("torchrun-nodes.sh", NODE | {"GPUS": "4"}),
     "deepspeed": ("deepspeed.sh", {"GPUS": "4"}),
+    "deepspeed-gpus": ("deepspeed.sh", {"GPUS": "2", "CUDA_VISIBLE_DEVICES": "4,5,7"}),
     "deepspeed-nodes": ("deepspeed.sh", {"HOSTFILE": "hosts"}),
     "deepspeed-ssh": ("deepspeed.sh", {"HOSTFILE": "hosts", "SSH": "1", "MASTER_PORT": "29600"}),
 }
@@ -104,6 +105,12 @@ def test_the_command_is_the_golden_one(start, tmp_path, name):
         ),
         ("torchrun-nodes.sh", RUN, NODE | {"NODES": "0"}, "NODES=0: write a whole number of at least 1"),
         ("torchrun-nodes.sh", RUN, NODE | {"NODE_RANK": "2"}, "the hosts are numbered 0 … 1, since NODES=2"),
+        (
+            "deepspeed.sh",
+            RUN,
+            {"GPUS": "1", "CUDA_VISIBLE_DEVICES": "GPU-1"},
+            "launcher takes only numbers; write",
+        ),
         ("deepspeed.sh", RUN, {"HOSTFILE": "none"}, "HOSTFILE=none: no such file"),
         ("deepspeed.sh", RUN, {"HOSTFILE": "hosts", "NODE_RANK": "2"}, "NODE_RANK=2: hosts has 2 hosts"),
         ("deepspeed.sh", RUN, {"HOSTFILE": "others"}, "n2 is not in others; set NODE_RANK"),
