@@ -43,7 +43,7 @@ def main() -> None:
     rates = [
         float(line["throughput/tokens_per_second"])
         for line in read(run / "metrics.jsonl")
-        if "train/loss" in line
+        if "throughput/tokens_per_second" in line  # the first line of a start may have none
     ]
     checkpoint = run / "checkpoints" / (run / "checkpoints/latest").read_text().strip()
     trained = manifest.totals("train")

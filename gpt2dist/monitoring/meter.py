@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,27 +29,76 @@ class StepRecord:
     skipped: bool
 
 
+class Clock(Protocol):
+    """Clock of the device that trains."""
+
+    def mark(self) -> Any:
+        """Return the moment at which the device will have done all work queued so far, without waiting."""
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Return the seconds between two marks. Waits until the device has reached both."""
+
+
+class HostClock:
+    """Clock of a CPU, which has done all work when a call returns."""
+
+    def mark(self) -> float:
+        """Return the present moment."""
+        return time.monotonic()
+
+    def seconds(self, begin: float, end: float) -> float:
+        """Return the seconds between two marks."""
+        return end - begin
+
+
+class GpuClock:
+    """Clock of a GPU: events in its queue, which run as long as the work before them."""
+
+    def mark(self) -> torch.cuda.Event:
+        """Queue an event behind all work queued until now."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """Return the seconds between two events."""
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+
+
 class Meter:
     """Accumulator over the steps of a log interval. Only `take` reads the device.
+
+    Speed is that of the device, which runs behind the host. It leaves out the first step of a start, in which
+    kernels are compiled, NCCL connects and the allocator grows, and whatever precedes it.
 
     Args:
         world: This rank's view of the job.
         flops_per_token: FLOPs of training on one token.
         peak_flops: Peak FLOP/s of one device; None omits the model FLOPs utilisation.
+        clock: Clock of the device; None for that of this rank's device.
     """
 
-    def __init__(self, world: World, flops_per_token: float, peak_flops: float | None):
+    def __init__(
+        self, world: World, flops_per_token: float, peak_flops: float | None, clock: Clock | None = None
+    ):
         self._world = world
         self._flops_per_token = flops_per_token
         self._peak_flops = peak_flops
-        self._reset()
+        self._clock = clock or (GpuClock() if world.device.type == "cuda" else HostClock())
+        self._reset(None)
 
-    def _reset(self) -> None:
+    def _reset(self, began: Any) -> None:
         self._steps: list[Tensor] = []
         self._targets: list[int] = []
-        self._tokens = 0
-        self._waited = self._paused = 0.0
-        self._began = time.monotonic()
+        self._start_timing(began)
+
+    def _start_timing(self, began: Any) -> None:
+        """Measure the speed from a mark on; not at all if that is None."""
+        self._began = began
+        self._timed_steps = self._timed_tokens = 0
+        self._waited = 0.0
+        self._pauses: list[tuple[Any, Any]] = []
 
     @property
     def steps(self) -> int:
@@ -67,49 +117,68 @@ class Meter:
         """
         self._steps.append(torch.stack([nll, grad_norm, skipped]))
         self._targets.append(targets)
-        self._tokens += tokens
+        if self._began is None:  # the first step of this start
+            self._start_timing(self._clock.mark())
+            return
+        self._timed_steps += 1
+        self._timed_tokens += tokens
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time in this context as waiting for data."""
+        """Count the time of the host in this context as waiting for data."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time in this context (evaluation, sampling, saving) from the speed of training."""
-        began = time.monotonic()
+        """Exclude the work in this context (evaluation, sampling, saving) from the speed of training.
+
+        Steps that the device has not finished when the context begins, count as training.
+        """
+        began = self._clock.mark()
         yield
-        self._paused += time.monotonic() - began
+        self._pauses.append((began, self._clock.mark()))
 
     def take(self) -> tuple[dict[str, float], list[StepRecord]]:
         """Return the values and steps of the interval, and start a new one. Collective; reads the device once.
 
-        The loss covers the steps that were not skipped; it is NaN if all were.
+        The loss covers the steps that were not skipped; it is NaN if all were. Speed is missing if the interval
+        has only the first step of a start.
         """
         rows = torch.stack(self._steps)
         rows[:, 0] = self._world.sum(rows[:, 0].clone())
+        ended = self._clock.mark()  # also the beginning of the next interval
         records = [
             StepRecord(nll / targets, norm, bool(skipped))
             for (nll, norm, skipped), targets in zip(rows.tolist(), self._targets, strict=True)
         ]
-        seconds = max(1e-9, time.monotonic() - self._began - self._paused)
-        rate = self._tokens / seconds
         loss = self._mean_loss(records)
         values: dict[str, float] = {
             "train/loss": loss,
             "train/perplexity": math.inf if loss > 700 else math.exp(loss),
-            "throughput/tokens_per_second": rate,
-            "time/step": seconds / len(records),
-            "time/data_wait": self._waited / len(records),
+            **self._speed(ended),
             "memory/peak_gib": self._peak_memory() / GIB,
+        }
+        self._reset(ended)
+        return values, records
+
+    def _speed(self, ended: Any) -> dict[str, float]:
+        """Return the speed of the interval up to a mark; empty if no step was timed."""
+        if not self._timed_steps:
+            return {}
+        paused = sum(self._clock.seconds(*pause) for pause in self._pauses)
+        seconds = max(1e-9, self._clock.seconds(self._began, ended) - paused)
+        rate = self._timed_tokens / seconds
+        values = {
+            "throughput/tokens_per_second": rate,
+            "time/step": seconds / self._timed_steps,
+            "time/data_wait": self._waited / self._timed_steps,
         }
         if self._peak_flops:
             possible = self._peak_flops * self._world.size
             values["throughput/mfu"] = rate * self._flops_per_token / possible
-        self._reset()
-        return values, records
+        return values
 
     def _mean_loss(self, records: list[StepRecord]) -> float:
         """Return the mean over the targets of the steps that were not skipped."""

@@ -174,8 +174,9 @@ class Trainer:
             "progress/tokens": self.consumed_tokens,
         }
         self.hooks.after_log(self, values)
-        loss, rate = measured["train/loss"], measured["throughput/tokens_per_second"]
-        self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
+        rate = measured.get("throughput/tokens_per_second")  # missing after only the first step of this start
+        speed = {"tokens_per_s": f"{rate:,.0f}"} if rate else {}
+        self.bar.advance(0, loss=f"{measured['train/loss']:.4f}", lr=f"{values['train/lr']:.2e}", **speed)
         if self.skipped_in_a_row > self.config.stability.max_skipped_steps:
             self._give_up()
 
