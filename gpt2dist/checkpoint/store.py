@@ -22,6 +22,7 @@ from gpt2dist import atomic_io
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
 from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
+from gpt2dist.checkpoint.pinned import HostTensors
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
 from gpt2dist.checkpoint.state import TrainerState
@@ -84,7 +85,7 @@ class CheckpointStore:
         self.vocab_size = vocab_size
         self._write_model_files = write_model_files
         self._saving: _Saving | None = None
-        self._snapshot: dict[str, Tensor] = {}  # host memory, reused by the next save
+        self._host = HostTensors({})  # memory of the snapshot, reused by the next save
 
     def save(self, state: WholeState, trainer: TrainerState) -> Path:
         """Write and commit a checkpoint. Collective.
@@ -207,6 +208,13 @@ class CheckpointStore:
     def _take_snapshot(self, state: WholeState, mine: set[str]) -> dict[str, Tensor]:
         """Copy this rank's parameters and their state to host memory, and return them as `key.name` → tensor."""
         state.link()
+        shapes = {
+            f"{key}.{name}": self._saved_shape(name, state)
+            for name in mine
+            for key in ("param", *state.state_names(name))
+        }
+        if self._host.shapes != shapes:
+            self._host = HostTensors(shapes)
         taken = {}
         for name in state.parameters:  # gathering is collective, so every rank gathers all
             whole = state.gather(name)
@@ -222,10 +230,7 @@ class CheckpointStore:
     def _copied(self, place: str, tensor: Tensor) -> Tensor:
         """Copy a tensor to host memory, which is pinned for GPU tensors so that the copies overlap."""
         pinned = tensor.device.type == "cuda"
-        held = self._snapshot.get(place)
-        if held is None or held.shape != tensor.shape:
-            held = self._snapshot[place] = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=pinned)
-        return held.copy_(tensor, non_blocking=pinned)
+        return self._host.get(place, pinned).copy_(tensor, non_blocking=pinned)
 
     def _write_part(self, partial: Path, tensors: dict[str, Tensor], parts: int) -> Records:
         """Write this rank's weights and optimizer state."""

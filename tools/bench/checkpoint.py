@@ -53,7 +53,8 @@ def main() -> None:
     )
     size = 12 * shape.parameters
     store.save(engine.state, state(0))  # the first save allocates the snapshot in host memory
-    content = [tensor.view(-1).numpy().view("u1").data for tensor in store._snapshot.values()]
+    host = store._host
+    content = [host.get(name, pinned=False).view(-1).numpy().view("u1").data for name in host.shapes]
     steps, results = itertools.count(1), []
     phases = {
         "plain": lambda: plain_write(home, world.rank, next(steps), content),
