@@ -9,17 +9,27 @@ BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's default `reduce_bucket_size`."""
 
 
-def deepspeed_config(config: Config, accumulation: int, parameters: int) -> dict[str, Any]:
+def deepspeed_config(config: Config, accumulation: int, parameters: int, world_size: int = 1) -> dict[str, Any]:
     """Build DeepSpeed's configuration, a pure function of the arguments.
 
     Args:
         config: The run's configuration.
         accumulation: Micro-batches per optimizer step and rank.
         parameters: Number of model parameters, including the padding of the vocabulary.
+        world_size: Number of ranks, on all hosts.
 
     Returns:
         DeepSpeed's keys, with `zero.deepspeed` merged in last. The run directory keeps them as deepspeed.json.
     """
+    out = _merge(_ours(config, accumulation), config.zero.deepspeed)
+    if config.zero.stage > 0:
+        for key, value in _communication(config.zero.stage, parameters, world_size).items():
+            out["zero_optimization"].setdefault(key, value)
+    return out
+
+
+def _ours(config: Config, accumulation: int) -> dict[str, Any]:
+    """Return the keys that raw keys must not contradict."""
     stage, precision = config.zero.stage, config.precision
     out: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,
@@ -51,18 +61,33 @@ def deepspeed_config(config: Config, accumulation: int, parameters: int) -> dict
         out["fp16"] = {"enabled": True, "initial_scale_power": 16, "loss_scale_window": 1000}
     elif precision == "autocast_bf16":
         out["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-    out = _merge(out, config.zero.deepspeed)
-    if stage > 0 and parameters < BUCKET_ELEMENTS:
-        # DeepSpeed allocates the whole bucket, however small the model is.
-        out["zero_optimization"].setdefault("reduce_bucket_size", parameters)
     return out
+
+
+def _communication(stage: int, parameters: int, world_size: int) -> dict[str, Any]:
+    """Return how gradients are sent, unless raw keys say otherwise. None of it changes what is summed.
+
+    The bucket follows Megatron Core's `DistributedDataParallelConfig.bucket_size`: 40 million elements, and one
+    million per rank beyond 40 ranks, since collectives of more ranks need more data to hide their latency.
+    DeepSpeed's 500 million would cost up to 6 bytes per element for copies at each sum, and would leave stage 3
+    nothing to overlap with its backward pass. It allocates the whole bucket, however small the model is.
+    """
+    return {
+        "reduce_bucket_size": min(parameters, BUCKET_ELEMENTS, max(40_000_000, 1_000_000 * world_size)),
+        # With it, stages 1 and 2 of DeepSpeed 0.19.8 wait for the device after each micro-batch whose gradients
+        # they send, need a second bucket, and have had races (DeepSpeed's issues 5545, 7188 and 8061). Without
+        # it, stage 3 would wait for the whole default stream instead of its own.
+        "overlap_comm": stage == 3,
+        # Without it, each gradient is kept until its bucket is sent, and memory becomes fragmented.
+        "contiguous_gradients": True,
+    }
 
 
 def conflicts(config: Config) -> list[str]:
     """Return the dotted keys of `zero.deepspeed` that other settings of the run determine."""
     raw = config.zero.deepspeed
     bare = config.model_copy(update={"zero": config.zero.model_copy(update={"deepspeed": {}})})
-    ours = deepspeed_config(bare, accumulation=1, parameters=BUCKET_ELEMENTS)
+    ours = _ours(bare, accumulation=1)
     # Keys reserved for other sections of the configuration, even if this run does not set them.
     owned = {"train_batch_size", "optimizer", "scheduler"}
     owned |= {"bf16", "bfloat16", "fp16", "torch_autocast", "data_types", "communication_data_type", "timers"}

@@ -67,7 +67,7 @@ def train(config: Config, plan: Plan, world: World) -> None:
         Watchdog(log, config.run.timeout_seconds, partial(report_hang, output, world)) as watchdog,
     ):
         coordinator = StopCoordinator(world, signal, watchdog, config.checkpoint.every_minutes)
-        settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
+        settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters, world.size)
         trainer = build_trainer(config, plan, world, settings, coordinator)
         start = starting_point(config, trainer.store)
         if start:

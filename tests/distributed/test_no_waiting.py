@@ -109,3 +109,11 @@ def test_deepspeeds_throughput_timer_would_be_noticed(tiny_dataset, tmp_path):
             "deepspeed/utils/timer.py start: synchronize the device": ACCUMULATION,
             "deepspeed/utils/timer.py stop: synchronize the device": ACCUMULATION,
         }
+
+
+def test_overlapping_communication_at_stage_2_would_wait_after_each_micro_batch(tiny_dataset, tmp_path):
+    """Why `overlap_comm` is off there. If this fails, look at it again."""
+    words = ["zero.stage=2", SPIKES, "zero.deepspeed.zero_optimization.overlap_comm=true"]
+    place = "deepspeed/runtime/zero/stage_1_and_2.py independent_gradient_partition_epilogue"
+    for step in run_ranks(watched_step, 2, write_run(tmp_path, tiny_dataset), words):
+        assert step.waits == NORM | {f"{place}: synchronize the device": ACCUMULATION}
