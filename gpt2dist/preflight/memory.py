@@ -21,6 +21,8 @@ from gpt2dist.training.optimizers.base import STATE_BYTES, state_bytes
 
 LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's default of both `stage3_max_live_parameters` and `stage3_max_reuse_distance`."""
+SUB_GROUP = 1_000_000_000
+"""DeepSpeed's default `sub_group_size`: parameters that stage 3 updates at a time."""
 STATES = ("weights", "gradients", "optimizer", "buckets")
 
 
@@ -46,6 +48,7 @@ class MemoryInputs:
         activation_checkpointing: Whether blocks are recomputed in the backward pass.
         loss: As in the configuration.
         state_tensors: State tensors of the optimizer per parameter, on average: 2 for AdamW.
+        pinned: Whether the device is a GPU, for which offloaded tensors are in pinned host memory.
     """
 
     shape: Shape
@@ -65,11 +68,22 @@ class MemoryInputs:
     activation_checkpointing: bool = False
     loss: str = "plain"
     state_tensors: float = 2.0
+    pinned: bool = True
 
     @property
     def parameters(self) -> int:
         """The number of parameters in memory, including the padding of the vocabulary."""
         return self.shape.padded_parameters
+
+    @property
+    def shard(self) -> int:
+        """Parameters that this rank updates."""
+        return _ceil(self.parameters, 1 if self.stage == 0 else self.world_size)
+
+    @property
+    def largest_parameter(self) -> int:
+        """Elements of the largest parameter: the embedding, or a matrix of a block."""
+        return max(self.shape.padded_vocab_size, 4 * self.shape.n_embd) * self.shape.n_embd
 
     @property
     def tokens(self) -> int:
@@ -116,7 +130,7 @@ class Part:
 
 def memory_inputs(config: Config, plan: Plan) -> MemoryInputs:
     """Return the inputs of the estimate for a run."""
-    settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters)
+    settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters, plan.world_size)
     zero = settings["zero_optimization"]
     return MemoryInputs(
         shape=plan.shape,
@@ -180,7 +194,7 @@ def _placed(name: str, here: int, shard: int, place: str, what: str) -> Part:
 def _weights(setting: MemoryInputs) -> Part:
     size, parameters = setting.width, setting.parameters
     if setting.stage == 3:
-        shard = size * _ceil(parameters, setting.world_size)
+        shard = size * setting.shard
         what = "this rank's part, and those gathered for the pass"
         return _placed("weights", setting.gathered, shard, setting.offload_parameters, what)
     return Part("weights", size * parameters, 0, f"{8 * size} bits")
@@ -190,8 +204,10 @@ def _gradients(setting: MemoryInputs) -> Part:
     size, parameters, stage = setting.width, setting.parameters, setting.stage
     summed = 4 if setting.fp32_accumulation else size
     if stage >= 2:
-        shard = summed * _ceil(parameters, setting.world_size)
-        return _placed("gradients", 0, shard, setting.offload_optimizer, f"this rank's part, {8 * summed} bits")
+        shard, place = summed * setting.shard, setting.offload_optimizer
+        if stage == 3 and place == "cpu":
+            shard = _pinned(setting, shard)
+        return _placed("gradients", 0, shard, place, f"this rank's part, {8 * summed} bits")
     if stage == 1 and setting.offload_optimizer != "none":
         return Part("gradients", summed * parameters, 0, f"{8 * summed} bits")
     if stage == 1 and summed != size:
@@ -200,15 +216,26 @@ def _gradients(setting: MemoryInputs) -> Part:
 
 
 def _optimizer(setting: MemoryInputs) -> Part:
-    state = STATE_BYTES * setting.state_tensors
+    state, shard = STATE_BYTES * setting.state_tensors, setting.shard
     if setting.stage == 0:
         return Part("optimizer", round(state * setting.parameters), 0, "its state, fp32")
-    per_parameter, what = 4 + state, "this rank's part of fp32 weights and optimizer state"
-    if setting.offload_optimizer != "none":
-        # The host also holds the gradients, and at stages 1 and 2 the updated weights to be copied back.
-        per_parameter += 4 + (setting.width if setting.stage < 3 else 0)
-    shard = round(per_parameter * _ceil(setting.parameters, setting.world_size))
-    return _placed("optimizer", 0, shard, setting.offload_optimizer, what)
+    what = "this rank's part of fp32 weights and optimizer state"
+    if setting.offload_optimizer == "none":
+        return Part("optimizer", round((4 + state) * shard), 0, what)
+    # The host also holds the gradients, and at stages 1 and 2 the updated weights to be copied back. DeepSpeed
+    # pins both, and at these stages the fp32 weights. Stage 3 pins the gradients of a sub-group.
+    pinned = [4, 4, setting.width] if setting.stage < 3 else [4]
+    size = round(state * shard) + sum(_pinned(setting, each * shard) for each in pinned)
+    size += 4 * shard if setting.stage == 3 else 0
+    return _placed("optimizer", 0, size, setting.offload_optimizer, what)
+
+
+def _pinned(setting: MemoryInputs, size: int) -> int:
+    """Return the bytes that torch allocates for a pinned tensor: the next power of two.
+
+    `CachingHostAllocatorImpl::allocate` in ATen/core/CachingHostAllocator.h of torch 2.13.
+    """
+    return 1 << (size - 1).bit_length() if setting.pinned and size else size
 
 
 def _buckets(setting: MemoryInputs) -> int:
@@ -220,7 +247,7 @@ def _buckets(setting: MemoryInputs) -> int:
     if not _bucket_width(setting):
         return 0
     if offloaded and setting.stage < 3:  # the largest gradient is buffered on its way to the host
-        elements += max(setting.shape.padded_vocab_size, 4 * setting.shape.n_embd) * setting.shape.n_embd
+        elements += setting.largest_parameter
     return _bucket_width(setting) * elements
 
 
@@ -234,15 +261,39 @@ def _bucket_width(setting: MemoryInputs) -> int:
 
 
 def _reduction(setting: MemoryInputs) -> Part:
-    """Return the copies with which DeepSpeed sums its first full bucket, less what has been freed by then."""
+    """Return the copies with which DeepSpeed sums a bucket, less what has been freed by then.
+
+    It sums the first bucket early in the backward pass, and the embedding, which may be larger, at its end.
+    """
     width, reduce_width, size = _bucket_width(setting), setting.reduce_width, setting.width
-    elements = min(setting.parameters, setting.bucket_elements if width else BUCKET_ELEMENTS)
+    bucket = min(setting.parameters, setting.bucket_elements if width else BUCKET_ELEMENTS)
     joined = width or (4 if setting.sums_apart else size)
     converted = reduce_width if reduce_width != joined else 0
     in_bucket = size if setting.stage == 1 and width else 0  # these gradients have moved to the bucket
     freed = _activations(setting) + (setting.gathered if setting.world_size > 1 else 0)
-    copies = (joined + converted - in_bucket) * elements - round(freed * elements / setting.parameters)
-    return Part("reduction", max(0, copies), 0, "copies of gradients to sum over the ranks")
+    first = (joined + converted - in_bucket) * bucket - round(freed * bucket / setting.parameters)
+    last = (joined + converted) * max(bucket, setting.largest_parameter) - freed
+    copies = max(0, first, last if setting.largest_parameter > bucket else 0)
+    return Part("reduction", copies, 0, "copies of gradients to sum over the ranks")
+
+
+def _update(setting: MemoryInputs) -> Part:
+    """Return the flat copy of this rank's gradients that its update needs, less what has been freed by then.
+
+    Stages 1 and 2 join the gradients unless they were summed apart, and convert 16-bit ones to fp32. Stage 3
+    does so for a sub-group.
+    """
+    copies, freed = 0, _activations(setting)
+    if setting.offload_optimizer != "none" or setting.stage == 0:
+        return Part("update", 0, 0, "")
+    if setting.stage == 3:
+        copies, freed = 4 * min(setting.shard, SUB_GROUP), freed + setting.gathered
+    elif not setting.sums_apart:
+        copies = (4 if setting.width == 4 else setting.width + 4) * setting.shard
+        freed += _buckets(setting)
+        if setting.stage == 1:
+            freed += setting.width * (setting.parameters - setting.shard)
+    return Part("update", max(0, copies - freed), 0, "flat copy of this rank's gradients")
 
 
 def _activations(setting: MemoryInputs) -> int:
@@ -283,13 +334,26 @@ def _largest_moment(setting: MemoryInputs) -> Part:
     block = Part("one block", passing + recomputed, 0, "its backward pass")
     per_chunk = chunk_rows(rows)
     if setting.loss == "chunked" or (setting.loss == "auto" and setting.tokens > per_chunk):
-        logits = min(setting.tokens, per_chunk) * rows * (8 if setting.precision == "fp32" else 10)
-        weight_gradient = 4 * rows * setting.shape.n_embd
-        loss = Part("loss", logits + weight_gradient + setting.width * unit, 0, "chunked: logits of one chunk")
+        loss = Part(
+            "loss", _chunked_loss(setting, min(setting.tokens, per_chunk)), 0, "chunked: logits of one chunk"
+        )
     else:
         # The log-softmax, its gradient and the gradient of the logits are all fp32.
         loss = Part("loss", 12 * setting.tokens * rows, 0, "logits and their gradient in fp32")
-    return max(loss, block, _reduction(setting), key=lambda part: part.device)
+    return max(loss, block, _reduction(setting), _update(setting), key=lambda part: part.device)
+
+
+def _chunked_loss(setting: MemoryInputs, tokens: int) -> int:
+    """Return the bytes of the chunked loss with `tokens` tokens per chunk.
+
+    Forward: the logits, their log-softmax and its 16-bit gradient; the gradient of the weight in fp32, and on a
+    GPU in 16 bits a product of the same size that is added to it; the gradient of the hidden states. Backward:
+    the gradient of the weight, its product with that of the loss, and the latter in 16 bits.
+    """
+    rows, halved = setting.shape.padded_vocab_size, setting.precision != "fp32"
+    weight, hidden = rows * setting.shape.n_embd, setting.width * setting.tokens * setting.shape.n_embd
+    forward = tokens * rows * (10 if halved else 8) + weight * (8 if halved else 4)
+    return hidden + max(forward, weight * (10 if halved else 8))
 
 
 def _ceil(number: int, parts: int) -> int:

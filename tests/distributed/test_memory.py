@@ -10,7 +10,7 @@ import torch
 from gpt2dist.config import Config
 from gpt2dist.loading.loader import StepBatch
 from gpt2dist.model.shape import Shape
-from gpt2dist.preflight.memory import STATES, MemoryInputs, _reduction, estimate, total
+from gpt2dist.preflight.memory import STATES, MemoryInputs, _reduction, _update, estimate, total
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from tests.support.ranks import run_ranks
 
@@ -32,7 +32,7 @@ def held() -> int:
 
 
 def most_held(zero, precision, watch_sums=False):
-    """Bytes that a rank holds in the second step as its last backward pass begins, and as gradients are summed.
+    """Bytes that a rank holds in the second step: before its last backward, at sums, and at the update.
 
     To watch the sums changes what autocast and fp32 hold before.
     """
@@ -50,7 +50,9 @@ def most_held(zero, precision, watch_sums=False):
     world = join()
     settings = deepspeed_config(config, ACCUMULATION, SHAPE.padded_parameters)
     engine = Engine(LanguageModel(SHAPE, 0, loss="plain"), config, settings, world)
-    measured, summed = [], []
+    measured, summed, updated = [], [], []
+    update = engine._optimizer.step
+    engine._optimizer.step = lambda *args: (updated.append(held()), update(*args))
     backward = engine._engine.backward
 
     def measured_backward(loss, **kwargs):
@@ -71,9 +73,9 @@ def most_held(zero, precision, watch_sums=False):
 
     with Collectives(at_a_sum) if watch_sums else contextlib.nullcontext():
         for _ in range(2):
-            summed.clear()
+            summed.clear(), updated.clear()
             engine.train_step(StepBatch([micro_batch] * ACCUMULATION, LENGTH * samples, samples), 1e-3)
-    return max(measured[-2:]) - inherited, max(summed, default=0) - inherited
+    return tuple(max(each, default=0) - inherited for each in (measured[-2:], summed, updated))
 
 
 def inputs(precision, stage, offload="none", reduce_dtype="fp32"):
@@ -88,6 +90,7 @@ def inputs(precision, stage, offload="none", reduce_dtype="fp32"):
         reduce_dtype=reduce_dtype,
         bucket_elements=BUCKET,
         offload_optimizer=offload,
+        pinned=False,  # nothing is, on a CPU
     )
 
 
@@ -101,10 +104,15 @@ def inputs(precision, stage, offload="none", reduce_dtype="fp32"):
 )
 def test_the_states_are_what_deepspeed_holds(precision, stage, offload):
     zero = {"stage": stage, "offload_optimizer": offload}
-    ((measured, _), *_) = run_ranks(most_held, 2, zero, precision)
-    parts = estimate(inputs(precision, stage, offload))
+    ((measured, _, updated), *_) = run_ranks(most_held, 2, zero, precision)
+    setting = inputs(precision, stage, offload)
+    parts = estimate(setting)
     estimated = total(parts, STATES) + sum(part.host for part in parts)
     assert estimated == pytest.approx(measured, rel=0.03)
+    copies = _update(setting).device
+    assert updated <= 1.03 * (estimated + copies)
+    assert updated == pytest.approx(estimated + copies, rel=0.03) or not copies
+    assert bool(copies) == (precision == "fp32" and stage == 2)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +125,8 @@ def test_the_states_are_what_deepspeed_holds(precision, stage, offload):
 def test_the_copies_that_are_summed_over_ranks_are_counted(precision, stage, reduce_dtype):
     zero = {"stage": stage, "reduce_dtype": reduce_dtype}
     # A thread of gloo may keep a tensor of one rank a moment longer.
-    measured, summed = map(min, zip(*run_ranks(most_held, 2, zero, precision, watch_sums=True), strict=True))
+    ranks = run_ranks(most_held, 2, zero, precision, watch_sums=True)
+    measured, summed, _ = map(min, zip(*ranks, strict=True))
     setting = inputs(precision, stage, reduce_dtype=reduce_dtype)
     states = total(estimate(setting), STATES)
     assert states == pytest.approx(measured, rel=0.03)

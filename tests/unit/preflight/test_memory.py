@@ -114,6 +114,31 @@ def test_gpt2_by_hand():
         ),
         ({"activation_checkpointing": True}, "activations", (12 * 4 + 8) * 1024 * 768),
         ({"loss": "chunked"}, "loss", 8 * 640 * 50304 + 4 * 50304 * 768 + 4 * 1024 * 768),
+        # The product of a chunk, in fp32, is a second tensor of the weight's shape.
+        (
+            {"loss": "chunked", "precision": "bf16"},
+            "loss",
+            10 * 640 * 50304 + 8 * 50304 * 768 + 2 * 1024 * 768,
+        ),
+        # The embedding is larger than the bucket. It is summed when all activations are freed.
+        (
+            {"stage": 2, "precision": "bf16", "activation_checkpointing": True, "bucket_elements": 10_000_000}
+            | {"sequence_length": 16},
+            "reduction",
+            (2 + 4) * 50304 * 768 - (12 * 2 + 4) * 16 * 768,
+        ),
+        # The update joins the shard of the gradient; the bucket is free by then.
+        (
+            {"stage": 2, "world_size": 1, "sequence_length": 16, "bucket_elements": 40_000_000},
+            "update",
+            4 * PARAMETERS - 4 * 40_000_000 - (12 * 64 + 8) * 16 * 768,
+        ),
+        (
+            {"stage": 2, "precision": "fp16", "fp32_accumulation": False, "reduce_dtype": "fp16"}
+            | {"sequence_length": 16, "bucket_elements": 40_000_000, "world_size": 1},
+            "update",
+            (2 + 4) * PARAMETERS - 2 * 40_000_000 - (12 * 32 + 4) * 16 * 768,
+        ),
     ],
 )
 def test_what_each_choice_changes(changes, name, expected):
@@ -123,8 +148,14 @@ def test_what_each_choice_changes(changes, name, expected):
 
 def test_what_is_offloaded_is_on_the_host_unless_it_is_on_a_disk():
     setting = MemoryInputs(GPT2, 1024, 1, world_size=8, stage=3, precision="bf16", offload_optimizer="cpu")
-    assert part(setting, "optimizer").host == (12 + 4) * PARAMETERS / 8
-    assert part(setting, "gradients").host == 4 * PARAMETERS / 8
+    pinned = 2**26  # bytes: torch rounds 4 bytes for each gradient of the shard to a power of two
+    assert 2**25 < 4 * PARAMETERS / 8 < pinned
+    assert part(setting, "optimizer").host == 12 * PARAMETERS / 8 + pinned
+    assert part(setting, "gradients").host == pinned
+    stage_2 = dataclasses.replace(setting, stage=2)
+    assert part(stage_2, "optimizer").host == 8 * PARAMETERS / 8 + 2 * pinned + pinned / 2
+    not_pinned = dataclasses.replace(setting, pinned=False)
+    assert part(not_pinned, "optimizer").host == (12 + 4) * PARAMETERS / 8
     on_disk = dataclasses.replace(setting, offload_optimizer="nvme")
     assert part(on_disk, "optimizer").host == part(on_disk, "optimizer").device == 0
 

@@ -40,13 +40,13 @@ def needed(run_file, overrides, world_size=WORLD):
         (["zero.stage=2", "batch.micro_batch_size=16"], 40, "batch.micro_batch_size", "batch.micro_batch_size=8"),
         (
             ["zero.stage=2", "batch.micro_batch_size=1"],
-            10,
+            9,
             "batch.micro_batch_size",
             "model.activation_checkpointing=true",
         ),
         (
             [],
-            7,
+            6,
             "zero.stage",
             "zero.stage=2 zero.offload_optimizer=cpu batch.micro_batch_size=1 "
             "model.activation_checkpointing=true",
