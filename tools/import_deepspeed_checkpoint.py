@@ -183,6 +183,10 @@ class ImportedState:
         """Return the unpartitioned shape of a parameter."""
         return self.parameters[name].shape
 
+    def state_names(self, name: str) -> tuple[str, ...]:
+        """Return the names of the moments of a parameter."""
+        return "exp_avg", "exp_avg_sq"
+
     def gather(self, name: str) -> dict[str, Tensor]:
         """Return a parameter and its moments, in fp32."""
         files = {"param": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}

@@ -263,7 +263,9 @@ def _bucket_width(setting: MemoryInputs) -> int:
 def _reduction(setting: MemoryInputs) -> Part:
     """Return the copies with which DeepSpeed sums a bucket, less what has been freed by then.
 
-    It sums the first bucket early in the backward pass, and the embedding, which may be larger, at its end.
+    It sums the first bucket early in the backward pass, and at its end the last one, or the embedding, which
+    may be larger. By then stage 2 holds this rank's gradients of the micro-batch beside those accumulated before,
+    unless it adds each bucket to fp32 sums.
     """
     width, reduce_width, size = _bucket_width(setting), setting.reduce_width, setting.width
     bucket = min(setting.parameters, setting.bucket_elements if width else BUCKET_ELEMENTS)
@@ -272,8 +274,10 @@ def _reduction(setting: MemoryInputs) -> Part:
     in_bucket = size if setting.stage == 1 and width else 0  # these gradients have moved to the bucket
     freed = _activations(setting) + (setting.gathered if setting.world_size > 1 else 0)
     first = (joined + converted - in_bucket) * bucket - round(freed * bucket / setting.parameters)
-    last = (joined + converted) * max(bucket, setting.largest_parameter) - freed
-    copies = max(0, first, last if setting.largest_parameter > bucket else 0)
+    last = (joined + converted - in_bucket) * max(bucket, setting.largest_parameter) - freed
+    if setting.stage == 2 and not setting.sums_apart:
+        last += size * setting.shard
+    copies = max(0, first, last if bucket < setting.parameters else 0)
     return Part("reduction", copies, 0, "copies of gradients to sum over the ranks")
 
 

@@ -65,7 +65,9 @@ def _ours(config: Config, accumulation: int) -> dict[str, Any]:
 
 
 def _communication(stage: int, parameters: int, world_size: int) -> dict[str, Any]:
-    """Return how gradients are sent, unless raw keys say otherwise. None of it changes what is summed.
+    """Return how gradients are sent, unless raw keys say otherwise.
+
+    Buckets and overlap change at most the order in which ranks are summed, and on two ranks no bit.
 
     The bucket follows Megatron Core's `DistributedDataParallelConfig.bucket_size`: 40 million elements, and one
     million per rank beyond 40 ranks, since collectives of more ranks need more data to hide their latency.
@@ -78,7 +80,8 @@ def _communication(stage: int, parameters: int, world_size: int) -> dict[str, An
         # they send, need a second bucket, and have had races (DeepSpeed's issues 5545, 7188 and 8061). Without
         # it, stage 3 would wait for the whole default stream instead of its own.
         "overlap_comm": stage == 3,
-        # Without it, each gradient is kept until its bucket is sent, and memory becomes fragmented.
+        # Without it, each gradient is kept until its bucket is sent, and memory becomes fragmented. Stage 2 in
+        # bf16 then divides by the number of ranks in fp32: other bits unless that is a power of two.
         "contiguous_gradients": True,
     }
 

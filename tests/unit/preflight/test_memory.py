@@ -127,9 +127,15 @@ def test_gpt2_by_hand():
             "reduction",
             (2 + 4) * 50304 * 768 - (12 * 2 + 4) * 16 * 768,
         ),
+        # Stage 2 in fp32 holds the shard of the micro-batch beside the sums of those before.
+        (
+            {"stage": 2, "sequence_length": 16, "bucket_elements": 40_000_000},
+            "reduction",
+            4 * 40_000_000 + 4 * PARAMETERS / 8 - (12 * 64 + 8) * 16 * 768,
+        ),
         # The update joins the shard of the gradient; the bucket is free by then.
         (
-            {"stage": 2, "world_size": 1, "sequence_length": 16, "bucket_elements": 40_000_000},
+            {"stage": 1, "world_size": 1, "sequence_length": 16, "bucket_elements": 40_000_000},
             "update",
             4 * PARAMETERS - 4 * 40_000_000 - (12 * 64 + 8) * 16 * 768,
         ),
