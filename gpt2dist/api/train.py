@@ -67,6 +67,9 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
     with quietly(quiet), _process_restored():
         # The import takes seconds, which must not count as time that other ranks wait for this one to join.
         importlib.import_module("gpt2dist.training.setup")
+        from gpt2dist.model.numerics import prepare_deterministic
+
+        prepare_deterministic(config.run.deterministic)
         with joined_ranks(timeout_of(config)) as world:
             train_as_planned(config, plan, world, where)
         gc.collect()  # engines contain reference cycles
