@@ -76,9 +76,9 @@ class RunSection(Section):
     )
     allow_tf32: bool = Field(
         False,
-        description="Compute fp32 matrix products of a GPU in TF32. This is several times as fast, but rounds "
-        "the factors to 10 bits of mantissa instead of 23, so fp32 losses are no longer those of fp32. It "
-        "applies to validation and samples, too, and does nothing on a CPU.",
+        description="Compute fp32 matrix products of a GPU in TF32. This is faster from the Ampere "
+        "generation on, but rounds the factors to 10 bits of mantissa instead of 23, so losses are no longer "
+        "those of fp32. It applies to validation and samples, too, and does nothing on a CPU.",
     )
 
 
