@@ -20,6 +20,10 @@ from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
+COMPARED_WINDOWS = 8
+"""Largest number of windows that are scored in fp32, too, to measure the difference of another dtype. A whole
+batch may fit into memory only in 16 bits."""
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -84,7 +88,7 @@ def evaluate(
         world: This rank, from `gpt2dist.distributed.world.join()`.
         on_batch: As in `score_windows`.
         on_difference: Called on every rank with the difference of another dtype from fp32, in words. To measure
-            it, the first batch is also scored in fp32. None measures nothing.
+            it, the start of the first batch is also scored in fp32. None measures nothing.
 
     Returns:
         The object that `gpt2dist evaluate` writes; see docs/guides/evaluation.md.
@@ -155,7 +159,7 @@ def _first_batch_loss(
     stream, windows = text.windows(
         how["sequence_length"], how["stride"], setting.prefix == "end-of-text", setting.per_document
     )
-    return first_batch_loss(forward, stream, windows, setting.batch_size)
+    return first_batch_loss(forward, stream, windows, min(setting.batch_size, COMPARED_WINDOWS))
 
 
 def _difference(dtype: str, found: tuple[float, int], in_fp32: tuple[float, int]) -> str:
