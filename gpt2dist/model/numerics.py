@@ -17,7 +17,7 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")
 """Values of CUBLAS_WORKSPACE_CONFIG with which cuBLAS is deterministic (its manual, Results Reproducibility)."""
 NCCL_ALGORITHMS = "^NVLS,NVLSTree"
-"""Value of NCCL_ALGO that excludes sums in the switch, as Megatron-LM's --deterministic-mode requires."""
+"""Value of NCCL_ALGO that excludes sums in the switch, which Megatron-LM's --deterministic-mode excludes, too."""
 _cublas_is_prepared = False
 
 
