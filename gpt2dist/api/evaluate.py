@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,7 @@ def evaluate(
     batch_size: int = 8,
     zero_stage: Literal[0, 3] = 0,
     measures: Sequence[str] = (),
+    dtype: Literal["fp32", "bf16", "tf32"] = "fp32",
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score every token of a held-out text once, as `gpt2dist evaluate` does, with the same numbers.
@@ -55,6 +57,8 @@ def evaluate(
         zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
         measures: Further measures, each as "package.module:NAME". Those of installed packages are
             always computed.
+        dtype: How the model computes. "bf16" and "tf32" (fp32 with rounded factors, on a GPU) are faster and less
+            exact; their difference from fp32 is measured on the first batch and shown.
         quiet: Whether to show only warnings and errors.
 
     Returns:
@@ -72,8 +76,8 @@ def evaluate(
     """
     from gpt2dist.evaluation.evaluate import EvaluationConfig
     from gpt2dist.evaluation.evaluate import evaluate as score
-    from gpt2dist.evaluation.model_forward import locate_together
-    from gpt2dist.monitoring.progress import Progress, quietly
+    from gpt2dist.evaluation.model_forward import locate_together, require_dtype_of_host
+    from gpt2dist.monitoring.progress import Progress, is_quiet, quietly
 
     settings = EvaluationConfig(
         sequence_length,
@@ -84,13 +88,16 @@ def evaluate(
         batch_size,
         zero_stage,
         tuple(measures),
+        dtype,
     )
     with quietly(quiet):
+        require_dtype_of_host(dtype)
         held_out = _held_out(data, split, text, text_field, documents, detokenizer)
         with joined_ranks() as world:
             directory = locate_together(os.fspath(model), world)
             with Progress("evaluate", None, "token", scale=True, enabled=world.is_main) as bar:
-                return score(directory, held_out(directory), settings, world, bar.advance)
+                on_difference = None if is_quiet() else partial(bar.info, command="evaluate")
+                return score(directory, held_out(directory), settings, world, bar.advance, on_difference)
 
 
 def _held_out(

@@ -33,7 +33,8 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
 
     Ctrl-C raises KeyboardInterrupt. SIGTERM and SIGUSR1 stop the run within a micro-batch with everything saved;
     `train` then returns, and `run.status.state` is "stopped". The previous signal handlers, the level of the root
-    logger and the environment variables are restored at the end. Log messages go to the terminal (rank 0) and to
+    logger, the environment variables, and torch's precision of fp32 products and deterministic algorithms are
+    restored at the end. Log messages go to the terminal (rank 0) and to
     the log of the rank in the run directory.
 
     Args:
@@ -67,6 +68,9 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
     with quietly(quiet), _process_restored():
         # The import takes seconds, which must not count as time that other ranks wait for this one to join.
         importlib.import_module("gpt2dist.training.setup")
+        from gpt2dist.model.numerics import prepare_deterministic
+
+        prepare_deterministic(config.run.deterministic)
         with joined_ranks(timeout_of(config)) as world:
             train_as_planned(config, plan, world, where)
         gc.collect()  # engines contain reference cycles

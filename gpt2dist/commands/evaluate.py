@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,13 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         default="pack",
         help="isolate: attention and positions restart at each end-of-text; default: %(default)s",
     )
+    windows.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "tf32"),
+        default="fp32",
+        help="how the model computes; bf16 and tf32 (fp32 with rounded factors, on a GPU) are faster and less "
+        "exact; their difference from fp32 is measured on the first batch and shown; default: %(default)s",
+    )
 
 
 def _add_recording(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +119,10 @@ def run(args: argparse.Namespace) -> None:
 
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if args.dtype != "fp32":  # before the text is read
+        from gpt2dist.evaluation.model_forward import require_dtype_of_host
+
+        require_dtype_of_host(args.dtype)
     load = _source(args)
 
     with joined_ranks() as world:
@@ -228,15 +240,20 @@ def _setting(args: argparse.Namespace) -> Any:
         args.batch_size,
         args.zero_stage,
         tuple(args.measure),
+        args.dtype,
     )
 
 
-def _evaluate(model: Path, label: str, text: Any, args: argparse.Namespace, world: Any) -> dict[str, Any]:
+def _evaluate(
+    model: Path, label: str, text: Any, args: argparse.Namespace, world: Any, first: bool = True
+) -> dict[str, Any]:
+    """Score one model; for the first of several, also show the difference of --dtype from fp32."""
     from gpt2dist.evaluation.evaluate import evaluate
-    from gpt2dist.monitoring.progress import Progress
+    from gpt2dist.monitoring.progress import Progress, is_quiet
 
     with Progress(label, None, "token", scale=True, enabled=world.is_main) as bar:
-        return evaluate(model, text, _setting(args), world, bar.advance)
+        on_difference = partial(bar.info, command="evaluate") if first and not is_quiet() else None
+        return evaluate(model, text, _setting(args), world, bar.advance, on_difference)
 
 
 def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
@@ -266,13 +283,14 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
     record = _record(args)
     if args.watch:
         _end_on_signals(record)
-    text = None
+    text, first = None, True
     for step, model in checkpoints_to_score(
         record, world, args.watch, lambda state: info(f"waiting for {record.run} ({state})")
     ):
         text = text or load(model)
         _require_comparable(record, model, text, args, world)
-        result = _evaluate(model, f"evaluate step {step}", text, args, world)
+        result = _evaluate(model, f"evaluate step {step}", text, args, world, first)
+        first = False
         if world.is_main:
             record.add(step, model, result)
             _mirror(record)
@@ -336,6 +354,7 @@ def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
     source = f"{args.data}, split {result['split']}" if args.data else ", ".join(args.text)
     how = f"stride {result['stride']}, prefix {result['prefix']}"
     how += ", each document by itself" if result["per_document"] else ""
+    how += f", dtype {result['dtype']}" if result["dtype"] != "fp32" else ""
     changes = described(result.get("text_changes", {}))
     return {
         **in_table(result),

@@ -66,7 +66,9 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     import_libraries()
     from gpt2dist.api.train import timeout_of
     from gpt2dist.distributed.world import join
+    from gpt2dist.model.numerics import prepare_deterministic
 
+    prepare_deterministic(config.run.deterministic)
     return config, plan, join(timeout_of(config))
 
 

@@ -68,6 +68,18 @@ class RunSection(Section):
         description="Training hooks: classes that are called after steps, logs, evaluations and saves. Each is "
         "named package.module:ClassName.",
     )
+    deterministic: bool = Field(
+        False,
+        description="Use only algorithms that repeat their results bit by bit. A GPU needs this for a bitwise "
+        "resume. It slows down training there, above all the backward pass of attention, which otherwise adds in "
+        "any order. A CPU repeats its results without it.",
+    )
+    allow_tf32: bool = Field(
+        False,
+        description="Compute fp32 matrix products of a GPU in TF32. This is faster from the Ampere "
+        "generation on, but rounds the factors to 10 bits of mantissa instead of 23, so losses are no longer "
+        "those of fp32. It applies to validation and samples, too, and does nothing on a CPU.",
+    )
 
 
 class ModelSection(Section):

@@ -1,7 +1,10 @@
 """Evaluate a model on a text, and return the result as one JSON object."""
 
+import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +13,16 @@ from gpt2dist.errors import UserError
 from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.measures import Sums
-from gpt2dist.evaluation.model_forward import load_forward, locate_together
+from gpt2dist.evaluation.model_forward import Dtype, load_forward, locate_together, require_dtype
 from gpt2dist.evaluation.perplexity import score
-from gpt2dist.evaluation.scoring import Forward, OnBatch, ignore
+from gpt2dist.evaluation.scoring import Forward, OnBatch, first_batch_loss, ignore
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+
+COMPARED_WINDOWS = 8
+"""Largest number of windows that are scored in fp32, too, to measure the difference of another dtype. A whole
+batch may fit into memory only in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class EvaluationConfig:
         batch_size: Windows per forward pass.
         zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
         measures: Measures to compute besides ours and those of installed packages, as `package.module:attribute`.
+        dtype: How the model computes: "fp32", "bf16", or "tf32" on a GPU.
     """
 
     sequence_length: int | None = None
@@ -42,6 +50,7 @@ class EvaluationConfig:
     batch_size: int = 8
     zero_stage: Literal[0, 3] = 0
     measures: tuple[str, ...] = ()
+    dtype: Dtype = "fp32"
 
     def lengths(self, context_length: int) -> tuple[int, int]:
         """Return the sequence length and the stride for a model with `context_length` positions.
@@ -68,6 +77,7 @@ def evaluate(
     setting: EvaluationConfig,
     world: World,
     on_batch: OnBatch = ignore,
+    on_difference: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score every token of a text once. Collective.
 
@@ -77,14 +87,17 @@ def evaluate(
         setting: The settings of the evaluation.
         world: This rank, from `gpt2dist.distributed.world.join()`.
         on_batch: As in `score_windows`.
+        on_difference: Called on every rank with the difference of another dtype from fp32, in words. To measure
+            it, the start of the first batch is also scored in fp32. None measures nothing.
 
     Returns:
         The object that `gpt2dist evaluate` writes; see docs/guides/evaluation.md.
 
     Raises:
-        UserError: The model cannot be loaded, the model, text and settings do not fit together, or a measure
-            cannot be used.
+        UserError: The model cannot be loaded, the model, text and settings do not fit together, the device cannot
+            compute in the dtype, or a measure cannot be used.
     """
+    require_dtype(setting.dtype, world.device)
     wanted = measures.in_use("text", setting.measures)
     directory = locate_together(model, world)
     weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
@@ -92,7 +105,14 @@ def evaluate(
     require_same_tokenizer(text, tokenizer, model)
     how = conditions(directory, text, setting)
     document_separator_id = tokenizer.end_of_text_id if setting.document_boundaries == "isolate" else None
-    forward = load_forward(directory, tokenizer, document_separator_id, setting.zero_stage, world)
+    load = partial(load_forward, directory, tokenizer, document_separator_id, setting.zero_stage, world)
+    in_fp32 = None
+    if on_difference and setting.dtype != "fp32":
+        in_fp32 = _first_batch_loss(load("fp32"), text, how, setting)
+        gc.collect()  # its memory is needed for the next one
+    forward = load(setting.dtype)
+    if on_difference and in_fp32:
+        on_difference(_difference(setting.dtype, _first_batch_loss(forward, text, how, setting), in_fp32))
     began = time.monotonic()
     result = _score(forward, text, how, setting, world, on_batch)
     seconds = time.monotonic() - began
@@ -133,6 +153,24 @@ def _score(
     )
 
 
+def _first_batch_loss(
+    forward: Forward, text: HeldOut, how: dict[str, Any], setting: EvaluationConfig
+) -> tuple[float, int]:
+    stream, windows = text.windows(
+        how["sequence_length"], how["stride"], setting.prefix == "end-of-text", setting.per_document
+    )
+    return first_batch_loss(forward, stream, windows, min(setting.batch_size, COMPARED_WINDOWS))
+
+
+def _difference(dtype: str, found: tuple[float, int], in_fp32: tuple[float, int]) -> str:
+    """Describe the difference of two results of `_first_batch_loss`."""
+    (loss, windows), (exact, _) = found, in_fp32
+    return (
+        f"dtype {dtype}: loss {loss:.6f} of the first {windows} windows, {exact:.6f} in fp32 "
+        f"(difference {loss - exact:+.1e})"
+    )
+
+
 def conditions(directory: Path, text: HeldOut, setting: EvaluationConfig) -> dict[str, Any]:
     """Return the settings that two results must share to be points of one curve.
 
@@ -155,6 +193,7 @@ def conditions(directory: Path, text: HeldOut, setting: EvaluationConfig) -> dic
         "prefix": setting.prefix,
         "per_document": setting.per_document,
         "document_boundaries": setting.document_boundaries,
+        "dtype": setting.dtype,
     }
 
 

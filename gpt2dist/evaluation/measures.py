@@ -242,7 +242,16 @@ RESERVED = {
     *(each.key for each in OURS),
     *("nll_sum", *COUNTS, "documents", "text_changes", DESCRIPTIONS),
     *("data", "split", "detokenizer", "tokenizer", "sequence_length", "stride", "prefix", "per_document"),
-    *("document_boundaries", "batch_size", "zero_stage", "world_size", "model", "seconds", "tokens_per_second"),
+    *(
+        "document_boundaries",
+        "dtype",
+        "batch_size",
+        "zero_stage",
+        "world_size",
+        "model",
+        "seconds",
+        "tokens_per_second",
+    ),
     *("name", "step", "time", "consumed_tokens", "scored"),
 }
 """Keys of a result that a measure of another package cannot have."""

@@ -1,15 +1,52 @@
 """Load the model to evaluate: a replica on every rank, or one partitioned across the ranks."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from gpt2dist.checkpoint.manifest import require_whole_model
+from gpt2dist.distributed.gpu import supports_bf16
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.scoring import Forward
 from gpt2dist.model.find_model import locate
+from gpt2dist.model.numerics import fp32_products
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+
+Dtype = Literal["fp32", "bf16", "tf32"]
+"""How a model computes: "fp32" and "bf16" are the dtype of its weights and activations. "tf32" is fp32 with
+products whose factors are rounded to TF32."""
+TF32_CAPABILITY = (8, 0)
+"""Compute capability of the first GPUs with TF32: Ampere."""
+
+
+def require_dtype(dtype: str, device: torch.device) -> None:
+    """Check that a device can compute in a dtype.
+
+    Raises:
+        UserError: It cannot, or the dtype is not one of `Dtype`.
+    """
+    if dtype not in get_args(Dtype):
+        raise UserError(f"dtype {dtype!r} is not one of {', '.join(get_args(Dtype))}")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+    if dtype == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < TF32_CAPABILITY):
+        raise UserError(
+            f"dtype tf32 needs an NVIDIA GPU of the Ampere generation or newer, not {name}; give fp32"
+        )
+    if dtype == "bf16" and device.type == "cuda" and not supports_bf16():
+        raise UserError(f"dtype bf16: {name} has no bf16; give fp32")
+
+
+def require_dtype_of_host(dtype: str) -> None:
+    """Check a dtype before this rank has its device: whether a host without a GPU can compute in it.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if not torch.cuda.is_available():
+        require_dtype(dtype, torch.device("cpu"))
 
 
 def locate_together(model: str | Path, world: World) -> Path:
@@ -30,7 +67,12 @@ def locate_together(model: str | Path, world: World) -> Path:
 
 
 def load_forward(
-    directory: Path, tokenizer: Tokenizer, document_separator_id: int | None, zero_stage: int, world: World
+    directory: Path,
+    tokenizer: Tokenizer,
+    document_separator_id: int | None,
+    zero_stage: int,
+    world: World,
+    dtype: Dtype = "fp32",
 ) -> Forward:
     """Load a model for `score_windows`. Collective at ZeRO stage 3.
 
@@ -40,11 +82,13 @@ def load_forward(
         document_separator_id: The token at which attention and positions restart; None if they never do.
         zero_stage: 3 partitions each parameter across the ranks; 0 gives each rank a replica.
         world: This rank.
+        dtype: How the model computes.
 
     Raises:
-        UserError: The stage is another one, the model cannot be loaded, or its vocabulary is smaller than its
-            tokenizer's.
+        UserError: The stage is another one, the device cannot compute in the dtype, the model cannot be loaded,
+            or its vocabulary is smaller than its tokenizer's.
     """
+    require_dtype(dtype, world.device)
     if zero_stage not in (0, 3):
         raise UserError(f"evaluation does not support ZeRO stage {zero_stage}; give 0 or 3")
     # Imported here: a run that evaluates as it trains has its own model, and does not need transformers.
@@ -52,20 +96,22 @@ def load_forward(
     from gpt2dist.model.pretrained import load_pretrained, require_vocabulary, score
 
     require_whole_model(directory)
+    weights = torch.bfloat16 if dtype == "bf16" else torch.float32
     if zero_stage == 3:
         from gpt2dist.evaluation.zero3_forward import load_partitioned
 
-        model = load_partitioned(directory, world)
+        model = load_partitioned(directory, world, weights)
     else:
-        model = load_pretrained(directory, world.device)
-        if world.device.type == "cpu":
+        model = load_pretrained(directory, world.device, weights)
+        if world.device.type == "cpu" and dtype == "fp32":
             use_onednn(model)
     require_vocabulary(model, tokenizer.vocab_size, directory)
 
     def forward(tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
         device = world.device
-        return score(
-            model, tokens.to(device), counted_from.to(device), counted_to.to(device), document_separator_id
-        )
+        with fp32_products(dtype == "tf32", device):
+            return score(
+                model, tokens.to(device), counted_from.to(device), counted_to.to(device), document_separator_id
+            )
 
     return forward

@@ -13,6 +13,9 @@ from gpt2dist.errors import UserError
 from gpt2dist.evaluation import measures
 from gpt2dist.run.directory import RunDirectory
 
+BEFORE_DTYPES = {"dtype": "fp32"}
+"""Settings of results that do not record them, since they had only this value."""
+
 
 @dataclass(frozen=True)
 class ResultFile:
@@ -74,9 +77,10 @@ class EvaluationResults:
         """
         for there in self.results().values():
             for key, value in conditions.items():
-                if there.get(key) != value:
+                known = there.get(key, BEFORE_DTYPES.get(key))
+                if known != value:
                     raise UserError(
-                        f"{self.directory}: has results with {key} {there.get(key)!r}, this evaluation has "
+                        f"{self.directory}: has results with {key} {known!r}, this evaluation has "
                         f"{value!r}; give it another --name"
                     )
 

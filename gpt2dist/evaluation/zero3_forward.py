@@ -21,17 +21,23 @@ from gpt2dist.model.lm_head import Head
 SETTINGS = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9}
 
 
-def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
+def load_partitioned(directory: Path, world: World, dtype: torch.dtype) -> GPT2LMHeadModel:
     """Load a model like `load_pretrained`, but partitioned. Collective, as is each of its forward passes.
+
+    Args:
+        directory: A model directory.
+        world: This rank.
+        dtype: fp32 or bf16.
 
     Raises:
         UserError: The model's files cannot be read as a GPT-2.
     """
     start_quietly(world)
     paths = weight_files(directory)  # before a model is built of the sizes that config.json says
-    config = GPT2Config.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
+    config = GPT2Config.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    settings = SETTINGS | {"bf16": {"enabled": dtype == torch.bfloat16}}
     # No `dtype`: DeepSpeed converts any value to bf16 if the accelerator has no fp16.
-    with deepspeed.zero.Init(config_dict_or_path=SETTINGS):
+    with deepspeed.zero.Init(config_dict_or_path=settings):
         model = GPT2LMHeadModel(config)
     try:
         files = TensorFiles(paths)
@@ -44,5 +50,5 @@ def load_partitioned(directory: Path, world: World) -> GPT2LMHeadModel:
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{directory}: its model cannot be loaded ({error}); give another checkpoint") from error
     model.lm_head = Head(model.lm_head.weight, config.vocab_size)
-    deepspeed.initialize(model=model.eval(), config=SETTINGS, dist_init_required=False)
+    deepspeed.initialize(model=model.eval(), config=settings, dist_init_required=False)
     return model

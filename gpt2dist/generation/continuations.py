@@ -100,6 +100,7 @@ def load_generator(directory: Path, tokenizer: "Tokenizer") -> "Generator":
     import torch
 
     from gpt2dist.generation.generator import Generator
+    from gpt2dist.model.numerics import fp32_products
     from gpt2dist.model.pretrained import load_pretrained, require_vocabulary
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -107,7 +108,8 @@ def load_generator(directory: Path, tokenizer: "Tokenizer") -> "Generator":
     require_vocabulary(model, tokenizer.vocab_size, directory)
 
     def forward(tokens: "torch.Tensor", cache: Any, **padding: "torch.Tensor") -> "torch.Tensor":
-        logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **padding).logits
+        with fp32_products(False, device):
+            logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **padding).logits
         if not logits.isfinite().all():
             raise UserError(f"{directory}: the model's logits are not finite; use another checkpoint")
         return logits

@@ -71,7 +71,9 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
     if mask is not None:
         raise ValueError("flash_attention_2 attends to whole texts only")
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    return flash_attn_func(query, key, value, dropout, query.shape[-1] ** -0.5, causal=True)
+    # torch's own kernels read this setting. Only newer versions of the package have the argument.
+    more = {"deterministic": True} if torch.are_deterministic_algorithms_enabled() else {}
+    return flash_attn_func(query, key, value, dropout, query.shape[-1] ** -0.5, causal=True, **more)
 
 
 KERNELS = {"sdpa": _sdpa, "eager": _eager, "flash_attention_2": _flash}

@@ -17,8 +17,13 @@ from gpt2dist.model.lm_head import Head
 from gpt2dist.model.loss import counted_mask
 
 
-def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
-    """Load a model for evaluation and generation, in fp32, without dropout and with a `Head`.
+def load_pretrained(directory: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> GPT2LMHeadModel:
+    """Load a model for evaluation and generation, without dropout and with a `Head`.
+
+    Args:
+        directory: A model directory.
+        device: Device of the model.
+        dtype: Dtype of the weights and of the computation.
 
     Raises:
         UserError: The files cannot be read as the GPT-2 that config.json describes.
@@ -32,7 +37,7 @@ def load_pretrained(directory: Path, device: torch.device) -> GPT2LMHeadModel:
         loaded: Any = GPT2LMHeadModel.from_pretrained(
             directory,
             attn_implementation="sdpa",
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
         )

@@ -12,6 +12,8 @@ import torch
 from gpt2dist.errors import UserError
 
 MIN_FLASH_ATTENTION = (2, 3, 3)
+MIN_DETERMINISTIC_FLASH_ATTENTION = (2, 4, 1)
+"""First version whose backward pass can be deterministic."""
 
 
 def require_compiler(device: torch.device) -> None:
@@ -39,8 +41,12 @@ def _flash_attention_version() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
-def require_flash_attention(device: torch.device) -> None:
+def require_flash_attention(device: torch.device, deterministic: bool = False) -> None:
     """Check that the kernels for `model.attention: flash_attention_2` are available.
+
+    Args:
+        device: The device of the model.
+        deterministic: Whether their backward pass must be deterministic.
 
     Raises:
         UserError: The device is not a CUDA GPU, or the flash-attn package is missing or too old.
@@ -48,8 +54,10 @@ def require_flash_attention(device: torch.device) -> None:
     way_out = "set model.attention to sdpa, which has torch's own flash kernel on GPUs"
     if device.type != "cuda":
         raise UserError(f"model.attention: flash_attention_2 needs a CUDA GPU, not {device.type}; {way_out}")
-    if _flash_attention_version() < MIN_FLASH_ATTENTION:
+    lowest = MIN_DETERMINISTIC_FLASH_ATTENTION if deterministic else MIN_FLASH_ATTENTION
+    if _flash_attention_version() < lowest:
+        version = ".".join(map(str, lowest)) + " or newer" + ", for run.deterministic" * deterministic
         raise UserError(
-            "model.attention: flash_attention_2 needs the flash-attn package (2.3.3 or newer); "
-            f"install it, or {way_out}"
+            f"model.attention: flash_attention_2 needs the flash-attn package ({version}); install it, or "
+            f"{way_out}"
         )

@@ -50,7 +50,7 @@ def durations(config: Config, plan: Plan, device: str | None = None) -> list[Dur
     if rate:
         tokens = plan.total_samples * plan.sequence_length
         return [Duration(tokens / rate / 3600, f"at {rate:,.0f} tokens per second, as in metrics.jsonl", True)]
-    data_type = matmul_type(config.precision)
+    data_type = matmul_type(config.precision, config.run.allow_tf32)
     return [_on(plan, name, data_type) for name in ([device] if device else USUAL)]
 
 

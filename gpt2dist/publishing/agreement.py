@@ -19,6 +19,7 @@ from gpt2dist.checkpoint.safetensors_io import TensorFiles
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.huggingface import bare_name
+from gpt2dist.model.numerics import fp32_products
 from gpt2dist.model.pretrained import logits
 
 SAFETY = 4.0
@@ -167,7 +168,8 @@ def _round_weights(model: GPT2LMHeadModel, dtype: torch.dtype, source: Path) -> 
 @torch.no_grad()
 def _logits(model: GPT2LMHeadModel, tokens: Tensor) -> Tensor:
     """Return the logits [B, L, V], computed in the dtype of the model, as fp32 on the CPU."""
-    return logits(model, tokens).float().cpu()
+    with fp32_products(False, tokens.device):
+        return logits(model, tokens).float().cpu()
 
 
 def _different_tensor(source: Path, written: Path, dtype: torch.dtype) -> str:

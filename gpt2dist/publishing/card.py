@@ -176,6 +176,8 @@ def _configuration(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     yield "learning rate", optimizer.lr
     for key, value in schedule.model_dump(exclude_none=True).items():
         yield f"schedule: {key.replace('_', ' ')}", value
+    if origin.config.run.allow_tf32:
+        yield "fp32 products", "in TF32 where the GPU has it"
     yield "dropout", origin.config.model.dropout
     for step, change in origin.changes:
         yield f"changed at step {step:,}", change

@@ -23,12 +23,14 @@ from gpt2dist.tokenizer import text_changes
 
 PROTOCOL = (
     *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
-    "document_boundaries",
+    *("document_boundaries", "dtype"),
 )
 """Keys of a result that describe how a score was computed, apart from the model and the text."""
 _GIVE_RESULT = "give a file that `gpt2dist evaluate --output` wrote, or remove it"
 
-PUBLISHED_CHANGES = ("optimizer.", "schedule.", "batch.", "precision", "model.dropout", "stability.")
+PUBLISHED_CHANGES = (
+    *("optimizer.", "schedule.", "batch.", "precision", "run.allow_tf32", "model.dropout", "stability."),
+)
 """Starts of the keys whose changes at a restart are published. Others may hold local paths."""
 
 
@@ -60,7 +62,7 @@ class Result:
             name,
             str(record.get("data") or ""),
             {each.key: record[each.key] for each in shown},
-            {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False)}
+            {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False, "fp32")}
             | _text_changes(record),
             shown,
         )

@@ -17,6 +17,7 @@ def hyperparameters(config: Config, plan: Plan) -> Hyperparameters:
     given = config.model_dump(mode="json", include=SECTIONS, exclude={"data": {"validation"}})
     return {key: value for key, value in flatten(given, lists=True).items() if value is not None} | {
         "run.seed": config.run.seed,
+        "run.allow_tf32": config.run.allow_tf32,
         "run.world_size": plan.world_size,
         "model.n_layer": plan.shape.n_layer,
         "model.n_head": plan.shape.n_head,

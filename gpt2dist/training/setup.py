@@ -20,6 +20,7 @@ from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.flops import flops_per_token, matmul_type, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import write_huggingface_config
+from gpt2dist.model.numerics import deterministic_algorithms, fp32_products
 from gpt2dist.model.requirements import require_compiler, require_flash_attention
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter
@@ -61,6 +62,8 @@ def train(config: Config, plan: Plan, world: World) -> None:
     if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         exit_with_parent()
     with (
+        deterministic_algorithms(config.run.deterministic),
+        fp32_products(config.run.allow_tf32, world.device),
         only_job(output, world),
         failure_marker(output, world),
         StopSignal() as signal,
@@ -154,7 +157,7 @@ def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageMod
     if config.model.compile:
         require_compiler(device)
     if config.model.attention == "flash_attention_2":
-        require_flash_attention(device)
+        require_flash_attention(device, config.run.deterministic)
     return LanguageModel(
         plan.shape,
         plan.end_of_text_id,
@@ -307,7 +310,10 @@ def device_peak_flops(config: Config, world: World) -> float | None:
     """Return the peak FLOP/s of this rank's device at the run's precision; None on a CPU, or if it is unknown."""
     if world.device.type != "cuda":
         return None
-    name, data_type = torch.cuda.get_device_name(world.device), matmul_type(config.precision)
+    name, data_type = (
+        torch.cuda.get_device_name(world.device),
+        matmul_type(config.precision, config.run.allow_tf32),
+    )
     peak = peak_flops(name, data_type)
     if peak is None:
         logger.info("no MFU: the peak %s FLOP/s of %s are not known", data_type, name)
@@ -320,9 +326,11 @@ def summary(config: Config, plan: Plan, world: World) -> str:
     passes = [f"{plan.epochs(each):.2f} epochs" for each in plan.datasets]
     if len(passes) > 1:
         passes = [f"{text} of {each.name}" for text, each in zip(passes, plan.datasets, strict=True)]
+    computed = config.precision + ", TF32" * (config.run.allow_tf32 and world.device.type == "cuda")
+    computed += ", deterministic" * config.run.deterministic
     return (
         f"{config.run.name}: {plan.shape.parameters:,} parameters, {plan.total_steps:,} steps of "
         f"{batch.global_batch_size} windows ({batch.micro_batch_size} × {plan.accumulation} accumulated × "
         f"{world.size} ranks) of {plan.sequence_length} tokens, stride {plan.stride}, {', '.join(passes)}\n"
-        f"ZeRO stage {config.zero.stage}, {config.precision}, on {world.device.type}; writing {config.output_dir}"
+        f"ZeRO stage {config.zero.stage}, {computed}, on {world.device.type}; writing {config.output_dir}"
     )

@@ -14,6 +14,7 @@ from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.loading.loader import Loader, MixtureBatcher, StepBatch
+from gpt2dist.model.numerics import fp32_products
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter, StepRecord
 from gpt2dist.monitoring.profile import Profile
@@ -265,7 +266,8 @@ class Trainer:
         )
 
     def _probe(self) -> float:
-        return probe_loss(self.engine.score, self.batcher)
+        with fp32_products(False, self.world.device):  # comparable, whatever `run.allow_tf32` was at the save
+            return probe_loss(self.engine.score, self.batcher)
 
     def _leave(self, signal: str) -> None:
         """Save everything and write stopped.json for the next start; the unfinished step is lost."""

@@ -35,7 +35,7 @@ def save(kind, directory, dataset, **options):
     return directory
 
 
-def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=False):
+def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=False, dtype="fp32"):
     """What each rank computes, for each batch size."""
     from gpt2dist.distributed.world import join
     from gpt2dist.evaluation.evaluate import EvaluationConfig, evaluate
@@ -46,10 +46,12 @@ def score_texts(directory, batch_sizes=BATCH_SIZES, zero_stage=0, per_document=F
 
     def setting(batch_size):
         return EvaluationConfig(
-            stride=12, per_document=per_document, batch_size=batch_size, zero_stage=zero_stage
+            stride=12, per_document=per_document, batch_size=batch_size, zero_stage=zero_stage, dtype=dtype
         )
 
-    results = [evaluate(directory, text, setting(size), world) for size in batch_sizes]
+    told = []
+    results = [evaluate(directory, text, setting(size), world, on_difference=told.append) for size in batch_sizes]
+    assert len(told) == (len(batch_sizes) if dtype == "bf16" else 0)
     return [(result["nll_sum"], result["targets"], result["windows"]) for result in results]
 
 
@@ -100,6 +102,15 @@ def test_in_parts_it_scores_as_a_replica_with_the_same_bits_at_any_number_of_ran
     assert_close(alone, replica)
     for size in (2, 3):
         assert the_same(run_ranks(score_texts, size, directory, BATCH_SIZES, 3)) == alone
+
+
+def test_bf16_as_a_replica_and_in_parts(directory, replica):
+    (alone,) = run_ranks(score_texts, 1, directory, (8,), dtype="bf16")
+    in_parts = the_same(run_ranks(score_texts, 2, directory, (8,), 3, dtype="bf16"))
+    ((exact, *_),) = replica[2:]
+    ((ours, *counts),), ((theirs, *expected),) = alone, in_parts
+    assert ours == pytest.approx(theirs, rel=1e-4) and counts == expected
+    assert ours == pytest.approx(exact, rel=1e-2) and abs(ours - exact) > abs(ours - theirs)
 
 
 def test_lambada_in_parts(directory):

@@ -201,7 +201,7 @@ def test_a_rank_does_not_wait_for_ever_for_ranks_that_do_not_come(connects, mess
 
 
 def verify_resume_with_chance(config, overrides, steps, chance):
-    """With a draw that does not depend on (seed, step, rank) alone, where `chance` says so."""
+    """With draws that do not depend on (seed, step, rank) alone: "always", or only once a run was "resumed"."""
     import random
 
     import torch
@@ -211,8 +211,23 @@ def verify_resume_with_chance(config, overrides, steps, chance):
     from gpt2dist.training import trainer
     from gpt2dist.training.verify_resume import verify_resume
 
-    if chance:
-        trainer.torch.manual_seed = lambda _: torch.random.default_generator.manual_seed(random.getrandbits(60))
+    resume, build, seed = (
+        trainer.Trainer.resume,
+        trainer.Trainer.__init__,
+        torch.random.default_generator.manual_seed,
+    )
+    now = [False]
+
+    def built(self, *args):
+        now[0] = chance == "always"
+        build(self, *args)
+
+    def resumed(self, path):
+        now[0] = bool(chance)
+        resume(self, path)
+
+    trainer.Trainer.__init__, trainer.Trainer.resume = built, resumed
+    trainer.torch.manual_seed = lambda given: seed(random.getrandbits(60) if now[0] else given)
     config, plan = resolve(config, overrides, launch_environment.world_size())
     return verify_resume(config, plan, join(), steps)
 
@@ -220,10 +235,16 @@ def verify_resume_with_chance(config, overrides, steps, chance):
 def test_verify_resume_lists_what_differs(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset)
     overrides = ["model.dropout=0.2", "batch.micro_batch_size=2", "zero.stage=3"]
-    different = run_ranks(verify_resume_with_chance, 2, config, overrides, 2, True)
+    different = run_ranks(verify_resume_with_chance, 2, config, overrides, 2, "resumed")
     assert different[0] == different[1]
     assert any(line.startswith("step 3: train/loss ") for line in different[0])
     assert "model-00001-of-00002.safetensors differs at step 4" in different[0]
-    assert run_ranks(verify_resume_with_chance, 2, config, overrides, 2, False) == [[], []]
+    message = (
+        r"RunError: this run is not deterministic on a CPU: two trainings of 4 steps without a stop differ, .*; "
+        r"set run\.deterministic=true and try again; see .*/verify-resume\n  step 1: train/loss .* repeated"
+    )
+    with pytest.raises(RankFailedError, match=message):
+        run_ranks(verify_resume_with_chance, 2, config, overrides, 2, "always")
+    assert run_ranks(verify_resume_with_chance, 2, config, overrides, 2, "") == [[], []]
     with pytest.raises(RankFailedError, match=r"--steps 11: a half must have at least 1 step"):
-        run_ranks(verify_resume_with_chance, 2, config, overrides, 11, False)
+        run_ranks(verify_resume_with_chance, 2, config, overrides, 11, "")

@@ -45,6 +45,7 @@ from gpt2dist.loading.windows import Windows
 from gpt2dist.model.flops import flops_per_token, matmul_type, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import huggingface_config
+from gpt2dist.model.numerics import fp32_products
 from gpt2dist.model.shape import PRESETS, Shape
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
@@ -105,10 +106,15 @@ def parse() -> argparse.Namespace:
 
 def measure(args: argparse.Namespace, stage: int) -> None:
     """Measure gpt2dist at one ZeRO stage and the other variants, and print the results."""
-    torch.backends.cuda.matmul.allow_tf32 = True  # for all variants, as in nanoGPT
-    torch.backends.cudnn.allow_tf32 = True
-    data_type = matmul_type(args.precision, allow_tf32=True)
     world = join()
+    with fp32_products(True, world.device):  # for all variants, as in nanoGPT
+        compare(args, stage, world)
+    leave()
+
+
+def compare(args: argparse.Namespace, stage: int, world: World) -> None:
+    """Time all variants in turn, and print their rates."""
+    data_type = matmul_type(args.precision, allow_tf32=True)
     sizes = PRESETS[args.preset] if args.preset else (args.n_layer, args.n_head, args.n_embd)
     shape = Shape(*sizes, args.length, args.vocab_size)
     with tempfile.TemporaryDirectory() as home:
@@ -131,7 +137,6 @@ def measure(args: argparse.Namespace, stage: int) -> None:
             print(f"stage {stage}: {summary(variant, variants[0], shape, world.device, data_type)}")
     how = f"{args.precision}, loss {args.loss}, {'compiled' if args.compile else 'not compiled'}"
     print(f"stage {stage}: {how}, {device_name(world.device)}")
-    leave()
 
 
 def time_round(variant: Variant, args: argparse.Namespace, device: torch.device) -> None:

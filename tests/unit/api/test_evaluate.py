@@ -35,6 +35,12 @@ def test_a_dataset_has_the_numbers_of_the_verb_to_the_bit(model, tiny_dataset, v
         assert constant(gpt2dist.evaluate(model, data, **settings)) == expected
 
 
+def test_another_dtype_has_the_numbers_of_the_verb_to_the_bit(model, tiny_dataset, verb, capsys):
+    expected = verb("--data", tiny_dataset, "--dtype", "bf16")
+    assert constant(gpt2dist.evaluate(model, tiny_dataset, dtype="bf16")) == expected
+    assert capsys.readouterr().err.count("gpt2dist evaluate: dtype bf16: loss ") == 1
+
+
 def test_texts_have_the_numbers_of_the_verb_to_the_bit(model, verb, tmp_path):
     path, texts = tmp_path / "texts.jsonl", ["abc def ghi", "jkl " * 40]
     path.write_text("".join(json.dumps({"page": text}) + "\n" for text in texts))
@@ -58,6 +64,8 @@ def test_quiet_shows_nothing(model, tiny_dataset, capsys):
         ({"documents": ["a"], "detokenizer": "moses"}, "detokenizer 'moses' is not one of none, wikitext"),
         ({"documents": ["a"], "split": "val"}, "split: only a dataset has splits; omit it for texts"),
         ({"documents": []}, "documents: contains no text"),
+        ({"text": "nowhere", "dtype": "tf32"}, "dtype tf32 needs an NVIDIA GPU .*, not a CPU; give fp32"),
+        ({"text": "nowhere", "dtype": "fp16"}, "dtype 'fp16' is not one of fp32, bf16, tf32"),
         ({"documents": ["abc"], "stride": 100}, "a stride of 100 is not between 1 and the sequence length"),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -9,14 +10,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2dist.cli import main
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.evaluation.measures import RESERVED
-from gpt2dist.tokenizer.tokenizer import train_char
+from gpt2dist.tokenizer.tokenizer import Tokenizer, train_char
 
 KEYS = {
     *("nll_sum", "targets", "loss", "perplexity", "bits_per_token", "bits_per_byte", "word_perplexity"),
     *("lm_eval_word_perplexity", "lm_eval_words"),
     *("bytes", "words", "documents", "windows", "sequence_length", "stride", "prefix", "per_document"),
     *("document_boundaries", "batch_size", "zero_stage", "world_size", "model", "data", "split", "detokenizer"),
-    *("tokenizer", "seconds", "tokens_per_second"),
+    *("dtype", "tokenizer", "seconds", "tokens_per_second"),
 }
 
 
@@ -181,3 +182,59 @@ def test_a_truncated_shard_is_named_before_anything_is_loaded(evaluate, tiny_dat
     path.write_bytes(path.read_bytes()[:-2])
     code, _, err = evaluate(data=dataset)
     assert code == 2 and f"{path}: has " in err and "the manifest says" in err
+
+
+def shown_difference(err):
+    """The losses of the line about the dtype: in it and in fp32."""
+    pattern = (
+        r"gpt2dist evaluate: dtype bf16: loss (\S+) of the first 3 windows, (\S+) in fp32 \(difference (\S+)\)"
+    )
+    ((found, exact, difference),) = re.findall(pattern, err)
+    assert float(difference) == pytest.approx(float(found) - float(exact), abs=2e-6)
+    return float(found), float(exact)
+
+
+def test_bf16_is_recorded_and_its_difference_from_fp32_is_shown(evaluate):
+    code, out, err = evaluate("--json", "--dtype", "bf16", "--batch-size", "3")
+    result, exact = json.loads(out), json.loads(evaluate("--json", "--batch-size", "3")[1])
+    assert (code, result["dtype"], exact["dtype"]) == (0, "bf16", "fp32")
+    assert 0 < abs(result["loss"] - exact["loss"]) < 2e-2
+    found, in_fp32 = shown_difference(err)
+    assert 0 < abs(found - in_fp32) < 5e-2
+    code, _, err = evaluate("--dtype", "bf16", "--quiet")
+    assert code == 0 and "in fp32" not in err
+    code, _, err = evaluate("--dtype", "bf16", "--batch-size", "50")
+    assert "of the first 8 windows, " in err and "prefix none, dtype bf16" in err
+    assert "dtype" not in evaluate()[2]
+
+
+def test_bf16_is_that_of_transformers_in_bf16(gpt2dist, small_model, tiny_dataset, tmp_path):
+    (tmp_path / "text.txt").write_text("abc def ghi, jkl")
+    words = [
+        "--text",
+        tmp_path / "text.txt",
+        "--prefix",
+        "end-of-text",
+        "--per-document",
+        "--json",
+        "--batch-size",
+        3,
+    ]
+    _, out, err = gpt2dist("evaluate", small_model, *words, "--dtype", "bf16")
+    tokens = torch.tensor([[299, *Tokenizer.load(small_model).encode("abc def ghi, jkl").tolist()]])
+    losses = []
+    for dtype in (torch.bfloat16, torch.float32):
+        model = GPT2LMHeadModel.from_pretrained(small_model, dtype=dtype).eval()
+        with torch.no_grad():
+            logits = model(tokens[:, :-1]).logits.float()
+        losses.append(torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:]).item())
+    assert losses[0] != pytest.approx(losses[1], rel=1e-5)
+    assert json.loads(out)["loss"] == pytest.approx(losses[0], rel=1e-6)
+    assert f"dtype bf16: loss {losses[0]:.6f} of the first 1 windows, {losses[1]:.6f} in fp32" in err
+
+
+def test_tf32_without_a_gpu_is_refused_before_the_text_is_read(gpt2dist, small_model):
+    code, _, err = gpt2dist("evaluate", small_model, "--text", "nowhere.txt", "--dtype", "tf32")
+    assert code == 2
+    assert "dtype tf32 needs an NVIDIA GPU of the Ampere generation or newer, not a CPU; give fp32" in err
+    assert "nowhere.txt" not in err

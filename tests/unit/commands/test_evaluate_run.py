@@ -100,6 +100,20 @@ def test_all_checkpoints_oldest_first_and_again_nothing_is_done(follow, run):
     assert results(run) == found
 
 
+def test_another_dtype_is_another_curve_and_its_difference_is_shown_once(follow, run):
+    words = ["--all-checkpoints", "--dtype", "bf16"]
+    code, _, err = follow(*words)
+    assert (code, err.count("in fp32 (difference ")) == (0, 1)
+    assert {result["dtype"] for result in results(run).values()} == {"bf16"}
+    code, _, err = follow("--all-checkpoints")  # all have a result, so nothing is compared
+    assert (code, err) == (0, f"4 results in {run}/eval/val\n")
+    (run / "eval/val/step-00000010.json").unlink()
+    code, _, err = follow("--all-checkpoints")
+    assert (
+        code == 2 and "has results with dtype 'bf16', this evaluation has 'fp32'; give it another --name" in err
+    )
+
+
 def test_each_checkpoint_scores_as_it_does_alone(follow, gpt2dist, run, tiny_dataset):
     assert follow("--all-checkpoints", "--batch-size", "3")[0] == 0
     checkpoint = run / "checkpoints/step-00000010"

@@ -110,6 +110,20 @@ def test_what_differs_is_named(record, tmp_path, key, value):
     )
 
 
+def test_results_of_different_dtypes_are_no_curve_and_those_that_say_none_are_of_fp32(record, tmp_path):
+    record.add(9, tmp_path, RESULT)
+    record.require_comparable(CONDITIONS | {"dtype": "fp32"})
+    with pytest.raises(
+        UserError, match="has results with dtype 'fp32', this evaluation has 'bf16'; give it another"
+    ):
+        record.require_comparable(CONDITIONS | {"dtype": "bf16"})
+    record.add(9, tmp_path, RESULT | {"dtype": "bf16"})
+    with pytest.raises(
+        UserError, match="has results with dtype 'bf16', this evaluation has 'tf32'; give it another"
+    ):
+        record.require_comparable(CONDITIONS | {"dtype": "tf32"})
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -9,6 +9,7 @@ from transformers import DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadM
 
 from gpt2dist.model.gpt2 import GPT2, KERNELS, LanguageModel, named_parameters
 from gpt2dist.model.huggingface import huggingface_config, write_huggingface_config
+from gpt2dist.model.numerics import deterministic_algorithms
 from gpt2dist.model.shape import GPT2_VOCAB_SIZE, PRESETS, Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, context_length=16, vocab_size=100)  # padded to 128
@@ -189,6 +190,21 @@ def test_flash_attention_is_given_what_it_takes(monkeypatch):
     torch.testing.assert_close(flash, KERNELS["sdpa"](*parts, None, 0.0))
     with pytest.raises(ValueError, match="whole texts only"):
         KERNELS["flash_attention_2"](*parts, torch.ones(1, 1, 5, 5, dtype=torch.bool), 0.0)
+
+
+def test_flash_attention_is_deterministic_where_torchs_kernels_are(monkeypatch):
+    given = []
+
+    def flash_attn_func(query, *_, **options):
+        given.append(options)
+        return query
+
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_func=flash_attn_func))
+    parts = [torch.randn(2, 3, 5, 8) for _ in range(3)]
+    for wanted in (False, True):
+        with deterministic_algorithms(wanted):
+            KERNELS["flash_attention_2"](*parts, None, 0.0)
+    assert given == [{"causal": True}, {"causal": True, "deterministic": True}]
 
 
 def test_transformers_reads_the_configuration_as_it_is_meant(tmp_path):

@@ -64,3 +64,10 @@ def test_flash_attention_with_and_without_its_package(monkeypatch):
     del installed["flash_attn"]
     with pytest.raises(UserError, match=r"needs the flash-attn package \(2\.3\.3 or newer\); install it, or set"):
         require_flash_attention(CUDA)
+    installed["flash_attn"] = "2.3.3"
+    with pytest.raises(
+        UserError, match=r"package \(2\.4\.1 or newer, for run\.deterministic\); install it, or set"
+    ):
+        require_flash_attention(CUDA, deterministic=True)
+    installed["flash_attn"] = "2.4.1"
+    require_flash_attention(CUDA, deterministic=True)

@@ -116,6 +116,15 @@ def test_an_optimizer_of_a_class_is_described_without_importing_it(run, publish)
     assert "| optimizer | evil:Lion, a 1 |" in text
 
 
+def test_fp32_products_in_tf32_are_said(run, publish):
+    config = run / "config.yaml"
+    said = "| fp32 products | in TF32 where the GPU has it |"
+    assert said not in (publish(run / "checkpoints/step-00000008") / "README.md").read_text()
+    shutil.rmtree(run.parent.parent / "published")
+    config.write_text(config.read_text().replace("allow_tf32: false", "allow_tf32: true"))
+    assert said in (publish(run / "checkpoints/step-00000008") / "README.md").read_text()
+
+
 def test_what_was_changed_at_a_restart_is_said(run, publish):
     """The table has the hyperparameters of the last start."""
     for number, step in ((2, 0), (3, 4), (4, 8)):

@@ -74,6 +74,13 @@ def test_a_result_of_last_words_says_so(run, write_result):
     assert result.protocol["scored"] == "the last word of each passage"
 
 
+@pytest.mark.parametrize(("dtype", "said"), [("bf16", "bf16"), ("fp32", None)])
+def test_a_result_in_another_dtype_than_fp32_says_so(run, write_result, dtype, said):
+    directory = run / "checkpoints/step-00000008"
+    path = write_result("wikitext", model=fingerprint(directory), dtype=dtype)
+    assert ModelProvenance.read(directory, [path]).results[-1].protocol.get("dtype") == said
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
