@@ -1,14 +1,11 @@
 """Choose the network interface over which the ranks of several hosts communicate. Does not import torch."""
 
 import ipaddress
-import logging
 import os
 import socket
 
 from gpt2dist.distributed.peer_monitor import Store
 from gpt2dist.errors import RankUserError
-
-logger = logging.getLogger(__name__)
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 
@@ -50,7 +47,6 @@ def choose_address(store: Store, rank: int, size: int) -> str:
                 f"with the others (here are {', '.join(interfaces)})"
             )
         os.environ[GLOO] = name
-        logger.info("several hosts: gloo uses the network interface %s", name)
     chosen = interfaces.get(os.environ[GLOO].split(",")[0], [])
     return address if address in chosen else next(iter(chosen), address)
 
