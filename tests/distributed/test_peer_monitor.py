@@ -1,11 +1,11 @@
 """Ranks whose main thread is stuck in C code learn of a killed rank, and of nothing else."""
 
+import atexit
 import ctypes
 import json
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 
 import pytest
@@ -107,8 +107,6 @@ def leave_one_after_another(pause):
 
 
 def threads(name):
-    import threading
-
     return sum(thread.name == name for thread in threading.enumerate())
 
 
@@ -117,26 +115,16 @@ def test_ranks_that_leave_at_different_times_are_no_losses(capfd):
     assert "PeerLostError" not in capfd.readouterr().err
 
 
-def refused_together():
-    """As in `cli.main`: no rank leaves the group, and rank 0 exits long before the others."""
+def exit_one_after_another():
+    """As in `cli.main`, where all ranks find the same error: none leaves the group, and rank 0 exits first."""
+    atexit._clear()  # what the parent has registered
     world = join()
     dist.barrier()
     time.sleep(3 * world.rank)
-    sys.exit(2)  # the harness of the tests would hide it
+    atexit._run_exitfuncs()  # as at the exit of an interpreter, which the harness keeps from ranks
+    os._exit(2)
 
 
-def test_a_normal_exit_of_the_interpreter_says_goodbye(tmp_path, capfd):
-    """Ranks that exit with one error for all do not leave the group, and rank 0 exits before the others."""
-    from tests.support.ranks import free_port
-
-    code = "from tests.distributed.test_peer_monitor import refused_together; refused_together()"
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [rank.wait(STUCK) for rank in ranks] == [2, 2]
+def test_a_normal_exit_of_the_interpreter_says_goodbye(capfd):
+    assert exit_codes(exit_one_after_another, 2, timeout=STUCK / 2) == [2, 2]
     assert "PeerLostError" not in capfd.readouterr().err
