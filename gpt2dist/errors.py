@@ -6,7 +6,7 @@
     │   └── UnknownCharacterError    gpt2dist.tokenizer.tokenizer
     ├── RunError                     a failure that the message explains: exit code 1
     │   └── RankRunError             a failure that only one process can see
-    ├── PeerLostError                a collective failed because another rank is gone
+    ├── PeerLostError                another rank is gone, so that no collective can succeed
     ├── HungError                    a rank makes no progress; gpt2dist.training.watchdog
     ├── HookError                    a user's training hook failed; gpt2dist.training.hooks
     ├── StopRequestedError           all ranks stop on request; gpt2dist.training.stop
@@ -45,4 +45,4 @@ class RankRunError(RunError):
 
 
 class PeerLostError(Gpt2distError):
-    """A collective failed because another rank, its host or the network is gone."""
+    """Another rank, its host or the network is gone, so that no collective can succeed."""

@@ -10,6 +10,7 @@
 #   tools/nodes.sh down                    kills what runs on them, and removes them
 #
 # GPT2DIST_NODES names them (default: gpt2dist), so that several pairs can be up at a time.
+# GPT2DIST_OWN_ADDRESS is what a host's own name resolves to on it (Debian: 127.0.1.1; default: its address).
 set -Eeuo pipefail
 
 name=${GPT2DIST_NODES:-gpt2dist}
@@ -42,10 +43,11 @@ up() {
 }
 
 on() {
-  local number=$1 hosts
+  local number=$1 hosts places=("$net.11" "$net.12")
   shift
   hosts=$(mktemp)
-  printf '127.0.0.1 localhost\n%s.1 %s\n%s.11 n1\n%s.12 n2\n' "$net" "$(hostname -s)" "$net" "$net" >"$hosts"
+  places[number - 1]=${GPT2DIST_OWN_ADDRESS:-${places[number - 1]}}
+  printf '127.0.0.1 localhost\n%s.1 %s\n%s n1\n%s n2\n' "$net" "$(hostname -s)" "${places[@]}" >"$hosts"
   chmod 644 "$hosts"
   # shellcheck disable=SC2016
   exec nsenter --net="/run/netns/$name-n$number" unshare --uts --mount bash -c \

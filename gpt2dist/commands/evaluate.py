@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2dist.api.ranks import joined_ranks
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
-from gpt2dist.distributed import launch_environment
+from gpt2dist.distributed import launch_environment, peer_monitor
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.terminal import say, shown_on
@@ -342,6 +342,7 @@ def _end_on_signals(record: Any) -> None:
             unpin(record)
             # The signal may have interrupted a print, which cannot be called again here.
             os.write(2, shown_on(sys.stderr, f"stopped; the results are in {record.directory}\n").encode())
+        peer_monitor.goodbye()
         os._exit(0)  # a normal exit could block, since other ranks may wait in a collective
 
     for number in (signal.SIGTERM, signal.SIGUSR1):

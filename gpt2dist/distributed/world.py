@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from gpt2dist.distributed import launch_environment
+from gpt2dist.distributed import launch_environment, peer_monitor
+from gpt2dist.distributed.addresses import choose_address
 from gpt2dist.distributed.gpu import own_gpu, require_own_gpus
 from gpt2dist.errors import PeerLostError, RunError, UserError
 
@@ -126,12 +127,18 @@ def is_peer_loss(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def lost_peers() -> Iterator[None]:
-    """Raise c10d's errors about a lost rank as PeerLostError, with the same text."""
+    """Raise c10d's errors about a lost rank as PeerLostError.
+
+    Its text names the rank if the monitor knows it; otherwise it is that of the error.
+    """
     try:
         yield
+    except PeerLostError:
+        peer_monitor.notice()
+        raise
     except Exception as error:
         if is_peer_loss(error):
-            raise PeerLostError(str(error)) from error
+            raise PeerLostError(peer_monitor.wait_for_loss() or str(error)) from error
         raise
 
 
@@ -173,10 +180,12 @@ class FlagExchange:
 def join(timeout: timedelta = TIMEOUT) -> World:
     """Join the process group that torchrun, deepspeed or srun set up, or create one of a single rank.
 
-    On GPUs it uses NCCL, and gloo for CPU tensors; on CPUs, gloo only.
+    On GPUs it uses NCCL, and gloo for CPU tensors; on CPUs, gloo only. Several ranks start a `PeerMonitor`, which
+    from then on ends this process if another rank is lost.
 
     Raises:
-        RankUserError: This process sees several GPUs, but none for its rank.
+        RankUserError: This process sees several GPUs, but none for its rank, or this host has no network
+            interface for gloo.
         UserError: Two ranks use the same GPU.
         RunError: The other ranks did not join within `timeout`.
     """
@@ -195,6 +204,8 @@ def join(timeout: timedelta = TIMEOUT) -> World:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         else:
             store = _session_of(dist.rendezvous("env://", rank, size, timeout=timeout), timeout)
+            address = choose_address(store, rank, size)
+            peer_monitor.start(store, rank, size, address, timeout.total_seconds())
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     world = World(rank, local_rank, size, device)
     if device.type == "cuda" and size > 1:
@@ -245,6 +256,7 @@ def _read(store: dist.Store, key: str) -> str:
 
 
 def leave() -> None:
-    """Leave the process group, which avoids a warning at the end of the log."""
+    """Leave the process group, which avoids a warning in the log, and say goodbye to the other ranks."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    peer_monitor.goodbye()  # last, so that leaving cannot hang for a rank that is lost meanwhile

@@ -7,6 +7,7 @@ import threading
 import time
 from types import TracebackType
 
+from gpt2dist.distributed import peer_monitor
 from gpt2dist.distributed.world import FlagExchange, World
 from gpt2dist.errors import Gpt2distError
 from gpt2dist.monitoring.logs import logger
@@ -58,6 +59,7 @@ class StopSignal:
             self.name = number.name
         elif now - self._since > ECHO_SECONDS:
             logger.error("%s after %s: exiting immediately, without saving", number.name, self.name)
+            peer_monitor.tell(StopRequestedError(f"{number.name} after {self.name}"))
             os._exit(128 + number)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
-from gpt2dist.distributed.world import World
+from gpt2dist.distributed.world import World, lost_peers
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.loading.loader import Loader, MixtureBatcher, StepBatch
 from gpt2dist.model.numerics import fp32_products
@@ -94,7 +94,8 @@ class Trainer:
         """
         shown = Progress("train", self.last_step, "step", initial=self.step, enabled=self.world.is_main)
         running = self.hooks.running(self)
-        with running, shown as self.bar, contextlib.closing(self._loader()) as loader, self.profile:
+        # A lost rank is noticed innermost, so that the monitor leaves the time to close the rest.
+        with running, shown as self.bar, contextlib.closing(self._loader()) as loader, self.profile, lost_peers():
             try:
                 if not self.evaluation_done:
                     self._evaluate()

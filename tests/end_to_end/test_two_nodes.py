@@ -37,9 +37,9 @@ def run_file(tiny_dataset, tmp_path):
     return write_run(tmp_path, tiny_dataset)
 
 
-def command(launcher, node, run_file, *overrides, hosts=2):
+def command(launcher, node, run_file, *overrides, hosts=2, **settings):
     """What is typed on one of the hosts."""
-    place = {"NODES": str(hosts), "NODE_RANK": str(node - 1), "MASTER_ADDR": "n1", "GPUS": "1"}
+    place = settings | {"NODES": str(hosts), "NODE_RANK": str(node - 1), "MASTER_ADDR": "n1", "GPUS": "1"}
     words = [str(run_file), *RUN, *overrides]
     if launcher == "torchrun":
         return nodes.on(node, [str(SCRIPTS / "torchrun-nodes.sh"), *words], **place)
@@ -47,7 +47,7 @@ def command(launcher, node, run_file, *overrides, hosts=2):
         return nodes.on(node, [str(SCRIPTS / "deepspeed.sh"), *words], HOSTFILE=str(run_file.parent / "hosts"))
     options = ["--nnodes", str(hosts), "--node-rank", str(node - 1), "--nproc-per-node", "1"]
     options += ["--master-addr", "n1", "--rdzv-conf", "timeout=5"]
-    return nodes.on(node, [sys.executable, "-m", "gpt2dist", "launch", *options, "train", *words])
+    return nodes.on(node, [sys.executable, "-m", "gpt2dist", "launch", *options, "train", *words], **settings)
 
 
 class PreprocessingJob:
@@ -65,13 +65,15 @@ class PreprocessingJob:
 
 
 @contextlib.contextmanager
-def job(launcher, run_file, *overrides):
+def job(launcher, run_file, *overrides, **settings):
     """Starts a run on both hosts."""
     with contextlib.ExitStack() as held:
         outputs = [held.enter_context(tempfile.NamedTemporaryFile("w")) for _ in range(2)]
         yield PreprocessingJob(
             [
-                held.enter_context(started(command(launcher, node, run_file, *overrides), stderr=output))
+                held.enter_context(
+                    started(command(launcher, node, run_file, *overrides, **settings), stderr=output)
+                )
                 for node, output in zip((1, 2), outputs, strict=True)
             ],
             outputs,
@@ -116,6 +118,14 @@ def test_a_run_outlives_a_dead_host_and_a_cut_cable(losses, run_file, tmp_path, 
     assert codes == [0, 0], said
     assert metrics(run, "step") == STEPS
     assert metrics(run, "train/loss") == pytest.approx(losses, abs=1e-5)
+
+
+def test_hosts_whose_own_names_are_loopback_train_together(losses, run_file, tmp_path):
+    """As Debian installs them. By itself, gloo would tell the other host to connect to 127.0.1.1."""
+    with job("launch", run_file, "run.stop_after_steps=3", GPT2DIST_OWN_ADDRESS="127.0.1.1") as only:
+        codes, said = only.end()
+    assert codes == [0, 0], said
+    assert metrics(tmp_path / "run", "train/loss") == pytest.approx(losses[:3], abs=1e-5)
 
 
 @pytest.mark.parametrize(("launcher", "code"), [("torchrun", 1), ("launch", 2)])

@@ -46,20 +46,7 @@ def run_ranks(
     Raises:
         RankFailedError: The first rank that raised, with its traceback, or which ranks hung or died.
     """
-    context = multiprocessing.get_context("fork")
-    port = free_port()
-    pipes, processes = [], []
-    for rank in range(world_size):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_rank,
-            args=(functools.partial(function, **options), args, rank, world_size, port, sender),
-            daemon=True,
-        )
-        process.start()
-        sender.close()
-        pipes.append(receiver)
-        processes.append(process)
+    pipes, processes = _start(functools.partial(function, *args, **options), world_size)
     try:
         return _collect(pipes, time.monotonic() + timeout)
     finally:
@@ -68,6 +55,33 @@ def run_ranks(
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+def exit_codes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = TIMEOUT) -> list[int]:
+    """Calls a function as `run_ranks` does, and returns how each rank ended; -9 for those that never did."""
+    _, processes = _start(functools.partial(function, *args), world_size)
+    deadline = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def _start(function: Callable[[], Any], world_size: int) -> tuple[list[Any], list[Any]]:
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    pipes, processes = [], []
+    for rank in range(world_size):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_rank, args=(function, rank, world_size, port, sender), daemon=True)
+        process.start()
+        sender.close()
+        pipes.append(receiver)
+        processes.append(process)
+    return pipes, processes
 
 
 def _collect(pipes: list[Any], deadline: float) -> list[Any]:
@@ -89,9 +103,7 @@ def _collect(pipes: list[Any], deadline: float) -> list[Any]:
     return [results[rank] for rank in range(len(pipes))]
 
 
-def _rank(
-    function: Callable[..., Any], args: tuple[Any, ...], rank: int, size: int, port: int, sender: Any
-) -> None:
+def _rank(function: Callable[[], Any], rank: int, size: int, port: int, sender: Any) -> None:
     gc.freeze()  # a collection would touch, and so copy, all that the parent has imported
     # torch makes its thread pool anew at its first use after a fork, which several threads must not be at once.
     torch.set_num_threads(torch.get_num_threads())
@@ -103,7 +115,7 @@ def _rank(
         "MASTER_PORT": str(port),
     }
     try:
-        outcome = (True, function(*args))
+        outcome = (True, function())
     except BaseException:
         text = io.StringIO()
         traceback.print_exc(file=text)

@@ -12,6 +12,7 @@ ZERO = "zero.deepspeed.zero_optimization"
     "raw",
     [
         "{zero_optimization: {reduce_bucket_size: 1000}, comms_logger: {}}",
+        "{zero_optimization: {zero_quantized_weights: false, zero_hpz_partition_size: 1}}",
         "{zero_optimization: {allgather_bucket_size: 5.0e+8, overlap_comm: auto, max_live_parameters: 9}}",
         "{seq_parallel_communication_data_type: bf16, wall_clock_breakdown: true, gradient_predivide_factor: 2}",
     ],
@@ -60,6 +61,26 @@ def test_raw_keys_that_deepspeed_takes_and_that_touch_nothing_of_ours_are_fine(r
             "{gradient_allreduce_op: sum}",
             "zero.deepspeed.gradient_allreduce_op: is not supported by gpt2dist: it needs averaged gradients; "
             "remove it",
+        ),
+        (
+            "{zero_optimization: {zero_quantized_weights: true}}",
+            f"{ZERO}.zero_quantized_weights: is not supported by gpt2dist: it rounds the weights of each forward "
+            "pass to 8 bits; remove it",
+        ),
+        (
+            "{zero_optimization: {zero_quantized_nontrainable_weights: true}}",
+            f"{ZERO}.zero_quantized_nontrainable_weights: is not supported by gpt2dist: all weights of a run are "
+            "trained; remove it",
+        ),
+        (
+            "{zero_optimization: {zero_quantized_gradients: true}}",
+            f"{ZERO}.zero_quantized_gradients: is not supported by gpt2dist: it rounds the gradients that the "
+            "ranks sum to 8 and 4 bits; remove it",
+        ),
+        (
+            "{zero_optimization: {zero_hpz_partition_size: 8}}",
+            f"{ZERO}.zero_hpz_partition_size: needs partitioned parameters, and stage 2 does not partition them; "
+            "set zero.stage to 3, or remove it",
         ),
         (
             "{zero_optimization: {allgather_bucket_size: 97}}",
