@@ -20,7 +20,7 @@ from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.flops import flops_per_token, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import write_huggingface_config
-from gpt2dist.model.requirements import require_compiler, require_flash_attention
+from gpt2dist.model.requirements import require_compiler, require_flash_attention, require_varlen
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.profile import Profile
@@ -155,6 +155,8 @@ def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageMod
         require_compiler(device)
     if config.model.attention == "flash_attention_2":
         require_flash_attention(device)
+    if config.model.attention == "varlen":
+        require_varlen(device)
     return LanguageModel(
         plan.shape,
         plan.end_of_text_id,
