@@ -94,9 +94,10 @@ def each_nll(
     """
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
     greedy = torch.ones_like(counted)
-    pieces = zip(hidden[counted].split(rows), targets[counted].split(rows), strict=True)
+    places = counted.nonzero(as_tuple=True)  # once, because the host waits for a GPU to count them
+    pieces = zip(hidden[places].split(rows), targets[places].split(rows), strict=True)
     parts = [_nll_of_rows(product(part).float(), target) for part, target in pieces]
-    nll[counted], greedy[counted] = (torch.cat(part) for part in zip(*parts, strict=True))
+    nll[places], greedy[places] = (torch.cat(part) for part in zip(*parts, strict=True))
     return nll, greedy
 
 
