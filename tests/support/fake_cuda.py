@@ -61,7 +61,7 @@ class FakeCuda(TorchDispatchMode):
         if func is aten.addmm.dtype_out:  # torch has no fake of it
             out = options["out"]
             assert out is args[0]  # otherwise it would be copied
-            torch.addmm(*args[:3], out_dtype=args[3])
+            assert torch.mm(*args[1:3], out_dtype=args[3]).shape == out.shape
         else:
             out = func(*args, **options)
         if options.get("pin_memory"):
