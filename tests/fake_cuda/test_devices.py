@@ -1,8 +1,8 @@
 """Which device a process chooses, and what it asks that device about itself."""
 
+import os
 import runpy
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import gpt2dist
 from gpt2dist.commands import launch
 from gpt2dist.distributed import world
 from gpt2dist.distributed.world import World
@@ -19,6 +18,7 @@ from gpt2dist.evaluation.model_forward import load_forward
 from gpt2dist.generation.continuations import load_generator
 from gpt2dist.publishing import exporter
 from gpt2dist.run import environment
+from tests.support import REPOSITORY
 from tests.support.fake_cuda import CUDA, mock_driver
 
 CPU = torch.device("cpu")
@@ -64,10 +64,7 @@ def test_deepspeed_finds_the_gpu_by_itself(monkeypatch, gpu, accelerator):
     names = ("deepspeed", "deepspeed.runtime", "deepspeed.utils")
     stubs = mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in names})
     with mock.patch.dict("os.environ"), stubs, mock_driver([], is_available=gpu):
-        module = Path(gpt2dist.__file__).parent / "distributed/deepspeed_import.py"
-        import os
-
-        runpy.run_path(str(module))
+        runpy.run_path(str(REPOSITORY / "gpt2dist/distributed/deepspeed_import.py"))
         assert os.environ.get("DS_ACCELERATOR") == accelerator
 
 
