@@ -12,7 +12,6 @@ import torch
 from gpt2dist.errors import UserError
 
 MIN_FLASH_ATTENTION = (2, 3, 3)
-VARLEN_CAPABILITY = (8, 0)
 
 
 def require_compiler(device: torch.device) -> None:
@@ -32,14 +31,6 @@ def require_compiler(device: torch.device) -> None:
         )
 
 
-def _flash_attention_version() -> tuple[int, ...]:
-    try:
-        version = importlib.metadata.version("flash_attn")
-    except importlib.metadata.PackageNotFoundError:
-        return ()
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-
-
 def require_varlen(device: torch.device) -> None:
     """Check that torch's kernel for `model.attention: varlen` is available.
 
@@ -54,11 +45,19 @@ def require_varlen(device: torch.device) -> None:
         raise UserError(
             f"model.attention: varlen needs a torch with flash attention, which this is not; {way_out}"
         )
-    if (capability := torch.cuda.get_device_capability(device)) < VARLEN_CAPABILITY:
+    if (capability := torch.cuda.get_device_capability(device)) < (8, 0):
         raise UserError(
             f"model.attention: varlen needs a GPU of compute capability 8.0 (Ampere) or above, this one has "
             f"{capability[0]}.{capability[1]}; {way_out}"
         )
+
+
+def _flash_attention_version() -> tuple[int, ...]:
+    try:
+        version = importlib.metadata.version("flash_attn")
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def require_flash_attention(device: torch.device) -> None:

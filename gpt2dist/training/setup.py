@@ -151,12 +151,12 @@ def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageMod
     Raises:
         UserError: `model.compile` or `model.attention` needs something that this device or host lacks.
     """
+    if config.model.attention == "varlen":
+        require_varlen(device)
     if config.model.compile:
         require_compiler(device)
     if config.model.attention == "flash_attention_2":
         require_flash_attention(device)
-    if config.model.attention == "varlen":
-        require_varlen(device)
     return LanguageModel(
         plan.shape,
         plan.end_of_text_id,

@@ -41,6 +41,24 @@ def test_a_gpu_without_triton(monkeypatch):
         require_compiler(CUDA)
 
 
+def test_varlen_needs_a_gpu_of_ampere_or_newer_and_a_torch_with_flash_attention(monkeypatch):
+    with pytest.raises(UserError, match=r"varlen needs a CUDA GPU, not cpu; set model\.attention to sdpa"):
+        require_varlen(CPU)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+    with pytest.raises(
+        UserError, match=r"varlen needs a torch with flash attention, which this is not; set model"
+    ):
+        require_varlen(CUDA)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    message = r"compute capability 8\.0 \(Ampere\) or above, this one has 7\.5; set model\.attention to sdpa"
+    with pytest.raises(UserError, match=message):
+        require_varlen(CUDA)
+    for capability in ((8, 0), (9, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
+        require_varlen(CUDA)
+
+
 def test_flash_attention_without_a_gpu():
     with pytest.raises(UserError, match=r"flash_attention_2 needs a CUDA GPU, not cpu; set model\.attention to"):
         require_flash_attention(CPU)
@@ -64,21 +82,3 @@ def test_flash_attention_with_and_without_its_package(monkeypatch):
     del installed["flash_attn"]
     with pytest.raises(UserError, match=r"needs the flash-attn package \(2\.3\.3 or newer\); install it, or set"):
         require_flash_attention(CUDA)
-
-
-def test_varlen_needs_a_gpu_of_ampere_or_newer_and_a_torch_with_flash_attention(monkeypatch):
-    with pytest.raises(UserError, match=r"varlen needs a CUDA GPU, not cpu; set model\.attention to sdpa"):
-        require_varlen(CPU)
-    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
-    with pytest.raises(
-        UserError, match=r"varlen needs a torch with flash attention, which this is not; set model"
-    ):
-        require_varlen(CUDA)
-    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    message = r"compute capability 8\.0 \(Ampere\) or above, this one has 7\.5; set model\.attention to sdpa"
-    with pytest.raises(UserError, match=message):
-        require_varlen(CUDA)
-    for capability in ((8, 0), (9, 0), (12, 0)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
-        require_varlen(CUDA)
