@@ -75,7 +75,8 @@ def test_only_a_cpu_evaluates_with_onednn(monkeypatch, tmp_path, device, convert
     monkeypatch.setattr("gpt2dist.model.pretrained.require_vocabulary", lambda *args: None)
     monkeypatch.setattr("gpt2dist.evaluation.model_forward.require_whole_model", lambda path: None)
     monkeypatch.setattr("gpt2dist.model.onednn.use_onednn", calls.append)
-    load_forward(tmp_path, TOKENIZER, None, 0, World(0, 0, 1, device))
+    with mock_driver([], get_device_name="NVIDIA L4"):
+        load_forward(tmp_path, TOKENIZER, None, 0, World(0, 0, 1, device))
     assert calls == [("model", CPU)] * converted
 
 
