@@ -110,10 +110,12 @@ class ModelSection(Section):
     dropout: Fraction = Field(
         0.0, description="Dropout probability of embeddings, attention and residual branches."
     )
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = Field(
+    attention: Literal["sdpa", "varlen", "flash_attention_2", "eager"] = Field(
         "sdpa",
-        description="Attention kernel. `flash_attention_2` needs the package flash-attn, a `precision` other "
-        "than fp32, and `data.document_boundaries: pack`. `eager` stores the attention matrix.",
+        description="Attention kernel. `varlen` is `sdpa` but trains on isolated documents without a mask. It "
+        "needs a CUDA GPU, a `precision` other than fp32 and no dropout. `flash_attention_2` needs the package "
+        "flash-attn, a `precision` other than fp32, and `data.document_boundaries: pack`. `eager` stores the "
+        "attention matrix.",
     )
     activation_checkpointing: bool = Field(
         False, description="Recompute each block in the backward pass. This saves memory and costs time."

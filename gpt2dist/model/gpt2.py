@@ -20,12 +20,13 @@ from torch.utils.checkpoint import checkpoint
 from gpt2dist.model.lm_head import Head, Loss
 from gpt2dist.model.loss import counted_mask
 from gpt2dist.model.shape import Shape
+from gpt2dist.model.varlen import document_borders, varlen_attention
 
 T = TypeVar("T")
 
 INIT_STD = 0.02
 
-AttentionKernel = Literal["sdpa", "flash_attention_2", "eager"]
+AttentionKernel = Literal["sdpa", "varlen", "flash_attention_2", "eager"]
 
 
 class Cache(Protocol):
@@ -76,7 +77,16 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
     return flash_attn_func(query, key, value, dropout, query.shape[-1] ** -0.5, causal=True, **more)
 
 
-KERNELS = {"sdpa": _sdpa, "eager": _eager, "flash_attention_2": _flash}
+def _varlen(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attend within documents if the mask is their borders, else as `_sdpa`; [B, H, L, d] to [B, L, H, d]."""
+    if mask is None or mask.dtype == torch.bool:
+        return _sdpa(query, key, value, mask, dropout)
+    if dropout:
+        raise ValueError("varlen has no dropout")
+    return varlen_attention(query, key, value, mask)
+
+
+KERNELS = {"sdpa": _sdpa, "varlen": _varlen, "eager": _eager, "flash_attention_2": _flash}
 
 
 class Conv1D(nn.Module):
@@ -119,6 +129,7 @@ class Attention(nn.Module):
         Args:
             hidden: The input.
             mask: [B or 1, 1, L, cached + L] bool, True where a token may attend; None for plain causal attention.
+                The kernel "varlen" also takes the result of `document_borders`.
             cache: Cache of earlier tokens, which is extended.
         """
         batch, length, width = hidden.shape
@@ -185,7 +196,11 @@ class Transformer(nn.Module):
         self.activation_checkpointing = activation_checkpointing
 
     def forward(
-        self, tokens: Tensor, document_separator_id: int | None = None, cache: Cache | None = None
+        self,
+        tokens: Tensor,
+        document_separator_id: int | None = None,
+        cache: Cache | None = None,
+        borders: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states [B, L, D] of tokens [B, L] int64.
 
@@ -194,6 +209,7 @@ class Transformer(nn.Module):
             document_separator_id: The token that starts a document, which attends to nothing before it, and at
                 which positions restart; None treats a row as one text.
             cache: Cache of earlier tokens of the same texts, which is extended.
+            borders: The borders of the documents instead of a mask, for the kernel "varlen".
         """
         if document_separator_id is None:
             past = 0 if cache is None else cache.get_seq_length()
@@ -201,7 +217,7 @@ class Transformer(nn.Module):
             mask = causal_mask(tokens.shape[1], past, tokens.device) if past and tokens.shape[1] > 1 else None
         else:
             positions = segment_positions(tokens, document_separator_id)
-            mask = segment_mask(tokens, document_separator_id)
+            mask = segment_mask(tokens, document_separator_id) if borders is None else borders
         hidden = self.drop(self.wte(tokens) + self.wpe(positions))
         for block in self.h:
             if self.activation_checkpointing and self.training:
@@ -269,6 +285,7 @@ class LanguageModel(nn.Module):
     ):
         super().__init__()
         self._document_separator_id = end_of_text_id if isolate else None
+        self._varlen = attention == "varlen"
         self.gpt2 = GPT2(shape, dropout, attention, activation_checkpointing, loss)
         initialize(self.gpt2, shape, seed)
         self._masked_nll_sum = self._nll_sum_where
@@ -279,17 +296,29 @@ class LanguageModel(nn.Module):
         """Return `method(self)`."""
         return method(self)
 
-    def nll_sum(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> Tensor:
+    def borders(self, tokens: Tensor) -> Tensor | None:
+        """Return the last argument of `nll_sum` for tokens [B, L + 1] in host memory; None if it takes none.
+
+        It is computed there because the device would have to tell the host how many documents there are.
+        """
+        if self._document_separator_id is None or not self._varlen:
+            return None
+        return document_borders(tokens[:, :-1], self._document_separator_id)
+
+    def nll_sum(
+        self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor, borders: Tensor | None = None
+    ) -> Tensor:
         """Return Σ nll over the counted targets of a micro-batch: the training loss, a scalar in fp32.
 
         Args:
             tokens: [B, L + 1], any integer dtype: inputs and, shifted by one, targets.
             counted_from: [B] int64, the first target in the loss.
             counted_to: [B] int64, the end (exclusive) of the targets in the loss.
+            borders: The result of `borders`; None isolates documents by a mask.
         """
         # Widened here, on the device: tokens travel in the dtype of the shards.
         inputs, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
-        return self._masked_nll_sum(inputs, targets, counted_mask(targets, counted_from, counted_to))
+        return self._masked_nll_sum(inputs, targets, counted_mask(targets, counted_from, counted_to), borders)
 
     def score(self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
         """Score each target of a micro-batch; the arguments are those of `nll_sum`.
@@ -310,11 +339,13 @@ class LanguageModel(nn.Module):
         """Add tokens [B, L] int64 to the cache and return the logits [B, 1, V] of the last one."""
         return self.gpt2.lm_head.logits(self.gpt2.transformer(tokens, cache=cache)[:, -1:])
 
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        return self.gpt2.transformer(tokens, self._document_separator_id)
+    def _hidden(self, tokens: Tensor, borders: Tensor | None = None) -> Tensor:
+        return self.gpt2.transformer(tokens, self._document_separator_id, borders=borders)
 
-    def _nll_sum_where(self, inputs: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-        return self.gpt2.lm_head.nll_sum(self._hidden(inputs), targets, counted)
+    def _nll_sum_where(
+        self, inputs: Tensor, targets: Tensor, counted: Tensor, borders: Tensor | None = None
+    ) -> Tensor:
+        return self.gpt2.lm_head.nll_sum(self._hidden(inputs, borders), targets, counted)
 
 
 def named_parameters(model: LanguageModel) -> Iterator[tuple[str, nn.Parameter]]:

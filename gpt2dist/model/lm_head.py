@@ -30,6 +30,7 @@ class Head(nn.Module):
 
     Attributes:
         product: Faster replacement of the weight for scoring; see `use_onednn`.
+        chunked_nll: The chunked loss; a `functools.partial` of it may set the size of its chunks.
     """
 
     def __init__(self, weight: nn.Parameter, vocab_size: int, loss: Loss = "auto"):
@@ -38,6 +39,7 @@ class Head(nn.Module):
         self.vocab_size = vocab_size
         self.loss = loss
         self.product: nn.Module | None = None
+        self.chunked_nll: Callable[..., Tensor] = chunked_nll
 
     @overload
     def forward(self, hidden: Tensor) -> Tensor: ...
@@ -79,7 +81,7 @@ class Head(nn.Module):
 
     def _nll_sum(self, hidden: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         if self._in_chunks(hidden):
-            return chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
+            return self.chunked_nll(hidden, self.weight, targets, counted, self.vocab_size)
         # A bias excludes the padding. Slicing would copy the logits.
         without_padding = hidden.new_zeros(len(self.weight), dtype=self.weight.dtype)
         without_padding[self.vocab_size :] = -torch.inf

@@ -35,7 +35,15 @@ def counted_mask(targets: Tensor, counted_from: Tensor, counted_to: Tensor) -> T
     return (place >= counted_from[:, None]) & (place < counted_to[:, None])
 
 
-def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, vocab_size: int) -> Tensor:
+def chunked_nll(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    counted: Tensor,
+    vocab_size: int,
+    rows: int | None = None,
+    in_place: bool = False,
+) -> Tensor:
     """Return Σ nll over the counted targets, directly from the last hidden states.
 
     `torch.nn.functional.linear_cross_entropy` does the same, but returns the sum in the dtype of its input: in
@@ -47,16 +55,22 @@ def chunked_nll(hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor
         targets: [B, L] int64.
         counted: [B, L] bool.
         vocab_size: Number of token ids. The padding is ignored, and its gradient is exactly zero.
+        rows: Number of tokens per chunk; None takes `chunk_rows`, whose size is the fastest on CPUs.
+        in_place: Whether to add each chunk's part of the weight's gradient within the matrix product, without a
+            tensor for the part. It matters on GPUs in 16 bits only: in fp32 it is always so, and a CPU has no
+            such product of 16-bit matrices. Under torch.compile it has no effect.
 
     Returns:
         Scalar fp32.
     """
+    rows = rows or chunk_rows(len(weight))
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
-        return _ChunkedNll.apply(hidden.flatten(0, -2), weight, targets.flatten(), counted.flatten(), vocab_size)
+        flat = hidden.flatten(0, -2), weight, targets.flatten(), counted.flatten()
+        return _ChunkedNll.apply(*flat, vocab_size, rows, in_place)
 
 
 @torch.no_grad()
@@ -80,9 +94,10 @@ def each_nll(
     """
     nll = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
     greedy = torch.ones_like(counted)
-    pieces = zip(hidden[counted].split(rows), targets[counted].split(rows), strict=True)
+    places = counted.nonzero(as_tuple=True)  # once, because the host waits for a GPU to count them
+    pieces = zip(hidden[places].split(rows), targets[places].split(rows), strict=True)
     parts = [_nll_of_rows(product(part).float(), target) for part, target in pieces]
-    nll[counted], greedy[counted] = (torch.cat(part) for part in zip(*parts, strict=True))
+    nll[places], greedy[places] = (torch.cat(part) for part in zip(*parts, strict=True))
     return nll, greedy
 
 
@@ -102,10 +117,16 @@ class _ChunkedNll(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, vocab_size: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        counted: Tensor,
+        vocab_size: int,
+        rows: int,
+        in_place: bool,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
-        rows = chunk_rows(len(weight))
         nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
         ctx.dtype = weight.dtype
         grad_hidden = torch.empty_like(hidden) if wanted else None
@@ -124,21 +145,24 @@ class _ChunkedNll(torch.autograd.Function):
                 one = torch.ones_like(target, dtype=log_softmax.dtype)
                 grad = log_softmax.exp_().scatter_add_(1, target, -one).to(part.dtype)
                 grad_hidden[chunk] = (grad @ weight) * mask
-                _add_product(grad_weight, grad.T, part * mask)
+                _add_product(grad_weight, grad.T, part * mask, in_place)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return nll
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad, (grad_weight * grad).to(ctx.dtype), None, None, None
+        return grad_hidden * grad, (grad_weight * grad).to(ctx.dtype), None, None, None, None, None
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def _add_product(total: Tensor, left: Tensor, right: Tensor, in_place: bool) -> None:
     """Add the matrix product of two tensors of any dtype to an fp32 tensor."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
-    elif left.device.type == "cuda":  # keep the product in fp32, in which it is summed anyway
-        total += torch.mm(left, right, out_dtype=total.dtype)
-    else:
+    elif left.device.type != "cuda":
         total += left @ right
+    # On a GPU, the product stays in fp32, in which it is summed anyway. Inductor has no `addmm` in two dtypes.
+    elif in_place and not torch.compiler.is_compiling():
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += torch.mm(left, right, out_dtype=total.dtype)

@@ -33,6 +33,27 @@ def require_compiler(device: torch.device) -> None:
         )
 
 
+def require_varlen(device: torch.device) -> None:
+    """Check that torch's kernel for `model.attention: varlen` is available.
+
+    Raises:
+        UserError: The device is not a CUDA GPU of compute capability 8.0 or above, or torch was built without
+            flash attention.
+    """
+    way_out = "set model.attention to sdpa"
+    if device.type != "cuda":
+        raise UserError(f"model.attention: varlen needs a CUDA GPU, not {device.type}; {way_out}")
+    if not torch.backends.cuda.is_flash_attention_available():
+        raise UserError(
+            f"model.attention: varlen needs a torch with flash attention, which this is not; {way_out}"
+        )
+    if (capability := torch.cuda.get_device_capability(device)) < (8, 0):
+        raise UserError(
+            f"model.attention: varlen needs a GPU of compute capability 8.0 (Ampere) or above, this one has "
+            f"{capability[0]}.{capability[1]}; {way_out}"
+        )
+
+
 def _flash_attention_version() -> tuple[int, ...]:
     try:
         version = importlib.metadata.version("flash_attn")

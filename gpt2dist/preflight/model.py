@@ -7,6 +7,9 @@ from gpt2dist.config import Config, Problem
 from gpt2dist.model.shape import PRESET_CONTEXT_LENGTH, PRESETS, Shape
 from gpt2dist.preflight.messages import alternatives, divisors
 
+VARLEN_HEAD_MULTIPLE, VARLEN_HEAD_LIMIT = 8, 256
+"""Head sizes of torch's flash attention."""
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -95,21 +98,43 @@ def check_kernels(config: Config) -> Iterator[Problem]:
             "training slower; set zero.stage to 0, 1 or 2, or model.compile to false",
             also=("zero.stage",),
         )
-    if model.attention != "flash_attention_2":
+    if model.attention not in ("varlen", "flash_attention_2"):
         return
     if config.precision == "fp32":
         yield Problem(
             "model.attention",
-            "flash_attention_2 computes in 16 bits, precision is fp32; set precision to bf16, fp16 or "
+            f"{model.attention} computes in 16 bits, precision is fp32; set precision to bf16, fp16 or "
             "autocast_bf16, or model.attention to sdpa",
             also=("precision",),
         )
-    if config.data.document_boundaries == "isolate":
+    if model.attention == "varlen":
+        yield from _check_varlen(config)
+    elif config.data.document_boundaries == "isolate":
         yield Problem(
             "model.attention",
             "flash_attention_2 cannot isolate the documents of a window; "
             "set model.attention to sdpa, or data.document_boundaries to pack",
             also=("data.document_boundaries",),
+        )
+
+
+def _check_varlen(config: Config) -> Iterator[Problem]:
+    """Check what torch's kernel for documents of different lengths lacks."""
+    if config.model.dropout:
+        yield Problem(
+            "model.attention",
+            f"varlen has no dropout, model.dropout is {config.model.dropout:g}; set it to 0, or model.attention "
+            "to sdpa",
+            also=("model.dropout",),
+        )
+    _, n_head, n_embd = _sizes(config)
+    size = n_embd // n_head if n_embd and n_head else VARLEN_HEAD_MULTIPLE
+    if size % VARLEN_HEAD_MULTIPLE or size > VARLEN_HEAD_LIMIT:
+        yield Problem(
+            "model.attention",
+            f"varlen takes heads whose size is a multiple of {VARLEN_HEAD_MULTIPLE} up to {VARLEN_HEAD_LIMIT}, "
+            f"n_embd / n_head is {size}; change them, or set model.attention to sdpa",
+            also=("model.n_head", "model.n_embd", "model.preset"),
         )
 
 

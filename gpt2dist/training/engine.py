@@ -90,6 +90,7 @@ class Engine:
         _check_precision(config.precision, world.device)
         self.world = world
         self.config = config
+        self._borders = model.borders
         self._optimizer = build_optimizer(config, named_parameters(model.to(world.device)))
         start_quietly(world)
         with _raw_keys_refused(config):
@@ -192,6 +193,9 @@ class Engine:
         tensors = [
             torch.from_numpy(getattr(micro_batch, field.name)) for field in dataclasses.fields(micro_batch)
         ]
+        borders = self._borders(tensors[0])
+        if borders is not None:
+            tensors.append(borders)
         if self.world.device.type != "cuda":
             return tensors
         with torch.cuda.device(self.world.device):  # a new thread would use the first GPU

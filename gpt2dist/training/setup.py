@@ -21,7 +21,7 @@ from gpt2dist.model.flops import flops_per_token, matmul_type, peak_flops
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import write_huggingface_config
 from gpt2dist.model.numerics import deterministic_algorithms, fp32_products
-from gpt2dist.model.requirements import require_compiler, require_flash_attention
+from gpt2dist.model.requirements import require_compiler, require_flash_attention, require_varlen
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter
 from gpt2dist.monitoring.profile import Profile
@@ -154,6 +154,8 @@ def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageMod
     Raises:
         UserError: `model.compile` or `model.attention` needs something that this device or host lacks.
     """
+    if config.model.attention == "varlen":
+        require_varlen(device)
     if config.model.compile:
         require_compiler(device)
     if config.model.attention == "flash_attention_2":

@@ -83,6 +83,48 @@ def test_gradients_are_those_as_written(loss, kernels):
         assert any(expected) and compiled[name] == pytest.approx(expected, abs=1e-4), name
 
 
+def isolated_losses(compile, attention):
+    """The losses of three batches, their numbers of borders, and the gradients of them all."""
+    import torch
+
+    from gpt2dist.model.gpt2 import LanguageModel, named_parameters
+    from gpt2dist.model.shape import Shape
+
+    shape, draw = Shape(2, 4, 32, 32, 300), torch.Generator().manual_seed(1)
+    model = LanguageModel(shape, 0, seed=1, isolate=True, attention=attention, compile=compile).train()
+    losses, sizes = [], []
+    for share in (0.0, 0.1, 0.1):
+        tokens = torch.randint(1, 300, (3, 33), generator=draw)
+        tokens[torch.rand(3, 33, generator=draw) < share] = 0
+        borders = model.borders(tokens)
+        sizes.append(0 if borders is None else len(borders))
+        loss = model.nll_sum(tokens, torch.zeros(3).long(), torch.full((3,), 32), borders)
+        loss.backward()
+        losses.append(loss.item())
+    gradients = {name: parameter.grad.flatten().tolist() for name, parameter in named_parameters(model)}
+    return losses, sizes, gradients
+
+
+def both_isolated_losses(kernels):
+    import torch
+
+    from tests.support.varlen_on_cpu import varlen_on_cpu
+
+    use(kernels)
+    with varlen_on_cpu() as calls:
+        results = isolated_losses(False, "sdpa"), isolated_losses(True, "varlen")
+        return *results, len(calls), torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.slow
+def test_documents_without_a_mask_are_compiled_for_few_of_their_numbers(kernels):
+    ((plain, compiled, calls, graphs),) = run_ranks(both_isolated_losses, 1, kernels, timeout=300)
+    assert calls == 3 * 2 and compiled[1] == [5, 17, 17] and graphs == 2
+    assert compiled[0] == pytest.approx(plain[0], rel=1e-6)
+    for name, expected in plain[2].items():
+        assert any(expected) and compiled[2][name] == pytest.approx(expected, abs=1e-4), name
+
+
 def train_without_compiler(config, overrides):
     from gpt2dist.model import requirements
 

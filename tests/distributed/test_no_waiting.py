@@ -46,6 +46,28 @@ WAITS = {
 }
 """(stage, precision) → who waits in a step, and how often."""
 
+# Streams that are chosen for the work that follows: DeepSpeed's, to reduce gradients.
+
+REDUCED = {
+    "deepspeed/runtime/zero/stage_1_and_2.py average_tensor": 1,
+    "deepspeed/runtime/zero/stage_1_and_2.py reduce_ipg_grads": 1,
+}
+"""Once a step at stage 1, after each micro-batch at stage 2."""
+REDUCED_3 = {
+    "deepspeed/runtime/zero/stage3.py __add_grad_to_ipg_bucket": 28 * ACCUMULATION,  # parameters
+    "deepspeed/runtime/zero/stage3.py __reduce_and_partition_ipg_grads": ACCUMULATION,
+}
+STREAMS = {
+    0: {},
+    1: REDUCED,
+    2: {place: times * ACCUMULATION for place, times in REDUCED.items()},
+    3: REDUCED_3,
+}
+OTHER_STREAMS = {
+    (1, "bf16"): {},
+    (3, "fp16"): REDUCED_3 | {"deepspeed/runtime/zero/stage3.py has_overflow": 1},
+}
+
 # Collectives: "name dtype bytes" → how often. Gradients are always summed in fp32.
 
 PARAMETERS = 38_784
@@ -92,6 +114,10 @@ SENDS = {
 }
 """(stage, precision) → the collectives of a step."""
 
+BUFFERS = {2: 7, 3: 3}
+"""Stage → buffers in pinned memory with the optimizer's state on the CPU. At stage 2: fp32 and bf16 weights and
+gradients of two parameter groups, and one for the gradient on its way."""
+
 
 @pytest.mark.parametrize(("stage", "precision"), WAITS)
 def test_a_step_waits_and_sends_only_what_the_lists_say(tiny_dataset, tmp_path, stage, precision):
@@ -100,6 +126,16 @@ def test_a_step_waits_and_sends_only_what_the_lists_say(tiny_dataset, tmp_path, 
         assert step.early_waits == ({REDUCE: ACCUMULATION - 1} if stage == 3 else {})
         assert step.waits == WAITS[stage, precision]
         assert step.collectives == OURS | SENDS[stage, precision]
+        assert step.streams == OTHER_STREAMS.get((stage, precision), STREAMS[stage])
+        assert step.pinned_before == 0 and step.pinned == {}
+
+
+@pytest.mark.parametrize(("stage", "buffers"), BUFFERS.items())
+def test_offloading_pins_its_memory_once(tiny_dataset, tmp_path, stage, buffers):
+    config = write_run(tmp_path, tiny_dataset)
+    overrides = [f"zero.stage={stage}", "precision=bf16", "zero.offload_optimizer=cpu"]
+    for step in run_ranks(watched_step, 2, config, overrides):
+        assert step.pinned_before == buffers and step.pinned == {}
 
 
 def test_deepspeeds_throughput_timer_would_be_noticed(tiny_dataset, tmp_path):

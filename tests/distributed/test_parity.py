@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.plain_pytorch import GLOBAL, differences, plain_pytorch
 from tests.support.ranks import run_ranks
-from tests.support.runs import train, train_in_chunks, write_run
+from tests.support.runs import train, train_in_chunks, train_with_varlen, write_run
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,29 @@ def test_the_chunked_loss_in_16_bits_stays_close(tiny_dataset, tmp_path, referen
     assert loss < 1e-2
 
 
+@pytest.fixture(scope="module")
+def isolated(tiny_dataset):
+    return run_ranks(plain_pytorch, 1, [tiny_dataset], [1], True)[0]
+
+
 @pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (3, 2)])
-def test_isolated_documents_equal_documents_run_apart(tiny_dataset, tmp_path, reference, stage, world_size):
-    expected = run_ranks(plain_pytorch, 1, [tiny_dataset], [1], True)[0]
-    assert abs(expected[0][-1] - reference[0][-1]) > 1e-3  # it makes a difference
+def test_isolated_documents_equal_documents_run_apart(
+    tiny_dataset, tmp_path, reference, isolated, stage, world_size
+):
+    assert abs(isolated[0][-1] - reference[0][-1]) > 1e-3  # it makes a difference
     config = write_run(tmp_path, tiny_dataset)
     overrides = ["data.document_boundaries=isolate", f"zero.stage={stage}", "batch.micro_batch_size=2"]
-    loss, norm = differences(train(config, *overrides, world_size=world_size), expected)
+    loss, norm = differences(train(config, *overrides, world_size=world_size), isolated)
+    assert loss < 1e-5
+    assert norm < 1e-4
+
+
+def test_isolated_documents_without_a_mask(tiny_dataset, tmp_path, isolated):
+    config = write_run(tmp_path, tiny_dataset)
+    overrides = ["data.document_boundaries=isolate", "batch.micro_batch_size=2"]
+    (calls,) = run_ranks(train_with_varlen, 1, config, overrides)
+    assert calls == 20 * 4 * 2  # steps, micro-batches, layers
+    loss, norm = differences(tmp_path / "run", isolated)
     assert loss < 1e-5
     assert norm < 1e-4
 

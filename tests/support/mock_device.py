@@ -1,7 +1,8 @@
 """Make the CPU pose as a GPU towards DeepSpeed, and count how often the host waits for it.
 
 On a CPU, `synchronize` does nothing and DeepSpeed skips its streams. `mock_device` makes it take the paths of a
-GPU, with streams and events that only count who waits for them.
+GPU, with streams and events that only count who waits for them. Memory that is pinned, and work that is queued on
+a chosen stream, are counted too. `fake_cuda` does this for what is ours.
 """
 
 import contextlib
@@ -21,9 +22,18 @@ HOST = ("settle",)
 
 
 class Waits(Counter[str]):
-    """How often the host waited for the device, by "file function: what it called"."""
+    """How often the host waited for the device, by "file function: what it called".
 
-    _on = False
+    Attributes:
+        pinned: How often memory was pinned, also outside of `counted`, by "file function".
+        streams: How often a stream was chosen for the work that follows, by "file function".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pinned: Counter[str] = Counter()
+        self.streams: Counter[str] = Counter()
+        self._on = False
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
@@ -36,13 +46,25 @@ class Waits(Counter[str]):
 
     def note(self, what: str) -> None:
         """Count a call that waits, under the name of the function of ours or DeepSpeed's that led to it."""
-        if not self._on:
-            return
-        frame = sys._getframe(2)
-        while not (place := _place(frame.f_code.co_filename)):
-            frame = frame.f_back
-        if frame.f_code.co_name not in HOST:
-            self[f"{place} {frame.f_code.co_name}: {what}"] += 1
+        if self._on and (place := _caller()).rpartition(" ")[2] not in HOST:
+            self[f"{place}: {what}"] += 1
+
+    def note_pinned(self) -> None:
+        """Count memory that is pinned."""
+        self.pinned[_caller()] += 1
+
+    def note_stream(self) -> None:
+        """Count the choice of a stream."""
+        if self._on:
+            self.streams[_caller()] += 1
+
+
+def _caller() -> str:
+    """The file and the name of the function of ours or DeepSpeed's that led here."""
+    frame: Any = sys._getframe(2)
+    while not (place := _place(frame.f_code.co_filename)):
+        frame = frame.f_back
+    return f"{place} {frame.f_code.co_name}"
 
 
 def _place(file: str) -> str:
@@ -87,6 +109,17 @@ def mock_device() -> Waits:
         setattr(kind, name, lambda self: False)
     kind.Stream = kind.Event = MockStream
     kind.current_device_name = kind.device_name = lambda self, device=None: "cpu:0"
+    pin = kind.pin_memory
+
+    def pin_memory(self: Any, tensor: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+        waits.note_pinned()
+        return pin(self, tensor, *args, **more)
+
+    def stream(self: Any, stream: Any) -> Any:
+        waits.note_stream()
+        return contextlib.nullcontext()
+
+    kind.pin_memory, kind.stream = pin_memory, stream
     kind.current_stream = kind.default_stream = lambda self, device=None: MockStream()
     torch.Tensor.record_stream = lambda self, stream: None  # type: ignore[method-assign]
 

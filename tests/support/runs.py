@@ -73,6 +73,21 @@ def train_in_chunks(config_path: Path, overrides: list[str]) -> None:
     train_here(config_path, [*overrides, "model.loss=chunked"])
 
 
+def train_with_varlen(config_path: Path, overrides: list[str]) -> int:
+    """The same with the attention kernel `varlen`, which needs a GPU; returns how often it was called."""
+    from gpt2dist.model.gpt2 import LanguageModel
+    from gpt2dist.training import setup
+    from tests.support.varlen_on_cpu import varlen_on_cpu
+
+    def build(*args: Any, **options: Any) -> LanguageModel:
+        return LanguageModel(*args, **{**options, "attention": "varlen"})
+
+    setup.LanguageModel = build  # type: ignore[assignment, misc]
+    with varlen_on_cpu() as calls:
+        train_here(config_path, overrides)
+    return len(calls)
+
+
 def train(config_path: Path, *overrides: str, world_size: int = 1) -> Path:
     """Trains on forked ranks and returns the run directory."""
     run_ranks(train_here, world_size, config_path, list(overrides))

@@ -17,6 +17,9 @@ class WatchedStep:
     Attributes:
         early_waits: Who waited for the device before the last micro-batch, and how often.
         waits: Who waited for the device in the whole step.
+        pinned_before: How often memory was pinned before the step.
+        pinned: Who pinned memory in the step, and how often.
+        streams: Who chose a stream in the step, and how often.
         collectives: "name dtype bytes" → how often.
         elements: Elements of the gradients that this rank's optimizer got.
         in_bf16: How many of them bf16 can represent.
@@ -24,6 +27,9 @@ class WatchedStep:
 
     early_waits: dict[str, int]
     waits: dict[str, int]
+    pinned_before: int
+    pinned: dict[str, int]
+    streams: dict[str, int]
     collectives: dict[str, int]
     elements: int
     in_bf16: int
@@ -56,12 +62,16 @@ def watched_step(config: Path, overrides: list[str], timer: bool = False) -> Wat
 
         self._optimizer.step = looking
         waits.clear()
+        waits.streams.clear()
+        pinned = waits.pinned.copy()
         with Collectives() as collectives, waits.counted():
             result = train_step(self, batch, *args)
         self._optimizer.step = step
         in_bf16 = sum(int((each.bfloat16().to(each.dtype) == each).sum()) for each in gradients)
         elements = sum(each.numel() for each in gradients)
-        found[:] = [WatchedStep(early[0], dict(waits), dict(collectives.count), elements, in_bf16)]
+        memory = pinned.total(), dict(waits.pinned - pinned)
+        sent = dict(waits.streams), dict(collectives.count)
+        found[:] = [WatchedStep(early[0], dict(waits), *memory, *sent, elements, in_bf16)]
         return result
 
     def counted(self: Engine, micro_batch: Any) -> Any:

@@ -1,5 +1,7 @@
 """The chunked loss is the plain one, and both are what fp64 says."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import nn
 
 from gpt2dist.model import chunks
 from gpt2dist.model.lm_head import Head
+from gpt2dist.model.loss import chunked_nll
 
 WIDTH, VOCAB, PADDED = 16, 100, 128
 BEYOND_FP16 = 65504
@@ -28,9 +31,10 @@ def batch(rows=3, length=14, scale=1.0):
     return hidden, weight, targets, torch.rand(rows, length, generator=draw) < 0.7
 
 
-def computed(loss, hidden, weight, targets, counted, factor=1.0):
+def computed(loss, hidden, weight, targets, counted, factor=1.0, **chunking):
     """Σ nll and the gradients of `factor` × it, by hidden state and weight."""
     head = Head(nn.Parameter(weight.clone()), VOCAB, loss)
+    head.chunked_nll = partial(chunked_nll, **chunking)
     hidden = hidden.clone().requires_grad_()
     nll = head.nll_sum(hidden, targets, counted)
     (nll * factor).backward()
@@ -64,6 +68,25 @@ def test_sum_and_gradients_in_16_bits(loss, dtype):
     assert ours[0].item() == pytest.approx(exact[0].item(), rel=digits)
     for a, b in zip(ours[1:], exact[1:], strict=True):
         assert (a.double() - b).norm() < 2 * digits * b.norm()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("rows", [None, 1, 5, 41, 42, 1000])
+def test_chunks_of_any_size(rows, in_place):
+    for dtype, digits in ((torch.float32, 1e-6), (torch.bfloat16, 2 * torch.finfo(torch.bfloat16).eps)):
+        hidden, weight, targets, counted = batch()
+        rounded = hidden.to(dtype), weight.to(dtype), targets, counted
+        ours = computed("chunked", *rounded, rows=rows, in_place=in_place)
+        for a, b in zip(ours, in_double_precision(*rounded), strict=True):
+            assert (a.double() - b).norm() < digits * b.norm()
+
+
+def test_a_chunk_has_the_given_number_of_tokens(monkeypatch):
+    sizes, log_softmax = [], torch.Tensor.log_softmax
+    monkeypatch.setattr(torch.Tensor, "log_softmax", lambda x, dim: sizes.append(len(x)) or log_softmax(x, dim))
+    computed("chunked", *batch())
+    computed("chunked", *batch(), rows=40)
+    assert sizes == [8, 8, 8, 8, 8, 2, 40, 2]
 
 
 def test_the_sum_does_not_end_where_16_bits_end():

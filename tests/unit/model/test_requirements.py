@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gpt2dist.errors import UserError
-from gpt2dist.model.requirements import require_compiler, require_flash_attention
+from gpt2dist.model.requirements import require_compiler, require_flash_attention, require_varlen
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -39,6 +39,24 @@ def test_a_gpu_without_triton(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"model\.compile: needs the triton package; install it, or set"):
         require_compiler(CUDA)
+
+
+def test_varlen_needs_a_gpu_of_ampere_or_newer_and_a_torch_with_flash_attention(monkeypatch):
+    with pytest.raises(UserError, match=r"varlen needs a CUDA GPU, not cpu; set model\.attention to sdpa"):
+        require_varlen(CPU)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+    with pytest.raises(
+        UserError, match=r"varlen needs a torch with flash attention, which this is not; set model"
+    ):
+        require_varlen(CUDA)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    message = r"compute capability 8\.0 \(Ampere\) or above, this one has 7\.5; set model\.attention to sdpa"
+    with pytest.raises(UserError, match=message):
+        require_varlen(CUDA)
+    for capability in ((8, 0), (9, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
+        require_varlen(CUDA)
 
 
 def test_flash_attention_without_a_gpu():

@@ -66,6 +66,12 @@ ISOLATE = (
     "model.attention: flash_attention_2 cannot isolate the documents of a window; "
     "set model.attention to sdpa, or data.document_boundaries to pack"
 )
+VARLEN = ["model.attention=varlen", "precision=bf16", "data.document_boundaries=isolate"]
+DROPOUT = "model.attention: varlen has no dropout, model.dropout is 0.1; set it to 0, or model.attention to sdpa"
+HEADS = (
+    "model.attention: varlen takes heads whose size is a multiple of 8 up to 256, n_embd / n_head is {}; change "
+    "them, or set model.attention to sdpa"
+)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,12 @@ ISOLATE = (
         (["model.attention=flash_attention_2", "precision=bf16"], None),
         (["model.attention=flash_attention_2"], [FP32]),
         (["model.attention=flash_attention_2", "data.document_boundaries=isolate"], [FP32, ISOLATE]),
+        (VARLEN, None),
+        ([*VARLEN, "data.document_boundaries=pack"], None),
+        (["model.attention=varlen"], [FP32.replace("flash_attention_2", "varlen")]),
+        ([*VARLEN, "model.dropout=0.1"], [DROPOUT]),
+        ([*VARLEN, "model.n_embd=1024", "model.n_head=2"], [HEADS.format(512)]),
+        ([*VARLEN, "model.n_embd=48", "model.n_head=4"], [HEADS.format(12)]),
     ],
 )
 def test_kernels_that_do_not_go_with_the_rest(run_file, overrides, messages):

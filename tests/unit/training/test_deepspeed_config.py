@@ -45,6 +45,13 @@ def test_deepspeeds_timer_which_waits_for_the_device_is_off():
     assert deepspeed_config(config(), 1, MANY)["timers"] == {"throughput": {"enabled": False}}
 
 
+@pytest.mark.parametrize("place", ["cpu", "nvme"])
+def test_offloaded_state_is_in_pinned_memory(place):
+    zero = {"stage": 3, "offload_optimizer": place, "offload_parameters": place}
+    out = deepspeed_config(config(zero=zero), 1, MANY)["zero_optimization"]
+    assert out["offload_optimizer"] == out["offload_param"] == {"device": place, "pin_memory": True}
+
+
 def test_autocast_is_never_fp16():
     # fp16 autocast is silently wrong at ZeRO 1 to 3: clipping sees scaled gradients
     assert deepspeed_config(config(precision="autocast_bf16"), 1, MANY)["torch_autocast"]["dtype"] == "bfloat16"
