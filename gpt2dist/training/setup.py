@@ -14,7 +14,7 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
 from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.flops import flops_per_token, peak_flops
@@ -28,7 +28,7 @@ from gpt2dist.monitoring.trackers import TRACKERS, Tracker
 from gpt2dist.plan import Plan
 from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
-from gpt2dist.run.end_markers import clear_stopped
+from gpt2dist.run.end_markers import clear_stopped, write_failed
 from gpt2dist.run.environment import describe
 from gpt2dist.run.lock import only_job
 from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -47,23 +47,27 @@ from gpt2dist.training.watchdog import Watchdog, exit_with_parent
 T = TypeVar("T")
 
 
-def train(config: Config, plan: Plan, world: World) -> None:
+def train(config: Config, plan: Plan, world: World) -> str:
     """Train a run to its last step, from the checkpoint to resume if there is one. Collective.
 
     Args:
         config: The run's configuration.
         plan: The run's plan for this world size.
         world: This rank.
+
+    Returns:
+        The name of the signal that stopped the run; empty if it reached its last step.
     """
     output = config.output_dir
     log = RunDirectory(output).rank_log(world.rank)
     # A single process without a launcher may outlive the shell that started it.
-    if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+    launched = world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+    if launched:
         exit_with_parent()
     with (
         only_job(output, world),
+        StopSignal(launched, partial(_ended_at_once, output, world)) as signal,
         failure_marker(output, world),
-        StopSignal() as signal,
         Watchdog(log, config.run.timeout_seconds, partial(report_hang, output, world)) as watchdog,
     ):
         coordinator = StopCoordinator(world, signal, watchdog, config.checkpoint.every_minutes)
@@ -81,9 +85,15 @@ def train(config: Config, plan: Plan, world: World) -> None:
             clear_stopped(output)
         if trainer.step >= trainer.last_step and trainer.evaluation_done:
             logger.info("%s: all %d steps are done", output, trainer.last_step)
-            return
+            return ""
         logger.info("%s", summary(config, plan, world))
-        trainer.fit()
+        return trainer.fit()
+
+
+def _ended_at_once(output: Path, world: World, signal: str) -> None:
+    """Record that a second signal ends this rank."""
+    reason = RunError(f"a second signal ({signal}) ended it before everything was saved")
+    write_failed(output, world.rank, reason)
 
 
 def build_trainer(

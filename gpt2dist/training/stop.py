@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from gpt2dist.distributed.world import FlagExchange, World
@@ -12,27 +13,36 @@ from gpt2dist.errors import Gpt2distError
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.training.watchdog import Watchdog
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ECHO_SECONDS = 2.0
 """Signals within this time count as one: a scheduler signals ranks directly and again through their launcher."""
 
 
 class StopSignal:
-    """Context manager for the main thread that receives SIGTERM and SIGUSR1.
+    """Context manager for the main thread that receives SIGINT (Ctrl-C), SIGTERM and SIGUSR1.
 
     The first signal is stored in `name`, which training polls. A second signal ends the process immediately, even
     if the main thread hangs in a collective, because a separate thread waits for signals.
+
+    Args:
+        launched: Whether a launcher started this process, which forwards signals. Otherwise, a SIGINT that the
+            process ignores stays ignored: a shell starts background jobs so, and Ctrl-C is not meant for them.
+        on_second: Called with the name of the second signal before the process ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, launched: bool = False, on_second: Callable[[str], object] = lambda name: None) -> None:
         self.name = ""  # name of the first signal; empty before it
         self._since = 0.0
+        self._launched = launched
+        self._on_second = on_second
 
     def __enter__(self) -> "StopSignal":
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         # With any Python handler installed, a signal's number is written to the wakeup descriptor on arrival.
-        self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        ignored = () if self._launched or signal.getsignal(signal.SIGINT) != signal.SIG_IGN else (signal.SIGINT,)
+        numbers = [number for number in SIGNALS if number not in ignored]
+        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="gpt2dist-signals", daemon=True).start()
         return self
@@ -56,9 +66,21 @@ class StopSignal:
         if not self.name:
             self._since = now
             self.name = number.name
+            logger.info(
+                "%s: the run saves everything and stops; a second signal ends it immediately, without saving",
+                described(number.name),
+            )
         elif now - self._since > ECHO_SECONDS:
-            logger.error("%s after %s: exiting immediately, without saving", number.name, self.name)
+            logger.error(
+                "%s after %s: exiting immediately, without saving", described(number.name), described(self.name)
+            )
+            self._on_second(number.name)
             os._exit(128 + number)
+
+
+def described(name: str) -> str:
+    """Return the name of a signal for messages."""
+    return f"Ctrl-C ({name})" if name == signal.SIGINT.name else name
 
 
 class StopRequestedError(Gpt2distError):

@@ -31,7 +31,7 @@ from gpt2dist.training.resume_checks import (
     datasets_of,
     probe_loss,
 )
-from gpt2dist.training.stop import StopCoordinator, StopRequestedError
+from gpt2dist.training.stop import StopCoordinator, StopRequestedError, described
 
 
 class Trainer:
@@ -83,8 +83,11 @@ class Trainer:
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
         self.bar = Progress("train", None, "step", enabled=False)  # until `fit` shows one
 
-    def fit(self) -> None:
+    def fit(self) -> str:
         """Train from the current step to the last one, or until asked to stop. Collective.
+
+        Returns:
+            The name of the signal that stopped the run; empty if it reached its last step.
 
         Raises:
             UserError: A tracker or a hook could not start.
@@ -113,6 +116,8 @@ class Trainer:
                 self.coordinator.close()
             except StopRequestedError as stop:
                 self._leave(str(stop))
+                return str(stop)
+        return ""
 
     def is_due(self, every: int | None) -> bool:
         """Return whether an action with this interval in steps is due after this step; None is never due."""
@@ -275,7 +280,9 @@ class Trainer:
         if self.world.is_main:
             write_stopped(self.config.output_dir, signal, self.step, self.plan.total_steps)
         logger.info(
-            "stopped by %s at step %d, with everything saved; start it again to resume", signal, self.step
+            "stopped by %s at step %d, with everything saved; start it again to resume",
+            described(signal),
+            self.step,
         )
 
     def _loader(self) -> Loader[list[Tensor]]:

@@ -10,11 +10,12 @@ from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
 from gpt2dist.plan import Plan
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.metrics_file import read
 from gpt2dist.training.setup import train
+from gpt2dist.training.stop import described
 
 COMPARED = ("train/loss", "train/grad_norm", "train/lr", "progress/tokens")
 
@@ -34,6 +35,7 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
 
     Raises:
         UserError: N is below 1, or the run has fewer than 2N steps.
+        RunError: A signal stopped one of the trainings.
     """
     if not 1 <= steps <= plan.total_steps // 2:
         raise UserError(
@@ -45,7 +47,8 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
         for left in (whole, halves):
             shutil.rmtree(left, ignore_errors=True)
     for directory, stop in ((whole, 2 * steps), (halves, steps), (halves, 2 * steps)):
-        train(_part(config, directory, stop), plan, world)
+        if signal := train(_part(config, directory, stop), plan, world):
+            raise RunError(f"stopped by {described(signal)} before the comparison; start it again")
         gc.collect()  # engines contain reference cycles
         if world.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 
 import pytest
 
@@ -67,6 +68,38 @@ def test_the_clock_of_rank_0_saves_for_all(tiny_dataset, tmp_path):
     saved = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
     assert len(saved) > 3 and saved[-1] == "step-00000020"
     assert not list((run / "checkpoints").glob("*.tmp"))
+
+
+def exit_code_after_ctrl_c(*words):
+    """Return the exit code of a verb that is interrupted in its third step."""
+    from gpt2dist import cli
+    from gpt2dist.training.engine import Engine
+
+    step, count = Engine.train_step, iter(range(100))
+
+    def train_step(self, *args):
+        if next(count) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    Engine.train_step = train_step
+    return cli.main(list(words))
+
+
+@pytest.mark.parametrize(("ranks", "code"), [(1, 130), (2, 0)])  # launchers take any other code for a failure
+def test_ctrl_c_saves_everything_and_stops(tiny_dataset, tmp_path, ranks, code):
+    config = write_run(tmp_path, tiny_dataset)
+    assert run_ranks(exit_code_after_ctrl_c, ranks, "train", str(config), *COMMON) == [code] * ranks
+    word = json.loads((tmp_path / "run/stopped.json").read_text())
+    assert word["reason"] == "SIGINT" and word["step"] in (2, 3)
+    assert (tmp_path / "run/checkpoints/latest").read_text() == f"step-{word['step']:08d}\n"
+
+
+def test_a_stopped_verify_resume_does_not_go_on_to_its_next_training(tiny_dataset, tmp_path, capfd):
+    config = write_run(tmp_path, tiny_dataset)
+    assert run_ranks(exit_code_after_ctrl_c, 1, "verify-resume", str(config), "--steps", "5", *COMMON) == [1]
+    assert "stopped by Ctrl-C (SIGINT) before the comparison; start it again" in capfd.readouterr().err
+    assert not (tmp_path / "run/verify-resume/halves/metrics.jsonl").exists()
 
 
 def train_with_a_hang(config, overrides):
