@@ -305,6 +305,13 @@ class CheckpointSection(Section):
         description="Where to start. `auto` resumes from the newest complete checkpoint, if any. `never` starts "
         "a new run and refuses a directory with checkpoints. A path resumes from that checkpoint.",
     )
+    accept_changes: tuple[Literal["data", "batch", "optimizer"], ...] = Field(
+        (),
+        description="Changes that a resume accepts. Step, weights and all else are kept. `data`: the new "
+        "`data.train`, windows or `run.seed` start at the first sample. `batch`: the data goes on at the same "
+        "sample, and `schedule` counts steps as before. `optimizer`: another `optimizer.kind` keeps the state of "
+        "the parameter groups that it shares with the earlier one, and starts the others from zero.",
+    )
 
 
 class EvaluationSection(Section):

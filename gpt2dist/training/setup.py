@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.loading.batch_ramp import Origin
 from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.flops import flops_per_token, peak_flops
@@ -79,12 +81,14 @@ def train(config: Config, plan: Plan, world: World) -> str:
             logger.info("resumed from %s", start)
             trainer.profile.warn_if_missed(trainer.step)
         origin = initialise_weights(config, world, trainer) if not start else {}
+        plan = trainer.plan  # from the checkpoint on
         world.on_main(partial(write_run_files, output, config, plan, settings, origin, trainer.step))
         if world.is_main:
             trainer.store.remove_leftovers()
             clear_stopped(output)
         if trainer.step >= trainer.last_step and trainer.evaluation_done:
-            logger.info("%s: all %d steps are done", output, trainer.last_step)
+            longer = "run.stop_after_steps" if trainer.last_step < plan.total_steps else "schedule.total_steps"
+            logger.info("%s: all %d steps are done; raise %s to go on", output, trainer.last_step, longer)
             return ""
         logger.info("%s", summary(config, plan, world))
         return trainer.fit()
@@ -286,6 +290,8 @@ def write_run_files(
     facts |= {"dataset_manifests": manifests}
     origin = origin or starts.recorded_origin(output)
     facts |= {"init_from": origin} if origin else {}
+    begins = asdict(plan.batch_sizes.origin)
+    facts |= {"origin": begins} if plan.batch_sizes.origin != Origin() else {}
     changes = _log_changes(before, config, facts)
     try:
         starts.record(output, config, facts, step, changes)

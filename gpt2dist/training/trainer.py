@@ -1,6 +1,8 @@
 """The training loop, with logging, evaluation, saving and stopping."""
 
 import contextlib
+import dataclasses
+import logging
 import math
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.loading.batch_ramp import Origin
 from gpt2dist.loading.loader import Loader, MixtureBatcher, StepBatch
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.meter import Meter, StepRecord
@@ -21,6 +24,7 @@ from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan
 from gpt2dist.run.end_markers import write_stopped
 from gpt2dist.run.metrics_file import Value
+from gpt2dist.training.continuation import rate_note
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.hooks import Hooks
 from gpt2dist.training.lr_schedule import learning_rate
@@ -80,6 +84,7 @@ class Trainer:
         self.skipped_in_a_row = 0
         self.evaluation_done = True  # False if a stop interrupted the evaluations due after this step
         self.saved_step = 0
+        self.restarted: dict[str, int] = {}  # see TrainerState.restarted
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
         self.bar = Progress("train", None, "step", enabled=False)  # until `fit` shows one
 
@@ -135,14 +140,21 @@ class Trainer:
         """Resume from a checkpoint. Collective.
 
         Raises:
-            UserError: The run's model, tokenizer, data, order or windows differ from the checkpoint's.
+            UserError: The run's model or tokenizer differs from the checkpoint's; or its data, batch or optimizer
+                does, and `checkpoint.accept_changes` does not accept it; or it is to end before the checkpoint.
             RunError: The loaded model does not reproduce the stored loss.
         """
-        check_resumable(path, TrainerState.read(path), self.config, self.plan)
-        state = self.store.load(path, self.engine.state)
+        saved = TrainerState.read(path)
+        self.plan, changed = check_resumable(path, saved, self.config, self.plan)
+        self.last_step = min(self.plan.total_steps, self.config.run.stop_after_steps or self.plan.total_steps)
+        other_optimizer = "optimizer" in self.config.checkpoint.accept_changes
+        state = self.store.load(path, self.engine.state, other_optimizer)
+        if fresh := [name for name, at in state.restarted.items() if saved.restarted.get(name) != at]:
+            logger.info("the optimizer state of %d parameters starts from zero: %s", len(fresh), ", ".join(fresh))
         try:
             self.engine.load_scaler_state(state.loss_scaler)
-            self.engine.spike_detector.load_state(state.history)
+            if not changed & {"data", "batch"}:  # losses and norms of other batches are no measure of a spike
+                self.engine.spike_detector.load_state(state.history)
         except ValueError as error:
             raise UserError(f"{path}/trainer_state.json: {error}; resume from another checkpoint") from None
         self.step = state.step
@@ -151,7 +163,16 @@ class Trainer:
         self.consumed_tokens = state.consumed_tokens
         self.skipped_steps = state.step - state.updates
         self.evaluation_done = state.evaluation_done
-        check_probe_loss(path, state, self.config.precision, self._probe())
+        self.restarted = state.restarted
+        self._note_rate(state)
+        if "data" not in changed:  # the probe is of the training data
+            check_probe_loss(path, state, self.config.precision, self._probe())
+
+    def _note_rate(self, state: TrainerState) -> None:
+        """Say how the learning rate continues, if it is not as before."""
+        text, jumps = rate_note(state, self.config, self.plan)
+        if text:
+            logger.log(logging.WARNING if jumps else logging.INFO, "%s", text)
 
     def _train_step(self, batch: StepBatch[list[Tensor]]) -> None:
         # Random draws in a step depend only on (seed, step, rank), so that a resumed run repeats them.
@@ -209,7 +230,7 @@ class Trainer:
 
     def _epochs(self) -> dict[str, Value]:
         """Return the passes over the training set, or over each of several."""
-        epochs = self.plan.mixture.epochs(self.consumed_samples)
+        epochs = self.plan.mixture.epochs(self.consumed_samples - self.plan.batch_sizes.origin.data_from)
         if len(epochs) == 1:
             return {"train/epoch": epochs[0]}
         return {f"train/epoch/{each.name}": done for each, done in zip(self.plan.datasets, epochs, strict=True)}
@@ -249,6 +270,7 @@ class Trainer:
                 f"the loss is {probe} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
                 "schedule.warmup_steps, and start again: the run resumes from its newest checkpoint"
             )
+        origin = self.plan.batch_sizes.origin
         return TrainerState(
             step=self.step,
             consumed_samples=self.consumed_samples,
@@ -266,6 +288,8 @@ class Trainer:
             zero_stage=self.config.zero.stage,
             precision=self.config.precision,
             optimizer=self.config.optimizer.kind,
+            origin={} if origin == Origin() else dataclasses.asdict(origin),
+            restarted=self.restarted,
         )
 
     def _probe(self) -> float:
