@@ -155,6 +155,10 @@ class CheckpointStore:
         self._all_or_none(saving, lambda: self._commit(saving, files))
         return self.directory / checkpoint_name(saving.step)
 
+    def has_any(self) -> bool:
+        """Return whether there is a checkpoint, judging by names."""
+        return bool(finished(self.directory))
+
     def newest(self) -> tuple[Path | None, list[str]]:
         """Return the newest valid checkpoint, if any, and the faults of newer ones. Collective."""
         rejected_checkpoints: list[str] = []

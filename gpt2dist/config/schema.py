@@ -302,8 +302,9 @@ class CheckpointSection(Section):
     )
     resume: str = Field(
         "auto",
-        description="Where to start. `auto` resumes from the newest complete checkpoint, if any. `never` starts "
-        "a new run and refuses a directory with checkpoints. A path resumes from that checkpoint.",
+        description="Where to start. `auto` resumes from the newest complete checkpoint, if any. `latest` does "
+        "too, and refuses to start a new run. `never` starts a new run and refuses a directory with checkpoints. "
+        "A path resumes from that checkpoint, or from the latest checkpoint of that run directory.",
     )
     accept_changes: tuple[Literal["data", "batch", "optimizer"], ...] = Field(
         (),

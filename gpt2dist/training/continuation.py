@@ -64,7 +64,10 @@ def rate_note(state: TrainerState, config: Config, plan: Plan) -> tuple[str, boo
     step, last = state.step, plan.total_steps - 1
     if not 0 < step <= last or math.isclose(rate(step - 1), state.lr, rel_tol=1e-9):
         return "", False
-    now, ratio = rate(step), f" ({rate(step) / state.lr:.3g} times)" if state.lr else ""
+    now = rate(step)
+    if math.isclose(now, state.lr, rel_tol=1e-6):  # both are the minimum, or the peak
+        return "", False
+    ratio = f" ({now / state.lr:.3g} times)" if state.lr else ""
     text = (
         f"the learning rate was {state.lr:.3g} at step {step:,} and is {now:.3g}{ratio} at step {step + 1:,}, by "
         f"the changed settings; at the last step, {last + 1:,}, it is {rate(last):.3g}"

@@ -32,6 +32,7 @@ from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.end_markers import clear_stopped, write_failed
 from gpt2dist.run.environment import describe
+from gpt2dist.run.latest import named_checkpoint
 from gpt2dist.run.lock import only_job
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.deepspeed_config import deepspeed_config
@@ -208,8 +209,9 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
     """
     resume = config.checkpoint.resume
     newest, rejected_checkpoints = store.newest()
-    if resume not in ("auto", "never"):
-        named = Path(resume)
+    # Rank 0 reads `latest`, which another job may replace meanwhile.
+    named = store.world.on_main(partial(named_checkpoint, resume))
+    if named:
         if fault := store.fault(named):
             raise UserError(f"checkpoint.resume: {named} is not a complete checkpoint: {fault}; name another")
         if newest and step_of(newest) > TrainerState.read(named).step:
@@ -220,6 +222,10 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
         return named
     for reason in rejected_checkpoints:
         logger.warning("skipped checkpoint %s", reason)
+    if resume == "latest" and not newest and not rejected_checkpoints:
+        raise UserError(
+            f"checkpoint.resume: latest, but {store.directory} holds no checkpoint; set auto to start a run"
+        )
     if resume == "never" and newest:
         raise UserError(
             f"checkpoint.resume: never, but {store.directory} holds checkpoints ({newest.name}); "

@@ -219,13 +219,14 @@ class Trainer:
 
     def _give_up(self) -> None:
         """Save and stop a run that has diverged; its weights are those of the last good step."""
+        older = self.store.has_any()
         self._save()
         self._report_saved(self.store.finish())
+        start = "resume from an older checkpoint with checkpoint.resume" if older else "start a new run"
         raise RunError(
             f"{self.skipped_in_a_row} steps in a row were skipped, up to step {self.step} (loss or gradient not "
             f"finite, or beyond stability.spike_sigma): training has diverged; everything is saved. Lower "
-            "optimizer.lr or lengthen schedule.warmup_steps, and resume from an older checkpoint with "
-            "checkpoint.resume"
+            f"optimizer.lr or lengthen schedule.warmup_steps, and {start} in another run.output_dir"
         )
 
     def _epochs(self) -> dict[str, Value]:
@@ -266,9 +267,12 @@ class Trainer:
     def _state(self) -> TrainerState:
         probe = self._probe()
         if not math.isfinite(probe):  # so that a diverged checkpoint cannot evict a good one
+            start = "resumes from its newest checkpoint"
+            if not self.store.has_any():
+                start = "has no checkpoint yet, and starts at its first step"
             raise RunError(
                 f"the loss is {probe} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
-                "schedule.warmup_steps, and start again: the run resumes from its newest checkpoint"
+                f"schedule.warmup_steps, and start again: the run {start}"
             )
         origin = self.plan.batch_sizes.origin
         return TrainerState(
