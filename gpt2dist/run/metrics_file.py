@@ -26,6 +26,10 @@ MAX_TAIL_BYTES = 2**26
 _MOVE = "move it away: the run then starts a new one"
 
 
+class FileLostError(RunError):
+    """metrics.jsonl was deleted or moved while the run trained."""
+
+
 class Metrics:
     """Writer of metrics.jsonl.
 
@@ -44,7 +48,7 @@ class Metrics:
         """Append one line.
 
         Raises:
-            RunError: The file was deleted or moved, and with it probably the run directory.
+            FileLostError: The file was deleted or moved, and with it probably the run directory.
             UserError: The file was replaced, and the new one cannot be opened.
         """
         self._require_in_place()
@@ -65,7 +69,7 @@ class Metrics:
                 self._file = self._open()
         except (FileNotFoundError, NotADirectoryError):
             gone = self._path if self._path.parent.is_dir() else self._path.parent
-            raise RunError(
+            raise FileLostError(
                 f"{gone}: was deleted or moved while the run trained, so that its results would be lost; the run "
                 "ends. Put it back, if you can, and start the run again: it resumes from its newest checkpoint, "
                 "if there is one"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from gpt2dist.distributed.world import FlagExchange, World
-from gpt2dist.errors import Gpt2distError
+from gpt2dist.errors import Gpt2distError, RunError
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.training.watchdog import Watchdog
 
@@ -105,20 +105,28 @@ class StopCoordinator:
         self._save_seconds = 60 * save_minutes if save_minutes and world.is_main else float("inf")
         self._saved_at = time.monotonic()
         self._exchange = FlagExchange(world)
+        self._failure = ""
+
+    def fail(self, reason: str) -> None:
+        """End the run on all ranks, at the place where they would stop: `poll` raises a RunError there."""
+        self._failure = reason
 
     def poll(self) -> None:
         """Exchange requests with the other ranks, and act on those of the previous poll. Collective.
 
         Raises:
             StopRequestedError: A rank received a signal.
+            RunError: A rank called `fail`.
         """
         self._watchdog.alive()
         late = time.monotonic() - self._saved_at >= self._save_seconds
-        stop, save = self._exchange.poll(bool(self._signal.name), late)
+        stop, save = self._exchange.poll(bool(self._signal.name or self._failure), late)
         self.save_due |= save
         if stop:
             self._exchange.settle()
-            names = self._world.gather(self._signal.name)
+            names, failures = zip(*self._world.gather((self._signal.name, self._failure)), strict=True)
+            if failure := next(filter(None, failures), ""):
+                raise RunError(failure)
             raise StopRequestedError(next(filter(None, names), "a signal"))
 
     def saved(self) -> None:

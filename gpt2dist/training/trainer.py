@@ -23,7 +23,7 @@ from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan
 from gpt2dist.run.end_markers import write_stopped
-from gpt2dist.run.metrics_file import Value
+from gpt2dist.run.metrics_file import FileLostError, Value
 from gpt2dist.training.continuation import rate_note
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.hooks import Hooks
@@ -199,7 +199,12 @@ class Trainer:
             **self._epochs(),
             "progress/tokens": self.consumed_tokens,
         }
-        self.hooks.after_log(self, values)
+        try:
+            self.hooks.after_log(self, values)
+        except FileLostError as lost:  # only rank 0 notices it
+            if self.step == self.last_step:
+                raise
+            self.coordinator.fail(str(lost))
         loss, rate = measured["train/loss"], measured["throughput/tokens_per_second"]
         self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
         if self.skipped_in_a_row > self.config.stability.max_skipped_steps:

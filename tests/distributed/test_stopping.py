@@ -3,13 +3,15 @@
 import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
 
+from gpt2dist.errors import RunError
 from tests.support.counting_hook import calls_of_hook
 from tests.support.ranks import RankFailedError, run_ranks
-from tests.support.runs import metrics, train, train_with_bad_steps, train_with_signal, write_run
+from tests.support.runs import metrics, train, train_here, train_with_bad_steps, train_with_signal, write_run
 
 COMMON = ["batch.micro_batch_size=1", "model.dropout=0.1"]  # 8 / 2 / 1: four micro-batches a step
 
@@ -100,6 +102,33 @@ def test_a_stopped_verify_resume_does_not_go_on_to_its_next_training(tiny_datase
     assert run_ranks(exit_code_after_ctrl_c, 1, "verify-resume", str(config), "--steps", "5", *COMMON) == [1]
     assert "stopped by Ctrl-C (SIGINT) before the comparison; start it again" in capfd.readouterr().err
     assert not (tmp_path / "run/verify-resume/halves/metrics.jsonl").exists()
+
+
+def train_without_a_directory(config, overrides):
+    """Delete the run directory after the third step."""
+    from gpt2dist.training.engine import Engine
+
+    step, count = Engine.train_step, iter(range(100))
+
+    def train_step(self, *args):
+        if next(count) == 3 and os.environ["RANK"] == "0":
+            shutil.rmtree(self.config.output_dir)
+        return step(self, *args)
+
+    Engine.train_step = train_step
+    try:
+        train_here(config, overrides)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_deleted_run_directory_ends_all_ranks_with_one_reason(tiny_dataset, tmp_path, ranks):
+    reasons = run_ranks(train_without_a_directory, ranks, write_run(tmp_path, tiny_dataset), COMMON)
+    assert len(set(reasons)) == 1
+    assert reasons[0].startswith(f"{tmp_path}/run: was deleted or moved while the run trained")
+    assert not (tmp_path / "run").exists()
 
 
 def train_with_a_hang(config, overrides):
