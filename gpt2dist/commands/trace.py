@@ -129,8 +129,8 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
         raise UserError(f"--step {step}: the run has steps 1 … {plan.total_steps}")
     if step <= origin.step:
         raise UserError(
-            f"--step {step}: the data or batch was changed after step {origin.step}, and the record of the start "
-            "before it is missing from starts/; restore that"
+            f"--step {step}: the data or batch was changed after step {origin.step}, and starts/ has no record "
+            "from before; trace it in the run directory that did this step"
         )
     samples = np.arange(plan.batch_sizes.samples(step - 1), plan.batch_sizes.samples(step))
     datasets, windows = plan.mixture(samples - origin.data_from)
