@@ -73,7 +73,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
         description="Distributed pretraining of GPT-2-family models, from raw text to perplexity.",
         epilog="`gpt2dist VERB --help` explains a verb, and `gpt2dist config` the keys of a run. "
         "Exit codes: 0 success, 1 failure, 2 wrong input (the message says what is wrong and how to fix it), "
-        "130 interrupted by Ctrl-C.",
+        "130 interrupted by Ctrl-C (training saves everything first).",
     )
     parser.add_argument("--version", action="version", version=f"gpt2dist {__version__}")
     # The deepspeed launcher puts this option before the verb. It is ignored: the environment has the same value.

@@ -1,11 +1,12 @@
 """The plan of a run, which `preflight` derives from its configuration and world size."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from gpt2dist.dataset.manifest import Manifest
-from gpt2dist.loading.batch_ramp import BatchSizes
+from gpt2dist.loading.batch_ramp import BatchSizes, Origin
 from gpt2dist.loading.mixture import Mixture
 from gpt2dist.loading.windows import Windows
 from gpt2dist.model.flops import flops_per_token
@@ -122,8 +123,9 @@ class Plan:
         return dataset.share / sum(each.share for each in self.datasets)
 
     def epochs(self, dataset: TrainingSet) -> float:
-        """Return the number of passes over all windows of a dataset in the whole run."""
-        return self.part(dataset) * self.total_samples / len(dataset.windows)
+        """Return the number of passes over all windows of a dataset by the end of the run."""
+        samples = self.total_samples - self.batch_sizes.origin.data_from
+        return self.part(dataset) * samples / len(dataset.windows)
 
     def times_seen(self, dataset: TrainingSet) -> float:
         """Return how often each token of a dataset is trained on; overlap counts when `loss_on` is "all"."""
@@ -135,10 +137,27 @@ class Plan:
         tokens = self.total_samples * self.sequence_length
         return float(tokens) * flops_per_token(self.shape, self.sequence_length)
 
+    def continued(self, origin: Origin, total_steps: int) -> "Plan":
+        """Return the plan of a run whose data or batch was changed on the way.
+
+        Args:
+            origin: Where the current data and batch sizes begin.
+            total_steps: Optimizer steps of the whole run.
+        """
+        sizes = BatchSizes(self.batch_sizes.full, self.batch_sizes.ramp, origin)
+        return replace(self, batch_sizes=sizes, total_steps=total_steps)
+
     @property
     def checkpoint_bytes(self) -> int:
         """Size of one checkpoint in bytes: the fp32 weights and optimizer state."""
         return WEIGHT_BYTES * self.shape.parameters + self.optimizer_state_bytes
+
+
+def steps_to(tokens: int, batch_sizes: BatchSizes, datasets: tuple[TrainingSet, ...]) -> int:
+    """Return the number of optimizer steps needed to train on at least `tokens` targets."""
+    origin = batch_sizes.origin
+    further = math.ceil((tokens - origin.targets) / targets_per_sample(datasets))
+    return batch_sizes.steps(origin.samples + further)
 
 
 def targets_per_sample(datasets: tuple[TrainingSet, ...]) -> Fraction:

@@ -12,9 +12,9 @@
 #   MASTER_PORT   a free port there (default: 29500)
 #   GPUS          without HOSTFILE: number of processes (default: one per GPU; 2 without GPUs)
 #
-# SIGTERM or SIGUSR1 on one host: all hosts save, write stopped.json to the run directory and exit with 0. Ctrl-C also
-# saves, and exits with 1. With SSH=1, DeepSpeed would end the ranks before they save: signal a rank instead, such as
-# the one whose pid is in RUN/lock.
+# SIGTERM or SIGUSR1 on one host: all hosts save, write stopped.json to the run directory and exit with 0. Ctrl-C does the
+# same, and exits with 130. A second signal ends the run immediately. With SSH=1, DeepSpeed would end the ranks before they
+# save: signal a rank instead, such as the one whose pid is in RUN/lock.
 set -euo pipefail
 # shellcheck source=launch/host.sh
 . "$(dirname "$0")/host.sh"
@@ -55,13 +55,17 @@ else
   options+=(--no_ssh --node_rank "$NODE_RANK")
 fi
 
-# When signalled, DeepSpeed's launcher does not signal its ranks, or kills them after 30 seconds. So signal them here.
+# When signalled, DeepSpeed's launcher does not signal its ranks, or kills them after 30 seconds. So signal them here, or
+# the launcher before it has started them. Job control gives DeepSpeed a process group of its own, which Ctrl-C spares.
+set -m
 deepspeed "${options[@]}" --module gpt2dist train "$@" &
-launcher=$!
-stop() { pkill "-$1" --parent "$(pgrep --parent "$launcher" | paste -sd,)" || true; }
-trap 'stop TERM' TERM INT # on Ctrl-C, DeepSpeed's first process would stay in the background
+launcher=$! interrupted=""
+stop() { pkill "-$1" --parent "$(pgrep --parent "$launcher" | paste -sd,)" 2>/dev/null || kill -TERM -- "-$launcher" || true; }
+trap 'stop TERM' TERM HUP
+trap 'interrupted=1; stop INT' INT
 trap 'stop USR1' USR1
 while kill -0 "$launcher" 2>/dev/null; do # a signal also ends a wait
   wait "$launcher" || true
 done
+[ -z "$interrupted" ] || exit 130
 wait "$launcher"

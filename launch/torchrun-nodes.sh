@@ -11,7 +11,7 @@
 #   GPUS          number of processes on this host (default: one per GPU; 2 without GPUs)
 #   PET_…         any option of torchrun, such as PET_RDZV_CONF=timeout=60: seconds to wait for the other hosts (default: 900)
 #
-# The hosts share the run directory. On SIGTERM or SIGUSR1 on one host, all hosts save and stop. If a host or its network
+# The hosts share the run directory. On Ctrl-C, SIGTERM or SIGUSR1 on one host, all hosts save and stop. If a host or its network
 # fails, the others end after run.timeout_seconds at the latest; start all hosts again to resume from the newest
 # checkpoint. torchrun's exit code is 0 for a finished run, and 1 otherwise.
 set -euo pipefail

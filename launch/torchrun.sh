@@ -6,8 +6,8 @@
 #   GPUS        number of processes (default: one per GPU; 2 without GPUs)
 #   PET_…       any option of torchrun: PET_MAX_RESTARTS=3 restarts the ranks after a failure
 #
-# On SIGTERM and SIGUSR1 it saves, writes stopped.json to the run directory and stops; on Ctrl-C it exits immediately. The
-# same command resumes it. torchrun's exit code is 0 for a finished run, and 1 otherwise.
+# On Ctrl-C, SIGTERM and SIGUSR1 it saves, writes stopped.json to the run directory and stops. A second signal ends it
+# immediately. The same command resumes it. torchrun's exit code is 0 for a finished run, and 1 otherwise.
 set -euo pipefail
 # shellcheck source=launch/host.sh
 . "$(dirname "$0")/host.sh"

@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "__init__": "",
     "atomic_io": "",
     "errors": "",
+    "hub": "",
     "importing": "",
     "json_files": "",
     "memory": "",
@@ -64,7 +65,9 @@ MAY_IMPORT = {
 PUBLIC = "gpt2dist.__init__"
 """It names the public API for type checkers, and imports a part of it when a user asks for that part."""
 
-EVERYWHERE = {"atomic_io", "errors", "importing", "json_files", "memory", "output_paths", "registry", "terminal"}
+EVERYWHERE = {
+    *("atomic_io", "errors", "hub", "importing", "json_files", "memory", "output_paths", "registry", "terminal")
+}
 
 DATA = {"corpus", "tokenizer", "preprocessing", "dataset", "loading"}
 DATA_LIBRARIES = {
@@ -87,6 +90,7 @@ LIGHT = (
         "plan",
         "atomic_io",
         "errors",
+        "hub",
         "importing",
         "json_files",
         "memory",

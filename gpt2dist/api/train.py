@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -31,11 +32,11 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
     plain script, the process is the only rank. In a script that torchrun or `gpt2dist launch` started, every rank
     calls `train` with the same configuration. It can be called again, with the same or another run.
 
-    Ctrl-C raises KeyboardInterrupt. SIGTERM and SIGUSR1 stop the run within a micro-batch with everything saved;
-    `train` then returns, and `run.status.state` is "stopped". The previous signal handlers, the level of the root
-    logger, the environment variables, and torch's precision of fp32 products and deterministic algorithms are
-    restored at the end. Log messages go to the terminal (rank 0) and to
-    the log of the rank in the run directory.
+    Ctrl-C, SIGTERM and SIGUSR1 stop the run within a micro-batch with everything saved, and `run.status.state` is
+    then "stopped". After SIGTERM and SIGUSR1 `train` returns; after Ctrl-C it raises KeyboardInterrupt. A second
+    signal ends the process immediately. The previous signal handlers, the level of the root logger, the
+    environment variables, and torch's precision of fp32 products and deterministic algorithms are restored at the
+    end. Log messages go to the terminal (rank 0) and to the log of the rank in the run directory.
 
     Args:
         config: The configuration.
@@ -49,6 +50,7 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
             too little space. Nothing has been trained.
         RunError: The run failed for a reason that the message explains. On several ranks, other exceptions end
             the process, since the other ranks would wait for it.
+        KeyboardInterrupt: Ctrl-C stopped the run, and everything is saved.
 
     Example:
         >>> run = gpt2dist.train(gpt2dist.Config.read("configs/quickstart.yaml"))
@@ -72,12 +74,14 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
 
         prepare_deterministic(config.run.deterministic)
         with joined_ranks(timeout_of(config)) as world:
-            train_as_planned(config, plan, world, where)
+            stopped = train_as_planned(config, plan, world, where)
         gc.collect()  # engines contain reference cycles
+    if stopped == signal.SIGINT.name:
+        raise KeyboardInterrupt
     return Run(config.output_dir)
 
 
-def train_as_planned(config: "Config", plan: "Plan", world: "World", where: str) -> None:
+def train_as_planned(config: "Config", plan: "Plan", world: "World", where: str) -> str:
     """Check that a run has enough space, then train it, with logs and a report of failures. Collective.
 
     Args:
@@ -85,6 +89,9 @@ def train_as_planned(config: "Config", plan: "Plan", world: "World", where: str)
         plan: Its plan for this world size.
         world: This rank.
         where: Name of the configuration, for messages.
+
+    Returns:
+        The name of the signal that stopped the run; empty if it reached its last step.
     """
     from gpt2dist.monitoring.logs import rank_logging
     from gpt2dist.training.failure import report_rank_failure
@@ -92,7 +99,7 @@ def train_as_planned(config: "Config", plan: "Plan", world: "World", where: str)
 
     require_room(config, plan, world, where)
     with rank_logging(config.output_dir, world.rank), report_rank_failure(config.output_dir, world):
-        train(config, plan, world)
+        return train(config, plan, world)
 
 
 def timeout_of(config: "Config") -> timedelta:

@@ -23,6 +23,8 @@ DATASET: dict[str, type] = {"path": str, "fingerprint": str, "share": int}
 """The same for each of `TrainerState.datasets`."""
 MANIFEST: dict[str, type] = {"manifest_sha256": str, "manifest": dict}
 """Keys of each of `TrainerState.datasets`, absent for datasets of version 0.1."""
+ORIGIN = ["data_from", "samples", "step", "targets"]
+"""Keys of `TrainerState.origin`, sorted."""
 _FIELDS = {"observed": "evaluation_done"}
 """Key in the file → field name, where the two differ."""
 
@@ -48,6 +50,10 @@ class TrainerState:
         zero_stage: ZeRO stage at the save.
         precision: Precision at the save.
         optimizer: `optimizer.kind` at the save.
+        origin: Where the current data and batch sizes begin (`loading.batch_ramp.Origin`); empty if that is the
+            start of the run.
+        restarted: Name of each parameter whose optimizer state was started from zero during the run → the number
+            of updates before that.
     """
 
     step: int
@@ -66,6 +72,8 @@ class TrainerState:
     zero_stage: int
     precision: str
     optimizer: str = IMPLIED_OPTIMIZER
+    origin: dict[str, int] = dataclasses.field(default_factory=dict)
+    restarted: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainerState":
@@ -89,8 +97,8 @@ class TrainerState:
         """Write the state into a checkpoint that is being saved."""
         keys = {field: key for key, field in _FIELDS.items()}
         values = {keys.get(field, field): value for field, value in dataclasses.asdict(self).items()}
-        if self.optimizer == IMPLIED_OPTIMIZER:
-            del values["optimizer"]
+        implied = {"optimizer": IMPLIED_OPTIMIZER, "origin": {}, "restarted": {}}
+        values = {key: value for key, value in values.items() if implied.get(key, ...) != value}
         atomic_io.write_json(checkpoint / NAME, values)
 
     def _check(self) -> None:
@@ -104,6 +112,14 @@ class TrainerState:
                 raise ValueError(f"{key} is {getattr(self, key)}")
         if self.updates > self.step:
             raise ValueError(f"{self.updates} updates in {self.step} steps")
+        if self.origin and sorted(self.origin) != ORIGIN:
+            raise ValueError(f"origin has {', '.join(self.origin)} instead of {', '.join(ORIGIN)}")
+        limits = self.step, self.consumed_samples, self.consumed_tokens, self.consumed_samples
+        for key, limit in zip(("step", "samples", "targets", "data_from"), limits, strict=True):
+            if not 0 <= self.origin.get(key, 0) <= limit:
+                raise ValueError(f"origin.{key} is {self.origin[key]}")
+        if not all(0 <= updates <= self.updates for updates in self.restarted.values()):
+            raise ValueError(f"a parameter was restarted after more than {self.updates} updates")
         for name, kinds, records in (("order", ORDER, [self.order]), ("datasets", DATASET, self.datasets)):
             for key, kind in kinds.items():
                 if not all(type(record.get(key)) is kind for record in records):  # True is an int

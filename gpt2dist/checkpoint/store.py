@@ -7,9 +7,10 @@ interrupted save leaves a directory without a valid name or manifest.
 """
 
 import contextlib
+import dataclasses
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,13 @@ class WholeState(Protocol):
     """State that a checkpoint saves and restores; see `PartitionedState`."""
 
     parameters: dict[str, Any]
+    groups: Sequence[Sequence[str]]
 
     def shape_of(self, name: str) -> torch.Size: ...  # noqa: D102
     def state_names(self, name: str) -> tuple[str, ...]: ...  # noqa: D102
     def gather(self, name: str) -> dict[str, Tensor]: ...  # noqa: D102
     def scatter(self, name: str, tensors: dict[str, Tensor]) -> None: ...  # noqa: D102
-    def materialise(self, updates: int) -> None: ...  # noqa: D102
+    def materialise(self, updates: int, restarted: Mapping[str, int] | None = None) -> None: ...  # noqa: D102
     def link(self) -> None: ...  # noqa: D102
     def refresh(self) -> None: ...  # noqa: D102
 
@@ -154,6 +156,10 @@ class CheckpointStore:
         self._all_or_none(saving, lambda: self._commit(saving, files))
         return self.directory / checkpoint_name(saving.step)
 
+    def has_any(self) -> bool:
+        """Return whether there is a checkpoint, judging by names."""
+        return bool(finished(self.directory))
+
     def newest(self) -> tuple[Path | None, list[str]]:
         """Return the newest valid checkpoint, if any, and the faults of newer ones. Collective."""
         rejected_checkpoints: list[str] = []
@@ -176,24 +182,42 @@ class CheckpointStore:
             fault = str(reason)
         return next(filter(None, self.world.gather(fault)), "")
 
-    def load(self, path: Path, state: WholeState) -> TrainerState:
+    def load(self, path: Path, state: WholeState, other_optimizer: bool = False) -> TrainerState:
         """Restore the whole state from a valid checkpoint. Collective.
+
+        Args:
+            path: The checkpoint.
+            state: The state to set.
+            other_optimizer: Whether to accept the state of another optimizer. A group of parameters whose state
+                the checkpoint lacks, or counts from different updates, then starts from zero.
+
+        Returns:
+            The trainer state, in which `restarted` has the parameters that start from zero.
 
         Raises:
             UserError: The checkpoint has other tensors than the model and its optimizer, or other shapes.
         """
         trainer = TrainerState.read(path)
-        state.materialise(trainer.updates)
         weights = TensorFiles(sorted(path.glob("model-*.safetensors")))
         optimizer = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
         unknown = sorted(set(weights) - set(state.parameters))
         if unknown:
             raise UserError(f"{path}: has a tensor {unknown[0]}, which the model does not have; {_SAME_MODEL}")
         weights.require(state.parameters)
-        _require_same_state(path, set(optimizer), state)
+        fresh: set[str] = set()
+        if other_optimizer:
+            fresh = set(_without_state(set(optimizer), trainer.restarted, state))
+            restarted = {name: at for name, at in trainer.restarted.items() if name not in fresh}
+            restarted |= dict.fromkeys(sorted(fresh), trainer.updates)
+            trainer = dataclasses.replace(trainer, restarted=restarted)
+        else:
+            _require_same_state(path, set(optimizer), state)
+        state.materialise(trainer.updates, trainer.restarted)
         for name in state.parameters:
-            tensors = {"param": weights.read(name)}
-            tensors |= {key: optimizer.read(f"{key}.{name}") for key in state.state_names(name)}
+            whole = weights.read(name)
+            tensors = {"param": whole}
+            for key in state.state_names(name):
+                tensors[key] = torch.zeros_like(whole) if name in fresh else optimizer.read(f"{key}.{name}")
             state.scatter(name, {key: self._padded(path, name, value, state) for key, value in tensors.items()})
         state.refresh()
         return trainer
@@ -322,6 +346,23 @@ class CheckpointStore:
         return out
 
 
+def _without_state(saved: set[str], restarted: Mapping[str, int], state: WholeState) -> Iterator[str]:
+    """Yield the parameters of the groups that cannot use the saved state of an optimizer.
+
+    A group has one count of updates, from which AdamW corrects its moments. So all of its parameters keep their
+    state, or none does.
+
+    Args:
+        saved: Names of the saved tensors.
+        restarted: `TrainerState.restarted` of the checkpoint.
+        state: State of the optimizer of this run.
+    """
+    for group in state.groups:
+        needed = {f"{key}.{name}" for name in group for key in state.state_names(name)}
+        if not needed <= saved or len({restarted.get(name, 0) for name in group}) > 1:
+            yield from group
+
+
 def _require_same_state(path: Path, saved: set[str], state: WholeState) -> None:
     """Check that a checkpoint has the state tensors of the run's optimizer for each parameter, and no others.
 
@@ -333,8 +374,8 @@ def _require_same_state(path: Path, saved: set[str], state: WholeState) -> None:
         if name:
             raise UserError(
                 f"{path}: {what} {name}, unlike the optimizer of this run; set the section optimizer back to "
-                "that of the run that wrote it, or start a new run from its weights with "
-                f"model.init_from={path} in another run.output_dir"
+                "that of the run that wrote it, continue this run with 'checkpoint.accept_changes=[optimizer]', "
+                f"or start a new run from its weights with model.init_from={path} in another run.output_dir"
             )
 
 

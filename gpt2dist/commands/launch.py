@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2dist.cli import DISTRIBUTED_VERBS
+from gpt2dist.cli import DISTRIBUTED_VERBS, EXIT_DONE, EXIT_INTERRUPTED
 from gpt2dist.errors import PeerLostError, RankRunError, UserError
 from gpt2dist.run import end_markers
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.terminal import say
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -24,7 +25,8 @@ examples:
   gpt2dist launch evaluate runs/gpt2-124m --data data/openwebtext
 
 Options before the verb go to torchrun (`torchrun --help`). If a run fails, the last message names the rank that
-failed first, the cause and its log. Exit codes: 0 done, or stopped on request (SIGTERM, SIGUSR1); 2 wrong input.
+failed first, the cause and its log. Exit codes: 0 done, or stopped on request (SIGTERM, SIGUSR1); 2 wrong input;
+130 Ctrl-C, which also saves everything and stops. A second signal ends a run immediately.
 """
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -59,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     directory = _run_directory(words, _ranks(settings.nnodes, settings.nproc_per_node))
     _set_environment(settings.nproc_per_node)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the errors raised below are shorter
+    # The last one has its own level.
+    for name in ("elastic", "run", "elastic.agent.server.api"):
+        logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)  # the errors below are shorter
     began = time.time()
     try:
         torchrun.run(settings)
@@ -76,11 +79,16 @@ def run(args: argparse.Namespace) -> int:
             "on each host, with its own --node-rank if you number them, and check that all can reach that address"
         ) from error
     except SignalException as stopped:
+        interrupted = stopped.sigval == signal.SIGINT
         if _follows_a_run(words) or (directory and _was_saved(directory, began)):
-            return 0
-        name = signal.Signals(stopped.sigval).name
-        raise RankRunError(f"ended by {name} before everything was saved{_shutdown_hint(torchrun)}") from stopped
-    return 0
+            return EXIT_INTERRUPTED if interrupted else EXIT_DONE
+        name = "Ctrl-C" if interrupted else signal.Signals(stopped.sigval).name
+        text = f"ended by {name} before everything was saved{_shutdown_hint(torchrun)}"
+        if interrupted:
+            say(f"gpt2dist launch: {text}")
+            return EXIT_INTERRUPTED
+        raise RankRunError(text) from stopped
+    return EXIT_DONE
 
 
 def _shutdown_hint(torchrun: Any) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2dist import json_files
 from gpt2dist.errors import UserError
+from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.terminal import say
 
 if TYPE_CHECKING:
+    from gpt2dist.loading.batch_ramp import Origin
     from gpt2dist.plan import Plan
 
 EPILOG = """\
@@ -36,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the windows of the step and the documents in each."""
-    plan = load_plan(args.run_directory)
+    plan = load_plan(args.run_directory, args.step)
     windows = trace(plan, args.step)
     if args.json:
         content = {"run": str(args.run_directory), "step": args.step, "windows": windows}
@@ -46,8 +48,13 @@ def run(args: argparse.Namespace) -> None:
         say("\n".join(describe(window, plan.sequence_length)))
 
 
-def load_plan(run_directory: Path) -> "Plan":
+def load_plan(run_directory: Path, step: int | None = None) -> "Plan":
     """Return the plan of a run, from the configuration and environment recorded in its directory.
+
+    Args:
+        run_directory: The run directory.
+        step: A step of the run, whose plan differs from the last one if the data or the batch was changed since;
+            None takes the last plan.
 
     Raises:
         UserError: The directory is not a run directory, or a dataset has changed since training.
@@ -55,6 +62,9 @@ def load_plan(run_directory: Path) -> "Plan":
     from gpt2dist.preflight import resolve
 
     run = RunDirectory(run_directory)
+    if step is not None and _origin(run).step >= step:
+        earlier = [run.start(number) for number in starts.numbers(run_directory)]
+        run = next((each for each in reversed(earlier) if _origin(each).step < step), run)
     configuration, environment = run.config, run.environment
     for path in (configuration, environment):
         if not path.is_file():
@@ -73,7 +83,26 @@ def load_plan(run_directory: Path) -> "Plan":
                 f"{each.dataset.directory}: not the dataset that {run_directory} was trained on (fingerprint "
                 f"{each.dataset.fingerprint[:12]}, was {str(fingerprint)[:12]}); restore that one to trace it"
             )
-    return plan
+    origin = _origin(run)
+    return plan.continued(origin, facts["total_steps"]) if origin.step else plan
+
+
+def _origin(record: RunDirectory) -> "Origin":
+    """Return where the data and batch sizes begin that the record of a start describes.
+
+    Raises:
+        UserError: The record is damaged.
+    """
+    from gpt2dist.loading.batch_ramp import Origin
+
+    facts = starts.read_facts(record)
+    try:
+        origin = json_files.build(Origin, facts.get("origin", {}))
+        if origin.step and type(facts.get("total_steps")) is not int:
+            raise ValueError("total_steps is missing")
+    except ValueError as error:
+        raise UserError(f"{record.environment}: {error}; {_AGAIN}") from None
+    return origin
 
 
 def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
@@ -95,10 +124,16 @@ def trace(plan: "Plan", step: int) -> list[dict[str, Any]]:
 
     from gpt2dist.dataset.provenance import StreamDocuments
 
+    origin = plan.batch_sizes.origin
     if not 1 <= step <= plan.total_steps:
         raise UserError(f"--step {step}: the run has steps 1 … {plan.total_steps}")
+    if step <= origin.step:
+        raise UserError(
+            f"--step {step}: the data or batch was changed after step {origin.step}, and starts/ has no record "
+            "from before; trace it in the run directory that did this step"
+        )
     samples = np.arange(plan.batch_sizes.samples(step - 1), plan.batch_sizes.samples(step))
-    datasets, windows = plan.mixture(samples)
+    datasets, windows = plan.mixture(samples - origin.data_from)
     documents = [StreamDocuments(each.dataset, "train") for each in plan.datasets]
     found = []
     for slot, (sample, dataset, window) in enumerate(zip(samples, datasets, windows, strict=True)):

@@ -4,6 +4,7 @@ import argparse
 import gc
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +29,9 @@ examples:
   deepspeed --num_gpus 8 --module gpt2dist train configs/gpt2-124m.yaml
   … batch.micro_batch_size=4 optimizer.lr=3e-4                                 override keys
 
-A run that is started again resumes from its newest complete checkpoint. SIGTERM or SIGUSR1 stops it within a
-micro-batch: it saves everything, writes stopped.json into the run directory, and exits with code 0.
-`gpt2dist validate` shows the plan."""
+A run that is started again resumes from its newest complete checkpoint. Ctrl-C, SIGTERM or SIGUSR1 stops it
+within a micro-batch: it saves everything, and writes stopped.json into the run directory. The exit code is then
+130 after Ctrl-C, else 0. A second signal ends it immediately. `gpt2dist validate` shows the plan."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,8 +40,12 @@ def run(args: argparse.Namespace) -> None:
     from gpt2dist.api.train import train_as_planned
     from gpt2dist.distributed.world import leave
 
-    train_as_planned(config, plan, world, str(args.config))
+    stopped = train_as_planned(config, plan, world, str(args.config))
     leave()
+    # Without other ranks, the caller is probably a shell, which must not go on to the next command after Ctrl-C.
+    # A launcher takes any code except 0 for the failure of a rank.
+    if stopped == signal.SIGINT.name and world.size == 1:
+        raise KeyboardInterrupt
 
 
 def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":

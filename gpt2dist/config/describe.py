@@ -140,6 +140,8 @@ def _type_in_words(node: Node) -> str:
         return "section" if "properties" in node else "mapping"
     if kind == "array":
         count = f"{node['minItems']} " if "minItems" in node else ""
+        if "enum" in node["items"]:
+            return f"list of {', '.join(node['items']['enum'])}"
         return f"list of {count}{_type_in_words(node['items'])}s"
     unit = f" ({node[UNIT]})" if UNIT in node else ""
     return f"{_TYPES.get(kind, kind) or 'anything'}{unit}"

@@ -22,6 +22,8 @@ Schema = TypeVar("Schema", bound=BaseModel)
 FILE_NAME_CHARACTERS = "letters, digits, '.', '_' and '-'"
 """The pattern of names that become part of file names, in words."""
 
+_MISSING, _UNKNOWN = "missing", "unknown key"
+"""Start of the message about a key that is not set, and about one that does not exist."""
 _WORDS = {
     "Input ": "",
     "a valid array": "a list",
@@ -51,6 +53,19 @@ class Problem:
     key: str
     message: str
     also: tuple[str, ...] = ()
+
+    def may_be_meant_by(self, other: "Problem") -> bool:
+        """Return whether a key is perhaps missing only because of another mistake.
+
+        That is so if the other one is in a key that would have set it, or is an unknown key beside it, as in
+        `data: {length: 1024}` without `data.sequence_length`.
+        """
+        if not self.message.startswith(_MISSING):
+            return False
+        section = self.key.rpartition(".")[0]
+        if other.message.startswith(_UNKNOWN) and other.key.rpartition(".")[0] == section:
+            return True
+        return any(f"{other.key}.".startswith(f"{key}.") for key in self.also if key != self.key)
 
     def follows_from(self, other: "Problem") -> bool:
         """Return whether the two problems share a key, or a key of one is inside a key of the other."""
@@ -113,7 +128,8 @@ def section_problems(schema: type[BaseModel], raw: dict[str, Any], place: str) -
 
 def raise_problems(problems: Iterable[Problem], where: str) -> None:
     """Raise one UserError that lists every problem with its key, or do nothing if there are no problems."""
-    listed = list(dict.fromkeys(problems))
+    found = list(dict.fromkeys(problems))
+    listed = [problem for problem in found if not any(problem.may_be_meant_by(other) for other in found)]
     if listed:
         count = "1 mistake" if len(listed) == 1 else f"{len(listed)} mistakes"
         lines = "".join(f"\n  {problem.key}: {problem.message}" for problem in listed)
@@ -216,7 +232,7 @@ def _explain(schema: type[BaseModel], error: Any, prefix: str = "") -> Problem:
     if kind == "extra_forbidden":
         return unknown_key(schema, location, prefix)
     if kind == "missing":
-        return Problem(key, "missing; add it, since it has no default")
+        return Problem(key, f"{_MISSING}; add it, since it has no default")
     if kind == "literal_error":
         return Problem(key, f"{given} is not one of {context['expected']}")
     if kind == "model_type":
@@ -260,7 +276,7 @@ def unknown_key(schema: type[BaseModel], location: tuple[int | str, ...], prefix
         way_out = f"known here: {', '.join(known)}" if known else "none is known here; remove it"
     else:
         way_out = f"known here: {', '.join(known)}; {_command('.'.join(section))} explains them"
-    return Problem(prefix + ".".join([*section, name]), f"unknown key; {way_out}", also=tuple(meant))
+    return Problem(prefix + ".".join([*section, name]), f"{_UNKNOWN}; {way_out}", also=tuple(meant))
 
 
 def _command(section: str) -> str:

@@ -316,8 +316,16 @@ class CheckpointSection(Section):
     )
     resume: str = Field(
         "auto",
-        description="Where to start. `auto` resumes from the newest complete checkpoint, if any. `never` starts "
-        "a new run and refuses a directory with checkpoints. A path resumes from that checkpoint.",
+        description="Where to start. `auto` resumes from the newest complete checkpoint, if any. `latest` does "
+        "too, and refuses to start a new run. `never` starts a new run and refuses a directory with checkpoints. "
+        "A path resumes from that checkpoint, or from the latest checkpoint of that run directory.",
+    )
+    accept_changes: tuple[Literal["data", "batch", "optimizer"], ...] = Field(
+        (),
+        description="Changes that a resume accepts. Step, weights and all else are kept. `data`: the new "
+        "`data.train`, windows or `run.seed` start at the first sample. `batch`: the data goes on at the same "
+        "sample, and `schedule` counts steps as before. `optimizer`: another `optimizer.kind` keeps the state of "
+        "the parameter groups that it shares with the earlier one, and starts the others from zero.",
     )
 
 

@@ -42,6 +42,23 @@ class Stage:
     size: int
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Point of a run at which its current batch sizes and data begin. It is the start, unless they were changed.
+
+    Attributes:
+        step: Optimizer steps before it.
+        samples: Samples consumed before it.
+        targets: Targets trained on before it.
+        data_from: Samples consumed before the first sample of the current data.
+    """
+
+    step: int = 0
+    samples: int = 0
+    targets: int = 0
+    data_from: int = 0
+
+
 class BatchSizes:
     """Conversion between steps and samples.
 
@@ -49,14 +66,16 @@ class BatchSizes:
         full: Windows per step after the ramp.
         ramp: Growth of the batch; None if it is constant. The ramp must reach `full` in whole increments, fewer
             than MOST_SIZES.
+        origin: Where these sizes begin. Earlier steps had others, so they cannot be converted.
 
     Raises:
         ValueError: The ramp does not reach `full`, or has too many increments.
     """
 
-    def __init__(self, full: int, ramp: Ramp | None = None):
+    def __init__(self, full: int, ramp: Ramp | None = None, origin: Origin = Origin()):
         self.full = full
         self.ramp = ramp
+        self.origin = origin
         self._increments = 0
         if ramp:
             self._increments, rest = divmod(full - ramp.start, ramp.increment)
@@ -72,18 +91,18 @@ class BatchSizes:
 
     def samples(self, steps: int) -> int:
         """Return the number of samples in the first `steps` steps."""
-        stage = self.stages[bisect_right(self.stages, steps, key=lambda each: each.step) - 1]
+        stage = self.stages[max(0, bisect_right(self.stages, steps, key=lambda each: each.step) - 1)]
         return stage.sample + (steps - stage.step) * stage.size
 
     def steps(self, samples: int) -> int:
         """Return the smallest number of steps with at least `samples` samples."""
-        stage = self.stages[bisect_right(self.stages, samples, key=lambda each: each.sample) - 1]
+        stage = self.stages[max(0, bisect_right(self.stages, samples, key=lambda each: each.sample) - 1)]
         return stage.step - (stage.sample - samples) // stage.size
 
     def _stages(self) -> tuple[Stage, ...]:
         """Return the stages. A step can be longer than a size lasts; a size that no step starts in is skipped."""
         stages: list[Stage] = []
-        step = sample = 0
+        step, sample = self.origin.step, self.origin.samples
         for number in range(self._increments):
             ramp = self.ramp
             assert ramp

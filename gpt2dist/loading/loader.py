@@ -211,7 +211,7 @@ class Loader(Generic[T]):
     def _make(self, borders: list[int]) -> Iterator[StepBatch[T]]:
         """Yield the steps between the borders."""
         samples = np.arange(borders[0], borders[-1], dtype=np.int64)
-        datasets, windows = self._mixture(samples)
+        datasets, windows = self._mixture(samples - self._batch_sizes.origin.data_from)
         counted = self._batcher.counted(datasets, windows)
         for begin, end in pairwise(border - borders[0] for border in borders):
             mine = [part[begin:end].reshape(self._shape)[:, self._rank] for part in (datasets, windows)]

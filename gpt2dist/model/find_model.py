@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2dist import json_files
+from gpt2dist import hub, json_files
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.errors import UserError
 from gpt2dist.model.tensors import require_model_of_config
@@ -156,7 +156,4 @@ def _download(name: str, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's errors have no common base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{name}: no such directory, and could not be downloaded from the hub ({reason})"
-        ) from error
+        raise UserError(f"{name}: no such directory, {hub.reason_of(name, error)}") from error

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt2dist.config import Config, Problem
+from gpt2dist.errors import UserError
+from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.latest import named_checkpoint
 
 
 def check_directories(config: Config) -> Iterator[Problem]:
@@ -13,10 +16,15 @@ def check_directories(config: Config) -> Iterator[Problem]:
     if blocking:
         yield Problem("run.output_dir", f"{blocking[0]} is a file; name a directory", also=("run.name",))
     resume = config.checkpoint.resume
-    if resume not in ("auto", "never") and _kind(Path(resume, "manifest.json")) != "file":
+    try:
+        named_checkpoint(resume)
+    except UserError as error:
+        yield Problem("checkpoint.resume", str(error))
+    if resume == "latest" and _kind(RunDirectory(output).latest) != "file":
         yield Problem(
             "checkpoint.resume",
-            f"{resume} is not a checkpoint (it has no manifest.json); set auto, never or a checkpoint's path",
+            f"latest, but {output} has no checkpoint; set auto to start a new run, or the path of another run",
+            also=("run.output_dir", "run.name"),
         )
 
 

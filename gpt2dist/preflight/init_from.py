@@ -11,6 +11,7 @@ from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import PRESETS
 from gpt2dist.plan import TrainingSet
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.latest import named_checkpoint
 
 if TYPE_CHECKING:  # the tokenizer library is imported only for runs that use init_from
     from gpt2dist.tokenizer.tokenizer import Tokenizer
@@ -88,9 +89,12 @@ def vocab_size_of(origin: Pretrained | None, datasets: Sequence[TrainingSet]) ->
 
 def _checkpoint(config: Config) -> Path | None:
     """Return the checkpoint that the run would resume from, judging by file names, or None."""
-    resume = config.checkpoint.resume
-    if resume not in ("auto", "never"):
-        return Path(resume) if (Path(resume) / "config.json").is_file() else None
+    try:
+        named = named_checkpoint(config.checkpoint.resume)
+    except UserError:
+        return None
+    if named:
+        return named if (named / "config.json").is_file() else None
     checkpoints = sorted(RunDirectory(config.output_dir).checkpoints.glob("step-*[0-9]/config.json"))
     return checkpoints[-1].parent if checkpoints else None
 

@@ -50,7 +50,7 @@ def check_model(config: Config) -> Iterator[Problem]:
     n_layer, n_head, n_embd = _sizes(config)
     if not (n_layer or n_head or n_embd):
         missing = f"missing; set it to {alternatives(PRESETS)}, or set model.n_layer, n_head and n_embd"
-        yield Problem("model.preset", missing)
+        yield Problem("model.preset", missing, also=("model.n_layer", "model.n_head", "model.n_embd"))
         return
     for key, value in (("n_layer", n_layer), ("n_head", n_head), ("n_embd", n_embd)):
         if value is None:
@@ -68,7 +68,7 @@ def check_model(config: Config) -> Iterator[Problem]:
 def check_lengths(config: Config, lengths: Lengths) -> Iterator[Problem]:
     """Check the lengths of windows and strides."""
     data, length = config.data, lengths.sequence
-    model = ("model.context_length", "model.preset")
+    model = ("model.context_length", "model.preset", "model.init_from")
     if not length:
         yield Problem("data.sequence_length", "missing; set it (tokens per window)", also=model)
         return

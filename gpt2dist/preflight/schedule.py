@@ -1,10 +1,9 @@
 """Compute the length of a run and its warmup, and check that the schedule fits."""
 
-import math
 from collections.abc import Iterator
 
 from gpt2dist.config import Config, Problem
-from gpt2dist.plan import TrainingSet, targets_per_sample
+from gpt2dist.plan import TrainingSet, steps_to
 from gpt2dist.preflight.batch import batch_sizes
 from gpt2dist.training.lr_schedule import decay_steps
 
@@ -15,18 +14,13 @@ WARMUP = ("schedule.warmup_steps", "schedule.warmup_tokens")
 def total_steps(config: Config, datasets: tuple[TrainingSet, ...]) -> int:
     """Return the number of optimizer steps of the whole run."""
     tokens = config.schedule.total_tokens
-    return _steps_to(tokens, config, datasets) if tokens else config.schedule.total_steps or 0
+    return steps_to(tokens, batch_sizes(config), datasets) if tokens else config.schedule.total_steps or 0
 
 
 def warmup_steps(config: Config, datasets: tuple[TrainingSet, ...]) -> int:
     """Return the number of optimizer steps in which the learning rate rises."""
     tokens = config.schedule.warmup_tokens
-    return _steps_to(tokens, config, datasets) if tokens else config.schedule.warmup_steps
-
-
-def _steps_to(tokens: int, config: Config, datasets: tuple[TrainingSet, ...]) -> int:
-    """Return the number of steps needed to train on at least `tokens` targets."""
-    return batch_sizes(config).steps(math.ceil(tokens / targets_per_sample(datasets)))
+    return steps_to(tokens, batch_sizes(config), datasets) if tokens else config.schedule.warmup_steps
 
 
 def check_schedule(config: Config, datasets: tuple[TrainingSet, ...]) -> Iterator[Problem]:

@@ -3,9 +3,43 @@
 from pathlib import Path
 
 from gpt2dist import atomic_io, json_files
+from gpt2dist.errors import UserError
 from gpt2dist.run.directory import LATEST, RunDirectory
 
 MAX_BYTES = 256
+
+
+WORDS = ("auto", "latest", "never")
+"""Values of `checkpoint.resume` that are not a path. `./latest` is one."""
+
+
+def named_checkpoint(resume: str) -> Path | None:
+    """Return the checkpoint that `checkpoint.resume` names: its path, or the latest one of a run directory.
+
+    Args:
+        resume: Value of the key.
+
+    Returns:
+        The checkpoint, which may be incomplete; None if the value is one of WORDS.
+
+    Raises:
+        UserError: It is neither a checkpoint nor a run directory with one.
+    """
+    if resume in WORDS:
+        return None
+    path = Path(resume)
+    try:
+        if (path / "manifest.json").is_file():
+            return path
+        if RunDirectory(path).latest.is_file():
+            return read_latest(path)
+        fault = "has no checkpoint yet" if RunDirectory(path).config.is_file() else "has no manifest.json"
+        what = "a run that" if fault.endswith("yet") else "neither a checkpoint nor a run directory: it"
+    except (OSError, ValueError) as error:
+        what, fault = "a path that", f"cannot be read ({json_files.reason(error)})"
+    raise UserError(
+        f"{resume} is {what} {fault}; set auto, latest, never, or the path of a checkpoint or a run directory"
+    )
 
 
 def write_latest(checkpoints: Path, name: str) -> None:

@@ -9,10 +9,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gpt2dist import atomic_io, json_files
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
 
 Value = float | int | str | None
 """Value of a tag. When read back, None represents a number that was not finite."""
@@ -26,6 +26,10 @@ MAX_TAIL_BYTES = 2**26
 _MOVE = "move it away: the run then starts a new one"
 
 
+class FileLostError(RunError):
+    """metrics.jsonl was deleted or moved while the run trained."""
+
+
 class Metrics:
     """Writer of metrics.jsonl.
 
@@ -37,15 +41,39 @@ class Metrics:
     """
 
     def __init__(self, path: Path):
-        try:
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be opened ({error.strerror}); {_MOVE}") from None
+        self._path = path
+        self._file = self._open()
 
     def write(self, line: Line) -> None:
-        """Append one line."""
+        """Append one line.
+
+        Raises:
+            FileLostError: The file was deleted or moved, and with it probably the run directory.
+            UserError: The file was replaced, and the new one cannot be opened.
+        """
+        self._require_in_place()
         self._file.write(_format_line(line))
         self._file.flush()
+
+    def _open(self) -> TextIO:
+        try:
+            return self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be opened ({error.strerror}); {_MOVE}") from None
+
+    def _require_in_place(self) -> None:
+        """Check that the path still leads to the open file: writing to a deleted one succeeds without a trace."""
+        try:
+            if self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:  # replaced, as editors do
+                self._file.close()
+                self._file = self._open()
+        except (FileNotFoundError, NotADirectoryError):
+            gone = self._path if self._path.parent.is_dir() else self._path.parent
+            raise FileLostError(
+                f"{gone}: was deleted or moved while the run trained, so that its results would be lost; the run "
+                "ends. Put it back, if you can, and start the run again: it resumes from its newest checkpoint, "
+                "if there is one"
+            ) from None
 
     def close(self) -> None:
         """Close the file."""

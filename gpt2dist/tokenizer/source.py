@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import tokenizers
 
-from gpt2dist import json_files
+from gpt2dist import hub, json_files
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer import analysis
 
@@ -51,7 +51,7 @@ def _check_added_ids(backend: tokenizers.Tokenizer, content: analysis.Content, p
 
 def _from_hub(name: str) -> tokenizers.Tokenizer:
     path = Path(name)
-    missing = f"{name}: not a directory with {FILE_NAME}, and not found on the hub"
+    missing = f"{name}: not a directory with {FILE_NAME}"
     if path.suffix == ".json":
         raise UserError(f"{name}: no such file; name a {FILE_NAME}, or the directory that contains it")
     if (path / "vocab.txt").is_file():
@@ -65,8 +65,7 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_pretrained(name)
     except Exception as error:  # The library raises bare Exception for every failure.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{missing}: {reason}") from None
+        raise UserError(f"{missing}, {hub.reason_of(name, error)}") from None
 
 
 def _require_bounded_ids(content: analysis.Content) -> None:

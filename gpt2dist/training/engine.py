@@ -91,7 +91,10 @@ class Engine:
         self.world = world
         self.config = config
         self._borders = model.borders
-        self._optimizer = build_optimizer(config, named_parameters(model.to(world.device)))
+        named = list(named_parameters(model.to(world.device)))
+        self._optimizer = build_optimizer(config, named)
+        name_of = {id(parameter): name for name, parameter in named}  # DeepSpeed replaces the optimizer's tensors
+        groups = [[name_of[id(each)] for each in group["params"]] for group in self._optimizer.param_groups]
         start_quietly(world)
         with _raw_keys_refused(config):
             self._engine, *_ = deepspeed.initialize(
@@ -101,7 +104,7 @@ class Engine:
         self._clip = config.optimizer.clip_grad_norm
         self.spike_detector = SpikeDetector(config.stability.spike_sigma, world.device)
         self.state = PartitionedState(
-            self._engine, named_parameters(self._engine.module), optimizer_kind(config).state_names
+            self._engine, named_parameters(self._engine.module), optimizer_kind(config).state_names, groups
         )
         self.state.materialise(updates=0)  # so that a run can be saved before its first update
 

@@ -29,7 +29,7 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
         The `path` and `fingerprint` of the weights.
 
     Raises:
-        UserError: The weights cannot be read, or are not those of a GPT-2 of this shape.
+        UserError: The weights cannot be read, are not finite, or are not those of a GPT-2 of this shape.
     """
     directory, digest = world.on_main(lambda: _checked(name))
     try:
@@ -49,12 +49,19 @@ class _Weights:
     """Tensors of a model directory, under the names of our parameters."""
 
     def __init__(self, directory: Path):
+        self._directory = directory
         self._files = TensorFiles(weight_files(directory))
         self._names = {PREFIX + bare_name(name): name for name in self._files}
 
     def copy_into(self, parameter: str, whole: Tensor) -> None:
         """Copy a tensor into a parameter; if it is resizable, copy the rows that both have."""
         theirs = self._files.read(self._names[parameter])
+        if bad := int((~theirs.isfinite()).sum()):
+            raise UserError(
+                f"model.init_from: {self._directory}: {bad:,} of the {theirs.numel():,} values of "
+                f"{self._names[parameter]} are NaN or infinite, so that no loss would be finite; name another "
+                "model"
+            )
         rows = min(len(theirs), len(whole)) if parameter in RESIZABLE else len(whole)
         whole[:rows] = theirs[:rows]
 

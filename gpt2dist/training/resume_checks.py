@@ -1,7 +1,7 @@
-"""Check that a checkpoint belongs to the run: the same model, optimizer, tokenizer, data and order."""
+"""Compare a checkpoint with the run that resumes from it: model, optimizer, tokenizer, data and order."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.plan import Plan, TrainingSet
+from gpt2dist.training.continuation import earlier_sizes, plan_from
 
 TOLERANCE = 1e-4
 """Relative change of the probe loss allowed after a load in fp32; rounding the weights to 16 bits causes more."""
@@ -69,37 +70,94 @@ def _manifest_record(each: TrainingSet) -> dict[str, Any]:
     return {"manifest_sha256": dataset.sha256, "manifest": said | asdict(dataset.totals("train"))}
 
 
-def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan) -> None:
-    """Check that a run has the model, optimizer, tokenizer, data and order of the checkpoint at `path`.
+def check_resumable(path: Path, state: TrainerState, config: Config, plan: Plan) -> tuple[Plan, set[str]]:
+    """Check that a run can go on from the checkpoint at `path`, with the changes that its configuration accepts.
+
+    Returns:
+        The plan from the checkpoint on, which differs from `plan` if the data or the batch has ever been changed;
+        and the kinds of the accepted changes.
 
     Raises:
-        UserError: Something differs; the message names it and the remedy.
+        UserError: Something differs and is not in `checkpoint.accept_changes`; the message names it and each way
+            out. Or the run is to end before the step of the checkpoint.
     """
     _require_same_model(path, plan.shape)
-    _require_same_optimizer(path, state, config)
     if state.tokenizer != plan.tokenizer_fingerprint:
         raise UserError(
             f"data.train: {plan.tokenizer} was made with another tokenizer than the data that {path} was "
-            "trained on; use that dataset again, or start a new run in another run.output_dir"
+            "trained on; use that dataset again, or start a new run in another run.output_dir. If this tokenizer "
+            f"only adds tokens to the other one, that run can start from its weights with model.init_from={path} "
+            "and model.resize=true"
         )
-    changes = dataset_changes(state.datasets, datasets_of(plan))
-    if changes:
-        raise UserError(
-            f"data.train: differs from what {path} was trained on: {'; '.join(changes)}; set it back, or "
-            "start a new run in another run.output_dir"
-        )
-    for note in manifest_changes(state.datasets, datasets_of(plan)):
-        logger.warning("%s", note)
-    changed = _changed(state.order, data_order(config, plan))
-    if changed:
-        raise UserError(
-            f"{changed}: changed since {path}, which would change what the model is trained on; set it back, or "
-            "start a new run in another run.output_dir"
-        )
-    _require_consistent(path, state, plan)
+    found = changes_since(path, state, config, plan)
+    for change in found:
+        if change.kind not in config.checkpoint.accept_changes:
+            raise UserError(f"{change.text}; set it back, {_ways_out(change.kind, path)}")
+    _require_consistent(path, state)
+    kinds = {change.kind for change in found}
+    going_on = plan_from(state, config, plan, "data" in kinds, "batch" in kinds)
+    if "data" not in kinds:
+        for note in manifest_changes(state.datasets, datasets_of(plan)):
+            logger.warning("%s", note)
+    for change in found:
+        logger.info("accepted by checkpoint.accept_changes: %s; %s", change.text, KEPT[change.kind])
+    return going_on, kinds
 
 
-def _require_consistent(path: Path, state: TrainerState, plan: Plan) -> None:
+KEPT = {
+    "data": "the new data starts at its first sample, with weights, optimizer state and step kept",
+    "batch": "the data goes on at the same sample, and the schedule counts steps, now of other sizes",
+    "optimizer": "state is kept where it has the same names, and starts from zero elsewhere",
+}
+"""Kind of a change → what a run keeps that accepts it."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A difference between a run and the checkpoint from which it resumes.
+
+    Attributes:
+        kind: The word in `checkpoint.accept_changes` that accepts it.
+        text: The keys and what differs.
+    """
+
+    kind: str
+    text: str
+
+
+def changes_since(path: Path, state: TrainerState, config: Config, plan: Plan) -> list[Mismatch]:
+    """Return what differs between a run and the checkpoint at `path`, apart from model and tokenizer."""
+    found = []
+    if state.optimizer != config.optimizer.kind:
+        found.append(
+            Mismatch(
+                "optimizer",
+                f"optimizer.kind: {config.optimizer.kind} cannot use all of the optimizer state in {path}, which "
+                f"is that of {state.optimizer}",
+            )
+        )
+    different = dataset_changes(state.datasets, datasets_of(plan))
+    if different:
+        text = f"data.train: differs from what {path} was trained on: {'; '.join(different)}"
+        found.append(Mismatch("data", text))
+    order = data_order(config, plan)
+    for kind in ("data", "batch"):
+        now = {key: value for key, value in order.items() if key.startswith("batch.") == (kind == "batch")}
+        changed = _changed(state.order, now)
+        if changed:
+            text = f"{changed}: changed since {path}, which would change what the model is trained on"
+            found.append(Mismatch(kind, text))
+    return found
+
+
+def _ways_out(kind: str, path: Path) -> str:
+    return (
+        f"continue this run with 'checkpoint.accept_changes=[{kind}]' ({KEPT[kind]}), or start a new run from "
+        f"its weights with model.init_from={path} in another run.output_dir"
+    )
+
+
+def _require_consistent(path: Path, state: TrainerState) -> None:
     """Check that the step and the data cursor agree; otherwise trainer_state.json is damaged."""
     known = step_of(path) if is_checkpoint_name(path.name) else state.step
     if state.step != known:
@@ -107,7 +165,12 @@ def _require_consistent(path: Path, state: TrainerState, plan: Plan) -> None:
             f"{path}/trainer_state.json: its step is {state.step:,}, not {known:,}; resume from another "
             "checkpoint"
         )
-    samples = plan.batch_sizes.samples(state.step)
+    try:
+        samples = earlier_sizes(state).samples(state.step)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{path}/trainer_state.json: its batch sizes are impossible ({error}); resume from another checkpoint"
+        ) from None
     if state.consumed_samples != samples:
         raise UserError(
             f"{path}/trainer_state.json: says {state.consumed_samples:,} windows at step {state.step:,}, where "
@@ -123,20 +186,14 @@ def _require_same_model(path: Path, shape: Shape) -> None:
             f"{path}/config.json: {'; '.join(saved.differences)}, which gpt2dist does not train; resume from "
             "another checkpoint"
         )
-    changed = _changed(architecture(saved.shape), architecture(shape))
+    before, now = architecture(saved.shape), architecture(shape)
+    changed = _changed(before, now)
     if changed:
+        only_length = before | {"model.context_length": shape.context_length} == now
+        weights = f" from its weights, with model.init_from={path} and model.resize=true" if only_length else ""
         raise UserError(
             f"{changed}: changed since {path}, whose weights would then compute another model; set it back, or "
-            "start a new run in another run.output_dir"
-        )
-
-
-def _require_same_optimizer(path: Path, state: TrainerState, config: Config) -> None:
-    if state.optimizer != config.optimizer.kind:
-        raise UserError(
-            f"optimizer.kind: {config.optimizer.kind} cannot use the optimizer state in {path}, which is that of "
-            f"{state.optimizer}; set it back to {state.optimizer}, or start a new run from its weights with "
-            f"model.init_from={path} in another run.output_dir"
+            f"start a new run in another run.output_dir{weights}"
         )
 
 

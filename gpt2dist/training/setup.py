@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,8 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
+from gpt2dist.loading.batch_ramp import Origin
 from gpt2dist.loading.loader import MicroBatcher, MixtureBatcher
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.flops import flops_per_token, matmul_type, peak_flops
@@ -29,8 +31,9 @@ from gpt2dist.monitoring.trackers import TRACKERS, Tracker
 from gpt2dist.plan import Plan
 from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
-from gpt2dist.run.end_markers import clear_stopped
+from gpt2dist.run.end_markers import clear_stopped, write_failed
 from gpt2dist.run.environment import describe
+from gpt2dist.run.latest import named_checkpoint
 from gpt2dist.run.lock import only_job
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.deepspeed_config import deepspeed_config
@@ -48,25 +51,29 @@ from gpt2dist.training.watchdog import Watchdog, exit_with_parent
 T = TypeVar("T")
 
 
-def train(config: Config, plan: Plan, world: World) -> None:
+def train(config: Config, plan: Plan, world: World) -> str:
     """Train a run to its last step, from the checkpoint to resume if there is one. Collective.
 
     Args:
         config: The run's configuration.
         plan: The run's plan for this world size.
         world: This rank.
+
+    Returns:
+        The name of the signal that stopped the run; empty if it reached its last step.
     """
     output = config.output_dir
     log = RunDirectory(output).rank_log(world.rank)
     # A single process without a launcher may outlive the shell that started it.
-    if world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+    launched = world.size > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+    if launched:
         exit_with_parent()
     with (
         deterministic_algorithms(config.run.deterministic),
         fp32_products(config.run.allow_tf32, world.device),
         only_job(output, world),
+        StopSignal(launched, partial(_ended_at_once, output, world)) as signal,
         failure_marker(output, world),
-        StopSignal() as signal,
         Watchdog(log, config.run.timeout_seconds, partial(report_hang, output, world)) as watchdog,
     ):
         coordinator = StopCoordinator(world, signal, watchdog, config.checkpoint.every_minutes)
@@ -78,15 +85,23 @@ def train(config: Config, plan: Plan, world: World) -> None:
             logger.info("resumed from %s", start)
             trainer.profile.warn_if_missed(trainer.step)
         origin = initialise_weights(config, world, trainer) if not start else {}
+        plan = trainer.plan  # from the checkpoint on
         world.on_main(partial(write_run_files, output, config, plan, settings, origin, trainer.step))
         if world.is_main:
             trainer.store.remove_leftovers()
             clear_stopped(output)
         if trainer.step >= trainer.last_step and trainer.evaluation_done:
-            logger.info("%s: all %d steps are done", output, trainer.last_step)
-            return
+            longer = "run.stop_after_steps" if trainer.last_step < plan.total_steps else "schedule.total_steps"
+            logger.info("%s: all %d steps are done; raise %s to go on", output, trainer.last_step, longer)
+            return ""
         logger.info("%s", summary(config, plan, world))
-        trainer.fit()
+        return trainer.fit()
+
+
+def _ended_at_once(output: Path, world: World, signal: str) -> None:
+    """Record that a second signal ends this rank."""
+    reason = RunError(f"a second signal ({signal}) ended it before everything was saved")
+    write_failed(output, world.rank, reason)
 
 
 def build_trainer(
@@ -199,8 +214,9 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
     """
     resume = config.checkpoint.resume
     newest, rejected_checkpoints = store.newest()
-    if resume not in ("auto", "never"):
-        named = Path(resume)
+    # Rank 0 reads `latest`, which another job may replace meanwhile.
+    named = store.world.on_main(partial(named_checkpoint, resume))
+    if named:
         if fault := store.fault(named):
             raise UserError(f"checkpoint.resume: {named} is not a complete checkpoint: {fault}; name another")
         if newest and step_of(newest) > TrainerState.read(named).step:
@@ -211,6 +227,10 @@ def starting_point(config: Config, store: CheckpointStore) -> Path | None:
         return named
     for reason in rejected_checkpoints:
         logger.warning("skipped checkpoint %s", reason)
+    if resume == "latest" and not newest and not rejected_checkpoints:
+        raise UserError(
+            f"checkpoint.resume: latest, but {store.directory} holds no checkpoint; set auto to start a run"
+        )
     if resume == "never" and newest:
         raise UserError(
             f"checkpoint.resume: never, but {store.directory} holds checkpoints ({newest.name}); "
@@ -281,6 +301,8 @@ def write_run_files(
     facts |= {"dataset_manifests": manifests}
     origin = origin or starts.recorded_origin(output)
     facts |= {"init_from": origin} if origin else {}
+    begins = asdict(plan.batch_sizes.origin)
+    facts |= {"origin": begins} if plan.batch_sizes.origin != Origin() else {}
     changes = _log_changes(before, config, facts)
     try:
         starts.record(output, config, facts, step, changes)

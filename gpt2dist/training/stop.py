@@ -5,35 +5,45 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from gpt2dist.distributed import peer_monitor
 from gpt2dist.distributed.world import FlagExchange, World
-from gpt2dist.errors import Gpt2distError
+from gpt2dist.errors import Gpt2distError, RunError
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.training.watchdog import Watchdog
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ECHO_SECONDS = 2.0
 """Signals within this time count as one: a scheduler signals ranks directly and again through their launcher."""
 
 
 class StopSignal:
-    """Context manager for the main thread that receives SIGTERM and SIGUSR1.
+    """Context manager for the main thread that receives SIGINT (Ctrl-C), SIGTERM and SIGUSR1.
 
     The first signal is stored in `name`, which training polls. A second signal ends the process immediately, even
     if the main thread hangs in a collective, because a separate thread waits for signals.
+
+    Args:
+        launched: Whether a launcher started this process, which forwards signals. Otherwise, a SIGINT that the
+            process ignores stays ignored: a shell starts background jobs so, and Ctrl-C is not meant for them.
+        on_second: Called with the name of the second signal before the process ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, launched: bool = False, on_second: Callable[[str], object] = lambda name: None) -> None:
         self.name = ""  # name of the first signal; empty before it
         self._since = 0.0
+        self._launched = launched
+        self._on_second = on_second
 
     def __enter__(self) -> "StopSignal":
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         # With any Python handler installed, a signal's number is written to the wakeup descriptor on arrival.
-        self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        ignored = () if self._launched or signal.getsignal(signal.SIGINT) != signal.SIG_IGN else (signal.SIGINT,)
+        numbers = [number for number in SIGNALS if number not in ignored]
+        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="gpt2dist-signals", daemon=True).start()
         return self
@@ -57,10 +67,22 @@ class StopSignal:
         if not self.name:
             self._since = now
             self.name = number.name
+            logger.info(
+                "%s: the run saves everything and stops; a second signal ends it immediately, without saving",
+                described(number.name),
+            )
         elif now - self._since > ECHO_SECONDS:
-            logger.error("%s after %s: exiting immediately, without saving", number.name, self.name)
-            peer_monitor.tell(StopRequestedError(f"{number.name} after {self.name}"))
+            logger.error(
+                "%s after %s: exiting immediately, without saving", described(number.name), described(self.name)
+            )
+            peer_monitor.tell(StopRequestedError(f"{described(number.name)} after {described(self.name)}"))
+            self._on_second(number.name)
             os._exit(128 + number)
+
+
+def described(name: str) -> str:
+    """Return the name of a signal for messages."""
+    return f"Ctrl-C ({name})" if name == signal.SIGINT.name else name
 
 
 class StopRequestedError(Gpt2distError):
@@ -85,20 +107,28 @@ class StopCoordinator:
         self._save_seconds = 60 * save_minutes if save_minutes and world.is_main else float("inf")
         self._saved_at = time.monotonic()
         self._exchange = FlagExchange(world)
+        self._failure = ""
+
+    def fail(self, reason: str) -> None:
+        """End the run on all ranks, at the place where they would stop: `poll` raises a RunError there."""
+        self._failure = reason
 
     def poll(self) -> None:
         """Exchange requests with the other ranks, and act on those of the previous poll. Collective.
 
         Raises:
             StopRequestedError: A rank received a signal.
+            RunError: A rank called `fail`.
         """
         self._watchdog.alive()
         late = time.monotonic() - self._saved_at >= self._save_seconds
-        stop, save = self._exchange.poll(bool(self._signal.name), late)
+        stop, save = self._exchange.poll(bool(self._signal.name or self._failure), late)
         self.save_due |= save
         if stop:
             self._exchange.settle()
-            names = self._world.gather(self._signal.name)
+            names, failures = zip(*self._world.gather((self._signal.name, self._failure)), strict=True)
+            if failure := next(filter(None, failures), ""):
+                raise RunError(failure)
             raise StopRequestedError(next(filter(None, names), "a signal"))
 
     def saved(self) -> None:

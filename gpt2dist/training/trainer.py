@@ -1,6 +1,8 @@
 """The training loop, with logging, evaluation, saving and stopping."""
 
 import contextlib
+import dataclasses
+import logging
 import math
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World, lost_peers
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.loading.batch_ramp import Origin
 from gpt2dist.loading.loader import Loader, MixtureBatcher, StepBatch
 from gpt2dist.model.numerics import fp32_products
 from gpt2dist.monitoring.logs import logger
@@ -21,7 +24,8 @@ from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan
 from gpt2dist.run.end_markers import write_stopped
-from gpt2dist.run.metrics_file import Value
+from gpt2dist.run.metrics_file import FileLostError, Value
+from gpt2dist.training.continuation import rate_note
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.hooks import Hooks
 from gpt2dist.training.lr_schedule import learning_rate
@@ -32,7 +36,7 @@ from gpt2dist.training.resume_checks import (
     datasets_of,
     probe_loss,
 )
-from gpt2dist.training.stop import StopCoordinator, StopRequestedError
+from gpt2dist.training.stop import StopCoordinator, StopRequestedError, described
 
 
 class Trainer:
@@ -81,11 +85,15 @@ class Trainer:
         self.skipped_in_a_row = 0
         self.evaluation_done = True  # False if a stop interrupted the evaluations due after this step
         self.saved_step = 0
+        self.restarted: dict[str, int] = {}  # see TrainerState.restarted
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
         self.bar = Progress("train", None, "step", enabled=False)  # until `fit` shows one
 
-    def fit(self) -> None:
+    def fit(self) -> str:
         """Train from the current step to the last one, or until asked to stop. Collective.
+
+        Returns:
+            The name of the signal that stopped the run; empty if it reached its last step.
 
         Raises:
             UserError: A tracker or a hook could not start.
@@ -115,6 +123,8 @@ class Trainer:
                 self.coordinator.close()
             except StopRequestedError as stop:
                 self._leave(str(stop))
+                return str(stop)
+        return ""
 
     def is_due(self, every: int | None) -> bool:
         """Return whether an action with this interval in steps is due after this step; None is never due."""
@@ -132,14 +142,21 @@ class Trainer:
         """Resume from a checkpoint. Collective.
 
         Raises:
-            UserError: The run's model, tokenizer, data, order or windows differ from the checkpoint's.
+            UserError: The run's model or tokenizer differs from the checkpoint's; or its data, batch or optimizer
+                does, and `checkpoint.accept_changes` does not accept it; or it is to end before the checkpoint.
             RunError: The loaded model does not reproduce the stored loss.
         """
-        check_resumable(path, TrainerState.read(path), self.config, self.plan)
-        state = self.store.load(path, self.engine.state)
+        saved = TrainerState.read(path)
+        self.plan, changed = check_resumable(path, saved, self.config, self.plan)
+        self.last_step = min(self.plan.total_steps, self.config.run.stop_after_steps or self.plan.total_steps)
+        other_optimizer = "optimizer" in self.config.checkpoint.accept_changes
+        state = self.store.load(path, self.engine.state, other_optimizer)
+        if fresh := [name for name, at in state.restarted.items() if saved.restarted.get(name) != at]:
+            logger.info("the optimizer state of %d parameters starts from zero: %s", len(fresh), ", ".join(fresh))
         try:
             self.engine.load_scaler_state(state.loss_scaler)
-            self.engine.spike_detector.load_state(state.history)
+            if not changed & {"data", "batch"}:  # losses and norms of other batches are no measure of a spike
+                self.engine.spike_detector.load_state(state.history)
         except ValueError as error:
             raise UserError(f"{path}/trainer_state.json: {error}; resume from another checkpoint") from None
         self.step = state.step
@@ -148,7 +165,16 @@ class Trainer:
         self.consumed_tokens = state.consumed_tokens
         self.skipped_steps = state.step - state.updates
         self.evaluation_done = state.evaluation_done
-        check_probe_loss(path, state, self.config.precision, self._probe())
+        self.restarted = state.restarted
+        self._note_rate(state)
+        if "data" not in changed:  # the probe is of the training data
+            check_probe_loss(path, state, self.config.precision, self._probe())
+
+    def _note_rate(self, state: TrainerState) -> None:
+        """Say how the learning rate continues, if it is not as before."""
+        text, jumps = rate_note(state, self.config, self.plan)
+        if text:
+            logger.log(logging.WARNING if jumps else logging.INFO, "%s", text)
 
     def _train_step(self, batch: StepBatch[list[Tensor]]) -> None:
         # Random draws in a step depend only on (seed, step, rank), so that a resumed run repeats them.
@@ -175,7 +201,12 @@ class Trainer:
             **self._epochs(),
             "progress/tokens": self.consumed_tokens,
         }
-        self.hooks.after_log(self, values)
+        try:
+            self.hooks.after_log(self, values)
+        except FileLostError as lost:  # only rank 0 notices it
+            if self.step == self.last_step:
+                raise
+            self.coordinator.fail(str(lost))
         rate = measured.get("throughput/tokens_per_second")  # missing after only the first step of this start
         speed = {"tokens_per_s": f"{rate:,.0f}"} if rate else {}
         self.bar.advance(0, loss=f"{measured['train/loss']:.4f}", lr=f"{values['train/lr']:.2e}", **speed)
@@ -196,18 +227,19 @@ class Trainer:
 
     def _give_up(self) -> None:
         """Save and stop a run that has diverged; its weights are those of the last good step."""
+        older = self.store.has_any()
         self._save()
         self._report_saved(self.store.finish())
+        start = "resume from an older checkpoint with checkpoint.resume" if older else "start a new run"
         raise RunError(
             f"{self.skipped_in_a_row} steps in a row were skipped, up to step {self.step} (loss or gradient not "
             f"finite, or beyond stability.spike_sigma): training has diverged; everything is saved. Lower "
-            "optimizer.lr or lengthen schedule.warmup_steps, and resume from an older checkpoint with "
-            "checkpoint.resume"
+            f"optimizer.lr or lengthen schedule.warmup_steps, and {start} in another run.output_dir"
         )
 
     def _epochs(self) -> dict[str, Value]:
         """Return the passes over the training set, or over each of several."""
-        epochs = self.plan.mixture.epochs(self.consumed_samples)
+        epochs = self.plan.mixture.epochs(self.consumed_samples - self.plan.batch_sizes.origin.data_from)
         if len(epochs) == 1:
             return {"train/epoch": epochs[0]}
         return {f"train/epoch/{each.name}": done for each, done in zip(self.plan.datasets, epochs, strict=True)}
@@ -243,10 +275,14 @@ class Trainer:
     def _state(self) -> TrainerState:
         probe = self._probe()
         if not math.isfinite(probe):  # so that a diverged checkpoint cannot evict a good one
+            start = "resumes from its newest checkpoint"
+            if not self.store.has_any():
+                start = "has no checkpoint yet, and starts at its first step"
             raise RunError(
                 f"the loss is {probe} at step {self.step}: training has diverged; lower optimizer.lr or lengthen "
-                "schedule.warmup_steps, and start again: the run resumes from its newest checkpoint"
+                f"schedule.warmup_steps, and start again: the run {start}"
             )
+        origin = self.plan.batch_sizes.origin
         return TrainerState(
             step=self.step,
             consumed_samples=self.consumed_samples,
@@ -264,6 +300,8 @@ class Trainer:
             zero_stage=self.config.zero.stage,
             precision=self.config.precision,
             optimizer=self.config.optimizer.kind,
+            origin={} if origin == Origin() else dataclasses.asdict(origin),
+            restarted=self.restarted,
         )
 
     def _probe(self) -> float:
@@ -279,7 +317,9 @@ class Trainer:
         if self.world.is_main:
             write_stopped(self.config.output_dir, signal, self.step, self.plan.total_steps)
         logger.info(
-            "stopped by %s at step %d, with everything saved; start it again to resume", signal, self.step
+            "stopped by %s at step %d, with everything saved; start it again to resume",
+            described(signal),
+            self.step,
         )
 
     def _loader(self) -> Loader[list[Tensor]]:

@@ -19,6 +19,7 @@ from gpt2dist.plan import Plan
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.metrics_file import read
 from gpt2dist.training.setup import train
+from gpt2dist.training.stop import described
 
 COMPARED = ("train/loss", "train/grad_norm", "train/lr", "progress/tokens")
 SHOWN = 20
@@ -43,7 +44,7 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
 
     Raises:
         UserError: N is below 1, or the run has fewer than 2N steps.
-        RunError: Two uninterrupted trainings differ.
+        RunError: Two uninterrupted trainings differ, or a signal stopped one of the trainings.
     """
     if not 1 <= steps <= plan.total_steps // 2:
         raise UserError(
@@ -56,7 +57,8 @@ def verify_resume(config: Config, plan: Plan, world: World, steps: int) -> list[
             shutil.rmtree(left, ignore_errors=True)
 
     def train_to(directory: Path, stop: int) -> None:
-        train(_part(config, directory, stop), plan, world)
+        if signal := train(_part(config, directory, stop), plan, world):
+            raise RunError(f"stopped by {described(signal)} before the comparison; start it again")
         gc.collect()  # engines contain reference cycles
         if world.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -4,7 +4,7 @@ This module uses private attributes of DeepSpeed, which `distributed/deepspeed_p
 Everything here is collective: all ranks must call it in the same order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class PartitionedState:
         parameters: Parameters by name, in the same order on all ranks.
         state_names: Returns the names of a parameter's state tensors from its name and whole shape; see
             `OptimizerKind.state_names`.
+        groups: Names of the parameters in each group of the optimizer.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class PartitionedState:
         engine: Any,
         parameters: Iterator[tuple[str, nn.Parameter]],
         state_names: Callable[[str, tuple[int, ...]], tuple[str, ...]],
+        groups: Sequence[Sequence[str]] = (),
     ):
         self.parameters = dict(parameters)
+        self.groups = groups
         self._zero: Any = engine.optimizer if engine.zero_optimization() else None
         self._optimizer: torch.optim.Optimizer = self._zero.optimizer if self._zero else engine.optimizer
         self._state_names = {name: state_names(name, tuple(self.shape_of(name))) for name in self.parameters}
@@ -103,18 +106,24 @@ class PartitionedState:
         for key in names:
             safe_set_full_optimizer_state(parameter, tensors[key], key)
 
-    def materialise(self, updates: int) -> None:
+    def materialise(self, updates: int, restarted: Mapping[str, int] | None = None) -> None:
         """Create missing state tensors, as the optimizer would in its first step, and set the count of updates.
 
         A step with zero gradients would create them too, but would apply weight decay.
+
+        Args:
+            updates: Updates that the optimizer has applied.
+            restarted: Name of each parameter whose state was started from zero later → the updates before that.
+                It is the same for all parameters of a group.
         """
         self._updates = float(updates)
-        for flat, names in self._flat():
+        for flat, parameter in self._flat():
             state = self._optimizer.state[flat]
-            for key in names:
+            for key in self.state_names(parameter):
                 state.setdefault(key, torch.zeros_like(flat.data))
+            own = updates - (restarted or {}).get(parameter, 0)
             # One tensor each: AdamW increments it in place, so a shared one would count once per group.
-            state["step"] = torch.tensor(float(updates), device=flat.device)
+            state["step"] = torch.tensor(float(own), device=flat.device)
         self.link()
 
     def link(self) -> None:
@@ -154,17 +163,17 @@ class PartitionedState:
         dist.all_gather_into_tensor(parts, part, group=group)
         return join_parts(parts, self.shape_of(name))
 
-    def _flat(self) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
-        """Yield the keys of the optimizer's state, which are tensors, and the names of their state tensors."""
+    def _flat(self) -> Iterator[tuple[Tensor, str]]:
+        """Yield the keys of the optimizer's state, which are tensors, and the name of a parameter in each."""
         if self._zero is None:
             for name, parameter in self.parameters.items():
-                yield parameter, self.state_names(name)
+                yield parameter, name
             return
         name_of = {id(parameter): name for name, parameter in self.parameters.items()}
         flats, groups = _partitions(self._zero)
         for flat, group in zip(flats, groups, strict=True):
             # `build_optimizer` has checked that all parameters of a group have the same state tensors.
-            yield flat, self.state_names(name_of[id(group[0])])
+            yield flat, name_of[id(group[0])]
 
 
 def _partitions(zero: Any) -> tuple[list[Tensor], list[list[nn.Parameter]]]:

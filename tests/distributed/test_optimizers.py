@@ -96,4 +96,4 @@ def test_resumes_at_another_stage_skips_steps_and_refuses_another_optimizer(
     skipped = tmp_path / "skipped"
     assert tensors(skipped, SKIPPED) == tensors(skipped, SKIPPED - 1) != tensors(skipped, SKIPPED + 1)
     assert state(skipped, 4)["updates"] == 3
-    assert refusal.startswith(f"optimizer.kind: adamw cannot use the optimizer state in {tmp_path}/whole/")
+    assert refusal.startswith(f"optimizer.kind: adamw cannot use all of the optimizer state in {tmp_path}/whole/")

@@ -18,7 +18,9 @@ from tests.support.runs import train, write_run
 def test_a_diverged_run_stops_and_says_so(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset)
     with pytest.raises(
-        RankFailedError, match=r"RunError: the loss is (nan|inf) at step \d+: training has diverged; lower"
+        RankFailedError,
+        match=r"RunError: the loss is (nan|inf) at step \d+: training has diverged; lower .* start again: the "
+        "run has no checkpoint yet, and starts at its first step",
     ):
         train(config, "optimizer.lr=1e30", "optimizer.clip_grad_norm=0")
 
@@ -135,7 +137,8 @@ def test_lost_weights_are_not_saved_over_good_ones(tiny_dataset, tmp_path):
     run = train(config, "run.stop_after_steps=2")
     options = ["monitoring.log_every_steps=100", "checkpoint.every_steps=1", "checkpoint.keep_last=1"]
     with pytest.raises(
-        RankFailedError, match=r"RunError: the loss is (nan|inf) at step \d+: training has diverged"
+        RankFailedError,
+        match=r"RunError: the loss is (nan|inf) at step \d+: training has diverged; .* resumes from its newest",
     ):
         train(config, *options, "optimizer.lr=1e30", "optimizer.clip_grad_norm=0")
     whole = [path.name for path in (run / "checkpoints").glob("step-*")]
@@ -154,8 +157,12 @@ def test_an_older_checkpoint_is_not_resumed_beside_a_newer_one(tiny_dataset, tmp
         ):
             train(config, f"checkpoint.resume={named}")
     assert (run / "config.yaml").read_text() == before
-    elsewhere = train(config, f"checkpoint.resume={older}", f"run.output_dir={tmp_path}/elsewhere")
+    there = f"run.output_dir={tmp_path}/elsewhere"
+    elsewhere = train(config, f"checkpoint.resume={older}", there, "run.stop_after_steps=5")
+    train(config, "checkpoint.resume=latest", there)
     assert (elsewhere / "checkpoints/latest").read_text() == "step-00000020\n"
+    copy = train(config, f"checkpoint.resume={run}", f"run.output_dir={tmp_path}/copy", "run.stop_after_steps=5")
+    assert json.loads((copy / "starts/001/environment.json").read_text())["step"] == 4
 
 
 def test_a_prompt_with_an_unknown_character_is_told_before_the_first_step(tmp_path):

@@ -3,12 +3,15 @@
 import json
 import math
 import os
+import shutil
+import signal
 
 import pytest
 
+from gpt2dist.errors import RunError
 from tests.support.counting_hook import calls_of_hook
 from tests.support.ranks import RankFailedError, run_ranks
-from tests.support.runs import metrics, train, train_with_bad_steps, train_with_signal, write_run
+from tests.support.runs import metrics, train, train_here, train_with_bad_steps, train_with_signal, write_run
 
 COMMON = ["batch.micro_batch_size=1", "model.dropout=0.1"]  # 8 / 2 / 1: four micro-batches a step
 
@@ -67,6 +70,65 @@ def test_the_clock_of_rank_0_saves_for_all(tiny_dataset, tmp_path):
     saved = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
     assert len(saved) > 3 and saved[-1] == "step-00000020"
     assert not list((run / "checkpoints").glob("*.tmp"))
+
+
+def exit_code_after_ctrl_c(*words):
+    """Return the exit code of a verb that is interrupted in its third step."""
+    from gpt2dist import cli
+    from gpt2dist.training.engine import Engine
+
+    step, count = Engine.train_step, iter(range(100))
+
+    def train_step(self, *args):
+        if next(count) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    Engine.train_step = train_step
+    return cli.main(list(words))
+
+
+@pytest.mark.parametrize(("ranks", "code"), [(1, 130), (2, 0)])  # launchers take any other code for a failure
+def test_ctrl_c_saves_everything_and_stops(tiny_dataset, tmp_path, ranks, code):
+    config = write_run(tmp_path, tiny_dataset)
+    assert run_ranks(exit_code_after_ctrl_c, ranks, "train", str(config), *COMMON) == [code] * ranks
+    word = json.loads((tmp_path / "run/stopped.json").read_text())
+    assert word["reason"] == "SIGINT" and word["step"] in (2, 3)
+    assert (tmp_path / "run/checkpoints/latest").read_text() == f"step-{word['step']:08d}\n"
+
+
+def test_a_stopped_verify_resume_does_not_go_on_to_its_next_training(tiny_dataset, tmp_path, capfd):
+    config = write_run(tmp_path, tiny_dataset)
+    assert run_ranks(exit_code_after_ctrl_c, 1, "verify-resume", str(config), "--steps", "5", *COMMON) == [1]
+    assert "stopped by Ctrl-C (SIGINT) before the comparison; start it again" in capfd.readouterr().err
+    assert not (tmp_path / "run/verify-resume/halves/metrics.jsonl").exists()
+
+
+def train_without_a_directory(config, overrides):
+    """Delete the run directory after the third step."""
+    from gpt2dist.training.engine import Engine
+
+    step, count = Engine.train_step, iter(range(100))
+
+    def train_step(self, *args):
+        if next(count) == 3 and os.environ["RANK"] == "0":
+            shutil.rmtree(self.config.output_dir)
+        return step(self, *args)
+
+    Engine.train_step = train_step
+    try:
+        train_here(config, overrides)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_deleted_run_directory_ends_all_ranks_with_one_reason(tiny_dataset, tmp_path, ranks):
+    reasons = run_ranks(train_without_a_directory, ranks, write_run(tmp_path, tiny_dataset), COMMON)
+    assert len(set(reasons)) == 1
+    assert reasons[0].startswith(f"{tmp_path}/run: was deleted or moved while the run trained")
+    assert not (tmp_path / "run").exists()
 
 
 def train_with_a_hang(config, overrides):
@@ -159,6 +221,8 @@ def test_spikes_are_left_out_alike_after_a_resume(tiny_dataset, tmp_path, capfd)
 def test_too_many_skipped_steps_in_a_row_stop_with_everything_saved(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset)
     overrides = ["batch.micro_batch_size=2", "stability.max_skipped_steps=3"]
-    with pytest.raises(RankFailedError, match=r"RunError: 4 steps in a row were skipped, up to step 9"):
+    with pytest.raises(
+        RankFailedError, match=r"RunError: 4 steps in a row were skipped, up to step 9.* start a new run"
+    ):
         run_ranks(train_with_bad_steps, 2, config, overrides, range(6, 20), math.nan)
     assert (tmp_path / "run/checkpoints/latest").read_text() == "step-00000009\n"

@@ -22,22 +22,37 @@ def steps_done(run):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+def send(launcher, number):
+    """Send a signal to a launcher; Ctrl-C to its process group, as a terminal does."""
+    if number == signal.SIGINT:
+        os.killpg(launcher.pid, number)
+    else:
+        launcher.send_signal(number)
+
+
 @pytest.fixture
 def run_file(tiny_dataset, tmp_path):
     return write_run(tmp_path, tiny_dataset)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_everything_and_the_run_goes_on_as_if_nothing_had_been(run_file, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGTERM, 0, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C (SIGINT)")]
+)
+def test_a_signal_saves_everything_and_the_run_goes_on_as_if_nothing_had_been(
+    run_file, tmp_path, number, code, name
+):
     run = tmp_path / "run"
     with started([*LAUNCH, "train", str(run_file), *LONG]) as launcher:
         wait_until(lambda: steps_done(run) >= 5)
-        launcher.send_signal(number)
+        send(launcher, number)
         _, err = launcher.communicate(timeout=PATIENCE)
-    assert launcher.returncode == 0, err
+    assert launcher.returncode == code, err
     word = json.loads((run / "stopped.json").read_text())
     assert word["reason"] == number.name
-    assert f"stopped by {number.name} at step {word['step']}, with everything saved" in err
+    assert err.count(f"{name}: the run saves everything and stops; a second signal ends it immediately") == 1
+    assert f"stopped by {name} at step {word['step']}, with everything saved" in err
+    assert "death signal" not in err  # torchrun's own words
+    assert not (run / "failed.json").exists()
     assert (run / "checkpoints/latest").read_text().strip() == f"step-{word['step']:08d}"
     further = f"run.stop_after_steps={word['step'] + 5}"
     train(run_file, *LONG, further, world_size=2)
@@ -51,7 +66,7 @@ def test_a_signal_saves_everything_and_the_run_goes_on_as_if_nothing_had_been(ru
     [
         ("torchrun.sh", signal.SIGUSR1, 1),
         ("deepspeed.sh", signal.SIGTERM, 0),
-        ("deepspeed.sh", signal.SIGUSR1, 0),
+        ("deepspeed.sh", signal.SIGINT, 130),
     ],
 )
 def test_a_signal_to_a_script_of_launch_saves_everything(run_file, tmp_path, repository, script, number, code):
@@ -59,7 +74,7 @@ def test_a_signal_to_a_script_of_launch_saves_everything(run_file, tmp_path, rep
     settings = ["GPUS=2", f"MASTER_PORT={free_port()}"]
     with started(["env", *settings, str(repository / "launch" / script), str(run_file), *LONG]) as launcher:
         wait_until(lambda: steps_done(run) >= 3)
-        launcher.send_signal(number)
+        send(launcher, number)
         _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == code, err  # torchrun has 1 for all that is not done
     word = json.loads((run / "stopped.json").read_text())

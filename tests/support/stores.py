@@ -57,7 +57,7 @@ class ModelState:
     def scatter(self, name, tensors):
         self.loaded[name] = tensors
 
-    def materialise(self, updates):
+    def materialise(self, updates, restarted=None):
         pass
 
     def link(self):

@@ -71,12 +71,12 @@ def train_after_interruptions(path):
     """Interrupt a run by Ctrl-C at its third step and by SIGTERM at its first, then let it finish."""
     from gpt2dist.training.engine import Engine
 
-    config, step = gpt2dist.Config.read(path, *SHORT, "checkpoint.every_steps=1"), Engine.train_step
+    config, step = gpt2dist.Config.read(path, *SHORT), Engine.train_step
     left = iter(range(2, -1, -1))
 
     def interrupted(self, *args):
         if next(left, 1) == 0:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return step(self, *args)
 
     def stopped(self, *args):
@@ -86,6 +86,9 @@ def train_after_interruptions(path):
     Engine.train_step = interrupted
     with pytest.raises(KeyboardInterrupt):
         gpt2dist.train(config)
+    after_ctrl_c = gpt2dist.Run(config.output_dir).status
+    assert (after_ctrl_c.state, after_ctrl_c.reason) == ("stopped", "by SIGINT, with everything saved")
+    assert after_ctrl_c.checkpoint.step in (2, 3)
     Engine.train_step = stopped
     after_signal = gpt2dist.train(config).status
     Engine.train_step = step

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -6,10 +7,15 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from tests.support.stores import ORDER, trainer_state
 
+ORIGIN = {"step": 0, "samples": 0, "targets": 0, "data_from": 0}
 
-def test_what_was_written_is_read(tmp_path):
-    trainer_state(7).write(tmp_path)
-    assert TrainerState.read(tmp_path) == trainer_state(7)
+
+@pytest.mark.parametrize("more", [{}, {"origin": ORIGIN | {"step": 7}, "restarted": {"a": 7}}])
+def test_what_was_written_is_read(tmp_path, more):
+    state = dataclasses.replace(trainer_state(7), **more)
+    state.write(tmp_path)
+    assert TrainerState.read(tmp_path) == state
+    assert {"origin", "restarted"} & set(json.loads((tmp_path / "trainer_state.json").read_text())) == set(more)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +35,11 @@ def test_what_was_written_is_read(tmp_path):
             "datasets: a manifest is not of type dict",
         ),
         ({"datasets": {}}, "datasets is {}, not a list"),
+        ({"origin": {"step": 1}}, "origin has step instead of data_from, samples, step, targets"),
+        ({"origin": ORIGIN | {"step": 8}}, "origin.step is 8"),
+        ({"origin": ORIGIN | {"data_from": -1}}, "origin.data_from is -1"),
+        ({"restarted": {"a": "1"}}, "restarted.a is '1', not a whole number"),
+        ({"restarted": {"a": 8}}, "a parameter was restarted after more than 7 updates"),
     ],
 )
 def test_each_value_has_its_type_and_range(tmp_path, changes, reason):

@@ -40,8 +40,8 @@ class Memory:
     def scatter(self, name, tensors):
         self.parameters[name] = tensors
 
-    def materialise(self, updates):
-        self.updates = updates
+    def materialise(self, updates, restarted=None):
+        self.updates, self.restarted = updates, restarted
 
     def link(self):
         pass
@@ -135,7 +135,8 @@ def test_a_model_of_another_shape_is_refused(store, saved):
 
 def test_another_set_of_state_tensors_is_refused(store, saved):
     way_out = (
-        r"; set the section optimizer back to that of the run that wrote it, or start a new run from its weights"
+        r"; set the section optimizer back to that of the run that wrote it, continue this run with "
+        r"'checkpoint\.accept_changes=\[optimizer\]', or start a new run from its weights"
     )
     for names, message in (
         (("exp_avg",), r"has exp_avg_sq\.transformer\.ln_f\.weight, unlike the optimizer of this run"),
@@ -148,6 +149,31 @@ def test_another_set_of_state_tensors_is_refused(store, saved):
         memory.state_names = lambda name, names=names: names
         with pytest.raises(UserError, match=message + way_out):
             store.load(saved, memory)
+
+
+@pytest.mark.parametrize(("grouped", "kept"), [(False, True), (True, False)])
+def test_of_another_optimizer_the_groups_whose_state_is_whole_are_kept(store, saved, grouped, kept):
+    """The embedding has a momentum now, the vector its two moments as before."""
+    memory, vector = Memory(), "transformer.ln_f.weight"
+    memory.state_names = lambda name: ("momentum",) if name == EMBEDDING else ("exp_avg", "exp_avg_sq")
+    memory.groups = [[EMBEDDING, vector]] if grouped else [[EMBEDDING], [vector]]
+    state = store.load(saved, memory, other_optimizer=True)
+    assert state.restarted == dict.fromkeys([EMBEDDING] if kept else [EMBEDDING, vector], 9)
+    assert (memory.updates, memory.restarted) == (9, state.restarted)
+    assert memory.parameters[EMBEDDING]["param"].sum() == 2 * VOCAB
+    assert memory.parameters[EMBEDDING]["momentum"].tolist() == [[0, 0]] * 8
+    assert memory.parameters[vector]["exp_avg_sq"].tolist() == [float(kept)] * 3
+
+
+def test_a_group_of_parameters_with_other_counts_of_updates_starts_from_zero(store):
+    restarted = {EMBEDDING: 4}
+    path = store.save(Memory(1.0), dataclasses.replace(trainer_state(10), restarted=restarted))
+    memory, vector = Memory(), "transformer.ln_f.weight"
+    assert store.load(path, memory).restarted == memory.restarted == restarted
+    memory.groups = [[EMBEDDING], [vector]]
+    assert store.load(path, memory, other_optimizer=True).restarted == restarted
+    memory.groups = [[EMBEDDING, vector]]
+    assert store.load(path, memory, other_optimizer=True).restarted == {EMBEDDING: 9, vector: 9}
 
 
 def test_an_optimizer_without_state_is_saved_and_loaded(store):

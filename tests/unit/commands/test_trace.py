@@ -1,9 +1,11 @@
+import json
 from itertools import islice
 
 import pytest
 
-from gpt2dist.commands.trace import trace
+from gpt2dist.commands.trace import load_plan, trace
 from gpt2dist.errors import UserError
+from gpt2dist.loading.batch_ramp import Origin
 from gpt2dist.loading.loader import Loader, MicroBatcher, MixtureBatcher
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.preflight import resolve
@@ -46,3 +48,23 @@ def test_a_step_of_a_ramp_is_traced_to_what_the_ranks_train_on(plan):
 def test_the_steps_end_where_the_run_does(plan):
     with pytest.raises(UserError, match=r"--step 10: the run has steps 1 … 9"):
         trace(plan, 10)
+
+
+def test_a_step_before_a_change_without_a_record_of_it(plan):
+    later = plan.continued(Origin(step=5, samples=28, data_from=28), 9)
+    assert trace(later, 6)[0]["window"] == trace(plan, 1)[0]["window"]
+    with pytest.raises(
+        UserError, match=r"--step 5: the data or batch was changed after step 5, and starts/ has no"
+    ):
+        trace(later, 5)
+
+
+@pytest.mark.parametrize(
+    ("origin", "reason"),
+    [({"step": "5"}, "step is '5', not a whole number"), ({"step": 5}, "total_steps is missing")],
+)
+def test_a_damaged_record_of_a_change(tmp_path, origin, reason):
+    (tmp_path / "environment.json").write_text(json.dumps({"origin": origin}))
+    with pytest.raises(UserError) as refused:
+        load_plan(tmp_path, 3)
+    assert str(refused.value) == f"{tmp_path}/environment.json: {reason}; resume the run, which rewrites the file"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt2dist.loading.batch_ramp import MOST_SIZES, BatchSizes, Ramp, Stage
+from gpt2dist.loading.batch_ramp import MOST_SIZES, BatchSizes, Origin, Ramp, Stage
 
 
 def megatron(ramp: Ramp, full: int, consumed: int) -> int:
@@ -86,3 +86,13 @@ def test_numbers_beyond_the_precision_of_floats():
 def test_ramps_that_lead_nowhere(full, start, increment):
     with pytest.raises(ValueError, match=f"does not lead to {full}"):
         BatchSizes(full, Ramp(start, increment, 100))
+
+
+@given(ramps(), st.integers(0, 50), st.integers(0, 500))
+def test_sizes_that_begin_on_the_way_go_on_from_the_samples_before(sizes, step, samples):
+    later = BatchSizes(sizes.full, sizes.ramp, Origin(step, samples))
+    cursor = samples
+    for number in range(step, step + 30):
+        assert later.samples(number) == cursor and later.steps(cursor) == number
+        assert later.at(cursor) == sizes.at(cursor)
+        cursor += later.at(cursor)

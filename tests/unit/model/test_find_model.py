@@ -45,7 +45,7 @@ def test_another_kind_of_model(tmp_path):
 
 def test_a_name_that_is_neither_here_nor_on_the_hub():
     with pytest.raises(
-        UserError, match="nobody/nothing: no such directory, and could not be downloaded from the hub"
+        UserError, match="nobody/nothing: no such directory, and it could not be downloaded from the hub: HF_HUB"
     ):
         locate("nobody/nothing")
 

@@ -2,19 +2,21 @@ import pytest
 
 from tests.support.mistakes import mistakes
 
+WAYS_OUT = "; set auto, latest, never, or the path of a checkpoint or a run directory"
+
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (
             ["checkpoint.resume=yesterday"],
-            "checkpoint.resume: yesterday is not a checkpoint (it has no manifest.json); set auto, never "
-            "or a checkpoint's path",
+            "checkpoint.resume: yesterday is neither a checkpoint nor a run directory: it has no manifest.json"
+            + WAYS_OUT,
         ),
         (
-            [f"checkpoint.resume={'x' * 300}"],
-            f"checkpoint.resume: {'x' * 300} is not a checkpoint (it has no manifest.json); set auto, "
-            "never or a checkpoint's path",
+            ["checkpoint.resume=latest", "run.output_dir=new"],
+            "checkpoint.resume: latest, but new has no checkpoint; set auto to start a new run, or the path of "
+            "another run",
         ),
     ],
 )
@@ -27,3 +29,8 @@ def test_a_file_where_the_run_should_live(run_file, tmp_path):
     message = f"run.output_dir: {tmp_path / 'file'} is a file; name a directory"
     assert mistakes(run_file, [f"run.output_dir={tmp_path / 'file'}"]) == [message]
     assert mistakes(run_file, [f"run.output_dir={tmp_path / 'file' / 'below'}"]) == [message]
+
+
+def test_a_path_to_resume_from_that_cannot_be_read(run_file):
+    (found,) = mistakes(run_file, [f"checkpoint.resume={'x' * 300}"])
+    assert found.startswith(f"checkpoint.resume: {'x' * 300} is ") and found.endswith(WAYS_OUT)

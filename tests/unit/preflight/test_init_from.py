@@ -292,5 +292,5 @@ def test_a_run_that_goes_on_asks_for_the_model_no_more(run_file, tmp_path, model
 def test_a_model_that_is_nowhere(run_file, tmp_path):
     (found,) = mistakes(run_file, begin(tmp_path / "gone"))
     assert found.startswith(
-        f"model.init_from: {tmp_path}/gone: no such directory, and could not be downloaded from the hub"
+        f"model.init_from: {tmp_path}/gone: no such directory, and it is not a name on the hub either"
     )

@@ -95,3 +95,34 @@ def test_kernels_that_do_not_go_with_the_rest(run_file, overrides, messages):
         assert mistakes(run_file, overrides) == messages
     else:
         resolve(run_file, overrides, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        ("{}", ["model.preset: missing"]),  # a preset has a length
+        ("{n_layer: 0}", ["model.n_layer: should be above 0", "data.sequence_length: missing"]),
+        ("{preset: gpt3}", ["model.preset: 'gpt3' is not one of"]),
+        ("{init_from: /none}", ["model.init_from: /none: no such directory"]),  # a model has a length
+        (
+            "{n_head: 3, n_embd: 8}",
+            ["model.n_layer: missing", "model.n_head: 3 does not", "data.sequence_length: m"],
+        ),
+    ],
+)
+def test_no_mistake_follows_from_another_one(run_file, model, found):
+    lines = mistakes(run_file, [f"model={model}", "data.sequence_length=null", "data.stride=null"])
+    assert len(lines) == len(found) and all(map(str.startswith, lines, found))
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ("{train: [{place: x}], sequence_length: 8}", ["data.train.0.place: unknown key; known here"]),
+        ("{train: [{}], sequence_length: 8}", ["data.train.0.path: missing"]),
+        ("{trained: [], length: 8}", ["data.trained: unknown key", "data.length: unknown key"]),
+    ],
+)
+def test_a_key_is_not_called_missing_beside_an_unknown_one(run_file, data, found):
+    lines = mistakes(run_file, ["model={n_layer: 1, n_head: 1, n_embd: 8}", f"data={data}"])
+    assert sorted(line[:24] for line in lines) == sorted(line[:24] for line in found)

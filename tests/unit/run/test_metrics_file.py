@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from gpt2dist.errors import RunError
 from gpt2dist.run import metrics_file as metrics_module
 from gpt2dist.run.metrics_file import Metrics, cut_back, read, read_tail
 
@@ -83,3 +84,28 @@ def test_the_tail_goes_back_to_a_line_with_the_tag_and_has_whole_lines_only(tmp_
     assert tail == read(path)[-len(tail) :]
     assert any("train/loss" in line for line in tail)
     assert read_tail(path, "train/accuracy") == read(path)
+
+
+@pytest.mark.parametrize("what", ["run", "run/m.jsonl"])
+def test_a_deleted_run_directory_ends_the_run_at_the_next_line(tmp_path, what):
+    (tmp_path / "run").mkdir()
+    metrics = Metrics(tmp_path / "run/m.jsonl")
+    metrics.write({"step": 1, "time": 0.0})
+    (tmp_path / what).rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError) as ended:
+        metrics.write({"step": 2, "time": 0.0})
+    metrics.close()
+    assert str(ended.value).startswith(
+        f"{tmp_path / what}: was deleted or moved while the run trained, so that its"
+    )
+
+
+def test_a_replaced_file_is_continued(tmp_path):
+    path = tmp_path / "m.jsonl"
+    metrics = Metrics(path)
+    metrics.write({"step": 1, "time": 0.0})
+    (tmp_path / "new").write_text(path.read_text())
+    (tmp_path / "new").replace(path)
+    metrics.write({"step": 2, "time": 0.0})
+    metrics.close()
+    assert [line["step"] for line in read(path)] == [1, 2]

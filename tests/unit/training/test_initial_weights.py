@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
@@ -14,3 +15,29 @@ def test_weights_that_only_the_training_sees(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(model))
     with pytest.raises(UserError, match=rf"^model\.init_from: {model}: its weights are a pickle \(pytorch_model"):
         load_initial_weights("somebody/gpt2", World(0, 0, 1, torch.device("cpu")), None)
+
+
+class Memory:
+    """A state of one parameter."""
+
+    def __init__(self):
+        self.parameters = {"transformer.ln_f.weight": None}
+
+    def gather(self, name):
+        return {"param": torch.zeros(16)}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    model = write_model(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    (name,) = [each for each in weights if each.endswith("ln_f.weight")]
+    size = weights[name].numel()
+    weights[name][:2] = value
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(UserError) as refused:
+        load_initial_weights(str(model), World(0, 0, 1, torch.device("cpu")), Memory())
+    assert str(refused.value) == (
+        f"model.init_from: {model}: 2 of the {size} values of {name} are NaN or infinite, so that no loss would "
+        "be finite; name another model"
+    )

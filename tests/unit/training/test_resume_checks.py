@@ -1,12 +1,15 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
+from gpt2dist.loading.batch_ramp import Origin
 from gpt2dist.preflight import resolve
 from gpt2dist.training.resume_checks import (
+    KEPT,
     check_resumable,
     data_order,
     dataset_changes,
@@ -61,9 +64,16 @@ def write_config(checkpoint, shape, **options) -> None:
     (checkpoint / "config.json").write_text(text)
 
 
-def go_on(run_file, state, *overrides: str) -> None:
+def go_on(run_file, state, *overrides: str):
     config, plan = resolve(run_file, list(overrides), 1)
-    check_resumable(run_file.parent / "step-3", state, config, plan)
+    return check_resumable(run_file.parent / "step-3", state, config, plan)
+
+
+def ways_out(run_file, kind: str) -> str:
+    return (
+        f"; set it back, continue this run with 'checkpoint.accept_changes=[{kind}]' ({KEPT[kind]}), or start a "
+        f"new run from its weights with model.init_from={run_file.parent}/step-3 in another run.output_dir"
+    )
 
 
 def train(home, **weights: float) -> str:
@@ -81,9 +91,12 @@ def test_another_optimizer_is_refused(run_file, state):
     with pytest.raises(UserError) as refused:
         go_on(run_file, state, f"optimizer.kind={other}")
     assert str(refused.value) == (
-        f"optimizer.kind: {other} cannot use the optimizer state in {path}, which is that of adamw; set it back "
-        f"to adamw, or start a new run from its weights with model.init_from={path} in another run.output_dir"
+        f"optimizer.kind: {other} cannot use all of the optimizer state in {path}, which is that of adamw"
+        + ways_out(run_file, "optimizer")
     )
+    assert go_on(run_file, state, f"optimizer.kind={other}", "checkpoint.accept_changes=[optimizer]")[1] == {
+        "optimizer"
+    }
     go_on(run_file, dataclasses.replace(state, optimizer=other), f"optimizer.kind={other}")
 
 
@@ -101,7 +114,7 @@ FINGERPRINT = r" \(fingerprint [0-9a-f]{12}\)"
     ("weights", "message"),
     [
         ({"books": 7, "code": 3, "more": 2}, rf": \S+/more{FINGERPRINT} was not part of it; set it back"),
-        ({"books": 7}, rf": \S+/code{FINGERPRINT} is missing; set it back, or start a new run in another"),
+        ({"books": 7}, rf": \S+/code{FINGERPRINT} is missing; set it back, continue this run with"),
         (
             {"books": 7, "more": 3},
             rf": \S+/more{FINGERPRINT} was not part of it; \S+/code{FINGERPRINT} is missing; set",
@@ -116,6 +129,7 @@ FINGERPRINT = r" \(fingerprint [0-9a-f]{12}\)"
 def test_other_datasets_are_refused_by_name(run_file, state, weights, message):
     with pytest.raises(UserError, match=rf"data.train: differs from what \S+step-3 was trained on{message}"):
         go_on(run_file, state, train(run_file.parent, **weights))
+    assert go_on(run_file, state, train(run_file.parent, **weights), "checkpoint.accept_changes=[data]")[1]
 
 
 def test_a_dataset_that_was_made_anew_is_refused_by_name(run_file, state, make_dataset):
@@ -160,9 +174,35 @@ def test_equal_weights_of_two_of_three_stay_equal():
         ("batch.ramp={start: 4, increment: 2, samples: 50}", r"batch.ramp \(was not set\): changed"),
     ],
 )
-def test_another_order_is_refused_with_what_it_was(run_file, state, override, message):
-    with pytest.raises(UserError, match=message):
+def test_another_order_is_refused_with_what_it_was_unless_accepted(run_file, state, override, message):
+    kind = "batch" if override.startswith("batch") else "data"
+    with pytest.raises(UserError, match=message) as refused:
         go_on(run_file, state, override)
+    assert str(refused.value).endswith(ways_out(run_file, kind))
+    other = {"batch": "data", "data": "batch"}[kind]
+    with pytest.raises(UserError, match=message):
+        go_on(run_file, state, override, f"checkpoint.accept_changes=[{other}, optimizer]")
+    plan, kinds = go_on(run_file, state, override, f"checkpoint.accept_changes=[{kind}]")
+    assert kinds == {kind}
+    assert plan.batch_sizes.origin == Origin(3, 24, 192, 24 if kind == "data" else 0)
+
+
+def test_a_change_that_was_accepted_once_needs_no_acceptance_again(run_file, state):
+    plan, _ = go_on(run_file, state, "batch.global_batch_size=16", "checkpoint.accept_changes=[batch]")
+    order = state.order | {"batch.global_batch_size": 16}
+    origin = dataclasses.asdict(plan.batch_sizes.origin)
+    later = dataclasses.replace(state, step=5, consumed_samples=24 + 2 * 16, order=order, origin=origin)
+    path = run_file.parent / "step-3"
+    config, plan = resolve(run_file, ["batch.global_batch_size=16"], 1)
+    assert check_resumable(path, later, config, plan)[0].batch_sizes.origin == Origin(**origin)
+    with pytest.raises(UserError, match=r"says 56 windows at step 6, where this run has read 72"):
+        check_resumable(path, dataclasses.replace(later, step=6), config, plan)
+    impossible = dataclasses.replace(
+        later, order=order | {"batch.ramp": {"start": 3, "increment": 0, "samples": 1}}
+    )
+    accepting = config.override("checkpoint.accept_changes=[batch]")
+    with pytest.raises(UserError, match=r"its batch sizes are impossible \(\S.*\); resume from another"):
+        check_resumable(path, impossible, accepting, plan)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +221,14 @@ def test_another_model_is_refused_by_its_keys(run_file, state, overrides, messag
     assert str(refused.value) == (
         f"{message} {run_file.parent}/step-3, whose weights would then compute another model; set it back, or "
         "start a new run in another run.output_dir"
+        + (
+            f" from its weights, with model.init_from={run_file.parent}/step-3 and model.resize=true"
+            if overrides == ["model.context_length=9"]
+            else ""
+        )
     )
+    with pytest.raises(UserError, match=re.escape(message)):  # no change of the model can be accepted
+        go_on(run_file, state, *overrides, "checkpoint.accept_changes=[data, batch, optimizer]")
 
 
 @pytest.mark.parametrize(

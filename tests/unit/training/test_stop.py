@@ -21,7 +21,7 @@ print("left", flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_is_remembered(number):
     with start_python(STOP.format(echo=2, then="")) as process:
         assert read_line(process) == "ready"
@@ -40,6 +40,32 @@ def test_a_second_signal_ends_at_once_even_where_python_hangs():
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_the_second_signal_is_reported_before_the_end(capsys, monkeypatch):
+    from gpt2dist.training import stop
+
+    done = []
+    monkeypatch.setattr(stop, "ECHO_SECONDS", -1)
+    monkeypatch.setattr(stop.os, "_exit", lambda code: done.append(code))
+    receiver = stop.StopSignal(on_second=done.append)
+    receiver._notice(signal.SIGINT)
+    assert (receiver.name, done) == ("SIGINT", [])
+    receiver._notice(signal.SIGTERM)
+    assert done == ["SIGTERM", 128 + signal.SIGTERM]
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_ctrl_c_stays_ignored_in_a_background_job_of_a_shell_unless_a_launcher_forwards_it(launched):
+    from gpt2dist.training.stop import StopSignal
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignal(launched):
+            assert (signal.getsignal(signal.SIGINT) == signal.SIG_IGN) is not launched
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_echo_of_a_launcher_is_no_second_signal():
