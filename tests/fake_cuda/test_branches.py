@@ -79,8 +79,7 @@ TESTED = {
         f"{DEVICES} test_only_a_cpu_evaluates_with_onednn",
     ),
     "evaluation/model_forward.py require_dtype": (
-        "is cuda, torch.cuda.get_device_name, is cuda, "
-        "torch.cuda.get_device_capability, is cuda, torch.cuda.is_bf16_supported",
+        "is cuda, torch.cuda.get_device_name, is cuda, torch.cuda.get_device_capability, is cuda",
         "unit/evaluation/test_model_forward.py test_a_dtype_that_a_device_lacks",
     ),
     "evaluation/model_forward.py require_dtype_of_host": (

@@ -72,10 +72,10 @@ def test_the_page_of_a_run_has_all_of_it(gpt2dist, run, tmp_path, tiny_dataset):
         6,
         2,
         2,
+        5,
         6,
         6,
-        6,
-    ]  # loss of two kinds, bits, speed, norm, rate
+    ]  # loss of two kinds, bits, speed (not of the first step), norm, rate
 
 
 def test_another_manifest_of_the_same_tokens_is_told(gpt2dist, run, tiny_dataset, tmp_path):
