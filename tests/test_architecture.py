@@ -240,6 +240,7 @@ RUN_DIRECTORIES = {
     "latest",
     "logs",
     "profile",
+    "saved",
     "starts",
     "submission",
     "tensorboard",
@@ -273,7 +274,7 @@ def spelled(path):
 
 def test_only_the_run_directory_spells_the_names_of_its_files():
     owner = "gpt2dist.run.directory"
-    assert spelled(MODULES[owner]) == RUN_FILES | RUN_DIRECTORIES - {"latest"}
+    assert spelled(MODULES[owner]) == RUN_FILES | RUN_DIRECTORIES - {"latest", "saved"}
     elsewhere = {name: spelled(path) for name, path in MODULES.items() if name != owner and spelled(path)}
     assert elsewhere == {"gpt2dist.run.submissions": {"config.yaml"}}
 

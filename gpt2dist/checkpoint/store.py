@@ -29,6 +29,7 @@ from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
+from gpt2dist.run.directory import SAVED
 from gpt2dist.run.latest import write_latest
 
 EMBEDDING = "transformer.wte.weight"
@@ -296,6 +297,8 @@ class CheckpointStore:
             _remove(final)
         atomic_io.rename_directory(partial, final)
         write_latest(self.directory, final.name)
+        with contextlib.suppress(OSError), (self.directory / SAVED).open("a", encoding="utf-8") as file:
+            file.write(final.name + "\n")  # tells `evaluate --watch` what it missed
         existing = {step_of(path): path for path in finished(self.directory)}
         for step in outdated(existing, saving.step, self.keep_last, self.keep_every):
             with contextlib.suppress(OSError):

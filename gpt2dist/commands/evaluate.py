@@ -13,7 +13,7 @@ from gpt2dist.api.ranks import joined_ranks
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
 from gpt2dist.distributed import launch_environment, peer_monitor
-from gpt2dist.errors import UserError
+from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.terminal import say, shown_on
 from gpt2dist.tokenizer.text_changes import described
@@ -277,15 +277,17 @@ def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
 def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
     """Score all checkpoints of a run that have no result; with --watch, also future ones."""
     from gpt2dist.evaluation.measures import in_line
+    from gpt2dist.evaluation.pins import missing, saved_count
     from gpt2dist.evaluation.watch import checkpoints_to_score
-    from gpt2dist.monitoring.progress import info
+    from gpt2dist.monitoring.progress import info, warn
 
     record = _record(args)
     if args.watch:
         _end_on_signals(record)
+    since = world.on_main(lambda: saved_count(record.run))
     text, first = None, True
     for step, model in checkpoints_to_score(
-        record, world, args.watch, lambda state: info(f"waiting for {record.run} ({state})")
+        record, world, args.watch, lambda state: info(f"waiting for {record.run} ({state})"), on_note=warn
     ):
         text = text or load(model)
         _require_comparable(record, model, text, args, world)
@@ -297,6 +299,11 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
             say(f"step {step}: {in_line(result, 'log')}")
     if world.is_main:
         say(f"{len(record.results())} results in {record.directory}")
+    if lost := world.on_main(lambda: missing(record, since)):
+        raise RunError(
+            f"{len(lost)} checkpoints were deleted by the run before they could be scored: steps "
+            f"{', '.join(map(str, lost))}; raise checkpoint.keep_last or checkpoint.every_steps of the run"
+        )
 
 
 def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Namespace, world: Any) -> None:
@@ -335,13 +342,15 @@ def _mirror(record: Any) -> None:
 
 def _end_on_signals(record: Any) -> None:
     """Exit with code 0 on SIGTERM and SIGUSR1. All results so far are already on disk."""
-    from gpt2dist.evaluation.watch import unpin
+    from gpt2dist.evaluation.pins import drop_needless
 
     def end(number: int, frame: Any) -> None:
         if launch_environment.rank() == 0:
-            unpin(record)
+            note = f"stopped; the results are in {record.directory}\n"
+            if left := drop_needless(record):
+                note += f"{left}\n"
             # The signal may have interrupted a print, which cannot be called again here.
-            os.write(2, shown_on(sys.stderr, f"stopped; the results are in {record.directory}\n").encode())
+            os.write(2, shown_on(sys.stderr, note).encode())
         peer_monitor.goodbye()
         os._exit(0)  # a normal exit could block, since other ranks may wait in a collective
 

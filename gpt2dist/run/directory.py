@@ -5,6 +5,8 @@ from pathlib import Path
 
 LATEST = "latest"
 """Name of the file beside the checkpoints that names the newest one."""
+SAVED = "saved"
+"""Name of the file beside the checkpoints that lists all that were completed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,11 @@ class RunDirectory:
     def latest(self) -> Path:
         """The file that names the newest checkpoint."""
         return self.checkpoints / LATEST
+
+    @property
+    def saved(self) -> Path:
+        """The names of all checkpoints that were ever completed, one a line, also of those deleted since."""
+        return self.checkpoints / SAVED
 
     @property
     def logs(self) -> Path:

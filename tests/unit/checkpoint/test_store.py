@@ -193,7 +193,12 @@ def test_the_optimizer_is_named_unless_it_is_that_of_version_0_1(saved):
 def test_only_the_newest_stay(store):
     for step in (10, 20, 30):
         store.save(Memory(), trainer_state(step))
-    assert sorted(path.name for path in store.directory.iterdir()) == ["latest", "step-00000020", "step-00000030"]
+    assert sorted(path.name for path in store.directory.iterdir()) == [
+        "latest",
+        "saved",
+        "step-00000020",
+        "step-00000030",
+    ]
 
 
 def test_what_a_killed_save_left_is_no_checkpoint_and_in_nobodys_way(store, saved):
@@ -214,7 +219,7 @@ def test_a_full_disk_costs_the_new_checkpoint_only(store, saved, monkeypatch):
     monkeypatch.setattr(store_module, "write_tensors", full)
     with pytest.raises(RunError, match=r"saving step-00000020 failed: rank 0: OSError: .*No space left"):
         store.save(Memory(), trainer_state(20))
-    assert sorted(path.name for path in store.directory.iterdir()) == ["latest", "step-00000010"]
+    assert sorted(path.name for path in store.directory.iterdir()) == ["latest", "saved", "step-00000010"]
     assert store.newest() == (saved, [])
 
 

@@ -137,7 +137,7 @@ def test_no_interruption_of_a_save_loses_a_checkpoint(tmp_path, small_pieces, wh
         store.remove_leftovers()
         again = store.save(model(2), trainer_state(20))
         assert store.fault(again) == ""
-        assert set(names(store.directory)) <= {"latest", "step-00000010", "step-00000020"}
+        assert set(names(store.directory)) <= {"latest", "saved", "step-00000010", "step-00000020"}
         outcomes.append((code, saved.step))
     interrupted = -signal.SIGKILL if what is kill else FAILED
     assert outcomes.count((interrupted, 10)) > 20  # most of the way the old one is in force …

@@ -111,7 +111,7 @@ def test_a_failed_commit_leaves_the_older_checkpoint_in_force(store, monkeypatch
     monkeypatch.setattr(Path, "rename", full_disk)
     with pytest.raises(RunError, match="No space left"):
         store.save(ModelState(), trainer_state(20))
-    assert names(store.directory) == ["latest", "step-00000010"]
+    assert names(store.directory) == ["latest", "saved", "step-00000010"]
     assert store.newest() == (older, [])
 
 
@@ -136,7 +136,7 @@ def test_a_save_after_a_return_to_an_older_checkpoint_is_not_pruned_for_it(store
     saved = store.save(ModelState(), trainer_state(15))  # resumed from somewhere before 15
     assert store.fault(saved) == ""
     assert (store.directory / "latest").read_text() == "step-00000015\n"
-    assert names(store.directory) == ["latest", "step-00000015", "step-00000030", "step-00000040"]
+    assert names(store.directory) == ["latest", "saved", "step-00000015", "step-00000030", "step-00000040"]
 
 
 def test_a_checkpoint_in_the_way_of_its_successor_is_replaced(store):

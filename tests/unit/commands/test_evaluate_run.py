@@ -94,7 +94,7 @@ def test_all_checkpoints_oldest_first_and_again_nothing_is_done(follow, run):
     assert scalars(run, "eval/val/loss") == {
         step: pytest.approx(result["loss"], rel=1e-6) for step, result in found.items()
     }
-    assert not (run / "eval/val/scored-now").exists()
+    assert not (run / "eval/val/linked").exists()
     code, _, err = follow("--all-checkpoints")
     assert (code, err) == (0, f"4 results in {run}/eval/val\n")
     assert results(run) == found
@@ -123,6 +123,20 @@ def test_each_checkpoint_scores_as_it_does_alone(follow, gpt2dist, run, tiny_dat
         assert ours[name] == alone[name], name
 
 
+def test_a_watch_that_missed_checkpoints_names_them_and_fails(follow, run, monkeypatch):
+    monkeypatch.setattr("gpt2dist.evaluation.pins.saved_count", lambda run: 1)  # the watch began after step 5
+    for step in (5, 15):
+        shutil.rmtree(run / f"checkpoints/step-{step:08d}")
+    code, _, err = follow("--all-checkpoints", "--watch")
+    assert code == 1
+    assert err.splitlines()[-2:] == [
+        f"2 results in {run}/eval/val",
+        "gpt2dist evaluate: 1 checkpoints were deleted by the run before they could be scored: steps 15; raise "
+        "checkpoint.keep_last or checkpoint.every_steps of the run",
+    ]
+    assert list(results(run)) == [10, 20]
+
+
 def test_a_run_with_all_its_steps_ends_the_watch(follow, run):
     code, _, err = follow("--all-checkpoints", "--watch")
     assert code == 0, err
@@ -149,7 +163,7 @@ def test_a_signal_ends_the_watch_in_order(run, tiny_dataset, launcher, tmp_path)
     assert f"waiting for {run} (step 10 of 20)" in err
     assert f"\nstopped; the results are in {run}/eval/val\n" in err
     assert list(results(run)) == [5, 10, 15]
-    assert not (run / "eval/val/scored-now").exists()
+    assert not (run / "eval/val/linked").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from gpt2dist.checkpoint.naming import checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation import watch
+from gpt2dist.evaluation import pins, watch
+from gpt2dist.evaluation.pins import Pins
 from gpt2dist.evaluation.results import EvaluationResults
 from gpt2dist.evaluation.watch import checkpoints_to_score
 from gpt2dist.model.find_model import fingerprint
@@ -23,6 +24,7 @@ from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import write_huggingface_config
 from gpt2dist.model.pretrained import load_pretrained
 from gpt2dist.model.shape import Shape
+from tests.support.commands import wait_until
 from tests.support.stores import ORDER
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
@@ -138,8 +140,9 @@ def test_the_links_go_also_when_the_work_fails(run, record):
 
 def test_what_a_killed_job_left_linked_is_replaced(run, record):
     save(run, 10)
-    (record.directory / watch.PINNED).mkdir(parents=True)
-    (record.directory / watch.PINNED / "model-00001-of-00001.safetensors").write_bytes(b"of another")
+    torn = record.directory / pins.LINKED / "step-00000010.tmp"
+    torn.mkdir(parents=True)
+    (torn / "model-00001-of-00001.safetensors").write_bytes(b"of another")
     assert follow(record)[0] == [10]
     assert record.results()[10]["model"] == fingerprint(run / "checkpoints/step-00000010")
 
@@ -156,8 +159,8 @@ def test_where_there_are_no_hard_links_files_are_copied(run, record, monkeypatch
 
 def test_one_that_is_pruned_between_the_look_and_the_link_is_passed_over(run, record, monkeypatch):
     doomed, _ = save(run, 10), save(run, 20)
-    pin = watch._pin
-    monkeypatch.setattr(watch, "_pin", lambda *args: (doomed.exists() and prune(doomed)) or pin(*args))
+    link = pins._link
+    monkeypatch.setattr(pins, "_link", lambda *a, **o: (doomed.exists() and prune(doomed)) or link(*a, **o))
     assert follow(record)[0] == [20]
 
 
@@ -241,16 +244,105 @@ def test_without_watching_it_does_not_wait(run, record):
 def test_the_last_checkpoint_is_not_missed_when_it_comes_just_after_the_look_for_one(run, record, monkeypatch):
     """The state of the run must not be newer than the look for checkpoints."""
     save(run, 10, total=20)
-    pin_next = watch._pin_next
+    look = Pins.next
 
-    def pin_next_then_save(record):
-        found = pin_next(record)
+    def look_then_save(self):
+        found = look(self)
         if not found and not (run / "checkpoints/step-00000020").exists():
             save(run, 20)
         return found
 
-    monkeypatch.setattr(watch, "_pin_next", pin_next_then_save)
+    monkeypatch.setattr(Pins, "next", look_then_save)
     assert follow(record, watching=True, waits=[lambda: None])[0] == [10, 20]
+
+
+def test_what_is_pruned_while_another_is_scored_is_scored_from_its_links(run, record, monkeypatch):
+    """A run with keep_last: 1 saves three checkpoints while the first is scored."""
+    monkeypatch.setattr(watch, "LINK_SECONDS", 0.001)
+    fingerprints = {}
+
+    def go_on(step):
+        if step != 10:
+            return
+        for later in (20, 30, 40):
+            prune(run / "checkpoints" / checkpoint_name(later - 10))
+            fingerprints[later] = fingerprint(save(run, later, seed=later, total=40))
+            linked = record.directory / pins.LINKED / checkpoint_name(later)
+            wait_until(linked.exists)
+
+    save(run, 10, total=40)
+    assert follow(record, watching=True, meanwhile=go_on)[0] == [10, 20, 30, 40]
+    assert {step: record.results()[step]["model"] for step in (20, 30, 40)} == fingerprints
+    assert not (record.directory / pins.LINKED).exists()
+
+
+def test_what_a_killed_job_had_linked_is_scored_by_the_next(run, record):
+    checkpoint = save(run, 10)
+    known = fingerprint(checkpoint)
+    Pins(record, print).update()
+    prune(checkpoint)
+    assert follow(record)[0] == [10]
+    assert record.results()[10]["model"] == known
+    assert not (record.directory / pins.LINKED).exists()
+
+
+def test_a_job_that_ends_keeps_only_the_links_to_what_the_run_has_deleted(run, record):
+    doomed = save(run, 10)
+    save(run, 20)
+    told: list[str] = []
+    linked = Pins(record, told.append)
+    linked.update()
+    prune(doomed)
+    linked.close()
+    home = record.directory / pins.LINKED
+    assert [path.name for path in home.iterdir()] == ["step-00000010"]
+    assert told == [
+        f"1 checkpoints that the run has deleted wait in {home}; start the command again to score them, or "
+        "remove that directory"
+    ]
+
+
+def test_the_links_are_bounded_in_number_and_by_the_free_space(run, record, monkeypatch):
+    for step in (10, 20, 30):
+        save(run, step)
+    told: list[str] = []
+    monkeypatch.setattr(pins, "MOST", 2)
+    Pins(record, told.append).update()
+    home = record.directory / pins.LINKED
+    assert sorted(path.name for path in home.iterdir()) == ["step-00000010", "step-00000020"]
+    shutil.rmtree(home)
+    monkeypatch.setattr(pins, "ROOM", 10**12)
+    Pins(record, told.append).update()
+    assert not home.exists()
+    assert [text.partition(": ")[2] for text in told] == [
+        "checkpoints that the run deletes before their turn will be missing"
+    ] * 2
+
+
+def test_where_there_are_no_hard_links_it_is_told_once(run, record, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    save(run, 10), save(run, 20)
+    monkeypatch.setattr(os, "link", refuse)
+    told: list[str] = []
+    for step, model in checkpoints_to_score(record, ALONE, False, print, on_note=told.append):
+        record.add(step, model, result_of(model))
+    assert list(record.results()) == [10, 20]
+    assert told == [
+        "hard links are impossible here (Operation not permitted): checkpoints that the run deletes before their "
+        "turn will be missing"
+    ]
+
+
+def test_what_was_lost_since_the_watch_began(run, record):
+    names = run / "checkpoints/saved"
+    assert (pins.saved_count(run), pins.missing(record, 0)) == (0, [])
+    names.write_text("step-00000010\nstep-00000020\n")
+    since = pins.saved_count(run)
+    names.write_text(names.read_text() + "step-00000030\nstep-00000040\nstep-000")
+    record.add(40, save(run, 40), result_of(run / "checkpoints/step-00000040"))
+    assert pins.missing(record, since) == [30]
 
 
 @pytest.mark.parametrize("text", ["", '{"total_st', '{"world_size": 1}'])
