@@ -30,7 +30,7 @@ done
   "${platforms[@]}" --platform manylinux2014_x86_64 --platform manylinux1_x86_64 --dest "$out/wheels" "${pins[@]}"
 # A pure wheel: DeepSpeed's own operations would need nvcc.
 DS_BUILD_OPS=0 "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$out/wheels" "$(grep '^deepspeed==' constraints.txt)"
-git archive --format tar.gz --output "$out/gpt2dist.tar.gz" HEAD
+git archive --format tar.gz --output "$out/tree.tar.gz" HEAD
 [ -z "$nanogpt" ] || cp "$nanogpt/model.py" "$out/nanogpt/"
 
 cat > "$out/install.sh" <<'SCRIPT'
@@ -39,7 +39,7 @@ cat > "$out/install.sh" <<'SCRIPT'
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 "${PYTHON:-python3}" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$here/site" "$here"/wheels/*.whl
-mkdir -p "$here/tree" && tar -xzf "$here/gpt2dist.tar.gz" -C "$here/tree"
+mkdir -p "$here/tree" && tar -xzf "$here/tree.tar.gz" -C "$here/tree"
 PYTHONPATH="$here/site:$here/tree" "${PYTHON:-python3}" - <<'CODE'
 import importlib.util, sys
 
