@@ -163,10 +163,12 @@ class Trainer:
     def _log(self) -> None:
         """Log the steps since the last call; stop the run if too many in a row were skipped."""
         measured, steps = self.meter.take()
+        lr = self._lr(self.step - 1)
         self._note_skipped(steps)
         values: dict[str, Value] = {
             **measured,
-            "train/lr": self._lr(self.step - 1),
+            "train/lr": lr,
+            **{f"train/lr_{name}": rate for name, rate in self.engine.learning_rates(lr).items()},
             "train/grad_norm": steps[-1].grad_norm,
             "train/loss_scale": self.engine.loss_scale,
             "train/skipped_steps": self.skipped_steps,
@@ -175,7 +177,7 @@ class Trainer:
         }
         self.hooks.after_log(self, values)
         loss, rate = measured["train/loss"], measured["throughput/tokens_per_second"]
-        self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{values['train/lr']:.2e}", tokens_per_s=f"{rate:,.0f}")
+        self.bar.advance(0, loss=f"{loss:.4f}", lr=f"{lr:.2e}", tokens_per_s=f"{rate:,.0f}")
         if self.skipped_in_a_row > self.config.stability.max_skipped_steps:
             self._give_up()
 
