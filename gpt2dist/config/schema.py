@@ -189,7 +189,7 @@ class OptimizerSection(Section):
     kind: str = Field(
         "adamw",
         min_length=1,
-        description="The optimizer: `adamw`, one of an installed package, or package.module:ClassName.",
+        description="The optimizer: `adamw`, `muon`, one of an installed package, or package.module:ClassName.",
     )
     lr: float = Field(
         6e-4, gt=0, description="Peak learning rate, which the warmup reaches. `schedule` gives its course."
@@ -209,7 +209,9 @@ class OptimizerSection(Section):
         description="Maximum norm of the gradient. Larger ones are scaled down to it. 0 disables clipping.",
     )
     options: dict[str, Any] = Field(
-        {}, description="Hyperparameters that only this kind of optimizer has. `adamw` has none."
+        {},
+        description="Hyperparameters that only this kind of optimizer has. `adamw` has none. `muon` has lr, "
+        "momentum, nesterov, weight_decay, ns_steps, ns_dtype, scaling and split_qkv.",
     )
 
 

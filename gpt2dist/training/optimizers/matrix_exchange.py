@@ -31,7 +31,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExchangePlan:
     """The work of one rank.
 
     Attributes:
@@ -49,7 +49,7 @@ class Plan:
 
 def make_plan(
     sizes: Sequence[int], costs: Sequence[float], fragments: Sequence[Fragment], rank: int, world_size: int
-) -> Plan:
+) -> ExchangePlan:
     """Return the plan of one rank. All ranks call it with the same arguments, apart from `rank`.
 
     Args:
@@ -67,7 +67,7 @@ def make_plan(
     remote = [each for each in ordered if each.rank != owners[each.parameter]]
     to_owner = [(each.rank, owners[each.parameter], each) for each in remote if each.parameter not in complete]
     from_owner = [(owners[each.parameter], each.rank, each) for each in remote]
-    return Plan(
+    return ExchangePlan(
         owned=tuple(number for number, owner in enumerate(owners) if owner == rank),
         local=tuple(each for each in ordered if each.rank == rank),
         gather=_transfer(to_owner, rank, world_size),
@@ -121,7 +121,7 @@ class MatrixExchange:
         device: Device of the parameters.
     """
 
-    def __init__(self, plan: Plan, dtype: torch.dtype, device: torch.device):
+    def __init__(self, plan: ExchangePlan, dtype: torch.dtype, device: torch.device):
         self.plan = plan
         self.dtype = dtype
         self._nothing = torch.empty(0, dtype=dtype, device=device)
