@@ -184,12 +184,13 @@ class BatchSection(Section):
 
 
 class OptimizerSection(Section):
-    """The optimizer. With AdamW, weight decay acts on matrices only."""
+    """The optimizer. Weight decay acts on matrices only. All keys but `options` are those of AdamW."""
 
     kind: str = Field(
         "adamw",
         min_length=1,
-        description="The optimizer: `adamw`, `muon`, one of an installed package, or package.module:ClassName.",
+        description="The optimizer: `adamw`, `muon`, or one of another package. The latter is a name that an "
+        "installed package offers, or package.module:ClassName.",
     )
     lr: float = Field(
         6e-4, gt=0, description="Peak learning rate, which the warmup reaches. `schedule` gives its course."
