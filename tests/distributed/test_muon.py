@@ -28,11 +28,13 @@ MUON = [
     f"batch.global_batch_size={BATCH}",
     "batch.micro_batch_size=2",
 ]
+WAYS_ODD = ["model.n_embd=25", "model.n_head=5"]
 WAYS = {
     "plain": (["optimizer.clip_grad_norm=0"], {"clip": float("inf")}),
-    "clipped, odd": (["model.n_embd=25", "model.n_head=5"], ODD),
+    "clipped, odd": (WAYS_ODD, ODD),
     "c_attn whole": (["optimizer.options.split_qkv=false"], {"split": False}),
     "original": (["optimizer.options.scaling=original"], {"adjust_lr_fn": "original"}),
+    "aligned": (["zero.deepspeed.zero_optimization.parameter_alignment=true", *WAYS_ODD], ODD),
     "no Nesterov": (["optimizer.options.nesterov=false"], {"nesterov": False}),
 }
 CASES = list(itertools.product(STAGES, PRECISIONS))
@@ -75,7 +77,8 @@ def require_exact(run_file, words, reference, world_size, bound):
 
 
 def test_the_ways_differ(references):
-    finals = [losses[-1] for losses, _ in references.values()]
+    # DeepSpeed's alignment of parameters moves them, but changes no number.
+    finals = [losses[-1] for way, (losses, _) in references.items() if way != "aligned"]
     assert all(abs(a - b) > 1e-4 for a, b in itertools.combinations(finals, 2))
 
 
