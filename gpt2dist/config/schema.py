@@ -198,12 +198,13 @@ class BatchSection(Section):
 
 
 class OptimizerSection(Section):
-    """The optimizer. With AdamW, weight decay acts on matrices only."""
+    """The optimizer. Weight decay acts on matrices only. All keys but `options` are those of AdamW."""
 
     kind: str = Field(
         "adamw",
         min_length=1,
-        description="The optimizer: `adamw`, one of an installed package, or package.module:ClassName.",
+        description="The optimizer: `adamw`, `muon`, or one of another package. The latter is a name that an "
+        "installed package offers, or package.module:ClassName.",
     )
     lr: float = Field(
         6e-4, gt=0, description="Peak learning rate, which the warmup reaches. `schedule` gives its course."
@@ -223,7 +224,9 @@ class OptimizerSection(Section):
         description="Maximum norm of the gradient. Larger ones are scaled down to it. 0 disables clipping.",
     )
     options: dict[str, Any] = Field(
-        {}, description="Hyperparameters that only this kind of optimizer has. `adamw` has none."
+        {},
+        description="Hyperparameters that only this kind of optimizer has. `adamw` has none. `muon` has lr, "
+        "momentum, nesterov, weight_decay, ns_steps, ns_dtype, scaling and split_qkv.",
     )
 
 

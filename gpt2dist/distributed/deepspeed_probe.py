@@ -49,6 +49,12 @@ OPTIMIZERS = {
 """Attributes of the optimizers at stages 1 and 2, at stage 1 in bf16, and at stage 3. Subclasses count."""
 PARTITIONED_PARAMETER = _names("ds_id ds_process_group ds_shape")
 """Attributes that stage 3 adds to each parameter."""
+MAPPED_PARAMETER = _names("_hp_mapping")
+"""Attributes that stages 1 and 2 add to each parameter: None if this rank updates nothing of it."""
+MAPPING = _names("hp_fragment_address lp_fragment_address")
+"""Attributes of such a mapping; each is a `FRAGMENT`."""
+FRAGMENT = _names("numel start")
+"""Attributes of a place in the rank's flat vector, or in the parameter."""
 LOSS_SCALER = _names("cur_scale cur_iter last_overflow_iter cur_hysteresis")
 """Attributes of a dynamic loss scaler, which are its state."""
 
@@ -95,8 +101,22 @@ def _missing(engine: Any) -> Iterator[str]:
     yield from _lacking(optimizer, OPTIMIZERS[kind])
     if scaler := getattr(optimizer, "loss_scaler", None):
         yield from _lacking(scaler, ("dynamic", *LOSS_SCALER) if getattr(scaler, "dynamic", True) else ())
-    if kind == "DeepSpeedZeroOptimizer_Stage3" and hasattr(engine, "module"):
-        yield from _lacking(next(engine.module.parameters()), PARTITIONED_PARAMETER)
+    parameters = list(engine.module.parameters()) if hasattr(engine, "module") else []
+    if kind == "DeepSpeedZeroOptimizer_Stage3":
+        yield from _lacking(parameters[0], PARTITIONED_PARAMETER) if parameters else ()
+    else:
+        yield from _lacking_in_mapping(parameters)
+
+
+def _lacking_in_mapping(parameters: list[Any]) -> Iterator[str]:
+    """Yield what the parameters and their mappings to the flat vectors of stages 1 and 2 lack."""
+    yield from _lacking(parameters[0], MAPPED_PARAMETER) if parameters else ()
+    mapping = next((each for parameter in parameters if (each := getattr(parameter, "_hp_mapping", None))), None)
+    if mapping is not None:
+        yield from _lacking(mapping, MAPPING)
+        yield from _lacking(
+            getattr(mapping, "lp_fragment_address", None) or mapping.hp_fragment_address, FRAGMENT
+        )
 
 
 def _lacking(owner: Any, names: tuple[str, ...]) -> Iterator[str]:

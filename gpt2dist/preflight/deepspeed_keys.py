@@ -38,6 +38,7 @@ UNSUPPORTED = {
     "expert_parallel": "a GPT-2 has no experts",
     "hybrid_engine": "it generates text with its own code",
     "zero_optimization.compute_grad_norm": "it needs the norm of the gradient at each step",
+    "zero_optimization.round_robin_gradients": "DeepSpeed then mixes up the weights that a checkpoint saves",
     "zero_optimization.legacy_stage1": "DeepSpeed has removed it",
 }
 """Keys of DeepSpeed that gpt2dist does not support → why."""

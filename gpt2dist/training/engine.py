@@ -22,6 +22,7 @@ from gpt2dist.errors import Gpt2distError, UserError
 from gpt2dist.loading.loader import MicroBatch, StepBatch
 from gpt2dist.model.gpt2 import Cache, LanguageModel, named_parameters
 from gpt2dist.training.optimizers import build_optimizer, optimizer_kind
+from gpt2dist.training.optimizers.base import FragmentedOptimizer
 from gpt2dist.training.skip_step import SpikeDetector
 from gpt2dist.training.zero_state import PartitionedState
 
@@ -107,6 +108,8 @@ class Engine:
             self._engine, named_parameters(self._engine.module), optimizer_kind(config).state_names, groups
         )
         self.state.materialise(updates=0)  # so that a run can be saved before its first update
+        if isinstance(self._optimizer, FragmentedOptimizer):
+            self._optimizer.set_fragments(self.state.fragments(world), world.rank, world.size)
 
     def train_step(
         self, batch: StepBatch[list[Tensor]], lr: float, before_each: Callable[[], None] = lambda: None
@@ -122,7 +125,7 @@ class Engine:
             before_each: Called before each micro-batch. If it raises, no parameter has changed.
         """
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_ratio", 1.0)
+            group["lr"] = _group_lr(group, lr)
         nll = self._accumulate(batch, before_each)
         grad_norm = self._gradient_norm()
         decision = SkipDecision(self.spike_detector, self._mean_loss(nll, batch), grad_norm, self._update_device)
@@ -233,6 +236,11 @@ class Engine:
         self._engine.train()
         return out
 
+    def learning_rates(self, lr: float) -> dict[str, float]:
+        """Return the rates of the parameter groups that have a name for theirs, given the scheduled one."""
+        groups = self._engine.optimizer.param_groups
+        return {group["lr_name"]: _group_lr(group, lr) for group in groups if "lr_name" in group}
+
     @property
     def loss_scale(self) -> float:
         """Factor of the loss in fp16; 1 at other precisions."""
@@ -265,6 +273,11 @@ class Engine:
         """Clip the gradient, which every rank holds whole at stage 0, and return its norm before clipping."""
         limit = self._clip or float("inf")
         return torch.nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
+
+
+def _group_lr(group: dict[str, Any], lr: float) -> float:
+    """Return the learning rate of a parameter group, given the scheduled one."""
+    return lr * group.get("lr_ratio", 1.0)
 
 
 @contextlib.contextmanager

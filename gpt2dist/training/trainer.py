@@ -191,10 +191,12 @@ class Trainer:
     def _log(self) -> None:
         """Log the steps since the last call; stop the run if too many in a row were skipped."""
         measured, steps = self.meter.take()
+        lr = self._lr(self.step - 1)
         self._note_skipped(steps)
         values: dict[str, Value] = {
             **measured,
-            "train/lr": self._lr(self.step - 1),
+            "train/lr": lr,
+            **{f"train/lr_{name}": rate for name, rate in self.engine.learning_rates(lr).items()},
             "train/grad_norm": steps[-1].grad_norm,
             "train/loss_scale": self.engine.loss_scale,
             "train/skipped_steps": self.skipped_steps,
@@ -209,7 +211,7 @@ class Trainer:
             self.coordinator.fail(str(lost))
         rate = measured.get("throughput/tokens_per_second")  # missing after only the first step of this start
         speed = {"tokens_per_s": f"{rate:,.0f}"} if rate else {}
-        self.bar.advance(0, loss=f"{measured['train/loss']:.4f}", lr=f"{values['train/lr']:.2e}", **speed)
+        self.bar.advance(0, loss=f"{measured['train/loss']:.4f}", lr=f"{lr:.2e}", **speed)
         if self.skipped_in_a_row > self.config.stability.max_skipped_steps:
             self._give_up()
 

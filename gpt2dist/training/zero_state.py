@@ -4,6 +4,7 @@ This module uses private attributes of DeepSpeed, which `distributed/deepspeed_p
 Everything here is collective: all ranks must call it in the same order.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from gpt2dist.distributed.world import World
+from gpt2dist.training.optimizers.base import Fragment
 from gpt2dist.training.partition import cut_part, join_parts
 
 
@@ -62,6 +65,25 @@ class PartitionedState:
     def updates(self) -> int:
         """The number of updates that the optimizer has applied. Reading it waits for the device."""
         return round(float(self._updates))
+
+    def fragments(self, world: World) -> list[list[Fragment]]:
+        """Return who holds what of each parameter group at stages 0 to 2, the same on all ranks. Collective."""
+        if self._zero is None:
+            groups = [group["params"] for group in self._optimizer.param_groups]
+            return [
+                [
+                    Fragment(rank, place, 0, parameter.numel(), tensor=place, offset=0)
+                    for rank in range(world.size)
+                    for place, parameter in enumerate(group)
+                ]
+                for group in groups
+            ]
+        _, groups = _partitions(self._zero)
+        ours = [
+            [each for place, parameter in enumerate(group) if (each := _fragment(world.rank, place, parameter))]
+            for group in groups
+        ]
+        return [list(itertools.chain(*parts)) for parts in zip(*world.gather(ours), strict=True)]
 
     def count_step(self, skipped: Tensor) -> None:
         """Count an optimizer step.
@@ -186,6 +208,16 @@ def _partitions(zero: Any) -> tuple[list[Tensor], list[list[nn.Parameter]]]:
         if hasattr(zero, flats):
             return getattr(zero, flats), getattr(zero, groups)
     raise RuntimeError(f"unsupported DeepSpeed optimizer {type(zero).__name__}")
+
+
+def _fragment(rank: int, place: int, parameter: Any) -> Fragment | None:
+    """Return what this rank updates of a parameter at stages 1 and 2, as DeepSpeed has recorded it."""
+    mapping = parameter._hp_mapping
+    if mapping is None:
+        return None
+    inside, within_flat = mapping.lp_fragment_address, mapping.hp_fragment_address
+    stop = inside.start + inside.numel
+    return Fragment(rank, place, inside.start, stop, tensor=0, offset=within_flat.start)
 
 
 def _process_group(parameter: Any) -> dist.ProcessGroup:

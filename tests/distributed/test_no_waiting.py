@@ -138,6 +138,41 @@ def test_offloading_pins_its_memory_once(tiny_dataset, tmp_path, stage, buffers)
         assert step.pinned_before == buffers and step.pinned == {}
 
 
+MUON = ["optimizer.kind=muon", "model.n_layer=1"]
+"""With one layer, the border of two ranks is in the middle of the largest matrix."""
+ONE_LAYER = f"allreduce float32 {4 * 26_080}"
+NORM_OF_3 = {"deepspeed/runtime/utils.py is_invalid_grad_norm: __bool__": 4}
+"""Muon has three parameter groups, AdamW two."""
+MUON_NORM = {"allreduce float32 4": 3}
+
+
+def muon_weights(dtype, width):
+    """The updated weights of the three parameter groups, and half of a matrix to its owner and back."""
+    out = {f"allgather {dtype} {number * width}": 1 for number in (12_288, 13_312, 480)}
+    return out | {f"alltoall {dtype} {2048 * width}": 2}
+
+
+MUON_STEPS = {
+    # All ranks have all matrices: one works on 7168 of the 12288 elements, and sends these results to the other.
+    (0, "fp32"): ({}, {ONE_LAYER: 1, f"alltoall float32 {4 * 7168}": 1}),
+    (1, "fp32"): (NORM_OF_3, {ONE_LAYER: 1} | MUON_NORM | muon_weights(*FP32)),
+    (1, "bf16"): (NORM_ONCE | CLIP, {ONE_LAYER: 1} | muon_weights(*BF16)),
+    (2, "fp32"): (NORM_OF_3, {ONE_LAYER: ACCUMULATION} | MUON_NORM | muon_weights(*FP32)),
+}
+"""(stage, precision) → the waits and the collectives of a step with Muon."""
+
+
+@pytest.mark.parametrize(("stage", "precision"), MUON_STEPS)
+def test_muon_never_waits_and_sends_only_what_crosses_a_border(tiny_dataset, tmp_path, stage, precision):
+    config = write_run(tmp_path, tiny_dataset)
+    waits, sends = MUON_STEPS[stage, precision]
+    for step in run_ranks(
+        watched_step, 2, config, [f"zero.stage={stage}", f"precision={precision}", SPIKES, *MUON]
+    ):
+        assert (step.early_waits, step.waits) == ({}, waits)
+        assert step.collectives == OURS | sends
+
+
 def test_deepspeeds_throughput_timer_would_be_noticed(tiny_dataset, tmp_path):
     config = write_run(tmp_path, tiny_dataset)
     for step in run_ranks(watched_step, 2, config, ["zero.stage=1", SPIKES], timer=True):

@@ -24,7 +24,9 @@ def adamw(model):
     return [torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)]
 
 
-def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4, build_optimizers=adamw):
+def plain_pytorch(
+    datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4, build_optimizers=adamw, batch=GLOBAL
+):
     """One process, the whole batch, no gpt2dist in the loop: windows, loss, schedule and clipping by hand.
 
     Only the initial weights and the order of the windows are taken from gpt2dist. With `isolate` each document
@@ -34,7 +36,7 @@ def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4
     streams = [TokenStream.open(Manifest.load(dataset), "train") for dataset in datasets]
     texts = [torch.from_numpy(s.read(np.array([0]), len(s))[0].astype(np.int64)) for s in streams]
     windows = [1 + math.ceil((len(tokens) - 1 - LENGTH) / STRIDE) for tokens in texts]
-    order = np.stack(Mixture(windows, shares, SEED)(np.arange(STEPS * GLOBAL)), axis=1).tolist()
+    order = np.stack(Mixture(windows, shares, SEED)(np.arange(STEPS * batch)), axis=1).tolist()
 
     shape = Shape(2, n_head, n_embd, LENGTH, manifest.vocab_size)
     start = LanguageModel(shape, manifest.end_of_text_id, seed=SEED).gpt2.state_dict()
@@ -56,7 +58,7 @@ def plain_pytorch(datasets, shares, isolate=False, clip=1.0, n_embd=32, n_head=4
     losses, norms = [], []
     for step in range(STEPS):
         inputs, labels = [], []
-        for dataset, window in order[step * GLOBAL : (step + 1) * GLOBAL]:
+        for dataset, window in order[step * batch : (step + 1) * batch]:
             tokens = texts[dataset]
             targets = len(tokens) - 1
             begin = min(window * STRIDE, targets - LENGTH)

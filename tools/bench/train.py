@@ -10,8 +10,9 @@ On a GPU:
 
 gpt2dist runs its engine with windows from its loader. The bare loop is the shortest correct one for transformers'
 GPT-2, without DeepSpeed, loader or metrics. For nanoGPT (https://github.com/karpathy/nanoGPT), give a checkout;
-its model and training step are used without data on disk. All have the same sizes, batch, AdamW, clipping and
-gradient accumulation. When gpt2dist computes in bf16, the others use autocast. They have no ZeRO.
+its model and training step are used without data on disk. All have the same sizes, batch, optimizer, clipping and
+gradient accumulation; nanoGPT has no Muon. When gpt2dist computes in bf16, the others use autocast. They have no
+ZeRO.
 
 Rounds alternate, so that other load on the machine affects all of them. Each ZeRO stage runs in a separate
 process, on one rank. Tokens are random. MFU is printed if the device's peak is known.
@@ -99,6 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stages", type=int, nargs="+", choices=range(4), default=[0], help="ZeRO stages")
     parser.add_argument("--precision", choices=["fp32", "bf16", "autocast_bf16"], default="fp32")
     parser.add_argument("--loss", choices=["plain", "chunked", "auto"], default="auto", help="loss of gpt2dist")
+    parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw", help="not of nanoGPT")
     parser.add_argument("--compile", action="store_true", help="use torch.compile for all models")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     return parser.parse_args()
@@ -135,7 +137,9 @@ def compare(args: argparse.Namespace, stage: int, world: World) -> None:
             print(f"stage {stage}, round {number + 1}: {rates} tokens per second", flush=True)
         for variant in variants:
             print(f"stage {stage}: {summary(variant, variants[0], shape, world.device, data_type)}")
-    how = f"{args.precision}, loss {args.loss}, {'compiled' if args.compile else 'not compiled'}"
+    how = (
+        f"{args.optimizer}, {args.precision}, loss {args.loss}, {'compiled' if args.compile else 'not compiled'}"
+    )
     print(f"stage {stage}: {how}, {device_name(world.device)}")
 
 
@@ -183,6 +187,7 @@ def trainer_steps(args: argparse.Namespace, shape: Shape, stage: int, world: Wor
     config = Config.model_validate(
         {
             "precision": args.precision,
+            "optimizer": {"kind": args.optimizer},
             "zero": {"stage": stage},
             "batch": {"global_batch_size": args.global_batch, "micro_batch_size": args.micro_batch},
         }
@@ -214,10 +219,11 @@ def trainer_steps(args: argparse.Namespace, shape: Shape, stage: int, world: Wor
 
 def bare_steps(args: argparse.Namespace, shape: Shape, device: torch.device) -> Steps:
     """Return the steps of the shortest loop, on a batch that is already on the device."""
-    config = GPT2Config(**huggingface_config(shape, 0))
-    config.vocab_size = shape.padded_vocab_size
-    model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").to(device)
-    optimizer = build_optimizer(Config(), model.named_parameters())
+    sizes = GPT2Config(**huggingface_config(shape, 0))
+    sizes.vocab_size = shape.padded_vocab_size
+    model = GPT2LMHeadModel._from_config(sizes, attn_implementation="sdpa").to(device)
+    config = Config.model_validate({"precision": args.precision, "optimizer": {"kind": args.optimizer}})
+    optimizer = build_optimizer(config, model.named_parameters())
     batch = torch.randint(0, shape.vocab_size, (args.micro_batch, shape.context_length + 1), device=device)
     forward = torch.compile(model) if args.compile else model
     accumulation = args.global_batch // args.micro_batch

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPTIMIZERS: Registry[type[OptimizerKind]] = Registry(
-    "optimizer", "gpt2dist.optimizers", {"adamw": "gpt2dist.training.optimizers.adamw:AdamW"}, OptimizerKind
+    "optimizer",
+    "gpt2dist.optimizers",
+    {
+        "adamw": "gpt2dist.training.optimizers.adamw:AdamW",
+        "muon": "gpt2dist.training.optimizers.muon:Muon",
+    },
+    OptimizerKind,
 )
 
 

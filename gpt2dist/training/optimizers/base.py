@@ -1,9 +1,9 @@
 """The protocol of optimizers. Does not import torch, so that `validate` is instant."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gpt2dist.config.schema import Section
 
@@ -30,6 +30,32 @@ class Supported:
     offload: bool
 
 
+@dataclass(frozen=True)
+class Fragment:
+    """A contiguous part of a parameter that a rank's optimizer updates.
+
+    Attributes:
+        rank: The rank.
+        parameter: Place of the parameter in its group, as `OptimizerKind.build` returned it.
+        start: Place of the first element in the flattened parameter.
+        stop: Place after the last one.
+        tensor: Place in the group's `params`, once training has begun, of the tensor with these elements.
+        offset: Place of the first element in that tensor, flattened.
+    """
+
+    rank: int
+    parameter: int
+    start: int
+    stop: int
+    tensor: int
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.stop - self.start
+
+
 class SkipStepOptimizer(Protocol):
     """Protocol of a built optimizer: a `torch.optim.Optimizer` that can skip a step.
 
@@ -39,7 +65,8 @@ class SkipStepOptimizer(Protocol):
 
     Attributes:
         param_groups: Groups of parameters. All parameters of a group have the same state tensors. Before each
-            step, `lr` of a group is set to the scheduled rate × the group's `lr_ratio`, which is 1 by default.
+            step, `lr` of a group is set to the scheduled rate × the group's `lr_ratio`, which is 1 by default. It
+            is logged as train/lr_NAME if the group has an `lr_name`.
         state: For each parameter, its state tensors by name. Training creates them before the first step: zeros,
             fp32, of the parameter's shape. It also sets `step`, an fp32 scalar: the number of updates so far. An
             optimizer that uses `step` increments it in each update.
@@ -54,6 +81,23 @@ class SkipStepOptimizer(Protocol):
 
     def step(self) -> Any:
         """Update the parameters. A skipped step changes no parameter and no state, `step` included."""
+
+
+@runtime_checkable
+class FragmentedOptimizer(Protocol):
+    """Protocol of a built optimizer whose update needs whole parameters, at stages 0 to 2.
+
+    At stage 0, all ranks hold all parameters and may share the work.
+    """
+
+    def set_fragments(self, groups: Sequence[Sequence[Fragment]], rank: int, world_size: int) -> None:
+        """Say who holds what. Called once, before the first step, with the same groups on all ranks.
+
+        Args:
+            groups: For each of `param_groups`, the fragments of all ranks.
+            rank: This rank.
+            world_size: Number of ranks.
+        """
 
 
 class OptimizerKind(Protocol):

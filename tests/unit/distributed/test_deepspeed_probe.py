@@ -10,7 +10,16 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from gpt2dist.distributed import deepspeed_probe
-from gpt2dist.distributed.deepspeed_probe import ENGINE, LOSS_SCALER, OPTIMIZERS, PARTITIONED_PARAMETER, TESTED
+from gpt2dist.distributed.deepspeed_probe import (
+    ENGINE,
+    FRAGMENT,
+    LOSS_SCALER,
+    MAPPED_PARAMETER,
+    MAPPING,
+    OPTIMIZERS,
+    PARTITIONED_PARAMETER,
+    TESTED,
+)
 from gpt2dist.errors import UserError
 from tests.support import REPOSITORY
 
@@ -30,7 +39,9 @@ def fake_engine(optimizer, without="", **options):
         return fake(kind, kept, **{name: value for name, value in values.items() if name in kept})
 
     scaler = some(*DYNAMIC)
-    parameter = some("Parameter", PARTITIONED_PARAMETER)
+    address = some("fragment_address", FRAGMENT)
+    mapping = some("tensor_fragment", MAPPING, **dict.fromkeys(MAPPING, address))
+    parameter = some("Parameter", PARTITIONED_PARAMETER + MAPPED_PARAMETER, _hp_mapping=mapping)
     return some(
         "DeepSpeedEngine",
         ENGINE,
@@ -45,6 +56,9 @@ NEEDED = [
     *((kind, f"{kind}.{name}") for kind, names in OPTIMIZERS.items() for name in names),
     *(("DeepSpeedZeroOptimizer", f"DynamicLossScaler.{name}") for name in DYNAMIC[1]),
     *(("DeepSpeedZeroOptimizer_Stage3", f"Parameter.{name}") for name in PARTITIONED_PARAMETER),
+    *(("DeepSpeedZeroOptimizer", f"Parameter.{name}") for name in MAPPED_PARAMETER),
+    *(("DeepSpeedZeroOptimizer", f"tensor_fragment.{name}") for name in MAPPING),
+    *(("DeepSpeedZeroOptimizer", f"fragment_address.{name}") for name in FRAGMENT),
 ]
 
 

@@ -83,6 +83,11 @@ def test_raw_keys_that_deepspeed_takes_and_that_touch_nothing_of_ours_are_fine(r
             "set zero.stage to 3, or remove it",
         ),
         (
+            "{zero_optimization: {round_robin_gradients: true}}",
+            f"{ZERO}.round_robin_gradients: is not supported by gpt2dist: DeepSpeed then mixes up the weights "
+            "that a checkpoint saves; remove it",
+        ),
+        (
             "{zero_optimization: {allgather_bucket_size: 97}}",
             f"{ZERO}.allgather_bucket_size: 97 is odd, and DeepSpeed needs a multiple of 2 at stages 1 and 2; "
             "set it to 98",

@@ -19,7 +19,7 @@ WAY_OUT = "or optimizer.kind to adamw"
     [
         (
             ["optimizer.kind=adamv"],
-            "optimizer.kind: unknown optimizer 'adamv' (known: adamw); write one of these, or "
+            "optimizer.kind: unknown optimizer 'adamv' (known: adamw, muon); write one of these, or "
             "package.module:attribute",
         ),
         (
@@ -45,6 +45,24 @@ WAY_OUT = "or optimizer.kind to adamw"
         (
             ["optimizer.kind=3", "optimizer.options.momentum=0.9"],
             "optimizer.kind: should be a string, not 3; quote it if it is meant as text",
+        ),
+        (
+            ["optimizer.kind=muon", "optimizer.options.scaling=original"],
+            "optimizer: options.scaling: original does not suit the learning rate of AdamW; set options.lr, for "
+            "example to 0.02, or options.scaling to match_rms_adamw (muon)",
+        ),
+        (
+            ["optimizer.kind=muon", "zero.stage=3"],
+            f"zero.stage: 3 is not supported by the optimizer muon; set it to 0, 1 or 2, {WAY_OUT}",
+        ),
+        (
+            ["optimizer.kind=muon", "zero.offload_optimizer=cpu"],
+            "zero.offload_optimizer: cpu is not supported by the optimizer muon; set it to none, "
+            "or optimizer.kind to adamw",
+        ),
+        (
+            ["optimizer.kind=muon", "optimizer.options.momentum=1"],
+            "optimizer.options.momentum: should be below 1, not 1",
         ),
         ([TOY, "optimizer.options=3"], "optimizer.options: should be a mapping, not 3"),
         (
@@ -111,4 +129,4 @@ def package(tmp_path):
 def test_a_package_offers_one_by_name(run_file, package):
     config, _ = resolve(run_file, ["optimizer.kind=lion", "optimizer.options.momentum=0.5"], 1)
     assert config.optimizer.options == {"momentum": 0.5}
-    assert "(known: adamw, lion)" in mistakes(run_file, ["optimizer.kind=tiger"])[0]
+    assert "(known: adamw, muon, lion)" in mistakes(run_file, ["optimizer.kind=tiger"])[0]

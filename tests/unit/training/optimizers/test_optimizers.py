@@ -26,6 +26,36 @@ def test_the_shapes_that_estimates_count_are_those_of_the_model(model):
     assert state_bytes(optimizer_kind(Config()), parameter_shapes(SHAPE)) == 8 * SHAPE.parameters
 
 
+def muon(**options):
+    return optimizer_kind(Config.model_validate({"optimizer": {"kind": "muon", "options": options}}))
+
+
+def test_muon_has_one_state_tensor_for_each_matrix_of_a_block(model):
+    in_blocks = 12 * SHAPE.n_embd**2 * SHAPE.n_layer
+    assert state_bytes(muon(), parameter_shapes(SHAPE)) == 8 * SHAPE.parameters - 4 * in_blocks
+    built = build_optimizer(Config.model_validate({"optimizer": {"kind": "muon"}}), named_parameters(model))
+    assert sum(each.numel() for each in built.param_groups[0]["params"]) == in_blocks
+    assert [matrix.parts for matrix in built.param_groups[0]["matrices"]] == [3, 1, 1, 1] * SHAPE.n_layer
+
+
+def test_muon_has_defaults_that_follow_from_the_section():
+    kind = muon()
+    section = Config().optimizer
+    assert (kind.lr, kind.weight_decay, kind.ns_dtype) == (section.lr, section.weight_decay, "fp32")
+    kind = muon(lr=0.02, weight_decay=0.0, ns_dtype="bf16", scaling="original", split_qkv=False)
+    assert (kind.lr, kind.weight_decay, kind.ns_dtype) == (0.02, 0.0, "bf16")
+    settings = {"precision": "autocast_bf16", "optimizer": {"kind": "muon"}}
+    assert optimizer_kind(Config.model_validate(settings)).ns_dtype == "bf16"
+
+
+def test_muon_describes_itself():
+    assert muon(lr=0.02).describe() == (
+        "Muon on the matrices of the blocks: learning rate 0.02, momentum 0.95 (Nesterov), weight decay 0.1, "
+        "5 Newton–Schulz steps in fp32, scaling match_rms_adamw, q, k and v apart; AdamW elsewhere: β 0.9 and "
+        "0.95, ε 1e-08, weight decay 0.1"
+    )
+
+
 class Forgetful(SgdAndAdamW):
     def build(self, parameters):
         return super().build(list(parameters)[1:])
