@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 SHARES = {
     "first-steps": 70,
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the stages, print the table, and return the exit code."""
     args = parse(arguments)
     if args.stage:
-        return run_stage(args)
+        run_stage(args)
     if not args.small and not has_gpu():
         print("accept.py: there is no GPU; give --small to try the checks on a CPU", file=sys.stderr)
         return 2
@@ -153,12 +154,14 @@ def last_line(log: Path) -> str:
     return next(filter(None, reversed(lines)), "it printed nothing")[:200]
 
 
-def run_stage(args: argparse.Namespace) -> int:
-    """Run one stage in this process."""
+def run_stage(args: argparse.Namespace) -> NoReturn:
+    """Run one stage, and end this process."""
     import stages  # beside this file; it imports what it needs
 
     stages.run(args)
-    return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the thread of a Trainer may still wait, and ends an interpreter that exits with an abort
 
 
 def write(args: argparse.Namespace, checks: list[Check], seconds: dict[str, float]) -> None:

@@ -68,6 +68,7 @@ def speed(
     }
     options |= {
         "precision": "bf16" if stage.gpu else "fp32",
+        "optimizer": "adamw",
         "nanogpt": stage.nanogpt,
         "rounds": 2 if stage.small else 4,
     }

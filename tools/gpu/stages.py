@@ -331,7 +331,9 @@ def resume(stage: Stage) -> None:
     else:
         stage.skip("deterministic: exit code of verify-resume", "this version has no run.deterministic")
     done = stage.try_call("verify-resume", path, *precision)
-    told = "deterministic" in done.stderr  # a GPU that does not repeat its results is named as the cause
+    told = (
+        "is not deterministic on" in done.stderr
+    )  # a GPU that does not repeat its results is named as the cause
     stage.check(
         "equal, or told apart from the device's own noise", not done.returncode or told, "==", 1, last_words(done)
     )
