@@ -6,10 +6,12 @@ permissions, and network disks report wrong ones.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,11 +161,17 @@ def _named(path: Path, option: str) -> Iterator[None]:
 def _is_directory(target: Path, option: str) -> bool:
     """Return whether the directory exists. Raise a `UserError` if it, or one above it, is a file."""
     for each in (target, *target.parents):
-        if each.is_dir():
-            return each == target
-        if os.path.lexists(each) and not each.is_dir():  # another rank may have created it since
-            what = "a broken link" if each.is_symlink() else "a file"
-            raise UserError(f"{option}: {each} is {what}; name a directory")
+        try:
+            mode = each.stat().st_mode  # asked once, since another rank may create or delete it meanwhile
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            if each.is_symlink():
+                raise UserError(f"{option}: {each} is a broken link; name a directory") from None
+            continue
+        if not stat.S_ISDIR(mode):
+            raise UserError(f"{option}: {each} is a file; name a directory")
+        return each == target
     return False
 
 
