@@ -166,18 +166,24 @@ def test_a_skipped_step_changes_nothing(run_file, tiny_dataset, tmp_path, stage)
 
 
 def train_as_adamw(config, words):
+    """Train a step with AdamW, and the rest with Muon; return the refusal without `accept_changes`."""
     train_here(config, [*words, "run.stop_after_steps=1"])
     with pytest.raises(UserError) as refused:
         train_here(config, [*MUON, *words])
+    train_here(config, [*MUON, *words, "checkpoint.accept_changes=[optimizer]"])
     return str(refused.value)
 
 
-def test_a_run_of_adamw_does_not_become_one_of_muon(run_file, tmp_path):
-    words = [f"batch.global_batch_size={BATCH}"]
+def test_a_run_of_adamw_becomes_one_of_muon_only_if_that_is_accepted(run_file, tmp_path):
+    words = [f"batch.global_batch_size={BATCH}", "zero.stage=1"]
     (message,) = run_ranks(train_as_adamw, 1, run_file, words)
     assert message.startswith(
-        f"optimizer.kind: muon cannot use the optimizer state in {tmp_path}/run/checkpoints/"
+        f"optimizer.kind: muon cannot use all of the optimizer state in {tmp_path}/run/checkpoints/"
     )
+    run = tmp_path / "run"
+    assert len(metrics(run, "train/lr_muon")) == STEPS - 1
+    losses = metrics(run, "train/loss")
+    assert len(losses) == STEPS and losses[-1] < losses[0] - 0.1
 
 
 def table(run_file):
