@@ -16,7 +16,7 @@ examples:
   gpt2dist submit run.yaml --scheduler local --gpus-per-node 2
   gpt2dist submit run.yaml --scheduler kubernetes --nodes 2 --gpus-per-node 8 --container-image IMAGE \\
       --volume training:/data
-  gpt2dist submit --job evaluate --scheduler slurm --gpus-per-node 8 \\
+  gpt2dist submit --job evaluate --scheduler slurm --gpus-per-node 1 --cpus-per-node 8 \\
       -- runs/gpt2-124m --data data/wikitext --all-checkpoints --watch
   gpt2dist submit --job preprocess --scheduler slurm --dask --nodes 4 -- corpus/ --tokenizer gpt2 --output web
   gpt2dist submit --job preprocess --scheduler slurm --tasks 64 --cpus-per-node 16 \\

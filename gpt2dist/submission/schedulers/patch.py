@@ -183,8 +183,8 @@ def _merge_lists(base: Any, patch: Any, path: str) -> list[Any]:
 
 def _misfit(base: Any, path: str) -> str:
     """Return the message for a value that is of another kind than the one it is merged into."""
-    kinds = {dict: "a map", list: "a list"}
-    return f"{path}: must be {kinds.get(type(base), 'a single value')}"
+    kind = "a map" if isinstance(base, dict) else "a list" if isinstance(base, list) else "a single value"
+    return f"{path}: must be {kind}"
 
 
 def _require_intact(before: dict[str, Any], after: dict[str, Any]) -> None:
