@@ -11,11 +11,12 @@ import contextlib
 import gc
 import importlib
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gpt2dist import __version__
 from gpt2dist.distributed import launch_environment
@@ -103,6 +104,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(shown_on(sys.stderr, message))
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # `gpt2dist VERB --help | head`; newer versions of Python do so
+            super()._print_message(message, file)
+
 
 def add_run_file(parser: argparse.ArgumentParser) -> None:
     """Add the configuration file of a run, and overrides of its keys."""
@@ -126,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_in_any_locale()
     # Skip garbage collection at exit, where it is useless and takes a second if torch is loaded.
     atexit.register(gc.freeze)
+    atexit.register(_end_closed_output)
     sys.excepthook = show_traceback
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
@@ -151,11 +159,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             time.sleep(SECONDS_TO_REPORT)
         return EXIT_WRONG_INPUT if isinstance(error, UserError) else EXIT_FAILURE
     except BrokenPipeError:  # not a failure: `gpt2dist inspect … | head`
-        sys.stderr.close()
+        _end_closed_output()
         return EXIT_DONE
     except KeyboardInterrupt:
         say(f"gpt2dist {args.verb}: interrupted")
         return EXIT_INTERRUPTED
+
+
+def _end_closed_output() -> None:
+    """Write what is left to nowhere if nobody reads it any more; Python would exit with code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _print_in_any_locale() -> None:

@@ -296,7 +296,7 @@ def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any
         if world.is_main:
             record.add(step, model, result)
             _mirror(record)
-            say(f"step {step}: {in_line(result, 'log')}")
+            say(f"step {step}: {in_line(result, 'log')}", sys.stdout)
     if world.is_main:
         say(f"{len(record.results())} results in {record.directory}")
     if lost := world.on_main(lambda: missing(record, since)):

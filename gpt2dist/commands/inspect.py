@@ -34,9 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --verify: if the files agree with the manifest as it is now, write its hash, manifest_sha256",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print the results as one JSON object on standard output"
-    )
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     parser.add_argument("--split", default="train", help="split of --document and --window; default: %(default)s")
     parser.add_argument("--document", type=int, metavar="I", help="show document I of the split, from 0")
     parser.add_argument("--window", type=int, metavar="I", help="show window I of the split, from 0")
@@ -76,7 +74,7 @@ def run(args: argparse.Namespace) -> int | None:
     if args.json:
         say(json_files.dump(result), sys.stdout)
     else:
-        say("\n".join(texts))
+        say("\n".join(texts), sys.stdout)
     return None
 
 

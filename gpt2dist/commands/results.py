@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="F.json", help="also write the result to this file, as JSON"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -69,4 +69,4 @@ def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argpars
     rows = {**shown, **({"written": str(args.output)} if args.output else {})}
     width = max(map(len, rows))
     for name, value in rows.items():
-        say(f"{name:>{width}}  {value}")
+        say(f"{name:>{width}}  {value}", sys.stdout)

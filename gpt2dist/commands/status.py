@@ -30,7 +30,7 @@ The full status of a run ends with its last start and what that changed; --json 
 examples:
   gpt2dist status runs/gpt2-124m                 the full status of one run
   gpt2dist status runs                           a table of all runs
-  gpt2dist status runs --watch                   the same, updated until Ctrl-C
+  gpt2dist status runs --watch                   the same, updated until Ctrl-C, running runs on top
   gpt2dist status runs --json | jq -r 'select(.state == "failed").run'
 """
 
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("directory", type=Path, metavar="RUN|DIR", help="a run directory, or a folder of runs")
     parser.add_argument("--watch", action="store_true", help="update every few seconds, until Ctrl-C")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON per run on standard output")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per run")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> None:
     if not args.watch:
         _print_statuses(statuses, home, args.json)
         return
-    in_place = not args.json and sys.stderr.isatty()
+    in_place = not args.json and sys.stdout.isatty()
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             if in_place:
-                _redraw(table.show(statuses, home))
+                _redraw(statuses, home)
             elif args.json:
                 _print_statuses(statuses, home, as_json=True)
             else:
                 for status in statuses:
-                    say(table.line(status, home))
+                    say(table.line(status, home), sys.stdout)
             time.sleep(REFRESH_SECONDS if in_place else PLAIN_SECONDS)
             with contextlib.suppress(UserError):  # the runs may have been removed
                 statuses = look(home, args.json)
@@ -96,13 +96,14 @@ def _print_statuses(statuses: list[Status], home: Path, as_json: bool) -> None:
             evaluations = [each.as_json() for each in status.evaluations]
             say(json_files.dump(dataclasses.asdict(status) | {"evaluations": evaluations}), sys.stdout)
     else:
-        say("\n".join(table.show(statuses, home)))
+        say("\n".join(table.show(statuses, home)), sys.stdout)
 
 
-def _redraw(lines: list[str]) -> None:
-    """Print the lines over the previous ones, cut to the size of the terminal, so that it does not scroll."""
-    size = os.get_terminal_size(sys.stderr.fileno())
+def _redraw(statuses: list[Status], home: Path) -> None:
+    """Print the statuses over the previous ones, fitted to the terminal, so that it does not scroll."""
+    size = os.get_terminal_size(sys.stdout.fileno())
     columns, rows = size.columns or 80, size.lines or 24  # some terminals report a size of 0
-    text = "\n".join(printable(line)[:columns] for line in lines[: rows - 1])
-    sys.stderr.write(f"{TO_TOP}{CLEAR_BELOW}")
-    say(text)
+    lines = table.fitted(statuses, home, columns, rows - 1)  # the last line is left to the cursor
+    text = "\n".join(printable(line)[:columns] for line in lines)
+    sys.stdout.write(f"{TO_TOP}{CLEAR_BELOW}")
+    say(text, sys.stdout)

@@ -1,6 +1,7 @@
 """`gpt2dist submit`: check a job for its target machines, render its script, and submit it to a scheduler."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ examples:
   gpt2dist submit run.yaml --scheduler local --gpus-per-node 2
   gpt2dist submit run.yaml --scheduler kubernetes --nodes 2 --gpus-per-node 8 --container-image IMAGE \\
       --volume training:/data
-  gpt2dist submit --job evaluate --scheduler slurm --gpus-per-node 8 \\
+  gpt2dist submit --job evaluate --scheduler slurm --gpus-per-node 1 --cpus-per-node 8 \\
       -- runs/gpt2-124m --data data/wikitext --all-checkpoints --watch
   gpt2dist submit --job preprocess --scheduler slurm --dask --nodes 4 -- corpus/ --tokenizer gpt2 --output web
   gpt2dist submit --job preprocess --scheduler slurm --tasks 64 --cpus-per-node 16 \\
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     scheduler.check(work)
     job = SchedulerJob(
         work=work,
-        submission_directory=submissions.make_directory(work.submissions_directory),
+        submission_directory=work.submissions_directory / "NNN",
         working_directory=here,
         python=python,
         nodes=args.nodes or 1,
@@ -112,6 +113,9 @@ def run(args: argparse.Namespace) -> None:
         tasks=args.tasks or 1,
         dask=bool(args.dask),
     )
+    scheduler.check_resources(job)
+    directory = submissions.make_directory(work.submissions_directory)
+    job = dataclasses.replace(job, submission_directory=directory)
     files = scheduler.files(job)
     submissions.write(job.submission_directory, files, work.config, _options(args))
     command = scheduler.command(job)

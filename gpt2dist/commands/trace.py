@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--step", type=int, required=True, metavar="N", help="optimizer step, from 1")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         say(json_files.dump(content), sys.stdout)
         return
     for window in windows:
-        say("\n".join(describe(window, plan.sequence_length)))
+        say("\n".join(describe(window, plan.sequence_length)), sys.stdout)
 
 
 def load_plan(run_directory: Path, step: int | None = None) -> "Plan":

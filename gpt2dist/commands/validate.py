@@ -43,9 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read all datasets and compare them with their manifests",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print configuration and plan as JSON on standard output"
-    )
+    parser.add_argument("--json", action="store_true", help="print configuration and plan as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,8 +66,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         say(json.dumps(as_json(config, plan, args.device), indent=2, ensure_ascii=False), sys.stdout)
     else:
-        say(f"{args.config}: valid, for {count(plan.world_size, 'rank')}")
-        say(render(table(config, plan, args.device)))
+        say(f"{args.config}: valid, for {count(plan.world_size, 'rank')}", sys.stdout)
+        say(render(table(config, plan, args.device)), sys.stdout)
 
 
 def verify_data(plan: "Plan") -> None:

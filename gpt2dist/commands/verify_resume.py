@@ -1,6 +1,7 @@
 """`gpt2dist verify-resume`: verify on this machine that a resumed run is exact: N + N steps equal 2N steps."""
 
 import argparse
+import sys
 
 from gpt2dist.cli import add_run_file
 from gpt2dist.errors import RunError
@@ -46,5 +47,5 @@ def run(args: argparse.Namespace) -> None:
             listed = "".join(f"\n  {line}" for line in differences[:SHOWN])
             raise RunError(f"{args.steps} + {args.steps} steps differ from {2 * args.steps}; see {home}{listed}")
     if world.is_main:
-        say(f"{args.steps} + {args.steps} steps equal {2 * args.steps}: same losses, same bytes")
+        say(f"{args.steps} + {args.steps} steps equal {2 * args.steps}: same losses, same bytes", sys.stdout)
     leave()

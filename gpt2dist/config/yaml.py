@@ -1,6 +1,7 @@
 """Parse YAML safely into JSON's types, without the pitfalls of YAML 1.1, and with one type of error."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -23,10 +24,19 @@ def parse(text: str) -> Any:
         ValueError: The text is invalid or too long; the message is one line, with the line number where it is
             known.
     """
+    return _load(text, yaml.load)
+
+
+def parse_all(text: str) -> list[Any]:
+    """Parse all documents of a YAML text, as `parse` does one."""
+    return _load(text, lambda text, Loader: list(yaml.load_all(text, Loader)))
+
+
+def _load(text: str, load: Callable[..., Any]) -> Any:
     if len(text) > LONGEST:
         raise ValueError(TOO_LONG)
     try:
-        return _Copier().plain(yaml.load(text, Loader=_Loader))  # a SafeLoader
+        return _Copier().plain(load(text, Loader=_Loader))  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise ValueError(f"{f'line {mark.line + 1}: ' if mark else ''}{error.problem}") from error

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gpt2dist.corpus.documents import Source
@@ -9,6 +10,8 @@ from gpt2dist.corpus.formats import format_of, kind_of, no_file_in_directory
 from gpt2dist.corpus.storage import filesystem, reaching
 from gpt2dist.errors import UserError
 
+CONNECTIONS = 16
+"""At most this many files are asked for their size at the same time."""
 _MAGIC = re.compile(r"[*?\[]")
 _VERSIONS = (
     *("ETag", "etag", "md5Hash", "checksum", "blob_id"),
@@ -34,7 +37,7 @@ def find_remote(
     """
     with reaching(url, "listed"):
         system, path = filesystem(url)
-        if system.isfile(path):
+        if not path.endswith("/") and system.isfile(path):  # a web server's listing is a file, too
             found = {path: system.info(path)}
         elif system.isdir(path):
             below = system.find(path, detail=True)
@@ -51,7 +54,15 @@ def find_remote(
                 raise UserError(f"{url}: this pattern matches no file")
         else:
             raise UserError(f"{url}: no such file or directory")
+        found = _with_sizes(system, found)
     return [_source(system.unstrip_protocol(name), info, given) for name, info in found.items()]
+
+
+def _with_sizes(system: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """Ask for each file whose size the listing does not have, as those of web servers; several at a time."""
+    missing = [name for name, info in found.items() if info["size"] is None]
+    with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
+        return found | dict(zip(missing, pool.map(system.info, missing), strict=True))
 
 
 def _visible(found: dict[str, Any], directory: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 SHARD_SIZE = "50GB"
 """Maximum size of a weights file, as in transformers."""
+PIPELINE_TOKENS = 256
+"""Number of tokens that a pipeline of transformers adds to a text by default."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,11 @@ def write(directory: Path, model: GPT2LMHeadModel, tokenizer: Tokenizer) -> None
     for config in (model.config, model.generation_config):
         # Without a padding token, GPT2ForSequenceClassification accepts only one text at a time.
         config.bos_token_id = config.eos_token_id = config.pad_token_id = end
-    # Otherwise, generation runs past the last position of the model.
-    model.generation_config.max_length = model.config.n_positions
+    # A max_length would make transformers warn at each call with max_new_tokens.
+    model.generation_config.max_length = None
+    if model.config.n_positions < 2 * PIPELINE_TOKENS:
+        # Otherwise, a pipeline runs past the last position of the model.
+        model.generation_config.max_new_tokens = model.config.n_positions // 2
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     model.config.save_pretrained(directory)
@@ -91,3 +96,4 @@ def write(directory: Path, model: GPT2LMHeadModel, tokenizer: Tokenizer) -> None
     twins = model.all_tied_weights_keys  # the second name of the tied embedding
     save_torch_model(model, directory, max_shard_size=SHARD_SIZE, shared_tensors_to_discard=list(twins))
     tokenizer.save(directory, model.config.n_positions)
+    tokenizer.save_gpt2_files(directory)

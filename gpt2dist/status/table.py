@@ -13,9 +13,13 @@ NOTHING = "–"
 SHOWN_CHANGES = 8
 """At most this many changes of the last start are listed."""
 HEADER = (
-    *("run", "state", "step", "loss", "perplexity", "tokens/s", "MFU", "left"),
-    *("checkpoint", "evaluation", "skipped"),
+    *("run", "state", "step", "loss", "left", "tokens/s", "checkpoint", "evaluation"),
+    *("MFU", "perplexity", "skipped"),
 )
+"""Columns of the table, the most important ones first."""
+NEVER_DROPPED = 2
+"""This many columns are shown however narrow the terminal is."""
+GAP = "  "
 
 
 def show(statuses: Sequence[Status], home: Path) -> list[str]:
@@ -27,13 +31,53 @@ def show(statuses: Sequence[Status], home: Path) -> list[str]:
     """
     if len(statuses) == 1 and Path(statuses[0].run) == home:
         return [f"{name:>14}  {value}" for name, value in in_full(statuses[0])]
-    rows = [HEADER, *(_row(status, home) for status in statuses)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    return [*_table(statuses, home), *_remarks(statuses, home)]
+
+
+def fitted(statuses: Sequence[Status], home: Path, columns: int, rows: int) -> list[str]:
+    """Return the lines of `show` that fit on a terminal, with the running runs on top.
+
+    The columns of a table that do not fit are left out, and the last line says how much more there is.
+
+    Args:
+        statuses: Statuses of the runs.
+        home: The requested directory.
+        columns: Number of characters of a line.
+        rows: Number of lines.
+    """
+    if len(statuses) == 1 and Path(statuses[0].run) == home:
+        return _first(show(statuses, home), rows)
+    ordered = sorted(statuses, key=lambda status: status.state != "running")
+    lines = _first(_table(ordered, home, columns), rows)
+    remarks = _remarks(ordered, home)
+    return lines + (_first(remarks, rows - len(lines)) if rows - len(lines) > 2 else [])
+
+
+def _first(lines: list[str], limit: int) -> list[str]:
+    """Return as many lines as fit, the last one saying how many more there are."""
+    if len(lines) <= limit:
+        return lines
+    shown = max(limit - 1, 0)
+    return [*lines[:shown], f"… {len(lines) - shown} more"]
+
+
+def _table(statuses: Sequence[Status], home: Path, limit: int | None = None) -> list[str]:
+    """Return the lines of the table, with the columns that fit into `limit` characters."""
+    columns = list(zip(HEADER, *(_row(status, home) for status in statuses), strict=True))
+    shown: list[list[str]] = []
+    used = -len(GAP)
+    for number, column in enumerate(columns):
+        width = max(map(len, column))
+        if limit is None or number < NEVER_DROPPED or used + len(GAP) + width <= limit:
+            shown.append([cell.ljust(width) for cell in column])
+            used += len(GAP) + width
+    return [GAP.join(row).rstrip() for row in zip(*shown, strict=True)]
+
+
+def _remarks(statuses: Sequence[Status], home: Path) -> list[str]:
+    """Return the reasons of the states, after an empty line."""
     remarks = [f"{_name(each, home)} {each.state}: {each.reason}" for each in statuses if each.reason]
-    return [*lines, *([""] if remarks else []), *remarks]
+    return [*([""] if remarks else []), *remarks]
 
 
 def in_full(status: Status) -> list[tuple[str, str]]:
@@ -79,15 +123,17 @@ def _starts(status: Status) -> Iterator[tuple[str, str]]:
 
 
 def _row(status: Status, home: Path) -> tuple[str, ...]:
-    return (
-        _name(status, home),
-        status.state,
-        _steps(status),
-        *(cell for _, cell in _measures(status)),
-        _checkpoint(status),
-        _evaluation(status.evaluations[0]) if status.evaluations else NOTHING,
-        _count(status.skipped_steps),
-    )
+    """Return the cells of a run, in the order of `HEADER`."""
+    cells = {
+        "run": _name(status, home),
+        "state": status.state,
+        "step": _steps(status),
+        **dict(_measures(status)),
+        "checkpoint": _checkpoint(status),
+        "evaluation": _evaluation(status.evaluations[0]) if status.evaluations else NOTHING,
+        "skipped": _count(status.skipped_steps),
+    }
+    return tuple(cells[name] for name in HEADER)
 
 
 def _measures(status: Status) -> list[tuple[str, str]]:

@@ -312,6 +312,21 @@ class Tokenizer:
         (directory / FILE_NAME).write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
         (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
+    def save_gpt2_files(self, directory: Path) -> None:
+        """Write vocab.json and merges.txt, GPT-2's own files, where they are enough for the same tokenizer.
+
+        GPT2Tokenizer of any version of transformers reads them; tokenizer.json needs one that is not older than
+        the tokenizer. They are not written for tokenizers without merges, or with another pre-tokenizer or a
+        normalizer, which these files cannot represent.
+        """
+        model = orjson.loads(self._backend.to_str())["model"]
+        if not self.is_byte_level or not self.cuts_as_gpt2 or self.normalizer or not model.get("merges"):
+            return
+        vocabulary = dict(sorted(self.vocabulary.items(), key=lambda item: item[1]))
+        merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
+        (directory / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+        (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+
     def _make_encoding_backend(self, content: analysis.Content) -> tokenizers.Tokenizer:
         backend, changed = self._backend, analysis.for_encoding(content, self.end_of_text)
         if changed is not content:

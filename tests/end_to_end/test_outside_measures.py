@@ -50,17 +50,17 @@ def test_a_measure_from_outside_is_shown_wherever_ours_are(gpt2dist, run, tiny_d
 
     named = ("--measure", HERE + "NATS_PER_WORD")
     words = ("evaluate", run, "--data", tiny_dataset, "--run", run, "--name", "wiki", *named)
-    _, err = gpt2dist(*words)
+    shown, _ = gpt2dist(*words)
     result = json.loads((run / "eval/wiki/step-00000002.json").read_text())
     assert result["nats_per_word"] == result["nll_sum"] / result["words"]
-    assert re.search(rf"^ *nats per word  {result['nats_per_word']:,.4f}$", err, re.M)
+    assert re.search(rf"^ *nats per word  {result['nats_per_word']:,.4f}$", shown, re.M)
     ((step, value),) = points(events(run / "tensorboard/wiki"), "eval/wiki/nats_per_word")
     assert (step, value) == (2, pytest.approx(result["nats_per_word"]))
 
     known = {each["name"]: each for each in json.loads(gpt2dist("status", run, "--json")[0])["evaluations"]}
     assert known["val"]["nats_per_word"] == expected
     assert known["wiki"]["nats_per_word"] == result["nats_per_word"]
-    assert f", {expected:.4f} nats per word at 2" in gpt2dist("status", run)[1]
+    assert f", {expected:.4f} nats per word at 2" in gpt2dist("status", run)[0]
 
     gpt2dist("report", run, "--output", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()

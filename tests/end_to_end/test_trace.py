@@ -95,7 +95,7 @@ def test_what_people_and_programs_read(run, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["step"] == STEP and found["windows"] == trace(load_plan(run), STEP)
     assert cli.main(["trace", str(run), "--step", str(STEP)]) == 0
-    text = capsys.readouterr().err
+    text = capsys.readouterr().out
     first = found["windows"][0]
     origin = first["documents"][0]["origin"]
     assert f"sample 16 (rank 0): window {first['window']:,} of {first['dataset']}, tokens" in text
@@ -134,4 +134,4 @@ def test_the_documents_of_a_window_are_shown_by_inspect(run, capsys):
     assert shown["documents"][0]["start"] <= 60 < shown["documents"][0]["end"]
     assert cli.main(["inspect", directory, *window]) == 0
     origin = shown["documents"][0]["origin"]
-    assert f"from {origin['path']}:{origin['line']}" in capsys.readouterr().err
+    assert f"from {origin['path']}:{origin['line']}" in capsys.readouterr().out

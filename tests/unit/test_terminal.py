@@ -70,9 +70,9 @@ def test_documents_and_their_places(open_screen, dataset, monkeypatch):
     assert NAME_ESCAPED + "\n\tü\r\n" in shown
     assert f"/{NAME_ESCAPED}.jsonl:1" in shown
     assert shown == terminal.printable(shown)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     cli.main(["inspect", str(dataset), "--document", "0"])
-    assert NAME + "\n\tü\r\n" in sys.stderr.getvalue()
+    assert NAME + "\n\tü\r\n" in sys.stdout.getvalue()
 
 
 def test_json_on_a_terminal_is_still_json(open_screen, dataset):

@@ -35,8 +35,9 @@ def option(**declaration: Any) -> Any:
 class Scheduler(Protocol):
     """A scheduler: a frozen dataclass that inherits from this class.
 
-    Its fields are its options of `gpt2dist submit`, each declared by `option`. That command calls `check`, then
-    `files`, writes those files, and calls `command`, `submit` and `next_steps`. A dry run ends after `command`.
+    Its fields are its options of `gpt2dist submit`, each declared by `option`. That command calls `check` and
+    `check_resources`, then `files`, writes those files, and calls `command`, `submit` and `next_steps`. A dry run
+    ends after `command`.
 
     Attributes:
         noun: What a submitted job is, for messages.
@@ -55,6 +56,16 @@ class Scheduler(Protocol):
 
         Raises:
             UserError: An option is invalid, or jobs cannot do the work; the message has a fix.
+        """
+
+    def check_resources(self, job: SchedulerJob) -> None:
+        """Check the options together with the nodes and GPUs of the job. Nothing has been written yet.
+
+        Args:
+            job: The job. Its submission directory does not exist yet, and will have another name.
+
+        Raises:
+            UserError: The options and the resources contradict each other; the message has a fix.
         """
 
     @abstractmethod

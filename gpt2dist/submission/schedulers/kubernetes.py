@@ -20,13 +20,14 @@ from typing import Any, ClassVar
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.submissions import CONFIG, SCRIPT
 from gpt2dist.submission.job import SchedulerJob, Work, require_positive
+from gpt2dist.submission.schedulers import patch
 from gpt2dist.submission.schedulers.base import CONTAINER_IMAGE, CPUS_PER_NODE, SAVE_SECONDS, Scheduler, option
 from gpt2dist.submission.template import common_values, read, render
 
 DEFAULT_SAVE_SECONDS = 300
 RETRIES = 3
 PORT = 29400
-CONFIGURATION = Path("/etc/gpt2dist")
+CONFIGURATION = Path(patch.SCRIPTS)
 """Directory in which the pods see the script and the configuration."""
 RESERVED = (CONFIGURATION, *map(Path, ("/dev", "/proc", "/sys")))
 """Directories of the pods. A volume must not be mounted at, inside or above them."""
@@ -46,6 +47,7 @@ class Kubernetes(Scheduler):
         cpus_per_node: Number of cores that each pod requests.
         save_seconds: Seconds that a pod has to save when it is asked to stop; None for 300.
         retries: How many failures of all pods are retried before the job fails; None for 3.
+        patch: YAML file to merge into the manifest: node selectors, tolerations, queues …; None for none.
     """
 
     cannot: ClassVar = {"tasks": "which starts a single job", "dask": "which preprocesses in a single pod"}
@@ -60,6 +62,10 @@ class Kubernetes(Scheduler):
     cpus_per_node: int | None = option(**CPUS_PER_NODE)
     save_seconds: int | None = option(**SAVE_SECONDS)
     retries: int | None = option(type=int, metavar="N", help="failures of all pods that are retried (default: 3)")
+    patch: str | None = option(
+        metavar="FILE",
+        help="YAML to merge into the manifest by kind: node selectors, tolerations, pull secrets, queues …",
+    )
 
     def check(self, work: Work) -> None:
         """Check the options, and that a volume contains each path of the work.
@@ -99,13 +105,29 @@ class Kubernetes(Scheduler):
             found[claim] = _mount_path(word, path, found)
         return found
 
-    def files(self, job: SchedulerJob) -> dict[str, str]:
-        """Render the manifest."""
+    def check_resources(self, job: SchedulerJob) -> None:
+        """Check that the patch can be merged into the manifest.
+
+        Raises:
+            UserError: It cannot be read or merged, or changes what the run relies on.
+        """
+        self._documents(job)
+
+    def _documents(self, job: SchedulerJob) -> list[dict[str, Any]]:
+        """Return the documents of the manifest, patched."""
         import yaml
 
         template, values = yaml.safe_load_all(read("kubernetes/manifest.yaml")), self._values(job)
         documents = [_without_empty(_filled(each, values)) for each in template]
-        text = yaml.dump_all(documents, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=114)
+        return documents if self.patch is None else patch.apply(documents, Path(self.patch))
+
+    def files(self, job: SchedulerJob) -> dict[str, str]:
+        """Render the manifest."""
+        import yaml
+
+        text = yaml.dump_all(
+            self._documents(job), Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=114
+        )
         by_hand = f"# Written by `gpt2dist submit`. To submit it by hand: {self.command(job)}"
         return {MANIFEST: f"# {job.title}\n{by_hand}\n{text}"}
 

@@ -17,6 +17,8 @@ from gpt2dist.submission.template import common_values, render
 DEFAULT_SAVE_SECONDS = 300
 FINISH = "finish.sh"
 """Script that merges the results of an array's tasks."""
+_MEMORY = re.compile(r"\d+[KMGT]?", re.IGNORECASE)
+_RESOURCE = re.compile(r"(?P<name>[^\s:,]+?)(?::(?P<type>[^\s:,]*[^\s:,\d][^\s:,]*))?(?::(?P<count>\d+))?")
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+)(?::(?P<ds>\d+))?)?)|(?P<clock>\d+(?::\d+){0,2})")
 OURS = {
     "nodes": "give submit's own --nodes",
@@ -29,6 +31,11 @@ OURS = {
     "partition": "give submit's own --partition",
     "account": "give submit's own --account",
     "time": "give submit's own --time",
+    "mem": "give submit's own --mem",
+    **dict.fromkeys(
+        ("mem-per-cpu", "mem-per-gpu"), "each node has one task; give --mem, the memory of each node"
+    ),
+    "gres": "give submit's own --gres",
     "array": "give --tasks, with --job preprocess",
     "signal": "give --save-seconds",
     "job-name": "the job is named after its run or dataset",
@@ -59,12 +66,20 @@ class Slurm(Scheduler):
         time: Time limit in Slurm's notation: minutes, H:MM:SS, D-HH …; None for the partition's default.
         save_seconds: Seconds before that limit at which a job that can resume is asked to stop; None for 300.
         cpus_per_node: Number of cores per node; None for whole nodes.
+        mem: Memory of each node in Slurm's notation; None for all of whole nodes, else the partition's default.
+        gres: Generic resources of each node, such as gpu:a100:8; GPUs among them replace --gpus-per-node.
         container_image: Image for pyxis (`srun --container-image`).
         sbatch: Further options of sbatch, such as `--qos=high`.
     """
 
     container_image: str | None = option(**CONTAINER_IMAGE)
     cpus_per_node: int | None = option(**CPUS_PER_NODE)
+    mem: str | None = option(
+        metavar="SIZE", help="memory of each node, as 64G (default: all of whole nodes, else the partition's)"
+    )
+    gres: str | None = option(
+        metavar="LIST", help="resources of each node, as gpu:a100:8, for clusters without --gpus-per-node"
+    )
     save_seconds: int | None = option(**SAVE_SECONDS)
     partition: str | None = option(metavar="NAME", help="default: the cluster's")
     account: str | None = option(metavar="NAME", help="default: yours")
@@ -89,6 +104,8 @@ class Slurm(Scheduler):
             require_positive("--save-seconds", kept, "the time to save before the limit")
         if self.cpus_per_node is not None:
             require_positive("--cpus-per-node", self.cpus_per_node, "the cores of each node")
+        if self.mem is not None and not _MEMORY.fullmatch(self.mem):
+            raise UserError(f"--mem {self.mem}: write the memory of each node, as 64G (K, M, G or T; 0 for all)")
         if self.time is not None and seconds(self.time) <= kept:
             raise UserError(
                 f"--time {self.time}: must be above the {kept} seconds kept for saving; give more time, or set "
@@ -98,6 +115,30 @@ class Slurm(Scheduler):
             check_option(each)
         if self.container_image is not None:
             self._check_container(work)
+
+    def check_resources(self, job: SchedulerJob) -> None:
+        """Check that --gres asks for the GPUs of the ranks.
+
+        Raises:
+            UserError: It is not a list of resources, or its GPUs are not as many as --gpus-per-node.
+        """
+        gpus = self._gpus()
+        if gpus not in (None, job.gpus_per_node):
+            wanted = f"--gpus-per-node is {job.gpus_per_node}" if job.gpus_per_node else "the job uses none"
+            raise UserError(f"--gres {self.gres}: {gpus} GPUs on each node, but {wanted}; give the same number")
+
+    def _gpus(self) -> int | None:
+        """Return the GPUs of each node that --gres asks for; None if it names none."""
+        counts = []
+        for each in [] if self.gres is None else self.gres.split(","):
+            found = _RESOURCE.fullmatch(each)
+            if not found:
+                raise UserError(
+                    f"--gres {self.gres}: write NAME[:TYPE]:COUNT, as gpu:a100:8; separate several by commas"
+                )
+            if found["name"] == "gpu":
+                counts.append(int(found["count"] or 1))
+        return sum(counts) if counts else None
 
     def _kept(self, work: Work) -> int:
         """Return how many seconds before the limit the job is asked to stop; 0 if it runs to the limit."""
@@ -149,9 +190,13 @@ class Slurm(Scheduler):
         yield f"--job-name={quote(job.work.name)}"
         yield f"--nodes={job.nodes}"
         yield "--ntasks-per-node=1"
-        if job.gpus_per_node:
+        if job.gpus_per_node and self._gpus() is None:
             yield f"--gpus-per-node={job.gpus_per_node}"
+        if self.gres:
+            yield f"--gres={quote(self.gres)}"
         yield f"--cpus-per-task={self.cpus_per_node}" if self.cpus_per_node else "--exclusive"
+        if self.mem or not self.cpus_per_node:
+            yield f"--mem={self.mem or 0}"  # whole nodes: all of their memory, not the partition's default
         for name in ("partition", "account", "time"):
             if value := getattr(self, name):
                 yield f"--{name}={quote(value)}"

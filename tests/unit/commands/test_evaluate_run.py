@@ -82,10 +82,9 @@ def test_a_point_of_another_curve_is_refused_before_the_work(gpt2dist, run, tiny
 
 
 def test_all_checkpoints_oldest_first_and_again_nothing_is_done(follow, run):
-    code, _, err = follow("--all-checkpoints")
+    code, out, err = follow("--all-checkpoints")
     assert code == 0
-    told = [line for line in err.splitlines() if line.startswith("step ")]
-    assert [line.split(":")[0] for line in told] == [f"step {step}" for step in STEPS]
+    assert [line.split(":")[0] for line in out.splitlines()] == [f"step {step}" for step in STEPS]
     assert err.endswith(f"4 results in {run}/eval/val\n")
     found = results(run)
     assert list(found) == STEPS
@@ -159,7 +158,11 @@ def test_a_signal_ends_the_watch_in_order(run, tiny_dataset, launcher, tmp_path)
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=PATIENCE)
     err = said.read_text()
-    assert (process.returncode, out) == (0, ""), err
+    assert process.returncode == 0, err
+    told = [line.split(":")[0] for line in out.splitlines()]
+    assert told in (["step 5", "step 10"], ["step 5", "step 10", "step 15"]), (
+        "the signal may come before the line"
+    )
     assert f"waiting for {run} (step 10 of 20)" in err
     assert f"\nstopped; the results are in {run}/eval/val\n" in err
     assert list(results(run)) == [5, 10, 15]

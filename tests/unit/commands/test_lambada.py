@@ -34,20 +34,20 @@ def test_the_json_has_the_keys_of_the_contract(lambada):
     assert "lambada: 100%" in err
 
 
-def test_the_table_goes_to_standard_error_and_the_file_holds_the_same(lambada, tmp_path):
-    code, out, err = lambada("--output", tmp_path / "deep/result.json", "--text-field", "page", field="page")
-    assert (code, out) == (0, "")
+def test_the_table_goes_to_standard_output_and_the_file_holds_the_same(lambada, tmp_path):
+    code, out, _ = lambada("--output", tmp_path / "deep/result.json", "--text-field", "page", field="page")
+    assert code == 0
     result = json.loads((tmp_path / "deep/result.json").read_text())
-    assert f"{result['perplexity']:,.4f} per last word" in err
-    assert f"{result['accuracy']:.4f}" in err
+    assert f"{result['perplexity']:,.4f} per last word" in out
+    assert f"{result['accuracy']:.4f}" in out
 
 
 def test_a_measure_of_another_package(lambada, tmp_path):
-    code, _, err = lambada("--output", tmp_path / "result.json", "--measure", HERE + "LAST_WORD_LOSS")
+    code, out, _ = lambada("--output", tmp_path / "result.json", "--measure", HERE + "LAST_WORD_LOSS")
     result = json.loads((tmp_path / "result.json").read_text())
     assert code == 0 and result["last_word_loss"] == result["nll_sum"] / 3
     assert result["measures"]["last_word_loss"]["title"] == "last-word loss"
-    assert f"last-word loss  {result['last_word_loss']:.4f} nats\n" in err
+    assert f"last-word loss  {result['last_word_loss']:.4f} nats\n" in out
     code, _, err = lambada("--measure", HERE + "NATS_PER_WORD")
     assert code == 2 and "is a measure of the task 'text', not 'last_words'; omit it" in err
 

@@ -44,8 +44,8 @@ def test_from_text_to_a_published_model(home, name, gpt2dist, tmp_path):
     how = ("lossy", "normalizer")[name == "gpt_neox"]
     changes = Manifest.load(data).text_changes
     assert changes[how]
-    code, _, err = gpt2dist("inspect", data, "--verify")
-    assert code == 0 and f"documents whose tokens do not restore every byte: {changes['documents']}" in err
+    code, out, _ = gpt2dist("inspect", data, "--verify")
+    assert code == 0 and f"documents whose tokens do not restore every byte: {changes['documents']}" in out
 
     results = []
     for source in (["--data", data], ["--text", corpus]):
@@ -57,7 +57,7 @@ def test_from_text_to_a_published_model(home, name, gpt2dist, tmp_path):
         assert result["text_changes"] == changes and result["bytes"] == size
         assert result["nll_sum"] == results[0]["nll_sum"]
         assert math.isclose(result["bits_per_byte"], result["nll_sum"] / math.log(2) / size)
-    assert "text changes  " in gpt2dist("evaluate", model, "--text", corpus)[2]
+    assert "text changes  " in gpt2dist("evaluate", model, "--text", corpus)[1]
 
     output = tmp_path / "model"
     code, _, err = gpt2dist("export", model, "--output", output, "--results", tmp_path / "scores.json")

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -31,8 +32,8 @@ def runs(tmp_path):
 
 def test_a_folder_of_runs(gpt2dist, runs):
     code, out, err = gpt2dist("status", runs)
-    assert (code, out) == (0, "")
-    lines = err.splitlines()
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
     assert lines[0].split()[:3] == ["run", "state", "step"]
     assert lines[1].split()[:4] == ["a", "stopped", "3/10", "30%"]
     assert lines[2].split()[:4] == ["sweep/b", "stopped", "4/10", "40%"]
@@ -45,9 +46,9 @@ def test_a_folder_of_runs(gpt2dist, runs):
 
 def test_one_run(gpt2dist, runs):
     code, out, err = gpt2dist("status", runs / "a")
-    assert (code, out) == (0, "")
-    assert "         state  stopped: by SIGUSR1, with everything saved\n" in err
-    assert "          loss  2.5000\n" in err
+    assert (code, err) == (0, "")
+    assert "         state  stopped: by SIGUSR1, with everything saved\n" in out
+    assert "          loss  2.5000\n" in out
 
 
 def test_json_has_an_object_per_run(gpt2dist, runs):
@@ -75,9 +76,9 @@ def test_the_newest_start_is_shown_and_all_are_in_the_json(gpt2dist, runs):
         path = runs / f"a/starts/{number:03d}/environment.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(facts))
-    _, _, err = gpt2dist("status", runs / "a")
-    assert "        starts  3, the last 2027-01-15 " in err and ", at step 3, 2 ranks\n" in err
-    assert "       changed  optimizer.lr 0.1 → 3\n" in err and err.count("changed") == 1
+    _, out, _ = gpt2dist("status", runs / "a")
+    assert "        starts  3, the last 2027-01-15 " in out and ", at step 3, 2 ranks\n" in out
+    assert "       changed  optimizer.lr 0.1 → 3\n" in out and out.count("changed") == 1
     _, out, _ = gpt2dist("status", runs, "--json")
     first, second = map(json.loads, out.splitlines())
     assert (second["start_count"], second["starts"]) == (0, [])
@@ -130,9 +131,9 @@ def looks(monkeypatch, *deeds):
 def test_a_watch_prints_plain_lines_where_there_is_no_terminal(gpt2dist, runs, monkeypatch):
     looks(monkeypatch, (runs / "a/stopped.json").unlink)
     code, out, err = gpt2dist("status", runs, "--watch")
-    assert (code, out) == (0, "")
-    lines = err.splitlines()
-    assert len(lines) == 4 and "\x1b" not in err
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == 4 and "\x1b" not in out
     stopped = "a: stopped (by SIGUSR1, with everything saved), step 3/10 30%, loss 2.5000, perplexity 12.18"
     assert lines[0] == stopped
     assert lines[2] == "a: running, step 3/10 30%, loss 2.5000, perplexity 12.18"
@@ -151,17 +152,34 @@ def test_a_watch_outlives_the_runs(gpt2dist, runs, monkeypatch):
 
 
 def test_on_a_terminal_a_watch_redraws_in_place_until_ctrl_c(runs):
+    (runs / "sweep/b/stopped.json").unlink()
+    shutil.copytree(runs / "a", runs / "c")
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 3, 40, 0, 0))  # lines, columns
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 4, 40, 0, 0))  # lines, columns
     command = [sys.executable, "-m", "gpt2dist", "status", str(runs), "--watch"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE) as process:
         os.close(theirs)
         shown = b""
         while shown.count(b"\x1b[H\x1b[J") < 2:
             shown += os.read(ours, 2**16)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert (process.wait(30), process.stderr.read()) == (0, b"")
     os.close(ours)
     screen = shown.decode().split("\x1b[H\x1b[J")[1].splitlines()
-    assert [line.split()[0] for line in screen] == ["run", "a"]  # the last line is left to the cursor
-    assert all(len(line) <= 40 for line in screen)
+    assert [line.split() for line in screen] == [  # the last line is left to the cursor
+        ["run", "state", "step", "loss", "left"],
+        ["sweep/b", "running", "4/10", "40%", "2.5000", "–"],
+        ["…", "2", "more"],
+    ]
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--watch"], ["status", "--json"], ["status", "--help"]])
+def test_a_reader_that_goes_is_no_failure(runs, words):
+    """As `gpt2dist status runs | head -1`; Python itself would exit with code 120, or with a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2dist", *words, str(runs)], stdout=writing, stderr=subprocess.PIPE, timeout=60
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")

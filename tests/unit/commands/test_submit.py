@@ -16,6 +16,7 @@ from tests.support.runs import write_run
 
 SLURM = ["--scheduler", "slurm", "--nodes", "2", "--gpus-per-node", "2"]
 LOCAL = ["--scheduler", "local", "--gpus-per-node", "1"]
+KUBERNETES = ["--scheduler", "kubernetes", "--gpus-per-node", "1", "--container-image", "image"]
 
 
 @pytest.fixture
@@ -92,6 +93,20 @@ def test_a_dry_run_prints_the_script_and_submits_nothing(run_file, tmp_path, sba
     assert not (sbatch / "arguments").exists()
 
 
+def test_a_patch_is_part_of_what_is_written(run_file, tiny_dataset, tmp_path, sbatch, capsys):
+    (tmp_path / "patch.yaml").write_text("kind: Job\nspec: {suspend: true}\n")
+    volume = f"claim:{os.path.commonpath([tmp_path, tiny_dataset])}"
+    words = [run_file, *KUBERNETES, "--volume", volume, "--dry-run", "--patch"]
+    assert submit(*words, "none.yaml") == 2
+    assert "--patch none.yaml: cannot be read (No such file or directory)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert submit(*words, "patch.yaml") == 0
+    (manifest,) = (tmp_path / "run/submission/001").glob("job.yaml")
+    assert capsys.readouterr().out == manifest.read_text()
+    *_, job = yaml.safe_load_all(manifest.read_text())
+    assert job["kind"] == "Job" and job["spec"]["suspend"] is True
+
+
 def test_variables_that_may_hold_secrets_are_not_recorded(run_file, tmp_path, sbatch, monkeypatch):
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -133,6 +148,14 @@ def test_without_sbatch_the_command_for_a_login_node_is_told(run_file, tmp_path,
         ([*SLURM, "--time", "1h"], "--time 1h: write minutes"),
         ([*SLURM, "--time", "5"], "--time 5: must be above the 300 seconds"),
         ([*SLURM, "--sbatch", "qos"], "--sbatch qos: write an option of sbatch"),
+        (
+            [*SLURM, "--sbatch=--mem=0"],
+            "--sbatch --mem=0: submit sets or relies on --mem; omit it (give submit's own",
+        ),
+        ([*SLURM, "--gres", "gpu:a100:4"], "--gres gpu:a100:4: 4 GPUs on each node, but --gpus-per-node is 2"),
+        ([*SLURM, "--mem", "much"], "--mem much: write the memory of each node, as 64G"),
+        ([*SLURM, "--patch", "a.yaml"], "--patch: for --scheduler kubernetes only; omit it"),
+        ([*LOCAL, "--mem", "1G", "--gres", "gpu"], "--mem, --gres: for --scheduler slurm only; omit it"),
         (["--scheduler", "slurm"], "--gpus-per-node: missing; one rank is started for each GPU"),
         ([*SLURM, "--tasks", "3"], "--tasks and --dask: for --job preprocess only; omit them"),
         ([*SLURM, "--volume", "a:/b"], "--volume: for --scheduler kubernetes only; omit it"),

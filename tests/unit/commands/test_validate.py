@@ -54,12 +54,12 @@ def validate_with(*words: str) -> None:
     validate.run(parser.parse_args([str(word) for word in words]))
 
 
-def test_people_read_the_plan_on_standard_error(run_file, tmp_path, capsys):
+def test_people_read_the_plan(run_file, tmp_path, capsys):
     validate_with(run_file, "--world-size", "4")
     captured = capsys.readouterr()
-    assert captured.out == ""
+    assert captured.err == ""
     # 20,480 targets in 20 disjoint windows; 100 steps of 16 are 80 epochs
-    head, *lines = captured.err.splitlines()
+    head, *lines = captured.out.splitlines()
     assert head == f"{run_file}: valid, for 4 ranks"
     # The columns are two spaces or more apart.
     assert [re.split(" {2,}", line) for line in lines] == [
@@ -187,7 +187,7 @@ def test_a_run_with_little_in_it(tmp_path, make_dataset, capsys):
     path = tmp_path / "small.yaml"
     path.write_text(f"data: {{train: [{{path: {make_dataset(train=[9])}}}]}}\nschedule: {{total_steps: 1}}")
     validate_with(path, "model={n_layer: 1, n_head: 1, n_embd: 1, context_length: 8}", "run.output_dir=out")
-    text = re.sub(" {2,}", "  ", capsys.readouterr().err)
+    text = re.sub(" {2,}", "  ", capsys.readouterr().out)
     assert "valid, for 1 rank\n" in text
     assert "1 layer, 1 head, 1 wide, context of 8 tokens\n" in text
     assert "size  9 tokens, 1 document\n" in text
@@ -212,7 +212,7 @@ def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys
     other = make_dataset("other", train=[5121])
     train = f"data.train=[{{path: {tmp_path / 'dataset'}, weight: 0.7}}, {{path: {other}, weight: 0.3}}]"
     validate_with(run_file, train)
-    text = re.sub(" {2,}", "  ", capsys.readouterr().err)
+    text = re.sub(" {2,}", "  ", capsys.readouterr().out)
     assert (
         "data  dataset  70 % of the windows; 20,481 tokens, 2 documents, 20 windows per epoch; "
         "56 epochs; each token is trained on 56 times\n"
@@ -241,12 +241,12 @@ def test_a_blend_has_a_line_per_dataset(run_file, tmp_path, make_dataset, capsys
 )
 def test_what_was_asked_for_is_in_the_plan(run_file, capsys, override, line):
     validate_with(run_file, override, "--world-size", "4")
-    assert f"{line}\n" in re.sub(" {2,}", "  ", capsys.readouterr().err)
+    assert f"{line}\n" in re.sub(" {2,}", "  ", capsys.readouterr().out)
 
 
 def test_many_passes_are_written_out(run_file, capsys):
     validate_with(run_file, "schedule.total_steps=1e6")
-    assert "800,000 epochs; each token is trained on 800,000 times" in capsys.readouterr().err
+    assert "800,000 epochs; each token is trained on 800,000 times" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("world_size", ["0", "-2"])
@@ -257,14 +257,14 @@ def test_a_world_without_ranks_is_refused(run_file, world_size):
 
 def test_a_ramp_is_plotted(run_file, capsys):
     validate_with(run_file, "batch.ramp={start: 4, increment: 4, samples: 400}")
-    text = re.sub(" {2,}", "  ", capsys.readouterr().err)
+    text = re.sub(" {2,}", "  ", capsys.readouterr().out)
     assert "ramp  from 4 windows, 4 more each time; full size from step 62 on\n" in text
     assert "16 │" in text
 
 
 def test_a_run_of_few_steps_is_not_plotted(run_file, capsys):
     validate_with(run_file, "schedule.total_steps=7", "schedule.warmup_steps=0")
-    assert "│" not in capsys.readouterr().err
+    assert "│" not in capsys.readouterr().out
 
 
 def test_the_memory_of_a_device_is_a_limit(run_file):
@@ -277,7 +277,7 @@ def test_the_memory_of_a_device_is_a_limit(run_file):
 
 def test_the_ranks_that_the_job_was_submitted_for(run_file, capsys):
     validate_with(run_file, "run.world_size=4")
-    assert "valid, for 4 ranks" in capsys.readouterr().err
+    assert "valid, for 4 ranks" in capsys.readouterr().out
     validate_with(run_file, "run.world_size=4", "--world-size", "4")
     message = (
         "run.world_size: the job was submitted for 4 ranks but started with 2; start 4, or set run.world_size=2"

@@ -1,7 +1,9 @@
 import bz2
 import gzip
+import http.server
 import json
 import lzma
+import threading
 from types import SimpleNamespace
 
 import fsspec
@@ -43,6 +45,45 @@ def test_files_directories_and_globs(base):
     assert names([base + "/**/*.rst", base + "/*.txt"], base) == ["b.txt", "sub/deep/d.rst"]
     (source,) = discover([base + "/sub/c.jsonl.gz"])
     assert (source.format, source.compression, source.size) == ("jsonl", "gz", 1) and source.version
+
+
+@pytest.fixture
+def web_server(tmp_path):
+    """The URL of a web server's directory; and the files that it was asked for, by method."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=tmp_path)
+
+        def log_message(self, *args):
+            asked.append((self.command, self.path))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_the_listing_of_a_web_server_has_no_sizes_so_each_file_is_asked(web_server, tmp_path):
+    pytest.importorskip("aiohttp")
+    url, asked = web_server
+    for number in range(40):
+        (tmp_path / f"{number:02d}.jsonl").write_text("x" * number)
+    (tmp_path / "notes.md").write_text("not asked for")
+    for corpus in (f"{url}/*.jsonl", f"{url}/"):
+        asked.clear()
+        found = discover([corpus], suffixes=(".jsonl",) if corpus.endswith("/") else ())
+        assert [(source.path, source.size) for source in found] == [
+            (f"{url}/{number:02d}.jsonl", number) for number in range(40)
+        ]
+        assert sorted(path for method, path in asked if method == "HEAD" and path[1:3].isdigit()) == [
+            f"/{number:02d}.jsonl" for number in range(40)
+        ]
+        assert not [path for method, path in asked if method == "GET" and path[1:3].isdigit()]
+    assert ("HEAD", "/notes.md") not in asked
 
 
 def test_a_file_that_comes_short_is_refused(monkeypatch, read_piece):

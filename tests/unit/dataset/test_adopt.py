@@ -273,7 +273,7 @@ def test_the_verb(home, documents, tmp_path, capsys):
         ["--window", "2", "--sequence-length", "16", "--stride", "8"],
     ):
         assert cli.main(["inspect", str(tmp_path / "out"), *more]) == 0
-    assert "document" in capsys.readouterr().err
+    assert "document" in capsys.readouterr().out
     assert cli.main(arguments) == 2
     assert f"--output: {tmp_path / 'out'} is not empty; name a new directory" in capsys.readouterr().err
     (tmp_path / "train.bin").rename(tmp_path / "moved.bin")

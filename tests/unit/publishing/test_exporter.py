@@ -1,5 +1,7 @@
 import json
+import logging
 import math
+import warnings
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import (
     GPT2ForSequenceClassification,
     GPT2ForTokenClassification,
     GPT2LMHeadModel,
+    GPT2Tokenizer,
     pipeline,
 )
 
@@ -93,7 +96,7 @@ def test_what_lies_there_and_what_it_says(exported, dtype):
     _, directory = exported
     assert {path.name for path in directory.iterdir()} == {
         *("model.safetensors", "config.json", "generation_config.json"),
-        *("tokenizer.json", "tokenizer_config.json", "README.md"),
+        *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "README.md"),
     }
     config = json.loads((directory / "config.json").read_text())
     ends = {"bos_token_id": END, "eos_token_id": END, "pad_token_id": END}
@@ -101,7 +104,7 @@ def test_what_lies_there_and_what_it_says(exported, dtype):
     sizes = {"n_positions": 48, "vocab_size": 300, "n_layer": 3, "tie_word_embeddings": True}
     assert config.items() >= (said | ends | sizes | {"model_type": "gpt2"}).items()
     generation = json.loads((directory / "generation_config.json").read_text())
-    assert generation.items() >= (ends | {"max_length": 48}).items()
+    assert generation.items() >= (ends | {"max_new_tokens": 24}).items() and "max_length" not in generation
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in directory.iterdir())
 
 
@@ -160,6 +163,38 @@ def test_auto_classes_and_the_pipeline_generate(exported, dtype):
     assert len(tokens[0]) <= 48  # it ends where the positions end
     batch = generator(["abc", "defg hi"], max_new_tokens=5, batch_size=2)
     assert [texts[0]["generated_text"][:3] for texts in batch] == ["abc", "def"]
+
+
+def test_a_pipeline_does_not_warn(save_model, tmp_path, caplog, monkeypatch):
+    """As it did with max_length, at each call with max_new_tokens."""
+    export(save_model(make_model()), tmp_path / "model", "float32", lambda exported: "")
+    generator = pipeline("text-generation", model=str(tmp_path / "model"))
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (out,) = generator("abc", max_new_tokens=5)
+        generator(["abc", "defg hi"], max_new_tokens=5, batch_size=2, do_sample=False)
+        generator.model.generate(**generator.tokenizer("abc", return_tensors="pt"), max_new_tokens=5)
+    assert out["generated_text"].startswith("abc")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_long_context_leaves_the_number_of_new_tokens_to_the_pipeline(tmp_path, save_model):
+    export(save_model(make_model(n_positions=512)), tmp_path / "model", "float32", lambda exported: "")
+    generation = json.loads((tmp_path / "model/generation_config.json").read_text())
+    assert not {"max_length", "max_new_tokens"} & set(generation)
+
+
+def test_the_files_of_gpt2_are_the_same_tokenizer(save_model, tmp_path):
+    """transformers reads them where tokenizer.json is newer than it; here, tokenizer.json is absent."""
+    export(save_model(make_model()), tmp_path / "model", "float32", lambda exported: "")
+    ours = Tokenizer.load(tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").unlink()
+    theirs = GPT2Tokenizer.from_pretrained(tmp_path / "model")
+    assert theirs.get_vocab() == ours.vocabulary and theirs.eos_token_id == END
+    for text in ("abc defg, é\n hij", "  two  spaces 😀\t", "it's 2024"):
+        assert theirs(text)["input_ids"] == ours.encode(text).tolist()
+    assert (tmp_path / "model/merges.txt").read_text().startswith("#version: 0.2\n")
 
 
 def test_an_untied_output_layer_is_kept(save_model, tmp_path):

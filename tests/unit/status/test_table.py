@@ -49,15 +49,50 @@ def unknown(status):
 
 def test_a_table_of_runs_with_what_is_to_be_said_of_them(status, unknown):
     assert table.show([status, unknown], Path("runs")) == [
-        "run  state    step           loss    perplexity  tokens/s  MFU    left      checkpoint     "
-        "evaluation                                    skipped",
-        "a    running  700/1,400 50%  3.9005  49.42       16,539    41.2%  1:35 min  600, 12 s ago  "
-        "val loss 3.9500, 1.8300 bits per byte at 600  2",
-        "b/c  failed   –              –       –           –         –      –         –              "
-        "–                                             –",
+        "run  state    step           loss    left      tokens/s  checkpoint     "
+        "evaluation                                    MFU    perplexity  skipped",
+        "a    running  700/1,400 50%  3.9005  1:35 min  16,539    600, 12 s ago  "
+        "val loss 3.9500, 1.8300 bits per byte at 600  41.2%  49.42       2",
+        "b/c  failed   –              –       –         –         –              "
+        "–                                             –      –           –",
         "",
         "b/c failed: rank 0: E: x",
     ]
+
+
+def test_a_narrow_terminal_gets_the_columns_that_fit_and_the_running_runs_first(status, unknown):
+    assert table.fitted([unknown, status], Path("runs"), columns=64, rows=6) == [
+        "run  state    step           loss    left      tokens/s  MFU",
+        "a    running  700/1,400 50%  3.9005  1:35 min  16,539    41.2%",
+        "b/c  failed   –              –       –         –         –",
+        "",
+        "b/c failed: rank 0: E: x",
+    ]
+    narrow = table.fitted([unknown, status], Path("runs"), columns=5, rows=6)
+    assert narrow[:3] == ["run  state", "a    running", "b/c  failed"], "a name and its state always"
+    wide = table.fitted([unknown, status], Path("runs"), columns=200, rows=6)
+    assert wide == table.show([status, unknown], Path("runs"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "first_words", "last"),
+    [
+        (3, ["run", "r0"], "… 8 more"),
+        (9, ["run", *(f"r{number}" for number in range(7))], "… 2 more"),
+        (11, ["run", *(f"r{number}" for number in range(9))], None),
+        (13, ["run", *(f"r{number}" for number in range(9)), "", "r0"], "… 8 more"),
+    ],
+)
+def test_the_last_line_says_how_many_runs_or_reasons_do_not_fit(status, rows, first_words, last):
+    runs = [dataclasses.replace(status, run=f"runs/r{number}", reason="x") for number in range(9)]
+    lines = table.fitted(runs, Path("runs"), columns=200, rows=rows)
+    assert lines[-1] == (last or lines[-1]) and len(lines) <= rows
+    assert [(line.split() or [""])[0] for line in lines[: len(lines) - bool(last)]] == first_words
+
+
+def test_one_run_in_full_is_cut_too(status):
+    lines = table.fitted([status], Path("runs/a"), columns=80, rows=4)
+    assert lines == [*table.show([status], Path("runs/a"))[:3], "… 9 more"]
 
 
 def test_one_run_in_full(status):
@@ -100,7 +135,6 @@ def test_the_starts_of_a_run_and_what_the_last_one_changed(status, monkeypatch):
 def test_a_line_says_what_is_known(status, unknown):
     assert table.line(unknown, Path("runs")) == "b/c: failed (rank 0: E: x)"
     assert table.line(status, Path("runs/a")) == (
-        "a: running, step 700/1,400 50%, loss 3.9005, perplexity 49.42, tokens/s 16,539, MFU 41.2%, "
-        "left 1:35 min, checkpoint 600, 12 s ago, evaluation val loss 3.9500, 1.8300 bits per byte at 600, "
-        "skipped 2"
+        "a: running, step 700/1,400 50%, loss 3.9005, left 1:35 min, tokens/s 16,539, checkpoint 600, 12 s ago, "
+        "evaluation val loss 3.9500, 1.8300 bits per byte at 600, MFU 41.2%, perplexity 49.42, skipped 2"
     )

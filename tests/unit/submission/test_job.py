@@ -7,7 +7,13 @@ import pytest
 
 from gpt2dist.config import Config
 from gpt2dist.errors import UserError
-from gpt2dist.submission.job import Work, parse_environment, require_fit_for_scripts, require_positive
+from gpt2dist.submission.job import (
+    SchedulerJob,
+    Work,
+    parse_environment,
+    require_fit_for_scripts,
+    require_positive,
+)
 from gpt2dist.submission.options import flag
 from gpt2dist.submission.schedulers.kubernetes import Kubernetes
 from gpt2dist.submission.schedulers.local import Local
@@ -16,6 +22,7 @@ from gpt2dist.submission.schedulers.slurm import Slurm, seconds
 HOME = Path("/runs/a")
 TRAINING = Work("train", "a", (), HOME, (HOME,), config=Config.model_construct(), run=HOME)
 SCORING = Work("evaluate", "a", ("a",), HOME, (HOME,))
+JOB = SchedulerJob(TRAINING, HOME / "001", HOME, "python", nodes=2, gpus_per_node=8)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,8 @@ def test_other_times_are_refused(time):
         (Slurm(time="5"), "--time 5: must be above the 300 seconds kept for saving; give more time, or set"),
         (Slurm(save_seconds=0), "--save-seconds 0: must be at least 1"),
         (Slurm(cpus_per_node=0), "--cpus-per-node 0: must be at least 1"),
+        (Slurm(mem="64GB"), "--mem 64GB: write the memory of each node, as 64G (K, M, G or T; 0 for all)"),
+        (Slurm(mem=""), "--mem : write the memory of each node"),
         (Slurm(sbatch=("qos=high",)), "--sbatch qos=high: write an option of sbatch, as --sbatch=--qos=high"),
     ],
 )
@@ -81,6 +90,10 @@ def test_what_slurm_would_refuse_is_refused_before(slurm, message):
         ("-pgpu", "partition"),
         ("-A me", "account"),
         ("-c4", "cpus-per-task"),
+        ("--mem=0", "mem"),
+        ("--mem-per-cpu=4G", "mem-per-cpu"),
+        ("--mem-per-g=4G", "mem-per-gpu"),
+        ("--gres=gpu:8", "gres"),
     ],
 )
 def test_options_of_sbatch_that_contradict_what_was_checked_are_refused(option, name):
@@ -89,9 +102,44 @@ def test_options_of_sbatch_that_contradict_what_was_checked_are_refused(option, 
     assert str(raised.value).startswith(f"--sbatch {option}: submit sets or relies on --{name}; omit it (")
 
 
-@pytest.mark.parametrize("option", ["--time-min=60", "--no-kill", "-C a100", "--mem=0", "-xn7", "-w nodeN", "-H"])
+@pytest.mark.parametrize(
+    "option", ["--time-min=60", "--no-kill", "-C a100", "--gres-flags=none", "-xn7", "-w nodeN", "-H"]
+)
 def test_other_options_of_sbatch_are_passed_on(option):
     Slurm(sbatch=(option,)).check(TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("gres", "message"),
+    [
+        ("gpu:a100:4", "--gres gpu:a100:4: 4 GPUs on each node, but --gpus-per-node is 8; give the same number"),
+        ("gpu", "1 GPUs on each node, but --gpus-per-node is 8"),
+        ("gpu:a100", "1 GPUs on each node, but --gpus-per-node is 8"),
+        ("gpu:a100:4,gpu:h100:5", "9 GPUs on each node, but --gpus-per-node is 8"),
+        ("gpu:a100:x:4", "write NAME[:TYPE]:COUNT, as gpu:a100:8; separate several by commas"),
+        ("gpu:8,", "write NAME[:TYPE]:COUNT"),
+        ("gpu 8", "write NAME[:TYPE]:COUNT"),
+        ("", "write NAME[:TYPE]:COUNT"),
+    ],
+)
+def test_resources_that_are_not_the_gpus_of_the_ranks_are_refused(gres, message):
+    with pytest.raises(UserError) as raised:
+        Slurm(gres=gres).check_resources(JOB)
+    assert message in str(raised.value)
+
+
+def test_preprocessing_takes_no_gpus_by_gres():
+    job = dataclasses.replace(JOB, gpus_per_node=0)
+    with pytest.raises(UserError, match="--gres gpu:8: 8 GPUs on each node, but the job uses none"):
+        Slurm(gres="gpu:8").check_resources(job)
+    Slurm(gres="lustre:1").check_resources(job)
+
+
+def test_right_resources_pass():
+    for gres in (None, "gpu:8", "gpu:a100:8", "gpu:a100:4,gpu:h100:4", "nvme:2", "nvme:2,gpu:8", "craynetwork"):
+        Slurm(gres=gres).check_resources(JOB)
+    for mem in ("0", "64G", "1t", "500"):
+        Slurm(mem=mem).check(TRAINING)
 
 
 @pytest.mark.parametrize("option", ["", " ", "--comment='a"])

@@ -101,7 +101,7 @@ def test_a_job_is_submitted_and_status_shows_it_where_the_package_is_missing(
     assert (facts["scheduler"], facts["jobs"], facts["asked"]["queue"]) == (name, ["4711.pbs"], "gpu")
     monkeypatch.setitem(sys.modules, "tests.support.pbs", None)  # importing it fails from now on
     assert cli.main(["status", "run"]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert f"submitted: 0 s ago, {name} 4711.pbs; its output will be in" in said
 
 

@@ -161,6 +161,23 @@ def test_what_is_not_asked_for_is_left_to_slurm():
     assert not {"--partition", "--account", "--time", "--cpus-per-task"} & set(directives)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["--gpus-per-node=8", "--exclusive", "--mem=0"]),
+        ({"mem": "64G"}, ["--gpus-per-node=8", "--exclusive", "--mem=64G"]),
+        ({"cpus_per_node": 8}, ["--gpus-per-node=8", "--cpus-per-task=8"]),
+        ({"cpus_per_node": 8, "mem": "64G"}, ["--gpus-per-node=8", "--cpus-per-task=8", "--mem=64G"]),
+        ({"gres": "gpu:a100:8"}, ["--gres=gpu:a100:8", "--exclusive", "--mem=0"]),
+        ({"gres": "nvme:1"}, ["--gpus-per-node=8", "--gres=nvme:1", "--exclusive", "--mem=0"]),
+    ],
+)
+def test_what_a_node_gives_to_the_job(options, expected):
+    script = Slurm(**options).files(JOB)["job.sh"]
+    asked = re.findall(r"^#SBATCH (--(?:gpus|gres|exclusive|cpus|mem).*)", script, re.MULTILINE)
+    assert asked == expected
+
+
 def test_of_nested_directories_a_container_gets_the_outermost():
     paths = [Path("/a/b"), Path("/a"), Path("/c/d"), Path("/a/b/c"), Path("/c/d"), Path("/ab")]
     assert slurm.outermost(paths) == [Path("/a"), Path("/ab"), Path("/c/d")]
