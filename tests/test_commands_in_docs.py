@@ -73,7 +73,7 @@ def home(tiny_dataset, tmp_path_factory):
         shutil.copytree(checkpoint, home / name)
     for name in ("gpt2-124m", "finetune-gpt2", "mine", "quickstart"):
         shutil.copytree(run, home / "runs" / name)
-    for name in ("openwebtext", "wikitext", "mine", "finetune", "quickstart", "books"):
+    for name in ("openwebtext", "wikitext", "mine", "finetune", "quickstart", "books", "more"):
         shutil.copytree(tiny_dataset, home / "data" / name)
     for name in ("tokenizer", "gpt2-tokenizer"):
         shutil.copytree(tiny_dataset, home / name)

@@ -59,7 +59,8 @@ def test_without_a_gpu_it_asks_for_small(accept, tmp_path, monkeypatch, capsys):
 
 def run_small(repository, output, *words, minutes):
     command = [sys.executable, str(repository / "tools/gpu/accept.py"), "--small", "--output", str(output)]
-    environment = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(repository), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command += ["--minutes", str(minutes), *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     results = json.loads((output / "results.json").read_text())
