@@ -229,7 +229,7 @@ def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageMod
 
 
 def checkpoint_store(
-    config: Config, plan: Plan, world: World, tokenizer: Tokenizer, listener: CommitListener | None
+    config: Config, plan: Plan, world: World, tokenizer: Tokenizer, listener: CommitListener | None = None
 ) -> CheckpointStore:
     """Build the store of the run's checkpoints."""
 
