@@ -125,7 +125,7 @@ LIGHT = (
 )
 MOST_LINES = 450
 ENTRY_POINT_GROUPS = {
-    *("gpt2dist.hooks", "gpt2dist.measures", "gpt2dist.optimizers", "gpt2dist.readers"),
+    *("gpt2dist.hooks", "gpt2dist.measures", "gpt2dist.on_commit", "gpt2dist.optimizers", "gpt2dist.readers"),
     *("gpt2dist.schedulers", "gpt2dist.trackers", "gpt2dist.tests_animals"),
 }
 

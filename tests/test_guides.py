@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from gpt2dist.checkpoint import manifest
 from tests.support import REPOSITORY
 from tests.support.markdown import blocks
 from tests.support.ranks import run_ranks
@@ -110,21 +111,24 @@ def examples(repository, tmp_path, monkeypatch):
     """The examples of trackers and hooks as modules, beside modules that stand in for the libraries."""
     modules = STAND_INS | {
         name: "\n".join(blocks((repository / f"docs/guides/{guide}.md").read_text(encoding="utf-8"), "python"))
-        for name, guide in (("my_trackers", "trackers"), ("my_hooks", "hooks"))
+        for name, guide in (("my_trackers", "trackers"), ("my_hooks", "hooks"), ("my_uploads", "training"))
     }
     for name, text in modules.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("BACKUP", str(tmp_path / "backup"))
+    monkeypatch.setenv("STORE", f"file://{tmp_path}/backup")
     yield [
         "monitoring.trackers=[my_trackers:WeightsAndBiases, my_trackers:MLflow]",
-        "run.hooks=[my_hooks:CopyCheckpoints, my_hooks:Entropy]",
+        "run.hooks=[my_hooks:Entropy]",
+        "checkpoint.on_commit=my_uploads:upload",
     ]
     for name in modules:
         sys.modules.pop(name, None)
 
 
-def test_the_examples_of_trackers_and_hooks_follow_a_run_that_is_resumed(examples, tiny_dataset, tmp_path):
+def test_the_examples_of_trackers_hooks_and_uploads_follow_a_run_that_is_resumed(
+    examples, tiny_dataset, tmp_path
+):
     config = write_run(tmp_path, tiny_dataset)
     words = ["schedule.total_steps=6", *examples]
     words += ["monitoring.samples={prompts: [abc], every_steps: 4, max_new_tokens: 3}"]
@@ -132,6 +136,8 @@ def test_the_examples_of_trackers_and_hooks_follow_a_run_that_is_resumed(example
     run = train(config, *words)
     copies = sorted(path.name for path in (tmp_path / "backup/run").iterdir())
     assert copies == ["step-00000003", "step-00000006"]
+    for copy in copies:
+        manifest.check_contents(tmp_path / "backup/run" / copy, manifest.read(run / "checkpoints" / copy))
     entropies = metrics(run, "probe/entropy")
     assert len(entropies) == 6 and all(0 < entropy < 5.71 for entropy in entropies)  # log 300
     losses = metrics(run, "train/loss")
@@ -152,3 +158,32 @@ def test_the_examples_of_trackers_and_hooks_follow_a_run_that_is_resumed(example
     assert [call[1] for call in mlflow if call[0] == "text"] == ["samples/0/step-00000004.txt"]
     assert [call[1] for call in wandb if call[0] == "finish"] == [0, 0]
     assert [call[1] for call in mlflow if call[0] == "finish"] == ["FINISHED", "FINISHED"]
+
+
+def test_the_examples_of_uploads_reach_an_object_store_and_the_command_line_of_one(
+    examples, tmp_path, monkeypatch
+):
+    import fsspec
+    import my_uploads
+
+    checkpoint = tmp_path / "tiny/checkpoints/step-00000003"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    monkeypatch.setenv("STORE", "memory://bucket/runs/")
+    for _ in range(2):  # a second call overwrites, and does not nest
+        my_uploads.upload(checkpoint, 3)
+    store = fsspec.filesystem("memory")
+    assert store.find("/bucket") == ["/bucket/runs/tiny/step-00000003/manifest.json"]
+    store.rm("/bucket", recursive=True)
+
+    aws = tmp_path / "aws"
+    aws.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/aws.log\ntest ! -e {tmp_path}/offline\n')
+    aws.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("STORE", "s3://bucket")
+    my_uploads.sync(checkpoint, 3)
+    said = f"s3 sync --only-show-errors {checkpoint} s3://bucket/tiny/step-00000003\n"
+    assert (tmp_path / "aws.log").read_text() == said
+    (tmp_path / "offline").touch()
+    with pytest.raises(subprocess.CalledProcessError):
+        my_uploads.sync(checkpoint, 3)

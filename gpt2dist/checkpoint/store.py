@@ -27,6 +27,7 @@ from gpt2dist.checkpoint.pinned import HostTensors
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
 from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.whole_state import WholeState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.run.directory import SAVED
@@ -36,19 +37,11 @@ EMBEDDING = "transformer.wte.weight"
 _SAME_MODEL = "use the model section of the run that wrote it"
 
 
-class WholeState(Protocol):
-    """State that a checkpoint saves and restores; see `PartitionedState`."""
+class CommitListener(Protocol):
+    """What learns of each complete checkpoint on rank 0, and may keep some from being deleted."""
 
-    parameters: dict[str, Any]
-    groups: Sequence[Sequence[str]]
-
-    def shape_of(self, name: str) -> torch.Size: ...  # noqa: D102
-    def state_names(self, name: str) -> tuple[str, ...]: ...  # noqa: D102
-    def gather(self, name: str) -> dict[str, Tensor]: ...  # noqa: D102
-    def scatter(self, name: str, tensors: dict[str, Tensor]) -> None: ...  # noqa: D102
-    def materialise(self, updates: int, restarted: Mapping[str, int] | None = None) -> None: ...  # noqa: D102
-    def link(self) -> None: ...  # noqa: D102
-    def refresh(self) -> None: ...  # noqa: D102
+    def committed(self, checkpoint: Path) -> None: ...  # noqa: D102
+    def held(self, outdated: Sequence[int]) -> set[int]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,7 @@ class CheckpointStore:
         keep_every: Checkpoints at multiples of this many steps are kept forever; None keeps none.
         vocab_size: Rows of the embedding to save; the rows after them are padding.
         write_model_files: Writes config.json, the tokenizer and other small model files into a directory.
+        listener: Told of each complete checkpoint, and asked which ones to keep for now.
     """
 
     def __init__(
@@ -80,6 +74,7 @@ class CheckpointStore:
         keep_every: int | None,
         vocab_size: int,
         write_model_files: Callable[[Path], None],
+        listener: CommitListener | None = None,
     ):
         self.directory = directory
         self.world = world
@@ -87,6 +82,7 @@ class CheckpointStore:
         self.keep_every = keep_every
         self.vocab_size = vocab_size
         self._write_model_files = write_model_files
+        self._listener = listener
         self._saving: _Saving | None = None
         self._host = HostTensors({})  # memory of the snapshot, reused by the next save
 
@@ -223,6 +219,16 @@ class CheckpointStore:
         state.refresh()
         return trainer
 
+    def prune(self, saved: int) -> None:
+        """Delete the outdated checkpoints, given the step of the newest one. Call on rank 0 only."""
+        existing = {step_of(path): path for path in finished(self.directory)}
+        steps = outdated(existing, saved, self.keep_last, self.keep_every)
+        held = self._listener.held(steps) if self._listener else set()
+        for step in steps:
+            if step not in held:
+                with contextlib.suppress(OSError):
+                    _remove(existing[step])
+
     def remove_leftovers(self) -> None:
         """Delete leftovers of interrupted saves. Call on rank 0 only, when no other job can be saving here."""
         for path in self.directory.glob("step-*.tmp"):
@@ -299,10 +305,9 @@ class CheckpointStore:
         write_latest(self.directory, final.name)
         with contextlib.suppress(OSError), (self.directory / SAVED).open("a", encoding="utf-8") as file:
             file.write(final.name + "\n")  # tells `evaluate --watch` what it missed
-        existing = {step_of(path): path for path in finished(self.directory)}
-        for step in outdated(existing, saving.step, self.keep_last, self.keep_every):
-            with contextlib.suppress(OSError):
-                _remove(existing[step])
+        if self._listener:
+            self._listener.committed(final)
+        self.prune(saving.step)
         return {}
 
     def _all_or_none(self, saving: _Saving, work: Callable[[], Records]) -> Records:

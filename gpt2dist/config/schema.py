@@ -323,6 +323,13 @@ class CheckpointSection(Section):
         "too, and refuses to start a new run. `never` starts a new run and refuses a directory with checkpoints. "
         "A path resumes from that checkpoint, or from the latest checkpoint of that run directory.",
     )
+    on_commit: str | None = Field(
+        None,
+        min_length=1,
+        description="Function to call with each complete checkpoint, such as one that uploads it. It is named "
+        "package.module:function and called with the directory and the step, on rank 0, in a thread beside the "
+        "training. Its failure does not end the training.",
+    )
     accept_changes: tuple[Literal["data", "batch", "optimizer"], ...] = Field(
         (),
         description="Changes that a resume accepts. Step, weights and all else are kept. `data`: the new "

@@ -27,7 +27,13 @@ from gpt2dist.preflight.model import (
     lengths_of,
     shape_of,
 )
-from gpt2dist.preflight.monitoring import check_hooks, check_profile, check_samples, check_trackers
+from gpt2dist.preflight.monitoring import (
+    check_hooks,
+    check_on_commit,
+    check_profile,
+    check_samples,
+    check_trackers,
+)
 from gpt2dist.preflight.optimizer import check_optimizer
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
 from gpt2dist.training.optimizers import optimizer_kind
@@ -103,6 +109,7 @@ def _check_settings(config: Config, world_size: int, datasets: tuple[TrainingSet
     yield from check_profile(config, datasets)
     yield from check_trackers(config)
     yield from check_hooks(config)
+    yield from check_on_commit(config)
     yield from check_directories(config)
 
 

@@ -1,4 +1,4 @@
-"""Check what watches a run: samples, the profile, trackers and training hooks."""
+"""Check what watches a run: samples, the profile, trackers, training hooks and `checkpoint.on_commit`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +9,7 @@ from gpt2dist.plan import TrainingSet
 from gpt2dist.preflight.schedule import total_steps
 from gpt2dist.registry import Registry
 from gpt2dist.training.hooks import HOOKS
+from gpt2dist.training.on_commit import find_function
 
 
 def check_samples(config: Config) -> Iterator[Problem]:
@@ -49,6 +50,15 @@ def check_trackers(config: Config) -> Iterator[Problem]:
 def check_hooks(config: Config) -> Iterator[Problem]:
     """Check that the training hooks can be imported."""
     yield from _check_parts("run.hooks", config.run.hooks, HOOKS)
+
+
+def check_on_commit(config: Config) -> Iterator[Problem]:
+    """Check that the function can be imported, and called with a checkpoint and a step."""
+    if config.checkpoint.on_commit:
+        try:
+            find_function(config.checkpoint.on_commit)
+        except ValueError as error:
+            yield Problem("checkpoint.on_commit", str(error))
 
 
 def _check_parts(key: str, names: tuple[str, ...], registry: Registry[Any]) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from gpt2dist.preflight.messages import divisors
 from gpt2dist.preflight.model import check_kernels
 from gpt2dist.preflight.optimizer import check_supported
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.training.on_commit import MOST_HELD
 
 Changes = Mapping[str, Any]
 """Dotted key → new value."""
@@ -130,20 +131,26 @@ def _with(config: Config, changes: Changes) -> Config:
 
 
 def checkpoint_space(config: Config, plan: Plan) -> int:
-    """Return the maximum bytes of all checkpoints together: those kept and the one being written."""
+    """Return the maximum bytes of all checkpoints together: those kept and those in transit."""
     checkpoint = config.checkpoint
     last = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
     every = checkpoint.every_steps or last
     permanent = last // math.lcm(every, checkpoint.keep_every) if checkpoint.keep_every else 0
-    temporary = checkpoint.keep_last + 1
+    temporary = checkpoint.keep_last + _in_transit(config)
     if not checkpoint.every_minutes:  # with it, the number of checkpoints is not known in advance
         temporary = min(temporary, -(-last // every) - permanent)
     return (temporary + permanent) * plan.checkpoint_bytes
 
 
+def _in_transit(config: Config) -> int:
+    """Return the checkpoints beyond those kept: the one being written, and those kept for `on_commit`."""
+    return 1 + (MOST_HELD if config.checkpoint.on_commit else 0)
+
+
 def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
     """Check that the checkpoints fit on the disk, counting those that the run already has there."""
     home = nearest_directory(config.output_dir)
+    more = _in_transit(config)
     free, needed = shutil.disk_usage(home).free, checkpoint_space(config, plan)
     existing = sum(_file_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
     if needed - existing > free:
@@ -152,7 +159,7 @@ def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
         yield Problem(
             "run.output_dir",
             f"{home} has {format_bytes(free)} free; "
-            f"checkpoint.keep_last + 1 = {config.checkpoint.keep_last + 1} checkpoints of "
+            f"checkpoint.keep_last + {more} = {config.checkpoint.keep_last + more} checkpoints of "
             f"{format_bytes(plan.checkpoint_bytes)}{permanent} need {format_bytes(needed)}{part}; "
             "free some space, keep fewer, or set a directory on a larger disk",
             also=("checkpoint.keep_last",),

@@ -74,6 +74,11 @@ class RunDirectory:
         return self.checkpoints / SAVED
 
     @property
+    def commit_calls(self) -> Path:
+        """The calls of `checkpoint.on_commit`, a line each; see `commit_calls`."""
+        return self.path / "on_commit.jsonl"
+
+    @property
     def logs(self) -> Path:
         """The logs of the ranks."""
         return self.path / "logs"

@@ -11,7 +11,7 @@ from typing import Any
 from gpt2dist import json_files
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import step_of
-from gpt2dist.run import metrics_file
+from gpt2dist.run import commit_calls, metrics_file
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.latest import read_latest
 from gpt2dist.run.submissions import Submission, submissions
@@ -92,6 +92,12 @@ def latest_checkpoint(run: Path) -> tuple[int, float] | None:
         return step_of(path), (path / manifest.NAME).stat().st_mtime
     except (OSError, ValueError):
         return None
+
+
+def failed_call(run: Path, settings: dict[str, dict[str, Any]]) -> str:
+    """Return what failed if the last call of the run's `checkpoint.on_commit` did; empty otherwise."""
+    function = settings.get("checkpoint", {}).get("on_commit")
+    return commit_calls.last_failure(run, function) if isinstance(function, str) else ""
 
 
 def last_submission(run: Path) -> Submission | None:

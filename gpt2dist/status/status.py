@@ -119,6 +119,7 @@ def read_status(run: Path, all_starts: bool = False) -> Status:
     ending = _ending(run, saved[0] if saved else None, total, stop)
     waiting = None if held else _waiting(run, start, now)
     state, reason = waiting or _judge(run, held, ending, silent, _patience(times, settings.get("run", {})))
+    reason = "; ".join(filter(None, (reason, run_files.failed_call(run, settings))))
     goal = min(filter(None, (total, stop)), default=None)
     started = starts.numbers(run)
     return Status(

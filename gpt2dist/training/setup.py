@@ -1,5 +1,6 @@
 """Assemble the parts of a run and train it."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import torch
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint.naming import checkpoint_name, step_of
 from gpt2dist.checkpoint.state import TrainerState
-from gpt2dist.checkpoint.store import CheckpointStore
+from gpt2dist.checkpoint.store import CheckpointStore, CommitListener
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
@@ -43,6 +44,7 @@ from gpt2dist.training.failure import failure_marker, report_hang
 from gpt2dist.training.hooks import HOOKS, Hooks
 from gpt2dist.training.hyperparameters import hyperparameters
 from gpt2dist.training.initial_weights import load_initial_weights
+from gpt2dist.training.on_commit import CommitCalls
 from gpt2dist.training.recorder import MetricsRecorder
 from gpt2dist.training.stop import StopCoordinator, StopSignal
 from gpt2dist.training.trainer import Trainer
@@ -75,6 +77,7 @@ def train(config: Config, plan: Plan, world: World) -> str:
         StopSignal(launched, partial(_ended_at_once, output, world)) as signal,
         failure_marker(output, world),
         Watchdog(log, config.run.timeout_seconds, partial(report_hang, output, world)) as watchdog,
+        contextlib.ExitStack() as at_end,
     ):
         coordinator = StopCoordinator(world, signal, watchdog, config.checkpoint.every_minutes)
         settings = deepspeed_config(config, plan.accumulation, plan.shape.padded_parameters, world.size)
@@ -90,16 +93,50 @@ def train(config: Config, plan: Plan, world: World) -> str:
         if world.is_main:
             trainer.store.remove_leftovers()
             clear_stopped(output)
+        if trainer.commit_calls:
+            at_end.callback(trainer.commit_calls.close)
+            if world.is_main and trainer.saved_step:
+                trainer.commit_calls.resume(trainer.saved_step)
         if trainer.step >= trainer.last_step and trainer.evaluation_done:
             longer = "run.stop_after_steps" if trainer.last_step < plan.total_steps else "schedule.total_steps"
             logger.info("%s: all %d steps are done; raise %s to go on", output, trainer.last_step, longer)
+            finish_commit_calls(trainer, "")
             return ""
         logger.info("%s", summary(config, plan, world))
-        return trainer.fit()
+        stopped = trainer.fit()
+        finish_commit_calls(trainer, stopped)
+        return stopped
+
+
+def finish_commit_calls(trainer: Trainer, stopped: str) -> None:
+    """Wait for the calls of `checkpoint.on_commit` after the run's end, when everything is saved. Collective.
+
+    Args:
+        trainer: The trainer.
+        stopped: Name of the signal that stopped the run, if any. Another start will follow then, so a failed call
+            is only a warning.
+
+    Raises:
+        RunError: A call failed, or a signal ended the wait.
+    """
+    if not trainer.commit_calls:
+        return
+    wait = partial(trainer.coordinator.wait_until, interruptible=not stopped)
+    unfinished = trainer.commit_calls.finish(trainer.world, wait)
+    if not unfinished:
+        if trainer.world.is_main:
+            trainer.store.prune(trainer.step)  # what was kept only for the calls
+        return
+    text = f"{unfinished}; all checkpoints are complete, and the next start makes these calls again"
+    if not stopped:
+        raise RunError(text)
+    logger.warning("%s", text)
 
 
 def _ended_at_once(output: Path, world: World, signal: str) -> None:
     """Record that a second signal ends this rank."""
+    if RunDirectory(output).stopped_marker.exists():  # everything is saved: only a call of on_commit is cut off
+        return
     reason = RunError(f"a second signal ({signal}) ended it before everything was saved")
     write_failed(output, world.rank, reason)
 
@@ -111,6 +148,8 @@ def build_trainer(
     tokenizer = Tokenizer.load(plan.tokenizer)
     require_described_tokenizer(plan, tokenizer)
     engine = Engine(build_model(config, plan, world.device), config, settings, world)
+    on_commit = config.checkpoint.on_commit
+    commit_calls = CommitCalls(on_commit, config.output_dir) if on_commit else None
     return Trainer(
         config,
         plan,
@@ -118,10 +157,11 @@ def build_trainer(
         engine,
         build_batcher(config, plan),
         build_hooks(config, plan, Evaluator(config, plan, world, engine, tokenizer)),
-        checkpoint_store(config, plan, world, tokenizer),
+        checkpoint_store(config, plan, world, tokenizer, commit_calls),
         Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(config, world)),
         build_profile(config, world),
         coordinator,
+        commit_calls,
     )
 
 
@@ -188,7 +228,9 @@ def build_model(config: Config, plan: Plan, device: torch.device) -> LanguageMod
     )
 
 
-def checkpoint_store(config: Config, plan: Plan, world: World, tokenizer: Tokenizer) -> CheckpointStore:
+def checkpoint_store(
+    config: Config, plan: Plan, world: World, tokenizer: Tokenizer, listener: CommitListener | None = None
+) -> CheckpointStore:
     """Build the store of the run's checkpoints."""
 
     def write_model_files(directory: Path) -> None:
@@ -202,6 +244,7 @@ def checkpoint_store(config: Config, plan: Plan, world: World, tokenizer: Tokeni
         config.checkpoint.keep_every,
         plan.shape.vocab_size,
         write_model_files,
+        listener,
     )
 
 

@@ -73,7 +73,9 @@ class StopSignal:
             )
         elif now - self._since > ECHO_SECONDS:
             logger.error(
-                "%s after %s: exiting immediately, without saving", described(number.name), described(self.name)
+                "%s after %s: exiting immediately, without further saving",
+                described(number.name),
+                described(self.name),
             )
             peer_monitor.tell(StopRequestedError(f"{described(number.name)} after {described(self.name)}"))
             self._on_second(number.name)
@@ -130,6 +132,23 @@ class StopCoordinator:
             if failure := next(filter(None, failures), ""):
                 raise RunError(failure)
             raise StopRequestedError(next(filter(None, names), "a signal"))
+
+    def wait_until(self, is_done: Callable[[], bool], interruptible: bool) -> bool:
+        """Wait for work of rank 0 beside the training, and feed the watchdog. Collective.
+
+        Args:
+            is_done: Called on rank 0 until it is true. It should wait for about a second.
+            interruptible: Whether a signal to any rank ends the wait. False where a signal has stopped the run.
+
+        Returns:
+            Whether the work is done.
+        """
+        while True:
+            self._watchdog.alive()
+            done = is_done() if self._world.is_main else False
+            reports = self._world.gather((done, bool(self._signal.name)))
+            if reports[0][0] or (interruptible and any(signalled for _, signalled in reports)):
+                return bool(reports[0][0])
 
     def saved(self) -> None:
         """Restart the timer after a save. Collective."""

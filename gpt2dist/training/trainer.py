@@ -29,6 +29,7 @@ from gpt2dist.training.continuation import rate_note
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.hooks import Hooks
 from gpt2dist.training.lr_schedule import learning_rate
+from gpt2dist.training.on_commit import CommitCalls
 from gpt2dist.training.resume_checks import (
     check_probe_loss,
     check_resumable,
@@ -53,6 +54,7 @@ class Trainer:
         meter: Measures the steps.
         profile: Traces some of the steps.
         coordinator: Exchanges requests to stop or save.
+        commit_calls: The calls of `checkpoint.on_commit`, if it is set.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Trainer:
         meter: Meter,
         profile: Profile,
         coordinator: StopCoordinator,
+        commit_calls: CommitCalls | None = None,
     ):
         self.config = config
         self.plan = plan
@@ -78,6 +81,7 @@ class Trainer:
         self.meter = meter
         self.profile = profile
         self.coordinator = coordinator
+        self.commit_calls = commit_calls
         self.step = 0  # optimizer steps done
         self.consumed_samples = 0  # windows
         self.consumed_tokens = 0  # targets
@@ -203,6 +207,8 @@ class Trainer:
             **self._epochs(),
             "progress/tokens": self.consumed_tokens,
         }
+        if self.commit_calls:
+            values["checkpoint/failed_calls"] = self.commit_calls.failures
         try:
             self.hooks.after_log(self, values)
         except FileLostError as lost:  # only rank 0 notices it

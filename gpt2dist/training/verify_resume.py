@@ -103,7 +103,7 @@ def _part(config: Config, directory: Path, stop: int) -> Config:
     run = config.run.model_copy(update={"output_dir": directory, "stop_after_steps": stop, "hooks": ()})
     quiet = {"log_every_steps": 1, "tensorboard": False, "trackers": (), "profile": None}
     monitoring = config.monitoring.model_copy(update=quiet)
-    checkpoint = config.checkpoint.model_copy(update={"resume": "auto"})
+    checkpoint = config.checkpoint.model_copy(update={"resume": "auto", "on_commit": None})
     return config.model_copy(update={"run": run, "monitoring": monitoring, "checkpoint": checkpoint})
 
 

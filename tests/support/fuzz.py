@@ -139,6 +139,7 @@ KINDS = (
     Kind("run/eval/known/step-*.json", ("evaluate-all", "export", "status", "report")),
     Kind("run/[fs]*ed.json", SHOWN),
     Kind("run/lock", SHOWN),
+    Kind("run/on_commit.jsonl", ("status", "train")),
     Kind("run/submission/001/submission.json", SHOWN),
     Kind("result.json", ("export",)),
     Kind("run.yaml", ("validate",)),
@@ -165,7 +166,8 @@ def make_home(home: Path, dataset: Path) -> None:
     config["model"] |= {"n_embd": 16, "n_head": 2}
     config["data"] |= {"train": [{"path": "dataset"}], "validation": [{"name": "val", "path": "dataset"}]}
     config["schedule"] |= {"total_steps": 6, "warmup_steps": 2}
-    config |= {"run": {"output_dir": "run"}, "checkpoint": {"every_steps": 2}, "evaluation": {"every_steps": 4}}
+    config |= {"run": {"output_dir": "run"}, "evaluation": {"every_steps": 4}}
+    config["checkpoint"] = {"every_steps": 2, "on_commit": "tests.support.uploads:upload"}
     config["stability"] = {"spike_sigma": 6.0}
     config["monitoring"]["samples"] = {"prompts": ["a"], "every_steps": 4, "max_new_tokens": 4}
     Path("run.yaml").write_text(yaml.safe_dump(config))

@@ -88,6 +88,31 @@ def test_every_hook_that_cannot_be_imported_is_reported_with_the_way_out(run_fil
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "gone_module:upload",
+            "gone_module:upload cannot be imported (ModuleNotFoundError: No module named 'gone_module'); "
+            "install it, put its folder on PYTHONPATH, or omit it",
+        ),
+        ("upload", "unknown on_commit function 'upload'; write package.module:attribute"),
+        (
+            "tests.support.uploads:of_one_argument",
+            "tests.support.uploads:of_one_argument cannot be called with a checkpoint and a step (too many "
+            "positional arguments); define it as def upload(checkpoint: Path, step: int)",
+        ),
+        (
+            "tests.support.uploads:__doc__",
+            "tests.support.uploads:__doc__ cannot be called with a checkpoint and a step ('Functions",
+        ),
+    ],
+)
+def test_an_on_commit_function_that_cannot_be_called_is_reported_with_the_way_out(run_file, name, message):
+    (found,) = mistakes(run_file, [f"checkpoint.on_commit={name}"])
+    assert found.startswith(f"checkpoint.on_commit: {message}")
+
+
 def test_a_package_offers_a_hook_by_name(run_file, tmp_path):
     hook = "tests.support.counting_hook:CountingHook"
     with installed(tmp_path, "counting", "gpt2dist.hooks", counter=hook):

@@ -105,6 +105,13 @@ def test_a_disk_that_is_too_small_and_one_that_holds_a_part_already(run_file, tm
         f"  run.output_dir: {tmp_path} has 58.9 MB free; checkpoint.keep_last + 1 = 4 checkpoints of 19.6 MB "
         "need 78.5 MB; free some space, keep fewer, or set a directory on a larger disk"
     )
+    uploaded, _ = resolve(
+        run_file,
+        ["checkpoint={every_steps: 10, keep_last: 3, on_commit: 'tests.support.uploads:upload'}"],
+        1,
+    )
+    with pytest.raises(UserError, match=r"checkpoint\.keep_last \+ 3 = 6 checkpoints of 19\.6 MB need 118 MB"):
+        require_resources("run.yaml", uploaded, plan)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3 * size))
     checkpoint = tmp_path / "out" / "checkpoints" / "step-00000010"
     checkpoint.mkdir(parents=True)

@@ -98,3 +98,9 @@ def test_a_difference_elsewhere_is_explained_by_a_second_training(verified, devi
         "run.deterministic is set, so look for another cause" if deterministic else "set run.deterministic=true"
     )
     assert way_out in message
+
+
+def test_its_trainings_call_nothing_of_the_user(tmp_path):
+    named = {"checkpoint": {"on_commit": "my:upload"}, "run": {"hooks": ("my:Hook",)}}
+    part = module._part(Config.model_validate(named), tmp_path, 2)
+    assert part.checkpoint.on_commit is None and part.run.hooks == () and part.monitoring.trackers == ()

@@ -1,0 +1,22 @@
+"""Protocol of the model and optimizer state of all ranks, which a checkpoint saves and restores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class WholeState(Protocol):
+    """State that a checkpoint saves and restores; see `PartitionedState`."""
+
+    parameters: dict[str, Any]
+    groups: Sequence[Sequence[str]]
+
+    def shape_of(self, name: str) -> torch.Size: ...  # noqa: D102
+    def state_names(self, name: str) -> tuple[str, ...]: ...  # noqa: D102
+    def gather(self, name: str) -> dict[str, Tensor]: ...  # noqa: D102
+    def scatter(self, name: str, tensors: dict[str, Tensor]) -> None: ...  # noqa: D102
+    def materialise(self, updates: int, restarted: Mapping[str, int] | None = None) -> None: ...  # noqa: D102
+    def link(self) -> None: ...  # noqa: D102
+    def refresh(self) -> None: ...  # noqa: D102
