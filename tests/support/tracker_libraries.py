@@ -9,8 +9,8 @@ from pathlib import Path
 class WandbRun:
     """A W&B run of one process; its rows go to the server."""
 
-    def __init__(self, rows, resumed):
-        self.resumed, self.summary, self._rows = resumed, {}, rows
+    def __init__(self, identity, rows, resumed):
+        self.id, self.resumed, self.summary, self._rows = identity, resumed, {}, rows
         self.metrics = {}
         self.finished = None
 
@@ -39,7 +39,7 @@ class Wandb(types.ModuleType):
         resumed = self.mode == "online" and options["resume"] == "allow" and options["id"] in self.rows
         if not resumed:
             self.rows[options["id"]] = []
-        self.run = WandbRun(self.rows[options["id"]], resumed)
+        self.run = WandbRun(options["id"], self.rows[options["id"]], resumed)
         return self.run
 
     def Html(self, file):
@@ -55,7 +55,7 @@ class MLflow(types.ModuleType):
 
     def __init__(self):
         super().__init__("mlflow")
-        self.runs, self.experiments, self.fails = {}, [], False
+        self.runs, self.experiments, self.fails, self._active = {}, [], False, None
         self.exceptions = types.SimpleNamespace(MlflowException=MlflowException)
         self.entities = types.ModuleType("mlflow.entities")
         self.entities.Metric = lambda key, value, timestamp, step: (key, value, timestamp, step)
@@ -73,7 +73,12 @@ class MLflow(types.ModuleType):
     def set_experiment(self, name):
         self.experiments.append(name)
 
+    def active_run(self):
+        return self._active and types.SimpleNamespace(info=types.SimpleNamespace(run_id=self._active))
+
     def start_run(self, run_id, run_name):
+        if self._active:
+            raise MlflowException(f"Run with UUID {self._active} is already active")
         run_id = run_id or f"run{len(self.runs)}"
         run = self.runs.setdefault(
             run_id, types.SimpleNamespace(name=run_name, params={}, metrics=defaultdict(list), tags={}, files={})
@@ -104,8 +109,8 @@ class MLflow(types.ModuleType):
     def log_artifact(self, run_id, path):
         self.runs[run_id].files[Path(path).name] = Path(path).read_text()
 
-    def end_run(self, status):
-        self.runs[self._active].status = status
+    def end_run(self, status="FINISHED"):
+        self.runs[self._active].status, self._active = status, None
 
 
 def offline_records(path):

@@ -39,6 +39,8 @@ class MLflow:
         known = self._known_parameters()
         if self._server_run.id is None and not _experiment_is_set():
             mlflow.set_experiment("gpt2dist")
+        if (active := mlflow.active_run()) and active.info.run_id == self._server_run.id:
+            mlflow.end_run()  # left by a start in this process that failed
         about = mlflow.start_run(run_id=self._server_run.id, run_name=run.name).info
         self._id: str = about.run_id
         if self._server_run.id is None:

@@ -32,12 +32,12 @@ class ServerRun:
         self.directory = RunDirectory(run).trackers / name
         self._about, self._sent_file = self.directory / "run.json", self.directory / "sent"
         try:
-            self.id = str(json_files.load(self._about)["id"]) if self._about.exists() else None
+            self.id = _identity(self._about) if self._about.exists() else None
             self._sent = set(json_files.read_lines(self._sent_file)) if self._sent_file.exists() else set()
-        except (OSError, ValueError, KeyError) as error:
-            problem = json_files.reason(error) if not isinstance(error, KeyError) else "it lacks id"
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.directory}: {problem}; move it away: {name} then begins a new run with the whole history"
+                f"{self.directory}: {json_files.reason(error)}; move it away: {name} then begins a new run with "
+                "the whole history"
             ) from None
 
     def begin(self, identity: str) -> None:
@@ -62,6 +62,13 @@ class ServerRun:
         self._sent.add(digest)
         with self._sent_file.open("ab") as file:
             file.write(digest + b"\n")
+
+
+def _identity(path: Path) -> str:
+    identity = json_files.load(path).get("id")
+    if not isinstance(identity, str) or not identity:
+        raise ValueError(f"{path.name} lacks the text id")
+    return identity
 
 
 def _digest(step: int, values: Mapping[str, float | str]) -> bytes:

@@ -50,7 +50,7 @@ class WeightsAndBiases:
             resume=None if offline else "allow",
         )
         if not self._run.resumed:
-            self._server_run.begin(identity)
+            self._server_run.begin(self._run.id)  # in a notebook perhaps the one that is already active
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         self._uploading: deque[tuple[float, int, Mapping[str, float | str]]] = deque()

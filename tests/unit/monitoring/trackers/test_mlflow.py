@@ -120,7 +120,7 @@ def test_a_server_that_fails_disables_the_tracker_and_the_next_start_sends_what_
     trackers.send(line(3))
     assert trackers._at_work == {}
     assert "mlflow failed (ConnectionError: the server is gone) and is disabled" in caplog.text
-    mlflow.fails = False
+    mlflow.fails = False  # and in the same process, where the run of the first start is still active
     track(tmp_path, [line(4)], history=[line(1), line(2), line(3)])
     (run,) = mlflow.runs.values()
     assert [step for step, *_ in run.metrics["train/loss"]] == [1, 2, 3, 4]

@@ -45,7 +45,8 @@ def test_values_are_known_again_after_they_went_through_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("run.json", b"{}", "it lacks id"),
+        ("run.json", b"{}", "run.json lacks the text id"),
+        ("run.json", b'{"id": 7}', "run.json lacks the text id"),
         ("run.json", b"{", "not JSON"),
         ("run.json", b"\xff", "not UTF-8"),
         ("sent", None, "not a regular file"),
