@@ -56,6 +56,7 @@ class MLflow(types.ModuleType):
     def __init__(self):
         super().__init__("mlflow")
         self.runs, self.experiments, self.fails, self._active = {}, [], False, None
+        self.requests = 0
         self.exceptions = types.SimpleNamespace(MlflowException=MlflowException)
         self.entities = types.ModuleType("mlflow.entities")
         self.entities.Metric = lambda key, value, timestamp, step: (key, value, timestamp, step)
@@ -95,7 +96,8 @@ class MLflow(types.ModuleType):
     def log_batch(self, run_id, metrics=(), params=()):
         if self.fails:
             raise ConnectionError("the server is gone")
-        assert len(params) <= 100
+        assert len(params) <= 100 and len(metrics) <= 1000
+        self.requests += 1
         self.runs[run_id].params |= dict(params)
         for key, value, timestamp, step in metrics:
             self.runs[run_id].metrics[key].append((step, value, timestamp))

@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.trackers import Hyperparameters, send
@@ -15,6 +16,18 @@ from gpt2dist.run.metrics_file import Line
 
 MOST_PARAMETERS = 100
 """Limit of MLflow for the parameters of one request."""
+MOST_METRICS = 1000
+"""Likewise for metrics."""
+
+
+class _Line(NamedTuple):
+    """Values of a step that wait to be sent: metrics, or a text with the path of its file."""
+
+    step: int
+    values: Mapping[str, float | str]
+    metrics: list[Any]
+    text: str = ""
+    path: str = ""
 
 
 class MLflow:
@@ -46,6 +59,7 @@ class MLflow:
         if self._server_run.id is None:
             self._server_run.begin(self._id)
         self._tokens: float | None = None
+        self._waiting: deque[_Line] = deque()
         self._sender = ThreadPoolExecutor(1, "mlflow")
         self._error: Exception | None = None  # the first one of the thread
         self._log_parameters(hyperparameters, known, history[-1]["step"] if history else 0)
@@ -64,12 +78,12 @@ class MLflow:
             del shown["progress/tokens"]  # several lines of a step may contain it; one point is enough
         self._tokens = tokens if tokens is not None else self._tokens
         metrics = [Metric(_allowed(tag), value, milliseconds, step) for tag, value in shown.items()]
-        self._send(step, values, lambda: self._client.log_batch(self._id, metrics=metrics))
+        self._send(_Line(step, values, metrics))
 
     def text(self, step: int, time: float, tag: str, text: str) -> None:
         """Send a text as an artifact."""
         path = f"{_allowed(tag)}/step-{step:08d}.txt"
-        self._send(step, {tag: text}, lambda: self._client.log_text(self._id, text, path))
+        self._send(_Line(step, {tag: text}, [], text, path))
 
     def close(self, failed: bool) -> None:
         """Wait until all is sent, name the best checkpoint in a tag, and end the MLflow run."""
@@ -106,22 +120,36 @@ class MLflow:
             if key in known and known[key] != value:
                 self._client.set_tag(self._id, f"changed.{key}", f"{value} from step {step}")
 
-    def _send(self, step: int, values: Mapping[str, float | str], call: Callable[[], Any]) -> None:
-        """Let the thread send something, unless the run has it; raise the error of an earlier call."""
+    def _send(self, line: _Line) -> None:
+        """Let the thread send a line, unless the run has it; raise the error of an earlier one."""
         if self._error:
             raise self._error
+        if self._server_run.is_new(line.step, line.values):
+            self._waiting.append(line)
+            self._sender.submit(self._work)
 
-        def work() -> None:
-            if self._error:
-                return
-            try:
-                call()
-                self._server_run.note(step, values)
-            except Exception as error:
-                self._error = error
+    def _work(self) -> None:
+        """Send what waits, in the thread. Metrics of several lines share a request: a history has many."""
+        try:
+            while self._waiting and not self._error:
+                lines = self._take()
+                if lines[0].path:
+                    self._client.log_text(self._id, lines[0].text, lines[0].path)
+                else:
+                    self._client.log_batch(self._id, metrics=[each for line in lines for each in line.metrics])
+                for line in lines:
+                    self._server_run.note(line.step, line.values)
+        except Exception as error:
+            self._error = error
 
-        if self._server_run.is_new(step, values):
-            self._sender.submit(work)
+    def _take(self) -> list[_Line]:
+        """Take one text, or as many lines of metrics as a request may have."""
+        lines = [self._waiting.popleft()]
+        room = MOST_METRICS - len(lines[0].metrics)
+        while not lines[0].path and self._waiting and 0 < len(self._waiting[0].metrics) <= room:
+            lines.append(self._waiting.popleft())
+            room -= len(lines[-1].metrics)
+        return lines
 
 
 def _experiment_is_set() -> bool:

@@ -84,6 +84,22 @@ def test_a_tracker_that_is_added_later_gets_the_history(mlflow, tmp_path):
     assert [step for step, *_ in mlflow.runs["run0"].metrics["train/loss"]] == [1, 2, 3]
 
 
+def test_a_long_history_goes_in_few_requests(mlflow, tmp_path):
+    numbers = {f"tag{number}": 1.0 for number in range(7)}
+    history = [line(step, **(numbers if step % 1000 else {"samples/0": "a"})) for step in range(1, 2001)]
+    track(tmp_path, [], history)
+    (run,) = mlflow.runs.values()
+    assert [step for step, *_ in run.metrics["tag6"]] == [step for step in range(1, 2001) if step % 1000]
+    assert len(run.files) == 2
+    tracker = start(tmp_path, history)._at_work["mlflow"]
+    before = mlflow.requests
+    tracker._waiting.extend(
+        module._Line(step, numbers, [(tag, 1.0, 0, step) for tag in numbers]) for step in range(300)
+    )
+    tracker._work()
+    assert mlflow.requests - before == 3  # 142 lines of 7 metrics in a request
+
+
 def test_a_parameter_that_changes_becomes_a_tag_and_a_new_one_is_added(mlflow, tmp_path):
     track(tmp_path, [line(1)])
     changed = {"model.n_layer": 2, "optimizer.lr": 0.2, "batch.accumulation": 4}
