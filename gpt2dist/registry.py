@@ -5,7 +5,8 @@ A part is one of ours, one that an installed package offers as an entry point, o
 """
 
 import functools
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
@@ -22,12 +23,22 @@ class Registry(Generic[T]):
         group: Entry-point group in which packages offer parts, such as "gpt2dist.optimizers".
         builtin: Our parts: name → `package.module:attribute`.
         protocol: Class whose public methods and attributes a part must have.
+        extras: Those of our parts that need a package of the same name, which our extra of that name installs. It
+            is imported when the part is used, not here.
     """
 
-    def __init__(self, noun: str, group: str, builtin: Mapping[str, str], protocol: type):
+    def __init__(
+        self,
+        noun: str,
+        group: str,
+        builtin: Mapping[str, str],
+        protocol: type,
+        extras: Collection[str] = (),
+    ):
         self.noun = noun
         self.group = group
         self._builtin = dict(builtin)
+        self._extras = extras
         self._members = tuple(name for name in vars(protocol) if not name.startswith("_"))
 
     def names(self) -> tuple[str, ...]:
@@ -41,9 +52,12 @@ class Registry(Generic[T]):
             name: A name of `names`, or `package.module:attribute`.
 
         Raises:
-            ValueError: The name is unknown, the import fails or the part lacks a member; the message has a fix.
+            ValueError: The name is unknown, its package is not installed, the import fails or the part lacks a
+                member; the message has a fix.
         """
         target = self._builtin.get(name)
+        if name in self._extras and not _is_installed(name):
+            raise ValueError(f"{name} is not installed; pip install 'gpt2dist[{name}]', or omit it")
         if target is None and (offered := self._offered().get(name)):
             target = offered.value
         if target is None and ":" not in name.strip(":"):
@@ -68,6 +82,12 @@ class Registry(Generic[T]):
 
     def _offered(self) -> dict[str, EntryPoint]:
         return _entry_points(self.group)
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether a package can be imported. A folder without modules, such as W&B's ./wandb, is none."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 @functools.cache

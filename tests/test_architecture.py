@@ -109,7 +109,8 @@ LIGHT = (
     ),
     *("model.find_model", "training.lr_schedule", "training.deepspeed_config"),
     *("training.optimizers", "training.optimizers.base", "training.optimizers.adamw"),
-    "monitoring.trackers",
+    *("monitoring.trackers", "monitoring.trackers.server_run"),
+    *("monitoring.trackers.mlflow", "monitoring.trackers.wandb"),
     *(
         f"{room}.{path.stem}"
         for room in ("run", "status", "report")
@@ -244,6 +245,7 @@ RUN_DIRECTORIES = {
     "starts",
     "submission",
     "tensorboard",
+    "trackers",
     "verify-resume",
 }
 """What lies in a run directory. A record of a submission has a config.yaml, too."""

@@ -385,7 +385,7 @@ class MonitoringSection(Section):
     log_every_steps: Steps = Field(10, description="Steps between records of metrics.jsonl.")
     tensorboard: bool = Field(True, description="Write the metrics for TensorBoard as well.")
     trackers: tuple[str, ...] = Field(
-        (), description="Trackers besides TensorBoard, as `package.module:ClassName`."
+        (), description="Trackers besides TensorBoard: `wandb`, `mlflow` or `package.module:ClassName`."
     )
     profile: ProfileSection | None = None
     samples: SamplesSection = SamplesSection()

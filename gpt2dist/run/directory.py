@@ -54,6 +54,11 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     @property
+    def trackers(self) -> Path:
+        """What each tracker keeps from start to start, in a directory of its name."""
+        return self.path / "trackers"
+
+    @property
     def evaluations(self) -> Path:
         """Results: step-….json for evaluations during training, and a directory for each other evaluation."""
         return self.path / "eval"

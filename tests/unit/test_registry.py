@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import pytest
@@ -60,3 +61,15 @@ def test_says_what_is_wrong_with_a_name(animals, name, message):
     with pytest.raises(ValueError) as error:
         animals.get(name)
     assert message in str(error.value)
+
+
+def test_one_of_ours_whose_package_is_not_installed_names_the_extra(tmp_path, monkeypatch):
+    registry = Registry("animal", "gpt2dist.tests_animals", {"yak": HERE + "Cat"}, Animal, ["yak"])
+    (tmp_path / "yak").mkdir()  # such as the folder into which W&B writes: it has no modules
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
+    with pytest.raises(ValueError, match=r"^yak is not installed; pip install 'gpt2dist\[yak\]', or omit it$"):
+        registry.get("yak")
+    (tmp_path / "yak/__init__.py").write_text("raise RuntimeError('imported too early')")
+    importlib.invalidate_caches()
+    assert registry.get("yak") is Cat

@@ -73,8 +73,25 @@ def test_every_tracker_that_cannot_be_imported_is_told_with_the_way_out(run_file
     assert mistakes(run_file, ["monitoring.trackers=[gone_module:A, tracker]"]) == [
         "monitoring.trackers: gone_module:A cannot be imported (ModuleNotFoundError: No module named "
         "'gone_module'); install it, put its folder on PYTHONPATH, or omit it",
-        "monitoring.trackers: unknown tracker 'tracker'; write package.module:attribute",
+        "monitoring.trackers: unknown tracker 'tracker' (known: wandb, mlflow); write one of these, or "
+        "package.module:attribute",
     ]
+
+
+def test_a_tracker_whose_library_is_missing_is_told_with_the_command_that_installs_it(run_file, monkeypatch):
+    monkeypatch.setattr("gpt2dist.registry._is_installed", lambda package: False)
+    assert mistakes(run_file, ["monitoring.trackers=[wandb, mlflow]"]) == [
+        "monitoring.trackers: wandb is not installed; pip install 'gpt2dist[wandb]', or omit it",
+        "monitoring.trackers: mlflow is not installed; pip install 'gpt2dist[mlflow]', or omit it",
+    ]
+
+
+def test_a_look_at_a_run_does_not_import_the_library_of_a_tracker(run_file, monkeypatch):
+    monkeypatch.setattr("gpt2dist.registry._is_installed", lambda package: True)
+    for name in ("wandb", "mlflow"):
+        monkeypatch.setitem(sys.modules, name, None)  # its import would fail
+    config, _ = resolve(run_file, ["monitoring.trackers=[wandb, mlflow]"], 1)
+    assert config.monitoring.trackers == ("wandb", "mlflow")
 
 
 def test_every_hook_that_cannot_be_imported_is_reported_with_the_way_out(run_file):

@@ -1,6 +1,6 @@
 """Trackers: TensorBoard, W&B, MLflow or any other class that implements one small protocol.
 
-A tracker receives what is written to metrics.jsonl, on rank 0 only. docs/guides/trackers.md has examples.
+A tracker receives what is written to metrics.jsonl, on rank 0 only. docs/guides/trackers.md describes them.
 """
 
 import logging
@@ -55,7 +55,11 @@ class Tracker(Protocol):
         """
 
 
-TRACKERS: Registry[Callable[[], Tracker]] = Registry("tracker", "gpt2dist.trackers", {}, Tracker)
+BUILTIN = {
+    "wandb": "gpt2dist.monitoring.trackers.wandb:WeightsAndBiases",
+    "mlflow": "gpt2dist.monitoring.trackers.mlflow:MLflow",
+}
+TRACKERS: Registry[Callable[[], Tracker]] = Registry("tracker", "gpt2dist.trackers", BUILTIN, Tracker, BUILTIN)
 """Classes of trackers. TensorBoard is not among them: `monitoring.tensorboard` turns it on."""
 
 
@@ -92,6 +96,9 @@ class Trackers:
             try:
                 tracker = make()
                 tracker.start(hyperparameters, run, history)
+            except UserError as error:
+                self.close(failed=True)
+                raise UserError(f"monitoring.trackers: {name}: {error}") from error
             except Exception as error:
                 self.close(failed=True)
                 raise UserError(

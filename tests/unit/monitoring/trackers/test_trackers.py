@@ -70,6 +70,16 @@ def test_one_that_cannot_start_refuses_the_run_and_closes_the_others(tmp_path):
     assert good.calls[-1] == ("close", True)
 
 
+def test_one_that_refuses_the_run_with_a_message_of_its_own_is_named_with_its_key(tmp_path):
+    def refuse():
+        raise UserError("the store lacks the run; name another")
+
+    good = MemoryTracker()
+    with pytest.raises(UserError, match=r"^monitoring\.trackers: bad: the store lacks the run; name another$"):
+        Trackers({"good": lambda: good, "bad": refuse}).start({}, tmp_path, [])
+    assert good.calls[-1] == ("close", True)
+
+
 def test_a_class_that_cannot_be_made_is_one_that_cannot_start(tmp_path):
     with pytest.raises(UserError, match=r"odd could not start \(ZeroDivisionError: division by zero\)"):
         Trackers({"odd": lambda: 1 / 0}).start({}, tmp_path, [])
@@ -95,8 +105,11 @@ def test_a_class_is_found_in_the_current_directory(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("wandb", "unknown tracker 'wandb'; write package.module:attribute"),
-        (":Mine", "unknown tracker ':Mine'; write package.module:attribute"),
+        (
+            "comet",
+            "unknown tracker 'comet' (known: wandb, mlflow); write one of these, or package.module:attribute",
+        ),
+        (":Mine", "unknown tracker ':Mine' (known: wandb, mlflow); write one of these, or package.module:attri"),
         (
             "absent_module:Mine",
             "absent_module:Mine cannot be imported (ModuleNotFoundError: No module named 'absent_",
