@@ -95,7 +95,7 @@ def test_the_starts_of_a_run_and_what_the_last_one_changed(status, monkeypatch):
         ("changed", "and 2 more; see --json"),
     ]
     unknown = Start(1, None, None, None, ())
-    shown = table.in_full(dataclasses.replace(status, start_count=1, starts=[unknown]))[12:]
+    shown = table.in_full(dataclasses.replace(status, start_count=1, starts=[unknown]))[13:]
     assert shown == [("starts", "1, the last –, at step –")]
 
 
