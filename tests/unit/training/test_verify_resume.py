@@ -98,3 +98,9 @@ def test_a_difference_elsewhere_is_explained_by_a_second_training(verified, devi
         "run.deterministic is set, so look for another cause" if deterministic else "set run.deterministic=true"
     )
     assert way_out in message
+
+
+def test_the_compared_trainings_go_to_their_last_step_and_mark_no_best(tmp_path):
+    settings = {"checkpoint": {"keep_best": "eval/val/loss"}, "evaluation": {"every_steps": 5, "patience": 3}}
+    part = module._part(Config.model_validate(settings), tmp_path, 10)
+    assert (part.checkpoint.keep_best, part.evaluation.patience, part.evaluation.every_steps) == (None, None, 5)
