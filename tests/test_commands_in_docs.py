@@ -69,6 +69,7 @@ def home(tiny_dataset, tmp_path_factory):
         "model.context_length=1024",
     )
     (checkpoint,) = (run / "checkpoints").glob("step-*")
+    shutil.copy(run / "checkpoints/latest", run / "checkpoints/best")
     for name in ("gpt2", "openai-community/gpt2"):
         shutil.copytree(checkpoint, home / name)
     for name in ("gpt2-124m", "finetune-gpt2", "mine", "quickstart"):

@@ -69,7 +69,8 @@ def test_the_design_pages_name_tests_that_exist(repository):
 def test_the_tree_of_a_run_directory_is_true(repository, tiny_dataset, tmp_path):
     page = (repository / "docs/reference/run-directory.md").read_text(encoding="utf-8")
     (tree,) = [block for block in blocks(page, "") if block.startswith("runs/NAME/")]
-    run = train(write_run(tmp_path, tiny_dataset, validation=True), "monitoring.tensorboard=true")
+    best = ["evaluation.every_steps=20", "checkpoint.keep_best=eval/val/loss"]
+    run = train(write_run(tmp_path, tiny_dataset, validation=True), "monitoring.tensorboard=true", *best)
     left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     left = {re.sub(r"events\.out\.tfevents\..*", "", name) for name in left}
     assert left == set(files_of(tree))

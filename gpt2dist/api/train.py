@@ -91,7 +91,8 @@ def train_as_planned(config: "Config", plan: "Plan", world: "World", where: str)
         where: Name of the configuration, for messages.
 
     Returns:
-        The name of the signal that stopped the run; empty if it reached its last step.
+        The name of the signal that stopped the run; empty if it reached its last step, or if
+        `evaluation.patience` ended it.
     """
     from gpt2dist.monitoring.logs import rank_logging
     from gpt2dist.training.failure import report_rank_failure

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from gpt2dist.run.directory import BEST
+from gpt2dist.run.latest import read_pointer
+
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -32,3 +35,11 @@ def finished(checkpoints: Path) -> list[Path]:
     """Return the committed (renamed) checkpoint directories in `RUN/checkpoints`, by ascending step."""
     found = [path for path in checkpoints.glob("step-*") if is_checkpoint_name(path.name)]
     return sorted(found, key=step_of)
+
+
+def best_step(checkpoints: Path) -> int | None:
+    """Return the step of the checkpoint that `best` in `RUN/checkpoints` names; None if it names none."""
+    try:
+        return step_of(read_pointer(checkpoints / BEST))
+    except (OSError, ValueError):
+        return None

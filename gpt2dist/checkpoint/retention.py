@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 
-def outdated(steps: Iterable[int], saved: int, keep_last: int, keep_every: int | None) -> list[int]:
+def outdated(
+    steps: Iterable[int], saved: int, keep_last: int, keep_every: int | None, best: int | None = None
+) -> list[int]:
     """Return the steps whose checkpoints are to be deleted after a save.
 
     Args:
@@ -12,6 +14,7 @@ def outdated(steps: Iterable[int], saved: int, keep_last: int, keep_every: int |
             neither deleted nor counted.
         keep_last: Number of newest checkpoints to keep.
         keep_every: Checkpoints at multiples of this are kept forever and not counted; None keeps none.
+        best: Step of the best checkpoint, which is kept and, if it is one of the newest, counted.
     """
     temporary = sorted(step for step in steps if step <= saved and not (keep_every and step % keep_every == 0))
-    return temporary[:-keep_last]
+    return [step for step in temporary[:-keep_last] if step != best]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from torch import Tensor
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
-from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
+from gpt2dist.checkpoint.naming import best_step, checkpoint_name, finished, step_of
+from gpt2dist.checkpoint.parts import deal, index
 from gpt2dist.checkpoint.pinned import HostTensors
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
@@ -30,8 +31,8 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.whole_state import WholeState
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.run.directory import SAVED
-from gpt2dist.run.latest import write_latest
+from gpt2dist.run.directory import BEST, LATEST, SAVED
+from gpt2dist.run.latest import write_best, write_latest
 
 EMBEDDING = "transformer.wte.weight"
 _SAME_MODEL = "use the model section of the run that wrote it"
@@ -46,11 +47,19 @@ class CommitListener(Protocol):
 
 @dataclass(frozen=True)
 class _Saving:
-    """A checkpoint that is being written: its directory, its step and the future result of this rank's thread."""
+    """A checkpoint that is being written.
+
+    Attributes:
+        partial: Its directory.
+        step: Its step.
+        written: The future result of this rank's thread.
+        best: Whether it is the best so far.
+    """
 
     partial: Path
     step: int
     written: "Future[Records]"
+    best: bool
 
 
 class CheckpointStore:
@@ -86,8 +95,8 @@ class CheckpointStore:
         self._saving: _Saving | None = None
         self._host = HostTensors({})  # memory of the snapshot, reused by the next save
 
-    def save(self, state: WholeState, trainer: TrainerState) -> Path:
-        """Write and commit a checkpoint. Collective.
+    def save(self, state: WholeState, trainer: TrainerState, best: bool = False) -> Path:
+        """Write and commit a checkpoint, as `start` and `finish` do. Collective.
 
         Returns:
             The directory of the checkpoint.
@@ -95,15 +104,20 @@ class CheckpointStore:
         Raises:
             RunError: A rank could not write; earlier checkpoints are untouched.
         """
-        self.start(state, trainer)
+        self.start(state, trainer, best)
         path = self.finish()
         assert path
         return path
 
-    def start(self, state: WholeState, trainer: TrainerState) -> None:
+    def start(self, state: WholeState, trainer: TrainerState, best: bool = False) -> None:
         """Take a snapshot and start writing it in the background. Collective.
 
         A save that is still in progress is finished first.
+
+        Args:
+            state: The state to save.
+            trainer: The trainer state to save.
+            best: Whether this checkpoint is the best so far, which is kept until there is a better one.
 
         Raises:
             RunError: The previous save failed.
@@ -122,7 +136,7 @@ class CheckpointStore:
                 files |= self._write_once(partial, trainer, shapes, parts)
             return files
 
-        self._saving = _Saving(partial, trainer.step, _in_background(write))
+        self._saving = _Saving(partial, trainer.step, _in_background(write), best)
 
     def finish_if_written(self) -> Path | None:
         """Commit the checkpoint that is being written, if all ranks have written their parts. Collective.
@@ -152,6 +166,10 @@ class CheckpointStore:
         files = self._all_or_none(saving, saving.written.result)
         self._all_or_none(saving, lambda: self._commit(saving, files))
         return self.directory / checkpoint_name(saving.step)
+
+    def mark_best(self, step: int) -> None:
+        """Name a checkpoint that was saved before as the best. Collective."""
+        self.world.on_main(lambda: write_best(self.directory, checkpoint_name(step)))
 
     def has_any(self) -> bool:
         """Return whether there is a checkpoint, judging by names."""
@@ -222,7 +240,7 @@ class CheckpointStore:
     def prune(self, saved: int) -> None:
         """Delete the outdated checkpoints, given the step of the newest one. Call on rank 0 only."""
         existing = {step_of(path): path for path in finished(self.directory)}
-        steps = outdated(existing, saved, self.keep_last, self.keep_every)
+        steps = outdated(existing, saved, self.keep_last, self.keep_every, best_step(self.directory))
         held = self._listener.held(steps) if self._listener else set()
         for step in steps:
             if step not in held:
@@ -233,8 +251,9 @@ class CheckpointStore:
         """Delete leftovers of interrupted saves. Call on rank 0 only, when no other job can be saving here."""
         for path in self.directory.glob("step-*.tmp"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.directory.glob("latest.*.tmp"):
-            path.unlink(missing_ok=True)
+        for name in (LATEST, BEST):
+            for path in self.directory.glob(f"{name}.*.tmp"):
+                path.unlink(missing_ok=True)
 
     def _take_snapshot(self, state: WholeState, mine: set[str]) -> dict[str, Tensor]:
         """Copy this rank's parameters and their state to host memory, and return them as `key.name` → tensor."""
@@ -284,7 +303,7 @@ class CheckpointStore:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         self._write_model_files(staging)
-        atomic_io.write_json(staging / "model.safetensors.index.json", _index(shapes, parts))
+        atomic_io.write_json(staging / "model.safetensors.index.json", index(shapes, parts))
         trainer.write(staging)
         files = {}
         for path in sorted(staging.iterdir()):
@@ -303,6 +322,8 @@ class CheckpointStore:
             _remove(final)
         atomic_io.rename_directory(partial, final)
         write_latest(self.directory, final.name)
+        if saving.best:
+            write_best(self.directory, final.name)
         with contextlib.suppress(OSError), (self.directory / SAVED).open("a", encoding="utf-8") as file:
             file.write(final.name + "\n")  # tells `evaluate --watch` what it missed
         if self._listener:
@@ -385,37 +406,6 @@ def _require_same_state(path: Path, saved: set[str], state: WholeState) -> None:
                 "that of the run that wrote it, continue this run with 'checkpoint.accept_changes=[optimizer]', "
                 f"or start a new run from its weights with model.init_from={path} in another run.output_dir"
             )
-
-
-def deal(sizes: dict[str, int], ranks: int) -> list[set[str]]:
-    """Deal items to at most `ranks` parts of about the same total size, the largest items first.
-
-    Args:
-        sizes: Name → size, in elements or bytes.
-        ranks: Maximum number of parts.
-
-    Returns:
-        Non-empty sets of names; the same on every rank.
-    """
-    parts: list[set[str]] = [set() for _ in range(min(ranks, len(sizes)))]
-    loads = [0] * len(parts)
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        lightest = loads.index(min(loads))
-        parts[lightest].add(name)
-        loads[lightest] += sizes[name]
-    return parts
-
-
-def _index(shapes: dict[str, torch.Size], parts: list[set[str]]) -> dict[str, Any]:
-    """Return the content of model.safetensors.index.json, which maps each weight to its file."""
-    return {
-        "metadata": {"total_size": sum(4 * shape.numel() for shape in shapes.values())},
-        "weight_map": {
-            name: f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-            for number, names in enumerate(parts, 1)
-            for name in sorted(names)
-        },
-    }
 
 
 def _remove(checkpoint: Path) -> None:

@@ -11,7 +11,9 @@ from gpt2dist.publishing.publish import DTYPES, publish
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, a run directory, a model directory or a hub name"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory or a hub name",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to create")
     parser.add_argument(
@@ -32,7 +34,7 @@ The written weights are read back. DIR is created only if they reproduce the che
 
 examples:
   gpt2dist export runs/quickstart --output quickstart-model
-  gpt2dist export runs/gpt2-124m/checkpoints/step-00600000 --output my-gpt2 --dtype bfloat16 --license mit"""
+  gpt2dist export runs/finetune-gpt2/checkpoints/best --output my-gpt2 --dtype bfloat16 --license mit"""
 
 
 def run(args: argparse.Namespace) -> None:

@@ -37,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "model", metavar="MODEL", help="a checkpoint, a run directory, a model directory or a hub name"
+        "model",
+        metavar="MODEL",
+        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory or a hub name",
     )
     _add_prompts(parser)
     _add_sampling(parser)

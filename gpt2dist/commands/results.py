@@ -14,7 +14,9 @@ from gpt2dist.terminal import say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model and the options that do not depend on the text to score."""
     parser.add_argument(
-        "model", metavar="MODEL", help="a checkpoint, a run directory, a model directory or a hub name"
+        "model",
+        metavar="MODEL",
+        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory or a hub name",
     )
     parser.add_argument(
         "--batch-size",

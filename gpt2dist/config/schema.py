@@ -25,6 +25,7 @@ Length = Annotated[int, Field(gt=0, le=10**7), _unit("tokens")]
 Windows = Annotated[int, Field(gt=0, le=10**8), _unit("windows")]
 Layers = Annotated[int, Field(gt=0, le=10**4)]
 Count = Annotated[int, Field(gt=0, le=10**6)]
+Evaluations = Annotated[int, Field(gt=0, le=10**6), _unit("evaluations")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Deviations = Annotated[float, Field(gt=0), _unit("standard deviations")]
 Minutes = Annotated[float, Field(gt=0, le=10**7), _unit("minutes")]
@@ -312,6 +313,13 @@ class CheckpointSection(Section):
     keep_every: Steps | None = Field(
         None, description="Never delete a checkpoint whose step is a multiple of this."
     )
+    keep_best: str | None = Field(
+        None,
+        description="Metric whose best checkpoint is kept, such as eval/val/loss. NAME in eval/NAME/MEASURE is "
+        "that of a set in `data.validation`; the measure decides whether lower or higher is better. An "
+        "evaluation better than all before saves a checkpoint at its step. RUN/checkpoints/best names it, and "
+        "`keep_last` does not delete it. Needs `evaluation.every_steps`.",
+    )
     asynchronous: bool = Field(
         True,
         description="Write checkpoints in the background. Training waits for a copy to host memory, not for the "
@@ -344,6 +352,12 @@ class EvaluationSection(Section):
 
     every_steps: Steps | None = Field(
         None, description="Steps between evaluations. Not set, only the last step is evaluated."
+    )
+    patience: Evaluations | None = Field(
+        None,
+        description="End the run after this many evaluations in a row without an improvement. Needs "
+        "`checkpoint.keep_best`, whose metric it follows. The run saves everything and is finished. Started "
+        "again, it goes on only if this is raised or removed. Not set, it goes to its last step.",
     )
     stride: Length | None = Field(
         None,

@@ -93,7 +93,9 @@ def _linking(pins: Pins, enabled: bool) -> Iterator[None]:
 
 
 def _state(run: Path) -> str:
-    """Return the progress of a run, such as "step 10 of 20"; empty when all its steps are done."""
+    """Return the progress of a run, such as "step 10 of 20"; empty when it is finished."""
+    if RunDirectory(run).finished_marker.exists():  # by `evaluation.patience`
+        return ""
     steps = [step_of(path) for path in finished(RunDirectory(run).checkpoints)]
     total = None
     with contextlib.suppress(OSError, ValueError):  # missing, or damaged

@@ -8,8 +8,8 @@ from gpt2dist import hub, json_files
 from gpt2dist.atomic_io import sha256_of
 from gpt2dist.errors import UserError
 from gpt2dist.model.tensors import require_model_of_config
-from gpt2dist.run.directory import RunDirectory
-from gpt2dist.run.latest import read_latest
+from gpt2dist.run.directory import BEST, RunDirectory
+from gpt2dist.run.latest import is_pointer, read_pointer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = "pytorch_model*.bin*"
@@ -22,7 +22,8 @@ def locate(name: str, weights: bool = True) -> Path:
     """Find the Hugging Face model directory that a name refers to.
 
     Args:
-        name: A directory with config.json, a run directory (its latest checkpoint), or a name on the hub.
+        name: A directory with config.json, a run directory (its latest checkpoint), RUN/checkpoints/best or
+            RUN/checkpoints/latest, or a name on the hub.
         weights: Whether to download the weights of a model on the hub too, or only its config and tokenizer.
 
     Raises:
@@ -31,7 +32,9 @@ def locate(name: str, weights: bool = True) -> Path:
     path = Path(name)
     has_weights = weights or path.exists()
     if RunDirectory(path).checkpoints.is_dir():
-        path = _latest(RunDirectory(path))
+        path = _named_by(RunDirectory(path).latest)
+    elif is_pointer(path):
+        has_weights, path = True, _named_by(path)
     elif not path.exists():
         path = _download(name, (*DESCRIPTION, "*.safetensors", INDEX) if weights else DESCRIPTION)
     config = path / "config.json"
@@ -136,18 +139,28 @@ def _read_index(index: Path) -> dict[str, str]:
     return names
 
 
-def _latest(run: RunDirectory) -> Path:
+def _named_by(file: Path) -> Path:
+    """Return the checkpoint that `latest` or `best` of a run names."""
+    checkpoints = file.parent
     try:
-        newest = read_latest(run.path)
+        named = read_pointer(file)
     except FileNotFoundError:
-        raise UserError(f"{run.path}: the run has no checkpoint yet; name a model that is finished") from None
+        run = checkpoints.parent
+        if file.name == BEST:
+            raise UserError(
+                f"{file}: the run has no best checkpoint yet; checkpoint.keep_best of the run keeps one from its "
+                f"next evaluation on; give one of the checkpoints in {checkpoints}"
+            ) from None
+        raise UserError(f"{run}: the run has no checkpoint yet; name a model that is finished") from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{run.latest}: {json_files.reason(error)}; give one of the checkpoints in {run.checkpoints}"
+            f"{file}: {json_files.reason(error)}; give one of the checkpoints in {checkpoints}"
         ) from None
-    if not newest.is_dir():
-        raise UserError(f"{newest}: does not exist, though `latest` names it; give one of the other checkpoints")
-    return newest
+    if not named.is_dir():
+        raise UserError(
+            f"{named}: does not exist, though `{file.name}` names it; give one of the other checkpoints"
+        )
+    return named
 
 
 def _download(name: str, patterns: Sequence[str]) -> Path:

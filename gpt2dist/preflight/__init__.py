@@ -17,7 +17,7 @@ from gpt2dist.preflight.data import training_sets, validation_sets
 from gpt2dist.preflight.deepspeed import check_offload, check_precision, check_reduce_dtype
 from gpt2dist.preflight.deepspeed_keys import check_raw_keys
 from gpt2dist.preflight.directories import check_directories
-from gpt2dist.preflight.evaluation import check_measures
+from gpt2dist.preflight.evaluation import check_keep_best, check_measures
 from gpt2dist.preflight.init_from import check_vocabulary, read_origin, vocab_size_of
 from gpt2dist.preflight.model import (
     Lengths,
@@ -97,6 +97,7 @@ def plan_run(
 def _check_settings(config: Config, world_size: int, datasets: tuple[TrainingSet, ...]) -> Iterator[Problem]:
     """Yield the problems of the sections other than model and data."""
     yield from check_measures(config)
+    yield from check_keep_best(config)
     yield from _check_world_size(config, world_size)
     yield from check_batch(config, world_size)
     yield from check_schedule(config, datasets)

@@ -296,12 +296,16 @@ def _memory(config: Config, plan: Plan) -> list[tuple[str, str]]:
 def _checkpoints(config: Config, plan: Plan) -> list[tuple[str, str]]:
     keep, keep_every = config.checkpoint.keep_last, config.checkpoint.keep_every
     permanent = f", and those at multiples of {count(keep_every, 'step')} forever" if keep_every else ""
+    best = f"; the best by {config.checkpoint.keep_best}, too" if config.checkpoint.keep_best else ""
     size, home = plan.checkpoint_bytes, nearest_directory(config.output_dir)
     free = shutil.disk_usage(home).free
     return [
         ("directory", str(RunDirectory(config.output_dir).checkpoints)),
         ("written", _when_saved(config)),
-        ("size", f"{format_bytes(size)} each; the newest {keep:,} kept: {format_bytes(size * keep)}{permanent}"),
+        (
+            "size",
+            f"{format_bytes(size)} each; the newest {keep:,} kept: {format_bytes(size * keep)}{permanent}{best}",
+        ),
         (
             "disk",
             f"{format_bytes(checkpoint_space(config, plan))} at most, {format_bytes(free)} free in {home}",
@@ -312,6 +316,7 @@ def _checkpoints(config: Config, plan: Plan) -> list[tuple[str, str]]:
 def _when_saved(config: Config) -> str:
     steps, minutes = config.checkpoint.every_steps, config.checkpoint.every_minutes
     times = [f"every {count(steps, 'step')}"] if steps else []
+    times += ["at each new best"] if config.checkpoint.keep_best else []
     times += [f"every {minutes:g} minute{'' if minutes == 1 else 's'}"] if minutes else []
     return " and ".join([", ".join(times), "at the end"]) if times else "at the end"
 
@@ -321,6 +326,8 @@ def _validation(config: Config, plan: Plan) -> list[tuple[str, str]]:
         return [("sets", "none")]
     every = config.evaluation.every_steps
     when = f"every {count(every, 'step')} and at the end" if every else "at the end"
+    if config.evaluation.patience:
+        when += f", until {count(config.evaluation.patience, 'evaluation')} in a row bring no improvement"
     lines = [("scored", f"{when}, with one window every {count(plan.evaluation_stride, 'token')}")]
     for each in plan.validation:
         totals = each.dataset.totals(each.split)

@@ -135,10 +135,13 @@ def checkpoint_space(config: Config, plan: Plan) -> int:
     checkpoint = config.checkpoint
     last = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
     every = checkpoint.every_steps or last
-    permanent = last // math.lcm(every, checkpoint.keep_every) if checkpoint.keep_every else 0
-    temporary = checkpoint.keep_last + _in_transit(config)
+    # The best checkpoint may be of any evaluation.
+    evaluated = (config.evaluation.every_steps or last) if checkpoint.keep_best else None
+    permanent = _steps_with(last, every, evaluated, checkpoint.keep_every) if checkpoint.keep_every else 0
+    temporary = checkpoint.keep_last + bool(checkpoint.keep_best) + _in_transit(config)
     if not checkpoint.every_minutes:  # with it, the number of checkpoints is not known in advance
-        temporary = min(temporary, -(-last // every) - permanent)
+        saved = _steps_with(last, every, evaluated) + (last % every > 0 and last % (evaluated or every) > 0)
+        temporary = min(temporary, saved - permanent)
     return (temporary + permanent) * plan.checkpoint_bytes
 
 
@@ -147,19 +150,29 @@ def _in_transit(config: Config) -> int:
     return 1 + (MOST_HELD if config.checkpoint.on_commit else 0)
 
 
+def _steps_with(last: int, every: int, evaluated: int | None, multiple: int = 1) -> int:
+    """Return how many steps are multiples of `every` or `evaluated`, and also of `multiple`."""
+    count = last // math.lcm(every, multiple)
+    if evaluated:
+        count += last // math.lcm(evaluated, multiple) - last // math.lcm(every, evaluated, multiple)
+    return count
+
+
 def check_disk(config: Config, plan: Plan) -> Iterator[Problem]:
     """Check that the checkpoints fit on the disk, counting those that the run already has there."""
     home = nearest_directory(config.output_dir)
     more = _in_transit(config)
+    number = config.checkpoint.keep_last + bool(config.checkpoint.keep_best) + more
     free, needed = shutil.disk_usage(home).free, checkpoint_space(config, plan)
     existing = sum(_file_size(path) for path in RunDirectory(config.output_dir).checkpoints.glob("*/*"))
     if needed - existing > free:
         part = f", of which {format_bytes(existing)} exist" if existing else ""
+        best = "the best + " if config.checkpoint.keep_best else ""
         permanent = " and those of checkpoint.keep_every" if config.checkpoint.keep_every else ""
         yield Problem(
             "run.output_dir",
             f"{home} has {format_bytes(free)} free; "
-            f"checkpoint.keep_last + {more} = {config.checkpoint.keep_last + more} checkpoints of "
+            f"checkpoint.keep_last + {best}{more} = {number} checkpoints of "
             f"{format_bytes(plan.checkpoint_bytes)}{permanent} need {format_bytes(needed)}{part}; "
             "free some space, keep fewer, or set a directory on a larger disk",
             also=("checkpoint.keep_last",),

@@ -152,6 +152,8 @@ def _progress(origin: ModelProvenance) -> Iterator[tuple[str, Any]]:
     state = origin.state
     assert state
     yield "optimizer steps", f"{state.step:,}"
+    if origin.chosen_by:
+        yield "chosen as", f"the best checkpoint of the run by {origin.chosen_by}"
     yield "tokens trained on", f"{state.consumed_tokens:,} (counting repetitions)"
     if state.step:
         yield "tokens per step", f"{state.consumed_tokens // state.step:,} on average"

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2dist import json_files
 from gpt2dist.checkpoint import manifest
-from gpt2dist.checkpoint.naming import checkpoint_name
+from gpt2dist.checkpoint.naming import best_step, checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config, raise_problems, read
 from gpt2dist.errors import UserError
@@ -93,6 +93,7 @@ class ModelProvenance:
         environment: Software and hardware of the run.
         results: Scores of the model.
         changes: Hyperparameters that were changed at restarts, each with the step of the restart.
+        chosen_by: The metric by which this is the best checkpoint of its run; empty if it is not.
     """
 
     shape: Shape
@@ -103,6 +104,7 @@ class ModelProvenance:
     environment: EnvironmentFile
     results: tuple[Result, ...]
     changes: tuple[tuple[int, Change], ...] = ()
+    chosen_by: str = ""
 
     @classmethod
     def read(cls, directory: Path, results: Sequence[Path] = ()) -> "ModelProvenance":
@@ -129,7 +131,13 @@ class ModelProvenance:
         base = _hub_name(Path(environment.init_from.get("path", "")))
         recorded = [*_validation(run, trainer.step, config), *_recorded(run, trainer.step, digest)]
         changes = tuple(_changes(run, trainer.step))
-        return cls(shape, digest, base, trainer, config, environment, (*recorded, *given), changes)
+        chosen_by = _chosen_by(run, trainer.step, config)
+        return cls(shape, digest, base, trainer, config, environment, (*recorded, *given), changes, chosen_by)
+
+
+def _chosen_by(run: RunDirectory, step: int, config: Config) -> str:
+    """Return the metric by which the checkpoint of a step is the best of its run; empty if it is not."""
+    return (config.checkpoint.keep_best or "") if best_step(run.checkpoints) == step else ""
 
 
 def _changes(run: RunDirectory, step: int) -> Iterator[tuple[int, Change]]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 LATEST = "latest"
 """Name of the file beside the checkpoints that names the newest one."""
+BEST = "best"
+"""Name of the file beside the checkpoints that names the best one by `checkpoint.keep_best`."""
 SAVED = "saved"
 """Name of the file beside the checkpoints that lists all that were completed."""
 
@@ -74,6 +76,11 @@ class RunDirectory:
         return self.checkpoints / LATEST
 
     @property
+    def best(self) -> Path:
+        """The file that names the best checkpoint, if `checkpoint.keep_best` is set."""
+        return self.checkpoints / BEST
+
+    @property
     def saved(self) -> Path:
         """The names of all checkpoints that were ever completed, one a line, also of those deleted since."""
         return self.checkpoints / SAVED
@@ -116,6 +123,11 @@ class RunDirectory:
     def stopped_marker(self) -> Path:
         """The marker file of a run that stopped on request; see `end_markers`."""
         return self.path / "stopped.json"
+
+    @property
+    def finished_marker(self) -> Path:
+        """The marker file of a run that `evaluation.patience` ended before its last step; see `end_markers`."""
+        return self.path / "finished.json"
 
     @property
     def failed_marker(self) -> Path:

@@ -1,8 +1,9 @@
-"""stopped.json and failed.json: marker files of a run that ends before its last step. Does not import torch.
+"""Marker files of a run that ends before its last step. Does not import torch.
 
 `stopped.json` records that the run stopped on request, with everything saved. The scheduler's script reads it to
-restart the job, since launchers turn exit codes into 1. `failed.json` names the first rank that failed, and why.
-A killed rank writes no marker; the other ranks then report that they lost it.
+restart the job, since launchers turn exit codes into 1. `finished.json` records that `evaluation.patience` ended
+the run, which is not restarted. `failed.json` names the first rank that failed, and why. A killed rank writes no
+marker; the other ranks then report that they lost it.
 """
 
 import contextlib
@@ -32,6 +33,19 @@ def write_stopped(run: Path, reason: str, step: int, total_steps: int) -> None:
     atomic_io.write_text(RunDirectory(run).stopped_marker, json.dumps(marker) + "\n")
 
 
+def write_finished(run: Path, reason: str, step: int, total_steps: int) -> None:
+    """Write finished.json.
+
+    Args:
+        run: The run directory.
+        reason: Why the run is over before its last step.
+        step: Optimizer steps done.
+        total_steps: Optimizer steps of the whole run.
+    """
+    marker = {"reason": reason, "step": step, "total_steps": total_steps, "time": round(time.time(), 3)}
+    atomic_io.write_text(RunDirectory(run).finished_marker, json.dumps(marker) + "\n")
+
+
 def write_failed(run: Path, rank: int, error: BaseException) -> None:
     """Write failed.json unless it exists: failures after the first are its consequence.
 
@@ -46,9 +60,10 @@ def write_failed(run: Path, rank: int, error: BaseException) -> None:
         file.write(json.dumps(marker) + "\n")
 
 
-def clear_stopped(run: Path) -> None:
-    """Remove stopped.json when the run is resumed."""
+def clear_ended(run: Path) -> None:
+    """Remove stopped.json and finished.json when the run is resumed."""
     _remove(RunDirectory(run).stopped_marker)
+    _remove(RunDirectory(run).finished_marker)
 
 
 def clear_failed(run: Path) -> None:

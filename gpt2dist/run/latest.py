@@ -1,10 +1,10 @@
-"""`checkpoints/latest`, the file that names the newest checkpoint. Does not import torch."""
+"""`latest` and `best`, the files that name the newest and the best checkpoint. Does not import torch."""
 
 from pathlib import Path
 
 from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import UserError
-from gpt2dist.run.directory import LATEST, RunDirectory
+from gpt2dist.run.directory import BEST, LATEST, RunDirectory
 
 MAX_BYTES = 256
 
@@ -14,7 +14,9 @@ WORDS = ("auto", "latest", "never")
 
 
 def named_checkpoint(resume: str) -> Path | None:
-    """Return the checkpoint that `checkpoint.resume` names: its path, or the latest one of a run directory.
+    """Return the checkpoint that `checkpoint.resume` names.
+
+    The value is its path, RUN/checkpoints/best or RUN/checkpoints/latest, or a run directory for its latest one.
 
     Args:
         resume: Value of the key.
@@ -31,6 +33,8 @@ def named_checkpoint(resume: str) -> Path | None:
     try:
         if (path / "manifest.json").is_file():
             return path
+        if is_pointer(path):
+            return read_pointer(path)
         if RunDirectory(path).latest.is_file():
             return read_latest(path)
         fault = "has no checkpoint yet" if RunDirectory(path).config.is_file() else "has no manifest.json"
@@ -47,15 +51,29 @@ def write_latest(checkpoints: Path, name: str) -> None:
     atomic_io.write_text(checkpoints / LATEST, name + "\n")
 
 
+def write_best(checkpoints: Path, name: str) -> None:
+    """Name the best checkpoint in `RUN/checkpoints`."""
+    atomic_io.write_text(checkpoints / BEST, name + "\n")
+
+
+def is_pointer(path: Path) -> bool:
+    """Return whether this is the path of `latest` or `best` of a run. The file may be missing."""
+    return path.name in (LATEST, BEST) and path.parent.name == "checkpoints" and path.parent.is_dir()
+
+
 def read_latest(run: Path) -> Path:
-    """Return the directory of a run's newest checkpoint, which may be gone.
+    """Return the directory of a run's newest checkpoint, as `read_pointer` does."""
+    return read_pointer(RunDirectory(run).latest)
+
+
+def read_pointer(file: Path) -> Path:
+    """Return the directory of the checkpoint that `latest` or `best` names, which may be gone.
 
     Raises:
         OSError: The file does not exist or cannot be read.
         ValueError: The file does not name a directory beside it.
     """
-    directory = RunDirectory(run)
-    name = json_files.read_text(directory.latest, MAX_BYTES).strip()
+    name = json_files.read_text(file, MAX_BYTES).strip()
     if not name.isprintable() or name in ("", ".", "..") or "/" in name:
         raise ValueError(f"{name[:40]!r} is not the name of a checkpoint, such as step-00001000")
-    return directory.checkpoints / name
+    return file.parent / name

@@ -134,14 +134,25 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise UserError(f"{path}: {json_files.reason(error)}; {_MOVE}") from None
 
 
+def lines_up_to(path: Path, step: int, evaluation_done: bool) -> list[Line]:
+    """Return the lines that a run keeps which resumes from a checkpoint.
+
+    Args:
+        path: The file; it may be missing.
+        step: Steps that the run has done; later lines are left out.
+        evaluation_done: Whether evaluation and samples of that step were finished; if not, their lines are left
+            out too.
+    """
+    return _up_to(read(path), step, evaluation_done)
+
+
 def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
     """Drop the lines that a run wrote after the checkpoint from which it resumes.
 
     Args:
         path: The file; nothing is done if it does not exist.
-        step: Steps that the run has done; later lines are dropped.
-        evaluation_done: Whether evaluation and samples of that step were finished; if not, their lines are
-            dropped too.
+        step: As for `lines_up_to`.
+        evaluation_done: As for `lines_up_to`.
 
     Returns:
         The remaining lines.
@@ -149,16 +160,20 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> list[Line]:
     if not path.exists():
         return []
     lines = read(path)
-    kept = [
-        line
-        for line in lines
-        if line["step"] < step or (line["step"] == step and (evaluation_done or "train/loss" in line))
-    ]
+    kept = _up_to(lines, step, evaluation_done)
     truncated = _is_truncated(path)  # the next line would be appended to the partial one
     if len(kept) == len(lines) and not truncated:
         return kept
     atomic_io.write_lines(path, map(_format_line, kept), end="")
     return kept
+
+
+def _up_to(lines: list[Line], step: int, evaluation_done: bool) -> list[Line]:
+    return [
+        line
+        for line in lines
+        if line["step"] < step or (line["step"] == step and (evaluation_done or "train/loss" in line))
+    ]
 
 
 def _is_truncated(path: Path) -> bool:

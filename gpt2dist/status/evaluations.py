@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gpt2dist.checkpoint.naming import best_step, checkpoint_name
 from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.measures import MeasureInfo
 from gpt2dist.run.directory import RunDirectory
@@ -38,6 +39,44 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """Return what `gpt2dist status --json` has of this evaluation."""
         return {"name": self.name, "step": self.step, **self.values}
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best checkpoint by `checkpoint.keep_best`.
+
+    Attributes:
+        step: Optimizer steps done.
+        metric: The metric, such as "eval/val/loss"; empty if unknown.
+        value: The metric at that step; None if unknown.
+    """
+
+    step: int
+    metric: str
+    value: float | None
+
+    def described(self) -> str:
+        """Return a text such as "400, eval/val/loss 3.9512"."""
+        value = "" if self.value is None else f" {self.value:.4f}"
+        return f"{self.step:,}, {self.metric}{value}" if self.metric else f"{self.step:,}"
+
+
+def read_best(run: Path, metric: Any) -> Best | None:
+    """Return the best checkpoint of a run; None if none is named.
+
+    Args:
+        run: The run directory.
+        metric: `checkpoint.keep_best` as config.yaml has it.
+    """
+    step = best_step(RunDirectory(run).checkpoints)
+    if step is None:
+        return None
+    if not isinstance(metric, str):
+        return Best(step, "", None)
+    _, _, rest = metric.partition("/")
+    name, _, key = rest.rpartition("/")
+    result = read_object(RunDirectory(run).evaluations / f"{checkpoint_name(step)}.json").get(name)
+    return Best(step, metric, measures.finite(result.get(key)) if isinstance(result, dict) else None)
 
 
 def last_evaluations(run: Path, up_to: int | None) -> list[Evaluation]:

@@ -8,7 +8,7 @@ running     A job holds the lock of the directory. If the lock proves nothing (t
 stale       As running, but without a recent sign of life: the job hangs, its host is down, or a step takes longer
             than any before it. A job on this host that holds the lock is never stale, since its watchdog
             kills it if it hangs.
-finished    No job is active, and a checkpoint of the last step exists.
+finished    No job is active, and a checkpoint of the last step exists or `evaluation.patience` ended the run.
 failed      No job is active, and the last job left failed.json or no marker file. Without a marker file, it hung
             if its log ends with the watchdog's stacks, and was killed otherwise.
 stopped     No job is active, and the last job left stopped.json or reached `run.stop_after_steps`.
@@ -28,7 +28,7 @@ from gpt2dist.errors import PeerLostError
 from gpt2dist.run import end_markers, lock, starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status import run_files
-from gpt2dist.status.evaluations import Evaluation, last_evaluations
+from gpt2dist.status.evaluations import Best, Evaluation, last_evaluations, read_best
 from gpt2dist.status.run_files import number
 
 State = Literal["submitted", "running", "stale", "finished", "failed", "stopped"]
@@ -70,6 +70,7 @@ class Status:
         mfu: Model FLOPs utilisation of the last log interval, as a fraction.
         seconds_left: Time to the step at which the run ends, at the pace since its last start.
         checkpoint: The newest checkpoint.
+        best: The best checkpoint by `checkpoint.keep_best`.
         evaluations: The newest evaluation of each name, newest first.
         skipped_steps: Steps whose update was skipped.
         silent: Seconds since the last sign of life.
@@ -88,6 +89,7 @@ class Status:
     mfu: float | None
     seconds_left: float | None
     checkpoint: Checkpoint | None
+    best: Best | None
     evaluations: list[Evaluation]
     skipped_steps: int | None
     silent: float | None
@@ -134,6 +136,7 @@ def read_status(run: Path, all_starts: bool = False) -> Status:
         mfu=number(last.get("throughput/mfu")),
         seconds_left=_seconds_left(lines, goal, start or 0, now) if state == "running" else None,
         checkpoint=Checkpoint(saved[0], max(0.0, now - saved[1])) if saved else None,
+        best=read_best(run, settings.get("checkpoint", {}).get("keep_best")),
         evaluations=last_evaluations(run, step),
         skipped_steps=_integer(last.get("train/skipped_steps")),
         silent=silent,
@@ -190,8 +193,11 @@ def _ending(run: Path, saved: int | None, total: int | None, stop: int | None) -
     directory = RunDirectory(run)
     failure = run_files.read_object(directory.failed_marker)
     stopped = run_files.read_object(directory.stopped_marker)
+    finished = run_files.read_object(directory.finished_marker)
     if saved is not None and total is not None and saved >= total and not stopped:
         return "finished", ""  # even if a later start was refused and left failed.json
+    if finished and not stopped:
+        return "finished", f"ended early: {finished.get('reason')}"
     if failure:
         reason = next(iter(str(failure.get("reason")).splitlines()), "")
         hint = f" ({end_markers.PEER_LOST})" if failure.get("kind") == PeerLostError.__name__ else ""

@@ -89,6 +89,7 @@ def in_full(status: Status) -> list[tuple[str, str]]:
         ("step", _steps(status)),
         *_measures(status),
         ("checkpoint", _checkpoint(status)),
+        *([("best", status.best.described())] if status.best else []),
         *[("evaluation", _evaluation(each)) for each in status.evaluations],
         ("skipped steps", _count(status.skipped_steps)),
         *_starts(status),

@@ -32,11 +32,12 @@ from gpt2dist.monitoring.trackers import TRACKERS, Tracker
 from gpt2dist.plan import Plan
 from gpt2dist.run import starts
 from gpt2dist.run.directory import RunDirectory
-from gpt2dist.run.end_markers import clear_stopped, write_failed
+from gpt2dist.run.end_markers import clear_ended, write_failed
 from gpt2dist.run.environment import describe
 from gpt2dist.run.latest import named_checkpoint
 from gpt2dist.run.lock import only_job
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+from gpt2dist.training.best import BestSoFar
 from gpt2dist.training.deepspeed_config import deepspeed_config
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.evaluator import Evaluator
@@ -62,7 +63,8 @@ def train(config: Config, plan: Plan, world: World) -> str:
         world: This rank.
 
     Returns:
-        The name of the signal that stopped the run; empty if it reached its last step.
+        The name of the signal that stopped the run; empty if it reached its last step, or if
+        `evaluation.patience` ended it.
     """
     output = config.output_dir
     log = RunDirectory(output).rank_log(world.rank)
@@ -92,11 +94,16 @@ def train(config: Config, plan: Plan, world: World) -> str:
         world.on_main(partial(write_run_files, output, config, plan, settings, origin, trainer.step))
         if world.is_main:
             trainer.store.remove_leftovers()
-            clear_stopped(output)
+            clear_ended(output)
         if trainer.commit_calls:
             at_end.callback(trainer.commit_calls.close)
             if world.is_main and trainer.saved_step:
                 trainer.commit_calls.resume(trainer.saved_step)
+        trainer.best.begin(world, trainer.step, trainer.evaluation_done)
+        if trainer.stops_early:
+            trainer.end_early()
+            finish_commit_calls(trainer, "")
+            return ""
         if trainer.step >= trainer.last_step and trainer.evaluation_done:
             longer = "run.stop_after_steps" if trainer.last_step < plan.total_steps else "schedule.total_steps"
             logger.info("%s: all %d steps are done; raise %s to go on", output, trainer.last_step, longer)
@@ -148,6 +155,7 @@ def build_trainer(
     tokenizer = Tokenizer.load(plan.tokenizer)
     require_described_tokenizer(plan, tokenizer)
     engine = Engine(build_model(config, plan, world.device), config, settings, world)
+    best = BestSoFar(config)
     on_commit = config.checkpoint.on_commit
     commit_calls = CommitCalls(on_commit, config.output_dir) if on_commit else None
     return Trainer(
@@ -156,8 +164,9 @@ def build_trainer(
         world,
         engine,
         build_batcher(config, plan),
-        build_hooks(config, plan, Evaluator(config, plan, world, engine, tokenizer)),
+        build_hooks(config, plan, Evaluator(config, plan, world, engine, tokenizer), best),
         checkpoint_store(config, plan, world, tokenizer, commit_calls),
+        best,
         Meter(world, flops_per_token(plan.shape, plan.sequence_length), device_peak_flops(config, world)),
         build_profile(config, world),
         coordinator,
@@ -296,8 +305,8 @@ def initialise_weights(config: Config, world: World, trainer: Trainer) -> dict[s
     return origin
 
 
-def build_hooks(config: Config, plan: Plan, evaluator: Evaluator) -> Hooks:
-    """Build the hooks: the recorder and the evaluator, then those of `run.hooks`."""
+def build_hooks(config: Config, plan: Plan, evaluator: Evaluator, best: BestSoFar) -> Hooks:
+    """Build the hooks: the recorder, the evaluator and the best so far, then those of `run.hooks`."""
     run = RunDirectory(config.output_dir)
     trackers: dict[str, Callable[[], Tracker]] = {
         name: partial(_instance, TRACKERS.get, name) for name in config.monitoring.trackers
@@ -306,7 +315,7 @@ def build_hooks(config: Config, plan: Plan, evaluator: Evaluator) -> Hooks:
         trackers["TensorBoard"] = partial(_tensorboard, run.tensorboard)
     recorder = MetricsRecorder(config.output_dir, trackers, hyperparameters(config, plan))
     users = {name: partial(_instance, HOOKS.get, name) for name in config.run.hooks}
-    return Hooks([recorder, evaluator], users)
+    return Hooks([recorder, evaluator, best], users)
 
 
 def _instance(find: Callable[[str], Callable[[], T]], name: str) -> T:

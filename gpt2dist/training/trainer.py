@@ -23,8 +23,9 @@ from gpt2dist.monitoring.meter import Meter, StepRecord
 from gpt2dist.monitoring.profile import Profile
 from gpt2dist.monitoring.progress import Progress
 from gpt2dist.plan import Plan
-from gpt2dist.run.end_markers import write_stopped
+from gpt2dist.run.end_markers import write_finished, write_stopped
 from gpt2dist.run.metrics_file import FileLostError, Value
+from gpt2dist.training.best import BestSoFar
 from gpt2dist.training.continuation import rate_note
 from gpt2dist.training.engine import Engine
 from gpt2dist.training.hooks import Hooks
@@ -51,6 +52,7 @@ class Trainer:
         batcher: Windows of the training sets.
         hooks: Called after steps, logs, evaluations and saves.
         store: Checkpoints of the run.
+        best: Follows the metric of `checkpoint.keep_best`; it is one of the hooks.
         meter: Measures the steps.
         profile: Traces some of the steps.
         coordinator: Exchanges requests to stop or save.
@@ -66,6 +68,7 @@ class Trainer:
         batcher: MixtureBatcher,
         hooks: Hooks,
         store: CheckpointStore,
+        best: BestSoFar,
         meter: Meter,
         profile: Profile,
         coordinator: StopCoordinator,
@@ -78,6 +81,7 @@ class Trainer:
         self.batcher = batcher
         self.hooks = hooks
         self.store = store
+        self.best = best
         self.meter = meter
         self.profile = profile
         self.coordinator = coordinator
@@ -97,7 +101,8 @@ class Trainer:
         """Train from the current step to the last one, or until asked to stop. Collective.
 
         Returns:
-            The name of the signal that stopped the run; empty if it reached its last step.
+            The name of the signal that stopped the run; empty if it reached its last step, or if
+            `evaluation.patience` ended it.
 
         Raises:
             UserError: A tracker or a hook could not start.
@@ -111,7 +116,9 @@ class Trainer:
             try:
                 if not self.evaluation_done:
                     self._evaluate()
-                while self.step < self.last_step:
+                    if self._is_best():
+                        self._save()
+                while self.step < self.last_step and not self.stops_early:
                     with self.meter.paused():
                         self.profile.before_step(self.step + 1)
                     with self.meter.waiting():
@@ -125,6 +132,8 @@ class Trainer:
                     self.bar.advance()
                 self._report_saved(self.store.finish())
                 self.coordinator.close()
+                if self.stops_early:
+                    self.end_early()
             except StopRequestedError as stop:
                 self._leave(str(stop))
                 return str(stop)
@@ -133,6 +142,29 @@ class Trainer:
     def is_due(self, every: int | None) -> bool:
         """Return whether an action with this interval in steps is due after this step; None is never due."""
         return every is not None and self.step % every == 0
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether `evaluation.patience` ends the run after this step."""
+        return self.best.exhausted and self.evaluation_done and self.step < self.plan.total_steps
+
+    def end_early(self) -> None:
+        """Log what is left, and write finished.json. Everything is saved. Collective."""
+        if self.meter.steps:
+            self._log()
+        waited, patience = self.best.waited, self.config.evaluation.patience
+        reason = (
+            f"{self.best.tag} has not improved in {waited} evaluation{'s' * (waited != 1)} "
+            f"(evaluation.patience: {patience}); {self.best}"
+        )
+        if self.world.is_main:
+            write_finished(self.config.output_dir, reason, self.step, self.plan.total_steps)
+        logger.info(
+            "ended at step %d of %d, with everything saved: %s. Raise or remove evaluation.patience to go on",
+            self.step,
+            self.plan.total_steps,
+            reason,
+        )
 
     def poll(self) -> None:
         """Exchange stop requests, as `StopCoordinator.poll` does. Collective."""
@@ -260,7 +292,7 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         self._report_saved(self.store.finish_if_written())
-        ending = self.step == self.last_step
+        ending = self.step == self.last_step or self.stops_early or self._is_best()
         if ending or self.coordinator.save_due or self.is_due(self.config.checkpoint.every_steps):
             self._save()
 
@@ -268,12 +300,18 @@ class Trainer:
         """Save the current state; with `checkpoint.asynchronous`, write it in the background."""
         self._report_saved(self.store.finish())
         if self.step == self.saved_step:
+            if self._is_best():  # a stop interrupted its evaluation
+                self.store.mark_best(self.step)
             return
-        self.store.start(self.engine.state, self._state())
+        self.store.start(self.engine.state, self._state(), self._is_best())
         self.saved_step = self.step
         self.coordinator.saved()
         if not self.config.checkpoint.asynchronous:
             self._report_saved(self.store.finish())
+
+    def _is_best(self) -> bool:
+        """Return whether the model is the best so far, by the evaluation after this step."""
+        return self.evaluation_done and self.best.step == self.step
 
     def _report_saved(self, path: Path | None) -> None:
         if path:

@@ -103,8 +103,10 @@ def _part(config: Config, directory: Path, stop: int) -> Config:
     run = config.run.model_copy(update={"output_dir": directory, "stop_after_steps": stop, "hooks": ()})
     quiet = {"log_every_steps": 1, "tensorboard": False, "trackers": (), "profile": None}
     monitoring = config.monitoring.model_copy(update=quiet)
-    checkpoint = config.checkpoint.model_copy(update={"resume": "auto", "on_commit": None})
-    return config.model_copy(update={"run": run, "monitoring": monitoring, "checkpoint": checkpoint})
+    checkpoint = config.checkpoint.model_copy(update={"resume": "auto", "keep_best": None, "on_commit": None})
+    evaluation = config.evaluation.model_copy(update={"patience": None})  # each half goes to its last step
+    sections = {"run": run, "monitoring": monitoring, "checkpoint": checkpoint, "evaluation": evaluation}
+    return config.model_copy(update=sections)
 
 
 def _differences(whole: Path, other: Path, step: int, name: str) -> list[str]:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from gpt2dist.preprocessing import PreprocessingJob, prepare
+from gpt2dist.status.status import read_status
 from gpt2dist.tokenizer.tokenizer import Tokenizer, train_bpe
 from tests.support.ranks import run_ranks
-from tests.support.runs import train, write_run
+from tests.support.runs import metrics, train, write_run
 
 STEPS = 120
 
@@ -96,7 +97,11 @@ def test_finetuning_beats_the_model_before_and_one_from_scratch(home, texts, rep
     tuned = train(recipe, *common, f"model.init_from={home / 'run'}")
     sizes = "model={n_layer: 2, n_head: 4, n_embd: 32, context_length: 32}"
     scratch = train(recipe, *overrides(home, repository, tmp_path / "scratch"), sizes)
-    assert run_ranks(export_here, 1, tuned, tmp_path / "model") == [0]
+    status = read_status(tuned)
+    assert status.state == "finished" and status.best.step <= status.step
+    losses = metrics(tuned, "eval/held-out/loss")
+    assert status.best.value == min(losses)
+    assert run_ranks(export_here, 1, tuned / "checkpoints/best", tmp_path / "model") == [0]
 
     held_out = held_out_texts(home, texts[1])
     before, after, fresh = (
@@ -106,8 +111,11 @@ def test_finetuning_beats_the_model_before_and_one_from_scratch(home, texts, rep
     assert after < 0.5 * before
     assert after < 0.8 * fresh
 
+    card = (tmp_path / "model/README.md").read_text()
+    assert "| chosen as | the best checkpoint of the run by eval/held-out/loss |" in card
+
     # The run's own validation says the same, but for the texts that a window's end cuts off.
-    said = json.loads((tuned / f"eval/step-{STEPS:08d}.json").read_text())["held-out"]["perplexity"]
+    said = json.loads((tuned / f"eval/step-{status.best.step:08d}.json").read_text())["held-out"]["perplexity"]
     assert said == pytest.approx(after, rel=0.25)
 
     # It has learnt what follows what: most pairs of words in a text that it goes on with are in the texts.

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2dist.checkpoint.parts import deal
 from gpt2dist.checkpoint.pinned import HostTensors, pack
-from gpt2dist.checkpoint.store import deal
 from gpt2dist.model.huggingface import parameter_shapes
 from gpt2dist.model.shape import PRESETS, Shape
 

@@ -39,3 +39,8 @@ def test_a_checkpoint_loses_its_name_before_its_files(tmp_path, monkeypatch):
     leftover = tmp_path / "step-00000010.old.tmp"
     assert seen == [([checkpoint], [leftover / "left"]), ([], [leftover / "manifest.json"])]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_best_is_kept_besides_the_newest_and_counted_among_them():
+    assert outdated([10, 20, 30, 40], 40, 2, None, best=10) == [20]
+    assert outdated([10, 20, 30, 40], 40, 2, None, best=30) == [10, 20]

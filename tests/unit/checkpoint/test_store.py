@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from gpt2dist.checkpoint import store as store_module
+from gpt2dist.checkpoint.parts import deal
 from gpt2dist.checkpoint.state import TrainerState
-from gpt2dist.checkpoint.store import EMBEDDING, CheckpointStore, deal
+from gpt2dist.checkpoint.store import EMBEDDING, CheckpointStore
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from tests.support.stores import ORDER

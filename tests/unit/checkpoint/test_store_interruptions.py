@@ -79,7 +79,7 @@ def model(seed):
     return ModelState(seed=seed)
 
 
-def save_with_fault(directory, number, what, keep_last):
+def save_with_fault(directory, number, what, keep_last, best):
     """Saves step 20 on two ranks in a child process; returns its exit code, −9 where it was killed."""
     child = os.fork()
     if child:
@@ -91,7 +91,7 @@ def save_with_fault(directory, number, what, keep_last):
     def save(rank):
         world = ThreadWorld(rank, rank, RANKS, CPU, board, meet)
         try:
-            store_of(directory, world, keep_last).save(model(2), trainer_state(20))
+            store_of(directory, world, keep_last).save(model(2), trainer_state(20), best)
         except RunError:
             return FAILED
         return SAVED
@@ -101,13 +101,13 @@ def save_with_fault(directory, number, what, keep_last):
     os._exit(code if injector.came else UNTOUCHED)
 
 
-def sweep(tmp_path, what, keep_last):
+def sweep(tmp_path, what, keep_last, best):
     """For every operation of a save, and once without a fault: its number, the saver's exit code, the store."""
     for number in itertools.count(1):
         directory = tmp_path / str(number)
         alone = store_of(directory, World(0, 0, 1, CPU), keep_last)
-        alone.save(model(1), trainer_state(10))
-        code = save_with_fault(directory, number, what, keep_last)
+        alone.save(model(1), trainer_state(10), best=True)
+        code = save_with_fault(directory, number, what, keep_last, best)
         yield number, code, alone
         if code == UNTOUCHED:
             return
@@ -120,10 +120,10 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@pytest.mark.parametrize(("what", "keep_last"), [(kill, 1), (kill, 2), (fail, 2)])
-def test_no_interruption_of_a_save_loses_a_checkpoint(tmp_path, small_pieces, what, keep_last):
+@pytest.mark.parametrize(("what", "keep_last", "best"), [(kill, 1, True), (kill, 1, False), (fail, 2, True)])
+def test_no_interruption_of_a_save_loses_a_checkpoint(tmp_path, small_pieces, what, keep_last, best):
     outcomes = []
-    for number, code, store in sweep(tmp_path, what, keep_last):
+    for number, code, store in sweep(tmp_path, what, keep_last, best):
         found, rejected_checkpoints = store.newest()
         assert found and rejected_checkpoints == [], f"operation {number}"
         state = model(9)
@@ -132,12 +132,16 @@ def test_no_interruption_of_a_save_loses_a_checkpoint(tmp_path, small_pieces, wh
         for name in expected.parameters:
             assert torch.equal(state.loaded[name]["exp_avg"], expected.gather(name)["exp_avg"])
         assert (store.directory / "latest").read_text().strip() in {"step-00000010", "step-00000020"}
+        named = (store.directory / "best").read_text().strip()
+        assert named in ({"step-00000010", "step-00000020"} if best else {"step-00000010"})
+        assert store.fault(store.directory / named) == "", f"operation {number}"
         if code in (SAVED, UNTOUCHED):
             assert saved.step == 20
+            assert best == (named == "step-00000020")
         store.remove_leftovers()
         again = store.save(model(2), trainer_state(20))
         assert store.fault(again) == ""
-        assert set(names(store.directory)) <= {"latest", "saved", "step-00000010", "step-00000020"}
+        assert set(names(store.directory)) <= {"best", "latest", "saved", "step-00000010", "step-00000020"}
         outcomes.append((code, saved.step))
     interrupted = -signal.SIGKILL if what is kill else FAILED
     assert outcomes.count((interrupted, 10)) > 20  # most of the way the old one is in force …

@@ -24,6 +24,7 @@ from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.huggingface import write_huggingface_config
 from gpt2dist.model.pretrained import load_pretrained
 from gpt2dist.model.shape import Shape
+from gpt2dist.run.end_markers import write_finished
 from tests.support.commands import wait_until
 from tests.support.stores import ORDER
 
@@ -234,6 +235,17 @@ def test_the_watch_ends_with_the_last_step_and_tells_how_many_there_are(run, rec
     scored, told = follow(record, watching=True, waits=[lambda: save(run, 600), lambda: save(run, 1000)])
     assert scored == [10, 600, 1000]
     assert told == ["step 10 of 1,000", "step 600 of 1,000"]
+
+
+def test_the_watch_ends_when_patience_ended_the_run(run, record):
+    save(run, 10, total=1000)
+
+    def end():
+        save(run, 20)
+        write_finished(run, "eval/val/loss has not improved", 20, 1000)
+
+    scored, told = follow(record, watching=True, waits=[end])
+    assert (scored, told) == ([10, 20], ["step 10 of 1,000"])
 
 
 def test_without_watching_it_does_not_wait(run, record):

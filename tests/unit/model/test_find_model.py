@@ -27,6 +27,17 @@ def test_a_run_is_its_latest_checkpoint(tmp_path):
     assert locate(str(tmp_path)) == newest
 
 
+def test_best_and_latest_of_a_run_stand_for_the_checkpoints_that_they_name(tmp_path):
+    best = write_model(tmp_path / "checkpoints/step-00000010")
+    newest = write_model(tmp_path / "checkpoints/step-00000020")
+    (tmp_path / "checkpoints/latest").write_text("step-00000020\n")
+    with pytest.raises(UserError, match=r"checkpoints/best: the run has no best checkpoint yet; .*keep_best"):
+        locate(str(tmp_path / "checkpoints/best"))
+    (tmp_path / "checkpoints/best").write_text("step-00000010\n")
+    assert locate(str(tmp_path / "checkpoints/best")) == best
+    assert locate(str(tmp_path / "checkpoints/latest"), weights=False) == newest
+
+
 def test_a_run_without_a_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="the run has no checkpoint yet"):

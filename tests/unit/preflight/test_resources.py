@@ -88,10 +88,13 @@ def test_what_nothing_makes_fit(run_file, large):
         ("{every_steps: 40, keep_last: 5}", 3),  # 40, 80, 100
         ("{every_minutes: 30, keep_last: 5}", 6),
         ("{every_steps: 10, keep_last: 3, keep_every: 25}", 4 + 2),  # 50 and 100
+        ("{every_steps: 10, keep_last: 3, keep_best: eval/held-out/loss}", 5),
+        ("{every_steps: 80, keep_last: 3, keep_best: eval/held-out/loss}", 3),  # 40, 80 and 100
+        ("{every_steps: 10, keep_last: 3, keep_every: 20, keep_best: eval/held-out/loss}", 5 + 5),
     ],
 )
 def test_the_space_of_all_checkpoints(run_file, checkpoint, checkpoints):
-    config, plan = resolve(run_file, [f"checkpoint={checkpoint}"], 1)
+    config, plan = resolve(run_file, [f"checkpoint={checkpoint}", "evaluation.every_steps=40"], 1)
     assert checkpoint_space(config, plan) == checkpoints * plan.checkpoint_bytes
 
 

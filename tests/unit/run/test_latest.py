@@ -3,7 +3,7 @@
 import pytest
 
 from gpt2dist.errors import UserError
-from gpt2dist.run.latest import named_checkpoint, write_latest
+from gpt2dist.run.latest import named_checkpoint, write_best, write_latest
 
 WAYS_OUT = "; set auto, latest, never, or the path of a checkpoint or a run directory"
 
@@ -43,3 +43,13 @@ def test_what_is_neither_is_refused(run):
         UserError, match=r"is a path that cannot be read \('\.\./\.\.' is not the name of a check"
     ):
         named_checkpoint(str(run))
+
+
+def test_best_and_latest_stand_for_the_checkpoint_that_they_name(run):
+    checkpoints = run / "checkpoints"
+    with pytest.raises(UserError, match=r"checkpoints/best is a path that cannot be read \(No such file"):
+        named_checkpoint(f"{checkpoints}/best")
+    write_latest(checkpoints, "step-00000008")
+    write_best(checkpoints, "step-00000004")
+    assert named_checkpoint(f"{checkpoints}/best") == checkpoints / "step-00000004"
+    assert named_checkpoint(f"{checkpoints}/latest") == checkpoints / "step-00000008"

@@ -7,7 +7,7 @@ import pytest
 from gpt2dist.evaluation.measures import BITS_PER_BYTE, LOSS, PERPLEXITY
 from gpt2dist.run.starts import Change, Start
 from gpt2dist.status import table
-from gpt2dist.status.evaluations import Evaluation
+from gpt2dist.status.evaluations import Best, Evaluation
 from gpt2dist.status.status import Checkpoint, Status
 
 
@@ -30,6 +30,7 @@ def status():
         mfu=0.4123,
         seconds_left=95.0,
         checkpoint=Checkpoint(600, 12.0),
+        best=Best(400, "eval/val/loss", 3.9),
         evaluations=[evaluation("val", 600, 3.95, 51.9, 1.83), evaluation("wiki", 500, None, None, None)],
         skipped_steps=2,
         silent=1.0,
@@ -41,7 +42,7 @@ def status():
 @pytest.fixture
 def unknown(status):
     nothing = dict.fromkeys(("step", "total_steps", "loss", "perplexity", "tokens_per_second", "mfu"))
-    nothing |= dict.fromkeys(("seconds_left", "checkpoint", "skipped_steps", "silent"))
+    nothing |= dict.fromkeys(("seconds_left", "checkpoint", "best", "skipped_steps", "silent"))
     return dataclasses.replace(
         status, run="runs/b/c", state="failed", reason="rank 0: E: x", evaluations=[], **nothing
     )
@@ -106,6 +107,7 @@ def test_one_run_in_full(status):
         "           MFU  41.2%",
         "          left  1:35 min",
         "    checkpoint  600, 12 s ago",
+        "          best  400, eval/val/loss 3.9000",
         "    evaluation  val loss 3.9500, 1.8300 bits per byte at 600",
         "    evaluation  wiki – at 500",
         " skipped steps  2",
@@ -121,14 +123,14 @@ def test_the_starts_of_a_run_and_what_the_last_one_changed(status, monkeypatch):
     time.tzset()
     changes = tuple(Change(f"optimizer.{number}", number, 5e-4) for number in range(10))
     first, last = Start(11, 0.0, 0, 1, changes[:1]), Start(12, 1.8e9, 1200, 8, changes)
-    shown = table.in_full(dataclasses.replace(status, start_count=12, starts=[first, last]))[12:]
+    shown = table.in_full(dataclasses.replace(status, start_count=12, starts=[first, last]))[13:]
     assert shown == [
         ("starts", "12, the last 2027-01-15 08:00, at step 1,200, 8 ranks"),
         *[("changed", f"optimizer.{number} {number} → 5e-4") for number in range(8)],
         ("changed", "and 2 more; see --json"),
     ]
     unknown = Start(1, None, None, None, ())
-    shown = table.in_full(dataclasses.replace(status, start_count=1, starts=[unknown]))[12:]
+    shown = table.in_full(dataclasses.replace(status, start_count=1, starts=[unknown]))[13:]
     assert shown == [("starts", "1, the last –, at step –")]
 
 

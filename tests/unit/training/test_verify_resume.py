@@ -104,3 +104,9 @@ def test_its_trainings_call_nothing_of_the_user(tmp_path):
     named = {"checkpoint": {"on_commit": "my:upload"}, "run": {"hooks": ("my:Hook",)}}
     part = module._part(Config.model_validate(named), tmp_path, 2)
     assert part.checkpoint.on_commit is None and part.run.hooks == () and part.monitoring.trackers == ()
+
+
+def test_the_compared_trainings_go_to_their_last_step_and_mark_no_best(tmp_path):
+    settings = {"checkpoint": {"keep_best": "eval/val/loss"}, "evaluation": {"every_steps": 5, "patience": 3}}
+    part = module._part(Config.model_validate(settings), tmp_path, 10)
+    assert (part.checkpoint.keep_best, part.evaluation.patience, part.evaluation.every_steps) == (None, None, 5)
