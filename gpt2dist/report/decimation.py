@@ -12,7 +12,7 @@ SMOOTHED_PARTS = 50
 
 
 @dataclass
-class Part:
+class Bucket:
     """Values of neighbouring steps: how many, their sum, and the points of the lowest and the highest."""
 
     count: int
@@ -20,7 +20,7 @@ class Part:
     low: Point
     high: Point
 
-    def join(self, other: "Part") -> None:
+    def join(self, other: "Bucket") -> None:
         """Take in the values of another part."""
         self.count += other.count
         self.total += other.total
@@ -40,14 +40,14 @@ class Decimated:
 
     def __init__(self, most: int = MOST_PARTS):
         self._most, self._width = most, 1
-        self._parts: dict[int, Part] = {}
+        self._parts: dict[int, Bucket] = {}
 
     def add(self, step: int, value: float) -> None:
         """Add a value, in any order of the steps."""
         key = step // self._width
         part = self._parts.get(key)
         if part is None:
-            self._parts[key] = Part(1, value, (step, value), (step, value))
+            self._parts[key] = Bucket(1, value, (step, value), (step, value))
             if len(self._parts) > 2 * self._most:
                 self._halve()
             return
@@ -78,14 +78,14 @@ class Decimated:
             found.append(((part.low[0] + part.high[0]) / 2, mean))
         return found
 
-    def _ordered(self) -> Iterator[Part]:
+    def _ordered(self) -> Iterator[Bucket]:
         return (self._parts[key] for key in sorted(self._parts))
 
     def _halve(self) -> None:
         """Double the width until at most `most` parts remain."""
         while len(self._parts) > self._most:
             self._width *= 2
-            parts: dict[int, Part] = {}
+            parts: dict[int, Bucket] = {}
             for each in self._ordered():
                 known = parts.setdefault(int(each.low[0]) // self._width, each)
                 if known is not each:

@@ -62,7 +62,7 @@ def _of_one_run(run: Contents, of: str) -> str:
         ),
         "Starts": _table(_starts(run.status.starts)),
         "Configuration": _folded("config.yaml, without what is not set", _configuration(run)),
-        "Environment": _folded("environment.json", _text(RunDirectory(run.path).environment)),
+        "Environment": _folded("Versions, machine, code and datasets", _text(RunDirectory(run.path).environment)),
     }
     return "".join(_section(title + of, content) for title, content in sections.items())
 
