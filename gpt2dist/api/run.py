@@ -1,6 +1,7 @@
 """A training run, read from its directory: `gpt2dist.Run`."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -129,17 +130,20 @@ class Run(os.PathLike[str]):
 
         return finished(RunDirectory(self.directory).checkpoints)
 
-    def report(self, output: str | os.PathLike[str]) -> Path:
+    def report(
+        self, output: str | os.PathLike[str] | None = None, others: Sequence[str | os.PathLike[str]] = ()
+    ) -> Path:
         """Write the run as one self-contained HTML page, as `gpt2dist report` does.
 
         Args:
-            output: Path of the page; an existing file is replaced.
+            output: Path of the page; an existing file is replaced. By default report.html in the run directory.
+            others: Further run directories, or runs, that share the page and its charts.
 
         Returns:
             The path of the page.
 
         Raises:
-            UserError: The page cannot be written there.
+            UserError: The page cannot be written there, or one of `others` is no run directory.
 
         Example:
             >>> run.report("report.html")
@@ -147,10 +151,13 @@ class Run(os.PathLike[str]):
         """
         from gpt2dist.output_paths import check_file, write_file
         from gpt2dist.report.page import report
+        from gpt2dist.run.directory import RunDirectory
 
-        check_file(Path(output))
-        write_file(Path(output), report(self.directory))
-        return Path(output)
+        path = RunDirectory(self.directory).report if output is None else Path(output)
+        runs = [self, *map(Run, others)]
+        check_file(path)
+        write_file(path, report([each.directory for each in runs]))
+        return path
 
 
 def _has_text(values: list[float | int | str | None]) -> bool:

@@ -66,6 +66,11 @@ class RunDirectory:
         return self.path / "eval"
 
     @property
+    def report(self) -> Path:
+        """The page that `gpt2dist report` writes by default."""
+        return self.path / "report.html"
+
+    @property
     def checkpoints(self) -> Path:
         """The checkpoints, one directory each."""
         return self.path / "checkpoints"

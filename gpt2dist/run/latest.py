@@ -66,6 +66,14 @@ def read_latest(run: Path) -> Path:
     return read_pointer(RunDirectory(run).latest)
 
 
+def best_checkpoint(run: Path) -> str | None:
+    """Return the name of a run's best checkpoint by `checkpoint.keep_best`; None without one."""
+    try:
+        return read_pointer(RunDirectory(run).best).name
+    except (OSError, ValueError):
+        return None
+
+
 def read_pointer(file: Path) -> Path:
     """Return the directory of the checkpoint that `latest` or `best` names, which may be gone.
 

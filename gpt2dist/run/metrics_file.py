@@ -81,13 +81,22 @@ class Metrics:
 
 
 def read(path: Path) -> list[Line]:
-    """Read the lines of a metrics.jsonl, and skip malformed ones, such as a last line truncated by a crash.
+    """Read all lines of a metrics.jsonl; see `stream`.
+
+    Raises:
+        UserError: The file exists and cannot be read.
+    """
+    return list(stream(path))
+
+
+def stream(path: Path) -> Iterator[Line]:
+    """Yield the lines of a metrics.jsonl, without malformed ones, such as a last line truncated by a crash.
 
     Raises:
         UserError: The file exists and cannot be read.
     """
     # The lines are read as bytes because a crash may truncate the file within a character.
-    return [line for text in _lines(path) if (line := _parse_line(text))]
+    return (line for text in _lines(path) if (line := _parse_line(text)))
 
 
 def read_tail(path: Path, tag: str) -> list[Line]:

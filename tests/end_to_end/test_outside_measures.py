@@ -64,7 +64,7 @@ def test_a_measure_from_outside_is_shown_wherever_ours_are(gpt2dist, run, tiny_d
 
     gpt2dist("report", run, "--output", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert ">Nats per word (lower is better)</text>" in page
+    assert ">Nats per word (lower is better)</figcaption>" in page
     assert f", {expected:.4f} nats per word" in page
 
     gpt2dist("export", run, "--output", tmp_path / "model")

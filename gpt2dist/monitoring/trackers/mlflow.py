@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.trackers import Hyperparameters, send
-from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun, best_checkpoint
+from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.latest import best_checkpoint
 from gpt2dist.run.metrics_file import Line
 
 MOST_PARAMETERS = 100

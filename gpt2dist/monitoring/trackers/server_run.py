@@ -101,12 +101,3 @@ class BestLosses:
                 name = tag.removeprefix("eval/").removesuffix("/loss")
                 found |= {f"best/{name}/loss": best[0], f"best/{name}/step": best[1]}
         return found
-
-
-def best_checkpoint(run: Path) -> str | None:
-    """Return the name of the checkpoint that `checkpoints/best` stands for; None if there is none."""
-    best = RunDirectory(run).checkpoints / "best"
-    try:
-        return json_files.read_text(best).strip() if best.is_file() else best.resolve(strict=True).name
-    except (OSError, ValueError):
-        return None

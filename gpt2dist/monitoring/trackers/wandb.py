@@ -10,7 +10,8 @@ from pathlib import Path
 from time import monotonic
 
 from gpt2dist.monitoring.trackers import Hyperparameters, send
-from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun, best_checkpoint
+from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun
+from gpt2dist.run.latest import best_checkpoint
 from gpt2dist.run.metrics_file import Line
 
 UPLOAD_SECONDS = 120.0

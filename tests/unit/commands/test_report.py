@@ -12,7 +12,7 @@ from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.model.find_model import fingerprint
 from tests.support.runs import metrics, train, write_run
 
-VOID = {"meta"}
+VOID = {"meta", "input", "br"}
 
 
 class Page(HTMLParser):
@@ -20,7 +20,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.text = [], [], ""
+        self.open, self.tags, self.text, self.source = [], [], "", text
         self.feed(text)
         assert self.open == []
 
@@ -48,16 +48,22 @@ def run(tiny_dataset, tmp_path_factory):
 
 def report(gpt2dist, run, tmp_path):
     path = tmp_path / "pages/report.html"
-    assert gpt2dist("report", run, "--output", path) == (0, "", f"wrote {path}\n")
+    assert gpt2dist("report", run, "--output", path) == (0, f"{path}\n", "")
     return Page(path.read_text(encoding="utf-8"))
 
 
 def test_the_page_of_a_run_has_all_of_it(gpt2dist, run, tmp_path, tiny_dataset):
     page = report(gpt2dist, run, tmp_path)
-    for heading in ("State", "Curves", "Samples", "Lineage", "Starts", "Configuration", "Environment"):
+    for heading in ("Summary", "Curves", "Samples", "Lineage", "Starts", "Configuration", "Environment"):
         assert heading in page.text
-    assert "finished" in page.text and "6/6 100%" in page.text
-    assert (run / "config.yaml").read_text() in page.text
+    assert "finished" in page.text and "6 of 6 (100 %)" in page.text
+    assert (
+        "n_embd: 32" in page.text
+        and "null" not in page.text[page.text.index("Configuration") :].split("Environment")[0]
+    )
+    for fact in ("parameters", "tokens", "epochs", "hardware", "start", "end", "wall time", "command"):
+        assert f"{fact}" in page.text
+    assert re.search(r"best evaluation *val at step \d: loss", page.text)
     assert metrics(run, "samples/0")[-1] in page.text
     manifest = Manifest.load(tiny_dataset)
     raw = json.loads((tiny_dataset / "manifest.json").read_bytes())
@@ -67,15 +73,15 @@ def test_the_page_of_a_run_has_all_of_it(gpt2dist, run, tmp_path, tiny_dataset):
     assert places == sorted(places)
     (bits,) = re.findall(r"result *val at step 6: loss [\d.]+, ([\d.]+) bits per byte", page.text)
     assert float(bits) == pytest.approx(metrics(run, "eval/val/bits_per_byte")[-1], abs=1e-4)
-    curves = [attributes["points"] for tag, attributes in page.tags if tag == "polyline"]
-    assert [len(each.split()) for each in curves] == [
-        6,
-        2,
-        2,
-        5,
-        6,
-        6,
-    ]  # loss of two kinds, bits, speed (not of the first step), norm, rate
+    charts = [
+        json.loads(each) for each in re.findall(r'<script type="application/json">(.*?)</script>', page.source)
+    ]
+    counts = [[(each["name"], len(each["values"])) for each in chart] for chart in charts]
+    # Loss, bits, speed (not of the first step), norm, learning rate, memory.
+    assert counts == [[("training", 6), ("val", 2)], [("val", 2)], [("", 5)], *[[("", 6)]] * 3]
+    assert charts[0][1]["colour"] == charts[1][0]["colour"] != charts[0][0]["colour"]
+    assert charts[0][0]["values"] == pytest.approx(metrics(run, "train/loss"), rel=1e-4)
+    assert charts[0][0]["tokens"] == sorted(set(metrics(run, "progress/tokens")))
 
 
 def test_another_manifest_of_the_same_tokens_is_told(gpt2dist, run, tiny_dataset, tmp_path):
@@ -90,9 +96,9 @@ def test_another_manifest_of_the_same_tokens_is_told(gpt2dist, run, tiny_dataset
         assert ("(manifest changed since)" in report(gpt2dist, home, tmp_path).text) is told
 
 
-def test_it_fetches_and_runs_nothing(gpt2dist, run, tmp_path):
+def test_it_fetches_nothing(gpt2dist, run, tmp_path):
     page = report(gpt2dist, run, tmp_path)
-    assert {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object"} == set()
+    assert {tag for tag, _ in page.tags} & {"link", "img", "iframe", "object"} == set()
     assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
 
 
@@ -112,12 +118,30 @@ def test_what_a_run_says_is_text_and_no_markup(gpt2dist, tmp_path):
         json.dumps({"</text><script>": {"loss": 2.0}, "x": {"loss": None}})
     )
     page = report(gpt2dist, run, tmp_path)
-    assert {tag for tag, _ in page.tags} & {"script", "i", "b"} == set()
+    assert {tag for tag, _ in page.tags} & {"b", "u", "s"} == set()
     assert "<script>alert(1)</script> & ?" in page.text
     assert "/gone<p> (moved or changed since)" in page.text
     assert "x at step 2: loss not finite" in page.text
     starts = page.text[page.text.index("Starts") :]
     assert re.search(r"001.*at step 7, 4 ranks002.*at step 14, 4 ranksrun\.name <u> → <s>", starts)
+
+
+def test_its_path_is_told_and_lies_in_the_run_by_default(gpt2dist, run):
+    assert gpt2dist("report", run) == (0, f"{run / 'report.html'}\n", "")
+    assert (run / "report.html").is_file()
+
+
+def test_several_runs_share_a_page(gpt2dist, run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.jsonl").write_text('{"step": 3, "train/loss": 9.0}\n')
+    assert gpt2dist("report", run, other, "--output", tmp_path / "r.html")[0] == 0
+    source = (tmp_path / "r.html").read_text()
+    first = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', source)[0])
+    assert [each["values"][-1] for each in first if each["name"] == "other, training"] == [9.0]
+    assert len({each["colour"] for each in first}) == len(first) == 3
+    words = "gpt2dist report: several runs need --output F.html, the page that they share\n"
+    assert gpt2dist("report", run, other) == (2, "", words)
 
 
 def test_a_run_that_has_just_begun(gpt2dist, tmp_path):
@@ -143,4 +167,4 @@ def test_it_needs_no_torch(run, tmp_path):
         "print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "set()"
+    assert done.stdout.splitlines()[-1] == "set()"

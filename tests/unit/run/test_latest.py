@@ -3,7 +3,7 @@
 import pytest
 
 from gpt2dist.errors import UserError
-from gpt2dist.run.latest import named_checkpoint, write_best, write_latest
+from gpt2dist.run.latest import best_checkpoint, named_checkpoint, write_best, write_latest
 
 WAYS_OUT = "; set auto, latest, never, or the path of a checkpoint or a run directory"
 
@@ -53,3 +53,11 @@ def test_best_and_latest_stand_for_the_checkpoint_that_they_name(run):
     write_best(checkpoints, "step-00000004")
     assert named_checkpoint(f"{checkpoints}/best") == checkpoints / "step-00000004"
     assert named_checkpoint(f"{checkpoints}/latest") == checkpoints / "step-00000008"
+
+
+def test_the_best_checkpoint_by_name(run):
+    assert best_checkpoint(run) is None
+    write_best(run / "checkpoints", "step-00000004")
+    assert best_checkpoint(run) == "step-00000004"
+    (run / "checkpoints/best").write_text("../step-00000004\n")
+    assert best_checkpoint(run) is None

@@ -93,7 +93,7 @@ def test_the_last_line_says_how_many_runs_or_reasons_do_not_fit(status, rows, fi
 
 def test_one_run_in_full_is_cut_too(status):
     lines = table.fitted([status], Path("runs/a"), columns=80, rows=4)
-    assert lines == [*table.show([status], Path("runs/a"))[:3], "… 9 more"]
+    assert lines == [*table.show([status], Path("runs/a"))[:3], "… 10 more"]
 
 
 def test_one_run_in_full(status):

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun, best_checkpoint
+from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun
 from gpt2dist.run.metrics_file import Metrics, read
 
 
@@ -86,21 +86,6 @@ def test_the_lowest_loss_of_each_set_and_the_first_step_with_it():
     assert best.update(5, {"eval/a/loss": 2.5}) == best.update(6, {"eval/a/loss": 2.0})
     assert best.update(7, {"eval/a/loss": 2.0}) == {"best/a/loss": 2.0, "best/a/step": 4}
     assert best.update(8, {"eval/a/loss": math.nan}) == {}
-
-
-def test_the_best_checkpoint_is_a_name_in_a_file_or_a_link(tmp_path):
-    assert best_checkpoint(tmp_path) is None
-    (tmp_path / "checkpoints/step-00000004").mkdir(parents=True)
-    assert best_checkpoint(tmp_path) is None
-    best = tmp_path / "checkpoints/best"
-    best.write_text("step-00000004\n")
-    assert best_checkpoint(tmp_path) == "step-00000004"
-    best.unlink()
-    best.symlink_to("step-00000004")
-    assert best_checkpoint(tmp_path) == "step-00000004"
-    best.unlink()
-    best.symlink_to("gone")
-    assert best_checkpoint(tmp_path) is None
 
 
 def test_the_id_is_json_that_people_can_read(tmp_path):
