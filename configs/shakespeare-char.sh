@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the datasets of configs/shakespeare-char.yaml from tinyshakespeare's input.txt:
+# Make the datasets of configs/shakespeare-char*.yaml from tinyshakespeare's input.txt:
 #   configs/shakespeare-char.sh input.txt [data]
 # The first 90 % of the text (in characters) is for training, the rest for validation, as in nanoGPT.
 set -euo pipefail

@@ -14,8 +14,8 @@ its model and training step are used without data on disk. All have the same siz
 gradient accumulation; nanoGPT has no Muon. When gpt2dist computes in bf16, the others use autocast. They have no
 ZeRO.
 
-Rounds alternate, so that other load on the machine affects all of them. Each ZeRO stage runs in a separate
-process, on one rank. Tokens are random. MFU is printed if the device's peak is known.
+On a CPU, seconds are CPU time of all threads, and rounds alternate, so that other load distorts little. Each ZeRO
+stage runs in a separate process, on one rank. Tokens are random. MFU is printed if the device's peak is known.
 """
 
 import argparse
@@ -150,12 +150,13 @@ def time_round(variant: Variant, args: argparse.Namespace, device: torch.device)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-    began = time.perf_counter()
+    clock = time.perf_counter if cuda else time.process_time  # other work on the machine distorts CPU time little
+    began = clock()
     variant.steps(args.steps)
     if cuda:
         torch.cuda.synchronize()
         variant.extra_gib = (torch.cuda.max_memory_allocated() - held) / 2**30
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     variant.rates.append(args.global_batch * args.length * args.steps / seconds)
 
 

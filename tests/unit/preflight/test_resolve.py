@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from gpt2dist.config import Config
 from gpt2dist.memory import GIB
@@ -115,6 +116,7 @@ def test_five_mistakes_are_told_in_one_go_and_quickly(run_file):
     ("name", "parameters"),
     [
         ("gpt2-124m", 124_439_808),
+        ("gpt2-124m-muon", 124_439_808),
         ("gpt2-355m", 354_823_168),
         ("gpt2-774m", 774_030_080),
         ("gpt2-1558m", 1_557_611_200),
@@ -128,6 +130,22 @@ def test_the_recipes_resolve_for_eight_gpus(repository, make_dataset, tmp_path, 
     assert plan.accumulation * config.batch.micro_batch_size * 8 == plan.global_batch_size
     assert 450_000 < plan.targets_per_step < 600_000
     assert config.schedule.warmup_steps < plan.total_steps
+
+
+@pytest.mark.parametrize(
+    ("muon", "adamw", "also"),
+    [
+        ("gpt2-124m-muon", "gpt2-124m", set()),
+        ("shakespeare-char", "shakespeare-char-nanogpt", {"schedule", "run"}),
+    ],
+)
+def test_the_recipes_with_muon_change_nothing_else(repository, muon, adamw, also):
+    ours, theirs = (
+        yaml.safe_load((repository / "configs" / f"{name}.yaml").read_text()) for name in (muon, adamw)
+    )
+    assert ours["optimizer"].pop("kind") == "muon" and "kind" not in theirs["optimizer"]
+    assert {key for key in ours if ours[key] != theirs[key]} <= {"optimizer"} | also
+    assert ours.keys() == theirs.keys()
 
 
 def test_the_recipe_for_finetuning_resolves_with_gpt2s_sizes(repository, make_dataset, tmp_path):

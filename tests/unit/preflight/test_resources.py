@@ -138,7 +138,7 @@ def test_looking_leaves_no_trace(run_file, tmp_path):
     assert (tmp_path.stat().st_mtime_ns, sorted(tmp_path.iterdir())) == before
 
 
-@pytest.mark.parametrize("name", ["gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"])
+@pytest.mark.parametrize("name", ["gpt2-124m", "gpt2-124m-muon", "gpt2-355m", "gpt2-774m", "gpt2-1558m"])
 def test_the_recipes_take_what_their_comments_say(repository, make_dataset, tmp_path, name):
     dataset = make_dataset(train=[5000], val=[2000])
     recipe = repository / "configs" / f"{name}.yaml"
