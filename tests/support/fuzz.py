@@ -237,7 +237,7 @@ def result_of(verb: str, home: Path, out: str) -> Any:
     try:
         return _stable(json.loads(out))
     except ValueError:
-        return [_stable(json.loads(line)) for line in out.splitlines()]
+        return [_stable(json.loads(line)) if line.startswith("{") else line for line in out.splitlines()]
 
 
 def _tensors(path: Path) -> list[Any]:
