@@ -191,7 +191,7 @@ def test_a_rank_that_cannot_write_is_named_and_the_checkpoint_before_stays(tiny_
     with pytest.raises(RankFailedError, match=r"saving step-00000010 failed: rank 1: OSError: .*No space left"):
         run_ranks(save_without_space, 2, config, ["checkpoint.every_steps=5"])
     checkpoints = tmp_path / "run/checkpoints"
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step-00000005"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "saved", "step-00000005"]
     assert (checkpoints / "latest").read_text() == "step-00000005\n"
 
 
