@@ -1,5 +1,6 @@
 """Check the directories of a run: its own, and the checkpoint to resume from."""
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def check_directories(config: Config) -> Iterator[Problem]:
 def _kind(path: Path) -> str:
     """Return "directory" or "file"; empty if `path` does not exist or cannot be accessed."""
     try:
-        return "directory" if path.is_dir() else "file" if path.exists() else ""
+        mode = path.stat().st_mode  # asked once, since another rank may create the directory meanwhile
     except OSError:
         return ""
+    return "directory" if stat.S_ISDIR(mode) else "file"

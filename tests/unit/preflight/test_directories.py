@@ -1,5 +1,9 @@
+import os
+from pathlib import Path
+
 import pytest
 
+from gpt2dist.preflight import resolve
 from tests.support.mistakes import mistakes
 
 WAYS_OUT = "; set auto, latest, never, or the path of a checkpoint or a run directory"
@@ -29,6 +33,23 @@ def test_a_file_where_the_run_should_live(run_file, tmp_path):
     message = f"run.output_dir: {tmp_path / 'file'} is a file; name a directory"
     assert mistakes(run_file, [f"run.output_dir={tmp_path / 'file'}"]) == [message]
     assert mistakes(run_file, [f"run.output_dir={tmp_path / 'file' / 'below'}"]) == [message]
+
+
+def test_a_directory_that_another_rank_creates_meanwhile_is_no_file(run_file, tmp_path, monkeypatch):
+    new, stat, asked = tmp_path / "new", Path.stat, []
+
+    def stat_before_it_appears(path, **options):
+        """Answer, and then let the directory appear, as if another rank had created it."""
+        try:
+            return stat(path, **options)
+        finally:
+            if os.fspath(path) == os.fspath(new):
+                asked.append(1)
+                new.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(Path, "stat", stat_before_it_appears)
+    config, _ = resolve(run_file, [f"run.output_dir={new}"], 1)
+    assert asked and config.output_dir == new
 
 
 def test_a_path_to_resume_from_that_cannot_be_read(run_file):
