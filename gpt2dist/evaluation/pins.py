@@ -135,7 +135,10 @@ def drop_needless(record: EvaluationResults) -> str:
             left += 1
     with contextlib.suppress(OSError):  # not empty
         home.rmdir()
-    what = f"{left} checkpoints that the run has deleted wait in {home}; start the command again to score them"
+    waiting = "1 checkpoint" if left == 1 else f"{left} checkpoints"
+    what = (
+        f"{home} still holds {waiting} that the run has deleted; start the command again to score what it holds"
+    )
     return f"{what}, or remove that directory" if left else ""
 
 

@@ -71,7 +71,7 @@ class Chart:
 
     Attributes:
         title: The title.
-        curves: The curves; those without points are left out.
+        curves: The curves; those without points are omitted.
         tokens: For each curve, (step, tokens) of its run; empty if the chart is over steps only.
         log: Whether the chart can also be looked at with a logarithmic axis.
         note: A remark below the title.

@@ -11,7 +11,7 @@ from gpt2dist.status.status import Status, duration
 
 
 def summary(run: Contents) -> Iterator[tuple[str, str]]:
-    """Yield names and values; what is unknown is left out."""
+    """Yield names and values; what is unknown is omitted."""
     last, status = run.history.last, run.status
     reason = f": {status.reason}" if status.reason else ""
     known = facts.parameters(run.path)

@@ -309,8 +309,8 @@ def test_a_job_that_ends_keeps_only_the_links_to_what_the_run_has_deleted(run, r
     home = record.directory / pins.LINKED
     assert [path.name for path in home.iterdir()] == ["step-00000010"]
     assert told == [
-        f"1 checkpoints that the run has deleted wait in {home}; start the command again to score them, or "
-        "remove that directory"
+        f"{home} still holds 1 checkpoint that the run has deleted; start the command again to score what it "
+        "holds, or remove that directory"
     ]
 
 
