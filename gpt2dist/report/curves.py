@@ -21,7 +21,7 @@ SMOOTHED = {TRAINED, RATE, NORM}
 
 
 class Palette:
-    """A colour for each series of a page, the same in every chart: first the trainings, then the evaluations.
+    """A colour for each series of a page, the same in every chart: trainings, evaluations, other learning rates.
 
     Args:
         runs: The runs of the page.
@@ -32,14 +32,15 @@ class Palette:
         self._names = names
         trained = [(number, "") for number in range(len(runs))]
         evaluated = [(number, name) for number, run in enumerate(runs) for name in _evaluation_names(run)]
-        self._colours = {key: colour for colour, key in enumerate([*trained, *evaluated])}
+        rates = [(number, tag) for number, run in enumerate(runs) for tag in run.history.group_rates()]
+        self._colours = {key: colour for colour, key in enumerate([*trained, *evaluated, *rates])}
 
     def __len__(self) -> int:
         return len(self._colours)
 
-    def colour(self, run: int, evaluation: str = "") -> int:
-        """Return the number of the colour of a run's training, or of one of its evaluations."""
-        return self._colours[run, evaluation]
+    def colour(self, run: int, series: str = "") -> int:
+        """Return the number of the colour of a run's training, or of an evaluation or the tag of another rate."""
+        return self._colours[run, series]
 
     def name(self, run: int, series: str) -> str:
         """Return the name of a series in a legend, with its run if there are several."""
@@ -51,10 +52,23 @@ def charts(runs: Sequence[Contents], palette: Palette) -> Iterable[Chart]:
     for measure in _measures(runs):
         yield _measured(measure, runs, palette)
     for title, tag in OVER_TIME:
-        curves = [_trained(run, number, tag, palette, "") for number, run in enumerate(runs)]
-        changes = tag != SKIPPED or any(value for curve in curves for _, value in curve.points)
+        chart = _over_time(title, tag, runs, palette)
+        changes = tag != SKIPPED or any(value for curve in chart.curves for _, value in curve.points)
         if changes:  # a chart of zeros says no more than the summary
-            yield Chart(title, curves, _tokens(runs), log=tag == NORM, note=_lost(runs, tag))
+            yield chart
+
+
+def _over_time(title: str, tag: str, runs: Sequence[Contents], palette: Palette) -> Chart:
+    """Return the chart of a tag of the training; that of the learning rate has those of all parameter groups."""
+    curves, tokens = [], []
+    for number, run in enumerate(runs):
+        others = run.history.group_rates() if tag == LEARNING_RATE else []
+        curves.append(_trained(run, number, tag, palette, "lr" if others else ""))
+        for other in others:
+            name, points = other.removeprefix("train/"), run.history.series[other].points()
+            curves.append(Curve(palette.name(number, name), palette.colour(number, other), points))
+        tokens += [_known_tokens(run)] * (1 + len(others))
+    return Chart(title, curves, tokens if len(runs) > 1 else (), log=tag == NORM, note=_lost(runs, tag))
 
 
 def _measured(measure: MeasureInfo, runs: Sequence[Contents], palette: Palette) -> Chart:
@@ -95,10 +109,6 @@ def _evaluation_names(run: Contents) -> list[str]:
 
 def _known_tokens(run: Contents) -> list[Point]:
     return run.history.series.get(TOKENS, Decimated()).points()
-
-
-def _tokens(runs: Sequence[Contents]) -> list[list[Point]]:
-    return [_known_tokens(run) for run in runs] if len(runs) > 1 else []
 
 
 def _lost(runs: Sequence[Contents], tag: str) -> str:

@@ -14,6 +14,10 @@ TOKENS = "progress/tokens"
 RATE = "throughput/tokens_per_second"
 NORM, LEARNING_RATE, SKIPPED = "train/grad_norm", "train/lr", "train/skipped_steps"
 MEMORY = "memory/peak_gib"
+GROUP_RATE = "train/lr_"
+"""What the tags of the learning rates of other parameter groups begin with, such as train/lr_muon."""
+MOST_GROUP_RATES = 8
+"""Such tags that are charted."""
 CHARTED = (TRAINED, TOKENS, RATE, NORM, LEARNING_RATE, SKIPPED, MEMORY)
 KEPT_SAMPLES = 8
 """Samples of a prompt that are kept, at most twice as many, spread over the run."""
@@ -55,7 +59,7 @@ class History:
 
     Attributes:
         most: Half of the largest number of parts of a series.
-        series: Tag → its values, for each of `CHARTED` that the run has.
+        series: Tag → its values, for each of `CHARTED` and each learning rate that the run has.
         lost: Tag → number of log lines whose value was not finite.
         samples: Tag → the samples of a prompt.
         last: Tag → its newest value, for all tags that hold a number.
@@ -78,12 +82,21 @@ class History:
                     self.samples.setdefault(tag, Samples()).add(line["step"], value)
             elif (known_number := number(value)) is not None:
                 self.last[tag] = known_number
-        for tag in CHARTED:
-            if tag in line:
+        for tag in line:
+            if tag in CHARTED or self._is_group_rate(tag):
                 self._chart(tag, line["step"], number(line[tag]))
         when = number(line.get("time"))
         if when is not None:
             self.times = (self.times[0] if self.times else when, when)
+
+    def group_rates(self) -> list[str]:
+        """Return the tags of the learning rates of other parameter groups."""
+        return sorted(tag for tag in self.series if tag.startswith(GROUP_RATE))
+
+    def _is_group_rate(self, tag: str) -> bool:
+        if not tag.startswith(GROUP_RATE):
+            return False
+        return tag in self.series or len(self.group_rates()) < MOST_GROUP_RATES
 
     def _chart(self, tag: str, step: int, value: float | None) -> None:
         if value is None:
