@@ -148,9 +148,9 @@ def lines_up_to(path: Path, step: int, evaluation_done: bool) -> list[Line]:
 
     Args:
         path: The file; it may be missing.
-        step: Steps that the run has done; later lines are left out.
-        evaluation_done: Whether evaluation and samples of that step were finished; if not, their lines are left
-            out too.
+        step: Steps that the run has done; later lines are omitted.
+        evaluation_done: Whether evaluation and samples of that step were finished; if not, their lines are
+            omitted, too.
     """
     return _up_to(read(path), step, evaluation_done)
 
