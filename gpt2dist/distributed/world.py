@@ -86,6 +86,17 @@ class World:
         """Return rank 0's value on every rank. Collective."""
         return self.gather(value)[0]
 
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's picklable value, of any size, on every rank. Collective, but rank 0 does not wait.
+
+        `gather` would make each rank receive as much from every other rank, too.
+        """
+        if self.size == 1:
+            return value
+        out = [value if self.is_main else None]
+        dist.broadcast_object_list(out, src=0)
+        return out[0]
+
     def on_main(self, work: Callable[[], T]) -> T:
         """Run `work` on rank 0 and share its result. Collective.
 

@@ -5,6 +5,7 @@ Everything here is collective: all ranks must call it in the same order.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,13 +16,12 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_get_local_fp32_param,
     safe_get_local_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
+from gpt2dist.checkpoint.whole_state import Read
 from gpt2dist.distributed.world import World
 from gpt2dist.training.optimizers.base import Fragment
 from gpt2dist.training.partition import cut_part, join_parts
@@ -54,8 +54,7 @@ class PartitionedState:
 
     def shape_of(self, name: str) -> torch.Size:
         """Return the whole shape of a parameter, which stage 3 replaces by an empty tensor."""
-        parameter = self.parameters[name]
-        return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+        return _shape(self.parameters[name])
 
     def state_names(self, name: str) -> tuple[str, ...]:
         """Return the names of a parameter's state tensors."""
@@ -108,25 +107,61 @@ class PartitionedState:
             out[key] = safe_get_full_optimizer_state(parameter, key)
         return {key: value.detach().view(self.shape_of(name)) for key, value in out.items()}
 
-    def scatter(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Set a parameter and its state from whole fp32 tensors. Call `refresh` after the last one."""
-        parameter, names = self.parameters[name], self.state_names(name)
-        if _is_partitioned(parameter):
-            # DeepSpeed's safe_set_full_* do not pad: they fail if the world size does not divide the elements.
-            local = {key: self._cut(name, value) for key, value in tensors.items()}
-            safe_set_local_fp32_param(parameter, local["param"])
-            for key in names:
-                safe_set_local_optimizer_state(parameter, local[key], key)
-            return
-        tensors = {key: value.to(parameter.device) for key, value in tensors.items()}
+    def restore(self, name: str, readers: Mapping[str, Read]) -> None:
+        """Set this rank's part of a parameter and of its state. Call `refresh` after the last one.
+
+        Each rank reads only the elements that it updates; at stage 0, where all ranks hold all, an equal share,
+        which it then sends to the others.
+
+        Args:
+            name: Name of the parameter.
+            readers: Functions that read elements, for `param` and each state tensor.
+        """
+        parameter = self.parameters[name]
         if self._zero is None:
-            parameter.data.copy_(tensors["param"])
-            for key in names:
-                self._optimizer.state[parameter][key].copy_(tensors[key])
+            wholes = {"param": parameter.data} | self._optimizer.state[parameter]
+            for key, read in readers.items():
+                self._restore_whole(wholes[key], read)
+        elif _is_partitioned(parameter):
+            for key, read in readers.items():
+                self._restore_part(parameter, key, read)
+        elif (mapping := _mapping(parameter)) is not None:
+            place = mapping.lp_fragment_address
+            for key, read in readers.items():
+                fragment = mapping.get_hp_fragment(None if key == "param" else key)
+                found = read(place.start, place.start + place.numel)
+                fragment.data[: len(found)].copy_(found)
+
+    def _restore_whole(self, whole: Tensor, read: Read) -> None:
+        """Set a tensor that every rank holds: each rank reads a part, and all exchange their parts."""
+        rank, size = dist.get_rank(), dist.get_world_size()
+        part = cut_part(whole, rank, size).clone()
+        begin = rank * len(part)
+        found = read(min(begin, whole.numel()), min(begin + len(part), whole.numel()))
+        part[: len(found)].copy_(found)
+        if size == 1:
+            whole.copy_(part.view(whole.shape))
             return
-        safe_set_full_fp32_param(parameter, tensors["param"])
-        for key in names:
-            safe_set_full_optimizer_state(parameter, tensors[key], key)
+        parts = part.new_empty(size * len(part))
+        dist.all_gather_into_tensor(parts, part)
+        whole.copy_(join_parts(parts, whole.shape))
+
+    def _restore_part(self, parameter: nn.Parameter, key: str, read: Read) -> None:
+        """Set this rank's part of a tensor at stage 3. The padding of the last parts becomes zero."""
+        part = (
+            safe_get_local_fp32_param(parameter)
+            if key == "param"
+            else safe_get_local_optimizer_state(parameter, key)
+        ).clone()
+        begin = dist.get_rank(_process_group(parameter)) * len(part)
+        elements = math.prod(_shape(parameter))
+        found = read(min(begin, elements), min(begin + len(part), elements))
+        part[: len(found)].copy_(found)
+        part[max(0, elements - begin) :] = 0
+        if key == "param":
+            safe_set_local_fp32_param(parameter, part)
+        else:
+            safe_set_local_optimizer_state(parameter, part, key)
 
     def materialise(self, updates: int, restarted: Mapping[str, int] | None = None) -> None:
         """Create missing state tensors, as the optimizer would in its first step, and set the count of updates.
@@ -160,7 +195,7 @@ class PartitionedState:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Update the working copies of the weights from the fp32 ones that `scatter` set."""
+        """Update the working copies of the weights from the fp32 ones that `restore` set."""
         zero = self._zero
         if zero is None:
             return
@@ -172,11 +207,6 @@ class PartitionedState:
         # As DeepSpeed does after a step: gather small parameters again, which stage 3 keeps whole.
         zero._partition_all_parameters()
         zero.checkpoint_event_epilogue()
-
-    def _cut(self, name: str, whole: Tensor) -> Tensor:
-        """Return this rank's part of a parameter's tensor at stage 3."""
-        group = _process_group(self.parameters[name])
-        return cut_part(whole, dist.get_rank(group), dist.get_world_size(group))
 
     def _join(self, name: str, part: Tensor) -> Tensor:
         """Return a parameter's whole tensor at stage 3, from the parts of all ranks."""
@@ -212,12 +242,22 @@ def _partitions(zero: Any) -> tuple[list[Tensor], list[list[nn.Parameter]]]:
 
 def _fragment(rank: int, place: int, parameter: Any) -> Fragment | None:
     """Return what this rank updates of a parameter at stages 1 and 2, as DeepSpeed has recorded it."""
-    mapping = parameter._hp_mapping
+    mapping = _mapping(parameter)
     if mapping is None:
         return None
     inside, within_flat = mapping.lp_fragment_address, mapping.hp_fragment_address
     stop = inside.start + inside.numel
     return Fragment(rank, place, inside.start, stop, tensor=0, offset=within_flat.start)
+
+
+def _mapping(parameter: Any) -> Any:
+    """Return where this rank's part of a parameter is at stages 1 and 2; None if it updates nothing of it."""
+    return parameter._hp_mapping
+
+
+def _shape(parameter: Any) -> torch.Size:
+    """Return the whole shape of a parameter, which stage 3 replaces by an empty tensor."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _process_group(parameter: Any) -> dist.ProcessGroup:

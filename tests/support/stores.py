@@ -35,6 +35,9 @@ class ThreadWorld(World):
         self.meet.wait(10)
         return values
 
+    def broadcast(self, value):
+        return self.gather(value)[0]
+
 
 class ModelState:
     """The whole state of a model on one process; its moments are multiples of the weights."""
