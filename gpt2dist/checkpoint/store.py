@@ -7,10 +7,9 @@ interrupted save leaves a directory without a valid name or manifest.
 """
 
 import contextlib
-import dataclasses
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +24,15 @@ from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
 from gpt2dist.checkpoint.naming import best_step, checkpoint_name, finished, step_of
 from gpt2dist.checkpoint.parts import deal, index
 from gpt2dist.checkpoint.pinned import HostTensors
+from gpt2dist.checkpoint.restore import restore
 from gpt2dist.checkpoint.retention import outdated
-from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
+from gpt2dist.checkpoint.safetensors_io import write_tensors
 from gpt2dist.checkpoint.state import TrainerState
-from gpt2dist.checkpoint.whole_state import WholeState
+from gpt2dist.checkpoint.whole_state import EMBEDDING, WholeState, saved_shape
 from gpt2dist.distributed.world import World
-from gpt2dist.errors import RunError, UserError
+from gpt2dist.errors import RunError
 from gpt2dist.run.directory import BEST, LATEST, SAVED
 from gpt2dist.run.latest import write_best, write_latest
-
-EMBEDDING = "transformer.wte.weight"
-_SAME_MODEL = "use the model section of the run that wrote it"
 
 
 class CommitListener(Protocol):
@@ -126,7 +123,7 @@ class CheckpointStore:
         parts = deal({name: state.shape_of(name).numel() for name in state.parameters}, self.world.size)
         mine = parts[self.world.rank] if self.world.rank < len(parts) else set()
         tensors = self._take_snapshot(state, mine)
-        shapes = {name: self._saved_shape(name, state) for name in state.parameters}
+        shapes = {name: saved_shape(name, state.shape_of(name), self.vocab_size) for name in state.parameters}
         partial = self.directory / f"{checkpoint_name(trainer.step)}.tmp"
 
         def write() -> Records:
@@ -212,30 +209,7 @@ class CheckpointStore:
         Raises:
             UserError: The checkpoint has other tensors than the model and its optimizer, or other shapes.
         """
-        trainer = TrainerState.read(path)
-        weights = TensorFiles(sorted(path.glob("model-*.safetensors")))
-        optimizer = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
-        unknown = sorted(set(weights) - set(state.parameters))
-        if unknown:
-            raise UserError(f"{path}: has a tensor {unknown[0]}, which the model does not have; {_SAME_MODEL}")
-        weights.require(state.parameters)
-        fresh: set[str] = set()
-        if other_optimizer:
-            fresh = set(_without_state(set(optimizer), trainer.restarted, state))
-            restarted = {name: at for name, at in trainer.restarted.items() if name not in fresh}
-            restarted |= dict.fromkeys(sorted(fresh), trainer.updates)
-            trainer = dataclasses.replace(trainer, restarted=restarted)
-        else:
-            _require_same_state(path, set(optimizer), state)
-        state.materialise(trainer.updates, trainer.restarted)
-        for name in state.parameters:
-            whole = weights.read(name)
-            tensors = {"param": whole}
-            for key in state.state_names(name):
-                tensors[key] = torch.zeros_like(whole) if name in fresh else optimizer.read(f"{key}.{name}")
-            state.scatter(name, {key: self._padded(path, name, value, state) for key, value in tensors.items()})
-        state.refresh()
-        return trainer
+        return restore(path, state, self.vocab_size, other_optimizer)
 
     def prune(self, saved: int) -> None:
         """Delete the outdated checkpoints, given the step of the newest one. Call on rank 0 only."""
@@ -259,7 +233,7 @@ class CheckpointStore:
         """Copy this rank's parameters and their state to host memory, and return them as `key.name` → tensor."""
         state.link()
         shapes = {
-            f"{key}.{name}": self._saved_shape(name, state)
+            f"{key}.{name}": saved_shape(name, state.shape_of(name), self.vocab_size)
             for name in mine
             for key in ("param", *state.state_names(name))
         }
@@ -355,57 +329,6 @@ class CheckpointStore:
                 f"{self.directory}, and start again: the run resumes from the newest complete checkpoint there"
             )
         return {name: record for part, _ in reports for name, record in part.items()}
-
-    def _saved_shape(self, name: str, state: WholeState) -> torch.Size:
-        shape = state.shape_of(name)
-        return torch.Size((min(self.vocab_size, shape[0]), *shape[1:])) if name == EMBEDDING else shape
-
-    def _padded(self, path: Path, name: str, tensor: Tensor, state: WholeState) -> Tensor:
-        """Check a loaded tensor's shape, and append the embedding's padding: zero rows, which are not saved."""
-        expected, shape = self._saved_shape(name, state), state.shape_of(name)
-        if tensor.shape != expected:
-            raise UserError(
-                f"{path}: {name} has the shape {list(tensor.shape)}, but {list(expected)} in the model; "
-                f"{_SAME_MODEL}"
-            )
-        if shape == expected:
-            return tensor
-        out = torch.zeros(shape, dtype=tensor.dtype)
-        out[: len(tensor)] = tensor
-        return out
-
-
-def _without_state(saved: set[str], restarted: Mapping[str, int], state: WholeState) -> Iterator[str]:
-    """Yield the parameters of the groups that cannot use the saved state of an optimizer.
-
-    A group has one count of updates, from which AdamW corrects its moments. So all of its parameters keep their
-    state, or none does.
-
-    Args:
-        saved: Names of the saved tensors.
-        restarted: `TrainerState.restarted` of the checkpoint.
-        state: State of the optimizer of this run.
-    """
-    for group in state.groups:
-        needed = {f"{key}.{name}" for name in group for key in state.state_names(name)}
-        if not needed <= saved or len({restarted.get(name, 0) for name in group}) > 1:
-            yield from group
-
-
-def _require_same_state(path: Path, saved: set[str], state: WholeState) -> None:
-    """Check that a checkpoint has the state tensors of the run's optimizer for each parameter, and no others.
-
-    Raises:
-        UserError: A tensor is missing, or does not belong to the optimizer.
-    """
-    needed = {f"{key}.{name}" for name in state.parameters for key in state.state_names(name)}
-    for name, what in ((min(needed - saved, default=""), "lacks"), (min(saved - needed, default=""), "has")):
-        if name:
-            raise UserError(
-                f"{path}: {what} {name}, unlike the optimizer of this run; set the section optimizer back to "
-                "that of the run that wrote it, continue this run with 'checkpoint.accept_changes=[optimizer]', "
-                f"or start a new run from its weights with model.init_from={path} in another run.output_dir"
-            )
 
 
 def _remove(checkpoint: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+EMBEDDING = "transformer.wte.weight"
+
 
 class WholeState(Protocol):
     """State that a checkpoint saves and restores; see `PartitionedState`."""
@@ -20,3 +22,8 @@ class WholeState(Protocol):
     def materialise(self, updates: int, restarted: Mapping[str, int] | None = None) -> None: ...  # noqa: D102
     def link(self) -> None: ...  # noqa: D102
     def refresh(self) -> None: ...  # noqa: D102
+
+
+def saved_shape(name: str, shape: torch.Size, vocab_size: int) -> torch.Size:
+    """Return the shape of a parameter in a checkpoint, which has no padding of the vocabulary."""
+    return torch.Size((min(vocab_size, shape[0]), *shape[1:])) if name == EMBEDDING else shape
