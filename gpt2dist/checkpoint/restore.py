@@ -2,25 +2,31 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from gpt2dist.checkpoint.safetensors_io import TensorFiles
 from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.tensor_files import RangeReaders, TensorFiles, zeros
 from gpt2dist.checkpoint.whole_state import WholeState, saved_shape
-from gpt2dist.errors import UserError
+from gpt2dist.distributed.hosts import first_fault, on_each_host
+from gpt2dist.distributed.world import World
+from gpt2dist.errors import RunError, UserError
 
 _SAME_MODEL = "use the model section of the run that wrote it"
 
 
-def restore(path: Path, state: WholeState, vocab_size: int, other_optimizer: bool = False) -> TrainerState:
+def restore(
+    path: Path, state: WholeState, world: World, vocab_size: int, other_optimizer: bool = False
+) -> TrainerState:
     """Restore the whole state from a valid checkpoint. Collective.
+
+    One rank of each host reads the headers of the files. Each rank then reads only its own part of the tensors:
+    all ranks together read each byte once.
 
     Args:
         path: The checkpoint.
         state: The state to set.
+        world: This rank.
         vocab_size: Rows of the saved embedding; the rows after them are padding.
         other_optimizer: Whether to accept the state of another optimizer. A group of parameters whose state
             the checkpoint lacks, or counts from different updates, then starts from zero.
@@ -29,11 +35,11 @@ def restore(path: Path, state: WholeState, vocab_size: int, other_optimizer: boo
         The trainer state, in which `restarted` has the parameters that start from zero.
 
     Raises:
-        UserError: The checkpoint has other tensors than the model and its optimizer, or other shapes.
+        UserError: The checkpoint has other tensors than the model and its optimizer, or other shapes. Nothing
+            has been loaded.
+        RunError: A file cannot be read.
     """
-    trainer = TrainerState.read(path)
-    weights = TensorFiles(sorted(path.glob("model-*.safetensors")))
-    optimizer = TensorFiles(sorted(path.glob("optimizer-*.safetensors")))
+    trainer, weights, optimizer = on_each_host(world, partial(_open, path))
     unknown = sorted(set(weights) - set(state.parameters))
     if unknown:
         raise UserError(f"{path}: has a tensor {unknown[0]}, which the model does not have; {_SAME_MODEL}")
@@ -46,32 +52,44 @@ def restore(path: Path, state: WholeState, vocab_size: int, other_optimizer: boo
         trainer = dataclasses.replace(trainer, restarted=restarted)
     else:
         _require_same_state(path, set(optimizer), state)
-    state.materialise(trainer.updates, trainer.restarted)
+    readers = RangeReaders()
+    parts = {}
     for name in state.parameters:
-        whole = weights.read(name)
-        tensors = {"param": whole}
-        for key in state.state_names(name):
-            tensors[key] = torch.zeros_like(whole) if name in fresh else optimizer.read(f"{key}.{name}")
-        state.scatter(
-            name, {key: _padded(path, name, value, state, vocab_size) for key, value in tensors.items()}
-        )
+        shape = saved_shape(name, state.shape_of(name), vocab_size)
+        stored = {"param": (weights, name)}
+        if name not in fresh:
+            stored |= {key: (optimizer, f"{key}.{name}") for key in state.state_names(name)}
+        for files, stored_name in stored.values():
+            _require_shape(path, name, files.shape(stored_name), shape)
+        parts[name] = dict.fromkeys(state.state_names(name), zeros) | {
+            key: readers.reader(files, stored_name, shape.numel(), zero_rest=True)  # padding is not saved
+            for key, (files, stored_name) in stored.items()
+        }
+    state.materialise(trainer.updates, trainer.restarted)
+    for name, each in parts.items():
+        state.restore(name, each)
+    weights.close()
+    optimizer.close()
+    if fault := first_fault(world, readers.fault):
+        raise RunError(f"{path} cannot be read: {fault}; start the run again")
     state.refresh()
     return trainer
 
 
-def _padded(path: Path, name: str, tensor: Tensor, state: WholeState, vocab_size: int) -> Tensor:
-    """Check a loaded tensor's shape, and append the embedding's padding: zero rows, which are not saved."""
-    shape = state.shape_of(name)
-    expected = saved_shape(name, shape, vocab_size)
-    if tensor.shape != expected:
+def _open(path: Path) -> tuple[TrainerState, TensorFiles, TensorFiles]:
+    """Read the trainer state and the headers of the files of tensors."""
+    trainer = TrainerState.read(path)
+    weights, optimizer = (
+        TensorFiles(sorted(path.glob(f"{kind}-*.safetensors"))) for kind in ("model", "optimizer")
+    )
+    return trainer, weights, optimizer
+
+
+def _require_shape(path: Path, name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
         raise UserError(
-            f"{path}: {name} has the shape {list(tensor.shape)}, but {list(expected)} in the model; {_SAME_MODEL}"
+            f"{path}: {name} has the shape {list(shape)}, but {list(expected)} in the model; {_SAME_MODEL}"
         )
-    if shape == expected:
-        return tensor
-    out = torch.zeros(shape, dtype=tensor.dtype)
-    out[: len(tensor)] = tensor
-    return out
 
 
 def _without_state(saved: set[str], restarted: Mapping[str, int], state: WholeState) -> Iterator[str]:

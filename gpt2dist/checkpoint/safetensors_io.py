@@ -1,25 +1,20 @@
-"""Write safetensors files in one pass with their sha256, and read them one tensor at a time.
+"""Write safetensors files in one pass with their sha256.
 
 The safetensors library can write such files, but a checkpoint needs the sha256 of what was written, and reading a
 file back to hash it would cost as much as writing it. The format is an 8-byte length, a JSON header and the bytes
-of the tensors. Reading uses the library.
+of the tensors.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-
-from gpt2dist.errors import UserError
-from gpt2dist.model.huggingface import bare_name
-from gpt2dist.model.tensors import MASK, require_floating_point, stored_tensors
 
 PIECE = 16 * 2**20
 """Maximum bytes per write; each piece is hashed while it is written."""
@@ -73,51 +68,3 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
         content = tensor.view(-1).numpy().view("u1").data
         for begin in range(0, len(content), PIECE):
             yield content[begin : begin + PIECE]
-
-
-class TensorFiles:
-    """Tensors of several safetensors files, read by name one at a time.
-
-    Args:
-        paths: The files.
-
-    Raises:
-        UserError: A file is damaged, two have a tensor of the same name, or a tensor is not floating-point.
-    """
-
-    def __init__(self, paths: Sequence[Path]):
-        self._where: dict[str, Any] = {}
-        self._home = paths[0].parent if paths else "the checkpoint"
-        for path in paths:
-            tensors = list(stored_tensors(path))
-            file = safe_open(path, framework="pt")
-            for tensor in tensors:
-                if tensor.name in self._where:
-                    raise UserError(
-                        f"{path}: another file also has the tensor {tensor.name}; copy the model again"
-                    )
-                if not MASK.fullmatch(bare_name(tensor.name)):  # old files have masks of bytes
-                    require_floating_point(tensor)
-                self._where[tensor.name] = file
-
-    def read(self, name: str) -> Tensor:
-        """Return the tensor with this name.
-
-        Raises:
-            UserError: No file has a tensor of this name.
-        """
-        self.require([name])
-        return self._where[name].get_tensor(name)
-
-    def require(self, names: Iterable[str]) -> None:
-        """Check that the files have all these tensors.
-
-        Raises:
-            UserError: One is missing; the message names it.
-        """
-        for name in names:
-            if name not in self._where:
-                raise UserError(f"{self._home}: has no tensor {name}; was it saved by a model of another shape?")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)

@@ -29,6 +29,7 @@ from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import write_tensors
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.whole_state import EMBEDDING, WholeState, saved_shape
+from gpt2dist.distributed.hosts import first_fault, leads_host
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError
 from gpt2dist.run.directory import BEST, LATEST, SAVED
@@ -175,7 +176,7 @@ class CheckpointStore:
     def newest(self) -> tuple[Path | None, list[str]]:
         """Return the newest valid checkpoint, if any, and the faults of newer ones. Collective."""
         rejected_checkpoints: list[str] = []
-        for name in reversed(self.world.from_main([path.name for path in finished(self.directory)])):
+        for name in reversed(self.world.on_main(lambda: [path.name for path in finished(self.directory)])):
             fault = self.fault(self.directory / name)
             if not fault:
                 return self.directory / name, rejected_checkpoints
@@ -183,16 +184,24 @@ class CheckpointStore:
         return None, rejected_checkpoints
 
     def fault(self, path: Path) -> str:
-        """Return the fault of a checkpoint; empty if it is valid. Collective: the ranks share the hashing."""
-        fault = ""
+        """Return the fault of a checkpoint; empty if it is valid. Collective: the ranks share the hashing.
+
+        One rank of each host looks at the files. So a host that lacks them is noticed and named.
+        """
+        files, fault = {}, ""
         try:
-            files = manifest.read(path)
-            shares = deal({name: record["bytes"] for name, record in files.items()}, self.world.size)
-            if self.world.rank < len(shares):
-                manifest.check_contents(path, files, sorted(shares[self.world.rank]))
+            if leads_host(self.world):
+                files = manifest.read(path)
         except InvalidCheckpointError as reason:
             fault = str(reason)
-        return next(filter(None, self.world.gather(fault)), "")
+        files = self.world.broadcast(files)
+        shares = deal({name: record["bytes"] for name, record in files.items()}, self.world.size)
+        if self.world.rank < len(shares) and not fault:
+            try:
+                manifest.check_contents(path, files, sorted(shares[self.world.rank]))
+            except InvalidCheckpointError as reason:
+                fault = str(reason)
+        return first_fault(self.world, fault)
 
     def load(self, path: Path, state: WholeState, other_optimizer: bool = False) -> TrainerState:
         """Restore the whole state from a valid checkpoint. Collective.
@@ -209,7 +218,7 @@ class CheckpointStore:
         Raises:
             UserError: The checkpoint has other tensors than the model and its optimizer, or other shapes.
         """
-        return restore(path, state, self.vocab_size, other_optimizer)
+        return restore(path, state, self.world, self.vocab_size, other_optimizer)
 
     def prune(self, saved: int) -> None:
         """Delete the outdated checkpoints, given the step of the newest one. Call on rank 0 only."""

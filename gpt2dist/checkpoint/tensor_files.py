@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpt2dist import json_files
+from gpt2dist.checkpoint.whole_state import Read
 from gpt2dist.errors import UserError
 from gpt2dist.model.huggingface import bare_name
 from gpt2dist.model.tensors import MASK, StoredTensor, require_floating_point, stored_tensors
@@ -46,17 +48,13 @@ class TensorFiles:
     Args:
         paths: The files.
 
-    Attributes:
-        bytes_read: Bytes of tensors read so far.
-
     Raises:
-        UserError: A file is damaged, two have a tensor of the same name, a tensor is not floating-point, or rows of a
-            tensor are missing.
+        UserError: A file is damaged, two have a tensor of the same name, a tensor is not floating-point, or rows
+            of a tensor are missing.
     """
 
     def __init__(self, paths: Sequence[Path]):
         self._home = paths[0].parent if paths else "the checkpoint"
-        self.bytes_read = 0
         self._descriptors: dict[Path, int] = {}
         pieces: dict[str, list[tuple[int, StoredTensor]]] = {}
         for path in paths:
@@ -64,7 +62,9 @@ class TensorFiles:
                 if not MASK.fullmatch(bare_name(stored.name)):  # old files have masks of bytes
                     require_floating_point(stored)
                 rows = ROWS.fullmatch(stored.name)
-                pieces.setdefault(rows[1] if rows else stored.name, []).append((int(rows[2]) if rows else 0, stored))
+                pieces.setdefault(rows[1] if rows else stored.name, []).append(
+                    (int(rows[2]) if rows else 0, stored)
+                )
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._parts: dict[str, list[_Part]] = {}
         for name, found in pieces.items():
@@ -125,7 +125,7 @@ class TensorFiles:
         return iter(self._parts)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_descriptors": {}, "bytes_read": 0}
+        return self.__dict__ | {"_descriptors": {}}
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptors"):
@@ -139,9 +139,47 @@ class TensorFiles:
         while rest:
             count = os.preadv(self._descriptors[file], [rest], place)  # at most 2 GiB in one call
             if not count:
-                raise OSError(f"{file}: ends at byte {place:,}, where its header describes more")
+                raise OSError(f"it ends at byte {place:,}, where its header describes more")
             rest, place = rest[count:], place + count
-            self.bytes_read += count
+
+
+class RangeReaders:
+    """Readers of parts of tensors, for `WholeState.restore`.
+
+    They raise no error, since other ranks may wait for this one in the next collective. Check `fault` at the end.
+
+    Attributes:
+        fault: The first error; empty if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.fault = ""
+
+    def reader(self, files: TensorFiles, name: str, elements: int, zero_rest: bool = False) -> Read:
+        """Return a function that reads a range of a tensor as fp32.
+
+        Args:
+            files: The files.
+            name: Name of the tensor.
+            elements: Number of its elements to use, the first ones.
+            zero_rest: Whether the elements after these are zero; otherwise they are not returned.
+        """
+
+        def read(begin: int, end: int) -> Tensor:
+            last = max(begin, min(end, elements))
+            try:
+                found = files.read_range(name, begin, last).float()
+            except OSError as error:
+                self.fault = self.fault or json_files.reason(error)
+                found = torch.zeros(last - begin)
+            return torch.cat([found, torch.zeros(end - last)]) if zero_rest and last < end else found
+
+        return read
+
+
+def zeros(begin: int, end: int) -> Tensor:
+    """Return the elements [begin, end) of a tensor of zeros."""
+    return torch.zeros(end - begin)
 
 
 def _join(name: str, pieces: list[tuple[int, StoredTensor]]) -> tuple[tuple[int, ...], list[_Part]]:
@@ -149,9 +187,7 @@ def _join(name: str, pieces: list[tuple[int, StoredTensor]]) -> tuple[tuple[int,
     first = pieces[0][1]
     if first.name == name:  # not cut
         if len(pieces) > 1:
-            raise UserError(
-                f"{pieces[1][1].file}: another file also has the tensor {name}; copy the model again"
-            )
+            raise UserError(f"{pieces[1][1].file}: another file also has the tensor {name}; copy the model again")
         return first.shape, [_Part(0, math.prod(first.shape), first)]
     row = math.prod(first.shape[1:])
     rows, parts = 0, []

@@ -1,12 +1,15 @@
 """Protocol of the model and optimizer state of all ranks, which a checkpoint saves and restores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 EMBEDDING = "transformer.wte.weight"
+Read = Callable[[int, int], Tensor]
+"""Function that returns the elements [begin, end) of a flattened tensor, as fp32 on the CPU. If it returns fewer,
+the rest keeps its values."""
 
 
 class WholeState(Protocol):
@@ -18,7 +21,7 @@ class WholeState(Protocol):
     def shape_of(self, name: str) -> torch.Size: ...  # noqa: D102
     def state_names(self, name: str) -> tuple[str, ...]: ...  # noqa: D102
     def gather(self, name: str) -> dict[str, Tensor]: ...  # noqa: D102
-    def scatter(self, name: str, tensors: dict[str, Tensor]) -> None: ...  # noqa: D102
+    def restore(self, name: str, readers: Mapping[str, Read]) -> None: ...  # noqa: D102
     def materialise(self, updates: int, restarted: Mapping[str, int] | None = None) -> None: ...  # noqa: D102
     def link(self) -> None: ...  # noqa: D102
     def refresh(self) -> None: ...  # noqa: D102

@@ -1,7 +1,7 @@
 """Let one rank of each host check files, and give its result, or its error, to all ranks.
 
-A thousand ranks that read the same manifest and ask for the same 10,000 files load a network disk for minutes. A single
-rank would not notice that another host has not mounted it. Does not import torch.
+A thousand ranks that read the same manifest and ask for the same 10,000 files would load a network disk for
+minutes. A single rank would not notice that another host has not mounted it. Does not import torch.
 """
 
 import socket
@@ -75,7 +75,7 @@ class HostWork(Generic[T]):
         Raises:
             UserError: The work raised a UserError on at least one host, or a version differs. Every rank raises
                 it. The message names the hosts unless all of them agree.
-            PeerLostError: The work raised another exception on another rank. That rank raises the exception itself.
+            PeerLostError: The work raised another exception on another rank, which raises that exception itself.
         """
         main: _Outcome[T] = world.broadcast(self._mine)
         report = self._mine and (socket.gethostname(), _difference(self._mine, main, version), self._mine.failure)
@@ -90,7 +90,9 @@ class HostWork(Generic[T]):
             raise UserError(main.fault if len(agree) == len(reports) else f"{_on(agree)}: {main.fault}")
         faults = [different for _, different, _ in reports.values() if different]
         if faults:
-            raise UserError(f"{_on([host for host, fault, _ in reports.values() if fault == faults[0]])}: {faults[0]}")
+            raise UserError(
+                f"{_on([host for host, fault, _ in reports.values() if fault == faults[0]])}: {faults[0]}"
+            )
         assert main.value is not None
         return main.value
 
@@ -121,8 +123,8 @@ def first_fault(world: "World", fault: str) -> str:
 
     Args:
         world: This rank.
-        fault: What this rank found; empty if nothing is wrong. If there are several hosts, the result names the hosts
-            on which this fault was found, unless all ranks found it.
+        fault: What this rank found; empty if nothing is wrong. If there are several hosts, the result names
+            those on which it was found.
     """
     reports: list[tuple[str, str]] = world.gather((socket.gethostname(), fault))
     first = next((text for _, text in reports if text), "")
@@ -139,7 +141,9 @@ def _difference(mine: _Outcome[T], main: _Outcome[T], version: Callable[[T], dic
         return "" if mine.fault == main.fault else mine.fault or "no fault"
     theirs, ours = version(_value(main)), version(_value(mine))
     name = next((name for name in theirs if ours.get(name) != theirs[name]), None)
-    return f"{name}: is not the same as on the host of rank 0; copy it again, or mount the same disk" if name else ""
+    return (
+        f"{name}: is not the same as on the host of rank 0; copy it again, or mount the same disk" if name else ""
+    )
 
 
 def _value(outcome: _Outcome[T]) -> Any:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-from gpt2dist.checkpoint.safetensors_io import TensorFiles
+from gpt2dist.checkpoint.tensor_files import TensorFiles
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.find_model import weight_files
 from gpt2dist.model.huggingface import bare_name

@@ -1,13 +1,15 @@
 """Load a new run's initial weights from the model that `model.init_from` names."""
 
+import math
+from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from gpt2dist.checkpoint.manifest import require_whole_model
-from gpt2dist.checkpoint.safetensors_io import TensorFiles
+from gpt2dist.checkpoint.tensor_files import RangeReaders, TensorFiles, zeros
+from gpt2dist.checkpoint.whole_state import Read
+from gpt2dist.distributed.hosts import first_fault, on_each_host
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.model.find_model import fingerprint, locate, weight_files
@@ -22,7 +24,8 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
 
     Args:
         name: Value of `model.init_from`: a directory or hub name. The preflight has checked the model's shape.
-        world: This rank. Only rank 0 downloads and checks; all ranks read.
+        world: This rank. Rank 0 downloads and hashes, one rank of each host reads the headers of the files, and
+            each rank reads its own part of the weights.
         state: The new model's weights and optimizer state.
 
     Returns:
@@ -32,15 +35,14 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
         UserError: The weights cannot be read, are not finite, or are not those of a GPT-2 of this shape.
     """
     directory, digest = world.on_main(lambda: _checked(name))
-    try:
-        weights = _Weights(directory)
-        for parameter in state.parameters:
-            whole = state.gather(parameter)["param"].to("cpu", torch.float32, copy=True)
-            weights.copy_into(parameter, whole)
-            fresh = {key: torch.zeros_like(whole) for key in state.state_names(parameter)}
-            state.scatter(parameter, {"param": whole} | fresh)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"model.init_from: the weights in {directory} cannot be read ({error})") from error
+    weights = _Weights(directory, on_each_host(world, partial(_open, directory)))
+    for parameter in state.parameters:
+        fresh: dict[str, Read] = dict.fromkeys(state.state_names(parameter), zeros)
+        state.restore(parameter, fresh | {"param": weights.reader(parameter, state.shape_of(parameter))})
+    weights.files.close()
+    if fault := first_fault(world, weights.ranges.fault):
+        raise UserError(f"model.init_from: the weights in {directory} cannot be read ({fault})")
+    weights.require_finite(world)
     state.refresh()
     return {"path": str(directory), "fingerprint": digest}
 
@@ -48,22 +50,40 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
 class _Weights:
     """Tensors of a model directory, under the names of our parameters."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, files: TensorFiles):
+        self.files = files
+        self.ranges = RangeReaders()
         self._directory = directory
-        self._files = TensorFiles(weight_files(directory))
-        self._names = {PREFIX + bare_name(name): name for name in self._files}
+        self._names = {PREFIX + bare_name(name): name for name in files}
+        self._bad: dict[str, int] = {}
 
-    def copy_into(self, parameter: str, whole: Tensor) -> None:
-        """Copy a tensor into a parameter; if it is resizable, copy the rows that both have."""
-        theirs = self._files.read(self._names[parameter])
-        if bad := int((~theirs.isfinite()).sum()):
-            raise UserError(
-                f"model.init_from: {self._directory}: {bad:,} of the {theirs.numel():,} values of "
-                f"{self._names[parameter]} are NaN or infinite, so that no loss would be finite; name another "
-                "model"
-            )
-        rows = min(len(theirs), len(whole)) if parameter in RESIZABLE else len(whole)
-        whole[:rows] = theirs[:rows]
+    def reader(self, parameter: str, shape: tuple[int, ...]) -> Read:
+        """Return a function that reads a parameter; if it is resizable, only the rows that both models have."""
+        name = self._names[parameter]
+        rows = min(self.files.shape(name)[0], shape[0]) if parameter in RESIZABLE else shape[0]
+        read = self.ranges.reader(self.files, name, rows * math.prod(shape[1:]))
+
+        def read_and_count(begin: int, end: int) -> Tensor:
+            found = read(begin, end)
+            if bad := int((~found.isfinite()).sum()):
+                self._bad[name] = self._bad.get(name, 0) + bad
+            return found
+
+        return read_and_count
+
+    def require_finite(self, world: World) -> None:
+        """Check that no rank has read a value that is NaN or infinite. Collective.
+
+        Raises:
+            UserError: One has; the message names the tensor.
+        """
+        parts: list[dict[str, int]] = world.gather(self._bad)
+        for name in self.files:
+            if bad := sum(part.get(name, 0) for part in parts):
+                raise UserError(
+                    f"model.init_from: {self._directory}: {bad:,} of the {math.prod(self.files.shape(name)):,} "
+                    f"values of {name} are NaN or infinite, so that no loss would be finite; name another model"
+                )
 
 
 def _checked(name: str) -> tuple[Path, str]:
@@ -74,3 +94,11 @@ def _checked(name: str) -> tuple[Path, str]:
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from error
     return directory, fingerprint(directory)
+
+
+def _open(directory: Path) -> TensorFiles:
+    """Read the headers of the files of weights."""
+    try:
+        return TensorFiles(weight_files(directory))
+    except UserError as error:
+        raise UserError(f"model.init_from: {error}") from error

@@ -57,8 +57,9 @@ class ModelState:
         whole = self.parameters[name].detach()
         return {"param": whole, "exp_avg": 2 * whole, "exp_avg_sq": 3 * whole}
 
-    def scatter(self, name, tensors):
-        self.loaded[name] = tensors
+    def restore(self, name, readers):
+        shape = self.shape_of(name)
+        self.loaded[name] = {key: read(0, shape.numel()).view(shape) for key, read in readers.items()}
 
     def materialise(self, updates, restarted=None):
         pass

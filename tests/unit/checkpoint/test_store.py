@@ -38,8 +38,9 @@ class Memory:
     def gather(self, name):
         return self.parameters[name]
 
-    def scatter(self, name, tensors):
-        self.parameters[name] = tensors
+    def restore(self, name, readers):
+        shape = self.shape_of(name)
+        self.parameters[name] = {key: read(0, shape.numel()).view(shape) for key, read in readers.items()}
 
     def materialise(self, updates, restarted=None):
         self.updates, self.restarted = updates, restarted

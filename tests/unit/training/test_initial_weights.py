@@ -23,8 +23,17 @@ class Memory:
     def __init__(self):
         self.parameters = {"transformer.ln_f.weight": None}
 
-    def gather(self, name):
-        return {"param": torch.zeros(16)}
+    def shape_of(self, name):
+        return (16,)
+
+    def state_names(self, name):
+        return ()
+
+    def restore(self, name, readers):
+        readers["param"](0, 16)
+
+    def refresh(self):
+        raise AssertionError("nothing wrong was found")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
