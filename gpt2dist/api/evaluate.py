@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2dist.api.ranks import joined_ranks
+from gpt2dist.distributed.hosts import HostWork
 from gpt2dist.errors import UserError
 
 if TYPE_CHECKING:  # importing numpy would slow down the import of gpt2dist
+    from gpt2dist.distributed.world import World
     from gpt2dist.evaluation.held_out_text import HeldOut
 
 StrPath = str | os.PathLike[str]
@@ -95,9 +97,10 @@ def evaluate(
         held_out = _held_out(data, split, text, text_field, documents, detokenizer)
         with joined_ranks() as world:
             directory = locate_together(os.fspath(model), world)
+            text_of_model = held_out(world)
             with Progress("evaluate", None, "token", scale=True, enabled=world.is_main) as bar:
                 on_difference = None if is_quiet() else partial(bar.info, command="evaluate")
-                return score(directory, held_out(directory), settings, world, bar.advance, on_difference)
+                return score(directory, text_of_model(directory), settings, world, bar.advance, on_difference)
 
 
 def _held_out(
@@ -107,8 +110,11 @@ def _held_out(
     text_field: str,
     documents: Sequence[str] | None,
     detokenizer: str,
-) -> "Callable[[Path], HeldOut]":
-    """Return a function from the model directory to the text. Check everything that does not need the model."""
+) -> "Callable[[World], Callable[[Path], HeldOut]]":
+    """Return a function that, once the ranks have joined, returns a function from a model directory to the text.
+
+    Everything that does not need the model is checked here.
+    """
     from gpt2dist.corpus import Reading
     from gpt2dist.dataset.manifest import Manifest
     from gpt2dist.evaluation.detokenizers import DETOKENIZERS
@@ -122,9 +128,12 @@ def _held_out(
     if data is not None:
         if detokenizer != "none":
             raise UserError("detokenizer: the dataset holds tokens; give the files themselves as text")
-        dataset = Manifest.load(data)
-        of_dataset = HeldOut.of_dataset(dataset, split or default_split(dataset))
-        return lambda directory: of_dataset
+
+        def open_dataset() -> HeldOut:
+            dataset = Manifest.load(data)
+            return HeldOut.of_dataset(dataset, split or default_split(dataset))
+
+        return shared_dataset(open_dataset)
     if split is not None:
         raise UserError("split: only a dataset has splits; omit it for texts")
     if text is not None:
@@ -132,4 +141,20 @@ def _held_out(
         texts, name = list(read_texts(inputs, Reading(text_field=text_field))), ", ".join(inputs)
     else:
         texts, name = [documents] if isinstance(documents, str) else list(documents or ()), "documents"
-    return lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), detokenizer, name)
+    return lambda world: lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), detokenizer, name)
+
+
+def shared_dataset(open_dataset: "Callable[[], HeldOut]") -> "Callable[[World], Callable[[Path], HeldOut]]":
+    """Open a dataset on one rank of each host, before the ranks join.
+
+    Returns:
+        A function that, once they have joined, gives it to all of them, and returns a function from any model
+        directory to it. It raises the UserError of opening on every rank.
+    """
+    work = HostWork.before_join(open_dataset)
+
+    def share(world: "World") -> "Callable[[Path], HeldOut]":
+        text = work.share(world, lambda found: {found.name: found.fingerprint})
+        return lambda directory: text
+
+    return share

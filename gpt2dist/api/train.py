@@ -6,18 +6,19 @@ import importlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from gpt2dist.api.ranks import joined_ranks
 from gpt2dist.api.run import Run
 from gpt2dist.distributed import launch_environment
+from gpt2dist.distributed.hosts import HostWork
 from gpt2dist.errors import UserError
 from gpt2dist.terminal import say
 
 if TYPE_CHECKING:  # importing torch would slow down --help
-    from gpt2dist.config import Config
+    from gpt2dist.config import Config, Problem
     from gpt2dist.distributed.world import World
     from gpt2dist.plan import Plan
 
@@ -58,7 +59,6 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
         'finished'
     """
     from gpt2dist.monitoring.progress import quietly
-    from gpt2dist.preflight import plan_run
 
     if threading.current_thread() is not threading.main_thread():
         raise UserError("train must be called from the main thread, which receives the signals that stop a run")
@@ -66,7 +66,7 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
         raise UserError("run.name: is required here and missing; set it, or run.output_dir")
     launch_environment.check()
     where = config.run.name or str(config.output_dir)
-    config, plan = plan_run(config, launch_environment.world_size(), where)
+    host_plan = HostPlan(config, where)
     with quietly(quiet), _process_restored():
         # The import takes seconds, which must not count as time that other ranks wait for this one to join.
         importlib.import_module("gpt2dist.training.setup")
@@ -74,11 +74,51 @@ def train(config: "Config", *, quiet: bool = False) -> Run:
 
         prepare_deterministic(config.run.deterministic)
         with joined_ranks(timeout_of(config)) as world:
+            config, plan = host_plan.share(world)
             stopped = train_as_planned(config, plan, world, where)
         gc.collect()  # engines contain reference cycles
     if stopped == signal.SIGINT.name:
         raise KeyboardInterrupt
     return Run(config.output_dir)
+
+
+class HostPlan:
+    """The check and the plan of a run, made by one rank of each host before the ranks join.
+
+    So neither the datasets nor a model of `init_from` are opened by every rank.
+
+    Args:
+        config: The configuration.
+        where: Name of the configuration, for messages.
+        wrong: Problems found while reading the configuration. Every rank finds the same.
+
+    Raises:
+        UserError: This process is the only rank, or `wrong` has problems, and the configuration has mistakes.
+    """
+
+    def __init__(self, config: "Config", where: str, wrong: "Sequence[Problem]" = ()):
+        from gpt2dist.preflight import plan_run
+
+        def check() -> "tuple[Config, Plan]":
+            return plan_run(config, launch_environment.world_size(), where, wrong)
+
+        if wrong:
+            check()
+        self._work = HostWork.before_join(check)
+
+    def share(self, world: "World") -> "tuple[Config, Plan]":
+        """Return the completed configuration and the plan of rank 0. Collective.
+
+        Raises:
+            UserError: The configuration has mistakes, or a host lacks files or has others than rank 0's. Every
+                rank raises it; the message names the host.
+        """
+        return self._work.share(world, lambda found: _versions(found[1]))
+
+
+def _versions(plan: "Plan") -> dict[str, str]:
+    """Return what identifies each dataset: its directory → the hashes of its tokens and of its manifest."""
+    return {str(each.directory): f"{each.fingerprint} {each.sha256}" for each in plan.manifests}
 
 
 def train_as_planned(config: "Config", plan: "Plan", world: "World", where: str) -> str:

@@ -136,13 +136,18 @@ def check_contents(directory: Path, files: Records, names: Iterable[str] | None 
             raise InvalidCheckpointError(f"{name} was changed after it was written (sha256 differs)")
 
 
+def is_checkpoint(directory: Path) -> bool:
+    """Return whether a directory is a checkpoint, valid or not, and not a model directory of another make."""
+    return os.path.lexists(directory / NAME) or any(directory.glob("optimizer-*.safetensors"))
+
+
 def require_whole_model(directory: Path) -> None:
     """Check all files of a checkpoint except the optimizer's. Accept a model directory, which has no manifest.
 
     Raises:
         UserError: The checkpoint is invalid; the message names the file and the fault.
     """
-    if not os.path.lexists(directory / NAME) and not any(directory.glob("optimizer-*.safetensors")):
+    if not is_checkpoint(directory):
         return
     try:
         check_contents(directory, read(directory, without="optimizer-"))

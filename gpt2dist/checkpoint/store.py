@@ -20,16 +20,16 @@ from torch import Tensor
 
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint import manifest
-from gpt2dist.checkpoint.manifest import InvalidCheckpointError, Records
+from gpt2dist.checkpoint.manifest import Records
 from gpt2dist.checkpoint.naming import best_step, checkpoint_name, finished, step_of
 from gpt2dist.checkpoint.parts import deal, index
 from gpt2dist.checkpoint.pinned import HostTensors
 from gpt2dist.checkpoint.restore import restore
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import write_tensors
+from gpt2dist.checkpoint.shared_hashing import find_fault
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.whole_state import EMBEDDING, WholeState, saved_shape
-from gpt2dist.distributed.hosts import first_fault, leads_host
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError
 from gpt2dist.run.directory import BEST, LATEST, SAVED
@@ -184,24 +184,8 @@ class CheckpointStore:
         return None, rejected_checkpoints
 
     def fault(self, path: Path) -> str:
-        """Return the fault of a checkpoint; empty if it is valid. Collective: the ranks share the hashing.
-
-        One rank of each host looks at the files. So a host that lacks them is noticed and named.
-        """
-        files, fault = {}, ""
-        try:
-            if leads_host(self.world):
-                files = manifest.read(path)
-        except InvalidCheckpointError as reason:
-            fault = str(reason)
-        files = self.world.broadcast(files)
-        shares = deal({name: record["bytes"] for name, record in files.items()}, self.world.size)
-        if self.world.rank < len(shares) and not fault:
-            try:
-                manifest.check_contents(path, files, sorted(shares[self.world.rank]))
-            except InvalidCheckpointError as reason:
-                fault = str(reason)
-        return first_fault(self.world, fault)
+        """Return the fault of a checkpoint; empty if it is valid. Collective: the ranks share the hashing."""
+        return find_fault(path, self.world)
 
     def load(self, path: Path, state: WholeState, other_optimizer: bool = False) -> TrainerState:
         """Restore the whole state from a valid checkpoint. Collective.

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2dist.api.evaluate import shared_dataset
 from gpt2dist.api.ranks import joined_ranks
 from gpt2dist.commands import results
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
@@ -19,6 +20,7 @@ from gpt2dist.terminal import say, shown_on
 from gpt2dist.tokenizer.text_changes import described
 
 if TYPE_CHECKING:  # importing numpy would slow down --help
+    from gpt2dist.distributed.world import World
     from gpt2dist.evaluation.held_out_text import HeldOut
 
 EPILOG = """\
@@ -123,9 +125,10 @@ def run(args: argparse.Namespace) -> None:
         from gpt2dist.evaluation.model_forward import require_dtype_of_host
 
         require_dtype_of_host(args.dtype)
-    load = _source(args)
+    source = _source(args)
 
     with joined_ranks() as world:
+        load = source(world)
         if args.all_checkpoints:
             _score_all(args, load, world)
         else:
@@ -209,11 +212,13 @@ def _dataset(args: argparse.Namespace) -> "HeldOut":
     return HeldOut.of_dataset(dataset, args.split or default_split(dataset))
 
 
-def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
-    """Return a function from a model directory to the text. What does not need the model is read here."""
+def _source(args: argparse.Namespace) -> "Callable[[World], Callable[[Path], HeldOut]]":
+    """Return a function that, once the ranks have joined, returns a function from a model directory to the text.
+
+    What does not need the model is read here, and a dataset is opened by one rank of each host.
+    """
     if args.data:
-        text = _dataset(args)
-        return lambda directory: text
+        return shared_dataset(partial(_dataset, args))
 
     from gpt2dist.evaluation.held_out_text import HeldOut, read_texts
     from gpt2dist.monitoring.progress import info
@@ -225,7 +230,9 @@ def _source(args: argparse.Namespace) -> "Callable[[Path], HeldOut]":
 
     texts = list(read_texts(args.text, reading(args), suffixes(args), args.format, show))
     name = ", ".join(args.text)
-    return lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), args.detokenizer, name)
+    return lambda world: (
+        lambda directory: HeldOut.of_texts(texts, Tokenizer.load(directory), args.detokenizer, name)
+    )
 
 
 def _setting(args: argparse.Namespace) -> Any:

@@ -186,11 +186,11 @@ def _gpus() -> int:
 
 
 def _ranks(nnodes: str, nproc_per_node: str) -> int | None:
-    """Return the number of ranks; None if torchrun decides, as with `--nnodes 1:4` or `--nproc-per-node gpu`."""
-    fewest, _, most = nnodes.partition(":")
-    if (most or fewest) != fewest or not nproc_per_node.isdecimal():
-        return None
-    return int(fewest) * int(nproc_per_node)
+    """Return the number of ranks; None if it is unknown, as with `--nproc-per-node gpu`, or on several hosts.
+
+    The ranks of several hosts check a run together: a launcher that refused it alone would leave others waiting.
+    """
+    return int(nproc_per_node) if nnodes in ("1", "1:1") and nproc_per_node.isdecimal() else None
 
 
 def _set_environment(ranks: str) -> None:

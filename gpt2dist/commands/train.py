@@ -55,15 +55,14 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
         from gpt2dist.training.watchdog import exit_with_parent
 
         exit_with_parent()
+    from gpt2dist.api.train import HostPlan
+    from gpt2dist.config import read
     from gpt2dist.dataset.manifest import without_sha256
     from gpt2dist.monitoring.progress import info
-    from gpt2dist.preflight import resolve
 
-    # Before torch is imported, so that configuration errors are reported immediately.
-    config, plan = resolve(path, overrides, launch_environment.world_size())
-    note = without_sha256(plan.manifests)
-    if note and launch_environment.rank() == 0:
-        info(note, "train")
+    # Before torch is imported, so that a single process reports configuration errors immediately.
+    config, wrong = read(path, overrides)
+    host_plan = HostPlan(config, str(path), wrong)
     from gpt2dist.monitoring.logs import quiet_libraries
 
     quiet_libraries()
@@ -74,7 +73,12 @@ def start(path: Path, overrides: list[str]) -> "tuple[Config, Plan, World]":
     from gpt2dist.model.numerics import prepare_deterministic
 
     prepare_deterministic(config.run.deterministic)
-    return config, plan, join(timeout_of(config))
+    world = join(timeout_of(config))
+    config, plan = host_plan.share(world)
+    note = without_sha256(plan.manifests)
+    if note and world.is_main:
+        info(note, "train")
+    return config, plan, world
 
 
 def import_libraries() -> None:

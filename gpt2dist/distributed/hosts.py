@@ -7,7 +7,7 @@ minutes. A single rank would not notice that another host has not mounted it. Do
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from gpt2dist.distributed import launch_environment
 from gpt2dist.errors import PeerLostError, UserError
@@ -93,8 +93,7 @@ class HostWork(Generic[T]):
             raise UserError(
                 f"{_on([host for host, fault, _ in reports.values() if fault == faults[0]])}: {faults[0]}"
             )
-        assert main.value is not None
-        return main.value
+        return _value(main)
 
 
 def on_each_host(
@@ -142,12 +141,12 @@ def _difference(mine: _Outcome[T], main: _Outcome[T], version: Callable[[T], dic
     theirs, ours = version(_value(main)), version(_value(mine))
     name = next((name for name in theirs if ours.get(name) != theirs[name]), None)
     return (
-        f"{name}: is not the same as on the host of rank 0; copy it again, or mount the same disk" if name else ""
+        f"{name}: differs from that on the host of rank 0; copy it again, or mount the same disk" if name else ""
     )
 
 
-def _value(outcome: _Outcome[T]) -> Any:
-    return outcome.value
+def _value(outcome: _Outcome[T]) -> T:
+    return cast(T, outcome.value)  # there was no error
 
 
 def _on(hosts: list[str]) -> str:

@@ -6,8 +6,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gpt2dist.checkpoint.manifest import require_whole_model
+from gpt2dist.checkpoint.shared_hashing import require_whole_model
 from gpt2dist.distributed.gpu import supports_bf16
+from gpt2dist.distributed.hosts import on_each_host
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.scoring import Forward
@@ -59,11 +60,10 @@ def locate_together(model: str | Path, world: World) -> Path:
     Raises:
         UserError: The model does not exist, or it is not a GPT-2.
     """
-    mine = locate(str(model))
-    # Rank 0 decides, since a slower rank could find a newer checkpoint of an active run. The hub's cache may be
-    # at another path on another host.
-    of_main = world.from_main(mine)
-    return of_main if of_main.is_dir() else mine
+    # Rank 0 decides, since a slower rank could find a newer checkpoint of an active run.
+    found = on_each_host(world, lambda: locate(str(model)))
+    # The hub's cache may be at another path on this host, where one rank has just filled it.
+    return found if found.is_dir() else locate(str(model))
 
 
 def load_forward(
@@ -95,7 +95,7 @@ def load_forward(
     from gpt2dist.model.onednn import use_onednn
     from gpt2dist.model.pretrained import load_pretrained, require_vocabulary, score
 
-    require_whole_model(directory)
+    require_whole_model(directory, world, each_host=True)
     weights = torch.bfloat16 if dtype == "bf16" else torch.float32
     if zero_stage == 3:
         from gpt2dist.evaluation.zero3_forward import load_partitioned

@@ -1,12 +1,13 @@
 """Load a new run's initial weights from the model that `model.init_from` names."""
 
 import math
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from gpt2dist.checkpoint.manifest import require_whole_model
+from gpt2dist.checkpoint.shared_hashing import require_whole_model
 from gpt2dist.checkpoint.tensor_files import RangeReaders, TensorFiles, zeros
 from gpt2dist.checkpoint.whole_state import Read
 from gpt2dist.distributed.hosts import first_fault, on_each_host
@@ -16,6 +17,8 @@ from gpt2dist.model.find_model import fingerprint, locate, weight_files
 from gpt2dist.model.huggingface import PREFIX, bare_name
 from gpt2dist.training.zero_state import PartitionedState
 
+T = TypeVar("T")
+
 RESIZABLE = ("transformer.wte.weight", "transformer.wpe.weight")
 
 
@@ -24,8 +27,8 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
 
     Args:
         name: Value of `model.init_from`: a directory or hub name. The preflight has checked the model's shape.
-        world: This rank. Rank 0 downloads and hashes, one rank of each host reads the headers of the files, and
-            each rank reads its own part of the weights.
+        world: This rank. Rank 0 downloads, all ranks share the hashing of a checkpoint, one rank of each host
+            reads the headers of the files, and each rank reads its own part of the weights.
         state: The new model's weights and optimizer state.
 
     Returns:
@@ -34,8 +37,10 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
     Raises:
         UserError: The weights cannot be read, are not finite, or are not those of a GPT-2 of this shape.
     """
-    directory, digest = world.on_main(lambda: _checked(name))
-    weights = _Weights(directory, on_each_host(world, partial(_open, directory)))
+    directory = world.on_main(lambda: _named(locate, name))
+    _named(require_whole_model, directory, world)
+    digest = world.on_main(lambda: fingerprint(directory))
+    weights = _Weights(directory, on_each_host(world, lambda: _named(_open, directory)))
     for parameter in state.parameters:
         fresh: dict[str, Read] = dict.fromkeys(state.state_names(parameter), zeros)
         state.restore(parameter, fresh | {"param": weights.reader(parameter, state.shape_of(parameter))})
@@ -86,19 +91,14 @@ class _Weights:
                 )
 
 
-def _checked(name: str) -> tuple[Path, str]:
-    """Return the directory of the weights and their fingerprint. Check the files against a manifest, if any."""
-    try:
-        directory = locate(name)
-        require_whole_model(directory)
-    except UserError as error:
-        raise UserError(f"model.init_from: {error}") from error
-    return directory, fingerprint(directory)
-
-
 def _open(directory: Path) -> TensorFiles:
     """Read the headers of the files of weights."""
+    return TensorFiles(weight_files(directory))
+
+
+def _named(function: Callable[..., T], *args: Any) -> T:
+    """Call a function, and put the key before the message of its UserError."""
     try:
-        return TensorFiles(weight_files(directory))
+        return function(*args)
     except UserError as error:
         raise UserError(f"model.init_from: {error}") from error

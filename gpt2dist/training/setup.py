@@ -15,6 +15,7 @@ from gpt2dist.checkpoint.naming import checkpoint_name, step_of
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore, CommitListener
 from gpt2dist.config import Config
+from gpt2dist.distributed.hosts import on_each_host
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.loading.batch_ramp import Origin
@@ -152,7 +153,7 @@ def build_trainer(
     config: Config, plan: Plan, world: World, settings: dict[str, Any], coordinator: StopCoordinator
 ) -> Trainer:
     """Build the trainer and its parts. Collective."""
-    tokenizer = Tokenizer.load(plan.tokenizer)
+    tokenizer = on_each_host(world, partial(Tokenizer.load, plan.tokenizer))
     require_described_tokenizer(plan, tokenizer)
     engine = Engine(build_model(config, plan, world.device), config, settings, world)
     best = BestSoFar(config)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
 from gpt2dist.config import Config
+from gpt2dist.distributed.hosts import on_each_host
 from gpt2dist.distributed.world import World, lost_peers
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.loading.batch_ramp import Origin
@@ -182,7 +184,7 @@ class Trainer:
                 does, and `checkpoint.accept_changes` does not accept it; or it is to end before the checkpoint.
             RunError: The loaded model does not reproduce the stored loss.
         """
-        saved = TrainerState.read(path)
+        saved = on_each_host(self.world, partial(TrainerState.read, path))
         self.plan, changed = check_resumable(path, saved, self.config, self.plan)
         self.last_step = min(self.plan.total_steps, self.config.run.stop_after_steps or self.plan.total_steps)
         other_optimizer = "optimizer" in self.config.checkpoint.accept_changes

@@ -73,7 +73,7 @@ def test_only_a_cpu_evaluates_with_onednn(monkeypatch, tmp_path, device, convert
     calls = []
     monkeypatch.setattr("gpt2dist.model.pretrained.load_pretrained", lambda path, device, *_: ("model", device))
     monkeypatch.setattr("gpt2dist.model.pretrained.require_vocabulary", lambda *args: None)
-    monkeypatch.setattr("gpt2dist.evaluation.model_forward.require_whole_model", lambda path: None)
+    monkeypatch.setattr("gpt2dist.evaluation.model_forward.require_whole_model", lambda *_, **__: None)
     monkeypatch.setattr("gpt2dist.model.onednn.use_onednn", calls.append)
     with mock_driver([], get_device_name="NVIDIA L4"):
         load_forward(tmp_path, TOKENIZER, None, 0, World(0, 0, 1, device))
