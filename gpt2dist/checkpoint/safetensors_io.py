@@ -8,8 +8,10 @@ of the tensors. Reading uses the library.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from torch import Tensor
 
 from gpt2dist.errors import UserError
 from gpt2dist.model.huggingface import bare_name
-from gpt2dist.model.tensors import MASK, require_floating_point, stored_tensors
+from gpt2dist.model.tensors import MASK, StoredTensor, require_floating_point, stored_tensors
 
 PIECE = 16 * 2**20
 """Maximum bytes per write; each piece is hashed while it is written."""
+SOME_ROWS = re.compile(r"(?P<name>.+)\[(?P<begin>\d{1,18}):(?P<end>\d{1,18})\]")
+"""Name of an entry that has only some rows of a tensor; see `parts.Piece.label`."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -75,30 +79,52 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
             yield content[begin : begin + PIECE]
 
 
+@dataclass(frozen=True)
+class StoredRows:
+    """Consecutive rows of a tensor, which lie in one file.
+
+    Attributes:
+        tensor: Their place: the file, the position of their first byte, and their shape.
+        begin: First row, in the whole tensor.
+        end: Row after the last one.
+    """
+
+    tensor: StoredTensor
+    begin: int
+    end: int
+
+
 class TensorFiles:
     """Tensors of several safetensors files, read by name one at a time.
+
+    A file may have only some rows of a tensor, under the name `NAME[BEGIN:END]`. The whole tensor is then NAME.
 
     Args:
         paths: The files.
 
+    Attributes:
+        parts: Name of each tensor → its rows in each file, in order.
+
     Raises:
-        UserError: A file is damaged, two have a tensor of the same name, or a tensor is not floating-point.
+        UserError: A file is damaged, two have a tensor of the same name, rows of a tensor are missing, or a
+            tensor is not floating-point.
     """
 
     def __init__(self, paths: Sequence[Path]):
-        self._where: dict[str, Any] = {}
+        self.parts: dict[str, list[StoredRows]] = {}
         self._home = paths[0].parent if paths else "the checkpoint"
+        self._opened: dict[Path, Any] = {}
         for path in paths:
             tensors = list(stored_tensors(path))
-            file = safe_open(path, framework="pt")
+            self._opened[path] = safe_open(path, framework="pt")
             for tensor in tensors:
-                if tensor.name in self._where:
-                    raise UserError(
-                        f"{path}: another file also has the tensor {tensor.name}; copy the model again"
-                    )
                 if not MASK.fullmatch(bare_name(tensor.name)):  # old files have masks of bytes
                     require_floating_point(tensor)
-                self._where[tensor.name] = file
+                name, rows = _rows_of(tensor)
+                self.parts.setdefault(name, []).append(rows)
+        for name, parts in self.parts.items():
+            parts.sort(key=lambda part: part.begin)
+            _require_whole(name, parts)
 
     def read(self, name: str) -> Tensor:
         """Return the tensor with this name.
@@ -107,7 +133,8 @@ class TensorFiles:
             UserError: No file has a tensor of this name.
         """
         self.require([name])
-        return self._where[name].get_tensor(name)
+        tensors = [self._opened[part.tensor.file].get_tensor(part.tensor.name) for part in self.parts[name]]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
     def require(self, names: Iterable[str]) -> None:
         """Check that the files have all these tensors.
@@ -116,8 +143,44 @@ class TensorFiles:
             UserError: One is missing; the message names it.
         """
         for name in names:
-            if name not in self._where:
+            if name not in self.parts:
                 raise UserError(f"{self._home}: has no tensor {name}; was it saved by a model of another shape?")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self.parts)
+
+
+def _rows_of(tensor: StoredTensor) -> tuple[str, StoredRows]:
+    """Return the name of the whole tensor, and which of its rows these are.
+
+    Raises:
+        UserError: There are not as many rows as the name says.
+    """
+    rows = tensor.shape[0] if tensor.shape else 1
+    named = SOME_ROWS.fullmatch(tensor.name)
+    if not named:
+        return tensor.name, StoredRows(tensor, 0, rows)
+    begin, end = int(named["begin"]), int(named["end"])
+    if end - begin != rows:
+        raise UserError(f"{tensor.file}: {tensor.name} has {rows} rows; save or copy the checkpoint again")
+    return named["name"], StoredRows(tensor, begin, end)
+
+
+def _require_whole(name: str, parts: Sequence[StoredRows]) -> None:
+    """Check that sorted parts have each row of a tensor once, up to the last row that any has.
+
+    Raises:
+        UserError: Rows are missing or twice there, or the parts differ in shape or dtype.
+    """
+    several = len(parts) > 1 and any(part.tensor.name == name for part in parts)
+    end = 0
+    for number, part in enumerate(parts):
+        tensor = part.tensor
+        if part.begin < end or (several and number):
+            raise UserError(f"{tensor.file}: another file also has the tensor {name}; copy the model again")
+        if part.begin > end:
+            raise UserError(f"{tensor.file}: no file has the rows {end} to {part.begin} of {name}; copy it again")
+        first = parts[0].tensor
+        if (tensor.shape[1:], tensor.dtype) != (first.shape[1:], first.dtype):
+            raise UserError(f"{tensor.file}: {tensor.name} has other columns than {first.name}; copy it again")
+        end = part.end

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from gpt2dist.checkpoint import safetensors_io as module
-from gpt2dist.checkpoint.safetensors_io import write_tensors
+from gpt2dist.checkpoint.safetensors_io import TensorFiles, write_tensors
+from gpt2dist.errors import UserError
 
 
 @pytest.mark.parametrize("piece", [8, 1000, 2**24])
@@ -61,3 +62,46 @@ def test_a_full_disk_is_an_error(tmp_path):
         pytest.skip("this system has no /dev/full")
     with pytest.raises(OSError, match="No space left"):
         write_tensors(module.Path("/dev/full"), {"a": torch.zeros(10)})
+
+
+@pytest.fixture
+def cut(tmp_path):
+    """A tensor of 9 rows in three files, out of order, and a whole one."""
+    whole = torch.arange(36.0).view(9, 4)
+    write_tensors(tmp_path / "a.safetensors", {"x[7:9]": whole[7:9], "y": torch.ones(3)})
+    write_tensors(tmp_path / "b.safetensors", {"x[0:2]": whole[0:2]})
+    write_tensors(tmp_path / "c.safetensors", {"x[2:7]": whole[2:7]})
+    return whole
+
+
+def files_of(directory):
+    return TensorFiles(sorted(directory.glob("*.safetensors")))
+
+
+def test_a_tensor_that_is_cut_by_rows_is_read_whole(tmp_path, cut):
+    files = files_of(tmp_path)
+    assert list(files) == ["x", "y"]
+    assert torch.equal(files.read("x"), cut)
+    assert files.read("y").tolist() == [1, 1, 1]
+    assert [(part.tensor.file.name, part.begin, part.end) for part in files.parts["x"]] == [
+        ("b.safetensors", 0, 2),
+        ("c.safetensors", 2, 7),
+        ("a.safetensors", 7, 9),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"x[2:7]": (4, 4)}, r"c\.safetensors: x\[2:7\] has 4 rows; save or copy the checkpoint again"),
+        ({"x[3:7]": (4, 4)}, r"c\.safetensors: no file has the rows 2 to 3 of x; copy it again"),
+        ({"x[1:7]": (6, 4)}, r"c\.safetensors: another file also has the tensor x; copy the model again"),
+        ({"x[2:7]": (5, 4), "x": (9, 4)}, r"another file also has the tensor x; copy the model again"),
+        ({"x[2:7]": (5, 3)}, r"c\.safetensors: x\[2:7\] has other columns than x\[0:2\]; copy it again"),
+        ({"x[2:7]": (5, 4), "y": (3,)}, r"c\.safetensors: another file also has the tensor y"),
+    ],
+)
+def test_rows_that_do_not_make_up_a_tensor_are_refused(tmp_path, cut, more, message):
+    write_tensors(tmp_path / "c.safetensors", {name: torch.zeros(shape) for name, shape in more.items()})
+    with pytest.raises(UserError, match=message):
+        files_of(tmp_path)
