@@ -13,7 +13,9 @@ from typing import Any
 from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import Gpt2distError, UserError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+READABLE = (3, 4)
+"""Format versions that can be read. Version 0.1 wrote 3, in which no tensor is cut by rows."""
 NAME = "manifest.json"
 
 NEEDED = ("config.json", "model", "optimizer-", "trainer_state.json")
@@ -62,8 +64,9 @@ def read(directory: Path, without: str | None = None) -> Records:
     try:
         manifest = json_files.load(directory / NAME)
         version = manifest.get("format_version")
-        if version != FORMAT_VERSION:
-            raise InvalidCheckpointError(f"has format version {version!r}; this program reads {FORMAT_VERSION}")
+        if version not in READABLE:
+            readable = " and ".join(map(str, READABLE))
+            raise InvalidCheckpointError(f"has format version {version!r}; this program reads {readable}")
         files = _parse(manifest)
         unnamed = [each.name for each in directory.iterdir() if each.suffix in TENSORS and each.name not in files]
     except FileNotFoundError:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2dist import json_files
 from gpt2dist.checkpoint.whole_state import Read
 from gpt2dist.errors import UserError
 from gpt2dist.model.huggingface import bare_name
@@ -23,52 +22,54 @@ from gpt2dist.model.tensors import MASK, StoredTensor, require_floating_point, s
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes of `model.tensors.DTYPES`."""
-ROWS = re.compile(r"(.+)\[(\d+):(\d+)\]")
-"""Name of a part of a tensor: `NAME[BEGIN:END]` has these rows of NAME."""
+SOME_ROWS = re.compile(r"(?P<name>.+)\[(?P<begin>\d{1,18}):(?P<end>\d{1,18})\]")
+"""Name of an entry that has only some rows of a tensor; see `parts.Piece.label`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
-    """Consecutive elements of a tensor, in one file.
+class StoredRows:
+    """Consecutive rows of a tensor, which lie in one file.
 
     Attributes:
-        begin: Number of the first one in the flattened tensor.
-        end: End, exclusive.
-        stored: Where they are.
+        tensor: Their place: the file, the position of their first byte, and their shape.
+        begin: First row, in the whole tensor.
+        end: Row after the last one.
     """
 
+    tensor: StoredTensor
     begin: int
     end: int
-    stored: StoredTensor
 
 
 class TensorFiles:
     """Tensors of several safetensors files, read by name. It can be pickled, and read in another process.
 
+    A file may have only some rows of a tensor, under the name `NAME[BEGIN:END]`. The whole tensor is then NAME.
+
     Args:
         paths: The files.
 
+    Attributes:
+        parts: Name of each tensor → its rows in each file, in order.
+
     Raises:
-        UserError: A file is damaged, two have a tensor of the same name, a tensor is not floating-point, or rows
-            of a tensor are missing.
+        UserError: A file is damaged, two have a tensor of the same name, rows of a tensor are missing, or a
+            tensor is not floating-point.
     """
 
     def __init__(self, paths: Sequence[Path]):
+        self.parts: dict[str, list[StoredRows]] = {}
         self._home = paths[0].parent if paths else "the checkpoint"
         self._descriptors: dict[Path, int] = {}
-        pieces: dict[str, list[tuple[int, StoredTensor]]] = {}
         for path in paths:
-            for stored in stored_tensors(path):
-                if not MASK.fullmatch(bare_name(stored.name)):  # old files have masks of bytes
-                    require_floating_point(stored)
-                rows = ROWS.fullmatch(stored.name)
-                pieces.setdefault(rows[1] if rows else stored.name, []).append(
-                    (int(rows[2]) if rows else 0, stored)
-                )
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._parts: dict[str, list[_Part]] = {}
-        for name, found in pieces.items():
-            self._shapes[name], self._parts[name] = _join(name, sorted(found, key=lambda each: each[0]))
+            for tensor in stored_tensors(path):
+                if not MASK.fullmatch(bare_name(tensor.name)):  # old files have masks of bytes
+                    require_floating_point(tensor)
+                name, rows = _rows_of(tensor)
+                self.parts.setdefault(name, []).append(rows)
+        for name, parts in self.parts.items():
+            parts.sort(key=lambda part: part.begin)
+            _require_whole(name, parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor.
@@ -77,7 +78,8 @@ class TensorFiles:
             UserError: No file has a tensor of this name.
         """
         self.require([name])
-        return self._shapes[name]
+        first, last = self.parts[name][0], self.parts[name][-1]
+        return (last.end, *first.tensor.shape[1:]) if first.tensor.shape else ()
 
     def read(self, name: str) -> Tensor:
         """Return the tensor with this name, in the dtype in which it is stored.
@@ -97,13 +99,14 @@ class TensorFiles:
             OSError: A file cannot be read, or is shorter than its header says.
         """
         self.require([name])
-        parts = self._parts[name]
-        out = torch.empty(max(0, end - begin), dtype=DTYPES[parts[0].stored.dtype])
+        parts = self.parts[name]
+        out = torch.empty(end - begin, dtype=DTYPES[parts[0].tensor.dtype])
+        row = math.prod(parts[0].tensor.shape[1:])
         for part in parts:
-            first, last = max(begin, part.begin), min(end, part.end)
+            first, last = max(begin, part.begin * row), min(end, part.end * row)
             if first < last:
-                place = part.stored.begin + (first - part.begin) * out.itemsize
-                self._fill(out[first - begin : last - begin], part.stored.file, place)
+                place = part.tensor.begin + (first - part.begin * row) * out.itemsize
+                self._fill(out[first - begin : last - begin], part.tensor.file, place)
         return out
 
     def require(self, names: Iterable[str]) -> None:
@@ -113,7 +116,7 @@ class TensorFiles:
             UserError: One is missing; the message names it.
         """
         for name in names:
-            if name not in self._parts:
+            if name not in self.parts:
                 raise UserError(f"{self._home}: has no tensor {name}; was it saved by a model of another shape?")
 
     def close(self) -> None:
@@ -122,7 +125,7 @@ class TensorFiles:
             os.close(self._descriptors.popitem()[1])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        return iter(self.parts)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_descriptors": {}}
@@ -137,9 +140,12 @@ class TensorFiles:
             self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         rest = out.view(torch.uint8).numpy().data
         while rest:
-            count = os.preadv(self._descriptors[file], [rest], place)  # at most 2 GiB in one call
+            try:
+                count = os.preadv(self._descriptors[file], [rest], place)  # at most 2 GiB in one call
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(file)) from error
             if not count:
-                raise OSError(f"it ends at byte {place:,}, where its header describes more")
+                raise OSError(f"{file}: it ends at byte {place:,}, where its header describes more")
             rest, place = rest[count:], place + count
 
 
@@ -170,7 +176,7 @@ class RangeReaders:
             try:
                 found = files.read_range(name, begin, last).float()
             except OSError as error:
-                self.fault = self.fault or json_files.reason(error)
+                self.fault = self.fault or str(error)
                 found = torch.zeros(last - begin)
             return torch.cat([found, torch.zeros(end - last)]) if zero_rest and last < end else found
 
@@ -182,21 +188,37 @@ def zeros(begin: int, end: int) -> Tensor:
     return torch.zeros(end - begin)
 
 
-def _join(name: str, pieces: list[tuple[int, StoredTensor]]) -> tuple[tuple[int, ...], list[_Part]]:
-    """Return the whole shape of a tensor and its parts, given the first row of each piece, in ascending order."""
-    first = pieces[0][1]
-    if first.name == name:  # not cut
-        if len(pieces) > 1:
-            raise UserError(f"{pieces[1][1].file}: another file also has the tensor {name}; copy the model again")
-        return first.shape, [_Part(0, math.prod(first.shape), first)]
-    row = math.prod(first.shape[1:])
-    rows, parts = 0, []
-    for begin, stored in pieces:
-        match = ROWS.fullmatch(stored.name)
-        if not match or begin != rows or (int(match[3]) - begin, *first.shape[1:]) != stored.shape:
-            raise UserError(f"{stored.file}: {stored.name} does not continue row {rows} of {name}; copy it again")
-        if stored.dtype != first.dtype:
-            raise UserError(f"{stored.file}: {stored.name} is {stored.dtype}, not {first.dtype}; copy it again")
-        rows = int(match[3])
-        parts.append(_Part(begin * row, rows * row, stored))
-    return (rows, *first.shape[1:]), parts
+def _rows_of(tensor: StoredTensor) -> tuple[str, StoredRows]:
+    """Return the name of the whole tensor, and which of its rows these are.
+
+    Raises:
+        UserError: There are not as many rows as the name says.
+    """
+    rows = tensor.shape[0] if tensor.shape else 1
+    named = SOME_ROWS.fullmatch(tensor.name)
+    if not named:
+        return tensor.name, StoredRows(tensor, 0, rows)
+    begin, end = int(named["begin"]), int(named["end"])
+    if end - begin != rows:
+        raise UserError(f"{tensor.file}: {tensor.name} has {rows} rows; save or copy the checkpoint again")
+    return named["name"], StoredRows(tensor, begin, end)
+
+
+def _require_whole(name: str, parts: Sequence[StoredRows]) -> None:
+    """Check that sorted parts have each row of a tensor once, up to the last row that any has.
+
+    Raises:
+        UserError: Rows are missing or twice there, or the parts differ in shape or dtype.
+    """
+    several = len(parts) > 1 and any(part.tensor.name == name for part in parts)
+    end = 0
+    for number, part in enumerate(parts):
+        tensor = part.tensor
+        if part.begin < end or (several and number):
+            raise UserError(f"{tensor.file}: another file also has the tensor {name}; copy the model again")
+        if part.begin > end:
+            raise UserError(f"{tensor.file}: no file has the rows {end} to {part.begin} of {name}; copy it again")
+        first = parts[0].tensor
+        if (tensor.shape[1:], tensor.dtype) != (first.shape[1:], first.dtype):
+            raise UserError(f"{tensor.file}: {tensor.name} has other columns than {first.name}; copy it again")
+        end = part.end

@@ -105,7 +105,7 @@ def refused(config, hosts, lacking):
 @pytest.mark.parametrize(("lacking", "prefix"), [("a", "host a: "), ("b", "host b: ")])
 def test_a_host_that_lacks_a_file_is_named_on_every_rank(tiny_dataset, tmp_path, lacking, prefix):
     config = write_run(tmp_path, tiny_dataset)
-    found = run_ranks(refused, 3, config, ["a", "a", "b"], lacking)
+    found = run_ranks(refused, 4, config, ["a", "a", "b", "b"], lacking)
     assert len(set(found)) == 1
     kind, message = found[0]
     assert kind == "UserError"

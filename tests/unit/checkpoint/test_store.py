@@ -246,7 +246,7 @@ def link_elsewhere(path):
 DAMAGE = {
     "has no manifest.json": lambda path: (path / "manifest.json").unlink(),
     "its manifest.json cannot be read": lambda path: (path / "manifest.json").write_text("{"),
-    "has format version 99; this program reads 3": lambda path: rewrite_manifest(
+    "has format version 99; this program reads 3 and 4": lambda path: rewrite_manifest(
         path, lambda m: m.update(format_version=99)
     ),
     "config.json is missing": lambda path: (path / "config.json").unlink(),
