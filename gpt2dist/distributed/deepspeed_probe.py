@@ -51,7 +51,7 @@ PARTITIONED_PARAMETER = _names("ds_id ds_process_group ds_shape")
 """Attributes that stage 3 adds to each parameter."""
 MAPPED_PARAMETER = _names("_hp_mapping")
 """Attributes that stages 1 and 2 add to each parameter: None if this rank updates nothing of it."""
-MAPPING = _names("hp_fragment_address lp_fragment_address")
+MAPPING = _names("get_hp_fragment hp_fragment_address lp_fragment_address")
 """Attributes of such a mapping; each is a `FRAGMENT`."""
 FRAGMENT = _names("numel start")
 """Attributes of a place in the rank's flat vector, or in the parameter."""

@@ -22,9 +22,10 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from gpt2dist.checkpoint.whole_state import Holdings
 from gpt2dist.distributed.world import World
 from gpt2dist.training.optimizers.base import Fragment
-from gpt2dist.training.partition import cut_part, join_parts
+from gpt2dist.training.partition import cut_part, join_parts, part_range
 
 
 class PartitionedState:
@@ -50,6 +51,7 @@ class PartitionedState:
         self._zero: Any = engine.optimizer if engine.zero_optimization() else None
         self._optimizer: torch.optim.Optimizer = self._zero.optimizer if self._zero else engine.optimizer
         self._state_names = {name: state_names(name, tuple(self.shape_of(name))) for name in self.parameters}
+        self._fragments: list[dict[str, tuple[int, int]]] = []  # of each rank, at stages 1 and 2
         self._updates: Tensor | float = 0.0  # a tensor on the device once training has started
 
     def shape_of(self, name: str) -> torch.Size:
@@ -92,6 +94,29 @@ class PartitionedState:
             skipped: fp64 scalar on the device: 1 if the step was skipped, else 0.
         """
         self._updates = self._updates + (1 - skipped)
+
+    def holdings(self, world: World) -> Holdings:
+        """Return who holds which elements of each parameter and of its state. Collective."""
+        if self._zero is None:
+            return lambda name, rank: range(self.shape_of(name).numel())
+        if all(map(_is_partitioned, self.parameters.values())):
+            return lambda name, rank: part_range(self.shape_of(name).numel(), rank, world.size)
+        if not self._fragments:  # DeepSpeed decided when it was initialised
+            fragments = ((name, _fragment(world.rank, 0, each)) for name, each in self.parameters.items())
+            self._fragments = world.gather({name: (each.start, each.stop) for name, each in fragments if each})
+        return lambda name, rank: range(*self._fragments[rank].get(name, (0, 0)))
+
+    def local(self, name: str, key: str) -> Tensor:
+        """Return the elements of a parameter (`param`) or a state tensor that this rank holds, flat and fp32."""
+        parameter: Any = self.parameters[name]
+        if self._zero is None:
+            whole = parameter if key == "param" else self._optimizer.state[parameter][key]
+            return whole.detach().reshape(-1)
+        if not _is_partitioned(parameter):
+            return parameter._hp_mapping.get_hp_fragment(None if key == "param" else key).detach()
+        if key == "param":
+            return safe_get_local_fp32_param(parameter).detach()
+        return safe_get_local_optimizer_state(parameter, key).detach()
 
     def gather(self, name: str) -> dict[str, Tensor]:
         """Return a parameter as `param`, and its state tensors by name, whole, fp32, on every rank."""
