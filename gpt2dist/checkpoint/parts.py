@@ -28,7 +28,7 @@ PART_BYTES = PartBytes()
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorPiece:
     """Consecutive rows of a tensor, which lie in one file.
 
     Attributes:
@@ -71,7 +71,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Part:
+class CheckpointPart:
     """A file of tensors.
 
     Attributes:
@@ -82,7 +82,7 @@ class Part:
 
     file: str
     rank: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TensorPiece, ...]
 
     @property
     def bytes(self) -> int:
@@ -95,7 +95,7 @@ def make_parts(
     state_names: Mapping[str, Sequence[str]],
     world_size: int,
     limits: PartBytes = PART_BYTES,
-) -> list[Part]:
+) -> list[CheckpointPart]:
     """Plan the files of a checkpoint. O(n log n) in the tensors, the ranks and the files.
 
     With few bytes, few ranks write. No rank writes more than the mean of all ranks by more than the largest
@@ -110,9 +110,9 @@ def make_parts(
     Returns:
         The files of weights, then those of state. There is at least one of each.
     """
-    weights = {name: Piece("param", name, tuple(shape), 0, _rows(shape)) for name, shape in shapes.items()}
+    weights = {name: TensorPiece("param", name, tuple(shape), 0, _rows(shape)) for name, shape in shapes.items()}
     state = [
-        Piece(key, name, piece.shape, 0, piece.end)
+        TensorPiece(key, name, piece.shape, 0, piece.end)
         for name, piece in weights.items()
         for key in state_names[name]
     ]
@@ -159,7 +159,7 @@ def deal(sizes: Mapping[str, int], parts: int) -> list[set[str]]:
     return dealt
 
 
-def index(parts: Sequence[Part]) -> dict[str, Any]:
+def index(parts: Sequence[CheckpointPart]) -> dict[str, Any]:
     """Return the content of model.safetensors.index.json, which maps each weight to its file."""
     model = [part for part in parts if part.file.startswith("model-")]
     return {
@@ -209,7 +209,7 @@ def _within(sizes: Mapping[str, int], largest: int) -> list[set[str]]:
     raise AssertionError("unreachable: one tensor per file is always accepted")
 
 
-def _cut(pieces: Sequence[Piece], lengths: Sequence[float]) -> Iterator[tuple[Piece, ...]]:
+def _cut(pieces: Sequence[TensorPiece], lengths: Sequence[float]) -> Iterator[tuple[TensorPiece, ...]]:
     """Cut a sequence of whole tensors between rows into parts of about these lengths in bytes."""
     left = iter(pieces)
     piece, done, end = next(left, None), 0, 0.0
@@ -231,9 +231,9 @@ def _cut(pieces: Sequence[Piece], lengths: Sequence[float]) -> Iterator[tuple[Pi
         yield tuple(part)
 
 
-def _named(kind: str, files: Sequence[tuple[int, tuple[Piece, ...]]]) -> list[Part]:
+def _named(kind: str, files: Sequence[tuple[int, tuple[TensorPiece, ...]]]) -> list[CheckpointPart]:
     """Name the files, numbered in the order of the ranks that write them."""
     return [
-        Part(f"{kind}-{number:05d}-of-{len(files):05d}.safetensors", rank, pieces)
+        CheckpointPart(f"{kind}-{number:05d}-of-{len(files):05d}.safetensors", rank, pieces)
         for number, (rank, pieces) in enumerate(sorted(files, key=lambda file: file[0]), 1)
     ]

@@ -26,7 +26,7 @@ from gpt2dist.model.tensors import MASK, StoredTensor, require_floating_point, s
 PIECE = 16 * 2**20
 """Maximum bytes per write; each piece is hashed while it is written."""
 SOME_ROWS = re.compile(r"(?P<name>.+)\[(?P<begin>\d{1,18}):(?P<end>\d{1,18})\]")
-"""Name of an entry that has only some rows of a tensor; see `parts.Piece.label`."""
+"""Name of an entry that has only some rows of a tensor; see `parts.TensorPiece.label`."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

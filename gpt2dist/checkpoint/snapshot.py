@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gpt2dist.checkpoint.parts import Part, Piece
+from gpt2dist.checkpoint.parts import CheckpointPart, TensorPiece
 from gpt2dist.checkpoint.pinned import HostTensors
 from gpt2dist.checkpoint.whole_state import Holdings, WholeState
 from gpt2dist.distributed.world import World
@@ -32,7 +32,7 @@ class Span:
         end: Element after the last one.
     """
 
-    piece: Piece
+    piece: TensorPiece
     begin: int
     end: int
 
@@ -56,7 +56,7 @@ class Round:
 
 
 def plan_rounds(
-    pieces: Sequence[Sequence[Piece]], held: Holdings, rank: int, bucket: int = BUCKET
+    pieces: Sequence[Sequence[TensorPiece]], held: Holdings, rank: int, bucket: int = BUCKET
 ) -> Iterator[Round]:
     """Yield the exchanges after which each rank has its pieces. All ranks have the same number of them.
 
@@ -89,7 +89,7 @@ def plan_rounds(
         yield Round(sent[number], received[number])
 
 
-def _lacking(pieces: Sequence[Piece], held: Holdings, rank: int) -> Iterator[Span]:
+def _lacking(pieces: Sequence[TensorPiece], held: Holdings, rank: int) -> Iterator[Span]:
     """Yield the elements of the pieces that a rank does not hold, in order."""
     for piece in pieces:
         here, needed = held(piece.name, rank), piece.elements
@@ -129,7 +129,7 @@ class Snapshot:
         self._pinned = world.device.type == "cuda"
         self._host = HostTensors({})
 
-    def take(self, state: WholeState, parts: Sequence[Part]) -> dict[Piece, Tensor]:
+    def take(self, state: WholeState, parts: Sequence[CheckpointPart]) -> dict[TensorPiece, Tensor]:
         """Copy this rank's pieces of the state to host memory. Collective.
 
         Besides the copy, a rank needs a bucket for what it receives, and as much as it sends in a round.
@@ -143,7 +143,7 @@ class Snapshot:
         """
         state.link()
         held = state.holdings(self.world)
-        pieces: list[list[Piece]] = [[] for _ in range(self.world.size)]
+        pieces: list[list[TensorPiece]] = [[] for _ in range(self.world.size)]
         for part in parts:
             pieces[part.rank] += part.pieces
         mine = pieces[self.world.rank]
@@ -189,7 +189,7 @@ def _local(state: WholeState, span: Span, here: range) -> Tensor:
     return state.local(span.piece.name, span.piece.key)[span.begin - here.start : span.end - here.start]
 
 
-def _place(piece: Piece) -> str:
+def _place(piece: TensorPiece) -> str:
     """Return a name that weights and state do not share."""
     return f"{piece.key}.{piece.label}"
 
