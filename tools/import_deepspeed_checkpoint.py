@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from gpt2dist.checkpoint.state import TrainerState
+from gpt2dist.checkpoint.whole_state import Unpartitioned
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
@@ -37,6 +38,7 @@ from gpt2dist.training.resume_checks import data_order, datasets_of, probe_loss
 from gpt2dist.training.setup import build_batcher, checkpoint_store
 
 TIED, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+FILES = {"param": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,7 +141,7 @@ def read_counts(tag: Path) -> dict[str, int]:
     return {key: int(content.get(key, 0)) for key in ("global_steps", "skipped_steps")}
 
 
-class ImportedState:
+class ImportedState(Unpartitioned):
     """Weights and moments in DeepSpeed's universal format, with the interface that `CheckpointStore.save` needs.
 
     Args:
@@ -189,8 +191,11 @@ class ImportedState:
 
     def gather(self, name: str) -> dict[str, Tensor]:
         """Return a parameter and its moments, in fp32."""
-        files = {"param": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
-        return {key: self._read(name, file) for key, file in files.items()}
+        return {key: self._read(name, file) for key, file in FILES.items()}
+
+    def local(self, name: str, key: str) -> Tensor:
+        """Return a parameter or a moment, flat. Reads one file."""
+        return self._read(name, FILES[key]).reshape(-1)
 
     def _read(self, name: str, file: str) -> Tensor:
         content = torch.load(self._places[name] / f"{file}.pt", weights_only=True)

@@ -1,9 +1,9 @@
 """Save a run's checkpoints in the background from all ranks, commit each by a rename, and check them before use.
 
-Parameters are dealt to the ranks by size. All ranks gather one parameter after another, and each copies those
-dealt to it into host memory. Training pauses for this snapshot. A thread of each rank then writes its part while
-training continues. When all ranks have written, rank 0 writes the manifest and renames the directory. An
-interrupted save leaves a directory without a valid name or manifest.
+`parts` plans which rank writes what, and `snapshot` copies it to the host memory of that rank. Training pauses
+for this snapshot. A thread of each rank then writes its files while training continues. When all ranks have
+written, rank 0 writes the manifest and renames the directory. An interrupted save leaves a directory without a
+valid name or manifest.
 """
 
 import contextlib
@@ -13,23 +13,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import Any, Protocol
 
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.manifest import Records
 from gpt2dist.checkpoint.naming import best_step, checkpoint_name, finished, step_of
-from gpt2dist.checkpoint.parts import deal, index
-from gpt2dist.checkpoint.pinned import HostTensors
+from gpt2dist.checkpoint.parts import PART_BYTES, PartBytes, index, make_parts
 from gpt2dist.checkpoint.restore import restore
 from gpt2dist.checkpoint.retention import outdated
 from gpt2dist.checkpoint.safetensors_io import write_tensors
 from gpt2dist.checkpoint.shared_hashing import find_fault
+from gpt2dist.checkpoint.snapshot import Snapshot
 from gpt2dist.checkpoint.state import TrainerState
-from gpt2dist.checkpoint.whole_state import EMBEDDING, WholeState, saved_shape
+from gpt2dist.checkpoint.whole_state import WholeState, saved_shape
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError
 from gpt2dist.run.directory import BEST, LATEST, SAVED
@@ -71,6 +68,7 @@ class CheckpointStore:
         vocab_size: Rows of the embedding to save; the rows after them are padding.
         write_model_files: Writes config.json, the tokenizer and other small model files into a directory.
         listener: Told of each complete checkpoint, and asked which ones to keep for now.
+        part_bytes: Limits of the sizes of the files of tensors.
     """
 
     def __init__(
@@ -82,16 +80,18 @@ class CheckpointStore:
         vocab_size: int,
         write_model_files: Callable[[Path], None],
         listener: CommitListener | None = None,
+        part_bytes: PartBytes = PART_BYTES,
     ):
         self.directory = directory
         self.world = world
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.vocab_size = vocab_size
+        self.part_bytes = part_bytes
         self._write_model_files = write_model_files
         self._listener = listener
         self._saving: _Saving | None = None
-        self._host = HostTensors({})  # memory of the snapshot, reused by the next save
+        self._snapshot = Snapshot(world)
 
     def save(self, state: WholeState, trainer: TrainerState, best: bool = False) -> Path:
         """Write and commit a checkpoint, as `start` and `finish` do. Collective.
@@ -121,17 +121,21 @@ class CheckpointStore:
             RunError: The previous save failed.
         """
         self.finish()
-        parts = deal({name: state.shape_of(name).numel() for name in state.parameters}, self.world.size)
-        mine = parts[self.world.rank] if self.world.rank < len(parts) else set()
-        tensors = self._take_snapshot(state, mine)
         shapes = {name: saved_shape(name, state.shape_of(name), self.vocab_size) for name in state.parameters}
+        names = {name: state.state_names(name) for name in state.parameters}
+        parts = make_parts(shapes, names, self.world.size, self.part_bytes)
+        tensors = self._snapshot.take(state, parts)
         partial = self.directory / f"{checkpoint_name(trainer.step)}.tmp"
 
         def write() -> Records:
             partial.mkdir(parents=True, exist_ok=True)
-            files = self._write_part(partial, tensors, len(parts))
+            files = {
+                part.file: write_tensors(partial / part.file, {each.label: tensors[each] for each in part.pieces})
+                for part in parts
+                if part.rank == self.world.rank
+            }
             if self.world.is_main:
-                files |= self._write_once(partial, trainer, shapes, parts)
+                files |= self._write_once(partial, trainer, index(parts))
             return files
 
         self._saving = _Saving(partial, trainer.step, _in_background(write), best)
@@ -222,55 +226,14 @@ class CheckpointStore:
             for path in self.directory.glob(f"{name}.*.tmp"):
                 path.unlink(missing_ok=True)
 
-    def _take_snapshot(self, state: WholeState, mine: set[str]) -> dict[str, Tensor]:
-        """Copy this rank's parameters and their state to host memory, and return them as `key.name` → tensor."""
-        state.link()
-        shapes = {
-            f"{key}.{name}": saved_shape(name, state.shape_of(name), self.vocab_size)
-            for name in mine
-            for key in ("param", *state.state_names(name))
-        }
-        if self._host.shapes != shapes:
-            self._host = HostTensors(shapes)
-        taken = {}
-        for name in state.parameters:  # gathering is collective, so every rank gathers all
-            whole = state.gather(name)
-            if name not in mine:
-                continue
-            for key, tensor in whole.items():
-                tensor = tensor[: self.vocab_size] if name == EMBEDDING else tensor
-                taken[f"{key}.{name}"] = self._copied(f"{key}.{name}", tensor)
-        if self.world.device.type == "cuda":
-            torch.cuda.synchronize(self.world.device)
-        return taken
-
-    def _copied(self, place: str, tensor: Tensor) -> Tensor:
-        """Copy a tensor to host memory, which is pinned for GPU tensors so that the copies overlap."""
-        pinned = tensor.device.type == "cuda"
-        return self._host.get(place, pinned).copy_(tensor, non_blocking=pinned)
-
-    def _write_part(self, partial: Path, tensors: dict[str, Tensor], parts: int) -> Records:
-        """Write this rank's weights and optimizer state."""
-        if not tensors:
-            return {}
-        weights = {place.removeprefix("param."): t for place, t in tensors.items() if place.startswith("param.")}
-        state = {place: t for place, t in tensors.items() if not place.startswith("param.")}
-        suffix = f"{self.world.rank + 1:05d}-of-{parts:05d}.safetensors"
-        return {
-            f"{kind}-{suffix}": write_tensors(partial / f"{kind}-{suffix}", named)
-            for kind, named in (("model", weights), ("optimizer", state))
-        }
-
-    def _write_once(
-        self, partial: Path, trainer: TrainerState, shapes: dict[str, torch.Size], parts: list[set[str]]
-    ) -> Records:
+    def _write_once(self, partial: Path, trainer: TrainerState, weights: dict[str, Any]) -> Records:
         """Write the files that rank 0 writes for all: configuration, tokenizer, index and trainer state."""
         # A separate directory holds exactly these files, while the other ranks write into `partial`.
         staging = partial / "once"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         self._write_model_files(staging)
-        atomic_io.write_json(staging / "model.safetensors.index.json", index(shapes, parts))
+        atomic_io.write_json(staging / "model.safetensors.index.json", weights)
         trainer.write(staging)
         files = {}
         for path in sorted(staging.iterdir()):

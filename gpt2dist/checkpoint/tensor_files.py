@@ -23,7 +23,7 @@ from gpt2dist.model.tensors import MASK, StoredTensor, require_floating_point, s
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes of `model.tensors.DTYPES`."""
 SOME_ROWS = re.compile(r"(?P<name>.+)\[(?P<begin>\d{1,18}):(?P<end>\d{1,18})\]")
-"""Name of an entry that has only some rows of a tensor; see `parts.Piece.label`."""
+"""Name of an entry that has only some rows of a tensor; see `parts.TensorPiece.label`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ PARTITIONED_PARAMETER = _names("ds_id ds_process_group ds_shape")
 MAPPED_PARAMETER = _names("_hp_mapping")
 """Attributes that stages 1 and 2 add to each parameter: None if this rank updates nothing of it."""
 MAPPING = _names("get_hp_fragment hp_fragment_address lp_fragment_address")
-"""Attributes of such a mapping: a method, and addresses, each of which is a `FRAGMENT`."""
+"""Attributes of such a mapping: its addresses are a `FRAGMENT` each, the first returns the elements."""
 FRAGMENT = _names("numel start")
 """Attributes of a place in the rank's flat vector, or in the parameter."""
 LOSS_SCALER = _names("cur_scale cur_iter last_overflow_iter cur_hysteresis")

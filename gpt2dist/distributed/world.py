@@ -74,6 +74,19 @@ class World:
         dist.all_reduce(missing)
         return missing.item() == 0
 
+    def exchange(
+        self, sent: torch.Tensor, sent_sizes: list[int], received: torch.Tensor, received_sizes: list[int]
+    ) -> None:
+        """Send elements to each rank, and receive those that each rank sends to this one. Collective.
+
+        Args:
+            sent: A flat tensor on the device: what is for each rank, in rank order.
+            sent_sizes: Number of its elements for each rank.
+            received: A flat tensor of the same dtype, into which the others' elements are written in rank order.
+            received_sizes: Number of elements from each rank.
+        """
+        dist.all_to_all_single(received, sent, received_sizes, sent_sizes)
+
     def gather(self, value: Any) -> list[Any]:
         """Return the small picklable values of all ranks, in rank order, on every rank. Collective."""
         if self.size == 1:

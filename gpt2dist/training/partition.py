@@ -16,6 +16,12 @@ def part_size(elements: int, world_size: int) -> int:
     return -(-elements // world_size)
 
 
+def part_range(elements: int, rank: int, world_size: int) -> range:
+    """Return which elements of a flattened tensor a rank holds, without padding."""
+    size = part_size(elements, world_size)
+    return range(min(rank * size, elements), min((rank + 1) * size, elements))
+
+
 def cut_part(whole: Tensor, rank: int, world_size: int) -> Tensor:
     """Return the part of a tensor that one rank holds.
 

@@ -5,15 +5,12 @@ Everything here is collective: all ranks must call it in the same order.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
     safe_get_local_fp32_param,
     safe_get_local_optimizer_state,
     safe_set_local_fp32_param,
@@ -21,10 +18,10 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from gpt2dist.checkpoint.whole_state import Read
+from gpt2dist.checkpoint.whole_state import Holdings, Read
 from gpt2dist.distributed.world import World
 from gpt2dist.training.optimizers.base import Fragment
-from gpt2dist.training.partition import cut_part, join_parts
+from gpt2dist.training.partition import cut_part, join_parts, part_range
 
 
 class PartitionedState:
@@ -50,11 +47,13 @@ class PartitionedState:
         self._zero: Any = engine.optimizer if engine.zero_optimization() else None
         self._optimizer: torch.optim.Optimizer = self._zero.optimizer if self._zero else engine.optimizer
         self._state_names = {name: state_names(name, tuple(self.shape_of(name))) for name in self.parameters}
+        self._fragments: list[dict[str, tuple[int, int]]] = []  # of each rank, at stages 1 and 2
         self._updates: Tensor | float = 0.0  # a tensor on the device once training has started
 
     def shape_of(self, name: str) -> torch.Size:
         """Return the whole shape of a parameter, which stage 3 replaces by an empty tensor."""
-        return _shape(self.parameters[name])
+        parameter = self.parameters[name]
+        return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
     def state_names(self, name: str) -> tuple[str, ...]:
         """Return the names of a parameter's state tensors."""
@@ -92,20 +91,28 @@ class PartitionedState:
         """
         self._updates = self._updates + (1 - skipped)
 
-    def gather(self, name: str) -> dict[str, Tensor]:
-        """Return a parameter as `param`, and its state tensors by name, whole, fp32, on every rank."""
-        parameter, names = self.parameters[name], self.state_names(name)
+    def holdings(self, world: World) -> Holdings:
+        """Return who holds which elements of each parameter and of its state. Collective."""
         if self._zero is None:
-            state = self._optimizer.state[parameter]
-            return {"param": parameter.detach(), **{key: state[key] for key in names}}
-        if _is_partitioned(parameter):
-            local = {"param": safe_get_local_fp32_param(parameter)}
-            local |= {key: safe_get_local_optimizer_state(parameter, key) for key in names}
-            return {key: self._join(name, part.detach()) for key, part in local.items()}
-        out = {"param": safe_get_full_fp32_param(parameter)}
-        for key in names:
-            out[key] = safe_get_full_optimizer_state(parameter, key)
-        return {key: value.detach().view(self.shape_of(name)) for key, value in out.items()}
+            return lambda name, rank: range(self.shape_of(name).numel())
+        if all(map(_is_partitioned, self.parameters.values())):
+            return lambda name, rank: part_range(self.shape_of(name).numel(), rank, world.size)
+        if not self._fragments:  # DeepSpeed decided when it was initialised
+            fragments = ((name, _fragment(world.rank, 0, each)) for name, each in self.parameters.items())
+            self._fragments = world.gather({name: (each.start, each.stop) for name, each in fragments if each})
+        return lambda name, rank: range(*self._fragments[rank].get(name, (0, 0)))
+
+    def local(self, name: str, key: str) -> Tensor:
+        """Return the elements of a parameter (`param`) or a state tensor that this rank holds, flat and fp32."""
+        parameter: Any = self.parameters[name]
+        if self._zero is None:
+            whole = parameter if key == "param" else self._optimizer.state[parameter][key]
+            return whole.detach().reshape(-1)
+        if not _is_partitioned(parameter):
+            return _mapping(parameter).get_hp_fragment(None if key == "param" else key).detach()
+        if key == "param":
+            return safe_get_local_fp32_param(parameter).detach()
+        return safe_get_local_optimizer_state(parameter, key).detach()
 
     def restore(self, name: str, readers: Mapping[str, Read]) -> None:
         """Set this rank's part of a parameter and of its state. Call `refresh` after the last one.
@@ -124,7 +131,7 @@ class PartitionedState:
                 self._restore_whole(wholes[key], read)
         elif _is_partitioned(parameter):
             for key, read in readers.items():
-                self._restore_part(parameter, key, read)
+                self._restore_part(name, key, read)
         elif (mapping := _mapping(parameter)) is not None:
             place = mapping.lp_fragment_address
             for key, read in readers.items():
@@ -136,8 +143,8 @@ class PartitionedState:
         """Set a tensor that every rank holds: each rank reads a part, and all exchange their parts."""
         rank, size = dist.get_rank(), dist.get_world_size()
         part = cut_part(whole, rank, size).clone()
-        begin = rank * len(part)
-        found = read(min(begin, whole.numel()), min(begin + len(part), whole.numel()))
+        place = part_range(whole.numel(), rank, size)
+        found = read(place.start, place.stop)
         part[: len(found)].copy_(found)
         if size == 1:
             whole.copy_(part.view(whole.shape))
@@ -146,18 +153,14 @@ class PartitionedState:
         dist.all_gather_into_tensor(parts, part)
         whole.copy_(join_parts(parts, whole.shape))
 
-    def _restore_part(self, parameter: nn.Parameter, key: str, read: Read) -> None:
+    def _restore_part(self, name: str, key: str, read: Read) -> None:
         """Set this rank's part of a tensor at stage 3. The padding of the last parts becomes zero."""
-        part = (
-            safe_get_local_fp32_param(parameter)
-            if key == "param"
-            else safe_get_local_optimizer_state(parameter, key)
-        ).clone()
-        begin = dist.get_rank(_process_group(parameter)) * len(part)
-        elements = math.prod(_shape(parameter))
-        found = read(min(begin, elements), min(begin + len(part), elements))
+        parameter, part = self.parameters[name], self.local(name, key).clone()
+        group = _process_group(parameter)
+        place = part_range(self.shape_of(name).numel(), dist.get_rank(group), dist.get_world_size(group))
+        found = read(place.start, place.stop)
         part[: len(found)].copy_(found)
-        part[max(0, elements - begin) :] = 0
+        part[len(place) :] = 0
         if key == "param":
             safe_set_local_fp32_param(parameter, part)
         else:
@@ -208,13 +211,6 @@ class PartitionedState:
         zero._partition_all_parameters()
         zero.checkpoint_event_epilogue()
 
-    def _join(self, name: str, part: Tensor) -> Tensor:
-        """Return a parameter's whole tensor at stage 3, from the parts of all ranks."""
-        group = _process_group(self.parameters[name])
-        parts = part.new_empty(dist.get_world_size(group) * part.numel())
-        dist.all_gather_into_tensor(parts, part, group=group)
-        return join_parts(parts, self.shape_of(name))
-
     def _flat(self) -> Iterator[tuple[Tensor, str]]:
         """Yield the keys of the optimizer's state, which are tensors, and the name of a parameter in each."""
         if self._zero is None:
@@ -253,11 +249,6 @@ def _fragment(rank: int, place: int, parameter: Any) -> Fragment | None:
 def _mapping(parameter: Any) -> Any:
     """Return where this rank's part of a parameter is at stages 1 and 2; None if it updates nothing of it."""
     return parameter._hp_mapping
-
-
-def _shape(parameter: Any) -> torch.Size:
-    """Return the whole shape of a parameter, which stage 3 replaces by an empty tensor."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _process_group(parameter: Any) -> dist.ProcessGroup:

@@ -30,12 +30,16 @@ TESTED = {
         "pin_memory",
         "unit/checkpoint/test_pinned.py test_pinned_tensors_share_blocks_which_are_reused",
     ),
-    "checkpoint/store.py CheckpointStore._copied": (
-        "is cuda, non_blocking",
+    "checkpoint/snapshot.py Snapshot.__init__": (
+        "is cuda",
         f"{TRAINING} test_the_next_snapshot_uses_the_pinned_memory_again",
     ),
-    "checkpoint/store.py CheckpointStore._take_snapshot": (
-        "is cuda, torch.cuda.synchronize",
+    "checkpoint/snapshot.py Snapshot._copy": (
+        "non_blocking, is cuda",
+        f"{TRAINING} test_the_next_snapshot_uses_the_pinned_memory_again",
+    ),
+    "checkpoint/snapshot.py Snapshot.take": (
+        "torch.cuda.synchronize",
         f"{TRAINING} test_a_snapshot_overlaps_its_copies_and_waits_once_for_them_all",
     ),
     "commands/launch.py _gpus": (

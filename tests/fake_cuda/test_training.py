@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from gpt2dist.checkpoint.parts import make_parts
 from gpt2dist.checkpoint.store import CheckpointStore
+from gpt2dist.checkpoint.whole_state import Unpartitioned, saved_shape
 from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.loading.loader import MicroBatch
@@ -82,7 +84,7 @@ def test_each_micro_batch_has_pinned_memory_of_its_own(device, current):
     assert all(a is not b for a, b in zip(first, second, strict=True)) and len(device.pinned) == 6
 
 
-class State:
+class State(Unpartitioned):
     """The state of a run, as `PartitionedState` gives it: the embedding and a bias, on the device."""
 
     parameters = ("transformer.wte.weight", "transformer.ln_f.bias")
@@ -109,7 +111,13 @@ def snapshot(device, store, state):
     """What a snapshot of all parameters returns, and what it asks of the device."""
     device.calls.clear()
     with mock_driver(device.calls, synchronize=None):
-        return store._take_snapshot(state, set(state.parameters)), list(device.calls)
+        taken = store._snapshot.take(state, parts(store.vocab_size))
+    return {f"{piece.key}.{piece.name}": tensor for piece, tensor in taken.items()}, list(device.calls)
+
+
+def parts(vocab_size):
+    shapes = {name: saved_shape(name, State().shape_of(name), vocab_size) for name in State.parameters}
+    return make_parts(shapes, dict.fromkeys(shapes, ("exp_avg",)), 1)
 
 
 def test_a_snapshot_overlaps_its_copies_and_waits_once_for_them_all(device, store):
@@ -121,9 +129,9 @@ def test_a_snapshot_overlaps_its_copies_and_waits_once_for_them_all(device, stor
         "exp_avg.transformer.ln_f.bias": [32],
     }
     assert all(tensor.device.type == "cpu" and device.is_pinned(tensor) for tensor in taken.values())
-    copies = [f"copy float32 {shape} to the host, pinned without waiting" for shape in ([100, 32], [32])]
+    copies = [f"copy float32 [{size}] to the host, pinned without waiting" for size in (3200, 32)]
     assert [call for call in calls if not call.startswith("pin")] == [
-        *(copy for copy in copies for _ in range(2)),
+        *(copies * 2),
         "synchronize(cuda:0)",
     ]
     assert calls[0].startswith("pin float32")
@@ -146,7 +154,7 @@ def test_memory_of_another_shape_is_pinned_again(device, store):
 
 def test_a_rank_that_writes_nothing_gathers_and_copies_nothing(device, store):
     with mock_driver(device.calls, synchronize=None):
-        assert store._take_snapshot(State(), set()) == {}
+        assert store._snapshot.take(State(), []) == {}
     assert device.calls == ["synchronize(cuda:0)"]
 
 

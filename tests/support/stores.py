@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from gpt2dist.checkpoint.parts import PART_BYTES, PartBytes
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.checkpoint.store import CheckpointStore
+from gpt2dist.checkpoint.whole_state import Unpartitioned
 from gpt2dist.distributed.world import World
 from gpt2dist.model.gpt2 import LanguageModel, named_parameters
 from gpt2dist.model.huggingface import write_huggingface_config
@@ -16,6 +18,9 @@ SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=50)
 
 
 CPU = torch.device("cpu")
+
+SMALL = PartBytes(1000, 10**6)
+"""With it, each of a few ranks writes weights and state, and tensors of the state are cut."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,14 @@ class ThreadWorld(World):
     def broadcast(self, value):
         return self.gather(value)[0]
 
+    def exchange(self, sent, sent_sizes, received, received_sizes):
+        offers = self.gather(sent.split(sent_sizes))
+        received.copy_(torch.cat([offer[self.rank] for offer in offers]))
+        assert [len(offer[self.rank]) for offer in offers] == received_sizes
+        self.gather(None)  # nobody changes what another one still copies
 
-class ModelState:
+
+class ModelState(Unpartitioned):
     """The whole state of a model on one process; its moments are multiples of the weights."""
 
     def __init__(self, shape=SHAPE, seed=0):
@@ -85,11 +96,13 @@ def trainer_state(step):
     return TrainerState(step, 0, 0, step, True, 0.1, {}, {}, 1.0, [], "t", ORDER, 1, 0, "fp32")
 
 
-def store_of(directory, world, keep_last=2, keep_every=None):
+def store_of(directory, world, keep_last=2, keep_every=None, part_bytes=PART_BYTES, shape=SHAPE):
     def write_model_files(path):
-        write_huggingface_config(path, SHAPE, 0, 0.0)
+        write_huggingface_config(path, shape, 0, 0.0)
 
-    return CheckpointStore(directory, world, keep_last, keep_every, SHAPE.vocab_size, write_model_files)
+    return CheckpointStore(
+        directory, world, keep_last, keep_every, shape.vocab_size, write_model_files, None, part_bytes
+    )
 
 
 def names(directory):

@@ -53,7 +53,7 @@ def main() -> None:
     )
     size = 12 * shape.parameters
     store.save(engine.state, state(0))  # the first save allocates the snapshot in host memory
-    host = store._host
+    host = store._snapshot._host
     content = [host.get(name, pinned=False).view(-1).numpy().view("u1").data for name in host.shapes]
     steps, results = itertools.count(1), []
     phases = {

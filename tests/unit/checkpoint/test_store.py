@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from gpt2dist.checkpoint import store as store_module
-from gpt2dist.checkpoint.parts import deal
 from gpt2dist.checkpoint.state import TrainerState
-from gpt2dist.checkpoint.store import EMBEDDING, CheckpointStore
+from gpt2dist.checkpoint.store import CheckpointStore
+from gpt2dist.checkpoint.whole_state import EMBEDDING, Unpartitioned
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from tests.support.stores import ORDER
@@ -18,7 +18,7 @@ from tests.support.stores import ORDER
 VOCAB = 5
 
 
-class Memory:
+class Memory(Unpartitioned):
     """A whole state that lies in memory: an embedding of 8 rows, 3 of them padding, and a vector."""
 
     def __init__(self, fill=0.0, rows=8):
@@ -72,18 +72,6 @@ def store(tmp_path):
 @pytest.fixture
 def saved(store):
     return store.save(Memory(1.0), trainer_state(10))
-
-
-def test_parameters_are_dealt_by_size_and_always_alike():
-    sizes = {"a": 100, "b": 60, "c": 50, "d": 40, "e": 10}
-    parts = deal(sizes, 2)
-    assert parts == deal(dict(reversed(sizes.items())), 2)
-    assert sorted(name for part in parts for name in part) == sorted(sizes)
-    assert [sum(sizes[name] for name in part) for part in parts] == [140, 120]
-
-
-def test_more_ranks_than_parameters_leave_no_empty_part():
-    assert deal({"a": 1, "b": 2}, 5) == [{"b"}, {"a"}]
 
 
 def test_the_layout(saved):

@@ -17,7 +17,7 @@ from gpt2dist.checkpoint import safetensors_io as tensors_module
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
-from tests.support.stores import CPU, ModelState, ThreadWorld, names, store_of, trainer_state
+from tests.support.stores import CPU, SMALL, ModelState, ThreadWorld, names, store_of, trainer_state
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"}
 RANKS = 2
@@ -91,7 +91,7 @@ def save_with_fault(directory, number, what, keep_last, best):
     def save(rank):
         world = ThreadWorld(rank, rank, RANKS, CPU, board, meet)
         try:
-            store_of(directory, world, keep_last).save(model(2), trainer_state(20), best)
+            store_of(directory, world, keep_last, part_bytes=SMALL).save(model(2), trainer_state(20), best)
         except RunError:
             return FAILED
         return SAVED

@@ -15,10 +15,11 @@ from transformers import GPT2LMHeadModel
 from gpt2dist import atomic_io
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint import store as store_module
+from gpt2dist.checkpoint.parts import PART_BYTES, PartBytes
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.model.shape import Shape
-from tests.support.stores import CPU, SHAPE, ModelState, ThreadWorld, names, store_of, trainer_state
+from tests.support.stores import CPU, SHAPE, SMALL, ModelState, ThreadWorld, names, store_of, trainer_state
 
 
 @pytest.fixture
@@ -26,14 +27,15 @@ def store(tmp_path):
     return store_of(tmp_path, World(0, 0, 1, CPU))
 
 
-def save_on_ranks(directory, ranks, step):
+def save_on_ranks(directory, ranks, step, part_bytes=SMALL, shape=SHAPE):
     """Saves with one thread per rank; returns what each rank returned or raised."""
     board, meet = {}, threading.Barrier(ranks)
 
     def save(rank):
-        store = store_of(directory, ThreadWorld(rank, rank, ranks, CPU, board, meet))
+        world = ThreadWorld(rank, rank, ranks, CPU, board, meet)
+        store = store_of(directory, world, part_bytes=part_bytes, shape=shape)
         try:
-            return store.save(ModelState(), trainer_state(step))
+            return store.save(ModelState(shape), trainer_state(step))
         except RunError as error:
             return error
 
@@ -56,6 +58,37 @@ def test_transformers_reads_a_checkpoint_of_any_number_of_ranks(tmp_path, ranks)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, state.parameters[name][: len(parameter)])
     assert model.lm_head.weight is model.transformer.wte.weight
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_parts_of_a_mebibyte_are_a_hugging_face_directory_and_load_again(tmp_path, ranks):
+    """Of 5 MiB of weights, no file exceeds 1 MiB but for a larger tensor, and no weight is cut."""
+    mebibyte = 2**20
+    large = Shape(2, 2, 192, 64, 2000)
+    path = save_on_ranks(tmp_path, ranks, 7, PartBytes(mebibyte, mebibyte), large)[0]
+    model_files, optimizer_files = (sorted(path.glob(f"{kind}-*")) for kind in ("model", "optimizer"))
+    assert len(model_files) >= 4 and len(optimizer_files) >= 10
+    for file in model_files:
+        assert file.stat().st_size < mebibyte + 2000 or len(load_file(file)) == 1
+    assert all(file.stat().st_size < mebibyte + 4000 for file in optimizer_files)
+    expected, state = ModelState(large), ModelState(large, seed=1)
+    model = GPT2LMHeadModel.from_pretrained(path)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected.parameters[name][: len(parameter)])
+    assert sum(len(load_file(file)) for file in model_files) == len(expected.parameters)
+    alone = store_of(tmp_path, World(0, 0, 1, CPU), shape=large)
+    assert alone.fault(path) == "" and alone.load(path, state) == trainer_state(7)
+    for name in expected.parameters:
+        for key, tensor in expected.gather(name).items():
+            assert torch.equal(state.loaded[name][key][:2000], tensor[:2000])
+
+
+def test_a_small_model_has_one_file_of_each_kind_on_any_number_of_ranks(tmp_path):
+    path = save_on_ranks(tmp_path, 3, 7, PART_BYTES)[0]
+    assert [file.name for file in sorted(path.glob("*.safetensors"))] == [
+        "model-00001-of-00001.safetensors",
+        "optimizer-00001-of-00001.safetensors",
+    ]
 
 
 def test_each_tensor_is_in_one_file_the_one_that_the_index_names(tmp_path):

@@ -32,10 +32,10 @@ ORDER |= {"data.loss_on": "all", "data.document_boundaries": "pack"}
 class Lonely(World):
     """The last rank, which opens the files as if it were the first of its host, and hears of no other."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:  # noqa: D102
         return [value]
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:  # noqa: D102
         return value
 
 
@@ -47,22 +47,22 @@ class Part:
         self.groups = [list(shapes)]
         self.elements = 0
 
-    def shape_of(self, name: str) -> torch.Size:
+    def shape_of(self, name: str) -> torch.Size:  # noqa: D102
         return self.parameters[name]
 
-    def state_names(self, name: str) -> tuple[str, ...]:
+    def state_names(self, name: str) -> tuple[str, ...]:  # noqa: D102
         return MOMENTS
 
-    def restore(self, name: str, readers: dict[str, Any]) -> None:
+    def restore(self, name: str, readers: dict[str, Any]) -> None:  # noqa: D102
         elements = math.prod(self.parameters[name])
         size = part_size(elements, RANKS)
         begin, end = (min(place, elements) for place in (size * (RANKS - 1), size * RANKS))
         self.elements += sum(len(read(begin, end)) for read in readers.values())
 
-    def materialise(self, updates: int, restarted: Any = None) -> None:
+    def materialise(self, updates: int, restarted: Any = None) -> None:  # noqa: D102
         pass
 
-    def refresh(self) -> None:
+    def refresh(self) -> None:  # noqa: D102
         pass
 
 

@@ -34,13 +34,13 @@ class Rank:
     found: Any = None
     received: int = 0
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:  # noqa: D102
         if value is not None:
             Rank.found = pickle.dumps(value)
         self.received = len(Rank.found)
         return pickle.loads(Rank.found)
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:  # noqa: D102
         return [value]
 
 
@@ -54,7 +54,7 @@ def prepare(size: int, directory: Path) -> None:
         (dataset / f"{name}.idx").write_bytes(b"index")
         (dataset / f"{name}.bin").touch()
         os.truncate(dataset / f"{name}.bin", 2 * TOKENS)
-        hashes = {kind: f"{number:064x}" for kind in ("bin", "idx", "origins")}
+        hashes = dict.fromkeys(("bin", "idx", "origins"), f"{number:064x}")
         records.append(ShardRecord(name, "train", TOKENS, 10**5, 4 * TOKENS, TOKENS, hashes))
     Manifest("tokenizer", 50257, 50256, "uint16", {}, {}, tuple(records)).save(dataset)
     run = RUN | {"data": {"train": [{"path": str(dataset)}]}, "run": {"output_dir": str(directory / "run")}}
