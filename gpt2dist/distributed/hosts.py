@@ -122,14 +122,14 @@ def first_fault(world: "World", fault: str) -> str:
 
     Args:
         world: This rank.
-        fault: What this rank found; empty if nothing is wrong. If there are several hosts, the result names
-            those on which it was found.
+        fault: What this rank found; empty if nothing is wrong. The result names the hosts on which the fault was
+            found, unless these are all.
     """
     reports: list[tuple[str, str]] = world.gather((socket.gethostname(), fault))
     first = next((text for _, text in reports if text), "")
     found = [host for host, text in reports if text and text == first]
-    several = len({host for host, _ in reports}) > 1
-    return f"{_on(found)}: {first}" if first and several and len(found) < len(reports) else first
+    everywhere = set(found) == {host for host, _ in reports}
+    return f"{_on(found)}: {first}" if first and not everywhere else first
 
 
 def _difference(mine: _Outcome[T], main: _Outcome[T], version: Callable[[T], dict[str, str]]) -> str:

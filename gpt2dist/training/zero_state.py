@@ -1,4 +1,4 @@
-"""Read and write whole fp32 parameters and optimizer state in DeepSpeed's partitions.
+"""Read and write fp32 parameters and optimizer state in DeepSpeed's partitions.
 
 This module uses private attributes of DeepSpeed, which `distributed/deepspeed_probe.py` lists and checks.
 Everything here is collective: all ranks must call it in the same order.
@@ -25,7 +25,7 @@ from gpt2dist.training.partition import cut_part, join_parts, part_range
 
 
 class PartitionedState:
-    """Optimizer state of a DeepSpeed engine, as whole tensors per parameter.
+    """Weights and optimizer state of a DeepSpeed engine, of which each rank reads and writes its own part.
 
     Args:
         engine: Engine from `deepspeed.initialize`, with an optimizer from `build_optimizer` inside.

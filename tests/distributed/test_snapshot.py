@@ -40,7 +40,8 @@ def compare(settings, bucket):
             key: torch.randn(state.shape_of(name), generator=draw) for key in ("param", *state.state_names(name))
         }
         state.restore(
-            name, {key: (lambda begin, end, flat=each.flatten(): flat[begin:end]) for key, each in values.items()}
+            name,
+            {key: (lambda begin, end, whole=each: whole.flatten()[begin:end]) for key, each in values.items()},
         )
         expected[name] = values
     names = {name: state.state_names(name) for name in state.parameters}
