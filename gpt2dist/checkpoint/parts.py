@@ -178,8 +178,8 @@ def _rows(shape: Sequence[int]) -> int:
 def _level(loads: Sequence[int], total: int, smallest: int) -> dict[int, float]:
     """Share out `total` bytes so that the highest load is as low as possible and no share is below `smallest`.
 
-    A single share may be smaller. The least loaded slots are filled up to a common level. One more slot lowers the
-    level and all shares.
+    A single share may be smaller. The least loaded slots are filled up to a common level. One more slot lowers
+    the level and all shares.
 
     Returns:
         Slot → its share, by ascending slot.
