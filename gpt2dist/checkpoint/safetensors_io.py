@@ -5,7 +5,7 @@ file back to hash it would cost as much as writing it. The format is an 8-byte l
 of the tensors. Reading uses the library.
 """
 
-import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -26,6 +26,8 @@ from gpt2dist.model.tensors import MASK, StoredTensor, require_floating_point, s
 
 PIECE = 16 * 2**20
 """Maximum bytes per write; each piece is hashed while it is written."""
+SYNC_FILE_RANGE_WRITE = 2
+"""Flag of Linux's `sync_file_range`: start to write, and do not wait."""
 SOME_ROWS = re.compile(r"(?P<name>.+)\[(?P<begin>\d{1,18}):(?P<end>\d{1,18})\]")
 """Name of an entry that has only some rows of a tensor; see `parts.TensorPiece.label`."""
 
@@ -67,11 +69,9 @@ def _start_writing_back(descriptor: int, begin: int, size: int) -> None:
     """Have the disk write bytes of a file while the next ones are hashed. A hint: errors do not matter.
 
     Without it, Linux writes nothing before `fsync` as long as a tenth of the memory is free of unwritten pages.
-    POSIX_FADV_DONTNEED starts the write and does not wait for it (`generic_fadvise` in mm/fadvise.c).
     """
-    if hasattr(os, "posix_fadvise"):  # not on macOS
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(descriptor, begin, size, os.POSIX_FADV_DONTNEED)
+    if start := getattr(ctypes.CDLL(None), "sync_file_range", None):  # Linux only
+        start(descriptor, ctypes.c_int64(begin), ctypes.c_int64(size), SYNC_FILE_RANGE_WRITE)
 
 
 def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
