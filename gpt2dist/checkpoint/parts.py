@@ -18,7 +18,10 @@ ELEMENT = 4
 
 
 class PartBytes(NamedTuple):
-    """Limits of a file's size, in bytes. The last file of its kind may be smaller, and a large tensor larger."""
+    """Limits of a file's size, in bytes.
+
+    A file is smaller if it is the only one of its kind, and larger if it has a single weight.
+    """
 
     smallest: int = 256 * 2**20
     largest: int = 5 * 10**9
@@ -175,7 +178,8 @@ def _rows(shape: Sequence[int]) -> int:
 def _level(loads: Sequence[int], total: int, smallest: int) -> dict[int, float]:
     """Share out `total` bytes so that the highest load is as low as possible and no share is below `smallest`.
 
-    The least loaded slots are filled up to a common level. One more slot lowers the level and all shares.
+    A single share may be smaller. The least loaded slots are filled up to a common level. One more slot lowers
+    the level and all shares.
 
     Returns:
         Slot → its share, by ascending slot.

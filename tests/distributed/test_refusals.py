@@ -245,7 +245,7 @@ def test_verify_resume_lists_what_differs(tiny_dataset, tmp_path):
     different = run_ranks(verify_resume_with_chance, 2, config, overrides, 2, "resumed")
     assert different[0] == different[1]
     assert any(line.startswith("step 3: train/loss ") for line in different[0])
-    assert "model-00001-of-00002.safetensors differs at step 4" in different[0]
+    assert "model-00001-of-00001.safetensors differs at step 4" in different[0]
     message = (
         r"RunError: this run is not deterministic on a CPU: two trainings of 4 steps without a stop differ, .*; "
         r"set run\.deterministic=true and try again; see .*/verify-resume\n  step 1: train/loss .* repeated"

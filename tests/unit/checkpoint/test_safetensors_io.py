@@ -1,6 +1,8 @@
 """Our writer against the library's reader."""
 
 import hashlib
+import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +50,25 @@ def test_a_write_that_takes_less_than_it_is_given_goes_on(tmp_path, monkeypatch)
     write_tensors(path, {"a": torch.arange(20.0)})
     monkeypatch.undo()
     assert torch.equal(load_file(path)["a"], torch.arange(20.0))
+
+
+def test_the_disk_is_asked_to_write_each_piece_as_soon_as_it_is_there(tmp_path, monkeypatch):
+    asked = []
+
+    def sync_file_range(descriptor, begin, size, flags):
+        assert os.fstat(descriptor).st_size == begin.value + size.value and flags == 2
+        asked.append(size.value)
+        return -1  # this file system does not take the hint
+
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: SimpleNamespace(sync_file_range=sync_file_range))
+    monkeypatch.setattr(module, "PIECE", 1000)
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.arange(600.0)})
+    assert torch.equal(load_file(path)["a"], torch.arange(600.0))
+    assert asked[1:] == [1000, 1000, 400] and sum(asked) == path.stat().st_size
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: SimpleNamespace())  # as on macOS
+    write_tensors(path, {"a": torch.arange(5.0)})
+    assert load_file(path)["a"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_only_contiguous_fp32_is_written(tmp_path):
