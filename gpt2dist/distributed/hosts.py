@@ -88,11 +88,10 @@ class HostWork(Generic[T]):
         if main.fault:
             agree = [host for host, different, _ in reports.values() if not different]
             raise UserError(main.fault if len(agree) == len(reports) else f"{_on(agree)}: {main.fault}")
-        faults = [different for _, different, _ in reports.values() if different]
-        if faults:
-            raise UserError(
-                f"{_on([host for host, fault, _ in reports.values() if fault == faults[0]])}: {faults[0]}"
-            )
+        first = next((different for _, different, _ in reports.values() if different), "")
+        if first:
+            found = [host for host, different, _ in reports.values() if different == first]
+            raise UserError(f"{_on(found)}: {first}")
         return _value(main)
 
 

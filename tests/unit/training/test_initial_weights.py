@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -49,4 +52,19 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
     assert str(refused.value) == (
         f"model.init_from: {model}: 2 of the {size} values of {name} are NaN or infinite, so that no loss would "
         "be finite; name another model"
+    )
+
+
+def test_weights_that_the_disk_does_not_give_back_are_refused(tmp_path, monkeypatch):
+    model = write_model(tmp_path / "model")
+
+    def broken(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(UserError) as refused:
+        load_initial_weights(str(model), World(0, 0, 1, torch.device("cpu")), Memory())
+    assert str(refused.value) == (
+        f"model.init_from: the weights in {model} cannot be read ([Errno 5] Input/output error: "
+        f"'{model}/model.safetensors')"
     )
