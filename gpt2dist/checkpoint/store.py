@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -73,6 +74,9 @@ class CheckpointStore:
         vocab_size: Rows of the embedding to save; the rows after them are padding.
         write_model_files: Writes config.json, the tokenizer and other small model files into a directory.
         listener: Told of each complete checkpoint, and asked which ones to keep for now.
+
+    Attributes:
+        write_seconds: Seconds for which this rank wrote its part of the last checkpoint.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class CheckpointStore:
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.vocab_size = vocab_size
+        self.write_seconds = 0.0
         self._write_model_files = write_model_files
         self._listener = listener
         self._saving: _Saving | None = None
@@ -130,10 +135,12 @@ class CheckpointStore:
         partial = self.directory / f"{checkpoint_name(trainer.step)}.tmp"
 
         def write() -> Records:
+            began = time.monotonic()
             partial.mkdir(parents=True, exist_ok=True)
             files = self._write_part(partial, tensors, len(parts))
             if self.world.is_main:
                 files |= self._write_once(partial, trainer, shapes, parts)
+            self.write_seconds = time.monotonic() - began
             return files
 
         self._saving = _Saving(partial, trainer.step, _in_background(write), best)
