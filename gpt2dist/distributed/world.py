@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from gpt2dist.distributed import launch_environment, peer_monitor, session
+from gpt2dist.distributed import launch_environment, open_files, peer_monitor, session
 from gpt2dist.distributed.addresses import choose_address
 from gpt2dist.distributed.gpu import own_gpu, require_own_gpus
 from gpt2dist.errors import PeerLostError, RunError, UserError
@@ -235,6 +235,7 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         device = own_gpu(local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        open_files.raise_limit()
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if size == 1:  # a single rank needs no address or port
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
