@@ -8,10 +8,10 @@ ENOUGH = 2**20
 
 
 def raise_limit() -> None:
-    """Raise the soft limit of open files to the hard limit. The usual soft limit of 1,024 is that of `select`.
+    """Raise the soft limit of open files, usually 1,024, to the hard limit.
 
-    Connections and the shards of datasets, which stay open, take a descriptor each. Processes that this one starts
-    inherit the limit.
+    Connections and the shards of datasets, which stay open, take a descriptor each. Processes that this one
+    starts inherit the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)

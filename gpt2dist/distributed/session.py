@@ -1,16 +1,16 @@
 """Agree on a new session of the store that the ranks of a job share.
 
-torchrun keeps its store when it restarts the ranks, which would then find addresses of exited ranks in it (pytorch
-issue 135712). torchrun's restart count does not help, because each host counts separately. So the ranks of each
-start agree on a session, whose name is the prefix of all of their entries.
+torchrun keeps its store when it restarts the ranks, which would then find addresses of exited ranks in it
+(pytorch issue 135712). torchrun's restart count does not help, because each host counts separately. So the ranks
+of each start agree on a session, whose name is the prefix of all of their entries.
 
-Rank 0 opens a session. Every other rank asks to join it under an id of its own, rank 0 answers to this id, and the
-rank confirms. What an earlier start has left leads no rank into an old session, since nobody has answered to a new
-id yet. Where rank 0 has answered to the id of an exited rank, no confirmation comes, and it looks for the new one.
+Rank 0 opens a session. Every other rank asks to join it under an id of its own, rank 0 answers to this id, and
+the rank confirms. What an earlier start has left leads no rank into an old session, since nobody has answered to
+a new id yet. Where rank 0 has answered to the id of an exited rank, no confirmation comes, and it looks again.
 
-If the ranks arrive together, a rank makes five calls of the store, and rank 0 makes five for each of the others, of
-less than 100 bytes each: O(N) for N ranks. They wait in the store and do not ask repeatedly. Only a rank that has
-waited in vain looks again, after pauses that grow.
+If the ranks arrive together, each of them makes six calls of the store, and rank 0 makes four for each of the
+others, of less than 150 bytes each: O(N) calls and bytes for N ranks. They wait in the store instead of asking
+repeatedly. Only a rank that has waited in vain looks again, after pauses that grow.
 """
 
 import time

@@ -23,7 +23,7 @@ TIMEOUT = timedelta(minutes=10)
 """Default timeout of a collective, after which a rank gives up on the others."""
 
 LAZY_CONNECTIONS = "TORCH_GLOO_LAZY_INIT"
-"""Variable by which gloo connects two ranks when they first communicate, instead of all with all in each group."""
+"""Set to 1, gloo connects two ranks when they first communicate, instead of all with all in each group."""
 GLOO_LOST_A_PEER = re.compile(
     r"\[(?!enforce)[^\]]*gloo/transport/\w+/(pair|buffer|unbound_buffer)\.cc:\d+\] "
     r"|Application timeout caused pair closure"

@@ -1,8 +1,8 @@
 """Times that each rank has measured: the smallest, the largest, and the rank that has it.
 
-A maximum over the ranks of a few integers gives all three: an integer has the time in its upper bits, and in its lower
-ones the rank. So they travel with a reduction that is made anyway, in O(1) bytes for any number of ranks. Does not
-import torch.
+A maximum over the ranks of a few integers gives all three: an integer has the time in its upper bits, and the
+rank in its lower ones. So the times travel with a reduction that is made anyway, in O(1) bytes for any number of
+ranks. Does not import torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class RankTimes:
         self._own.update(seconds)
 
     def packed(self) -> list[int]:
-        """Return what to send: two integers of 62 bits for each name, zeros if no time was set since the last call."""
+        """Return what to send: two integers of 62 bits for each name, zeros if no new time was set."""
         out = []
         for name in NAMES:
             if name not in self._own:

@@ -16,8 +16,8 @@ def check_open_files(
 ) -> Iterator[Problem]:
     """Check that the hard limit of open files is enough for rank 0, which has a connection from each rank.
 
-    Each shard that has been read stays open, on every rank. The ranks raise the soft limit themselves. Other ranks
-    than rank 0 check nothing, since only rank 0 reports what all find.
+    Each shard that has been read stays open, on every rank. The ranks raise the soft limit themselves. Only
+    rank 0 checks, since it needs the most and is the one that reports.
     """
     if os.environ.get("RANK", "0") != "0":
         return
@@ -28,8 +28,8 @@ def check_open_files(
     if hard != resource.RLIM_INFINITY and hard < needed:
         yield Problem(
             "data.train" if shards > world_size else "run.world_size",
-            f"rank 0 of {world_size:,} needs {needed:,} open files, {RESERVED} and one for each rank and for each of "
-            f"the {shards:,} shards, but a process on this host may open only {hard:,} (ulimit -Hn); raise this "
-            "limit: LimitNOFILE of the service or `--ulimit nofile` of the container that starts it, LimitNOFILE of "
-            "slurmd under Slurm, else /etc/security/limits.conf",
+            f"rank 0 needs up to {needed:,} open files: {world_size:,} for the ranks, {shards:,} for the shards "
+            f"and {RESERVED} others. A process of this host may open only {hard:,} (`ulimit -Hn`); raise this "
+            "limit: LimitNOFILE of slurmd under Slurm, `--ulimit nofile` of a container, LimitNOFILE of another "
+            "service, else /etc/security/limits.conf",
         )

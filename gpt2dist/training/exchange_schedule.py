@@ -14,11 +14,11 @@ WARM_UP_POLLS = 64
 class ExchangeSchedule:
     """Schedule of exchanges among polls, such that an exchange takes place about once a second.
 
-    Clocks differ between ranks, so no rank may decide by its own clock. Each measures the time of a poll, sends it
-    with the exchange, and all ranks count the polls to the next exchange from the longest time of any rank. This
-    count at most doubles each time, so that an untypical measurement has little effect, and drops at once.
+    Clocks differ between ranks, so no rank may decide by its own clock. Each measures the time of a poll and
+    sends it with the exchange. From the longest time of any rank, all compute the number of polls to the next
+    exchange. It at most doubles each time, so that an untypical measurement has little effect, and drops at once.
 
-    Call `count`, then act on `receives`, then on `sends`, at each poll.
+    At each poll, call `count`, then act on `receives`, then on `sends`.
 
     Args:
         clock: Returns the time in seconds.
