@@ -8,9 +8,9 @@ Rank 0 opens a session. Every other rank asks to join it under an id of its own,
 the rank confirms. What an earlier start has left leads no rank into an old session, since nobody has answered to
 a new id yet. Where rank 0 has answered to the id of an exited rank, no confirmation comes, and it looks again.
 
-If the ranks arrive together, each of them makes six calls of the store, and rank 0 makes four for each of the
-others, of less than 150 bytes each: O(N) calls and bytes for N ranks. They wait in the store instead of asking
-repeatedly. Only a rank that has waited in vain looks again, after pauses that grow.
+Rank 0 makes three calls of the store for each of the others. Another rank makes three, and three for each look at
+an entry of its own, after pauses that double: O(log T) looks in T seconds. A call has about 100 bytes, so N ranks
+together make O(N) calls with O(N) bytes.
 """
 
 import time
@@ -21,10 +21,12 @@ import torch.distributed as dist
 
 from gpt2dist.errors import RunError
 
-FIRST_PAUSE_SECONDS = 0.5
-"""Time after which a waiting rank looks whether an earlier start has misled it."""
-LONGEST_PAUSE_SECONDS = 8.0
-"""The time doubles up to this one."""
+FIRST_PAUSE_SECONDS = 0.01
+"""First pause between two looks at an entry that may never come. A wait that ends in vain would be logged by c10d."""
+LONGEST_PAUSE_SECONDS = 5.0
+"""The pauses double up to this one."""
+REPLACED_SECONDS = 1.0
+"""Pause from which on rank 0 looks whether the ranks that are missing have been replaced."""
 OPEN = "session"
 """Key of the session that ranks may join at present."""
 
@@ -53,10 +55,16 @@ class Patience:
             raise RunError(self._fault)
         return timedelta(seconds=seconds)
 
-    def pause(self) -> timedelta:
-        """Return the next pause, twice as long as the last one."""
-        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-        return min(timedelta(seconds=pause), self.rest())
+    def pause(self) -> float:
+        """Sleep twice as long as the last time, and return for how many seconds.
+
+        Raises:
+            RunError: No time is left.
+        """
+        seconds = min(self._pause, self.rest().total_seconds())
+        time.sleep(seconds)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        return seconds
 
 
 def agree(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:
@@ -81,40 +89,46 @@ def _open(store: dist.Store, size: int, patience: Patience) -> str:
     session = uuid.uuid4().hex
     store.set(OPEN, session)
     answered: dict[int, str] = {}
-    missing = list(range(1, size))
-    while missing:
-        for rank in missing:
-            while not _has(store, asked := f"{session}/asked/{rank}", patience.rest()):
-                pass  # `rest` raises
-            if answered.get(rank) != (own := store.get(asked).decode()):
-                store.set(f"answered/{own}", session)
-                answered[rank] = own
-        pause = patience.pause()
-        missing = [rank for rank in missing if not _has(store, f"{session}/confirmed/{rank}", pause)]
+    for rank in range(1, size):
+        _answer(store, session, rank, answered, patience)
+    confirmed = {rank: f"{session}/confirmed/{rank}" for rank in answered}
+    while not store.check(list(confirmed.values())):
+        if patience.pause() >= REPLACED_SECONDS:
+            confirmed = {rank: key for rank, key in confirmed.items() if not store.check([key])}
+            for rank in confirmed:
+                _answer(store, session, rank, answered, patience)
     store.delete_key(OPEN)  # so that the ranks of the next start wait for theirs
     return session
 
 
+def _answer(store: dist.Store, session: str, rank: int, answered: dict[int, str], patience: Patience) -> None:
+    """Wait until a rank has asked, and answer if its id is new."""
+    own = _get(store, f"{session}/asked/{rank}", patience)
+    if answered.get(rank) != own:
+        store.set(f"answered/{own}", session)
+        answered[rank] = own
+
+
 def _join(store: dist.Store, rank: int, patience: Patience) -> str:
     """Join the session that rank 0 opens."""
-    own = uuid.uuid4().hex
-    asked = ""
+    own, asked = uuid.uuid4().hex, ""
+    answer = f"answered/{own}"
     while True:
-        if not _has(store, OPEN, patience.rest()):
-            continue  # `rest` raises
-        if (session := store.get(OPEN).decode()) != asked:
+        if (session := _get(store, OPEN, patience)) != asked:  # what was open before may have been an old one
             store.set(f"{session}/asked/{rank}", own)
             asked = session
-        if _has(store, f"answered/{own}", patience.pause()):
-            session = store.get(f"answered/{own}").decode()
+        patience.pause()
+        if store.check([answer]):
+            session = store.get(answer).decode()
             store.set(f"{session}/confirmed/{rank}", own)
             return session
 
 
-def _has(store: dist.Store, key: str, timeout: timedelta) -> bool:
-    """Wait until an entry exists, and return whether it does."""
+def _get(store: dist.Store, key: str, patience: Patience) -> str:
+    """Wait for an entry that will come, and return it."""
     try:
-        store.wait([key], timeout)
+        store.wait([key], patience.rest())
     except dist.DistStoreError:
-        return False
-    return True
+        patience.rest()  # raises
+        raise
+    return store.get(key).decode()
