@@ -22,7 +22,7 @@ import torch.distributed as dist
 from gpt2dist.errors import RunError
 
 FIRST_PAUSE_SECONDS = 0.01
-"""First pause between two looks at an entry that may never come. A wait that ends in vain would be logged by c10d."""
+"""First pause between two looks at an entry that may never come: c10d logs each wait that ends in vain."""
 LONGEST_PAUSE_SECONDS = 5.0
 """The pauses double up to this one."""
 REPLACED_SECONDS = 1.0

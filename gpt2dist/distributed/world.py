@@ -92,7 +92,16 @@ class World:
             return text
         lowest = torch.tensor([self.rank if text else self.size])
         dist.all_reduce(lowest, dist.ReduceOp.MIN)
-        return self._from(int(lowest), text) if lowest < self.size else ""
+        if lowest == self.size:
+            return ""
+        # By reductions, whose connections exist: new ones need the store, and rank 0, which may leave next.
+        data = text.encode() if lowest == self.rank else b""
+        length = torch.tensor([len(data)])
+        dist.all_reduce(length, dist.ReduceOp.MAX)
+        out = torch.zeros(int(length), dtype=torch.uint8)
+        out[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        dist.all_reduce(out, dist.ReduceOp.MAX)
+        return bytes(out.tolist()).decode()
 
     def gather(self, value: Any) -> list[Any]:
         """Return the small picklable values of all ranks, in rank order, on every rank. Collective.
@@ -110,14 +119,10 @@ class World:
 
         Unlike a reduction, this does not make rank 0 wait for the other ranks.
         """
-        return self._from(0, value)
-
-    def _from(self, rank: int, value: Any) -> Any:
-        """Return the value of one rank on every rank."""
         if self.size == 1:
             return value
-        out = [value if self.rank == rank else None]
-        dist.broadcast_object_list(out, src=rank)
+        out = [value if self.is_main else None]
+        dist.broadcast_object_list(out, src=0)
         return out[0]
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -247,6 +252,10 @@ def join(timeout: timedelta = TIMEOUT) -> World:
                 os.environ.setdefault(LAZY_CONNECTIONS, "1")
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     world = World(rank, local_rank, size, device)
+    # Connect the ranks that will communicate, while all are there: gloo takes an address from the store when two
+    # ranks first communicate, and notices no exit before.
+    world.from_main(None)
+    world.all(True)
     if device.type == "cuda" and size > 1:
         require_own_gpus(device, world.gather)  # before the first use of NCCL, whose message names no cause
     return world

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist  # imported once, for all forks
+import torch.distributed as dist
 
-from gpt2dist.distributed import world as _  # noqa: F401
+from gpt2dist.distributed.world import leave
 
 torch.set_num_threads(1)
 
@@ -47,9 +47,7 @@ def _fork(work: Callable[[], Any], rank: int, size: int, port: int, result: Path
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         result.write_bytes(pickle.dumps(work()))
-        from gpt2dist.distributed.world import leave
-
-        dist.barrier()  # rank 0 has the store, and must not leave first
+        dist.all_reduce(torch.zeros(1))  # rank 0 holds the store, and must not leave before the others are done
         leave()
         code = 0
     finally:

@@ -1,5 +1,7 @@
 """All ranks exchange at the same polls, about once a second, whatever their clocks say."""
 
+import itertools
+
 import pytest
 
 from gpt2dist.training.exchange_schedule import SECONDS, WARM_UP_POLLS, ExchangeSchedule
@@ -9,7 +11,7 @@ class Ranks:
     """Ranks whose clocks run at different speeds; `at` has the seconds of each exchange."""
 
     def __init__(self, speeds):
-        self.now, self.sent, self.at, self.polls = [100.0 * n for n, _ in enumerate(speeds)], None, [], 0
+        self.now, self.sent, self.at, self.polls = [100.0 * n for n in range(len(speeds))], None, [], 0
         self.speeds, self.time = speeds, 0.0
         self.schedules = [ExchangeSchedule(lambda rank=rank: self.now[rank]) for rank in range(len(speeds))]
 
@@ -70,7 +72,7 @@ def test_slower_polls_shorten_the_interval_at_once_and_faster_ones_lengthen_it_s
         if ranks.poll(0.0001)[0]:
             gaps.append(ranks.polls - last)
             last = ranks.polls
-    assert all(after <= 2 * before + 1 for before, after in zip(gaps, gaps[1:], strict=False))
+    assert all(after <= 2 * before + 1 for before, after in itertools.pairwise(gaps))
 
 
 def test_irregular_polls_exchange_each_and_change_nothing_for_the_others():

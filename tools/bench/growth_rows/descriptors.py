@@ -1,6 +1,5 @@
 """Open files of rank 0 when the ranks have joined, and what each sends and receives has been used once."""
 
-import os
 from pathlib import Path
 
 from light_ranks import run
@@ -10,6 +9,7 @@ from gpt2dist.distributed.world import BackgroundMaximum, join
 TITLE = "open files of a rank, after joining and a few collectives"
 UNIT = "ranks"
 SIZES = (8, 16, 32)
+FILES = Path("/proc/self/fd")
 
 
 def measure(size: int, directory: Path) -> dict[str, float]:
@@ -19,11 +19,11 @@ def measure(size: int, directory: Path) -> dict[str, float]:
 
 
 def _count() -> int:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(FILES.iterdir()))
     world = join()
     maximum = BackgroundMaximum(world)
     maximum.send(world.rank)
     maximum.settle()
     world.from_main(world.rank)
     world.first("")
-    return len(os.listdir("/proc/self/fd")) - before
+    return len(list(FILES.iterdir())) - before
