@@ -16,7 +16,7 @@ class Ranks:
         self.schedules = [ExchangeSchedule(lambda rank=rank: self.now[rank]) for rank in range(len(speeds))]
 
     def poll(self, seconds):
-        """A poll this long after the last one; gives whether the ranks exchange at it, and take the last result."""
+        """Polls this long after the last poll; gives whether the ranks send at it, and whether they receive."""
         self.time += seconds
         self.polls += 1
         self.now = [now + seconds * speed for now, speed in zip(self.now, self.speeds, strict=True)]
