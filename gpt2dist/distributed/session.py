@@ -8,8 +8,8 @@ Rank 0 opens a session. Every other rank asks to join it under an id of its own,
 the rank confirms. What an earlier start has left leads no rank into an old session, since nobody has answered to
 a new id yet. Where rank 0 has answered to the id of an exited rank, no confirmation comes, and it looks again.
 
-Rank 0 makes three calls of the store for each of the others. Another rank makes three, and three for each look at
-an entry of its own, after pauses that double: O(log T) looks in T seconds. A call has about 100 bytes, so N ranks
+Rank 0 makes three calls of the store for each of the others. Another rank makes five, and one for each look at an
+entry of its own, after pauses that double: O(log T) looks in T seconds. A call has about 100 bytes, so N ranks
 together make O(N) calls with O(N) bytes.
 """
 
@@ -21,12 +21,12 @@ import torch.distributed as dist
 
 from gpt2dist.errors import RunError
 
-FIRST_PAUSE_SECONDS = 0.01
+FIRST_PAUSE_SECONDS = 0.03
 """First pause between two looks at an entry that may never come: c10d logs each wait that ends in vain."""
 LONGEST_PAUSE_SECONDS = 5.0
 """The pauses double up to this one."""
-REPLACED_SECONDS = 1.0
-"""Pause from which on rank 0 looks whether the ranks that are missing have been replaced."""
+REPLACED_SECONDS = 0.5
+"""Pause from which on a rank looks whether those that it waits for have been replaced."""
 OPEN = "session"
 """Key of the session that ranks may join at present."""
 
@@ -111,13 +111,13 @@ def _answer(store: dist.Store, session: str, rank: int, answered: dict[int, str]
 
 def _join(store: dist.Store, rank: int, patience: Patience) -> str:
     """Join the session that rank 0 opens."""
-    own, asked = uuid.uuid4().hex, ""
+    own, asked, pause = uuid.uuid4().hex, "", REPLACED_SECONDS
     answer = f"answered/{own}"
     while True:
-        if (session := _get(store, OPEN, patience)) != asked:  # what was open before may have been an old one
-            store.set(f"{session}/asked/{rank}", own)
+        if pause >= REPLACED_SECONDS and (session := _get(store, OPEN, patience)) != asked:
+            store.set(f"{session}/asked/{rank}", own)  # another one may have been left by an earlier start
             asked = session
-        patience.pause()
+        pause = patience.pause()
         if store.check([answer]):
             session = store.get(answer).decode()
             store.set(f"{session}/confirmed/{rank}", own)
