@@ -50,7 +50,7 @@ def _find_fault(directory: Path, world: World, ranks: list[int], without: str | 
             files = manifest.read(directory, without)
     except InvalidCheckpointError as reason:
         fault = str(reason)
-    files = world.broadcast(files)
+    files = world.from_main(files)
     shares = deal({name: record["bytes"] for name, record in files.items()}, len(ranks))
     mine = ranks.index(world.rank)
     if mine < len(shares) and not fault:

@@ -9,6 +9,7 @@ valid name or manifest.
 import contextlib
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -69,6 +70,9 @@ class CheckpointStore:
         write_model_files: Writes config.json, the tokenizer and other small model files into a directory.
         listener: Told of each complete checkpoint, and asked which ones to keep for now.
         part_bytes: Limits of the sizes of the files of tensors.
+
+    Attributes:
+        write_seconds: Seconds for which this rank wrote its part of the last checkpoint.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class CheckpointStore:
         self.keep_every = keep_every
         self.vocab_size = vocab_size
         self.part_bytes = part_bytes
+        self.write_seconds = 0.0
         self._write_model_files = write_model_files
         self._listener = listener
         self._saving: _Saving | None = None
@@ -128,6 +133,7 @@ class CheckpointStore:
         partial = self.directory / f"{checkpoint_name(trainer.step)}.tmp"
 
         def write() -> Records:
+            began = time.monotonic()
             partial.mkdir(parents=True, exist_ok=True)
             files = {
                 part.file: write_tensors(partial / part.file, {each.label: tensors[each] for each in part.pieces})
@@ -136,6 +142,7 @@ class CheckpointStore:
             }
             if self.world.is_main:
                 files |= self._write_once(partial, trainer, index(parts))
+            self.write_seconds = time.monotonic() - began
             return files
 
         self._saving = _Saving(partial, trainer.step, _in_background(write), best)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2dist.cli import DISTRIBUTED_VERBS, EXIT_DONE, EXIT_INTERRUPTED
+from gpt2dist.distributed import open_files
 from gpt2dist.errors import PeerLostError, RankRunError, UserError
 from gpt2dist.run import end_markers
 from gpt2dist.run.directory import RunDirectory
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     # The last one has its own level.
     for name in ("elastic", "run", "elastic.agent.server.api"):
         logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)  # the errors below are shorter
+    open_files.raise_limit()  # on the first host, torchrun holds the store, to which each rank connects
     began = time.time()
     try:
         torchrun.run(settings)

@@ -77,7 +77,7 @@ class HostWork(Generic[T]):
                 it. The message names the hosts unless all of them agree.
             PeerLostError: The work raised another exception on another rank, which raises that exception itself.
         """
-        main: _Outcome[T] = world.broadcast(self._mine)
+        main: _Outcome[T] = world.from_main(self._mine)
         report = self._mine and (socket.gethostname(), _difference(self._mine, main, version), self._mine.failure)
         reports = {rank: each for rank, each in enumerate(world.gather(report)) if each}
         failures = [(rank, failure) for rank, (_, _, failure) in reports.items() if failure]

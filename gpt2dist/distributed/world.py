@@ -1,9 +1,9 @@
 """The process group: this rank, and the few collectives that gpt2dist uses directly."""
 
 import contextlib
+import os
 import re
-import time
-import uuid
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from gpt2dist.distributed import launch_environment, peer_monitor
+from gpt2dist.distributed import launch_environment, open_files, peer_monitor, session
 from gpt2dist.distributed.addresses import choose_address
 from gpt2dist.distributed.gpu import own_gpu, require_own_gpus
 from gpt2dist.errors import PeerLostError, RunError, UserError
@@ -22,7 +22,8 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 """Default timeout of a collective, after which a rank gives up on the others."""
 
-JOIN_POLL_SECONDS = 0.02
+LAZY_CONNECTIONS = "TORCH_GLOO_LAZY_INIT"
+"""Set to 1, gloo connects two ranks when they first communicate, instead of all with all in each group."""
 GLOO_LOST_A_PEER = re.compile(
     r"\[(?!enforce)[^\]]*gloo/transport/\w+/(pair|buffer|unbound_buffer)\.cc:\d+\] "
     r"|Application timeout caused pair closure"
@@ -87,8 +88,39 @@ class World:
         """
         dist.all_to_all_single(received, sent, received_sizes, sent_sizes)
 
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether it is set on any rank. Collective."""
+        if self.size == 1:
+            return flags
+        raised = torch.tensor([int(flag) for flag in flags])
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return tuple(raised.bool().tolist())
+
+    def first(self, text: str) -> str:
+        """Return the text of the lowest rank that has one, on every rank; empty if none has one. Collective.
+
+        Unlike `gather`, it moves O(1) bytes per rank, since usually no rank has a text, such as a fault.
+        """
+        if self.size == 1:
+            return text
+        lowest = torch.tensor([self.rank if text else self.size])
+        dist.all_reduce(lowest, dist.ReduceOp.MIN)
+        if lowest == self.size:
+            return ""
+        # By reductions, whose connections exist: new ones need the store, and rank 0, which may leave next.
+        data = text.encode() if lowest == self.rank else b""
+        length = torch.tensor([len(data)])
+        dist.all_reduce(length, dist.ReduceOp.MAX)
+        out = torch.zeros(int(length), dtype=torch.uint8)
+        out[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        dist.all_reduce(out, dist.ReduceOp.MAX)
+        return bytes(out.tolist()).decode()
+
     def gather(self, value: Any) -> list[Any]:
-        """Return the small picklable values of all ranks, in rank order, on every rank. Collective."""
+        """Return the small picklable values of all ranks, in rank order, on every rank. Collective.
+
+        Every rank receives O(size) bytes. Prefer `from_main`, `first` or `any` where they are enough.
+        """
         if self.size == 1:
             return [value]
         out: list[Any] = [None] * self.size
@@ -96,13 +128,9 @@ class World:
         return out
 
     def from_main(self, value: Any) -> Any:
-        """Return rank 0's value on every rank. Collective."""
-        return self.gather(value)[0]
+        """Return rank 0's picklable value, of any size, on every rank. Collective.
 
-    def broadcast(self, value: Any) -> Any:
-        """Return rank 0's picklable value, of any size, on every rank. Collective, but rank 0 does not wait.
-
-        `gather` would make each rank receive as much from every other rank, too.
+        A rank receives the value once. Unlike a reduction, this does not make rank 0 wait for the other ranks.
         """
         if self.size == 1:
             return value
@@ -166,39 +194,38 @@ def lost_peers() -> Iterator[None]:
         raise
 
 
-class FlagExchange:
-    """Non-blocking exchange of flags, which all ranks receive at the same point of their work.
+class BackgroundMaximum:
+    """The maximum over the ranks of a few integers, computed on the CPU while the ranks go on.
 
-    Each poll sends this rank's flags and returns the combined flags of the previous poll. The reduction runs on
-    the CPU in the background, so a rank waits only for ranks that are a whole poll late.
+    All ranks call the methods at the same points of their work, in the same order as other collectives.
 
     Args:
-        world: This rank. Creating an exchange is collective.
+        world: This rank.
     """
 
     def __init__(self, world: World):
-        # A separate group, so that its collectives need no fixed order relative to those of training.
-        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
-        self._sent: tuple[torch.Tensor, dist.Work] | None = None
+        self._world = world
+        self._sent: tuple[torch.Tensor, dist.Work | None] | None = None
 
-    def poll(self, *raised: bool) -> tuple[bool, ...]:
-        """Return whether any rank raised each flag at the previous poll (alone: at this one). Collective."""
-        if self._group is None:
-            return raised
-        known = self.settle() or (False,) * len(raised)
-        flags = torch.tensor([int(flag) for flag in raised], dtype=torch.int32)
-        work = dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        assert work
-        self._sent = flags, work
-        return known
+    def send(self, *numbers: int) -> None:
+        """Begin a reduction. The previous one must have been settled. Collective.
 
-    def settle(self) -> tuple[bool, ...]:
-        """Wait for the pending exchange and return its result; empty if none is pending. Collective."""
+        Args:
+            numbers: Integers of 64 bits. Their number is the same on all ranks.
+        """
+        assert not self._sent
+        tensor = torch.tensor(numbers, dtype=torch.int64)
+        work = dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True) if self._world.size > 1 else None
+        self._sent = tensor, work
+
+    def settle(self) -> tuple[int, ...]:
+        """Wait for the pending reduction and return the maxima; empty if none is pending. Collective."""
         if not self._sent:
             return ()
-        (flags, work), self._sent = self._sent, None
-        work.wait()
-        return tuple(flags.bool().tolist())
+        (tensor, work), self._sent = self._sent, None
+        if work:
+            work.wait()
+        return tuple(tensor.tolist())
 
 
 def join(timeout: timedelta = TIMEOUT) -> World:
@@ -206,6 +233,9 @@ def join(timeout: timedelta = TIMEOUT) -> World:
 
     On GPUs it uses NCCL, and gloo for CPU tensors; on CPUs, gloo only. Several ranks start a `PeerMonitor`, which
     from then on ends this process if another rank is lost.
+
+    With N ranks, a rank has O(log N) connections: gloo connects two ranks when they first communicate. Only the
+    process that holds the store, which is rank 0 or torchrun on its host, has one with each rank.
 
     Raises:
         RankUserError: This process sees several GPUs, but none for its rank, or this host has no network
@@ -223,60 +253,34 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         device = own_gpu(local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        open_files.raise_limit()
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if size == 1:  # a single rank needs no address or port
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         else:
-            store = _session_of(dist.rendezvous("env://", rank, size, timeout=timeout), timeout)
+            store = _store_of(rank, size, timeout)
             address = choose_address(store, rank, size)
             peer_monitor.start(store, rank, size, address, timeout.total_seconds())
+            if sys.platform == "linux":  # elsewhere, gloo cannot
+                os.environ.setdefault(LAZY_CONNECTIONS, "1")
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     world = World(rank, local_rank, size, device)
+    # Connect the ranks that will communicate, while all are there: gloo takes an address from the store when two
+    # ranks first communicate, and notices no exit before.
+    world.from_main(None)
+    world.all(True)
     if device.type == "cuda" and size > 1:
         require_own_gpus(device, world.gather)  # before the first use of NCCL, whose message names no cause
     return world
 
 
-def _session_of(rendezvous: Iterator[tuple[dist.Store, int, int]], timeout: timedelta) -> dist.Store:
-    """Return a store without entries from an earlier start of the same job.
-
-    torchrun keeps its store when it restarts the ranks, which would then find addresses of exited ranks in it
-    (pytorch issue 135712). torchrun's restart count does not help, because each host counts separately. So the
-    ranks agree on a new session: rank 0 keeps publishing its own id and those it has read from the other ranks,
-    until each of them has found its id there and confirmed the session.
-    """
+def _store_of(rank: int, size: int, timeout: timedelta) -> dist.Store:
+    """Return the store of this start of the job, without entries of earlier ones. Collective."""
     try:
-        store, rank, size = next(rendezvous)
+        store, *_ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
     except dist.DistError as error:
         raise RunError(f"the ranks did not connect in {timeout} ({error}); see the log of each rank") from error
-    mine, others = uuid.uuid4().hex, range(1, size)
-    session = mine if rank == 0 else ""
-
-    def is_settled() -> bool:
-        nonlocal session
-        if rank == 0:
-            if all(_read(store, f"joined/{other}") == mine for other in others):
-                return True
-            store.set("session", " ".join([mine, *(_read(store, f"here/{other}") for other in others)]))
-            return False
-        published = _read(store, "session").split(" ")
-        if published[rank : rank + 1] != [mine]:
-            return False
-        session = published[0]
-        store.set(f"joined/{rank}", session)
-        return True
-
-    store.set(f"here/{rank}", mine)
-    deadline = time.monotonic() + timeout.total_seconds()
-    while not is_settled():
-        if time.monotonic() > deadline:
-            raise RunError(f"rank {rank} waited {timeout} for the other {size - 1}; see the log of each rank")
-        time.sleep(JOIN_POLL_SECONDS)
-    return dist.PrefixStore(session, store)
-
-
-def _read(store: dist.Store, key: str) -> str:
-    return store.get(key).decode() if store.check([key]) else ""
+    return dist.PrefixStore(session.agree(store, rank, size, timeout), store)
 
 
 def leave() -> None:

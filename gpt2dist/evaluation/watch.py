@@ -57,7 +57,7 @@ def checkpoints_to_score(
             if found:
                 try:
                     yield found
-                    world.gather(None)  # slower ranks may still be reading it
+                    world.all(True)  # slower ranks may still be reading it
                 finally:
                     if world.is_main:
                         pins.release()

@@ -13,6 +13,9 @@ from torch import Tensor
 from gpt2dist.distributed.world import World
 from gpt2dist.memory import GIB, peak_resident_bytes
 
+TIMED_FORWARDS = 100
+"""At most this many forward passes of an interval are measured."""
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -77,6 +80,10 @@ class Meter:
         flops_per_token: FLOPs of training on one token.
         peak_flops: Peak FLOP/s of one device; None omits the model FLOPs utilisation.
         clock: Clock of the device; None for that of this rank's device.
+
+    Attributes:
+        own_times: Seconds of this rank in the interval of the last `take`: of a step, of the forward pass of a
+            micro-batch, and waiting for data in a step. Empty if no step was timed.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class Meter:
         self._world = world
         self._flops_per_token = flops_per_token
         self._peak_flops = peak_flops
+        self.own_times: dict[str, float] = {}
         self._clock = clock or (GpuClock() if world.device.type == "cuda" else HostClock())
         self._reset(None)
 
@@ -99,6 +107,7 @@ class Meter:
         self._timed_steps = self._timed_tokens = 0
         self._waited = 0.0
         self._pauses: list[tuple[Any, Any]] = []
+        self._forwards: list[tuple[Any, Any]] = []
 
     @property
     def steps(self) -> int:
@@ -131,6 +140,19 @@ class Meter:
         self._waited += time.monotonic() - began
 
     @contextlib.contextmanager
+    def forward(self) -> Iterator[None]:
+        """Measure the device's work in this context as the forward pass of a micro-batch.
+
+        Only the first ones of an interval are measured, since each keeps two events of a GPU until `take`.
+        """
+        if len(self._forwards) >= TIMED_FORWARDS:
+            yield
+            return
+        began = self._clock.mark()
+        yield
+        self._forwards.append((began, self._clock.mark()))
+
+    @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Exclude the work in this context (evaluation, sampling, saving) from the speed of training.
 
@@ -160,8 +182,16 @@ class Meter:
             **self._speed(ended),
             "memory/peak_gib": self._peak_memory() / GIB,
         }
+        self.own_times = self._own_times(values)
         self._reset(ended)
         return values, records
+
+    def _own_times(self, values: dict[str, float]) -> dict[str, float]:
+        """Return the times of this rank, by the names of `rank_times`; empty if no step was timed."""
+        if not self._timed_steps:
+            return {}
+        forward = sum(self._clock.seconds(*each) for each in self._forwards) / max(1, len(self._forwards))
+        return {"step": values["time/step"], "forward": forward, "data_wait": values["time/data_wait"]}
 
     def _speed(self, ended: Any) -> dict[str, float]:
         """Return the speed of the interval up to a mark; empty if no step was timed."""

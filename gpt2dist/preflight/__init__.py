@@ -34,6 +34,7 @@ from gpt2dist.preflight.monitoring import (
     check_samples,
     check_trackers,
 )
+from gpt2dist.preflight.open_files import check_open_files
 from gpt2dist.preflight.optimizer import check_optimizer
 from gpt2dist.preflight.schedule import check_schedule, total_steps, warmup_steps
 from gpt2dist.training.optimizers import optimizer_kind
@@ -86,6 +87,7 @@ def plan_run(
         *wrong_training,
         *wrong_validation,
         *_check_settings(config, world_size, datasets),
+        *check_open_files(world_size, datasets, validation),
     ]
     # A key that is wrong by itself now has its default. Problems that follow from that default would mislead.
     independent = [p for p in found if not any(p.follows_from(cause) for cause in wrong)]

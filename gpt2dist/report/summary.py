@@ -29,6 +29,7 @@ def summary(run: Contents) -> Iterator[tuple[str, str]]:
     best = facts.best_evaluations(run.evaluations, LOSS.key)
     yield "best evaluation", "\n".join(f"{each.name} at step {each.step:,}: {each.described()}" for each in best)
     yield "skipped steps", f"{last[SKIPPED]:,.0f}" if SKIPPED in last else ""
+    yield "slowest ranks", "\n".join(each.described() for each in status.rank_times)
 
 
 def _of(step: int | None, total: int | None) -> str:

@@ -29,6 +29,7 @@ from gpt2dist.run import end_markers, lock, starts
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status import run_files
 from gpt2dist.status.evaluations import Best, Evaluation, last_evaluations, read_best
+from gpt2dist.status.rank_times import RankTime, last_rank_times
 from gpt2dist.status.run_files import number
 
 State = Literal["submitted", "running", "stale", "finished", "failed", "stopped"]
@@ -76,6 +77,7 @@ class Status:
         silent: Seconds since the last sign of life.
         start_count: Number of recorded starts.
         starts: The newest of them, or all if they were asked for, oldest first.
+        rank_times: Newest times of the slowest and the fastest rank, by name; empty for a single rank.
     """
 
     run: str
@@ -95,6 +97,7 @@ class Status:
     silent: float | None
     start_count: int
     starts: list[starts.Start]
+    rank_times: list[RankTime] = dataclasses.field(default_factory=list)
 
 
 def read_status(run: Path, all_starts: bool = False) -> Status:
@@ -142,6 +145,7 @@ def read_status(run: Path, all_starts: bool = False) -> Status:
         silent=silent,
         start_count=len(started),
         starts=[starts.read(run, each) for each in started[0 if all_starts else -1 :]],
+        rank_times=last_rank_times(lines),
     )
 
 

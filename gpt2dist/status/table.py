@@ -92,6 +92,7 @@ def in_full(status: Status) -> list[tuple[str, str]]:
         *([("best", status.best.described())] if status.best else []),
         *[("evaluation", _evaluation(each)) for each in status.evaluations],
         ("skipped steps", _count(status.skipped_steps)),
+        *[("slowest rank", each.described()) for each in status.rank_times],
         *_starts(status),
     ]
 

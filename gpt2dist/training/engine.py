@@ -112,7 +112,11 @@ class Engine:
             self._optimizer.set_fragments(self.state.fragments(world), world.rank, world.size)
 
     def train_step(
-        self, batch: StepBatch[list[Tensor]], lr: float, before_each: Callable[[], None] = lambda: None
+        self,
+        batch: StepBatch[list[Tensor]],
+        lr: float,
+        before_each: Callable[[], None] = lambda: None,
+        forward: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> StepResult:
         """Accumulate the gradients of a global batch and update the parameters once.
 
@@ -123,10 +127,11 @@ class Engine:
             batch: This rank's micro-batches.
             lr: Learning rate of the update; a parameter group may have a multiple of it, its `lr_ratio`.
             before_each: Called before each micro-batch. If it raises, no parameter has changed.
+            forward: Returns a context for each forward pass, which measures it.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = _group_lr(group, lr)
-        nll = self._accumulate(batch, before_each)
+        nll = self._accumulate(batch, before_each, forward)
         grad_norm = self._gradient_norm()
         decision = SkipDecision(self.spike_detector, self._mean_loss(nll, batch), grad_norm, self._update_device)
         self._optimizer.should_skip = decision
@@ -135,7 +140,12 @@ class Engine:
         self.state.count_step(result.skipped)
         return result
 
-    def _accumulate(self, batch: StepBatch[list[Tensor]], before_each: Callable[[], None]) -> Tensor:
+    def _accumulate(
+        self,
+        batch: StepBatch[list[Tensor]],
+        before_each: Callable[[], None],
+        forward: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> Tensor:
         """Accumulate the gradients of all micro-batches, and return this rank's Σ nll, an fp64 scalar."""
         self._engine.train()
         nll = torch.zeros((), dtype=torch.float64, device=self.world.device)
@@ -143,7 +153,8 @@ class Engine:
         for number, micro_batch in enumerate(batch.micro_batches):
             before_each()
             self._engine.set_gradient_accumulation_boundary(number == last)
-            loss = self._loss(micro_batch)
+            with forward():
+                loss = self._loss(micro_batch)
             nll += loss.detach()
             self._engine.backward(loss * (self.world.size / batch.targets), scale_wrt_gas=False)
             if number < last:

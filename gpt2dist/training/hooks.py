@@ -210,7 +210,7 @@ class Hooks:
                     "run.hooks"
                 )
                 logging.getLogger("hooks").error("%s", name, exc_info=error)  # not to the terminal
-            if first := next(filter(None, trainer.world.gather(fault)), ""):
+            if first := trainer.world.first(fault):
                 raise UserError(first)
 
     def _each(self, call: Callable[[Hook], None]) -> None:

@@ -1,17 +1,20 @@
 """Poll for stop and save requests, and feed the watchdog."""
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from gpt2dist.distributed import peer_monitor
-from gpt2dist.distributed.world import FlagExchange, World
+from gpt2dist.distributed.world import BackgroundMaximum, World
 from gpt2dist.errors import Gpt2distError, RunError
 from gpt2dist.monitoring.logs import logger
+from gpt2dist.monitoring.rank_times import RankTimes
+from gpt2dist.training.exchange_schedule import ExchangeSchedule
 from gpt2dist.training.watchdog import Watchdog
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -92,46 +95,82 @@ class StopRequestedError(Gpt2distError):
 
 
 class StopCoordinator:
-    """Exchange of stop and save requests between the ranks.
+    """Exchange of stop and save requests between the ranks, and of the times that each rank has measured.
+
+    The ranks exchange at the same polls, about once a second (`ExchangeSchedule`), so the cost of most polls does
+    not depend on the number of ranks. A request takes effect on all ranks at the same poll, within a second of
+    training or by the next poll but one.
 
     Args:
-        world: This rank. Creating a coordinator is collective.
+        world: This rank.
         signal: Receiver of this rank's signals.
         watchdog: Fed by each poll and save.
         save_minutes: Minutes between saves, by the clock of rank 0; None disables timed saves.
+
+    Attributes:
+        save_due: Whether a timed save is due, on all ranks.
+        rank_times: Times of this rank to exchange, and those of all ranks.
     """
 
     def __init__(self, world: World, signal: StopSignal, watchdog: Watchdog, save_minutes: float | None):
         self.save_due = False
+        self.rank_times = RankTimes(world.rank, world.size)
         self._world = world
         self._signal = signal
         self._watchdog = watchdog
         self._save_seconds = 60 * save_minutes if save_minutes and world.is_main else float("inf")
         self._saved_at = time.monotonic()
-        self._exchange = FlagExchange(world)
+        self._maximum = BackgroundMaximum(world)
+        self._schedule = ExchangeSchedule()
         self._failure = ""
+        self._stop = False  # the same on all ranks
 
     def fail(self, reason: str) -> None:
         """End the run on all ranks, at the place where they would stop: `poll` raises a RunError there."""
         self._failure = reason
 
     def poll(self) -> None:
-        """Exchange requests with the other ranks, and act on those of the previous poll. Collective.
+        """Exchange requests with the other ranks if that is due, and act on those that are known. Collective.
 
         Raises:
             StopRequestedError: A rank received a signal.
             RunError: A rank called `fail`.
         """
         self._watchdog.alive()
-        late = time.monotonic() - self._saved_at >= self._save_seconds
-        stop, save = self._exchange.poll(bool(self._signal.name or self._failure), late)
-        self.save_due |= save
-        if stop:
-            self._exchange.settle()
-            names, failures = zip(*self._world.gather((self._signal.name, self._failure)), strict=True)
-            if failure := next(filter(None, failures), ""):
+        self._schedule.count()
+        if self._schedule.receives:
+            self._receive()
+        if self._schedule.sends and not self._stop:
+            self._send()
+            if self._world.size == 1:
+                self._receive()
+        if self._stop:
+            if failure := self._world.first(self._failure):
                 raise RunError(failure)
-            raise StopRequestedError(next(filter(None, names), "a signal"))
+            raise StopRequestedError(self._world.first(self._signal.name) or "a signal")
+
+    @contextlib.contextmanager
+    def at_every_poll(self) -> Iterator[None]:
+        """Exchange requests at every poll in this context, in which the time between polls is irregular."""
+        self._schedule.every_poll = True
+        try:
+            yield
+        finally:
+            self._schedule.every_poll = False
+
+    def _send(self) -> None:
+        stop = bool(self._signal.name or self._failure)
+        save = time.monotonic() - self._saved_at >= self._save_seconds
+        self._maximum.send(stop, save, self._schedule.sent(), *self.rank_times.packed())
+
+    def _receive(self) -> None:
+        """Take the requests of the last exchange, unless they were taken before."""
+        if maxima := self._maximum.settle():
+            stop, save, micros, *times = maxima
+            self._stop |= bool(stop)
+            self.save_due |= bool(save)
+            self._schedule.received(micros)
+            self.rank_times.receive(times)
 
     def wait_until(self, is_done: Callable[[], bool], interruptible: bool) -> bool:
         """Wait for work of rank 0 beside the training, and feed the watchdog. Collective.
@@ -145,18 +184,18 @@ class StopCoordinator:
         """
         while True:
             self._watchdog.alive()
-            done = is_done() if self._world.is_main else False
-            reports = self._world.gather((done, bool(self._signal.name)))
-            if reports[0][0] or (interruptible and any(signalled for _, signalled in reports)):
-                return bool(reports[0][0])
+            mine = is_done() if self._world.is_main else False
+            done, signalled = self._world.any(mine, bool(self._signal.name))
+            if done or (interruptible and signalled):
+                return done
 
     def saved(self) -> None:
         """Restart the timer after a save. Collective."""
         self._watchdog.alive()
-        self._exchange.settle()  # drops requests from before the save; a stop request is sent again
-        self.save_due = False
+        self._receive()
+        self.save_due = False  # a request from before the save
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
         """Wait for the pending exchange. Collective."""
-        self._exchange.settle()
+        self._maximum.settle()

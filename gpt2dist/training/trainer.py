@@ -218,7 +218,7 @@ class Trainer:
         # Random draws in a step depend only on (seed, step, rank), so that a resumed run repeats them.
         seeds = (self.config.run.seed, self.step, self.world.rank)
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        result = self.engine.train_step(batch, self._lr(self.step), self.poll)
+        result = self.engine.train_step(batch, self._lr(self.step), self.poll, self.meter.forward)
         self.step += 1
         self.consumed_samples += batch.samples
         self.consumed_tokens += batch.targets
@@ -229,6 +229,7 @@ class Trainer:
     def _log(self) -> None:
         """Log the steps since the last call; stop the run if too many in a row were skipped."""
         measured, steps = self.meter.take()
+        self.coordinator.rank_times.note(self.meter.own_times)
         lr = self._lr(self.step - 1)
         self._note_skipped(steps)
         values: dict[str, Value] = {
@@ -238,6 +239,7 @@ class Trainer:
             "train/grad_norm": steps[-1].grad_norm,
             "train/loss_scale": self.engine.loss_scale,
             "train/skipped_steps": self.skipped_steps,
+            **self.coordinator.rank_times.take(),
             **self._epochs(),
             "progress/tokens": self.consumed_tokens,
         }
@@ -289,7 +291,8 @@ class Trainer:
     def _evaluate(self) -> None:
         """Run the evaluations that are due after this step."""
         self.evaluation_done = False  # stays so in the checkpoint if a stop interrupts them
-        self.hooks.evaluate(self)
+        with self.coordinator.at_every_poll():
+            self.hooks.evaluate(self)
         self.evaluation_done = True
 
     def _save_if_due(self) -> None:
@@ -317,6 +320,7 @@ class Trainer:
 
     def _report_saved(self, path: Path | None) -> None:
         if path:
+            self.coordinator.rank_times.note({"save": self.store.write_seconds})
             self.info(f"saved {path}")
             self.hooks.after_save(self, path)
 

@@ -73,7 +73,8 @@ OTHER_STREAMS = {
 PARAMETERS = 38_784
 """Of the small model, with the padding of the vocabulary."""
 OURS = {
-    "allreduce int32 8": ACCUMULATION,  # whether to stop, before each micro-batch, on the CPU
+    # Whether to stop, and the times of the ranks: on the CPU, before each of the first micro-batches.
+    "allreduce int64 88": ACCUMULATION,
     "allreduce float64 8": 1,  # the loss, for the detection of spikes
 }
 ALL = f"allreduce float32 {4 * PARAMETERS}"

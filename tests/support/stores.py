@@ -40,7 +40,7 @@ class ThreadWorld(World):
         self.meet.wait(10)
         return values
 
-    def broadcast(self, value):
+    def from_main(self, value):
         return self.gather(value)[0]
 
     def exchange(self, sent, sent_sizes, received, received_sizes):

@@ -202,3 +202,22 @@ def test_a_gpu_is_timed_by_events_in_its_queue(monkeypatch):
     assert calls == [("new", True), "record"] * 2
     assert meter._clock.seconds(begin, end) == 1.5
     assert calls[4:] == ["synchronize", "elapsed_time"]
+
+
+def test_the_forward_passes_of_a_rank_are_measured_up_to_a_number(clock):
+    meter = begun(clock=clock)
+    for _ in range(meter_module.TIMED_FORWARDS + 1):
+        with meter.forward():
+            clock.queue(0.5)
+        clock.queue(1.5)
+    add(meter, 1.0, 1, 100)
+    assert len(meter._forwards) == meter_module.TIMED_FORWARDS
+    values, _ = meter.take()
+    assert meter.own_times == {
+        "step": values["time/step"],
+        "data_wait": 0.0,
+        "forward": pytest.approx(0.5),
+    }
+    add(meter, 1.0, 1, 100)
+    meter.take()
+    assert meter.own_times["forward"] == 0
