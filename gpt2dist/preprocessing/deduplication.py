@@ -23,9 +23,9 @@ from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.preprocessing.atomic_output import MARKER, attempt
 from gpt2dist.preprocessing.executors import open_executor, run_all
+from gpt2dist.preprocessing.job import PreprocessingJob
 from gpt2dist.preprocessing.splits import DIGEST, FACTS, FACTS_SUFFIX, DocumentBlock, SplitShardWriter
 from gpt2dist.preprocessing.tasks import (
-    PreprocessingJob,
     Task,
     TaskResult,
     load_result,

@@ -12,7 +12,7 @@ from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.preprocessing.tasks import PreprocessingJob
+from gpt2dist.preprocessing.job import PreprocessingJob
 
 POLL_SECONDS = 0.2
 """Seconds between two polls of the workers by the driver."""
