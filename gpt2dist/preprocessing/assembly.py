@@ -60,7 +60,8 @@ def assemble(
         raise UserError(f"{target / broken[0]}: damaged; rm -r {job.build} and run the command again")
     atomic_io.write_lines(target / PIECES_NAME, _piece_lines(job, tasks))
     listings = [PIECES_NAME, REJECTED_NAME, "sources.jsonl"]
-    atomic_io.write_lines(target / REJECTED_NAME, _listing(job, tasks, load_rejections))
+    rejected = _listing(job, tasks, load_rejections) if totals.left_out["rejected"] else ()
+    atomic_io.write_lines(target / REJECTED_NAME, rejected)
     if job.filters:
         listings.append(FILTERED_NAME)
         atomic_io.write_lines(target / FILTERED_NAME, _listing(job, tasks, load_filtered))
@@ -104,40 +105,40 @@ def _move(source: Path, target: Path) -> None:
             path.replace(target.with_name(target.name + suffix))
 
 
-def _first_lines(job: PreprocessingJob, tasks: list[Task]) -> Iterator[tuple[Task, list[int]]]:
-    """Yield each task with the number of lines that precede each of its pieces in its file."""
+def _located(job: PreprocessingJob, tasks: list[Task]) -> Iterator[tuple[Task, list[tuple[Piece, int]]]]:
+    """Yield each task with its pieces, each with the number of lines that precede it in its file."""
     path, before = "", 0  # the pieces of a file follow each other
     for task, result in zip(tasks, load_results(job, tasks), strict=True):
-        first_lines = []
+        pieces = []
         for piece, lines in zip(task.pieces, result.lines, strict=True):
             if piece.path != path:
                 path, before = piece.path, 0
-            first_lines.append(before)
+            pieces.append((piece, before))
             before += lines
-        yield task, first_lines
+        yield task, pieces
 
 
 def _piece_lines(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
-    for task, first_lines in _first_lines(job, tasks):
-        for piece, first_line in zip(task.pieces, first_lines, strict=True):
+    for _, pieces in _located(job, tasks):
+        for piece, first_line in pieces:
             yield json.dumps({"path": _path(job, piece), "format": piece.format, "first_line": first_line})
 
 
 def _path(job: PreprocessingJob, piece: Piece) -> str:
     """Return the path to record for a piece: "-" for standard input, whose spool file is deleted."""
-    return STANDARD_INPUT if Path(piece.path).parent == job.build else piece.path
+    return STANDARD_INPUT if STANDARD_INPUT in job.inputs else piece.path
 
 
 def _listing(
     job: PreprocessingJob, tasks: list[Task], load: Callable[[PreprocessingJob, Task], Iterable[dict[str, Any]]]
 ) -> Iterator[str]:
-    for task, first_lines in _first_lines(job, tasks):
+    for task, pieces in _located(job, tasks):
         for item in load(job, task):
-            place = item["piece"] - task.first_piece
+            piece, first_line = pieces[item["piece"] - task.first_piece]
             yield json.dumps(
                 {
-                    "file": _path(job, task.pieces[place]),
-                    "line": first_lines[place] + item["line"],
+                    "file": _path(job, piece),
+                    "line": first_line + item["line"],
                     "lines": item["lines"],
                     "offset": item["offset"],
                     "bytes": item["bytes"],

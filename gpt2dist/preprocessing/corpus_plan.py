@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,12 @@ class CorpusPlan:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return cls(folder / FILE_NAME, facts, tasks)
+
+    @property
+    def described(self) -> str:
+        """Description for a process that uses the list of another one."""
+        listed = datetime.fromtimestamp(self.path.stat().st_mtime).isoformat(" ", "seconds")
+        return f"the corpus was listed at {listed}: {self.facts['files']:,} files; later ones are not read"
 
     @classmethod
     def store(cls, job: PreprocessingJob, listing: Listing) -> "CorpusPlan":
@@ -182,7 +189,7 @@ def shared_corpus(
     Args:
         job: The job, whose build directory exists.
         store: Lists and stores the corpus. If the file system has no locks, several processes may call it.
-        on_info: Called once if this process waits.
+        on_info: Called if this process waits, and if it uses the list of another one.
     """
     waits = False
     while (found := CorpusPlan.load(job)) is None:
@@ -193,6 +200,7 @@ def shared_corpus(
             on_info("another process lists the corpus; waiting for its list")
             waits = True
         time.sleep(POLL_SECONDS)
+    on_info(found.described)
     return found
 
 

@@ -80,6 +80,8 @@ def prepare(
     """
     tokenizer = _check(job)
     corpus = CorpusPlan.load(job) if finish else None  # the list that the parts used
+    if corpus:
+        on_info(corpus.described)
     sources = corpus or list_sources(job, on_info)
     identity = JobFingerprint.of(job, tokenizer, sources)
     if (manifest := finished(job, identity)) is not None:

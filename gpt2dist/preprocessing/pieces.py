@@ -6,7 +6,7 @@ The file may have millions of lines. `StoredPieces` refers to those of a task an
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -23,9 +23,8 @@ def line(source: Source, stamp: str, pieces: Iterable[Piece]) -> str:
     """Return the line of a source."""
     stored = []
     for piece in pieces:
-        path, format, compression, *bounds = astuple(piece)
-        kind = (path, format, compression)
-        stored.append([*bounds, *(() if kind == _kind(source) else kind)])
+        kind = (piece.path, piece.format, piece.compression)
+        stored.append([piece.start, piece.end, piece.size, *(() if kind == _kind(source) else kind)])
     return json.dumps({**vars(source), "stamp": stamp, "pieces": stored})
 
 
