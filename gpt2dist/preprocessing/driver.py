@@ -91,16 +91,16 @@ def prepare(
         return manifest
     with lock_build(job, shared=False), remove_partial_if_useless(job):
         start_build(job, identity, tokenizer, shared=False)
-        if corpus is None:
-            assert isinstance(sources, Listing)
-            corpus = CorpusPlan.store(job, sources)
-        identity, tasks = replace(identity, sources=corpus), corpus.tasks
+        if isinstance(sources, Listing):
+            sources = CorpusPlan.store(job, sources)
+            identity = replace(identity, sources=sources)  # The temporary files of the listing disappear.
+        tasks = sources.tasks
         if not dataset_folder(job).exists():
             drive = _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning)
             if finish:
                 drive.require_all()
             drive.run(tasks)
-            require_unchanged_remote(job, corpus)
+            require_unchanged_remote(job, sources)
             check_yield(job, tasks)
             warn_of_outcome(job, tasks, on_warning)
             if job.deduplicate:
