@@ -65,7 +65,24 @@ def sha256_of(path: Path) -> str:
 
 def sha256_of_text(text: str) -> str:
     """Return the SHA-256 of a text in UTF-8, in hex."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    whole = TextHash()
+    whole.add(text)
+    return whole.hexdigest()
+
+
+class TextHash:
+    """The SHA-256 of a text that comes in parts; see `sha256_of_text`."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, part: str) -> None:
+        """Add the next part."""
+        self._hash.update(part.encode("utf-8", "surrogateescape"))
+
+    def hexdigest(self) -> str:
+        """Return the hash in hex."""
+        return self._hash.hexdigest()
 
 
 def rename_directory(partial: Path, final: Path) -> None:

@@ -14,7 +14,8 @@ from gpt2dist.corpus.documents import (
     Source,
 )
 from gpt2dist.corpus.formats import READERS, file_formats
-from gpt2dist.corpus.identity import content_sha256, dated, relative_names, with_versions
+from gpt2dist.corpus.identity import common_directory, content_sha256, dated, relative_name, with_versions
+from gpt2dist.corpus.listing import Listing, list_corpus
 from gpt2dist.corpus.readers.base import Reader
 from gpt2dist.corpus.reading import cut, read
 from gpt2dist.corpus.sources import discover
@@ -27,6 +28,7 @@ __all__ = [
     "Document",
     "Item",
     "Items",
+    "Listing",
     "LongDocument",
     "Piece",
     "Reader",
@@ -34,13 +36,15 @@ __all__ = [
     "Rejected",
     "Skipped",
     "Source",
+    "common_directory",
     "content_sha256",
     "cut",
     "dated",
     "discover",
     "file_formats",
+    "list_corpus",
     "read",
-    "relative_names",
+    "relative_name",
     "spool",
     "with_versions",
 ]

@@ -5,7 +5,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
+
+SORTED_TOGETHER = 1 << 13
+"""Entries of a directory that are held and sorted at a time, so that a directory may have millions of files."""
 
 Enter = Callable[[Path], bool]
 """Returns whether to search a directory."""
@@ -13,8 +17,10 @@ OnError = Callable[[Path, OSError], None]
 """Called with a path that cannot be read."""
 
 
-def walk(root: Path, enter: Enter, on_error: OnError) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each directory at or below `root`, with the sorted names of everything in it that is not a directory.
+def walk(root: Path, enter: Enter, on_error: OnError) -> Iterator[tuple[Path, Iterator[str]]]:
+    """Yield each directory at or below `root`, with the names of everything in it that is not a directory.
+
+    The names are sorted, unless they are more than `SORTED_TOGETHER`. Use them before the next directory.
 
     Links to directories are followed last, so that a directory is reported by its real path if it has one below
     `root`. A directory that several links lead to is visited once, and those that contain `root` never.
@@ -33,12 +39,16 @@ def walk(root: Path, enter: Enter, on_error: OnError) -> Iterator[tuple[Path, li
             if identity in visited or (directory != root and not enter(directory)):
                 continue
             visited.add(identity)
-            folders, files = _list(directory, on_error)
+            entries = os.scandir(directory)
         except OSError as error:
             on_error(directory, error)
             continue
-        yield directory, files
-        for name, is_link in folders:
+        folders: list[tuple[str, bool]] = []
+        with entries:
+            files = _files(directory, entries, folders, on_error)
+            yield directory, files
+            deque(files, maxlen=0)  # names that the caller did not use
+        for name, is_link in sorted(folders):
             (links if is_link else real).append(directory / name)
 
 
@@ -82,25 +92,33 @@ def _names(base: Path, pattern: str, on_error: OnError) -> list[str]:
     ]
 
 
-def _list(directory: Path, on_error: OnError) -> tuple[list[tuple[str, bool]], list[str]]:
-    """Return the directories to search in a directory, each with whether it is a link, and all other names.
+def _files(
+    directory: Path, entries: Iterator["os.DirEntry[str]"], folders: list[tuple[str, bool]], on_error: OnError
+) -> Iterator[str]:
+    """Yield the names in a directory, except those of directories to search: add these to `folders`.
 
-    A dangling link is an error unless it is hidden, since its target may have been part of the corpus.
+    Each folder has its name and whether it is a link. A dangling link is an error unless it is hidden, since its
+    target may have been part of the corpus.
     """
-    folders, files = [], []
-    with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            try:
-                is_link = entry.is_symlink()
-                if is_link and not entry.name.startswith("."):
-                    entry.stat()
-                if entry.is_dir() and not entry.name.startswith("."):
+    try:
+        while part := sorted(islice(entries, SORTED_TOGETHER), key=lambda entry: entry.name):
+            names = []
+            for entry in part:
+                try:
+                    is_link = entry.is_symlink()
+                    if is_link and not entry.name.startswith("."):
+                        entry.stat()
+                    is_folder = entry.is_dir() and not entry.name.startswith(".")
+                except OSError as error:
+                    on_error(directory / entry.name, error)
+                    continue
+                if is_folder:
                     folders.append((entry.name, is_link))
                 else:
-                    files.append(entry.name)
-            except OSError as error:
-                on_error(directory / entry.name, error)
-    return folders, files
+                    names.append(entry.name)
+            yield from names
+    except OSError as error:  # from the directory itself
+        on_error(directory, error)
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -3,15 +3,20 @@
 Times are not part of it: a copy, a checkout or `touch` changes them, and an edit may not. A small file is hashed
 completely. Of a large file, evenly spaced blocks are hashed, the first and the last included, so starting a job
 never reads more than about `MOST_BYTES`, plus 64 KiB a file.
+
+A stamp is what the file system says about a file: size, times and inode. A file with an equal stamp was not
+modified.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from gpt2dist import atomic_io
@@ -38,45 +43,154 @@ def with_versions(sources: Sequence[Source]) -> list[Source]:
     Raises:
         UserError: A file cannot be read; the message names the first ones.
     """
-    limit = _limit(sum(_is_local(source) for source in sources))
-    found: list[Source | OSError] = []
+    together = max(1, min(TOGETHER, len(sources) // (4 * THREADS)))
+    return [source for source, _ in versioned(sources, sum(map(is_local, sources)), together)]
+
+
+def versioned(sources: Iterable[Source], files: int, together: int = TOGETHER) -> Iterator[tuple[Source, str]]:
+    """Yield the sources with versions that identify the content of local files, and their stamps.
+
+    It holds a few hundred sources at a time.
+
+    Args:
+        sources: The sources.
+        files: How many of them are local.
+        together: Files that a thread processes per call.
+
+    Raises:
+        UserError: After the last one: files cannot be read; the message names the first ones.
+    """
+    limit = _limit(files)
+    unreadable: list[OSError] = []
     with ThreadPoolExecutor(THREADS) as threads:
-        step = max(1, min(TOGETHER, len(sources) // (4 * THREADS)))
-        parts = [sources[start : start + step] for start in range(0, len(sources), step)]
-        for part in threads.map(lambda part: [_with_version(source, limit) for source in part], parts):
-            found += part
-    unreadable = [each for each in found if isinstance(each, OSError)]
+        for part in _in_order(threads, iter(sources), limit, together):
+            for found in part:
+                if isinstance(found, OSError):
+                    unreadable.append(found)
+                elif not unreadable:
+                    yield found
     if unreadable:
         raise unreadable_paths((error.filename, error) for error in unreadable)
-    return [each for each in found if isinstance(each, Source)]
+
+
+_Versioned = tuple[Source, str] | OSError
+
+
+def _in_order(
+    threads: ThreadPoolExecutor, sources: Iterator[Source], limit: int, together: int
+) -> Iterator[list[_Versioned]]:
+    def version(part: list[Source]) -> list[_Versioned]:
+        return [_with_version(source, limit) for source in part]
+
+    pending: deque[Future[list[_Versioned]]] = deque()
+    while part := list(islice(sources, together)):
+        pending.append(threads.submit(version, part))
+        if len(pending) > 4 * THREADS:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def change_of(source: Source, stamp: str) -> str:
+    """Describe how a local source differs from its listing; return "" if its content is the same.
+
+    Args:
+        source: The source with its version, as listed.
+        stamp: Its stamp, as listed. If it differs, the content decides: the inode may depend on the host.
+    """
+    if not is_local(source):
+        return ""
+    try:
+        limit = int(stamp.partition(":")[0])
+        if _text(limit, map(_stamp_of, _files_of(source))) == stamp:
+            return ""
+        now = _with_version(source, limit)
+    except OSError as error:
+        now = error
+    if isinstance(now, OSError):
+        return f"cannot be read ({now.strerror})"
+    return "" if now[0].version == source.version else "its content is another"
+
+
+class ContentHash:
+    """Hash of a corpus that does not depend on its directory, computed one source at a time.
+
+    Args:
+        root: The directory of the corpus; see `CommonDirectory`.
+    """
+
+    def __init__(self, root: str | None):
+        self._root, self._hash, self._separator = root, hashlib.sha256(b"["), b""
+
+    def add(self, source: Source) -> None:
+        """Add the next source."""
+        name = relative_name(source.path, self._root)
+        line = [name, source.format, source.compression, source.size, source.version]
+        self._hash.update(self._separator + json.dumps(line).encode())
+        self._separator = b", "
+
+    def hexdigest(self) -> str:
+        """Return the hash of all sources."""
+        final = self._hash.copy()
+        final.update(b"]")
+        return final.hexdigest()
 
 
 def content_sha256(sources: Sequence[Source]) -> str:
     """Return a hash of a corpus, which does not depend on its directory."""
-    names = relative_names([source.path for source in sources])
-    lines = [
-        [name, source.format, source.compression, source.size, source.version]
-        for name, source in zip(names, sources, strict=True)
-    ]
-    return atomic_io.sha256_of_text(json.dumps(lines))
+    whole = ContentHash(common_directory(source.path for source in sources))
+    for source in sources:
+        whole.add(source)
+    return whole.hexdigest()
 
 
-def relative_names(paths: Sequence[str]) -> list[str]:
-    """Return absolute paths relative to the directory that contains them; other paths as they are."""
-    if not paths or not all(path.startswith("/") for path in paths):
-        return list(paths)
-    root = os.path.commonpath([str(Path(path).parent) for path in paths])
-    return [os.path.relpath(path, root) for path in paths]
+class CommonDirectory:
+    """The directory that contains all of the given paths, which are added one at a time.
+
+    Attributes:
+        path: The directory; None if there is no path, or one is not absolute.
+    """
+
+    def __init__(self) -> None:
+        self.path: str | None = None
+        self._last = ""
+        self._all_absolute = True
+
+    def add(self, path: str) -> None:
+        """Add a path."""
+        if not path.startswith("/"):
+            self._all_absolute, self.path = False, None
+        name = os.path.dirname(path)  # noqa: PTH120, faster for many files
+        if self._all_absolute and name != self._last:
+            self._last, parent = name, str(Path(path).parent)
+            self.path = parent if self.path is None else os.path.commonpath([self.path, parent])
 
 
-def dated(sources: Iterable[Source]) -> list[Source]:
-    """Return the sources with the versions that gpt2dist 0.1 recorded: times of modification."""
-    return [
-        replace(source, version=str(Path(source.path).stat().st_mtime_ns))
-        if _is_local(source) and source.format != "datasets"
-        else replace(source, version=source.version.partition(":")[0])
-        for source in sources
-    ]
+def common_directory(paths: Iterable[str]) -> str | None:
+    """Return the directory that contains all paths; None if there are none, or one is not absolute."""
+    common = CommonDirectory()
+    for path in paths:
+        common.add(path)
+    return common.path
+
+
+def relative_name(path: str, root: str | None) -> str:
+    """Return a path relative to the directory that contains it; the path itself if `root` is None."""
+    if root is None:
+        return path
+    prefix = root.rstrip("/") + "/"
+    if path.startswith(prefix) and "//" not in path and "/." not in path:  # faster than relpath
+        return path[len(prefix) :]
+    return os.path.relpath(path, root)
+
+
+def dated(sources: Iterable[Source]) -> Iterator[Source]:
+    """Yield the sources with the versions that gpt2dist 0.1 recorded: times of modification."""
+    for source in sources:
+        if is_local(source) and source.format != "datasets":
+            yield replace(source, version=str(Path(source.path).stat().st_mtime_ns))
+        else:
+            yield replace(source, version=source.version.partition(":")[0])
 
 
 def unreadable_paths(found: Iterable[tuple[object, OSError]]) -> UserError:
@@ -86,7 +200,8 @@ def unreadable_paths(found: Iterable[tuple[object, OSError]]) -> UserError:
     return UserError(f"cannot be read: {listed}; make them readable, or name inputs without them")
 
 
-def _is_local(source: Source) -> bool:
+def is_local(source: Source) -> bool:
+    """Return whether a source is a file or directory, rather than at a URL, on the hub or standard input."""
     return source.path.startswith("/") and not is_url(source.path)
 
 
@@ -96,29 +211,44 @@ def _limit(files: int) -> int:
     return min(max(share, LEAST_OF_A_FILE), MOST_OF_A_FILE)
 
 
-def _with_version(source: Source, limit: int) -> Source | OSError:
-    if not _is_local(source):
-        return source
+def _with_version(source: Source, limit: int) -> _Versioned:
+    if not is_local(source):
+        return source, ""
     try:
-        if source.format != "datasets":
-            return replace(source, version=_version(source.path, limit))
-        files = [each for each in sorted(Path(source.path).iterdir()) if each.is_file()]
-        content = [[each.name, _version(str(each), limit)] for each in files]
+        stamps = {path: _stamp_of(path) for path in _files_of(source)}
+        hashes = [_hash(path, limit, stamp) for path, stamp in stamps.items()]
     except OSError as error:
         return error
-    return replace(source, version=f"{source.version}:{atomic_io.sha256_of_text(json.dumps(content))}")
+    version = hashes[0] if source.format != "datasets" else _version_of_saved(source, [*stamps], hashes)
+    return replace(source, version=version), _text(limit, stamps.values())
 
 
-def _version(path: str, limit: int) -> str:
+def _version_of_saved(source: Source, paths: list[str], hashes: list[str]) -> str:
+    content = [[Path(path).name, version] for path, version in zip(paths, hashes, strict=True)]
+    return f"{source.version.partition(':')[0]}:{atomic_io.sha256_of_text(json.dumps(content))}"
+
+
+def _files_of(source: Source) -> list[str]:
+    """Return the files of a local source: those of a saved dataset, or the file itself."""
+    if source.format != "datasets":
+        return [source.path]
+    return [str(each) for each in sorted(Path(source.path).iterdir()) if each.is_file()]
+
+
+def _stamp_of(path: str) -> tuple[int, ...]:
     status = os.stat(path)  # noqa: PTH116, faster for many files
     # No program can set ctime, so a file with an equal stamp was not modified.
-    stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    return _hash(path, limit, stamp)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-@lru_cache(maxsize=1 << 20)
+def _text(limit: int, stamps: Iterable[tuple[int, ...]]) -> str:
+    """Return stamps as a text, which begins with the limit of the hashes."""
+    return f"{limit}: " + ", ".join(" ".join(map(str, stamp)) for stamp in stamps)
+
+
+@lru_cache(maxsize=1 << 14)
 def _hash(path: str, limit: int, stamp: tuple[int, ...]) -> str:
-    """Return the hash of a file's content, or of blocks of it. Each stamp is hashed once per process."""
+    """Return the hash of a file's content, or of blocks of it. The latest ones are remembered."""
     size = stamp[0]
     with open(path, "rb") as file:
         if size <= limit:

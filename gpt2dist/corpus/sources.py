@@ -5,7 +5,7 @@ import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gpt2dist.corpus.directories import expand, walk
@@ -61,23 +61,15 @@ def discover(
             format has no reader; a file has an unsupported format, or one that does not allow `encoding`; or
             files or directories are not readable.
     """
-    require_format(format)
-    search = _Search(suffixes, exclude, format, encoding)
-    found: dict[str, Source] = {}
-    for name in inputs:
-        if name == "-":
-            if standard_input is None:
-                raise UserError("-: standard input is not accepted here; save it to a file first")
-            found[name] = standard_input
-        else:
-            found |= {source.path: source for source in search.sources(name)}
+    search = Search(suffixes, exclude, format, encoding)
+    found = {source.path: source for source in search.all(inputs, standard_input)}
     sources = [found[path] for path in sorted(found)]
     refuse_encoding(sources, encoding)
     search.report(on_info)
     return sources
 
 
-def refuse_encoding(sources: Sequence[Source], encoding: str | None) -> None:
+def refuse_encoding(sources: Iterable[Source], encoding: str | None) -> None:
     """Refuse an encoding for sources whose format determines the encoding of its text.
 
     Raises:
@@ -91,12 +83,23 @@ def refuse_encoding(sources: Sequence[Source], encoding: str | None) -> None:
             )
 
 
-class _Search:
-    """A search for sources, which also collects ignored, skipped and unreadable files."""
+class Search:
+    """A search for sources, which also collects ignored, skipped and unreadable files.
+
+    Args:
+        suffixes: See `discover`.
+        exclude: See `discover`.
+        format: See `discover`.
+        encoding: See `discover`.
+
+    Raises:
+        UserError: The format has no reader.
+    """
 
     def __init__(
         self, suffixes: Sequence[str] | None, exclude: Sequence[Path], format: str | None, encoding: str | None
     ):
+        require_format(format)
         self._by_user = suffixes is not None
         self._suffixes = tuple(map(str.lower, default_suffixes(format) if suffixes is None else suffixes))
         self._format, self._encoding = format, encoding
@@ -105,28 +108,45 @@ class _Search:
         self._skipped: dict[Path, None] = {}
         self._unreadable: list[tuple[object, OSError]] = []
 
-    def sources(self, name: str) -> list[Source]:
-        """Return the sources of one input."""
+    def all(self, inputs: Sequence[str], standard_input: Source | None = None) -> Iterator[Source]:
+        """Yield the sources of all inputs, in any order. A source may come twice; the later one is valid.
+
+        Raises:
+            UserError: As for `discover`, but encodings are not checked.
+        """
+        for name in inputs:
+            if name != "-":
+                yield from self._sources(name)
+            elif standard_input is not None:
+                yield standard_input
+            else:
+                raise UserError("-: standard input is not accepted here; save it to a file first")
+
+    def _sources(self, name: str) -> Iterator[Source]:
+        """Yield the sources of one input."""
         if name.startswith(HUB_PREFIX):
             from gpt2dist.corpus.readers.hub import hub_source
 
-            return [hub_source(name)]
+            yield hub_source(name)
+            return
         if is_url(name):
-            return find_remote(name, self._suffixes, self._format, self._ignored, self._by_user)
+            yield from find_remote(name, self._suffixes, self._format, self._ignored, self._by_user)
+            return
         path = Path(name)
         try:
             if path.is_dir() and not is_saved(path):
                 files, named = self._in_directory(path), False
             elif os.path.lexists(path):
-                files, named = [self._named(path)], True
+                files, named = iter([self._named(path)]), True
             else:
                 files, named = self._matching(name), True
+            for file in files:
+                if source := self._source(file, named):
+                    yield source
         except OSError as error:  # in a directory that may not be searched
             raise unreadable_paths([(error.filename or name, error)]) from None
-        found = [self._source(file, named) for file in files]
         if self._unreadable:
             raise unreadable_paths(self._unreadable)
-        return [source for source in found if source]
 
     def report(self, on_info: Callable[[str], None]) -> None:
         """Report skipped directories and ignored files."""
@@ -142,47 +162,56 @@ class _Search:
 
     # --- Names of files -----------------------------------------------------------------------------------
 
-    def _in_directory(self, root: Path) -> list[Path]:
-        """Return the files below a directory that have one of the suffixes, and its saved datasets."""
+    def _in_directory(self, root: Path) -> Iterator[Path]:
+        """Yield the files below a directory that have one of the suffixes, and its saved datasets."""
         if self._is_excluded(root) or _is_dataset(root):
             raise UserError(f"{root}: a dataset directory is not a corpus; name the files that it was made from")
-        found = []
+        datasets: list[Path] = []
 
         def enter(directory: Path) -> bool:
             if not self._may_enter(directory):
                 return False
             saved = is_saved(directory)
             if saved and ".arrow" in self._suffixes:
-                found.append(directory)
+                datasets.append(directory)
             return not saved
 
+        found = False
         for directory, names in walk(_absolute(root), enter, self._cannot_read):
             for name in names:
                 if not name.startswith(".") and name.lower().endswith(self._suffixes):
-                    found.append(directory / name)
+                    found = True
+                    yield directory / name
                 else:
                     self._ignored[kind_of(name)] += 1
-        if not found and not self._unreadable:
+        yield from datasets
+        if not (found or datasets or self._unreadable):
             raise UserError(no_file_in_directory(str(root), self._suffixes, self._by_user))
-        return found
 
     def _named(self, path: Path) -> Path:
         if any(map(self._is_excluded, _absolute(path).parents)):
             raise UserError(f"{path}: is inside the output; choose another input or output")
         return _absolute(path)
 
-    def _matching(self, name: str) -> list[Path]:
-        """Return the files and saved datasets that match a pattern."""
+    def _matching(self, name: str) -> Iterator[Path]:
+        """Yield the files and saved datasets that match a pattern, perhaps more than once."""
         if not glob.has_magic(name):
             raise UserError(f"{name}: no such file or directory")
-        matches = dict.fromkeys(map(_absolute, expand(name, self._may_enter, self._cannot_read)))
-        found = [match for match in matches if not match.is_dir() or is_saved(match)]
+        found, directories = False, set[Path]()
+        parent, is_excluded = Path(), False
+        for match in map(_absolute, expand(name, self._may_enter, self._cannot_read)):
+            if match.is_dir() and not is_saved(match):
+                directories.add(match)
+                continue
+            if match.parent != parent:
+                parent, is_excluded = match.parent, any(map(self._is_excluded, match.parents))
+            if not is_excluded:
+                found = True
+                yield match
         if "**" not in name:  # otherwise the pattern matches their files too
-            self._ignored["directory"] += len(matches) - len(found)
-        found = [match for match in found if not any(map(self._is_excluded, match.parents))]
+            self._ignored["directory"] += len(directories)
         if not found and not self._unreadable:
             raise UserError(f"{name}: this pattern matches no file")
-        return found
 
     def _may_enter(self, directory: Path) -> bool:
         """Return whether to search a directory that the user did not name."""
@@ -204,9 +233,9 @@ class _Search:
     def _source(self, path: Path, named: bool) -> Source | None:
         """Return the source of a file or saved dataset; None if it is ignored or cannot be read."""
         try:
-            if path.is_dir():
-                return saved_source(path)
             status = path.stat()
+            if stat.S_ISDIR(status.st_mode):
+                return saved_source(path)
             if not os.access(path, os.R_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:  # also from a dangling link

@@ -2,6 +2,6 @@
 
 from gpt2dist.preprocessing.driver import check, prepare, prepare_part
 from gpt2dist.preprocessing.filters import Skip
-from gpt2dist.preprocessing.tasks import PreprocessingJob
+from gpt2dist.preprocessing.job import PreprocessingJob
 
 __all__ = ["PreprocessingJob", "Skip", "check", "prepare", "prepare_part"]

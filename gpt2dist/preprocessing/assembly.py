@@ -2,8 +2,7 @@
 
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,16 @@ from gpt2dist.dataset.manifest import Manifest, ShardRecord
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.dataset.provenance import PIECES_NAME
 from gpt2dist.errors import UserError
-from gpt2dist.preprocessing.build import JobFingerprint
+from gpt2dist.preprocessing.fingerprint import JobFingerprint
+from gpt2dist.preprocessing.job import STANDARD_INPUT, PreprocessingJob
 from gpt2dist.preprocessing.tasks import (
     FILTERED_NAME,
     REJECTED_NAME,
     SHARD_SUFFIXES,
     SPLITS,
-    STANDARD_INPUT,
-    PreprocessingJob,
     Task,
     TaskResult,
+    TaskTotals,
     final_folder,
     is_intact,
     load_filtered,
@@ -31,15 +30,15 @@ from gpt2dist.preprocessing.tasks import (
     load_result,
     shard_name,
 )
-from gpt2dist.tokenizer.round_trip import TextChanges
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
-def load_results(job: PreprocessingJob, tasks: list[Task]) -> list[TaskResult]:
-    """Return the results of `tasks`, which must all be finished; deduplicated ones where they exist."""
-    results = [load_result(final_folder(job, task)) for task in tasks]
-    assert all(results), "a task without a marker"
-    return [result for result in results if result is not None]
+def load_results(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[TaskResult]:
+    """Yield the results of `tasks`, which must all be finished; deduplicated ones where they exist."""
+    for task in tasks:
+        result = load_result(final_folder(job, task))
+        assert result is not None, "a task without a marker"
+        yield result
 
 
 def dataset_folder(job: PreprocessingJob) -> Path:
@@ -51,36 +50,33 @@ def assemble(
     job: PreprocessingJob, tokenizer: Tokenizer, tasks: list[Task], identity: JobFingerprint
 ) -> Manifest:
     """Move all files to their final names and write the manifest. An interrupted call can be repeated."""
-    target, results = dataset_folder(job), load_results(job, tasks)
+    target = dataset_folder(job)
     target.mkdir(exist_ok=True)
-    records = _collect_shards(job, tasks, results)
+    totals = TaskTotals(load_results(job, tasks))
+    records = _collect_shards(job, tasks)
     dtype = token_dtype(tokenizer.vocab_size)
     broken = [record.name for record in records if not is_intact(record, target / record.name, dtype.itemsize)]
     if broken:
         raise UserError(f"{target / broken[0]}: damaged; rm -r {job.build} and run the command again")
-    first_lines = _first_lines(tasks, results)
-    atomic_io.write_lines(target / PIECES_NAME, _piece_lines(job, tasks, first_lines))
+    atomic_io.write_lines(target / PIECES_NAME, _piece_lines(job, tasks))
     listings = [PIECES_NAME, REJECTED_NAME, "sources.jsonl"]
-    atomic_io.write_lines(target / REJECTED_NAME, _listing(job, tasks, first_lines, load_rejections))
+    rejected = _listing(job, tasks, load_rejections) if totals.left_out["rejected"] else ()
+    atomic_io.write_lines(target / REJECTED_NAME, rejected)
     if job.filters:
         listings.append(FILTERED_NAME)
-        atomic_io.write_lines(target / FILTERED_NAME, _listing(job, tasks, first_lines, load_filtered))
-    atomic_io.write_text(target / "sources.jsonl", identity.listing)
+        atomic_io.write_lines(target / FILTERED_NAME, _listing(job, tasks, load_filtered))
+    atomic_io.write_lines(target / "sources.jsonl", identity.lines())
     tokenizer.save(target)
-    left_out: dict[str, int] = defaultdict(int)
-    for result in results:
-        for reason, count in result.left_out.items():
-            left_out[reason] += count
     manifest = Manifest(
         **identity.plan,
         vocab_size=tokenizer.vocab_size,
         end_of_text_id=tokenizer.end_of_text_id,
         dtype=dtype.name,
         shards=tuple(records),
-        left_out=dict(left_out),
+        left_out=dict(totals.left_out),
         listings={name: atomic_io.sha256_of(target / name) for name in listings},
-        repaired=sum(result.repaired for result in results),
-        text_changes=TextChanges.total(result.text_changes for result in results).recorded(tokenizer),
+        repaired=totals.repaired,
+        text_changes=totals.text_changes.recorded(tokenizer),
     )
     manifest.save(target)
     job.output.parent.mkdir(parents=True, exist_ok=True)
@@ -89,18 +85,16 @@ def assemble(
     return Manifest.load(job.output)
 
 
-def _collect_shards(job: PreprocessingJob, tasks: list[Task], results: list[TaskResult]) -> list[ShardRecord]:
-    records = []
-    for split in SPLITS:
-        number = 0
-        for task, result in zip(tasks, results, strict=True):
-            for record in result.shards:
-                if record.split == split:
-                    name = shard_name(split, number)
-                    _move(final_folder(job, task) / record.name, dataset_folder(job) / name)
-                    records.append(replace(record, name=name))
-                    number += 1
-    return records
+def _collect_shards(job: PreprocessingJob, tasks: list[Task]) -> list[ShardRecord]:
+    """Move the shards to their final names, and return their records by split, in the order of the tasks."""
+    records: dict[str, list[ShardRecord]] = {split: [] for split in SPLITS}
+    for task, result in zip(tasks, load_results(job, tasks), strict=True):
+        for record in result.shards:
+            found = records[record.split]
+            name = shard_name(record.split, len(found))
+            _move(final_folder(job, task) / record.name, dataset_folder(job) / name)
+            found.append(replace(record, name=name))
+    return [record for split in SPLITS for record in records[split]]
 
 
 def _move(source: Path, target: Path) -> None:
@@ -111,41 +105,40 @@ def _move(source: Path, target: Path) -> None:
             path.replace(target.with_name(target.name + suffix))
 
 
-def _first_lines(tasks: list[Task], results: list[TaskResult]) -> list[int]:
-    """Return, for each piece, the number of lines that precede it in its file."""
-    before: dict[str, int] = defaultdict(int)
-    first_lines = []
-    for task, result in zip(tasks, results, strict=True):
+def _located(job: PreprocessingJob, tasks: list[Task]) -> Iterator[tuple[Task, list[tuple[Piece, int]]]]:
+    """Yield each task with its pieces, each with the number of lines that precede it in its file."""
+    path, before = "", 0  # the pieces of a file follow each other
+    for task, result in zip(tasks, load_results(job, tasks), strict=True):
+        pieces = []
         for piece, lines in zip(task.pieces, result.lines, strict=True):
-            first_lines.append(before[piece.path])
-            before[piece.path] += lines
-    return first_lines
+            if piece.path != path:
+                path, before = piece.path, 0
+            pieces.append((piece, before))
+            before += lines
+        yield task, pieces
 
 
-def _piece_lines(job: PreprocessingJob, tasks: list[Task], first_lines: list[int]) -> Iterable[str]:
-    pieces = (piece for task in tasks for piece in task.pieces)
-    for piece, first_line in zip(pieces, first_lines, strict=True):
-        yield json.dumps({"path": _path(job, piece), "format": piece.format, "first_line": first_line})
+def _piece_lines(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
+    for _, pieces in _located(job, tasks):
+        for piece, first_line in pieces:
+            yield json.dumps({"path": _path(job, piece), "format": piece.format, "first_line": first_line})
 
 
 def _path(job: PreprocessingJob, piece: Piece) -> str:
     """Return the path to record for a piece: "-" for standard input, whose spool file is deleted."""
-    return STANDARD_INPUT if Path(piece.path).parent == job.build else piece.path
+    return STANDARD_INPUT if STANDARD_INPUT in job.inputs else piece.path
 
 
 def _listing(
-    job: PreprocessingJob,
-    tasks: list[Task],
-    first_lines: list[int],
-    load: Callable[[PreprocessingJob, Task], Iterable[dict[str, Any]]],
-) -> Iterable[str]:
-    for task in tasks:
+    job: PreprocessingJob, tasks: list[Task], load: Callable[[PreprocessingJob, Task], Iterable[dict[str, Any]]]
+) -> Iterator[str]:
+    for task, pieces in _located(job, tasks):
         for item in load(job, task):
-            number = item["piece"]
+            piece, first_line = pieces[item["piece"] - task.first_piece]
             yield json.dumps(
                 {
-                    "file": _path(job, task.pieces[number - task.first_piece]),
-                    "line": first_lines[number] + item["line"],
+                    "file": _path(job, piece),
+                    "line": first_line + item["line"],
                     "lines": item["lines"],
                     "offset": item["offset"],
                     "bytes": item["bytes"],

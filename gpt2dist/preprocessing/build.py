@@ -4,93 +4,20 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gpt2dist import atomic_io, json_files
-from gpt2dist.corpus import Reading, Source, content_sha256, dated, relative_names
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.output_paths import check_new_directory
-from gpt2dist.preprocessing.tasks import PLAN_VERSION, PreprocessingJob
+from gpt2dist.preprocessing.corpus_plan import LOCK
+from gpt2dist.preprocessing.fingerprint import JobFingerprint
+from gpt2dist.preprocessing.job import PreprocessingJob
+from gpt2dist.preprocessing.tasks import PLAN_VERSION
 from gpt2dist.tokenizer.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class JobFingerprint:
-    """Identity of a job: a run resumes the unfinished work of a job with the same fingerprint.
-
-    Attributes:
-        plan: The manifest entries for tokenizer, options and sources.
-        listing: The content of sources.jsonl, one line per source of the corpus.
-        sources: The sources.
-    """
-
-    plan: dict[str, Any]
-    listing: str
-    sources: tuple[Source, ...]
-
-    @classmethod
-    def of(cls, job: PreprocessingJob, tokenizer: Tokenizer, sources: list[Source]) -> "JobFingerprint":
-        """Return the fingerprint of a job with this tokenizer and these sources."""
-        listing = _listing(sources)
-        plan = {
-            "tokenizer_fingerprint": tokenizer.fingerprint,
-            "options": job.options,
-            "sources": {
-                "files": len(sources),
-                "bytes": sum(source.size for source in sources),
-                "listing_sha256": atomic_io.sha256_of_text(listing),
-                "content_sha256": content_sha256(sources),
-            },
-        }
-        return cls(plan, listing, tuple(sources))
-
-    def differences(self, there: dict[str, Any], directory: Path) -> str:
-        """Describe how `there`, the plan found in `directory`, differs from this one; empty if it does not."""
-        options = asdict(Reading()) | there["options"]  # older plans lack newer options
-        different = [
-            f"--{name.replace('_', '-')} {options.get(name)} there, {value} here"
-            for name, value in self.plan["options"].items()
-            if options.get(name) != value
-        ]
-        if there["tokenizer_fingerprint"] != self.plan["tokenizer_fingerprint"]:
-            different.append("another tokenizer")
-        if not self._same_corpus(there["sources"]):
-            different.append(f"another corpus ({self._corpus_difference(directory / 'sources.jsonl')})")
-        return "; ".join(different)
-
-    def _same_corpus(self, there: dict[str, Any]) -> bool:
-        """Compare contents, regardless of paths; for version 0.1, paths and modification times."""
-        if "content_sha256" in there:
-            return bool(there["content_sha256"] == self.plan["sources"]["content_sha256"])
-        return there["listing_sha256"] in (
-            self.plan["sources"]["listing_sha256"],  # sources that are not local
-            atomic_io.sha256_of_text(_listing(dated(self.sources))),
-        )
-
-    def _corpus_difference(self, path: Path) -> str:
-        try:
-            old = [*json_files.require_lines(path, {"path": str}, "")]
-        except UserError:  # the hashes differ anyway
-            return f"{path} cannot be read"
-        lines = [old, [json.loads(line) for line in self.listing.splitlines()]]
-        names = [[line["path"] for line in side] for side in lines]
-        if not set(names[0]) & set(names[1]):  # moved
-            names = [relative_names(side) for side in names]
-        there, here = (
-            {name: {**line, "path": name} for name, line in zip(*side, strict=True)}
-            for side in zip(names, lines, strict=True)
-        )
-        kinds = {
-            "new": [name for name in here if name not in there],
-            "gone": [name for name in there if name not in here],
-            "changed": [name for name in here if name in there and here[name] != there[name]],
-        }
-        return ", ".join(f"{len(names)} {kind}: {names[0]} …" for kind, names in kinds.items() if names)
 
 
 def check_places(job: PreprocessingJob) -> None:
@@ -100,7 +27,7 @@ def check_places(job: PreprocessingJob) -> None:
         UserError: The output or the build directory cannot be used; the message says why.
     """
     check_new_directory(job.output, reuse=True)
-    if _is_taken(job.output) and not (job.output / "manifest.json").is_file():
+    if is_taken(job.output) and not (job.output / "manifest.json").is_file():
         raise UserError(f"{job.output}: exists and is not a dataset directory; choose another --output")
     if not os.path.lexists(job.build):
         return
@@ -116,7 +43,8 @@ def check_places(job: PreprocessingJob) -> None:
         )
 
 
-def _is_taken(directory: Path) -> bool:
+def is_taken(directory: Path) -> bool:
+    """Return whether a directory exists and is not empty."""
     return directory.is_dir() and any(directory.iterdir())
 
 
@@ -126,7 +54,7 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
     Raises:
         UserError: `job.output` holds another dataset.
     """
-    if not _is_taken(job.output):
+    if not is_taken(job.output):
         return None
     manifest = Manifest.load(job.output)
     different = identity.differences({name: getattr(manifest, name) for name in identity.plan}, job.output)
@@ -145,19 +73,15 @@ def finished(job: PreprocessingJob, identity: JobFingerprint) -> Manifest | None
 
 
 @contextmanager
-def open_build(
-    job: PreprocessingJob, identity: JobFingerprint, tokenizer: Tokenizer, shared: bool
-) -> Iterator[None]:
-    """Create the build directory, or reopen that of an interrupted run, and lock it against other runs.
+def lock_build(job: PreprocessingJob, shared: bool) -> Iterator[None]:
+    """Create the build directory, unless an interrupted run left one, and lock it against other runs.
 
     Args:
         job: The job.
-        identity: The fingerprint of the job.
-        tokenizer: Copied into the directory for the workers.
         shared: Whether other processes may work on other parts of the same job at the same time.
 
     Raises:
-        UserError: Another process holds the lock, or the directory does not belong to this job.
+        UserError: Another process holds the lock.
     """
     job.build.mkdir(parents=True, exist_ok=True)
     with open(job.build / "lock", "a") as lock:
@@ -166,17 +90,43 @@ def open_build(
             raise UserError(
                 f"{job.build}: another gpt2dist preprocess is using this directory; wait for it to finish"
             )
-        _start(job, identity)
-        if not shared:
-            shutil.rmtree(job.running, ignore_errors=True)  # leftovers of killed runs
-        job.running.mkdir(exist_ok=True)
-        _copy_tokenizer(job, tokenizer)
-        yield
+        try:
+            yield
+        except BaseException:
+            if not (job.build / "plan.json").exists() and atomic_io.try_lock(lock.fileno()):
+                _remove_unstarted(job)
+            raise
+
+
+def start_build(job: PreprocessingJob, identity: JobFingerprint, tokenizer: Tokenizer, shared: bool) -> None:
+    """Write the plan of a job into its locked build directory, or check that it is the plan that is there.
+
+    Args:
+        job: The job.
+        identity: The fingerprint of the job.
+        tokenizer: Copied into the directory for the workers.
+        shared: As for `lock_build`.
+
+    Raises:
+        UserError: The directory does not belong to this job.
+    """
+    _start(job, identity)
+    if not shared:
+        shutil.rmtree(job.running, ignore_errors=True)  # leftovers of killed runs
+    job.running.mkdir(exist_ok=True)
+    _copy_tokenizer(job, tokenizer)
+
+
+def _remove_unstarted(job: PreprocessingJob) -> None:
+    """Remove a build directory in which no job was started, unless something else is in it."""
+    with suppress(OSError):  # it is removed already
+        if all(item.name in ("lock", LOCK) for item in job.build.iterdir()):
+            shutil.rmtree(job.build, ignore_errors=True)
 
 
 def _start(job: PreprocessingJob, identity: JobFingerprint) -> None:
     """Write the plan of the job, or compare the job with the plan that is there."""
-    ours = ("lock", "sources.jsonl")
+    ours = ("lock", LOCK, "sources.jsonl")
     others = [item for item in job.build.iterdir() if item.name not in ours and item.suffix != ".tmp"]
     # Checked after the listing above: every process writes plan.json before it creates the other entries.
     if (job.build / "plan.json").is_file():
@@ -184,7 +134,7 @@ def _start(job: PreprocessingJob, identity: JobFingerprint) -> None:
         return
     if not all(item.name.startswith("stdin-") for item in others):
         raise UserError(f"{job.build}: exists and was not created by gpt2dist; choose another --output")
-    atomic_io.write_text(job.build / "sources.jsonl", identity.listing)
+    atomic_io.write_lines(job.build / "sources.jsonl", identity.lines())
     atomic_io.write_text(job.build / "plan.json", json.dumps(_versioned(identity)))
 
 
@@ -210,10 +160,6 @@ def check_plan(job: PreprocessingJob, identity: JobFingerprint) -> None:
             f"{job.build}: holds the unfinished work of another job: {different}. "
             f"Remove it (rm -r {job.build}) or choose another --output"
         )
-
-
-def _listing(sources: Iterable[Source]) -> str:
-    return "".join(json.dumps(asdict(source)) + "\n" for source in sources)
 
 
 def _holds(plan: Path, identity: JobFingerprint, job: PreprocessingJob) -> bool:

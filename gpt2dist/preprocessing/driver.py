@@ -5,55 +5,37 @@ task, into a folder that is renamed when it is complete. When all tasks are done
 in task order. So neither the number of workers nor an interruption changes a byte of the dataset.
 """
 
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
-from gpt2dist.corpus import (
-    BadDocumentError,
-    Document,
-    LongDocument,
-    Source,
-    discover,
-    read,
-    spool,
-    with_versions,
-)
+from gpt2dist.corpus import BadDocumentError, Document, Listing, LongDocument, read
 from gpt2dist.corpus.damage import EARLY_DAMAGE
-from gpt2dist.corpus.formats import require_format
-from gpt2dist.corpus.sources import refuse_encoding
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.dataset.megatron_format import token_dtype
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.assembly import assemble, dataset_folder
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile
-from gpt2dist.preprocessing.build import JobFingerprint, check_places, check_plan, finished, open_build
+from gpt2dist.preprocessing.build import check_places, check_plan, finished, is_taken, lock_build, start_build
+from gpt2dist.preprocessing.corpus_plan import (
+    CorpusPlan,
+    count_tasks,
+    delete_spool,
+    list_sources,
+    require_unchanged_remote,
+    shared_corpus,
+)
 from gpt2dist.preprocessing.deduplication import remove_duplicates
 from gpt2dist.preprocessing.executors import open_executor, run_all, start_early
 from gpt2dist.preprocessing.filters import TextFunctions
-from gpt2dist.preprocessing.outcome import (
-    warn_of_empty,
-    warn_of_empty_split,
-    warn_of_records,
-    warn_of_rejected_bytes,
-    warn_of_replacements,
-    warn_of_separator,
-)
-from gpt2dist.preprocessing.tasks import (
-    STANDARD_INPUT,
-    PreprocessingJob,
-    Task,
-    is_intact,
-    load_result,
-    plan_tasks,
-    task_folder,
-)
+from gpt2dist.preprocessing.fingerprint import JobFingerprint
+from gpt2dist.preprocessing.job import STANDARD_INPUT, PreprocessingJob
+from gpt2dist.preprocessing.outcome import warn_of_empty_split, warn_of_outcome
+from gpt2dist.preprocessing.tasks import Task, is_intact, load_result, task_folder
 from gpt2dist.preprocessing.worker import load_tools, run_task
 from gpt2dist.preprocessing.yield_checks import (
     check_yield,
@@ -96,26 +78,31 @@ def prepare(
         UserError: The job's options, corpus, tokenizer or output cannot be used; the message says which.
         RunError: A worker process was killed or a file cannot be written. Running the same job again resumes it.
     """
-    tokenizer, sources, identity = _resolve(job, on_info)
+    tokenizer = _check(job)
+    corpus = CorpusPlan.load(job) if finish else None  # the list that the parts used
+    if corpus:
+        on_info(corpus.described)
+    sources = corpus or list_sources(job, on_info)
+    identity = JobFingerprint.of(job, tokenizer, sources)
     if (manifest := finished(job, identity)) is not None:
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
-        _delete_spool(job, sources)
+        delete_spool(job, sources)
         warn_of_empty_split(manifest, on_warning)
         return manifest
-    with open_build(job, identity, tokenizer, shared=False), remove_partial_if_useless(job):
-        tasks = plan_tasks(sources, job.reading.encoding)
+    with lock_build(job, shared=False), remove_partial_if_useless(job):
+        start_build(job, identity, tokenizer, shared=False)
+        if isinstance(sources, Listing):
+            sources = CorpusPlan.store(job, sources)
+            identity = replace(identity, sources=sources)  # The temporary files of the listing disappear.
+        tasks = sources.tasks
         if not dataset_folder(job).exists():
             drive = _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning)
             if finish:
                 drive.require_all()
             drive.run(tasks)
-            _check_unchanged(job, sources)
+            require_unchanged_remote(job, sources)
             check_yield(job, tasks)
-            warn_of_separator(job, tasks, on_warning)
-            warn_of_empty(job, tasks, on_warning)
-            warn_of_replacements(job, tasks, on_warning)
-            warn_of_rejected_bytes(job, tasks, on_warning)
-            warn_of_records(job, tasks, on_warning)
+            warn_of_outcome(job, tasks, on_warning)
             if job.deduplicate:
                 remove_duplicates(job, tasks)
         manifest = assemble(job, tokenizer, tasks, identity)
@@ -150,15 +137,26 @@ def prepare_part(
     """
     if STANDARD_INPUT in job.inputs:
         raise UserError("--task-index: not with standard input, which only one process can read; name files")
-    tokenizer, sources, identity = _resolve(job, on_info)
-    if finished(job, identity) is not None:
+    tokenizer = _check(job)
+    if is_taken(job.output):
+        finished(job, JobFingerprint.of(job, tokenizer, list_sources(job, on_info)))  # or it raises
         on_info(f"{job.output} was prepared from this corpus with these options: nothing to do")
         return
-    with open_build(job, identity, tokenizer, shared=True):
-        tasks = plan_tasks(sources, job.reading.encoding)
+
+    def start(sources: Listing | CorpusPlan) -> None:
+        start_build(job, JobFingerprint.of(job, tokenizer, sources), tokenizer, shared=True)
+
+    def store() -> CorpusPlan:
+        listing = list_sources(job, on_info)
+        start(listing)
+        return CorpusPlan.store(job, listing)
+
+    with lock_build(job, shared=True):
+        corpus = shared_corpus(job, store, on_info)
+        start(corpus)
         if not dataset_folder(job).exists():
+            tasks = corpus.tasks
             _TaskRunner(job, tokenizer, tasks, on_progress, on_info, on_warning).run(tasks[index::count])
-            _check_unchanged(job, sources)
 
 
 def check(job: PreprocessingJob) -> int:
@@ -171,58 +169,21 @@ def check(job: PreprocessingJob) -> int:
         UserError: As for `prepare`.
     """
     job.check()
-    _, sources, identity = _resolve(replace(job, workers=1))  # One worker, so that no fork server is started.
+    tokenizer = _check(replace(job, workers=1))  # One worker, so that no fork server is started.
+    listing = list_sources(job)
+    identity = JobFingerprint.of(job, tokenizer, listing)
     if finished(job, identity) is None:
         check_plan(job, identity)
-    return len(plan_tasks(sources, job.reading.encoding))
+    return count_tasks(job, listing)
 
 
-def _resolve(
-    job: PreprocessingJob, on_info: OnMessage = lambda text: None
-) -> tuple[Tokenizer, list[Source], JobFingerprint]:
-    """Check the options of a job, load its tokenizer, find its sources and compute its fingerprint."""
+def _check(job: PreprocessingJob) -> Tokenizer:
+    """Check the options and places of a job, and load its tokenizer."""
     job.check()
     check_places(job)
     start_early(job)
     TextFunctions(job.normalizer, job.filters)
-    tokenizer = choose_tokenizer(job.tokenizer, job.lossy)
-    sources = _discover(job, on_info)
-    return tokenizer, sources, JobFingerprint.of(job, tokenizer, sources)
-
-
-def _discover(job: PreprocessingJob, on_info: OnMessage = lambda text: None) -> list[Source]:
-    if STANDARD_INPUT not in job.inputs:
-        own = (job.output, job.build, job.submissions)
-        return with_versions(
-            discover(job.inputs, job.suffixes, own, job.format, encoding=job.reading.encoding, on_info=on_info)
-        )
-    if len(job.inputs) > 1:
-        raise UserError("-: standard input cannot be read together with other inputs; preprocess them separately")
-    require_format(job.format)
-    refuse_encoding([Source("-", job.format or "jsonl", "", 0, "")], job.reading.encoding)
-    # The file is named by its content, so that different input cannot overwrite what unfinished work needs.
-    job.build.mkdir(parents=True, exist_ok=True)
-    source = spool(sys.stdin.buffer, job.build / f"stdin-{uuid.uuid4().hex[:12]}.tmp", job.format or "jsonl")
-    path = job.build / f"stdin-{source.version[:16]}"
-    Path(source.spool).replace(path)
-    return [replace(source, spool=str(path))]
-
-
-def _delete_spool(job: PreprocessingJob, sources: list[Source]) -> None:
-    """Delete the spooled standard input of a job whose dataset is already finished."""
-    for source in sources:
-        if source.spool:
-            Path(source.spool).unlink(missing_ok=True)
-            with suppress(OSError):  # not empty, or deleted already
-                job.build.rmdir()
-
-
-def _check_unchanged(job: PreprocessingJob, sources: list[Source]) -> None:
-    if STANDARD_INPUT not in job.inputs and _discover(job) != sources:
-        raise UserError(
-            f"the corpus changed while it was read; remove the unfinished work (rm -r {job.build}) "
-            "and run the command again when the files no longer change"
-        )
+    return choose_tokenizer(job.tokenizer, job.lossy)
 
 
 # --- The tasks --------------------------------------------------------------------------------------------
@@ -349,10 +310,12 @@ def _run_and_name(job: PreprocessingJob, task: Task) -> tuple[Task, int]:
 
 def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
     """Yield the first bytes of documents from pieces spread evenly over the tasks, each valid UTF-8."""
-    pieces = [piece for task in tasks for piece in task.pieces]
-    for number in np.unique(np.linspace(0, len(pieces) - 1, SAMPLE_PIECES).astype(int)):
+    ends = np.cumsum([len(task.pieces) for task in tasks])
+    for number in np.unique(np.linspace(0, ends[-1] - 1, SAMPLE_PIECES).astype(int)):
+        place = int(np.searchsorted(ends, number, side="right"))
+        piece = tasks[place].pieces[int(number - ends[place])]  # counted from its end
         room = SAMPLE_BYTES
-        for item in islice(read(pieces[number], job.reading), SAMPLE_DOCUMENTS):
+        for item in islice(read(piece, job.reading), SAMPLE_DOCUMENTS):
             if isinstance(item, Document | LongDocument):
                 text = _beginning(item)[:room].decode(errors="ignore").encode()
                 room -= len(text)

@@ -4,25 +4,28 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from gpt2dist.errors import RunError, UserError
-from gpt2dist.preprocessing.tasks import PreprocessingJob
+from gpt2dist.preprocessing.job import PreprocessingJob
 
 POLL_SECONDS = 0.2
 """Seconds between two polls of the workers by the driver."""
+MOST_PENDING = 4096
+"""Calls that are submitted at a time: more than there are workers, and few enough to wait for each of them."""
 
 
 def run_all(
     executor: Executor,
     job: PreprocessingJob,
     function: Callable[..., Any],
-    calls: Sequence[tuple[Any, ...]],
+    calls: Iterable[tuple[Any, ...]],
     on_poll: Callable[[], None] = lambda: None,
 ) -> Generator[Any, None, None]:
     """Call a function once per tuple of arguments, in any order.
@@ -39,9 +42,13 @@ def run_all(
 
     """
     pending: set[Future[Any]] = set()
+    waiting = iter(calls)
     try:
-        pending.update(executor.submit(function, *arguments) for arguments in calls)
-        while pending:
+        while True:
+            room = MOST_PENDING - len(pending)
+            pending.update(executor.submit(function, *arguments) for arguments in islice(waiting, room))
+            if not pending:
+                return
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             on_poll()
             for future in done:

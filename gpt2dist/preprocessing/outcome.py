@@ -1,8 +1,9 @@
 """Explain the outcome of a job: why documents were rejected or skipped, and which options had no effect."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from gpt2dist.corpus.damage import Example, without_text
@@ -10,16 +11,16 @@ from gpt2dist.corpus.documents import Piece
 from gpt2dist.corpus.formats import reader
 from gpt2dist.dataset.manifest import FILTERED, RECORD, Manifest
 from gpt2dist.preprocessing.assembly import load_results
+from gpt2dist.preprocessing.job import PreprocessingJob
+from gpt2dist.preprocessing.selection import place
 from gpt2dist.preprocessing.tasks import (
-    PreprocessingJob,
     Task,
-    TaskResult,
+    TaskTotals,
     load_rejections,
     load_replaced_examples,
     load_result,
     task_folder,
 )
-from gpt2dist.preprocessing.worker import place
 
 MOST_REASONS = 8
 """Reasons that a message lists."""
@@ -50,7 +51,7 @@ def _rejected(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[tuple[Pi
                 yield task.pieces[item["piece"] - task.first_piece], item
 
 
-def replacements(job: PreprocessingJob, tasks: list[Task]) -> Iterator[Example]:
+def replacements(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[Example]:
     """Yield documents with replaced characters in finished tasks, with an excerpt: the first of each task."""
     for task in tasks:
         for item in load_replaced_examples(job, task):
@@ -77,46 +78,26 @@ def _kind(reason: str) -> str:
     return re.sub(r"'[^']*'|\d[\d,.]*", "", re.split(r": |; | \(", reason)[0])
 
 
-def no_training_documents(job: PreprocessingJob, results: Sequence[TaskResult]) -> str:
+def no_training_documents(job: PreprocessingJob, totals: TaskTotals) -> str:
     """Explain why the split "train" is empty, with the number of documents by reason."""
-    documents = sum(result.documents for result in results)
-    if documents:
-        return f"all {documents:,} fell into val; lower --val-fraction {job.val_fraction}"
-    seen = sum(result.seen for result in results)
-    records = _records(results)
-    if not seen and records:
-        return f"the corpus has none, only {without_text(records)}"
-    if not seen:
+    if totals.documents:
+        return f"all {totals.documents:,} fell into val; lower --val-fraction {job.val_fraction}"
+    if not totals.seen and totals.records:
+        return f"the corpus has none, only {without_text(totals.records)}"
+    if not totals.seen:
         return "the corpus has none, only empty files or blank lines; check the inputs"
-    counts = Counter[str]()
-    for result in results:
-        counts.update(result.left_out)
     listed = ", ".join(
         f"{count:,} {_why(job, reason)}"
-        for reason, count in counts.items()
+        for reason, count in totals.left_out.items()
         if count and not reason.startswith(RECORD)
     )
-    return f"of {seen:,} documents, {listed}; change these options, or check the inputs"
+    return f"of {totals.seen:,} documents, {listed}; change these options, or check the inputs"
 
 
 def _why(job: PreprocessingJob, reason: str) -> str:
     if reason.startswith(FILTERED):
         return f"skipped by --filter ({reason.removeprefix(FILTERED)})"
     return _WHY[reason].format(job=job)
-
-
-def _records(results: Sequence[TaskResult]) -> Counter[str]:
-    """Return the number of records that hold no text, by kind."""
-    found = Counter[str]()
-    for result in results:
-        found.update(result.records)
-    return found
-
-
-def warn_of_records(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
-    """Warn about records that hold no text, by kind."""
-    if records := _records(load_results(job, tasks)):
-        on_warning(f"skipped {without_text(records)}")
 
 
 def warn_of_empty_split(manifest: Manifest, on_warning: Callable[[str], None]) -> None:
@@ -131,63 +112,82 @@ def warn_of_empty_split(manifest: Manifest, on_warning: Callable[[str], None]) -
         )
 
 
-def warn_of_empty(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
-    """Warn about the file with the most empty documents, if they are more than MOST_EMPTY of it."""
-    rows, empty = Counter[str](), Counter[str]()
-    for task, result in zip(tasks, load_results(job, tasks), strict=True):
-        for piece, lines, count in zip(task.pieces, result.lines, result.empty, strict=False):
-            rows[piece.path] += lines
-            empty[piece.path] += count
-    found = [path for path, count in empty.most_common() if count > MOST_EMPTY * rows[path]]
-    if found:
-        others = f", and so is a large part of {len(found) - 1:,} other file(s)" if len(found) > 1 else ""
-        on_warning(
-            f"{found[0]}: {empty[found[0]]:,} of its {rows[found[0]]:,} documents are empty and were skipped"
-            f"{others}. If that is not what you expect, the file is damaged, or --text-field names the wrong "
-            "field"
-        )
+def warn_of_outcome(job: PreprocessingJob, tasks: Sequence[Task], on_warning: Callable[[str], None]) -> None:
+    """Warn about what the finished tasks found, and about options without an effect."""
 
+    def warn(text: str) -> None:
+        if text:
+            on_warning(text)
 
-def warn_of_rejected_bytes(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
-    """Warn if few documents were rejected, but with a large share of the bytes."""
-    rejected = sum(item["bytes"] for _, item in _rejected(job, tasks))
-    total = sum(task.size for task in tasks)
-    if total and rejected > job.max_bad_fraction * total:
-        on_warning(
-            f"the rejected lines or rows hold {rejected / total:.1%} of the bytes of the corpus; "
-            f"see {job.output / 'rejected.jsonl'}"
-        )
-
-
-def warn_of_replacements(job: PreprocessingJob, tasks: list[Task], on_warning: Callable[[str], None]) -> None:
-    """Warn about characters that were replaced by U+FFFD, with an example."""
-    results = load_results(job, tasks)
-    replaced, documents = (sum(getattr(result, name) for result in results) for name in ("replaced", "repaired"))
-    if documents:
+    totals = TaskTotals(load_results(job, tasks))
+    if job.reading.document_separator is not None:
+        warn(_separator_warning(job, tasks))
+    if totals.left_out["empty"]:
+        warn(_empty_warning(job, tasks))
+    if totals.repaired:
         example = next(replacements(job, tasks))
         on_warning(
-            f"{replaced:,} characters that are not valid became U+FFFD, in {documents:,} documents. The first: "
-            f"{example.line}"
+            f"{totals.replaced:,} characters that are not valid became U+FFFD, in {totals.repaired:,} documents. "
+            f"The first: {example.line}"
         )
+    if totals.left_out["rejected"]:
+        warn(_rejected_bytes_warning(job, tasks))
+    if totals.records:
+        on_warning(f"skipped {without_text(totals.records)}")
 
 
-def warn_of_separator(job: PreprocessingJob, tasks: Sequence[Task], on_warning: Callable[[str], None]) -> None:
-    """Warn if the document separator never occurs between two documents."""
+def _empty_warning(job: PreprocessingJob, tasks: Sequence[Task]) -> str:
+    """Return a warning about the file with the most empty documents of those in which they exceed MOST_EMPTY."""
+    worst, files = ("", 0, 0), 0
+    for path, pieces in groupby(_counted_pieces(job, tasks), key=lambda each: each[0].path):
+        rows = empty = 0
+        for _, lines, count in pieces:
+            rows += lines
+            empty += count
+        if empty > MOST_EMPTY * rows:
+            files += 1
+            worst = max(worst, (path, rows, empty), key=itemgetter(2))
+    if not files:
+        return ""
+    path, rows, empty = worst
+    others = f", and so is a large part of {files - 1:,} other file(s)" if files > 1 else ""
+    return (
+        f"{path}: {empty:,} of its {rows:,} documents are empty and were skipped{others}. If that is not what "
+        "you expect, the file is damaged, or --text-field names the wrong field"
+    )
+
+
+def _counted_pieces(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[tuple[Piece, int, int]]:
+    """Yield each piece with its numbers of lines and empty documents. The pieces of a file follow each other."""
+    for task, result in zip(tasks, load_results(job, tasks), strict=True):
+        yield from zip(task.pieces, result.lines, result.empty, strict=False)  # older results count none
+
+
+def _rejected_bytes_warning(job: PreprocessingJob, tasks: Sequence[Task]) -> str:
+    """Return a warning if few documents were rejected, but with a large share of the bytes."""
+    rejected = sum(item["bytes"] for task in tasks for item in load_rejections(job, task))
+    total = sum(task.size for task in tasks)
+    if not total or rejected <= job.max_bad_fraction * total:
+        return ""
+    return (
+        f"the rejected lines or rows hold {rejected / total:.1%} of the bytes of the corpus; "
+        f"see {job.output / 'rejected.jsonl'}"
+    )
+
+
+def _separator_warning(job: PreprocessingJob, tasks: Sequence[Task]) -> str:
+    """Return a warning if the document separator never occurs between two documents."""
+    texts = longest = 0
+    for task, result in zip(tasks, load_results(job, tasks), strict=True):
+        for piece, lines in zip(task.pieces, result.lines, strict=True):
+            if reader(piece.format).separable:
+                texts, longest = texts + 1, max(longest, lines)
     separator = job.reading.document_separator
-    if separator is None:
-        return
-    texts = [
-        lines
-        for task, result in zip(tasks, load_results(job, list(tasks)), strict=True)
-        for piece, lines in zip(task.pieces, result.lines, strict=True)
-        if reader(piece.format).separable
-    ]
     if not texts:
-        on_warning(
-            f"--document-separator {separator!r} has no effect: it cuts text files, and the corpus has none"
-        )
-    elif max(texts) <= 1:
-        on_warning(
-            f"--document-separator {separator!r} never occurs between two documents: {len(texts):,} text file(s) "
+        return f"--document-separator {separator!r} has no effect: it cuts text files, and the corpus has none"
+    if longest <= 1:
+        return (
+            f"--document-separator {separator!r} never occurs between two documents: {texts:,} text file(s) "
             r"are not split. (Lines of files from Windows end in '\r\n'.)"
         )
+    return ""

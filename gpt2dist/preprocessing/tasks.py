@@ -1,4 +1,4 @@
-"""A preprocessing job, the tasks it is cut into, and the results of finished tasks.
+"""The tasks that a preprocessing job is cut into, and the results of finished tasks.
 
 OUTPUT.partial/plan.json               the plan of the job: only a job with the same plan resumes it
                sources.jsonl           the sources of the corpus
@@ -6,144 +6,39 @@ OUTPUT.partial/plan.json               the plan of the job: only a job with the 
                running/tasks-00007-…/  a running attempt at a task; each attempt has a new name
                running/stop-…          marker file that stops the workers of one driver
                tasks/00007/            a finished task: shards, rejected.jsonl, filtered.jsonl, done.json
+               duplicates/             which documents repeat an earlier one; see deduplication.py
                unique/00007/           its shards without duplicates, if it had any
+               worklist/…/             the sources as they are cut into tasks; see corpus_plan.py
                dataset/                the dataset while it is assembled; renamed to OUTPUT
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpt2dist import json_files
-from gpt2dist.corpus import Piece, Reading, Source, cut
-from gpt2dist.corpus.damage import DamageLimits
+from gpt2dist.corpus import Piece, Source, cut
 from gpt2dist.dataset.manifest import FILTERED, RECORD, ShardRecord
 from gpt2dist.dataset.megatron_format import HEADER
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.dataset.provenance import SUFFIX as ORIGINS_SUFFIX
 from gpt2dist.errors import UserError
-from gpt2dist.output_paths import resolved
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts
+from gpt2dist.preprocessing.job import PreprocessingJob
+from gpt2dist.preprocessing.pieces import StoredPieces
 from gpt2dist.tokenizer.round_trip import TextChanges
 
 PLAN_VERSION = 3
 """Version of the plan; incremented when the same job would be cut or written differently."""
 
-STANDARD_INPUT = "-"
 SPLITS = ("train", "val")
 REJECTED_NAME, FILTERED_NAME = "rejected.jsonl", "filtered.jsonl"
 SHARD_SUFFIXES = (".bin", ".idx", ORIGINS_SUFFIX)
 TASKS = 256
 MIN_TASK_BYTES, MAX_TASK_BYTES = 8 << 20, 1 << 30
 """Bounds on the size of a task; within them a corpus is cut into about `TASKS` tasks."""
-
-MIN_MEMORY = 512 << 20
-
-
-@dataclass(frozen=True)
-class PreprocessingJob:
-    """A preprocessing job. It is hashable, and equal in all workers of a driver."""
-
-    inputs: tuple[str, ...]
-    """Files, directories, globs, URLs and datasets; see `corpus.discover`."""
-    tokenizer: str
-    """A directory with tokenizer.json, that file, or a name on the Hugging Face hub."""
-    output: Path
-    """The dataset directory to create. A symbolic link is resolved, so that `build` is on the same disk."""
-    lossy: bool = False
-    """Whether to accept a tokenizer that may lose some of the text."""
-    format: str | None = None
-    """The format of all inputs, a name or `package.module:attribute`; None: inferred from their names."""
-    suffixes: tuple[str, ...] | None = None
-    """Suffixes of the files to read from directories; None: those of all readers."""
-    reading: Reading = field(default_factory=Reading)
-    """Options for reading documents."""
-    val_fraction: float = 0.0
-    """Fraction of the documents in the validation split, in [0, 1)."""
-    shard_tokens: int = 1 << 30
-    """Maximum tokens in a shard; a longer document gets its own shard."""
-    min_chars: int = 0
-    """Shorter documents are skipped."""
-    max_chars: int | None = None
-    """Longer documents are skipped."""
-    normalizer: str | None = None
-    """"module:function", str → str, applied to each document."""
-    filters: tuple[str, ...] = ()
-    """"module:function" each, str → str or `Skip`, in this order, after the normalizer."""
-    deduplicate: bool = False
-    """Whether to keep only the first of equal documents."""
-    on_bad_text: str = "replace"
-    """"replace" substitutes U+FFFD for invalid Unicode, "fail" stops the job."""
-    max_bad_fraction: float = 0.001
-    """Fraction of the documents that may be unreadable before the job fails, in [0, 1]."""
-    max_replaced_fraction: float = 0.001
-    """Fraction of the characters that may be replaced by U+FFFD before the job fails, in [0, 1]."""
-    workers: int = 1
-    """The number of worker processes; ignored if `scheduler` is set."""
-    scheduler: str | None = None
-    """Address of a Dask scheduler whose workers see the corpus and the output under the same paths."""
-    memory_per_worker: int = 1 << 30
-    """Bytes of memory that a worker may use."""
-    encoder: str = ""
-    """Name of the encoder chosen for this corpus."""
-    tokenizer_fingerprint: str = ""
-    """Fingerprint of the tokenizer that the driver loaded."""
-    driver: str = ""
-    """Unique identifier of the driver process; a job array runs several drivers for one job."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "output", resolved(self.output))
-
-    @property
-    def build(self) -> Path:
-        """The build directory, OUTPUT.partial."""
-        return self.output.with_name(self.output.name + ".partial")
-
-    @property
-    def submissions(self) -> Path:
-        """The directory where `gpt2dist submit` keeps the files of its jobs."""
-        return self.output.with_name(self.output.name + ".submission")
-
-    @property
-    def running(self) -> Path:
-        """The directory of running attempts."""
-        return self.build / "running"
-
-    @property
-    def stop(self) -> Path:
-        """Marker file that the driver creates to stop its workers."""
-        return self.running / f"stop-{self.driver}"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that determine the content of the shards."""
-        names = ("val_fraction", "shard_tokens", "min_chars", "max_chars", "normalizer", "deduplicate")
-        chosen = {name: getattr(self, name) for name in names}
-        return asdict(self.reading) | chosen | {"filter": list(self.filters) or None}
-
-    def check(self) -> None:
-        """Check the options.
-
-        Raises:
-            UserError: An option is out of range; the message names it.
-        """
-        if not 0 <= self.val_fraction < 1:
-            raise UserError(f"--val-fraction {self.val_fraction}: must be at least 0 and below 1, such as 0.01")
-        DamageLimits(self.on_bad_text, self.max_bad_fraction, self.max_replaced_fraction).check()
-        for name in ("workers", "shard_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        if self.min_chars < 0 or (self.max_chars is not None and self.max_chars < max(1, self.min_chars)):
-            raise UserError(
-                f"--min-chars {self.min_chars}, --max-chars {self.max_chars}: no document satisfies both; "
-                "they must be positive, and the second not below the first"
-            )
-        if self.memory_per_worker < MIN_MEMORY:
-            raise UserError(
-                f"--memory-per-worker: {self.memory_per_worker >> 20} MiB is too little, a worker needs "
-                f"{MIN_MEMORY >> 20} MiB for its libraries and buffers"
-            )
 
 
 @dataclass(frozen=True)
@@ -153,29 +48,54 @@ class Task:
     number: int
     first_piece: int
     """The index of its first piece among the pieces of the corpus."""
-    pieces: tuple[Piece, ...]
+    pieces: Sequence[Piece]
+    """Its pieces: `StoredPieces`, which are read from a file when they are needed, or a tuple."""
 
     @property
     def size(self) -> int:
         """The number of source bytes."""
+        if isinstance(self.pieces, StoredPieces):
+            return self.pieces.size
         return sum(piece.size for piece in self.pieces)
 
 
+class TaskBounds:
+    """Decision, piece by piece, where the next task of a corpus begins. It depends on the sizes alone.
+
+    Args:
+        total: Bytes of the corpus.
+
+    Attributes:
+        target: Bytes of a task, and the size for `corpus.cut`.
+    """
+
+    def __init__(self, total: int):
+        self.target = min(max(total // TASKS, MIN_TASK_BYTES), MAX_TASK_BYTES)
+        self._room = -1
+
+    def begins(self, piece: Piece) -> bool:
+        """Return whether the next piece begins a task."""
+        # A piece of unknown size (0) may be large, so it begins a new task.
+        begins = piece.size > self._room or not piece.size
+        if begins:
+            self._room = self.target
+        self._room -= piece.size
+        return begins
+
+
 def plan_tasks(sources: Iterable[Source], encoding: str | None = None) -> list[Task]:
-    """Cut a corpus into tasks. The result depends on the arguments alone; `encoding` is as for `corpus.cut`."""
+    """Cut a corpus into tasks. The result depends on the arguments alone; `encoding` is as for `corpus.cut`.
+
+    It holds all pieces in memory; `CorpusPlan.write` stores the same tasks in a file.
+    """
     sources = list(sources)
-    total = sum(source.size for source in sources)
-    target = min(max(total // TASKS, MIN_TASK_BYTES), MAX_TASK_BYTES)
+    bounds = TaskBounds(sum(source.size for source in sources))
     groups: list[list[Piece]] = []
-    room = 0
     for source in sources:
-        for piece in cut(source, target, encoding):
-            # A piece of unknown size (0) may be large, so it starts a new group.
-            if not groups or piece.size > room or not piece.size:
+        for piece in cut(source, bounds.target, encoding):
+            if bounds.begins(piece):
                 groups.append([])
-                room = target
             groups[-1].append(piece)
-            room -= piece.size
     tasks: list[Task] = []
     first = 0
     for group in groups:
@@ -255,6 +175,31 @@ class TaskResult:
         rejected = self.left_out["rejected"]
         skipped = sum(self.left_out.values()) - rejected
         return Counts(task.size, self.tokens, self.documents, rejected, self.characters, self.replaced, skipped)
+
+
+class TaskTotals:
+    """Sums over the results of tasks, which are used one at a time.
+
+    Attributes:
+        seen, documents, characters, replaced, repaired: Sums of these attributes of `TaskResult`.
+        left_out: Number of documents and records that were omitted, by reason.
+        records: Number of records that hold no text, by kind.
+        splits: The splits that have documents.
+        text_changes: How the tokens differ from the text.
+    """
+
+    def __init__(self, results: Iterable[TaskResult]):
+        self.seen = self.documents = self.characters = self.replaced = self.repaired = 0
+        self.left_out, self.records, self.splits = Counter[str](), Counter[str](), set[str]()
+        changes = []
+        for result in results:
+            for name in ("seen", "documents", "characters", "replaced", "repaired"):
+                setattr(self, name, getattr(self, name) + getattr(result, name))
+            self.left_out.update(result.left_out)
+            self.records.update(result.records)
+            self.splits.update(record.split for record in result.shards)
+            changes.append(result.text_changes)
+        self.text_changes = TextChanges.total(changes)
 
 
 def task_folder(job: PreprocessingJob, task: Task) -> Path:

@@ -1,12 +1,11 @@
 """Run one preprocessing task: read a part of the corpus, tokenise it and write shards."""
 
 import json
-import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from hashlib import sha256
@@ -18,30 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2dist import atomic_io
-from gpt2dist.corpus import BadDocumentError, Document, Item, LongDocument, Piece, Rejected, Skipped, read
-from gpt2dist.corpus.damage import MOST_EXAMPLES, excerpt, not_unicode
+from gpt2dist.corpus import BadDocumentError, Document, Item, LongDocument, Rejected, read
+from gpt2dist.corpus.damage import excerpt
 from gpt2dist.corpus.utf8 import REPLACEMENT, count_characters
 from gpt2dist.corpus.word_count import WordCounter, count_words
-from gpt2dist.dataset.manifest import FILTERED, RECORD
 from gpt2dist.dataset.megatron_format import MAX_DOCUMENT_TOKENS, token_dtype
 from gpt2dist.dataset.provenance import ORIGIN
 from gpt2dist.errors import Gpt2distError, UserError
 from gpt2dist.memory import peak_resident_bytes
 from gpt2dist.preprocessing.atomic_output import MARKER, Counts, ProgressFile, attempt
-from gpt2dist.preprocessing.filters import MOST_REASONS, Skip, TextFunctions
+from gpt2dist.preprocessing.corpus_plan import require_unchanged
+from gpt2dist.preprocessing.filters import TextFunctions
+from gpt2dist.preprocessing.job import PreprocessingJob
+from gpt2dist.preprocessing.selection import Selection, not_known
 from gpt2dist.preprocessing.splits import DIGEST, DocumentBlock, SplitWriter
 from gpt2dist.preprocessing.tasks import (
-    FILTERED_NAME,
-    REJECTED_NAME,
     SPLITS,
-    PreprocessingJob,
-    ReplacedExample,
     Task,
     task_folder,
 )
 from gpt2dist.tokenizer.encoder import Encoder, UncuttableError, cut_long_text, make_encoder
 from gpt2dist.tokenizer.round_trip import RoundTrip, TextChanges
-from gpt2dist.tokenizer.tokenizer import Tokenizer, describe_characters
+from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 BATCH_BYTES, BATCH_DOCUMENTS = 1 << 20, 4096
 """Size at which a batch is tokenised, in bytes and in documents."""
@@ -62,7 +59,8 @@ def run_task(job: PreprocessingJob, task: Task) -> int:
         The peak memory of this process, in bytes.
 
     Raises:
-        UserError: A file of the corpus cannot be read, or a text is bad and `on_bad_text` is "fail".
+        UserError: A file of the corpus cannot be read or has changed; or a text is bad and `on_bad_text` is
+            "fail".
         RunError: The files cannot be written.
         TaskCancelledError: The driver has stopped the job.
     """
@@ -83,8 +81,12 @@ def _do(job: PreprocessingJob, task: Task, folder: Path) -> None:
 
     try:
         result = _Work(job, task, folder, report).run()
+    except UserError:
+        require_unchanged(job, task)  # A file that changed may seem damaged.
+        raise
     finally:
         progress.close()
+    require_unchanged(job, task)
     atomic_io.write_text(folder / MARKER, json.dumps(result))
 
 
@@ -121,42 +123,31 @@ class _Work:
     def __init__(self, job: PreprocessingJob, task: Task, folder: Path, report: Callable[[Counts], None]):
         self._job, self._task, self._folder, self._report = job, task, folder, report
         tools = load_tools(job)
-        self._tokenizer, self._encoder, self._functions = tools.tokenizer, tools.encoder, tools.functions
-        self._changes_text = bool(self._functions)
-        self._round_trip = tools.round_trip
+        self._tokenizer, self._encoder, self._round_trip = tools.tokenizer, tools.encoder, tools.round_trip
         self._dtype = token_dtype(self._tokenizer.vocab_size)
         self._writers = [
             SplitWriter(folder, split, self._dtype, job.shard_tokens, job.deduplicate) for split in SPLITS
         ]
         self._size = task.size or sys.maxsize  # Some sources have an unknown size, given as 0.
         self._counts = Counts()
-        self._left_out = dict.fromkeys(("rejected", "empty", "too_short", "too_long"), 0)
-        self._repaired = 0
-        self._examples: list[ReplacedExample] = []
+        self._selection = Selection(job, tools.tokenizer, tools.functions, self._counts)
         self._changes: list[TextChanges] = []
         self._lines: list[int] = []
         self._empty: list[int] = []
 
     def run(self) -> dict[str, Any]:
         """Read, tokenise and write the whole task, and return the content of done.json."""
-        names = [REJECTED_NAME, FILTERED_NAME] if self._job.filters else [REJECTED_NAME]
-        with ExitStack() as stack:
-            self._listings = {
-                name: stack.enter_context(open(self._folder / name, "w", encoding="utf-8")) for name in names
-            }
+        with self._selection.listing_in(self._folder):
             for batch in self._batches():
                 self._write(batch)
                 self._report(self._counts)
-            for file in self._listings.values():
-                file.flush()
-                os.fsync(file.fileno())
         return {
             "shards": [asdict(record) for writer in self._writers for record in writer.close()],
-            "left_out": self._left_out,
-            "repaired": self._repaired,
+            "left_out": self._selection.left_out,
+            "repaired": self._selection.repaired,
             "characters": self._counts.characters,
             "replaced": self._counts.replaced,
-            "examples": [asdict(example) for example in self._examples],
+            "examples": [asdict(example) for example in self._selection.examples],
             "text_changes": asdict(TextChanges.total(self._changes)),
             "lines": self._lines,
             "empty": self._empty,
@@ -167,19 +158,20 @@ class _Work:
         batch = _Batch()
         for item in self._items():
             if isinstance(item, Document):
-                text = self._kept(item)
+                text = self._selection.kept(item)
                 if text:
                     batch.add(text, self._number, item.line, item.offset)
-                if not text or self._changes_text:  # those of other texts are counted together, which is faster
+                # The characters of other texts are counted together, which is faster.
+                if not text or self._selection.changes_text:
                     self._counts.characters += count_characters(item.text)
             elif isinstance(item, LongDocument):
                 yield batch  # Documents before the long one are written first.
                 batch = _Batch()
                 self._write_long(item)
             elif isinstance(item, Rejected):
-                self._reject(item, item.reason, item.lines)
+                self._selection.reject(item, item.reason, item.lines)
             else:
-                self._skip_record(item)
+                self._selection.skip_record(item)
             self._count(item.size)
             if batch.size >= BATCH_BYTES or len(batch.texts) >= BATCH_DOCUMENTS:
                 yield batch
@@ -192,98 +184,11 @@ class _Work:
 
     def _items(self) -> Iterator[Item]:
         for number, piece in enumerate(self._task.pieces, start=self._task.first_piece):
-            self._number, self._piece = number, piece
-            before = self._left_out["empty"]
+            self._number = number
+            self._selection.start(number, piece)
+            before = self._selection.left_out["empty"]
             self._lines.append((yield from read(piece, self._job.reading)))
-            self._empty.append(self._left_out["empty"] - before)
-
-    # --- Which documents are skipped ----------------------------------------------------------------------
-
-    def _kept(self, document: Document) -> bytes:
-        """Return the text to tokenise, or b"" for a skipped document, which is counted by its reason."""
-        if document.repaired:
-            self._repair(document, excerpt(document.text))
-        text = document.text
-        if self._changes_text:
-            found = self._functions.apply(text, lambda: self._place(document))
-            if isinstance(found, Skip):
-                self._filter_out(document, found.reason)
-                return b""
-            text = found
-        reason = self._unwanted(text)
-        if reason:
-            self._skip(reason)
-            return b""
-        if self._tokenizer.is_character_level:
-            unknown = self._tokenizer.unknown_characters(text.decode())
-            if unknown:
-                self._reject(document, _not_known(unknown))
-                return b""
-        return text
-
-    def _unwanted(self, text: bytes) -> str:
-        if not text:
-            return "empty"
-        by_length = self._job.min_chars or self._job.max_chars is not None
-        return self._wrong_length(len(text.decode())) if by_length else ""
-
-    def _wrong_length(self, characters: int) -> str:
-        if characters < self._job.min_chars:
-            return "too_short"
-        return "too_long" if self._job.max_chars is not None and characters > self._job.max_chars else ""
-
-    def _repair(self, document: Document | LongDocument, text: str) -> None:
-        """Count a document with replaced characters; `text` is an excerpt of it."""
-        if self._job.on_bad_text == "fail":
-            raise UserError(f"{self._place(document)}: {text!r}: {not_unicode(self._job.reading.encoding)}")
-        self._repaired += 1
-        self._counts.replaced += document.repaired
-        if len(self._examples) < MOST_EXAMPLES:
-            self._examples.append(ReplacedExample(self._number, document.line, document.offset, text))
-
-    def _skip(self, reason: str) -> None:
-        self._left_out[reason] = self._left_out.get(reason, 0) + 1
-        self._counts.skipped += 1
-
-    def _filter_out(self, document: Document, reason: str) -> None:
-        """Count and list a document that a filter skips."""
-        self._skip(f"{FILTERED}{reason}")
-        if self._number_of_reasons(FILTERED) > MOST_REASONS:
-            raise UserError(
-                f"--filter: gives more than {MOST_REASONS} different reasons, such as {reason!r}. Each is "
-                "counted: return Skip with one of a few reasons, without numbers or text of the document"
-            )
-        self._list(FILTERED_NAME, document, reason, lines=1)
-
-    def _skip_record(self, item: Skipped) -> None:
-        """Count a record that holds no text; beyond `MOST_REASONS` kinds, as one of other kinds."""
-        kind = f"{RECORD}{item.kind}"
-        if kind not in self._left_out and self._number_of_reasons(RECORD) >= MOST_REASONS:
-            kind = f"{RECORD}other"
-        self._skip(kind)
-
-    def _number_of_reasons(self, prefix: str) -> int:
-        return sum(reason.startswith(prefix) for reason in self._left_out)
-
-    def _reject(self, item: Document | LongDocument | Rejected, reason: str, lines: int = 1) -> None:
-        """Record a rejection. It counts as many documents as it spans lines, since each may have been one."""
-        self._list(REJECTED_NAME, item, reason, lines)
-        self._left_out["rejected"] += lines
-        self._counts.rejected += lines
-
-    def _list(self, name: str, item: Document | LongDocument | Rejected, reason: str, lines: int) -> None:
-        record = {
-            "piece": self._number,
-            "line": item.line,
-            "lines": lines,
-            "offset": item.offset,
-            "bytes": item.size,
-            "reason": reason,
-        }
-        self._listings[name].write(json.dumps(record) + "\n")
-
-    def _place(self, document: Document | LongDocument) -> str:
-        return place(self._piece, document.line, document.offset)
+            self._empty.append(self._selection.left_out["empty"] - before)
 
     # --- Writing ------------------------------------------------------------------------------------------
 
@@ -291,7 +196,7 @@ class _Work:
         """Tokenise documents, append end-of-text to each and write each to its split."""
         if not batch.texts:
             return
-        if not self._changes_text:
+        if not self._selection.changes_text:
             self._counts.characters += count_characters(b"".join(batch.texts))
         ids, lengths = self._encoder.encode_batch(batch.texts)
         counts = count_words(batch.texts)
@@ -346,30 +251,31 @@ class _Work:
                 facts = self._spill(document, file.write)
             self._counts.characters += facts.characters
             if document.repaired:
-                self._repair(document, facts.example)
-            reason = self._wrong_length(facts.characters) if facts.bytes else "empty"
+                self._selection.repair(document, facts.example)
+            reason = self._selection.wrong_length(facts.characters) if facts.bytes else "empty"
             if reason:
-                self._skip(reason)
+                self._selection.skip(reason)
             else:
                 self._add_long(document, facts, spill)
                 self._changes.append(facts.text_changes)
         except (BadDocumentError, UncuttableError) as error:
             with suppress(BadDocumentError):
                 deque(document.parts, maxlen=0)  # Consume the rest; the next document starts after it.
-            self._reject(document, str(error), error.lines if isinstance(error, BadDocumentError) else 1)
+            lines = error.lines if isinstance(error, BadDocumentError) else 1
+            self._selection.reject(document, str(error), lines)
         finally:
             spill.unlink(missing_ok=True)
         self._report(self._counts)
 
     def _spill(self, document: LongDocument, write: Callable[[memoryview], int]) -> "_LongFacts":
-        if self._changes_text:
+        if self._selection.changes_text:
             raise UncuttableError("too long for a normalizer or filter, which takes whole documents")
         facts = _LongFacts()
         for part in cut_long_text(document.parts, self._tokenizer):
             text = part.decode()
             unknown = self._tokenizer.unknown_characters(text)
             if unknown:
-                raise UncuttableError(_not_known(unknown))
+                raise UncuttableError(not_known(unknown))
             ids, lengths = self._encoder.encode_batch([part])
             write(ids.astype(self._dtype).data)
             facts.add(part, len(text), ids.size, self._round_trip.compare([part], ids, lengths))
@@ -435,14 +341,3 @@ class _LongFacts:
         self.characters += characters
         self.tokens += tokens
         self._changes.append(changes)
-
-
-def place(piece: Piece, line: int, offset: int) -> str:
-    """Format the location of a document, as exactly as is known from its piece alone."""
-    if piece.start == 0:
-        return f"{piece.path}:{line}"
-    return f"{piece.path}, byte {offset}" if offset >= 0 else f"{piece.path}, row {line} after part {piece.start}"
-
-
-def _not_known(characters: list[str]) -> str:
-    return f"{describe_characters(characters)} not in the character-level tokenizer"

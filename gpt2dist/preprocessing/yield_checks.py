@@ -9,8 +9,9 @@ from gpt2dist.corpus.damage import MOST_EXAMPLES, too_many_rejected, too_many_re
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.assembly import load_results
 from gpt2dist.preprocessing.atomic_output import MARKER
+from gpt2dist.preprocessing.job import PreprocessingJob
 from gpt2dist.preprocessing.outcome import no_training_documents, reasons, rejections, replacements
-from gpt2dist.preprocessing.tasks import PreprocessingJob, Task, load_result, task_folder
+from gpt2dist.preprocessing.tasks import Task, TaskTotals, load_result, task_folder
 
 
 class _NothingUsableError(UserError):
@@ -34,16 +35,14 @@ def check_yield(job: PreprocessingJob, tasks: list[Task]) -> None:
     Raises:
         UserError: Too many documents were rejected, too many characters were replaced, or the split is empty.
     """
-    results = load_results(job, tasks)
-    rejected = sum(result.left_out["rejected"] for result in results)
-    seen = sum(result.seen for result in results)
-    if rejected > job.max_bad_fraction * seen:
-        raise too_many_rejected_error(job, tasks, rejected, seen)
-    replaced = sum(result.replaced for result in results)
-    if replaced > job.max_replaced_fraction * sum(result.characters for result in results):
+    totals = TaskTotals(load_results(job, tasks))
+    rejected = totals.left_out["rejected"]
+    if rejected > job.max_bad_fraction * totals.seen:
+        raise too_many_rejected_error(job, tasks, rejected, totals.seen)
+    if totals.replaced > job.max_replaced_fraction * totals.characters:
         raise too_many_replaced_error(job, tasks)
-    if not any(record.split == "train" for result in results for record in result.shards):
-        raise _NothingUsableError(f"no documents to train on: {no_training_documents(job, results)}")
+    if "train" not in totals.splits:
+        raise _NothingUsableError(f"no documents to train on: {no_training_documents(job, totals)}")
 
 
 def too_many_rejected_error(job: PreprocessingJob, tasks: list[Task], rejected: int, seen: int) -> UserError:
@@ -63,12 +62,12 @@ def too_many_rejected_error(job: PreprocessingJob, tasks: list[Task], rejected: 
 
 def too_many_replaced_error(job: PreprocessingJob, tasks: list[Task]) -> UserError:
     """Return the error that too many characters would become U+FFFD, with the first documents that have some."""
-    results = [result for task in tasks if (result := load_result(task_folder(job, task)))]
-    replaced = sum(result.replaced for result in results)
-    characters = sum(result.characters for result in results)
+    totals = TaskTotals(result for task in tasks if (result := load_result(task_folder(job, task))))
     examples = list(islice(replacements(job, tasks), MOST_EXAMPLES))
-    problem = too_many_replaced(replaced, characters, job.max_replaced_fraction, examples, job.reading.encoding)
-    if 2 * sum(result.repaired for result in results) > sum(result.seen for result in results):
+    problem = too_many_replaced(
+        totals.replaced, totals.characters, job.max_replaced_fraction, examples, job.reading.encoding
+    )
+    if 2 * totals.repaired > totals.seen:
         return _NothingUsableError(f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction")
     return UserError(
         f"{problem}To keep the text with its U+FFFD, raise --max-replaced-fraction, which resumes from here. For "

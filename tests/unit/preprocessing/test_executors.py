@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -63,3 +63,14 @@ def test_other_errors_are_not_taken_for_a_killed_worker(tmp_path):
     job = PreprocessingJob(("a.txt",), "tok", Path(tmp_path) / "out")
     with pytest.raises(EOFError), executors.open_executor(job, 2):
         raise EOFError
+
+
+def test_a_part_of_the_calls_is_submitted_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "MOST_PENDING", 5)
+    job, submitted, most = PreprocessingJob(("a.txt",), "tok", tmp_path / "out"), [], 0
+    calls = ((submitted.append(number) or number,) for number in range(100))
+    with ThreadPoolExecutor(2) as executor:
+        for done, result in enumerate(executors.run_all(executor, job, abs, calls)):
+            most = max(most, len(submitted) - done)
+            assert 0 <= result < 100
+    assert done == 99 and most <= 10  # five in hand, five that have just ended
