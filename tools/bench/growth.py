@@ -15,7 +15,8 @@ Each module in `growth_rows/` is a row: a piece of work whose size can be chosen
 `measure` runs once in a process of its own. The runner adds "cpu_s", the CPU seconds of `measure` in this process
 and in those that it starts and waits for, and "peak_mib", by how much the memory of all these processes grew
 during it. Imports at the top of a row's module are not measured. An exponent e means that a figure grows as
-size^e: 0 is constant, 1 linear, 2 quadratic. It is the slope of a straight line through the logarithms. Needs Linux.
+size^e: 0 is constant, 1 linear, 2 quadratic. It is the slope of a straight line through the logarithms.
+It runs on Linux only.
 """
 
 import argparse
