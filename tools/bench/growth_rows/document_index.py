@@ -1,5 +1,6 @@
 """Per-document evaluation: the index arithmetic of all batches, without reading or computing anything."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,6 @@ MOST_BATCHES = 2_000
 
 def measure(size: int, directory: Path) -> dict[str, float]:
     """Compute what `score_windows` needs for a batch: starts, predicted and owned targets."""
-    import time
-
     tokens = np.random.default_rng(0).integers(2, 900, size)
     windows = DocumentWindows(np.cumsum(tokens) - tokens, tokens, 1024, 512)
     batches = -(-len(windows) // BATCH)
