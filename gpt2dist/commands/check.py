@@ -13,7 +13,7 @@ EXAMPLES = """\
 examples:
   gpt2dist launch check                                              all GPUs of this host
   gpt2dist launch --nnodes 2 --node-rank 0 --master-addr head --master-port 29500 check --directory runs
-  gpt2dist launch --nproc-per-node 2 check --seconds 0.2 --slow-below 0.5
+  gpt2dist check --directory runs                                    without a launcher: one GPU, and the disk
 
 Takes less than a minute for any number of ranks, besides their start. All ranks work at once. It prints a table
 of the hosts, each with the lowest rates of its ranks. Then it prints a line for each rank, link or disk that is
