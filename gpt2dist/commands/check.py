@@ -1,6 +1,7 @@
 """`gpt2dist check`: measure network, disks, clocks and GPUs of the hosts before a run, and name what is slow."""
 
 import argparse
+import math
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -92,7 +93,10 @@ def _require_directory(directory: Path) -> None:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
