@@ -1,4 +1,4 @@
-"""`gpt2dist check`: the rounds in which pairs of ranks exchange messages, and what each rank computes from them."""
+"""`gpt2dist check`: the rounds in which pairs of ranks exchange messages, and what a rank computes from them."""
 
 from pathlib import Path
 
