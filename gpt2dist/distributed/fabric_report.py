@@ -128,7 +128,7 @@ def _different_versions(measured: Sequence[Measured]) -> Iterator[str]:
             ranks.setdefault(each.versions.get(name, "none"), []).append(rank)
         if len(ranks) > 1:
             most = max(ranks, key=lambda version: len(ranks[version]))
-            for version in ranks.keys() - {most}:
+            for version in sorted(ranks.keys() - {most}):
                 for host, here in _by_host(measured, ranks[version]).items():
                     yield f"{_place(host, here)}: {name} {version}, most have {most}"
 

@@ -41,7 +41,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = Path(__file__).resolve().parent / "growth_rows"
 SAMPLED_EVERY = 0.02
 """Seconds between two looks at the memory of the processes."""
-SAMPLING_SHARE = 0.1
+SAMPLING_SHARE = 0.5
 """Largest share of the time that these looks may take."""
 MIB = 1 << 20
 
