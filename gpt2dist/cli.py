@@ -30,8 +30,9 @@ VERBS = {
     "inspect": "show the contents of a dataset directory, verify it, or decode one window",
     "config": "explain the keys of a run configuration, or print its JSON Schema for editors",
     "validate": "check a run configuration, and print the plan of the run",
+    "check": "measure network, disks, clocks and GPUs of the hosts before a run, and name what is slow",
     "train": "train a model, in one process or under launch, torchrun, deepspeed or srun",
-    "launch": "start train, evaluate, lambada or verify-resume in several processes, as torchrun does",
+    "launch": "start check, train, evaluate, lambada or verify-resume in several processes, as torchrun does",
     "submit": "submit a training run, an evaluation or preprocessing to Slurm, Kubernetes or this machine",
     "verify-resume": "verify on this machine that a resumed run is exact: N + N steps equal 2N steps",
     "evaluate": "measure perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
@@ -43,7 +44,7 @@ VERBS = {
     "trace": "list the documents that a step of a run was trained on",
 }
 
-DISTRIBUTED_VERBS = ("train", "evaluate", "lambada", "verify-resume")
+DISTRIBUTED_VERBS = ("check", "train", "evaluate", "lambada", "verify-resume")
 """Verbs that run on several ranks; `launch` starts them."""
 
 SECONDS_TO_REPORT = 10

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2dist.cli import DISTRIBUTED_VERBS, EXIT_DONE, EXIT_INTERRUPTED
+from gpt2dist.cli import DISTRIBUTED_VERBS, EXIT_DONE, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_WRONG_INPUT
 from gpt2dist.distributed import open_files
 from gpt2dist.errors import PeerLostError, RankRunError, UserError
 from gpt2dist.run import end_markers
@@ -24,6 +24,7 @@ examples:
   gpt2dist launch --nproc-per-node 2 --max-restarts 3 train run.yaml optimizer.lr=3e-4
   gpt2dist launch --nnodes 2 --rdzv-backend c10d --rdzv-endpoint head:29400 train run.yaml
   gpt2dist launch evaluate runs/gpt2-124m --data data/openwebtext
+  gpt2dist launch check                                              network, disks and GPUs, before a run
 
 Options before the verb go to torchrun (`torchrun --help`). If a run fails, the last message names the rank that
 failed first, the cause and its log. Exit codes: 0 done, or stopped on request (SIGTERM, SIGUSR1); 2 wrong input;
@@ -71,8 +72,12 @@ def run(args: argparse.Namespace) -> int:
         torchrun.run(settings)
     except ChildFailedError as ended:
         codes = {each.exitcode for each in ended.failures.values()}
-        if 2 in codes and codes <= {2, -signal.SIGTERM}:  # the launcher ended the ranks that did not exit
-            return 2
+        for code in _explained_codes(words[0]):
+            if code in codes and codes <= {
+                code,
+                -signal.SIGTERM,
+            }:  # the launcher ended the ranks that did not exit
+                return code
         raise RankRunError(describe(ended.failures, directory)) from ended
     except (DistError, RendezvousError) as error:
         place = settings.rdzv_endpoint or f"{settings.master_addr}:{settings.master_port}"
@@ -91,6 +96,11 @@ def run(args: argparse.Namespace) -> int:
             return EXIT_INTERRUPTED
         raise RankRunError(text) from stopped
     return EXIT_DONE
+
+
+def _explained_codes(verb: str) -> tuple[int, ...]:
+    """Return the exit codes with which the ranks of a verb have said themselves what is wrong."""
+    return (EXIT_WRONG_INPUT, EXIT_FAILURE) if verb == "check" else (EXIT_WRONG_INPUT,)
 
 
 def _shutdown_hint(torchrun: Any) -> str:

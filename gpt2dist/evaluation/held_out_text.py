@@ -163,7 +163,7 @@ class HeldOut:
 
     def _documents(self, stream: TokenStream) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the stream position of each document's prefix, and its number of tokens with the prefix."""
-        ends = np.append(list(_find(stream, self.end_of_text_id)), len(stream)).astype(np.int64)
+        ends = np.append(_find(stream, self.end_of_text_id), len(stream))
         tokens = np.diff(ends)
         if tokens[-1] == 1:  # nothing after the last end-of-text
             ends, tokens = ends[:-1], tokens[:-1]
@@ -245,8 +245,11 @@ def _with_ends(tokens: NDArray[np.uint32], lengths: NDArray[np.int64], end_of_te
     return np.insert(tokens, np.cumsum(lengths), end_of_text_id).astype(np.uint32)
 
 
-def _find(stream: TokenStream, token: int) -> Iterator[int]:
-    """Yield the positions of a token in a stream."""
+def _find(stream: TokenStream, token: int) -> NDArray[np.int64]:
+    """Return the positions of a token in a stream, in order."""
     borders = [*range(0, len(stream), SCANNED_TOGETHER), len(stream)]
-    for begin, end in pairwise(borders):
-        yield from (begin + np.flatnonzero(stream.read(np.array([begin]), end - begin)[0] == token)).tolist()
+    found = (
+        begin + np.flatnonzero(stream.read(np.array([begin]), end - begin)[0] == token)
+        for begin, end in pairwise(borders)
+    )
+    return np.concatenate([np.empty(0, np.int64), *found])

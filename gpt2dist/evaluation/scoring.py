@@ -69,6 +69,8 @@ def score_windows(
     """
     batcher = MicroBatcher(stream, windows, "new")
     order = _longest_first(windows)
+    # Targets of the windows before each place of this order, once, since a lookup may cost O(log documents).
+    targets_before = np.append(0, np.cumsum(windows.owned(order)))
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
     # Rows: Σ nll, whether all targets were the likeliest tokens, and how often the window was scored.
     scores = torch.zeros(3, len(windows), dtype=torch.float64)
@@ -80,10 +82,10 @@ def score_windows(
         nll, greedy = score_batch(forward, _read(batcher, indices))
         if mine < len(batches):
             scores[:, indices] += torch.stack([nll, greedy.double(), torch.ones_like(nll)])
-        together = np.concatenate(batches[first : first + world.size])
-        on_batch(int(windows.owned(together).sum()), windows.targets)
+        begin, end = first * batch_size, min(len(order), (first + world.size) * batch_size)
+        on_batch(int(targets_before[end] - targets_before[begin]), windows.targets)
     nll, greedy, times = world.sum(scores)
-    if not (times == 1).all() or windows.owned(order).sum() != windows.targets:
+    if not (times == 1).all() or targets_before[-1] != windows.targets:
         raise RuntimeError("a target was not scored exactly once; please report this")
     return WindowScores(nll.numpy(), greedy.bool().numpy())
 

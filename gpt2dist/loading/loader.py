@@ -95,22 +95,26 @@ class MixtureBatcher:
     def counted(self, datasets: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of targets in the loss for each of these windows."""
         out = np.empty_like(windows)
-        for dataset, batcher in enumerate(self.batchers):
-            mine = datasets == dataset
-            out[mine] = batcher.counted(windows[mine])
+        for dataset, mine in _places(datasets):
+            out[mine] = self.batchers[dataset].counted(windows[mine])
         return out
 
     def __call__(self, datasets: NDArray[np.int64], windows: NDArray[np.int64]) -> MicroBatch:
         """Gather window `windows[i]` of dataset `datasets[i]` for each i."""
-        places = [np.flatnonzero(datasets == dataset) for dataset in range(len(self.batchers))]
-        parts = [
-            (mine, batcher(windows[mine]))
-            for mine, batcher in zip(places, self.batchers, strict=True)
-            if mine.size
-        ]
+        parts = [(mine, self.batchers[dataset](windows[mine])) for dataset, mine in _places(datasets)]
         if len(parts) == 1:
             return parts[0][1]
         return MicroBatch(*(_merge(parts, field.name) for field in fields(MicroBatch)))
+
+
+def _places(datasets: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield each dataset that occurs, with its places in ascending order; one sort for any number of datasets."""
+    order = np.argsort(datasets, kind="stable")
+    sorted_ = datasets[order]
+    borders = [0, *(np.flatnonzero(np.diff(sorted_)) + 1).tolist(), len(order)]
+    for begin, end in pairwise(borders):
+        if end > begin:
+            yield int(sorted_[begin]), order[begin:end]
 
 
 def _merge(parts: list[tuple[NDArray[np.intp], MicroBatch]], name: str) -> NDArray:

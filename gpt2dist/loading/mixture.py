@@ -9,6 +9,7 @@ permutation of (seed, epoch). A sample is thus computed from its number alone, i
 the size of the datasets, and each dataset has its own epochs.
 """
 
+import heapq
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist.loading.permutation import Permutation
+from gpt2dist.loading.permutation import Permutation, permute_each
 
 MOST_TURNS = 100_000
 """Longest period of a blend that is held in memory. It allows five decimals in weights that add up to 1."""
@@ -69,7 +70,7 @@ def schedule(shares: Sequence[int]) -> NDArray[np.int64]:
     This is the algorithm of Tijdeman 1980, "The chairman assignment problem". Each turn considers those of the k
     datasets that are at least 1/(2k − 2) sample behind their share, and chooses the one whose next sample is due
     first. For any s, the number of samples of a dataset among the first s differs from its share of s by at most
-    1 − 1/(2k − 2).
+    1 − 1/(2k − 2). It takes O(n log k) for a period of n.
     """
     period, slack = sum(shares), 2 * len(shares) - 2
     if not slack:
@@ -77,15 +78,28 @@ def schedule(shares: Sequence[int]) -> NDArray[np.int64]:
     # due = (samples so far + 1 − 1/slack) / share, multiplied by slack · common to make it a whole number.
     common = math.lcm(*shares)
     step = [slack * (common // share) for share in shares]
+    begins: list[list[int]] = [[] for _ in range(period)]  # turn → datasets that are considered from it on
+
+    def wait(dataset: int, samples: int, earliest: int) -> None:
+        """Let a dataset with so many samples be considered from the turn on in which it is far enough behind."""
+        turn = max(earliest, -(-period * (1 + slack * samples) // (slack * shares[dataset])) - 1)
+        if turn < period:
+            begins[turn].append(dataset)
+
+    considered: list[tuple[int, int]] = []
     due = [(slack - 1) * (common // share) for share in shares]
-    behind = [0] * len(shares)  # in samples, multiplied by the period
+    samples = [0] * len(shares)
+    for dataset in range(len(shares)):
+        wait(dataset, 0, 0)
     turns = np.empty(period, np.int64)
     for turn in range(period):
-        behind = [lag + share for lag, share in zip(behind, shares, strict=True)]
-        chosen = min((due[d], d) for d, lag in enumerate(behind) if slack * lag >= period)[1]
-        behind[chosen] -= period
-        due[chosen] += step[chosen]
+        for dataset in begins[turn]:
+            heapq.heappush(considered, (due[dataset], dataset))
+        _, chosen = heapq.heappop(considered)
         turns[turn] = chosen
+        due[chosen] += step[chosen]
+        samples[chosen] += 1
+        wait(chosen, samples[chosen], turn + 1)
     return turns
 
 
@@ -196,18 +210,24 @@ class Mixture:
     def __init__(self, windows: Sequence[int], shares: Sequence[int], seed: int):
         self.windows = tuple(windows)
         self.shares = tuple(shares)
+        self._windows = np.array(self.windows, np.int64)
         self._seed = seed
         # Earlier versions had only the table. Their runs need it to resume in the same order.
         self.turns: Turns = TableOfTurns(shares) if sum(shares) <= MOST_TURNS else TreeOfTurns(shares)
 
     def __call__(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Map sample numbers (int64, any size and shape) to dataset numbers and window numbers."""
-        datasets, numbers = (found.reshape(samples.shape) for found in self.turns(samples.ravel()))
-        windows = np.empty_like(numbers)
-        for dataset in range(len(self.windows)):
-            mine = datasets == dataset
-            windows[mine] = self._order(dataset, numbers[mine])
-        return datasets, windows
+        datasets, numbers = self.turns(samples.ravel())
+        epochs, places = np.divmod(numbers, self._windows[datasets])
+        # Samples of one dataset and epoch share a permutation. All are found with one sort, and mapped together.
+        order = np.lexsort((epochs, datasets))
+        differ = (np.diff(datasets[order]) != 0) | (np.diff(epochs[order]) != 0)
+        which = np.empty(len(order), np.intp)
+        which[order] = np.append(0, np.cumsum(differ))[: len(order)]
+        first = order[np.append(0, np.flatnonzero(differ) + 1)[: len(order)]]
+        pairs = zip(datasets[first].tolist(), epochs[first].tolist(), strict=True)
+        windows = permute_each([self._permutation(*pair) for pair in pairs], which, places)
+        return datasets.reshape(samples.shape), windows.reshape(samples.shape)
 
     def counts(self, samples: int) -> list[int]:
         """Return how many of the first `samples` samples come from each dataset."""
@@ -217,19 +237,13 @@ class Mixture:
         """Return the number of passes over each dataset that the first `samples` samples make."""
         return [count / windows for count, windows in zip(self.counts(samples), self.windows, strict=True)]
 
-    def _order(self, dataset: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Map the turns of one dataset to its windows."""
-        windows = self.windows[dataset]
-        epochs, places = np.divmod(numbers, windows)
-        out = np.empty_like(places)
-        for epoch in np.unique(epochs):  # usually one, or two at an epoch boundary
-            here = epochs == epoch
-            # The first dataset keeps the order that it has without a blend. The others must not share that order.
-            key = (self._seed, int(epoch), dataset) if dataset else (self._seed, int(epoch))
-            out[here] = _permutation(windows, *key)(places[here])
-        return out
+    def _permutation(self, dataset: int, epoch: int) -> Permutation:
+        """Return the order of the windows of a dataset in one of its epochs."""
+        # The first dataset keeps the order that it has without a blend. The others must not share that order.
+        key = (self._seed, epoch, dataset) if dataset else (self._seed, epoch)
+        return _permutation(self.windows[dataset], *key)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _permutation(n: int, *key: int) -> Permutation:
     return Permutation(n, *key)

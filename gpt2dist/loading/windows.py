@@ -79,6 +79,8 @@ class Windows:
 class DocumentWindows:
     """Windows over spans of a stream, where each span is windowed independently.
 
+    A window is found in O(log D).
+
     Args:
         begins: int64 [D], stream position of the first token of each span.
         tokens: int64 [D], tokens in each span; a span of fewer than 2 tokens has no target and no window.
@@ -97,7 +99,10 @@ class DocumentWindows:
         self._begins = begins[has_target]
         self._targets = tokens[has_target] - 1
         self.targets = int(self._targets.sum())
-        self._ends = np.cumsum(_count(self._targets, sequence_length, stride), dtype=np.int64)
+        counts = _count(self._targets, sequence_length, stride)
+        # Numbers of each span's first window, and of the first one after it.
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        self._firsts = self._ends - counts
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -122,7 +127,7 @@ class DocumentWindows:
         """Return the span of each window, and the window's number in its span."""
         indices = np.asarray(indices, np.int64)
         span = np.searchsorted(self._ends, indices, side="right")
-        return span, indices - np.append(0, self._ends)[span]
+        return span, indices - self._firsts[span]
 
 
 def _check_stride(stride: int, sequence_length: int) -> None:

@@ -58,6 +58,14 @@ TESTED = {
         "is cuda",
         f"{GPU} test_deepspeed_uses_the_gpu_of_the_rank",
     ),
+    "distributed/fabric.py load_of": (
+        "device.type",
+        f"{DEVICES} test_the_fabric_check_gives_a_gpu_more_to_do_and_compares_its_versions",
+    ),
+    "distributed/fabric.py versions": (
+        "torch.cuda.is_available, torch.cuda.get_device_name, torch.cuda.nccl.version, torch.cuda.nccl",
+        f"{DEVICES} test_the_fabric_check_gives_a_gpu_more_to_do_and_compares_its_versions",
+    ),
     "distributed/gpu.py own_gpu": (
         "torch.cuda.device_count, names cuda",
         f"{GPU} test_the_gpu_of_a_rank",

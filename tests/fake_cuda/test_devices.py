@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from gpt2dist.commands import launch
-from gpt2dist.distributed import world
+from gpt2dist.distributed import fabric, world
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.model_forward import load_forward
@@ -51,6 +51,23 @@ def test_the_memory_of_a_rank_is_that_of_its_gpu():
 def test_the_environment_of_a_run_names_the_gpu(gpu):
     with mock_driver([], is_available=gpu, get_device_name="NVIDIA L4"):
         assert environment.describe()["gpu"] == ("NVIDIA L4" if gpu else None)
+
+
+def test_the_fabric_check_gives_a_gpu_more_to_do_and_compares_its_versions(monkeypatch, tmp_path):
+    assert fabric.load_of(CUDA).message > fabric.load_of(CPU).message
+    assert fabric.load_of(CUDA).dtype == torch.float16
+    text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\nGCC 12\n"
+    opened = text.replace("x86_64 Kernel Module", "Open Kernel Module for x86_64")
+    monkeypatch.setattr(fabric, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 27, 5))
+    with mock_driver([], is_available=True, get_device_name="NVIDIA L4"):
+        found = {"torch": torch.__version__, "GPU": "NVIDIA L4", "NCCL": "2.27.5"}
+        assert fabric.versions() == found  # in a container without /proc/driver
+        for content, driver in ((text, "535.104.05"), (opened, "535.104.05"), ("other", "unknown")):
+            (tmp_path / "version").write_text(content)
+            assert fabric.versions() == found | {"driver": driver}
+    with mock_driver([], is_available=False):
+        assert fabric.versions() == {"torch": torch.__version__}
 
 
 def test_launch_starts_a_rank_per_gpu():

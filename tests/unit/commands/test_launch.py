@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from gpt2dist.cli import main
 from gpt2dist.commands.launch import (
@@ -31,9 +31,8 @@ def test_quiet_before_the_verb_is_the_verbs_option():
 
 def test_a_launch_of_nothing_is_wrong_input(capsys):
     assert main(["launch", "--nproc-per-node", "2", "generate", "x"]) == 2
-    expected = (
-        "no verb to launch; write one of train, evaluate, lambada, verify-resume after torchrun's options\n"
-    )
+    verbs = "check, train, evaluate, lambada, verify-resume"
+    expected = f"no verb to launch; write one of {verbs} after torchrun's options\n"
     assert capsys.readouterr().err == f"gpt2dist launch: {expected}"
 
 
@@ -134,3 +133,27 @@ def test_a_torchrun_that_does_not_wait_is_named(options, hint):
     """That of torch 2.11 kills ranks that have not saved within 30 seconds."""
     torchrun = SimpleNamespace(get_args_parser=lambda: SimpleNamespace(format_help=lambda: options))
     assert _shutdown_hint(torchrun).startswith(hint) and bool(_shutdown_hint(torchrun)) == bool(hint)
+
+
+@pytest.mark.parametrize(
+    ("words", "codes", "expected", "silent"),
+    [
+        (["check"], [1, 1], 1, True),  # the ranks have printed what is wrong
+        (["check"], [1, -signal.SIGTERM], 1, True),
+        (["check"], [2, 2], 2, True),
+        (["check"], [1, -signal.SIGKILL], 1, False),
+        (["lambada", "m", "--data", "d"], [1, 1], 1, False),
+        (["lambada", "m", "--data", "d"], [2, 2], 2, True),
+    ],
+)
+def test_what_ranks_have_explained_is_not_told_again(
+    tmp_path, monkeypatch, capsys, words, codes, expected, silent
+):
+    failures = {rank: failure(tmp_path, code) for rank, code in enumerate(codes)}
+
+    def fail(settings):
+        raise ChildFailedError("gpt2dist", failures)
+
+    monkeypatch.setattr("torch.distributed.run.run", fail)
+    assert main(["launch", "--nproc-per-node", "2", *words]) == expected
+    assert (capsys.readouterr().err == "") == silent

@@ -11,6 +11,7 @@ from gpt2dist.distributed.world import World
 from gpt2dist.evaluation import scoring
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.perplexity import score
+from gpt2dist.loading.windows import DocumentWindows, Windows
 from gpt2dist.model.gpt2 import LanguageModel
 from gpt2dist.model.shape import Shape
 
@@ -130,6 +131,28 @@ def test_any_documents_at_any_number_of_ranks(model, data):
     nll, targets = scored(model, packed, stride, size, world_size, prefix=True, per_document=True)
     assert targets == sum(lengths)
     assert nll == pytest.approx(sum(by_hand(model, [END, *each], stride) for each in documents), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Windows, DocumentWindows])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_every_rank_hears_of_all_targets_and_looks_up_its_own_windows(model, world_size, kind, monkeypatch):
+    looked_up, owned = [], kind.owned
+    monkeypatch.setattr(
+        kind, "owned", lambda self, indices: looked_up.append(len(indices)) or owned(self, indices)
+    )
+    text, ranks = held_out(np.where(np.arange(75) % 10 == 0, END, TOKENS)), Ranks(world_size)
+    for rank in range(world_size):
+        told = []
+        looked_up.clear()
+        how = {
+            "per_document": kind is DocumentWindows,
+            "on_batch": lambda *targets, told=told: told.append(targets),
+        }
+        result = score(model.score, text, LENGTH, 4, 3, ranks.rank(rank), **how)
+        assert sum(targets for targets, _ in told) == result.targets
+        assert {of for _, of in told} == {result.targets}
+        assert looked_up[0] == result.windows  # all once, and then the batches of this rank
+        assert len(looked_up) == 1 + len(told) and max(looked_up[1:]) <= 3
 
 
 def test_a_window_that_is_scored_twice_is_noticed(model, monkeypatch):

@@ -273,6 +273,30 @@ def test_a_blended_batch_holds_the_windows_that_its_datasets_make():
     assert batcher(datasets[narrow], windows[narrow]).tokens.dtype == np.uint16
 
 
+def test_a_batch_asks_each_dataset_that_it_has_windows_of_once():
+    _, batcher = blend()
+    asked = []
+
+    class Asked(MicroBatcher):
+        def __init__(self, number, other):
+            super().__init__(other.stream, other.windows, "new")
+            self.number = number
+
+        def counted(self, indices):
+            asked.append((self.number, indices.tolist()))
+            return super().counted(indices)
+
+    many = MixtureBatcher([Asked(number, batcher.batchers[number % 3]) for number in range(300)])
+    datasets, windows = np.array([7, 299, 7, 0, 299, 7]), np.array([1, 2, 0, 3, 0, 1])
+    assert many.counted(datasets, windows).tolist() == [
+        int(many.batchers[d].counted(np.array([w]))[0]) for d, w in zip(datasets, windows, strict=True)
+    ]
+    assert asked[:3] == [(0, [3]), (7, [1, 0, 1]), (299, [2, 0])]
+    asked.clear()
+    many(datasets, windows)
+    assert asked == [(0, [3]), (7, [1, 0, 1]), (299, [2, 0])]
+
+
 @pytest.mark.parametrize(("world", "micro"), [(1, 4), (2, 3), (4, 3)])
 def test_a_blend_is_the_same_at_any_world_size_and_from_any_step(world, micro):
     whole = blended_steps(6)

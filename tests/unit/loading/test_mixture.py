@@ -1,3 +1,4 @@
+import heapq
 import math
 from fractions import Fraction
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2dist.loading import permutation
 from gpt2dist.loading.mixture import (
     LARGEST_PERIOD,
     MOST_TURNS,
@@ -150,6 +152,37 @@ def test_the_schedule_never_changes_from_release_to_release():
     assert schedule((4,)).tolist() == [0, 0, 0, 0]
 
 
+def scheduled_by_definition(shares):
+    """Tijdeman's algorithm, each dataset looked at in each turn."""
+    period, slack = sum(shares), 2 * len(shares) - 2
+    taken, turns = [0] * len(shares), []
+    for turn in range(period):
+        behind = [
+            Fraction((turn + 1) * share, period) - count for share, count in zip(shares, taken, strict=True)
+        ]
+        due = [(count + 1 - Fraction(1, slack)) / share for share, count in zip(shares, taken, strict=True)]
+        chosen = min((due[d], d) for d, lag in enumerate(behind) if lag * slack >= 1)[1]
+        taken[chosen] += 1
+        turns.append(chosen)
+    return turns
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=12))
+def test_the_schedule_is_that_of_its_definition(shares):
+    assert schedule(shares).tolist() == scheduled_by_definition(shares)
+
+
+def test_a_dataset_is_considered_once_for_each_of_its_turns(monkeypatch):
+    """A look at each dataset in each turn would take seconds at the start of a blend of hundreds."""
+    pushed, push = [], heapq.heappush
+    monkeypatch.setattr(
+        "gpt2dist.loading.mixture.heapq.heappush", lambda heap, item: pushed.append(item) or push(heap, item)
+    )
+    shares = np.random.default_rng(0).integers(1, 9, 500).tolist()
+    turns = schedule(shares)
+    assert len(pushed) == len(turns) == sum(shares)
+
+
 def by_definition(mixture: Mixture, seed: int, samples: int) -> list[tuple[int, int]]:
     """Dataset and window of each sample, counted one by one."""
     turns = schedule(mixture.shares).tolist()
@@ -171,6 +204,34 @@ def test_each_dataset_goes_through_epochs_of_its_own():
     datasets, windows = mixture(np.arange(300))
     assert list(zip(datasets.tolist(), windows.tolist(), strict=True)) == expected
     assert mixture.epochs(300) == [210 / 11, 60 / 40, 30 / 3]
+
+
+def test_hundreds_of_datasets_go_through_epochs_of_their_own():
+    draw = np.random.default_rng(2)
+    windows = [1, 2, 1023, 1024, *draw.integers(1, 40, 200).tolist()]
+    mixture = Mixture(windows, draw.integers(1, 9, len(windows)).tolist(), seed=5)
+    datasets, found = mixture(np.arange(4000))
+    assert list(zip(datasets.tolist(), found.tolist(), strict=True)) == by_definition(mixture, 5, 4000)
+
+
+def test_more_datasets_do_not_need_more_array_operations(monkeypatch):
+    passes = []
+    one_pass = permutation._pass
+    monkeypatch.setattr(permutation, "_pass", lambda *args: passes.append(len(args[0])) or one_pass(*args))
+    for datasets in (2, 500):
+        passes.clear()
+        mixture = Mixture([1_000_003] * datasets, range(1, datasets + 1), seed=0)
+        mixture(np.arange(4096))
+        # An index that falls outside is mapped again: at most one in a thousand here.
+        assert passes[0] == 4096 and sum(passes[1:]) < 40 and len(passes) < 5
+    passes.clear()
+    Mixture([1000, 2000] * 250, [1] * 500, seed=0)(np.arange(4096))
+    assert sorted(passes)[-2:] == [2048, 2048]  # small datasets have other rounds than large ones
+    assert len(passes) < 12
+
+
+def test_no_samples():
+    assert [part.shape for part in Mixture([11, 40], (7, 2), seed=5)(np.zeros((0, 3), np.int64))] == [(0, 3)] * 2
 
 
 def test_a_sample_is_computed_from_its_number_alone():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gpt2dist.loading import permutation
-from gpt2dist.loading.permutation import Permutation
+from gpt2dist.loading.permutation import Permutation, permute_each
 
 N = 3_000_001
 SIZES = [
@@ -161,6 +161,25 @@ def test_values_do_not_depend_on_what_they_are_asked_with():
     assert np.array_equal(permutation(np.arange(5000).reshape(50, 4, 25)), out.reshape(50, 4, 25))
     assert np.array_equal(permutation(np.arange(4999, -1, -1)), out[::-1])
     assert permutation(np.zeros(0, np.int64)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(7,), (1, 2, 1023), (1024, 1_000_003, 2**61), (1, 1023, 1024, 99_991, 2**62 - 1)]
+)
+def test_each_index_by_a_permutation_of_its_own(sizes):
+    draw = np.random.default_rng(0)
+    permutations = [Permutation(n, 3, number) for number, n in enumerate(sizes)]
+    which = draw.integers(0, len(sizes), 500)
+    indices = np.array([draw.integers(0, sizes[each]) for each in which])
+    expected = [int(permutations[each](index)) for each, index in zip(which, indices, strict=True)]
+    assert permute_each(permutations, which, indices).tolist() == expected
+
+
+def test_an_index_outside_the_domain_of_its_own_permutation_is_refused():
+    with pytest.raises(ValueError, match="indices must lie in"):
+        permute_each([Permutation(10, 0), Permutation(20, 0)], np.array([0, 1]), np.array([15, 5]))
+    with pytest.raises(ValueError, match="indices must lie in"):
+        permute_each([Permutation(10, 0), Permutation(20, 0)], np.array([0, 1]), np.array([5, -1]))
 
 
 def test_does_not_write_into_its_argument():

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -122,6 +123,23 @@ def test_windows_of_documents_are_those_of_each_document_by_itself(stride):
         (windows.predicted, lambda document, i, begin: document.predicted(i)),
     ):
         assert got(numbers).tolist() == np.concatenate([expected(d, i, b) for (d, b), i in both]).tolist()
+
+
+def test_finding_windows_costs_the_same_memory_for_any_number_of_documents():
+    """A copy of an array of all documents for each batch would make an evaluation quadratic."""
+    allocated = []
+    for documents in (1_000, 100_000):
+        tokens = np.random.default_rng(0).integers(2, 40, documents)
+        windows = DocumentWindows(np.cumsum(tokens) - tokens, tokens, 8, 4)
+        indices = np.linspace(0, len(windows) - 1, 8).astype(np.int64)
+        for method in (windows.starts, windows.owned, windows.predicted):
+            method(indices)  # what is made once
+            tracemalloc.start()
+            method(indices)
+            allocated.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert allocated[:3] == allocated[3:]
+    assert max(allocated) < 8_000
 
 
 def test_documents_without_a_target_have_no_window():
