@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from gpt2dist import hub
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.distributed.gpu import supports_bf16
 from gpt2dist.distributed.world import World
@@ -63,7 +64,10 @@ def locate_together(model: str | Path, world: World) -> Path:
     # Rank 0 decides, since a slower rank could find a newer checkpoint of an active run. The hub's cache may be
     # at another path on another host.
     of_main = world.from_main(mine)
-    return of_main if of_main.is_dir() else mine
+    if of_main.is_dir():
+        return of_main
+    pinned = hub.source_of(of_main)  # a branch on the hub may have moved in the meantime
+    return locate(pinned) if pinned else mine
 
 
 def load_forward(

@@ -46,9 +46,11 @@ class Tokenizer:
         backend: The tokenizer of the `tokenizers` library, which is modified in place.
         end_of_text: The content of the token that ends a document.
         origin: The file, directory or name of the tokenizer, for messages.
+        hub_source: NAME@COMMIT if the tokenizer is from the hub, else empty.
 
     Attributes:
         origin: As given.
+        hub_source: As given.
         end_of_text: The content of the end-of-text token.
         end_of_text_id: The id of the end-of-text token.
         unknown_id: The id that replaces text outside the vocabulary; None if the tokenizer has no such id.
@@ -66,11 +68,18 @@ class Tokenizer:
         UserError: The ids have gaps, or the end-of-text token does not exist.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str = END_OF_TEXT, origin: str = "tokenizer"):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        end_of_text: str = END_OF_TEXT,
+        origin: str = "tokenizer",
+        hub_source: str = "",
+    ):
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         self.origin = origin
+        self.hub_source = hub_source
         # Not kept: the vocabulary and merges would take much memory in Python.
         content = orjson.loads(backend.to_str())
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -111,8 +120,8 @@ class Tokenizer:
 
         Args:
             source: A directory as written by `Tokenizer.save`, a tokenizer.json, or a name such as
-                "openai-community/gpt2". The end-of-text token is the eos_token of the tokenizer_config.json
-                beside tokenizer.json, or else `END_OF_TEXT`.
+                "openai-community/gpt2", which "NAME@REVISION" pins to a branch, tag or commit. The end-of-text
+                token is the eos_token of the tokenizer_config.json beside tokenizer.json, or else `END_OF_TEXT`.
 
         Raises:
             UserError: `source` is none of these, or the tokenizer cannot be used.
@@ -121,7 +130,8 @@ class Tokenizer:
             >>> gpt2dist.Tokenizer.load("gpt2").encode("Hello world")
             array([15496,   995], dtype=uint32)
         """
-        return cls(*read_source(source), origin=str(source))
+        backend, end_of_text, hub_source = read_source(source)
+        return cls(backend, end_of_text, str(source), hub_source)
 
     @staticmethod
     def train(

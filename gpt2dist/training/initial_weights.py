@@ -6,6 +6,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from gpt2dist import hub
 from gpt2dist.checkpoint.manifest import require_whole_model
 from gpt2dist.checkpoint.safetensors_io import TensorFiles
 from gpt2dist.distributed.world import World
@@ -26,7 +27,7 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
         state: The new model's weights and optimizer state.
 
     Returns:
-        The `path` and `fingerprint` of the weights.
+        The `path` and `fingerprint` of the weights, and for a model on the hub its `source`, NAME@COMMIT.
 
     Raises:
         UserError: The weights cannot be read, are not finite, or are not those of a GPT-2 of this shape.
@@ -42,7 +43,8 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
     except (OSError, SafetensorError) as error:
         raise UserError(f"model.init_from: the weights in {directory} cannot be read ({error})") from error
     state.refresh()
-    return {"path": str(directory), "fingerprint": digest}
+    source = hub.source_of(directory)
+    return {"path": str(directory), "fingerprint": digest} | ({"source": source} if source else {})
 
 
 class _Weights:
