@@ -43,6 +43,7 @@ VERBS = {
     "status": "show state, step, loss, speed and time left of a run, or of all runs in a folder",
     "report": "write a run as one HTML page: state, curves, samples, lineage, configuration",
     "trace": "list the documents that a step of a run was trained on",
+    "completion": "print a script with which bash, zsh or fish completes this command line",
 }
 
 DISTRIBUTED_VERBS = ("train", "evaluate", "lambada", "verify-resume")

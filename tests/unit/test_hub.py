@@ -51,7 +51,7 @@ def test_a_revision_that_the_hub_does_not_have():
 
     NoRevision.__name__ = "RevisionNotFoundError"
     assert reason_of("me/small@v9", NoRevision("404")) == (
-        "and me/small on the hub has no revision v9; name a branch, a tag or a whole commit hash"
+        "and me/small on the hub has no revision v9; name a branch, a tag or a whole commit"
     )
 
 
