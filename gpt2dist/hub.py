@@ -70,14 +70,10 @@ def reason_of(name: str, error: Exception) -> str:
     if "HFValidationError" in kinds:
         return "and it is not a name on the hub either, such as openai-community/gpt2"
     if "RevisionNotFoundError" in kinds:
-        return (
-            f"and {repository} on the hub has no revision {revision}; name a branch, a tag or a whole commit"
-        )
+        return f"and {repository} on the hub has no revision {revision}; name a branch, tag or whole commit"
     missing = {"RepositoryNotFoundError", "RemoteEntryNotFoundError"} & kinds
     if missing or ("EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds):
-        return (
-            f"and the hub does not have it, or only for members ({said}); set HF_TOKEN if it is not public"
-        )
+        return f"and the hub does not have it, or for members only ({said}); set HF_TOKEN if it is private"
     if is_offline():
         at = f" --revision {revision}" if revision else ""
         return (

@@ -313,7 +313,7 @@ def test_every_reference_to_a_module_leads_somewhere():
             dead += [(name, module, missing) for missing in names - names_in(module)]
         for dotted in re.findall(r"\bgpt2dist(?:\.[a-z_]\w*)+(?!\w*\()", text):
             parts = dotted.split(".")
-            if parts[-1] in ("egg", "yaml", "py") or dotted in ENTRY_POINT_GROUPS:
+            if parts[-1] in ("egg", "yaml", "py", "fish") or dotted in ENTRY_POINT_GROUPS:
                 continue
             parent = max((p for p in range(1, len(parts)) if known(".".join(parts[:p]))), default=1)
             if parts[parent] not in names_in(".".join(parts[:parent])):

@@ -17,7 +17,7 @@ Verbs, options, their choices and the keys of a configuration are completed. Aft
 
 examples:
   gpt2dist completion bash > ~/.local/share/bash-completion/completions/gpt2dist
-  gpt2dist completion zsh >> ~/.zshrc
+  gpt2dist completion zsh > ~/.gpt2dist-completion         and in ~/.zshrc: source ~/.gpt2dist-completion
   gpt2dist completion fish > ~/.config/fish/completions/gpt2dist.fish
 """
 

@@ -46,11 +46,10 @@ class Tokenizer:
         backend: The tokenizer of the `tokenizers` library, which is modified in place.
         end_of_text: The content of the token that ends a document.
         origin: The file, directory or name of the tokenizer, for messages.
-        hub_source: NAME@COMMIT if the tokenizer is from the hub, else empty.
 
     Attributes:
         origin: As given.
-        hub_source: As given.
+        hub_source: NAME@COMMIT if it was loaded from the hub, else empty.
         end_of_text: The content of the end-of-text token.
         end_of_text_id: The id of the end-of-text token.
         unknown_id: The id that replaces text outside the vocabulary; None if the tokenizer has no such id.
@@ -68,18 +67,12 @@ class Tokenizer:
         UserError: The ids have gaps, or the end-of-text token does not exist.
     """
 
-    def __init__(
-        self,
-        backend: tokenizers.Tokenizer,
-        end_of_text: str = END_OF_TEXT,
-        origin: str = "tokenizer",
-        hub_source: str = "",
-    ):
+    def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str = END_OF_TEXT, origin: str = "tokenizer"):
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         self.origin = origin
-        self.hub_source = hub_source
+        self.hub_source = ""
         # Not kept: the vocabulary and merges would take much memory in Python.
         content = orjson.loads(backend.to_str())
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -131,7 +124,9 @@ class Tokenizer:
             array([15496,   995], dtype=uint32)
         """
         backend, end_of_text, hub_source = read_source(source)
-        return cls(backend, end_of_text, str(source), hub_source)
+        tokenizer = cls(backend, end_of_text, origin=str(source))
+        tokenizer.hub_source = hub_source
+        return tokenizer
 
     @staticmethod
     def train(

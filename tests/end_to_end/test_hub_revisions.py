@@ -72,7 +72,7 @@ def test_branches_tags_and_commits_and_what_is_none(hub, monkeypatch):
     assert locate("me/small@v1", weights=False).name == locate(f"me/small@{refs['v1']}").name == refs["v1"]
     for name, message in {
         "me/small@v9": "me/small@v9: no such directory, and me/small on the hub has no revision v9",
-        "me/other@v1": "me/other@v1: no such directory, and the hub does not have it, or only for members",
+        "me/other@v1": "me/other@v1: no such directory, and the hub does not have it, or for members only",
         "me/small@": "me/small@: no revision after the @",
     }.items():
         with pytest.raises(UserError, match=message):

@@ -28,7 +28,7 @@ NotFoundError.__name__ = "GatedRepoError"
         (
             NotFoundError(),
             "",
-            "and the hub does not have it, or only for members (404 Client Error.); set HF_TOKEN",
+            "and the hub does not have it, or for members only (404 Client Error.); set HF_TOKEN",
         ),
         (errors.LocalEntryNotFoundError("not in the cache"), "1", "HF_HUB_OFFLINE is set, and it is not in the"),
         (
@@ -51,7 +51,7 @@ def test_a_revision_that_the_hub_does_not_have():
 
     NoRevision.__name__ = "RevisionNotFoundError"
     assert reason_of("me/small@v9", NoRevision("404")) == (
-        "and me/small on the hub has no revision v9; name a branch, a tag or a whole commit"
+        "and me/small on the hub has no revision v9; name a branch, tag or whole commit"
     )
 
 
