@@ -78,12 +78,12 @@ def reason_of(name: str, error: Exception) -> str:
         at = f" --revision {revision}" if revision else ""
         return (
             "and it could not be downloaded from the hub: HF_HUB_OFFLINE is set, and it is not in the cache; "
-            f"unset that, or run `hf download {repository}{at}` where the hub can be reached, and share the cache "
-            "(HF_HOME)"
+            f"unset that, or run `hf download {repository}{at}` where the hub can be reached, and share the "
+            "cache (HF_HOME)"
         )
     return (
-        f"and it could not be downloaded from the hub: {endpoint()} cannot be reached ({said}); check the network "
-        "and the proxy (HTTPS_PROXY), or download it elsewhere and name its directory"
+        f"and it could not be downloaded from the hub: {endpoint()} cannot be reached ({said}); check the "
+        "network and the proxy (HTTPS_PROXY), or download it elsewhere and name its directory"
     )
 
 

@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from gpt2dist.config import presets
 from gpt2dist.errors import UserError
 from gpt2dist.output_paths import check_file, write_file
 from gpt2dist.terminal import say
@@ -28,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write a preset, or list all on standard output."""
+    from gpt2dist.config import presets
+    from gpt2dist.monitoring.progress import info
+
     if args.preset is None:
         if args.output:
             raise UserError("--output: needs a PRESET to write; `gpt2dist init` lists them")
@@ -44,7 +46,4 @@ def run(args: argparse.Namespace) -> None:
     schema = path.parent / presets.SCHEMA
     if not schema.exists():
         write_file(schema, presets.schema())
-
-    from gpt2dist.monitoring.progress import info
-
     info(f"{path}: set data.train and data.validation in it, then `gpt2dist validate {path}`", "init")
