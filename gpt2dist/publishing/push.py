@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -95,10 +96,10 @@ class HubRepository:
                 self.name, operations, commit_message=f"Model exported by gpt2dist {__version__}"
             )
         except Exception as error:
-            private = "" if self.public else " --private"
+            command = ["hf", "upload", self.name, str(directory), ".", *([] if self.public else ["--private"])]
             raise RunError(
                 f"{directory} is complete, but was not pushed: {self._why(error)}; push it with "
-                f"`hf upload {self.name} {directory} .{private}`"
+                f"`{shlex.join(command)}`"
             ) from error
         return f"{self.name}@{done.oid}"
 
