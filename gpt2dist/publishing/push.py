@@ -12,12 +12,11 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
-    ModelCard,
     ModelCardData,
     get_token,
 )
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
 
 from gpt2dist import __version__, hub
 from gpt2dist.errors import RunError, UserError
@@ -69,14 +68,15 @@ class HubRepository:
         Raises:
             UserError: It does not, or it cannot be reached.
         """
-        try:
-            ModelCard(f"---\n{metadata.to_yaml()}\n---\n").validate(repo_type="model")
-        except ValueError as error:
-            raise UserError(
-                f"{OPTION}: the hub rejects the metadata of the model card: {_mistakes(str(error))}"
-            ) from error
+        card = {"repoType": "model", "content": f"---\n{metadata.to_yaml()}\n---\n"}
+        try:  # older versions of ModelCard.validate ask huggingface.co, whatever HF_ENDPOINT says
+            response = get_session().post(f"{self._api.endpoint}/api/validate-yaml", json=card)
+            if response.status_code != 400:
+                hf_raise_for_status(response)
+                return
         except Exception as error:
             raise UserError(f"{OPTION}: {self._why(error)}") from error
+        raise UserError(f"{OPTION}: the hub rejects the metadata of the model card: {_mistakes(response.text)}")
 
     def push(self, directory: Path) -> str:
         """Push all files of a directory in one commit, and return NAME@COMMIT.
