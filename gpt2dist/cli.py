@@ -24,6 +24,8 @@ from gpt2dist.errors import RankRunError, RankUserError, RunError, UserError
 from gpt2dist.terminal import say, show_traceback, shown_on
 
 VERBS = {
+    "quickstart": "run the whole pipeline on real text, in minutes: from a corpus to a model and its perplexity",
+    "init": "write one of the run configurations that come with gpt2dist, or list them",
     "tokenizer": "train a tokenizer on a corpus, or import GPT-2's or BERT's vocabulary files",
     "preprocess": "turn a corpus into a dataset directory of token shards",
     "adopt": "make a dataset directory from token files of Megatron-LM, nanoGPT or llm.c, without copying",
@@ -42,6 +44,7 @@ VERBS = {
     "status": "show state, step, loss, speed and time left of a run, or of all runs in a folder",
     "report": "write a run as one HTML page: state, curves, samples, lineage, configuration",
     "trace": "list the documents that a step of a run was trained on",
+    "completion": "print a script with which bash, zsh or fish completes this command line",
 }
 
 DISTRIBUTED_VERBS = ("check", "train", "evaluate", "lambada", "verify-resume")

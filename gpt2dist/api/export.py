@@ -15,6 +15,8 @@ def export(
     name: str | None = None,
     license: str | None = None,
     results: Sequence[str | os.PathLike[str]] = (),
+    push_to_hub: str | None = None,
+    public: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Export a model to a directory that transformers loads, with a model card, as `gpt2dist export` does.
@@ -28,6 +30,8 @@ def export(
         name: Name of the model in its card; None for the name of the run or of the directory.
         license: The hub's name of a license, such as "mit"; None omits it.
         results: Files with results of `gpt2dist evaluate --output`, for the card.
+        push_to_hub: OWNER/NAME of a repository on the hub to push the model to. It is created if it is missing.
+        public: Whether everyone may read that repository; if False, it is private.
         quiet: Whether to show only warnings and errors.
 
     Returns:
@@ -35,7 +39,7 @@ def export(
 
     Raises:
         UserError: The model, the output or an option cannot be used.
-        RunError: The files cannot be written, or do not match the model.
+        RunError: The files cannot be written, do not match the model, or were not pushed.
 
     Example:
         >>> directory = gpt2dist.export("runs/quickstart", "quickstart-model", dtype="bfloat16")
@@ -52,6 +56,8 @@ def export(
             name,
             license,
             [Path(each) for each in results],
+            push_to_hub,
+            public,
             on_info=partial(info, command="export"),
         )
     return Path(output)

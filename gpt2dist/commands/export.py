@@ -13,7 +13,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory or a hub name",
+        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory, or NAME or "
+        "NAME@REVISION on the hub",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to create")
     parser.add_argument(
@@ -29,12 +30,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="F.json",
         help="results of `gpt2dist evaluate --output` for the card, where a text has the name of its file",
     )
+    parser.add_argument(
+        "--push-to-hub",
+        metavar="OWNER/NAME",
+        help="also push DIR to this private repository of the Hugging Face hub, which is created if missing",
+    )
+    parser.add_argument("--public", action="store_true", help="with --push-to-hub: everyone may read it")
     parser.epilog = """\
 The written weights are read back. DIR is created only if they reproduce the checkpoint's logits.
 
 examples:
   gpt2dist export runs/quickstart --output quickstart-model
-  gpt2dist export runs/finetune-gpt2/checkpoints/best --output my-gpt2 --dtype bfloat16 --license mit"""
+  gpt2dist export runs/finetune-gpt2/checkpoints/best --output my-gpt2 --dtype bfloat16 --license mit
+  gpt2dist export runs/quickstart --output quickstart-model --push-to-hub me/quickstart"""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,7 +52,10 @@ def run(args: argparse.Namespace) -> None:
     quiet_libraries()
     show = partial(info, command="export")
     exported = publish(
-        args.checkpoint, args.output, args.dtype, args.name, args.license, args.results, on_info=show
+        *(args.checkpoint, args.output, args.dtype, args.name, args.license, args.results),
+        push_to_hub=args.push_to_hub,
+        public=args.public,
+        on_info=show,
     )
     show(
         f"{args.output}: {exported.parameters:,} parameters in {exported.dtype}, "

@@ -39,7 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory or a hub name",
+        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory, or NAME or "
+        "NAME@REVISION on the hub",
     )
     _add_prompts(parser)
     _add_sampling(parser)

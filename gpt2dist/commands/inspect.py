@@ -111,7 +111,8 @@ def describe(manifest: Manifest) -> str:
         f"  documents skipped: {', '.join(reasons) or 'none'}{listed}; repaired {manifest.repaired:,}",
         *([f"  records without text: {', '.join(records)}"] if records else []),
         f"  vocabulary {manifest.vocab_size:,} as {manifest.dtype}, end-of-text {manifest.end_of_text_id}, "
-        f"tokenizer {manifest.tokenizer_fingerprint[:12]}",
+        f"tokenizer {manifest.tokenizer_fingerprint[:12]}"
+        + (f" ({manifest.tokenizer_source})" if manifest.tokenizer_source else ""),
         f"  from {sources.get('files', 0):,} files of {sources.get('bytes', 0):,} bytes; {options}",
         f"  fingerprint {manifest.fingerprint[:12]}",
     ]

@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         required=True,
         metavar="DIR|FILE|NAME",
-        help="directory made by `gpt2dist tokenizer`, a tokenizer.json, or a tokenizer on the Hugging Face hub",
+        help="directory made by `gpt2dist tokenizer`, a tokenizer.json, or NAME or NAME@REVISION on the hub",
     )
     add_lossy(parser)
     parser.add_argument("--output", required=True, metavar="DATASET", help="dataset directory to create")

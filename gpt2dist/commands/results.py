@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory or a hub name",
+        help="a checkpoint (or RUN/checkpoints/best), a run directory, a model directory, or NAME or "
+        "NAME@REVISION on the hub",
     )
     parser.add_argument(
         "--batch-size",

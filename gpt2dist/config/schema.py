@@ -101,7 +101,8 @@ class ModelSection(Section):
         None,
         min_length=1,
         description="Model with the initial weights: a directory, or a name on the Hugging Face hub. Its sizes "
-        "apply. Not set, the weights are initialized from `run.seed`.",
+        "apply. NAME@REVISION names a branch, tag or commit of the hub; the start's environment.json records the "
+        "commit. Not set, the weights are initialized from `run.seed`.",
     )
     resize: bool = Field(
         False,

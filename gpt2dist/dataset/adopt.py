@@ -322,6 +322,7 @@ def _manifest(
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
         end_of_text_id=tokenizer.end_of_text_id,
+        tokenizer_source=tokenizer.hub_source,
         dtype=dtype.name,
         options={"adopted": adoption.format},
         sources={

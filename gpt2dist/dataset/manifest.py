@@ -25,7 +25,7 @@ FORMATS = ("megatron", "nanogpt", "llmc")
 FILTERED, RECORD = "filter: ", "record: "
 """Prefixes of keys in `Manifest.left_out`: documents that a filter skipped, by its reason; and records of the
 corpus that hold no text, by their kind, which are not documents."""
-_ADDED_LATER: dict[str, Any] = {"text_changes": {}}
+_ADDED_LATER: dict[str, Any] = {"text_changes": {}, "tokenizer_source": ""}
 """Entries that manifests of version 0.1 do not have, with their values for such manifests."""
 _TYPES: dict[Any, str] = {
     int: "a whole number of at least 0",
@@ -117,6 +117,8 @@ class Manifest:
     """Number of documents in which invalid UTF-8 was replaced by U+FFFD."""
     text_changes: dict[str, Any] = field(default_factory=dict)
     """How the text of the tokens differs from its source; see `tokenizer.text_changes`."""
+    tokenizer_source: str = ""
+    """NAME@COMMIT of a tokenizer of the Hugging Face hub; empty for others."""
     format_version: int = FORMAT_VERSION
     directory: Path = field(default=Path(), compare=False)
     """Directory that the manifest was loaded from or saved to."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt2dist import hub
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import measures
@@ -126,6 +127,7 @@ def evaluate(
         "zero_stage": setting.zero_stage,
         "world_size": world.size,
         "model": weights,
+        **hub.recorded_source(directory),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(result.targets / seconds, 1),
     }

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2dist import hub
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.measures import Measure, Sums, descriptions, in_use, values
@@ -112,6 +113,7 @@ def lambada(
         "zero_stage": zero_stage,
         "world_size": world.size,
         "model": weights,
+        **hub.recorded_source(directory),
         "data": _fingerprint(passages),
         "tokenizer": tokenizer.fingerprint,
         **({"text_changes": tokenizer.text_changes} if tokenizer.text_changes else {}),

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from gpt2dist import hub
 from gpt2dist.checkpoint.shared_hashing import require_whole_model
 from gpt2dist.distributed.gpu import supports_bf16
 from gpt2dist.distributed.hosts import on_each_host
@@ -62,8 +63,11 @@ def locate_together(model: str | Path, world: World) -> Path:
     """
     # Rank 0 decides, since a slower rank could find a newer checkpoint of an active run.
     found = on_each_host(world, lambda: locate(str(model)))
-    # The hub's cache may be at another path on this host, where one rank has just filled it.
-    return found if found.is_dir() else locate(str(model))
+    if found.is_dir():
+        return found
+    # The hub's cache is at another path on this host, where one rank has just filled it. The branch may have moved
+    # since.
+    return locate(hub.source_of(found) or str(model))
 
 
 def load_forward(

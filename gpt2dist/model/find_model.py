@@ -1,7 +1,6 @@
 """Find the directory of a model, given as a checkpoint, a run directory, an exported model or a hub name."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2dist import hub, json_files
@@ -23,7 +22,7 @@ def locate(name: str, weights: bool = True) -> Path:
 
     Args:
         name: A directory with config.json, a run directory (its latest checkpoint), RUN/checkpoints/best or
-            RUN/checkpoints/latest, or a name on the hub.
+            RUN/checkpoints/latest, or a name on the hub, which NAME@REVISION pins to a branch, tag or commit.
         weights: Whether to download the weights of a model on the hub too, or only its config and tokenizer.
 
     Raises:
@@ -36,7 +35,11 @@ def locate(name: str, weights: bool = True) -> Path:
     elif is_pointer(path):
         has_weights, path = True, _named_by(path)
     elif not path.exists():
-        path = _download(name, (*DESCRIPTION, "*.safetensors", INDEX) if weights else DESCRIPTION)
+        path = hub.download(
+            name,
+            (*DESCRIPTION, "*.safetensors", INDEX) if weights else DESCRIPTION,
+            f"{name}: no such directory",
+        )
     config = path / "config.json"
     if not config.exists():
         raise UserError(
@@ -161,12 +164,3 @@ def _named_by(file: Path) -> Path:
             f"{named}: does not exist, though `{file.name}` names it; give one of the other checkpoints"
         )
     return named
-
-
-def _download(name: str, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub's errors have no common base class
-        raise UserError(f"{name}: no such directory, {hub.reason_of(name, error)}") from error

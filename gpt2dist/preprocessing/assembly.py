@@ -71,6 +71,7 @@ def assemble(
         **identity.plan,
         vocab_size=tokenizer.vocab_size,
         end_of_text_id=tokenizer.end_of_text_id,
+        tokenizer_source=tokenizer.hub_source,
         dtype=dtype.name,
         shards=tuple(records),
         left_out=dict(totals.left_out),

@@ -35,7 +35,7 @@ def model_card(
 
     Args:
         name: Name of the model.
-        directory_name: Name of the directory that holds the model.
+        directory_name: Name of the directory that holds the model, or its name on the hub.
         origin: Provenance of the model.
         exported: The files that were written.
         license: The hub's identifier of the license; None omits it.
@@ -86,11 +86,11 @@ def _entries(result: Result) -> Iterator[EvalResult]:
 def _summary(origin: ModelProvenance, exported: Exported) -> str:
     made = "trained by gpt2dist" if origin.state else "written by gpt2dist"
     text = f"A GPT-2 of {exported.parameters:,} parameters, {made} {__version__}."
-    if origin.base_model and origin.state:
-        return f"{text} Its training began with the weights of {origin.base_model}."
-    if origin.base_model:
-        return f"{text} It is {origin.base_model}."
-    return text
+    if not origin.base_source:
+        return text
+    name, _, commit = origin.base_source.partition("@")
+    base = f"{name} at revision `{commit}`"
+    return f"{text} Its training began with the weights of {base}." if origin.state else f"{text} It is {base}."
 
 
 def _sizes(origin: ModelProvenance, exported: Exported) -> str:

@@ -1,11 +1,11 @@
 """Provenance of a model to be published: its training, configuration and scores."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt2dist import json_files
+from gpt2dist import hub, json_files
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import best_step, checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
@@ -87,7 +87,7 @@ class ModelProvenance:
     Attributes:
         shape: Sizes of the model.
         fingerprint: Fingerprint of the weights.
-        base_model: Hub name of the model, or of the model from which its training started.
+        base_source: NAME@COMMIT on the hub of the model, or of the model from which its training started.
         state: Trainer state at the checkpoint.
         config: Configuration of the run.
         environment: Software and hardware of the run.
@@ -98,13 +98,18 @@ class ModelProvenance:
 
     shape: Shape
     fingerprint: str
-    base_model: str | None
+    base_source: str | None
     state: TrainerState | None
     config: Config | None
     environment: EnvironmentFile
     results: tuple[Result, ...]
     changes: tuple[tuple[int, Change], ...] = ()
     chosen_by: str = ""
+
+    @property
+    def base_model(self) -> str | None:
+        """Name on the hub of `base_source`."""
+        return self.base_source.partition("@")[0] if self.base_source else None
 
     @classmethod
     def read(cls, directory: Path, results: Sequence[Path] = ()) -> "ModelProvenance":
@@ -120,7 +125,8 @@ class ModelProvenance:
         shape, digest = Pretrained.read(directory).shape, fingerprint(directory)
         given = [_result(path, directory, digest) for path in results]
         if not (directory / manifest.NAME).is_file():  # transformers' Trainer also writes trainer_state.json
-            return cls(shape, digest, _hub_name(directory), None, None, EnvironmentFile(), tuple(given))
+            base = hub.source_of(directory) or None
+            return cls(shape, digest, base, None, None, EnvironmentFile(), tuple(given))
         trainer = TrainerState.read(directory)
         run = RunDirectory(directory.resolve().parent.parent)
         if not run.config.is_file():  # a checkpoint that was moved out of its run
@@ -128,7 +134,7 @@ class ModelProvenance:
         config, problems = read(run.config)
         raise_problems(problems, str(run.config))
         environment = _environment(run.environment)
-        base = _hub_name(Path(environment.init_from.get("path", "")))
+        base = hub.source_of(Path(environment.init_from.get("path", ""))) or None
         recorded = [*_validation(run, trainer.step, config), *_recorded(run, trainer.step, digest)]
         changes = tuple(_changes(run, trainer.step))
         chosen_by = _chosen_by(run, trainer.step, config)
@@ -211,12 +217,6 @@ def _check_protocol(path: Path, record: Any) -> None:
     for key in PROTOCOL:
         if not isinstance(record.get(key), str | int | None):
             raise UserError(f"{path}: {key} is neither a text nor a number; {_GIVE_RESULT}")
-
-
-def _hub_name(path: Path) -> str | None:
-    """Return the hub name of a path in the hub's cache, or None for other paths."""
-    names: Iterable[str] = (part for part in path.parts if part.startswith("models--"))
-    return next((name.removeprefix("models--").replace("--", "/") for name in names), None)
 
 
 def _text_changes(record: dict[str, Any]) -> dict[str, str]:

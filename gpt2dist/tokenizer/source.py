@@ -17,15 +17,15 @@ MAX_BYTES, MAX_IDS = 1 << 30, 1 << 24
 """Maximum size and ids of a tokenizer.json; one with 256,000 tokens has 35 MB."""
 
 
-def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, str]:
-    """Return a tokenizer and its end-of-text token; see `Tokenizer.load`.
+def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, str, str]:
+    """Return a tokenizer, its end-of-text token, and NAME@COMMIT if it is on the hub; see `Tokenizer.load`.
 
     Raises:
         UserError: The tokenizer does not exist, or it cannot be used.
     """
     path = Path(source) if Path(source).is_file() else Path(source) / FILE_NAME
     if not path.is_file():
-        return _from_hub(str(source)), END_OF_TEXT
+        path = _download(str(source)) / FILE_NAME
     try:
         text = json_files.read_text(path, MAX_BYTES)
         content = orjson.loads(text)
@@ -36,7 +36,7 @@ def read_source(source: str | os.PathLike[str]) -> tuple[tokenizers.Tokenizer, s
     except BaseException as error:  # The library raises bare Exception; a panic in Rust is not even that.
         raise UserError(f"{path}: not a tokenizer of the tokenizers library ({error})") from None
     _check_added_ids(backend, content, path)
-    return backend, _declared_end_of_text(path.parent)
+    return backend, _declared_end_of_text(path.parent), hub.source_of(path.parent)
 
 
 def _check_added_ids(backend: tokenizers.Tokenizer, content: analysis.Content, path: Path) -> None:
@@ -49,8 +49,9 @@ def _check_added_ids(backend: tokenizers.Tokenizer, content: analysis.Content, p
             )
 
 
-def _from_hub(name: str) -> tokenizers.Tokenizer:
-    path = Path(name)
+def _download(name: str) -> Path:
+    """Return the directory of a tokenizer on the hub, once it is in the cache."""
+    path = Path(hub.split_revision(name)[0])
     missing = f"{name}: not a directory with {FILE_NAME}"
     if path.suffix == ".json":
         raise UserError(f"{name}: no such file; name a {FILE_NAME}, or the directory that contains it")
@@ -62,10 +63,13 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
         raise UserError(
             f"{missing}: it is a path; `gpt2dist tokenizer train` or `import` creates such a directory"
         )
-    try:
-        return tokenizers.Tokenizer.from_pretrained(name)
-    except Exception as error:  # The library raises bare Exception for every failure.
-        raise UserError(f"{missing}, {hub.reason_of(name, error)}") from None
+    directory = hub.download(name, (FILE_NAME, CONFIG_NAME), missing)
+    if not (directory / FILE_NAME).is_file():
+        raise UserError(
+            f"{name}: has no {FILE_NAME} on the hub; name another tokenizer, or import its vocabulary files with "
+            "`gpt2dist tokenizer import`"
+        )
+    return directory
 
 
 def _require_bounded_ids(content: analysis.Content) -> None:

@@ -49,6 +49,7 @@ class Tokenizer:
 
     Attributes:
         origin: As given.
+        hub_source: NAME@COMMIT if it was loaded from the hub, else empty.
         end_of_text: The content of the end-of-text token.
         end_of_text_id: The id of the end-of-text token.
         unknown_id: The id that replaces text outside the vocabulary; None if the tokenizer has no such id.
@@ -71,6 +72,7 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self.origin = origin
+        self.hub_source = ""
         # Not kept: the vocabulary and merges would take much memory in Python.
         content = orjson.loads(backend.to_str())
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -111,8 +113,8 @@ class Tokenizer:
 
         Args:
             source: A directory as written by `Tokenizer.save`, a tokenizer.json, or a name such as
-                "openai-community/gpt2". The end-of-text token is the eos_token of the tokenizer_config.json
-                beside tokenizer.json, or else `END_OF_TEXT`.
+                "openai-community/gpt2", which "NAME@REVISION" pins to a branch, tag or commit. The end-of-text
+                token is the eos_token of the tokenizer_config.json beside tokenizer.json, or else `END_OF_TEXT`.
 
         Raises:
             UserError: `source` is none of these, or the tokenizer cannot be used.
@@ -121,7 +123,10 @@ class Tokenizer:
             >>> gpt2dist.Tokenizer.load("gpt2").encode("Hello world")
             array([15496,   995], dtype=uint32)
         """
-        return cls(*read_source(source), origin=str(source))
+        backend, end_of_text, hub_source = read_source(source)
+        tokenizer = cls(backend, end_of_text, origin=str(source))
+        tokenizer.hub_source = hub_source
+        return tokenizer
 
     @staticmethod
     def train(

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from gpt2dist import hub
 from gpt2dist.checkpoint.shared_hashing import require_whole_model
 from gpt2dist.checkpoint.tensor_files import RangeReaders, TensorFiles, zeros
 from gpt2dist.checkpoint.whole_state import Read
@@ -32,7 +33,7 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
         state: The new model's weights and optimizer state.
 
     Returns:
-        The `path` and `fingerprint` of the weights.
+        The `path` and `fingerprint` of the weights, and for a model on the hub its `source`, NAME@COMMIT.
 
     Raises:
         UserError: The weights cannot be read, are not finite, or are not those of a GPT-2 of this shape.
@@ -49,7 +50,8 @@ def load_initial_weights(name: str, world: World, state: PartitionedState) -> di
         raise UserError(f"model.init_from: the weights in {directory} cannot be read ({fault})")
     weights.require_finite(world)
     state.refresh()
-    return {"path": str(directory), "fingerprint": digest}
+    source = hub.source_of(directory)
+    return {"path": str(directory), "fingerprint": digest} | ({"source": source} if source else {})
 
 
 class _Weights:

@@ -172,6 +172,10 @@ TESTED = {
         "torch.cuda.is_available, torch.cuda.get_device_name",
         f"{DEVICES} test_the_environment_of_a_run_names_the_gpu",
     ),
+    "quickstart/pipeline.py print_devices": (
+        "torch.cuda.device_count",
+        f"{DEVICES} test_the_quickstart_counts_gpus_and_asks_one_for_bf16",
+    ),
     "training/deepspeed_config.py _ours": (
         "pin_memory",
         "unit/training/test_deepspeed_config.py test_offloaded_state_is_in_pinned_memory",

@@ -1,5 +1,6 @@
 """Which device a process chooses, and what it asks that device about itself."""
 
+import json
 import os
 import runpy
 import sys
@@ -17,6 +18,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.evaluation.model_forward import load_forward
 from gpt2dist.generation.continuations import load_generator
 from gpt2dist.publishing import exporter
+from gpt2dist.quickstart.pipeline import print_devices
 from gpt2dist.run import environment
 from tests.support import REPOSITORY
 from tests.support.fake_cuda import CUDA, mock_driver
@@ -73,6 +75,15 @@ def test_the_fabric_check_gives_a_gpu_more_to_do_and_compares_its_versions(monke
 def test_launch_starts_a_rank_per_gpu():
     with mock_driver([], device_count=3):
         assert launch._gpus() == 3
+
+
+@pytest.mark.parametrize(("gpus", "bf16"), [(0, False), (2, False), (2, True)])
+def test_the_quickstart_counts_gpus_and_asks_one_for_bf16(gpus, bf16, capsys):
+    calls = []
+    with mock_driver(calls, device_count=gpus, is_bf16_supported=bf16):
+        print_devices()
+    assert json.loads(capsys.readouterr().out) == [gpus, bf16]
+    assert len(calls) == 1 + (gpus > 0), "without a GPU there is no driver to ask"
 
 
 @pytest.mark.parametrize(("gpu", "accelerator"), [(True, None), (False, "cpu")])

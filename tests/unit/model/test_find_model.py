@@ -165,7 +165,7 @@ def test_all_files_of_a_model_on_the_hub_are_asked_for(tmp_path, monkeypatch):
     model, asked = write_model(tmp_path / "cache"), []
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download",
-        lambda name, allow_patterns: asked.extend(allow_patterns) or str(model),
+        lambda name, revision, allow_patterns: asked.extend(allow_patterns) or str(model),
     )
     assert locate("somebody/gpt2") == model
     for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json"):

@@ -202,11 +202,11 @@ def test_a_checkpoint_without_its_run_still_tells_its_training(run, tmp_path, pu
 
 
 def test_a_model_of_the_hub_is_named_as_the_base(tmp_path, tiny_dataset, publish, save_model):
-    (tmp_path / "models--org--name").mkdir()
-    source = save_model(make_model(), "models--org--name/snapshots")
+    (tmp_path / "models--org--name/snapshots").mkdir(parents=True)
+    source = save_model(make_model(), "models--org--name/snapshots/0123abc")
     card = ModelCard.load(publish(source) / "README.md")
     assert card.data.base_model == "org/name"
-    assert "It is org/name." in card.content
+    assert "It is org/name at revision `0123abc`." in card.content
 
 
 def test_a_bar_in_a_name_does_not_break_a_table(run, publish, write_result):

@@ -1,8 +1,7 @@
-"""The tools around the quickstart."""
+"""The benchmarks of tools/bench run, on little data."""
 
 import contextlib
 import io
-import json
 import runpy
 import subprocess
 import sys
@@ -19,78 +18,6 @@ def tool(repository, tmp_path):
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     return call
-
-
-def documents(path):
-    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
-
-
-def test_the_default_corpus_is_the_standard_library_without_its_tests(tool, tmp_path):
-    assert tool("make_corpus.py", tmp_path / "c.jsonl").returncode == 0
-    texts = documents(tmp_path / "c.jsonl")
-    assert len(texts) > 400
-    assert any("class JSONDecoder" in text for text in texts)
-    assert any("topics = {" in text for text in texts)  # the manual's topics
-    assert not any("class TestCase_Test" in text or "import pip._internal" in text for text in texts)
-
-
-def test_a_long_document_is_cut_so_that_some_can_be_held_out(tool, tmp_path):
-    text = "".join(f"line {number}\n" for number in range(5000))
-    (tmp_path / "long.txt").write_text(text)
-    assert tool("make_corpus.py", "c.jsonl", "long.txt").returncode == 0
-    pieces = documents(tmp_path / "c.jsonl")
-    assert 150 < len(pieces) <= 201
-    assert "".join(pieces) == text
-
-
-def test_it_is_made_once_and_again_for_other_sources(tool, tmp_path):
-    (tmp_path / "a.txt").write_text("one")
-    tool("make_corpus.py", "c.jsonl", "a.txt")
-    assert "there already" in tool("make_corpus.py", "c.jsonl", "a.txt").stderr
-    (tmp_path / "a.txt").write_text("another")
-    assert "there already" not in tool("make_corpus.py", "c.jsonl", "a.txt").stderr
-    assert documents(tmp_path / "c.jsonl") == ["another"]
-
-
-def test_an_input_that_is_not_there(tool):
-    done = tool("make_corpus.py", "c.jsonl", "nowhere.txt")
-    assert done.returncode == 2
-    assert "nowhere.txt" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_report_compares_on_the_very_text_that_was_held_out(tool, tiny_dataset, tmp_path):
-    import gzip
-
-    from gpt2dist.dataset.manifest import Manifest
-
-    totals = Manifest.load(tiny_dataset).totals("val")
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints/latest").write_text("step-00000007\n")
-    (run / "metrics.jsonl").write_text('{"step": 1, "train/loss": 1, "throughput/tokens_per_second": 1234}\n')
-    result = {"bytes": totals.bytes, "bits_per_byte": 2.0, "perplexity": 9.0, "word_perplexity": 99.0}
-    (tmp_path / "e.json").write_text(json.dumps(result))
-    (tmp_path / "s.txt").write_text("sampled text")
-    done = tool("quickstart_report.py", run, tiny_dataset, "e.json", "s.txt")
-    assert done.returncode == 0, done.stderr
-    corpus = sorted((tiny_dataset.parent / "corpus").iterdir())
-    held_out = held_out_by_hash([path.read_text() for path in corpus], 0.1).encode()
-    assert len(held_out) == totals.bytes
-    expected = 8 * len(gzip.compress(held_out, 9)) / len(held_out)
-    assert f"gzip -9 {expected:.3f}" in done.stdout
-    assert "1,234 tokens per second" in done.stdout
-    assert "step-00000007" in done.stdout and "sampled text" in done.stdout
-    (tmp_path / "e.json").write_text(json.dumps(result | {"bytes": 1}))
-    assert "1 were evaluated" in tool("quickstart_report.py", run, tiny_dataset, "e.json", "s.txt").stderr
-
-
-def held_out_by_hash(texts, fraction):
-    import hashlib
-
-    def share(text):
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-
-    return "".join(text for text in texts if share(text) < fraction)
 
 
 def test_the_benchmark_of_the_data_plane_runs(tool, tiny_dataset):

@@ -1,0 +1,1 @@
+"""The whole pipeline on real text, in minutes: `gpt2dist quickstart`."""
