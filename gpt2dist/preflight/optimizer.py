@@ -39,9 +39,12 @@ def check_supported(config: Config) -> Iterator[Problem]:
     """
     kind, zero = config.optimizer.kind, config.zero
     supported = optimizer_kind(config).supported()
+    section = config.optimizer
     for key, value, possible in (
         ("zero.stage", zero.stage, supported.stages),
         ("precision", config.precision, supported.precisions),
+        ("optimizer.decay", section.decay, supported.decays),
+        ("optimizer.cautious", section.cautious, (False, True) if supported.cautious else (False,)),
     ):
         if value not in possible:
             yield Problem(
