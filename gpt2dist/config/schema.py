@@ -229,8 +229,8 @@ class OptimizerSection(Section):
     )
     cautious: bool = Field(
         False,
-        description="Cautious weight decay: only elements that the update moves towards zero decay (Chen et al. "
-        "2025, arXiv:2510.12402).",
+        description="Decay only the elements that the update moves towards zero. This is cautious weight decay "
+        "(Chen and others 2025, arXiv:2510.12402).",
     )
     clip_grad_norm: float = Field(
         1.0,
