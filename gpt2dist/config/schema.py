@@ -34,6 +34,7 @@ Seconds = Annotated[float, Field(ge=5, le=10**7), _unit("seconds")]
 PresetName = Literal["gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"]
 Precision = Literal["fp32", "bf16", "fp16", "autocast_bf16"]
 Offload = Literal["none", "cpu", "nvme"]
+Decay = Literal["coupled", "independent"]
 ReduceDtype = Literal["fp32", "bf16", "fp16"]
 
 
@@ -218,7 +219,19 @@ class OptimizerSection(Section):
     weight_decay: float = Field(
         0.1,
         ge=0,
-        description="Decoupled weight decay. A step shrinks a weight by the fraction lr × weight_decay.",
+        description="Decoupled weight decay. A step shrinks a weight by the fraction lr × weight_decay, unless "
+        "`decay` is independent.",
+    )
+    decay: Decay = Field(
+        "coupled",
+        description="Factor of `weight_decay` in a step. `coupled`, as in PyTorch, is the learning rate. "
+        "`independent` is the learning rate divided by its peak, so that the decay does not change with the "
+        "peak. It needs far smaller values, such as 1e-4.",
+    )
+    cautious: bool = Field(
+        False,
+        description="Decay only the elements that the update moves towards zero. This is cautious weight decay "
+        "(Chen and others 2025, arXiv:2510.12402).",
     )
     clip_grad_norm: float = Field(
         1.0,

@@ -32,7 +32,7 @@ def check_optimizer(config: Config) -> Iterator[Problem]:
 
 
 def check_supported(config: Config) -> Iterator[Problem]:
-    """Check that the optimizer supports the ZeRO stage, the precision and offloading.
+    """Check that the optimizer supports the ZeRO stage, the precision, offloading and the kind of weight decay.
 
     Args:
         config: The run's configuration; its optimizer has no other problem.
@@ -42,6 +42,7 @@ def check_supported(config: Config) -> Iterator[Problem]:
     for key, value, possible in (
         ("zero.stage", zero.stage, supported.stages),
         ("precision", config.precision, supported.precisions),
+        ("optimizer.decay", config.optimizer.decay, supported.decays),
     ):
         if value not in possible:
             yield Problem(
@@ -50,6 +51,12 @@ def check_supported(config: Config) -> Iterator[Problem]:
                 f"or {DEFAULT}",
                 also=("optimizer.kind",),
             )
+    if config.optimizer.cautious and not supported.cautious:
+        yield Problem(
+            "optimizer.cautious",
+            f"true is not supported by the optimizer {kind}; set it to false, or {DEFAULT}",
+            also=("optimizer.kind",),
+        )
     for key, place in (
         ("zero.offload_optimizer", zero.offload_optimizer),
         ("zero.offload_parameters", zero.offload_parameters),

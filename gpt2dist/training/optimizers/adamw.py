@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, get_args
 
 from gpt2dist.config import Config
-from gpt2dist.config.schema import Precision, Section
+from gpt2dist.config.schema import Decay, Precision, Section
 from gpt2dist.training.optimizers.base import SkipStepOptimizer, Supported
+from gpt2dist.training.optimizers.weight_decay import decay_per_lr, describe_decay
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,7 @@ class AdamW:
 
     def supported(self) -> Supported:
         """Return all settings; the preflight refuses those in which DeepSpeed itself is wrong."""
-        return Supported(stages=(0, 1, 2, 3), precisions=get_args(Precision), offload=True)
+        return Supported((0, 1, 2, 3), get_args(Precision), offload=True, decays=get_args(Decay), cautious=True)
 
     def state_names(self, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
         """Return the names of the two moments."""
@@ -37,10 +38,11 @@ class AdamW:
         from gpt2dist.training.optimizers.skip_step_adamw import SkipStepAdamW, decay_groups
 
         section = self.section
-        groups = decay_groups((parameter for _, parameter in parameters), section.weight_decay)
+        decay = decay_per_lr(section, section.weight_decay, section.lr)
+        groups = decay_groups((parameter for _, parameter in parameters), decay, section.cautious)
         return SkipStepAdamW(groups, lr=section.lr, betas=section.betas, eps=section.eps, fused=True)
 
     def describe(self) -> str:
         """Return the name with its hyperparameters."""
-        (beta1, beta2), eps, decay = self.section.betas, self.section.eps, self.section.weight_decay
-        return f"AdamW, β {beta1} and {beta2}, ε {eps}, weight decay {decay}"
+        (beta1, beta2), eps = self.section.betas, self.section.eps
+        return f"AdamW, β {beta1} and {beta2}, ε {eps}, {describe_decay(self.section, self.section.weight_decay)}"

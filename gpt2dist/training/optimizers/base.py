@@ -23,11 +23,15 @@ class Supported:
         precisions: Values of `precision`.
         offload: Whether `zero.offload_optimizer` and `zero.offload_parameters` may be cpu, so that the optimizer
             may run on the CPU.
+        decays: Values of `optimizer.decay`.
+        cautious: Whether `optimizer.cautious` may be true.
     """
 
     stages: tuple[int, ...]
     precisions: tuple[str, ...]
     offload: bool
+    decays: tuple[str, ...] = ("coupled",)
+    cautious: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import Field
 
 from gpt2dist.config import Config
-from gpt2dist.config.schema import Fraction, Precision, Section
+from gpt2dist.config.schema import Decay, Fraction, Precision, Section
 from gpt2dist.training.optimizers.base import SkipStepOptimizer, Supported
+from gpt2dist.training.optimizers.weight_decay import decay_per_lr, describe_decay
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +80,7 @@ class Muon:
 
     def supported(self) -> Supported:
         """Return ZeRO stages 0 to 2, at which a rank can assemble whole matrices."""
-        return Supported(stages=(0, 1, 2), precisions=get_args(Precision), offload=False)
+        return Supported((0, 1, 2), get_args(Precision), offload=False, decays=get_args(Decay), cautious=True)
 
     def state_names(self, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
         """Return the average of gradients for the matrices of the blocks, and AdamW's two moments for others."""
@@ -93,7 +94,8 @@ class Muon:
         named, section = dict(parameters), self.section
         ours = {name: each for name, each in named.items() if _is_matrix_of_block(name, tuple(each.shape))}
         others = [each for name, each in named.items() if name not in ours]
-        groups = [self._group(ours), *decay_groups(others, section.weight_decay)]
+        decay = decay_per_lr(section, section.weight_decay, section.lr)
+        groups = [self._group(ours), *decay_groups(others, decay, section.cautious)]
         return SkipStepMuon(groups, lr=section.lr, betas=section.betas, eps=section.eps, fused=True)
 
     def _group(self, matrices: "dict[str, nn.Parameter]") -> dict[str, Any]:
@@ -109,7 +111,8 @@ class Muon:
             "matrices": tuple(matrix(name) for name in matrices),
             "lr_name": "muon",
             "lr_ratio": self.lr / self.section.lr,
-            "weight_decay": self.weight_decay,
+            "weight_decay": decay_per_lr(self.section, self.weight_decay, self.lr),
+            "cautious": self.section.cautious,
             "momentum": self.options.momentum,
             "nesterov": self.options.nesterov,
             "ns_steps": self.options.ns_steps,
@@ -120,12 +123,15 @@ class Muon:
     def describe(self) -> str:
         """Return the name with the hyperparameters of Muon and AdamW."""
         options, (beta1, beta2) = self.options, self.section.betas
+        decay, of_adamw = (
+            describe_decay(self.section, value) for value in (self.weight_decay, self.section.weight_decay)
+        )
         return (
             f"Muon on the matrices of the blocks: learning rate {self.lr}, momentum {options.momentum}"
-            f"{' (Nesterov)' if options.nesterov else ''}, weight decay {self.weight_decay}, {options.ns_steps} "
+            f"{' (Nesterov)' if options.nesterov else ''}, {decay}, {options.ns_steps} "
             f"Newton–Schulz steps in {self.ns_dtype}, scaling {options.scaling}"
             f"{', q, k and v apart' if options.split_qkv else ''}; AdamW elsewhere: β {beta1} and {beta2}, "
-            f"ε {self.section.eps}, weight decay {self.section.weight_decay}"
+            f"ε {self.section.eps}, {of_adamw}"
         )
 
 

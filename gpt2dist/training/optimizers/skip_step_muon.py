@@ -10,7 +10,7 @@ from torch import Tensor
 from gpt2dist.training.optimizers.base import Fragment
 from gpt2dist.training.optimizers.matrix_exchange import MatrixExchange, make_plan
 from gpt2dist.training.optimizers.newton_schulz import orthogonalize
-from gpt2dist.training.optimizers.skip_step_adamw import SkipStepAdamW
+from gpt2dist.training.optimizers.skip_step_adamw import SkipStepAdamW, cautious_decay
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -63,7 +63,7 @@ class SkipStepMuon(SkipStepAdamW):
     matrix is assembled and orthogonalized by one rank, its owner, so that the ranks share this work.
 
     Such a group has `matrices`, the description of each of its parameters, and `momentum`, `nesterov`,
-    `ns_steps`, `ns_dtype` and `scaling` as in `MuonOptions`.
+    `ns_steps`, `ns_dtype` and `scaling` as in `MuonOptions`, and `cautious` as in the section `optimizer`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any):
@@ -108,8 +108,12 @@ class SkipStepMuon(SkipStepAdamW):
         for fragment, update in zip(local, updates, strict=True):
             weights = _elements(group["params"][fragment.tensor].data, fragment)
             factor = group["lr"] * matrices[fragment.parameter].scale(group["scaling"])
-            new = (weights * (1 - group["lr"] * group["weight_decay"])).add_(update, alpha=-factor)
-            _set(weights, new, skip)
+            fraction = group["lr"] * group["weight_decay"]
+            if group["cautious"]:
+                decayed = weights - cautious_decay(weights, update, fraction)
+            else:
+                decayed = weights * (1 - fraction)
+            _set(weights, decayed.add_(update, alpha=-factor), skip)
 
     def _average(self, group: dict[str, Any], fragment: Fragment, skip: Tensor | None) -> Tensor:
         """Update the average of gradients of a fragment, and return what to orthogonalize, flat."""

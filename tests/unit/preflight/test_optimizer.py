@@ -52,6 +52,16 @@ WAY_OUT = "or optimizer.kind to adamw"
             "example to 0.02, or options.scaling to match_rms_adamw (muon)",
         ),
         (
+            [TOY, "optimizer.decay=independent"],
+            f"optimizer.decay: independent is not supported by the optimizer {HOME}:SgdAndAdamW; set it to "
+            f"coupled, {WAY_OUT}",
+        ),
+        (
+            [TOY, "optimizer.cautious=true"],
+            f"optimizer.cautious: true is not supported by the optimizer {HOME}:SgdAndAdamW; set it to false, "
+            f"{WAY_OUT}",
+        ),
+        (
             ["optimizer.kind=muon", "zero.stage=3"],
             f"zero.stage: 3 is not supported by the optimizer muon; set it to 0, 1 or 2, {WAY_OUT}",
         ),

@@ -71,9 +71,10 @@ def test_a_run_that_begins_to_look_for_spikes_begins_without_a_past():
     assert not should_skip(spike_detector, 3.0)
 
 
-def test_a_vetoed_update_changes_nothing():
+@pytest.mark.parametrize("decay", [{"weight_decay": 0.1}, {"weight_decay": 0.0, "cautious_weight_decay": 0.1}])
+def test_a_vetoed_update_changes_nothing(decay):
     weight = torch.nn.Parameter(torch.ones(5))
-    adam = SkipStepAdamW([weight], lr=0.1, weight_decay=0.1, fused=True)
+    adam = SkipStepAdamW([{"params": [weight], **decay}], lr=0.1, fused=True)
     should_skip = torch.zeros(())
     adam.should_skip = lambda: should_skip
     weight.grad = torch.full((5,), 0.5)
