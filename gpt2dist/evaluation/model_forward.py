@@ -65,8 +65,8 @@ def locate_together(model: str | Path, world: World) -> Path:
     found = on_each_host(world, lambda: locate(str(model)))
     if found.is_dir():
         return found
-    # The hub's cache is at another path on this host, where one rank has just filled it. The branch may have moved
-    # since.
+    # The cache of the hub is at another path on this host, where one rank has just filled it. The branch may have
+    # moved since.
     return locate(hub.source_of(found) or str(model))
 
 
