@@ -120,9 +120,7 @@ def require(
         raise UserError(f"{path}: {reason(error)}; {way_out}") from None
 
 
-def read_lines(
-    path: Path, limit: int = MAX_BYTES, begin: int = 0, end: int | None = None
-) -> Iterator[bytes]:
+def read_lines(path: Path, limit: int = MAX_BYTES, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
     """Yield the lines of a regular file of any size without their newlines.
 
     Args:

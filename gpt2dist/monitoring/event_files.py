@@ -47,7 +47,7 @@ def record(event: Any) -> bytes:
 
 
 def cut_back(directory: Path, is_kept: Callable[[Point], bool], but: str) -> int | None:
-    """Drop the events that do not belong to the lines that a run keeps, and those of the last step of these lines.
+    """Drop the events that do not belong to the lines that a run keeps, and those of the last of these steps.
 
     The last step goes too, because a crash may have cut its events off. Files are truncated, so that a running
     TensorBoard never meets an incomplete record; those without events are emptied, and removed at the next call,
@@ -91,7 +91,7 @@ def _first(file: BinaryIO, end: int, is_late: Callable[[Point], bool]) -> tuple[
 
 
 def _point_from(file: BinaryIO, start: int, limit: int, end: int) -> Found[Point] | None:
-    """Return the first event of a line that starts at or after a position and before a limit; None without one."""
+    """Return the first event of a line that starts from a position on and before a limit; None without one."""
     while start < limit and (found := _record_from(file, start, limit, end)):
         if point := _point(found.item):
             return Found(found.start, found.stop, point)

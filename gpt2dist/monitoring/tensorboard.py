@@ -28,8 +28,8 @@ FIRST = "events.out.tfevents.0000000000.gpt2dist"
 """Name of the event file that TensorBoard reads first: names are sorted, and the others have the time."""
 TOKENS = "progress/tokens"
 PER_TAG, AT_RESTARTS = "brain.Event:1", "brain.Event:2"
-"""Versions of an event file, which may change within it. In the first, an event whose step is below that of the event
-before makes TensorBoard forget the later points of its tags; in the second, only a restart marker does, for all tags."""
+"""Versions of an event file, which may change within it. In the first, an event whose step is below that of the
+event before makes TensorBoard forget the later points of its tags; in the second, only a restart marker does."""
 FAR_AHEAD = 2**62
 
 
@@ -58,8 +58,8 @@ class TensorBoard:
         # Without it, TensorBoard collects the hyperparameters of all runs and shows those that differ first.
         _, begin, self._end = hparams({name: _shown(value) for name, value in hyperparameters.items()}, {})
         self._write_first([custom_scalars(LAYOUT), *([begin] if self._in_table else [])], history)
-        # A restart marker at step 0 makes a running TensorBoard forget the run. With a later step, it would forget
-        # all points over tokens, too.
+        # A restart marker at step 0 makes a running TensorBoard forget the run. With a later step, it would also
+        # forget all points over tokens.
         purge = 0 if step is None else None
         self._writer = SummaryWriter(str(self._directory), max_queue=1000, flush_secs=10, purge_step=purge)
         self._repeated = step is not None  # a running TensorBoard may know steps that come again
@@ -100,8 +100,8 @@ class TensorBoard:
     def _add(self, values: Any, step: int, time: float | None) -> None:
         """Add an event with some values.
 
-        After a resume, a running TensorBoard must forget what it knows from there on. Its data server does so for each
-        tag when a step comes again; without the server, TensorBoard does so where the file has the old version.
+        After a resume, a running TensorBoard must forget what it knows from there on. Its data server does so for
+        each tag when a step comes again; without the server, TensorBoard does if the file has the first version.
         """
         if not values:
             return

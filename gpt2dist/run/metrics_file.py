@@ -2,10 +2,11 @@
 
 Each line is an object with `step` (optimizer steps done), `time` (seconds since 1970) and tags as keys. JSON has
 no infinity and no NaN, so they become null. A resumed run first drops the lines beyond its checkpoint, so that no
-step appears twice. Steps therefore never decrease, and a step is found from the end of the file by a search, whose
-cost does not depend on the length of the file.
+step appears twice. Steps therefore never decrease, and a step is found by a search from the end of the file, at a
+cost that does not depend on its length.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -118,11 +119,11 @@ class History:
         """Yield the lines from the last one on.
 
         Raises:
-            OSError: The file cannot be read.
+            UserError: The file cannot be read.
         """
         if self.begin >= self.end:
             return
-        with self.path.open("rb") as file:
+        with self._opened() as file:
             stop, length, rest = self.end, BLOCK_BYTES, b""
             while stop > self.begin:
                 start = max(self.begin, stop - length)
@@ -146,11 +147,11 @@ class History:
         """Return the lines before a step, and the others. Takes a few reads, however long the file is.
 
         Raises:
-            OSError: The file cannot be read.
+            UserError: The file cannot be read.
         """
         if self.begin >= self.end:
             return self, self
-        with self.path.open("rb") as file:
+        with self._opened() as file:
             place, _ = first_late(
                 self.begin,
                 self.end,
@@ -163,7 +164,7 @@ class History:
         """Return the lines of a step. Takes a few reads, however long the file is.
 
         Raises:
-            OSError: The file cannot be read.
+            UserError: The file cannot be read.
         """
         return list(self.split(step)[1].split(step + 1)[0])
 
@@ -176,13 +177,13 @@ class History:
                 omitted, too.
 
         Raises:
-            OSError: The file cannot be read.
+            UserError: The file cannot be read.
         """
         kept = self.split(step + 1)[0]
         if evaluation_done or kept.begin >= kept.end:
             return kept
         end = kept.split(step)[1].begin
-        with self.path.open("rb") as file:
+        with self._opened() as file:
             while (found := self._line_from(file, end, kept.end)) and TRAINED in found.item:
                 end = found.stop
         return History(self.path, self.begin, end if found else kept.end)
@@ -193,6 +194,14 @@ class History:
         try:
             yield from json_files.read_lines(self.path, begin=self.begin, end=self.end)
         except (OSError, ValueError) as error:
+            raise UserError(f"{self.path}: {json_files.reason(error)}; {_MOVE}") from None
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        try:
+            with self.path.open("rb") as file:
+                yield file
+        except OSError as error:
             raise UserError(f"{self.path}: {json_files.reason(error)}; {_MOVE}") from None
 
     def _line_from(self, file: BinaryIO, position: int, limit: int) -> Found[Line] | None:

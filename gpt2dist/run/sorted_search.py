@@ -39,7 +39,11 @@ def first_late(
     Returns:
         Where the first late item starts, `end` if no item is late; and the item before it, None without one.
     """
-    early, late, place = begin, end, end  # items that start before `early` are early, from `late` on they are late
+    early, late, place = (
+        begin,
+        end,
+        end,
+    )  # items that start before `early` are early, from `late` on they are late
     last: T | None = None
     width, probe = WINDOW, max(begin, end - WINDOW)
     while early < late:

@@ -12,7 +12,7 @@ from time import monotonic
 from gpt2dist.monitoring.trackers import Hyperparameters
 from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun
 from gpt2dist.run.latest import best_checkpoint
-from gpt2dist.run.metrics_file import History, Line
+from gpt2dist.run.metrics_file import History
 
 UPLOAD_SECONDS = 120.0
 """Time in which W&B's own process uploads a value. If the training is killed, it loses what it still has."""

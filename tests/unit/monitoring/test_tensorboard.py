@@ -3,7 +3,7 @@ import math
 import pytest
 from tensorboard.plugins.hparams import metadata
 
-from gpt2dist.monitoring.tensorboard import FIRST, TensorBoard
+from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.monitoring.trackers import Trackers
 from tests.support.events import events, points, runs, scalar_tags, session, texts
 from tests.support.histories import history_of
