@@ -1,11 +1,14 @@
-"""TensorBoard's event files, read from their end: which events a resumed run keeps.
+"""TensorBoard's event files: their writer, and which of their events a resumed run keeps, read from their end.
 
 An event file is a sequence of records: the length of the data (8 bytes), its checksum (4), the data, and its
 checksum (4). The checksums make it possible to find a record from any place in the file.
 """
 
 import os
+import re
+import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,6 +19,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from gpt2dist.run.sorted_search import Found, first_late
 
 PATTERN = "events.out.tfevents.*"
+_NUMBER = re.compile(r"events\.out\.tfevents\.(\d{1,15})\.")
 BY_TOKENS = "_vs_tokens"
 """End of the tags of curves over tokens, whose events have tokens in the place of the step."""
 NO_LINE = ("custom_scalars__", "_hparams_/")
@@ -36,6 +40,33 @@ class Point(NamedTuple):
 
     step: int
     time: float
+
+
+class EventFile:
+    """Writer of a new event file, which TensorBoard reads after those that exist.
+
+    Args:
+        directory: Its directory; it is created if it does not exist.
+
+    Raises:
+        OSError: The file cannot be created.
+    """
+
+    def __init__(self, directory: Path):
+        directory.mkdir(parents=True, exist_ok=True)
+        numbers = [int(match[1]) for path in directory.iterdir() if (match := _NUMBER.match(path.name))]
+        # TensorBoard sorts the names. The clock of this host may be behind that of the last one.
+        number = max(int(time.time()), *(each + 1 for each in numbers), 0)
+        path = directory / f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file = path.open("xb", buffering=0)
+
+    def add(self, *events: Any) -> None:
+        """Write events so that they survive the end of this process."""
+        self._file.write(b"".join(map(record, events)))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def record(event: Any) -> bytes:

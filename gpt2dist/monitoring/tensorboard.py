@@ -5,15 +5,14 @@ from pathlib import Path
 from time import time as clock
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars, hparams
 from torch.utils.tensorboard.summary import text as text_summary
 
 from gpt2dist import atomic_io
 from gpt2dist.monitoring import event_files
-from gpt2dist.monitoring.event_files import BY_TOKENS, Point
+from gpt2dist.monitoring.event_files import BY_TOKENS, EventFile, Point
 from gpt2dist.monitoring.trackers import Hyperparameters
 from gpt2dist.run.metrics_file import NO_HISTORY, History, Line
 
@@ -48,9 +47,9 @@ class TensorBoard:
     def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> History:
         """Keep the events of the history, drop the others, and ask for those that are missing, for a new file.
 
-        Events are missing after a crash, which loses those of the last seconds, or if TensorBoard was off.
+        Events are missing if TensorBoard was off, or after a crash of the host.
         """
-        rebuilt = any(self._directory.glob(event_files.PATTERN))
+        known = any(self._directory.glob(event_files.PATTERN))
         step = event_files.cut_back(self._directory, lambda point: _has(history, point), but=FIRST)
         before, missing = (NO_HISTORY, history) if step is None else history.split(step)
         self._in_table = bool(hyperparameters)
@@ -58,15 +57,17 @@ class TensorBoard:
         # Without it, TensorBoard collects the hyperparameters of all runs and shows those that differ first.
         _, begin, self._end = hparams({name: _shown(value) for name, value in hyperparameters.items()}, {})
         self._write_first([custom_scalars(LAYOUT), *([begin] if self._in_table else [])], history)
-        # A restart marker at step 0 makes a running TensorBoard forget the run. With a later step, it would also
-        # forget all points over tokens.
-        purge = 0 if step is None else None
-        self._writer = SummaryWriter(str(self._directory), max_queue=1000, flush_secs=10, purge_step=purge)
+        self._file = EventFile(self._directory)
+        self._file.add(Event(file_version=AT_RESTARTS, wall_time=clock()))
         self._repeated = step is not None  # a running TensorBoard may know steps that come again
         self._tags: set[str] = set()  # in this file
         self._tokens = next((int(line[TOKENS]) for line in reversed(before) if _has_tokens(line)), 0)
-        if rebuilt and step is None:
-            self._add(custom_scalars(LAYOUT).value, 0, None)
+        if step is None:
+            # A restart marker at step 0 makes a running TensorBoard forget the run. With a later step, it would
+            # also forget all points over tokens.
+            self._file.add(Event(session_log=SessionLog(status=SessionLog.START), wall_time=clock()))
+        if known and step is None:
+            self._add(custom_scalars(LAYOUT).value, 0, clock())
         return missing
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
@@ -83,10 +84,10 @@ class TensorBoard:
         self._add(text_summary(tag, f"    {text}".replace("\n", "\n    ")).value, step, time)
 
     def close(self, failed: bool) -> None:
-        """Flush and close the event file."""
+        """Close the event file."""
         if self._in_table and not failed:
-            self._add(self._end.value, 0, None)
-        self._writer.close()
+            self._add(self._end.value, 0, clock())
+        self._file.close()
 
     def _write_first(self, summaries: list[Any], history: History) -> None:
         """Replace the file that TensorBoard reads first: of several sessions, it shows the first one."""
@@ -97,7 +98,7 @@ class TensorBoard:
         events += [Event(summary=summary, wall_time=time) for summary in summaries]
         atomic_io.write_parts(self._directory / FIRST, map(event_files.record, events))
 
-    def _add(self, values: Any, step: int, time: float | None) -> None:
+    def _add(self, values: Any, step: int, time: float) -> None:
         """Add an event with some values.
 
         After a resume, a running TensorBoard must forget what it knows from there on. Its data server does so for
@@ -105,16 +106,18 @@ class TensorBoard:
         """
         if not values:
             return
-        writer: Any = self._writer.file_writer
+        event = Event(summary=Summary(value=values), step=step, wall_time=time)
         known = len(self._tags)
         self._tags.update(value.tag for value in values)
-        forget = self._repeated and len(self._tags) > known
-        if forget:
-            writer.add_event(Event(file_version=PER_TAG), None, time)
-            writer.add_event(Event(summary=Summary()), FAR_AHEAD, time)
-        writer.add_event(Event(summary=Summary(value=values)), step, time)
-        if forget:
-            writer.add_event(Event(file_version=AT_RESTARTS), None, time)
+        if not self._repeated or len(self._tags) == known:
+            self._file.add(event)
+            return
+        self._file.add(
+            Event(file_version=PER_TAG, wall_time=time),
+            Event(summary=Summary(), step=FAR_AHEAD, wall_time=time),
+            event,
+            Event(file_version=AT_RESTARTS, wall_time=time),
+        )
 
 
 def _has(history: History, point: Point) -> bool:

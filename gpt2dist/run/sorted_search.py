@@ -58,5 +58,5 @@ def first_late(
             width *= 4
             probe = max(begin, end - width)
         else:
-            width, probe = 0, (early + late) // 2
+            width, probe = 0, late - (late - early + 1) // 2
     return place, last
