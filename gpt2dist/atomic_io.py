@@ -26,12 +26,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_lines(path: Path, lines: Iterable[str], end: str = "\n") -> None:
     """Write or replace a file atomically, line by line."""
+    write_parts(path, ((line + end).encode() for line in lines))
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Write or replace a file atomically, part by part."""
     # The name is unique because other processes may write the same file.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for line in lines:
-                file.write(line + end)
+        with partial.open("wb") as file:
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -120,8 +120,14 @@ def require(
         raise UserError(f"{path}: {reason(error)}; {way_out}") from None
 
 
-def read_lines(path: Path, limit: int = MAX_BYTES) -> Iterator[bytes]:
-    """Yield the lines of a regular file of any size without their newlines, each of at most `limit` bytes.
+def read_lines(path: Path, limit: int = MAX_BYTES, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of a regular file of any size without their newlines.
+
+    Args:
+        path: The file.
+        limit: Maximum bytes of a line.
+        begin: Where the first line starts, in bytes.
+        end: Where to stop, in bytes; None for the end of the file.
 
     Raises:
         OSError: As for `read_bytes`.
@@ -130,9 +136,12 @@ def read_lines(path: Path, limit: int = MAX_BYTES) -> Iterator[bytes]:
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("not a regular file")
     with path.open("rb") as file:
-        while line := file.readline(limit + 1):
+        file.seek(begin)
+        left = float("inf") if end is None else end - begin
+        while left > 0 and (line := file.readline(int(min(limit + 1, left)))):
             if len(line) > limit:
                 raise ValueError(f"a line of more than {limit:,} bytes")
+            left -= len(line)
             yield line.removesuffix(b"\n")
 
 

@@ -54,6 +54,7 @@ class TrainerState:
             start of the run.
         restarted: Name of each parameter whose optimizer state was started from zero during the run → the number
             of updates before that.
+        best: State of `checkpoint.keep_best`; see `training.best.BestSoFar.state`. Empty if it is not set.
     """
 
     step: int
@@ -74,6 +75,7 @@ class TrainerState:
     optimizer: str = IMPLIED_OPTIMIZER
     origin: dict[str, int] = dataclasses.field(default_factory=dict)
     restarted: dict[str, int] = dataclasses.field(default_factory=dict)
+    best: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainerState":
@@ -97,7 +99,7 @@ class TrainerState:
         """Write the state into a checkpoint that is being saved."""
         keys = {field: key for key, field in _FIELDS.items()}
         values = {keys.get(field, field): value for field, value in dataclasses.asdict(self).items()}
-        implied = {"optimizer": IMPLIED_OPTIMIZER, "origin": {}, "restarted": {}}
+        implied = {"optimizer": IMPLIED_OPTIMIZER, "origin": {}, "restarted": {}, "best": {}}
         values = {key: value for key, value in values.items() if implied.get(key, ...) != value}
         atomic_io.write_json(checkpoint / NAME, values)
 

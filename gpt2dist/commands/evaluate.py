@@ -341,9 +341,13 @@ def _step(model: Path, args: argparse.Namespace) -> int:
 def _mirror(record: Any) -> None:
     """Write the results to TensorBoard, as a separate run below the training run."""
     from gpt2dist.monitoring.tensorboard import TensorBoard
+    from gpt2dist.monitoring.trackers import send
+    from gpt2dist.run.metrics_file import NO_HISTORY
 
     board = TensorBoard(RunDirectory(record.run).tensorboard / record.name)
-    board.start({}, record.run, record.lines())
+    board.start({}, record.run, NO_HISTORY)
+    for line in record.lines():
+        send(board, line)
     board.close(failed=False)
 
 

@@ -1,11 +1,11 @@
 """Follow the metric of `checkpoint.keep_best`: which checkpoint is the best, and whether patience is at an end.
 
 Both follow from metrics.jsonl and the checkpoints that exist. So a run that is killed at any moment, or resumes
-from an earlier checkpoint, needs no other record.
+from an earlier checkpoint, needs no other record. Checkpoints repeat what would otherwise need all lines.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name, finished, step_of
@@ -14,7 +14,7 @@ from gpt2dist.evaluation import measures
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.latest import write_best
-from gpt2dist.run.metrics_file import Line, lines_up_to
+from gpt2dist.run.metrics_file import History
 from gpt2dist.training.hooks import Hook, TrainerView, Values
 
 if TYPE_CHECKING:  # imports torch
@@ -51,58 +51,77 @@ class BestSoFar(Hook):
         """Whether `evaluation.patience` ends the run."""
         return self.patience is not None and self.waited >= self.patience
 
-    def begin(self, world: "World", step: int, evaluation_done: bool) -> None:
+    def begin(self, world: "World", step: int, evaluation_done: bool, saved: Mapping[str, Any]) -> None:
         """Take over the evaluations of earlier starts, and let `checkpoints/best` follow from them. Collective.
+
+        Takes a few reads for each checkpoint that exists, however long the run is.
 
         Args:
             world: This rank.
             step: Optimizer steps done.
             evaluation_done: Whether the evaluation of that step is done; if not, it will be repeated.
+            saved: The result of `state` in the checkpoint of this run that was loaded. If it is empty, as in
+                checkpoints of earlier versions, or of another metric, all lines are read.
         """
         if not self.tag:
             return
-        points, saved = world.on_main(lambda: self._read(step, evaluation_done))
+        self._record, self.waited, points = world.on_main(lambda: self._read(step, evaluation_done, saved))
         for at, value in points:
-            self._add(at, value, saved=at in saved)
+            self._add_saved(at, value)
         world.on_main(self._write)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `begin` needs at the next start; empty if no metric is followed."""
+        return {"metric": self.tag, "record": self._record, "waited": self.waited} if self.tag else {}
 
     def after_evaluation(self, trainer: TrainerView, values: Values) -> None:
         """Compare the metric with the best so far. Collective."""
-        if not self.tag or not any(tag.startswith(_prefix(self.tag)) for tag in values):
+        if not self.tag or not self._is_evaluation(values):
             return
         value = trainer.world.from_main(measures.finite(values.get(self.tag)))
         if value is None:
             logger.warning("step %d: %s has no finite value, so it cannot be the best", trainer.step, self.tag)
-        self._add(trainer.step, value, saved=True)
+        self._add(value)
+        self._add_saved(trainer.step, value)  # it is saved if it is the best
 
     def __str__(self) -> str:
         if self.step is None or self._value is None:
             return "no checkpoint is the best"
         return f"the best is {checkpoint_name(self.step)} with {self._value:.4f}"
 
-    def _add(self, step: int, value: float | None, saved: bool) -> None:
-        """Add an evaluation.
-
-        Args:
-            step: Its step.
-            value: The metric.
-            saved: Whether the checkpoint of that step exists, or is saved if it is the best.
-        """
+    def _add(self, value: float | None) -> None:
+        """Count an evaluation with this value of the metric."""
         improved = self._is_better(value, self._record)
         self.waited = 0 if improved else self.waited + 1
         self._record = value if improved else self._record
-        if saved and self._is_better(value, self._value):
+
+    def _add_saved(self, step: int, value: float | None) -> None:
+        """Compare a checkpoint with the best one so far."""
+        if self._is_better(value, self._value):
             self.step, self._value = step, value
 
     def _is_better(self, value: float | None, than: float | None) -> bool:
         return value is not None and (than is None or self._sign * value < self._sign * than)
 
-    def _read(self, step: int, evaluation_done: bool) -> tuple[list[Point], set[int]]:
-        """Return the evaluations up to a step, and the steps of the checkpoints that exist."""
+    def _read(
+        self, step: int, evaluation_done: bool, saved: Mapping[str, Any]
+    ) -> tuple[float | None, int, list[Point]]:
+        """Return the record and the evaluations since, and the evaluations of the checkpoints that exist."""
         assert self.tag
-        lines = lines_up_to(self._run.metrics, step, evaluation_done)
+        history = History(self._run.metrics).up_to(step, evaluation_done)
+        record, waited = measures.finite(saved.get("record")), saved.get("waited")
+        if saved.get("metric") == self.tag and type(waited) is int:
+            self._record, self.waited = record, waited
+        else:
+            for line in history.containing(_prefix(self.tag)):
+                self._add(measures.finite(line.get(self.tag)))
         whole = (path for path in finished(self._run.checkpoints) if (path / manifest.NAME).is_file())
-        return list(_points(lines, self.tag)), {step_of(path) for path in whole}
+        lines = (line for path in whole for line in history.at(step_of(path)) if self._is_evaluation(line))
+        return self._record, self.waited, [(line["step"], measures.finite(line.get(self.tag))) for line in lines]
+
+    def _is_evaluation(self, tags: Iterable[str]) -> bool:
+        """Return whether these tags are of an evaluation of the metric's set."""
+        return self.tag is not None and any(tag.startswith(_prefix(self.tag)) for tag in tags)
 
     def _write(self) -> None:
         """Name the best checkpoint, or none if the one that was named is not of this continuation."""
@@ -115,13 +134,6 @@ class BestSoFar(Hook):
 def _prefix(tag: str) -> str:
     """Return what the tags of an evaluation begin with: "eval/val/" for eval/val/loss."""
     return tag[: tag.rindex("/") + 1]
-
-
-def _points(lines: Iterable[Line], tag: str) -> Iterable[Point]:
-    """Yield the evaluations of the metric's set, also those without a finite value."""
-    for line in lines:
-        if any(key.startswith(_prefix(tag)) for key in line):
-            yield line["step"], measures.finite(line.get(tag))
 
 
 def _sign(config: Config, tag: str) -> int:

@@ -100,7 +100,7 @@ def train(config: Config, plan: Plan, world: World) -> str:
             at_end.callback(trainer.commit_calls.close)
             if world.is_main and trainer.saved_step:
                 trainer.commit_calls.resume(trainer.saved_step)
-        trainer.best.begin(world, trainer.step, trainer.evaluation_done)
+        trainer.best.begin(world, trainer.step, trainer.evaluation_done, trainer.saved_best)
         if trainer.stops_early:
             trainer.end_early()
             finish_commit_calls(trainer, "")

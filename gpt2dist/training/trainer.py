@@ -6,6 +6,7 @@ import logging
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,6 +97,7 @@ class Trainer:
         self.evaluation_done = True  # False if a stop interrupted the evaluations due after this step
         self.saved_step = 0
         self.restarted: dict[str, int] = {}  # see TrainerState.restarted
+        self.saved_best: dict[str, Any] = {}  # TrainerState.best of the checkpoint of this run that was loaded
         self.last_step = min(plan.total_steps, config.run.stop_after_steps or plan.total_steps)
         self.bar = Progress("train", None, "step", enabled=False)  # until `fit` shows one
 
@@ -204,6 +206,7 @@ class Trainer:
         self.skipped_steps = state.step - state.updates
         self.evaluation_done = state.evaluation_done
         self.restarted = state.restarted
+        self.saved_best = state.best if self.saved_step else {}
         self._note_rate(state)
         if "data" not in changed:  # the probe is of the training data
             check_probe_loss(path, state, self.config.precision, self._probe())
@@ -354,6 +357,7 @@ class Trainer:
             optimizer=self.config.optimizer.kind,
             origin={} if origin == Origin() else dataclasses.asdict(origin),
             restarted=self.restarted,
+            best=self.best.state(),
         )
 
     def _probe(self) -> float:

@@ -9,7 +9,7 @@ class FileTracker:
 
     def start(self, hyperparameters, run, history):
         self._file = (run / "calls.jsonl").open("a")
-        self._note("start", hyperparameters, str(run), len(history))
+        self._note("start", hyperparameters, str(run), len(list(history)))
 
     def log(self, step, time, values):
         self._note("log", step, time, values)
@@ -44,8 +44,8 @@ class MemoryTracker:
         if call[0] == self.fails_in:
             raise ConnectionError("the server is gone")
 
-    def start(self, *what):
-        self._note("start", *what)
+    def start(self, hyperparameters, run, history):
+        self._note("start", hyperparameters, run, list(history))
 
     def log(self, *what):
         self._note("log", *what)

@@ -4,14 +4,16 @@ A tracker receives what is written to metrics.jsonl, on rank 0 only. docs/guides
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.logs import logger
+from gpt2dist.monitoring.trackers.backlog import Backlog
 from gpt2dist.registry import Registry
-from gpt2dist.run.metrics_file import Line
+from gpt2dist.run.metrics_file import History, Line
 
 Hyperparameters = dict[str, bool | int | float | str]
 """Dotted key of the configuration → resolved value."""
@@ -25,14 +27,20 @@ class Tracker(Protocol):
     warning and the run continues.
     """
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: list[Line]) -> None:
+    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> Iterable[Line] | None:
         """Start tracking. Called once, before any other method.
+
+        Other ranks wait for this call, and a long run has a million lines. So a tracker that needs them returns
+        them instead of iterating over them.
 
         Args:
             hyperparameters: Resolved settings that determine the training, with flat keys such as `optimizer.lr`.
             run: The run directory, which contains `config.yaml`. A resumed run has the same path.
-            history: The lines of metrics.jsonl that a resumed run keeps; empty for a new run. Later steps are
-                logged again, even if they were logged before.
+            history: The lines of metrics.jsonl that a resumed run keeps, to iterate over in either direction;
+                empty for a new run. Later steps are logged again, even if they were logged before.
+
+        Returns:
+            The lines to log before those to come, such as `history`, some with each new line; None for none.
         """
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
@@ -84,9 +92,9 @@ class Trackers:
 
     def __init__(self, classes: Mapping[str, Callable[[], Tracker]]):
         self._classes = classes
-        self._at_work: dict[str, Tracker] = {}
+        self._at_work: dict[str, tuple[Tracker, Backlog]] = {}
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: list[Line]) -> None:
+    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> None:
         """Start all trackers.
 
         Raises:
@@ -95,7 +103,7 @@ class Trackers:
         for name, make in self._classes.items():
             try:
                 tracker = make()
-                tracker.start(hyperparameters, run, history)
+                missing = tracker.start(hyperparameters, run, history)
             except UserError as error:
                 self.close(failed=True)
                 raise UserError(f"monitoring.trackers: {name}: {error}") from error
@@ -105,21 +113,21 @@ class Trackers:
                     f"{name} could not start ({type(error).__name__}: {error}); fix it, or remove it from "
                     "the section monitoring"
                 ) from error
-            self._at_work[name] = tracker
+            self._at_work[name] = tracker, Backlog(missing or (), partial(send, tracker))
 
     def send(self, line: Line) -> None:
         """Pass a line of metrics.jsonl to all trackers."""
-        self._each(lambda tracker: send(tracker, line))
+        self._each(lambda _, tracker, backlog: backlog.add(line))
 
     def close(self, failed: bool) -> None:
         """Close all trackers."""
-        self._each(lambda tracker: tracker.close(failed))
+        self._each(partial(_close, failed))
         self._at_work.clear()
 
-    def _each(self, call: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self._at_work.items()):
+    def _each(self, call: Callable[[str, Tracker, Backlog], None]) -> None:
+        for name, (tracker, backlog) in list(self._at_work.items()):
             try:
-                call(tracker)
+                call(name, tracker, backlog)
             except Exception as error:
                 del self._at_work[name]
                 logger.warning(
@@ -128,3 +136,12 @@ class Trackers:
                     *(name, type(error).__name__, error),
                 )
                 logging.getLogger("trackers").warning("%s", name, exc_info=error)  # not to the terminal
+
+
+def _close(failed: bool, name: str, tracker: Tracker, backlog: Backlog) -> None:
+    """Close a tracker, also if it cannot take what is missing."""
+    try:
+        if not backlog.finish():
+            logger.info("%s lacks the last lines of metrics.jsonl; the next start adds them", name)
+    finally:
+        tracker.close(failed)

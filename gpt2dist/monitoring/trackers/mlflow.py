@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt2dist.errors import UserError
-from gpt2dist.monitoring.trackers import Hyperparameters, send
+from gpt2dist.monitoring.trackers import Hyperparameters
 from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.latest import best_checkpoint
-from gpt2dist.run.metrics_file import Line
+from gpt2dist.run.metrics_file import History
 
 MOST_PARAMETERS = 100
 """Limit of MLflow for the parameters of one request."""
@@ -40,8 +40,8 @@ class MLflow:
     is sent at the next start.
     """
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: list[Line]) -> None:
-        """Begin or continue the MLflow run, and send it the lines that it lacks.
+    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> History:
+        """Begin or continue the MLflow run, and ask for the lines that it lacks.
 
         Raises:
             UserError: The store does not have the run that the earlier starts began.
@@ -49,7 +49,7 @@ class MLflow:
         import mlflow
 
         self._directory, self._mlflow, self._client = run, mlflow, mlflow.MlflowClient()
-        self._server_run, self._best = ServerRun(run, "mlflow"), BestLosses()
+        self._server_run = ServerRun(run, "mlflow")
         known = self._known_parameters()
         if self._server_run.id is None and not _experiment_is_set():
             mlflow.set_experiment("gpt2dist")
@@ -63,11 +63,12 @@ class MLflow:
         self._waiting: deque[_Line] = deque()
         self._sender = ThreadPoolExecutor(1, "mlflow")
         self._error: Exception | None = None  # the first one of the thread
-        self._log_parameters(hyperparameters, known, history[-1]["step"] if history else 0)
+        self._log_parameters(hyperparameters, known, next((line["step"] for line in reversed(history)), 0))
         if (config := RunDirectory(run).config).exists():
             self._client.log_artifact(self._id, str(config))
-        for line in history:
-            send(self, line)
+        have, missing = self._server_run.split(history)
+        self._best = BestLosses(have)
+        return missing
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
         """Send numbers, and the lowest validation losses so far."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.metrics_file import NO_HISTORY, History
 
 MEASURED = ("throughput/", "time/", "memory/")
 """Prefixes of tags that a repeated step measures anew: they do not tell whether the step went as before."""
@@ -56,6 +57,19 @@ class ServerRun:
         """Return whether the server lacks these values of a step."""
         return _digest(step, values) not in self._sent
 
+    def split(self, history: History) -> tuple[History, History]:
+        """Return the lines that the server has, and the others, among which may be some that it has.
+
+        Looks for the last line that it has: it receives the lines in order.
+        """
+        for line in reversed(history) if self._sent else ():
+            measured = {tag: value for tag, value in line.items() if tag not in ("step", "time")}
+            numbers = {tag: value for tag, value in measured.items() if isinstance(value, int | float)}
+            told = any(not tag.startswith(MEASURED) for tag in numbers)
+            if told and not self.is_new(line["step"], numbers):
+                return history.split(line["step"])
+        return NO_HISTORY, history
+
     def note(self, step: int, values: Mapping[str, float | str]) -> None:
         """Record that the server has these values of a step."""
         digest = _digest(step, values)
@@ -83,10 +97,17 @@ def _digest(step: int, values: Mapping[str, float | str]) -> bytes:
 
 
 class BestLosses:
-    """The lowest validation losses so far."""
+    """The lowest validation losses so far.
 
-    def __init__(self) -> None:
+    Args:
+        history: Lines of earlier starts.
+    """
+
+    def __init__(self, history: History = NO_HISTORY) -> None:
         self._best: dict[str, tuple[float, int]] = {}
+        for line in history.containing("eval/"):
+            numbers = {tag: value for tag, value in line.items() if isinstance(value, int | float)}
+            self.update(line["step"], numbers)
 
     def update(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
         """Take in the values of a step, and return the lowest loss of each validation set evaluated in it.

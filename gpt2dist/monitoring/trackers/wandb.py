@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 
-from gpt2dist.monitoring.trackers import Hyperparameters, send
+from gpt2dist.monitoring.trackers import Hyperparameters
 from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun
 from gpt2dist.run.latest import best_checkpoint
-from gpt2dist.run.metrics_file import Line
+from gpt2dist.run.metrics_file import History
 
 UPLOAD_SECONDS = 120.0
 """Time in which W&B's own process uploads a value. If the training is killed, it loses what it still has."""
@@ -27,8 +27,8 @@ class WeightsAndBiases:
     over the metric `step`.
     """
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: list[Line]) -> None:
-        """Begin or continue the W&B run, and send it the lines that it lacks.
+    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> History:
+        """Begin or continue the W&B run, and ask for the lines that it lacks.
 
         Offline, a killed start may leave nothing, and `wandb sync` of a later start replaces what the server has
         of the run. Each start then records the whole run, so that syncing the newest one is enough.
@@ -36,7 +36,7 @@ class WeightsAndBiases:
         import wandb
 
         self._directory, self._wandb = run, wandb
-        self._server_run, self._best = ServerRun(run, "wandb"), BestLosses()
+        self._server_run = ServerRun(run, "wandb")
         offline = wandb.setup().settings.mode in ("offline", "dryrun")
         resumes = self._server_run.id is not None and not offline
         identity = self._server_run.id or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex
@@ -55,8 +55,9 @@ class WeightsAndBiases:
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         self._uploading: deque[tuple[float, int, Mapping[str, float | str]]] = deque()
-        for line in history:
-            send(self, line)
+        have, missing = self._server_run.split(history)
+        self._best = BestLosses(have)
+        return missing
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
         """Send numbers, and the lowest validation losses so far."""

@@ -8,6 +8,8 @@ from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.results import EvaluationResults
 from gpt2dist.monitoring.tensorboard import TensorBoard
+from gpt2dist.monitoring.trackers import send
+from gpt2dist.run.metrics_file import NO_HISTORY
 from tests.support.stores import ORDER
 
 CONDITIONS = {"data": "d" * 64, "stride": 16, "prefix": "none"}
@@ -77,7 +79,9 @@ def test_what_is_not_finite_is_null_in_the_file_and_absent_in_tensorboard(record
     there = json.loads(text)
     assert [there[name] for name in odd] == [800.0, None, None, None]
     board = TensorBoard(tmp_path / "board")
-    board.start({}, record.run, record.lines())
+    board.start({}, record.run, NO_HISTORY)
+    for line in record.lines():
+        send(board, line)
     board.close(failed=False)
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()

@@ -7,13 +7,14 @@ from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.measures import Measure
+from gpt2dist.run.metrics_file import History
 from gpt2dist.training.best import BestSoFar
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 TAG = "eval/val/loss"
 
 
-def best_of(run, values, saved, step=100, done=True, tag=TAG, patience=None):
+def best_of(run, values, saved, step=100, done=True, tag=TAG, patience=None, state=None):
     """Return the best after a start at a step; `values` are those in metrics.jsonl, by step."""
     lines = [{"step": at, "time": 1.0, TAG: value} for at, value in values.items()]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -26,7 +27,7 @@ def best_of(run, values, saved, step=100, done=True, tag=TAG, patience=None):
         "evaluation": {"patience": patience},
     }
     best = BestSoFar(Config.model_validate(settings))
-    best.begin(ALONE, step, done)
+    best.begin(ALONE, step, done, state or {})
     return best
 
 
@@ -72,3 +73,22 @@ def test_patience_ends_the_run_at_its_last_evaluation(tmp_path):
         *(True, True),
         *(False, False),
     ]
+
+
+def test_what_a_checkpoint_says_of_the_evaluations_stands_for_the_lines_before(tmp_path, monkeypatch):
+    values = {step: 10.0 / step for step in range(10, 300, 10)}
+    read = best_of(tmp_path, values, [280, 290], step=300, patience=3)
+    assert (read.step, read.waited, read.state()) == (290, 0, {"metric": TAG, "record": 10 / 290, "waited": 0})
+    monkeypatch.setattr(History, "containing", None)  # reads all lines
+    for waited in (2, 3):
+        state = {"metric": TAG, "record": 0.01, "waited": waited}
+        told = best_of(tmp_path, values, [280, 290], step=300, patience=3, state=state)
+        assert (told.step, told.waited, told.exhausted, told.state()) == (290, waited, waited == 3, state)
+
+
+@pytest.mark.parametrize(
+    "state", [{"metric": "eval/val/perplexity", "record": 0.1, "waited": 7}, {"metric": TAG, "waited": "7"}]
+)
+def test_a_state_of_another_metric_or_a_damaged_one_is_not_used(tmp_path, state):
+    best = best_of(tmp_path, {10: 3.0, 20: 4.0}, [10], state=state)
+    assert best.state() == {"metric": TAG, "record": 3.0, "waited": 1}

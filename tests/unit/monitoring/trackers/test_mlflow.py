@@ -5,6 +5,7 @@ import pytest
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.trackers import TRACKERS, Trackers
 from gpt2dist.monitoring.trackers import mlflow as module
+from tests.support.histories import history_of
 from tests.support.tracker_libraries import MLflow
 
 SETTINGS = {"model.n_layer": 2, "optimizer.lr": 0.1}
@@ -31,7 +32,7 @@ def line(step, **values):
 
 def start(run, history=(), settings=SETTINGS):
     trackers = Trackers({"mlflow": module.MLflow})
-    trackers.start(settings, run, list(history))
+    trackers.start(settings, run, history_of(run, history))
     return trackers
 
 
@@ -91,7 +92,7 @@ def test_a_long_history_goes_in_few_requests(mlflow, tmp_path):
     (run,) = mlflow.runs.values()
     assert [step for step, *_ in run.metrics["tag6"]] == [step for step in range(1, 2001) if step % 1000]
     assert len(run.files) == 2
-    tracker = start(tmp_path, history)._at_work["mlflow"]
+    tracker, _ = start(tmp_path, history)._at_work["mlflow"]
     before = mlflow.requests
     tracker._waiting.extend(
         module._Line(step, numbers, [(tag, 1.0, 0, step) for tag in numbers]) for step in range(300)
@@ -128,7 +129,7 @@ def test_a_server_that_fails_disables_the_tracker_and_the_next_start_sends_what_
 ):
     trackers = start(tmp_path)
     trackers.send(line(1))
-    (tracker,) = trackers._at_work.values()
+    ((tracker, _),) = trackers._at_work.values()
     tracker._sender.submit(lambda: None).result()  # the first line has arrived
     mlflow.fails = True
     trackers.send(line(2))

@@ -5,12 +5,13 @@ import pytest
 
 from gpt2dist.errors import UserError
 from gpt2dist.monitoring.trackers import TRACKERS, Trackers, send
+from gpt2dist.run.metrics_file import NO_HISTORY
 from tests.support.recording_tracker import MemoryTracker
 
 
 def started(tmp_path, **diaries):
     trackers = Trackers({name: lambda diary=diary: diary for name, diary in diaries.items()})
-    trackers.start({"optimizer.lr": 0.1}, tmp_path, [])
+    trackers.start({"optimizer.lr": 0.1}, tmp_path, NO_HISTORY)
     return trackers
 
 
@@ -76,13 +77,13 @@ def test_one_that_refuses_the_run_with_a_message_of_its_own_is_named_with_its_ke
 
     good = MemoryTracker()
     with pytest.raises(UserError, match=r"^monitoring\.trackers: bad: the store lacks the run; name another$"):
-        Trackers({"good": lambda: good, "bad": refuse}).start({}, tmp_path, [])
+        Trackers({"good": lambda: good, "bad": refuse}).start({}, tmp_path, NO_HISTORY)
     assert good.calls[-1] == ("close", True)
 
 
 def test_a_class_that_cannot_be_made_is_one_that_cannot_start(tmp_path):
     with pytest.raises(UserError, match=r"odd could not start \(ZeroDivisionError: division by zero\)"):
-        Trackers({"odd": lambda: 1 / 0}).start({}, tmp_path, [])
+        Trackers({"odd": lambda: 1 / 0}).start({}, tmp_path, NO_HISTORY)
 
 
 @pytest.fixture

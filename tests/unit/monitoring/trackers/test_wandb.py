@@ -5,6 +5,7 @@ import pytest
 
 from gpt2dist.monitoring.trackers import TRACKERS, Trackers
 from gpt2dist.monitoring.trackers import wandb as module
+from tests.support.histories import history_of
 from tests.support.tracker_libraries import Wandb, offline_records
 
 SETTINGS = {"model.n_layer": 2, "optimizer.lr": 0.1}
@@ -26,7 +27,7 @@ def line(step, **values):
 
 def start(run, history=(), settings=SETTINGS):
     trackers = Trackers({"wandb": module.WeightsAndBiases})
-    trackers.start(settings, run, list(history))
+    trackers.start(settings, run, history_of(run, history))
     return trackers
 
 
