@@ -23,8 +23,8 @@ Line = dict[str, Any]
 """`step`, `time`, and tag → `Value`."""
 TRAINED = "train/loss"
 """Tag that only training lines have, unlike those of evaluations and samples."""
-TAIL_BYTES = 2**18
-"""Size of the first read from the end, a few hundred lines."""
+TAIL_BYTES = 2**16
+"""Size of the first read from the end, a hundred lines or more."""
 MAX_TAIL_BYTES = 2**26
 """Size of the last read from the end, if the tag has not been found: some ten thousand lines."""
 BLOCK_BYTES = 2**12
@@ -88,7 +88,7 @@ class Metrics:
         self._file.close()
 
 
-class History:
+class MetricsHistory:
     """The lines of a metrics.jsonl, or of a part of it, without malformed ones. Does not hold them in memory.
 
     Lines that are appended later do not belong to it. A missing file has no lines.
@@ -143,7 +143,7 @@ class History:
         lines = (line for text in self._texts() if wanted in text and (line := _parse_line(text)))
         return (line for line in lines if any(tag.startswith(tag_prefix) for tag in line))
 
-    def split(self, step: int) -> tuple["History", "History"]:
+    def split(self, step: int) -> tuple["MetricsHistory", "MetricsHistory"]:
         """Return the lines before a step, and the others. Takes a few reads, however long the file is.
 
         Raises:
@@ -158,7 +158,7 @@ class History:
                 lambda start, limit: self._line_from(file, start, limit),
                 lambda line: bool(line["step"] >= step),
             )
-        return History(self.path, self.begin, place), History(self.path, place, self.end)
+        return MetricsHistory(self.path, self.begin, place), MetricsHistory(self.path, place, self.end)
 
     def at(self, step: int) -> list[Line]:
         """Return the lines of a step. Takes a few reads, however long the file is.
@@ -168,7 +168,7 @@ class History:
         """
         return list(self.split(step)[1].split(step + 1)[0])
 
-    def up_to(self, step: int, evaluation_done: bool) -> "History":
+    def up_to(self, step: int, evaluation_done: bool) -> "MetricsHistory":
         """Return the lines that a run keeps which resumes from a checkpoint. Takes a few reads.
 
         Args:
@@ -186,7 +186,7 @@ class History:
         with self._opened() as file:
             while (found := self._line_from(file, end, kept.end)) and TRAINED in found.item:
                 end = found.stop
-        return History(self.path, self.begin, end if found else kept.end)
+        return MetricsHistory(self.path, self.begin, end if found else kept.end)
 
     def _texts(self) -> Iterator[bytes]:
         if self.begin >= self.end:
@@ -228,7 +228,7 @@ class History:
         return self.end
 
 
-NO_HISTORY = History(Path(), end=0)
+NO_HISTORY = MetricsHistory(Path(), end=0)
 
 
 def read(path: Path) -> list[Line]:
@@ -246,7 +246,7 @@ def stream(path: Path) -> Iterator[Line]:
     Raises:
         UserError: The file exists and cannot be read.
     """
-    return iter(History(path))
+    return iter(MetricsHistory(path))
 
 
 def read_tail(path: Path, tag: str) -> list[Line]:
@@ -274,7 +274,7 @@ def read_tail(path: Path, tag: str) -> list[Line]:
             length *= 4
 
 
-def cut_back(path: Path, step: int, evaluation_done: bool) -> History:
+def cut_back(path: Path, step: int, evaluation_done: bool) -> MetricsHistory:
     """Drop the lines that a run wrote after the checkpoint from which it resumes.
 
     The file is truncated in place, so a crash leaves it as it was or as it should be. The cost does not depend on
@@ -282,8 +282,8 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> History:
 
     Args:
         path: The file; nothing is done if it does not exist.
-        step: As for `History.up_to`.
-        evaluation_done: As for `History.up_to`.
+        step: As for `MetricsHistory.up_to`.
+        evaluation_done: As for `MetricsHistory.up_to`.
 
     Returns:
         The remaining lines.
@@ -291,7 +291,7 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> History:
     Raises:
         UserError: The file exists and cannot be read or written.
     """
-    history = History(path)
+    history = MetricsHistory(path)
     if history.end == 0:
         return history
     try:
@@ -309,10 +309,10 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> History:
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); {_MOVE}") from None
-    return History(path, 0, end)
+    return MetricsHistory(path, 0, end)
 
 
-def _whole_end(file: BinaryIO, kept: History) -> int:
+def _whole_end(file: BinaryIO, kept: MetricsHistory) -> int:
     """Return where the kept lines end, without a last one that a crash truncated: the next would be added to it.
 
     A last line that lacks only its newline counts with its newline.
