@@ -86,6 +86,14 @@ class World:
         """Return rank 0's value on every rank. Collective."""
         return self.gather(value)[0]
 
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's picklable value of any size on every rank; others' are ignored. Collective."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
     def on_main(self, work: Callable[[], T]) -> T:
         """Run `work` on rank 0 and share its result. Collective.
 

@@ -5,7 +5,7 @@ has its own place in one array. The world size determines which rank computes a 
 order of summation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +34,11 @@ def ignore(targets: int, of: int) -> None:
 
 @dataclass(frozen=True)
 class WindowScores:
-    """Score of each window.
+    """Score of each window, or of other items.
 
     Attributes:
-        nll: float64 [windows], Σ negative log-likelihood of the targets that the window owns, in nats.
-        greedy: bool [windows], whether all of these targets are the likeliest tokens.
+        nll: float64 [items], Σ negative log-likelihood of the targets that the window owns, in nats.
+        greedy: bool [items], whether all of these targets are the likeliest tokens.
     """
 
     nll: NDArray[np.float64]
@@ -70,20 +70,50 @@ def score_windows(
     batcher = MicroBatcher(stream, windows, "new")
     order = _longest_first(windows)
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    # Rows: Σ nll, whether all targets were the likeliest tokens, and how often the window was scored.
-    scores = torch.zeros(3, len(windows), dtype=torch.float64)
+    if windows.owned(order).sum() != windows.targets:
+        raise RuntimeError("a target was not scored exactly once; please report this")
+    return score_batches(
+        lambda number: score_batch(forward, _read(batcher, batches[number])),
+        batches,
+        world,
+        lambda scored: on_batch(int(windows.owned(scored).sum()), windows.targets),
+    )
+
+
+def score_batches(
+    score: Callable[[int], tuple[Tensor, Tensor]],
+    batches: Sequence[NDArray[np.int64]],
+    world: World,
+    on_round: Callable[[NDArray[np.int64]], None],
+) -> WindowScores:
+    """Score items, such as windows, in batches that are dealt to the ranks. Collective.
+
+    Args:
+        score: Scores a batch, given its number, as `score_batch` does. All ranks call it equally often, as a
+            partitioned model requires.
+        batches: The items of each batch; together they are the numbers from 0 on, each once.
+        world: This rank.
+        on_round: Called with the items that all ranks have just scored; may raise.
+
+    Returns:
+        The score of each item.
+
+    Raises:
+        RuntimeError: An item was not scored exactly once, which would be a bug in this function.
+    """
+    # Rows: Σ nll, whether all targets were the likeliest tokens, and how often the item was scored.
+    scores = torch.zeros(3, sum(map(len, batches)), dtype=torch.float64)
     for first in range(0, len(batches), world.size):
         # A rank without a batch repeats the last one and discards the result, because the forward pass of a
         # partitioned model needs all ranks.
         mine = first + world.rank
-        indices = batches[min(mine, len(batches) - 1)]
-        nll, greedy = score_batch(forward, _read(batcher, indices))
+        number = min(mine, len(batches) - 1)
+        nll, greedy = score(number)
         if mine < len(batches):
-            scores[:, indices] += torch.stack([nll, greedy.double(), torch.ones_like(nll)])
-        together = np.concatenate(batches[first : first + world.size])
-        on_batch(int(windows.owned(together).sum()), windows.targets)
+            scores[:, batches[number]] += torch.stack([nll, greedy.double(), torch.ones_like(nll)])
+        on_round(np.concatenate(batches[first : first + world.size]))
     nll, greedy, times = world.sum(scores)
-    if not (times == 1).all() or windows.owned(order).sum() != windows.targets:
+    if not (times == 1).all():
         raise RuntimeError("a target was not scored exactly once; please report this")
     return WindowScores(nll.numpy(), greedy.bool().numpy())
 

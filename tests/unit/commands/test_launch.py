@@ -31,9 +31,8 @@ def test_quiet_before_the_verb_is_the_verbs_option():
 
 def test_a_launch_of_nothing_is_wrong_input(capsys):
     assert main(["launch", "--nproc-per-node", "2", "generate", "x"]) == 2
-    expected = (
-        "no verb to launch; write one of train, evaluate, lambada, verify-resume after torchrun's options\n"
-    )
+    verbs = "train, evaluate, lambada, multiple-choice, verify-resume"
+    expected = f"no verb to launch; write one of {verbs} after torchrun's options\n"
     assert capsys.readouterr().err == f"gpt2dist launch: {expected}"
 
 
