@@ -34,11 +34,12 @@ VERBS = {
     "validate": "check a run configuration, and print the plan of the run",
     "check": "measure network, disks, clocks and GPUs of the hosts before a run, and name what is slow",
     "train": "train a model, in one process or under launch, torchrun, deepspeed or srun",
-    "launch": "start check, train, evaluate, lambada or verify-resume in several processes, as torchrun does",
+    "launch": "start a verb such as train or evaluate in several processes, as torchrun does",
     "submit": "submit a training run, an evaluation or preprocessing to Slurm, Kubernetes or this machine",
     "verify-resume": "verify on this machine that a resumed run is exact: N + N steps equal 2N steps",
-    "evaluate": "measure perplexity, bits per byte and word perplexity of a model on a dataset or on text files",
+    "evaluate": "measure perplexity and bits per byte of a model on a text, or its scores on tasks",
     "lambada": "measure accuracy and perplexity of a model on the last words of passages",
+    "multiple-choice": "measure how often a model prefers the right choice, such as in HellaSwag",
     "generate": "sample text from a model",
     "export": "publish a checkpoint as a Hugging Face model directory with a model card",
     "status": "show state, step, loss, speed and time left of a run, or of all runs in a folder",
@@ -47,7 +48,7 @@ VERBS = {
     "completion": "print a script with which bash, zsh or fish completes this command line",
 }
 
-DISTRIBUTED_VERBS = ("check", "train", "evaluate", "lambada", "verify-resume")
+DISTRIBUTED_VERBS = ("check", "train", "evaluate", "lambada", "multiple-choice", "verify-resume")
 """Verbs that run on several ranks; `launch` starts them."""
 
 SECONDS_TO_REPORT = 10

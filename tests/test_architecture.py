@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "training": (
         "checkpoint config distributed evaluation generation loading model monitoring plan run tokenizer"
     ),
-    "evaluation": "checkpoint corpus dataset distributed loading model run tokenizer",
+    "evaluation": "checkpoint corpus dataset distributed generation loading model run tokenizer",
     "generation": "model tokenizer",
     "plan": "dataset loading model",
     "preprocessing": "corpus dataset tokenizer",
@@ -128,7 +128,7 @@ LIGHT = (
 MOST_LINES = 450
 ENTRY_POINT_GROUPS = {
     *("gpt2dist.hooks", "gpt2dist.measures", "gpt2dist.on_commit", "gpt2dist.optimizers", "gpt2dist.readers"),
-    *("gpt2dist.schedulers", "gpt2dist.trackers", "gpt2dist.tests_animals"),
+    *("gpt2dist.question_formats", "gpt2dist.schedulers", "gpt2dist.trackers", "gpt2dist.tests_animals"),
 }
 
 

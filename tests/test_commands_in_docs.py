@@ -88,7 +88,14 @@ def home(tiny_dataset, tmp_path_factory):
         (home / folder).mkdir()
         for number in range(64):
             (home / folder / f"{number}.{suffix}").write_text("text")
-    for name in ("book.txt", "texts.jsonl", "pages.jsonl", "lambada_test.jsonl", "shakespeare.txt"):
+    for name in (
+        "book.txt",
+        "texts.jsonl",
+        "pages.jsonl",
+        "lambada_test.jsonl",
+        "hellaswag_val.jsonl",
+        "shakespeare.txt",
+    ):
         (home / name).write_text('{"text": "a b", "page": "a b"}\n')
     run_file = (home / "configs/gpt2-124m.yaml").read_text()
     (home / "run.yaml").write_text(run_file.replace("openwebtext", "mine") + "run: {output_dir: runs/new}\n")

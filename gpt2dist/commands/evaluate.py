@@ -1,9 +1,7 @@
-"""`gpt2dist evaluate`: perplexity of a model on a text, on one process or on all ranks of a launcher."""
+"""`gpt2dist evaluate`: perplexity of a model on a text, or its scores on tasks of lm-evaluation-harness."""
 
 import argparse
 import os
-import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2dist.api.evaluate import shared_dataset
 from gpt2dist.api.ranks import joined_ranks
-from gpt2dist.commands import results
+from gpt2dist.commands import recording, results, tasks
 from gpt2dist.commands.preprocess import add_reading_arguments, reading, suffixes
-from gpt2dist.distributed import launch_environment, peer_monitor
-from gpt2dist.errors import RunError, UserError
+from gpt2dist.distributed import launch_environment
+from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
-from gpt2dist.terminal import say, shown_on
 from gpt2dist.tokenizer.text_changes import described
 
 if TYPE_CHECKING:  # importing numpy would slow down --help
@@ -33,7 +30,9 @@ examples:
   gpt2dist evaluate gpt2 --text pages.jsonl --text-field page --detokenizer wikitext --per-document \\
       --prefix end-of-text --stride 1024                        like the task wikitext of lm-evaluation-harness
   gpt2dist evaluate runs/gpt2-124m --data data/wikitext --all-checkpoints --watch
-                                                                beside a training job, until the run is done"""
+                                                                beside a training job, until the run is done
+  gpt2dist evaluate runs/gpt2-124m --tasks lambada_openai,hellaswag
+                                                                tasks of lm-evaluation-harness"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_text(parser)
     add_reading_arguments(parser.add_argument_group("reading files"))
     _add_scoring(parser)
-    _add_recording(parser)
+    tasks.add_arguments(parser)
+    recording.add_arguments(parser)
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
@@ -89,28 +89,6 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         default="pack",
         help="isolate: attention and positions restart at each end-of-text; default: %(default)s",
     )
-    windows.add_argument(
-        "--dtype",
-        choices=("fp32", "bf16", "tf32"),
-        default="fp32",
-        help="how the model computes; bf16 and tf32 (fp32 with rounded factors, on a GPU) are faster and less "
-        "exact; their difference from fp32 is measured on the first batch and shown; default: %(default)s",
-    )
-
-
-def _add_recording(parser: argparse.ArgumentParser) -> None:
-    run = parser.add_argument_group("recording results in a run: RUN/eval/NAME and TensorBoard")
-    run.add_argument(
-        "--run", type=Path, dest="of_run", metavar="RUN", help="run directory to record the result in"
-    )
-    run.add_argument("--step", type=int, metavar="N", help="step of the result; default: the checkpoint's")
-    run.add_argument("--name", help="name of the evaluation; default: that of the dataset or the first file")
-    run.add_argument(
-        "--all-checkpoints", action="store_true", help="score each checkpoint of the run MODEL without a result"
-    )
-    run.add_argument(
-        "--watch", action="store_true", help="also score new checkpoints, until the run has done all its steps"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -125,14 +103,13 @@ def run(args: argparse.Namespace) -> None:
         from gpt2dist.evaluation.model_forward import require_dtype_of_host
 
         require_dtype_of_host(args.dtype)
+    if args.tasks:
+        tasks.run(args)
+        return
     source = _source(args)
-
     with joined_ranks() as world:
-        load = source(world)
-        if args.all_checkpoints:
-            _score_all(args, load, world)
-        else:
-            _score_one(args, load, world)
+        text = _TextEvaluation(args, source(world))
+        recording.evaluate(args, [text], world, lambda found: _table(found[text.name], args))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -147,10 +124,11 @@ def check(args: argparse.Namespace) -> None:
     from gpt2dist.tokenizer.tokenizer import Tokenizer
 
     _check(args)
-    record = _record(args) if args.all_checkpoints or args.of_run else None
     model = None
     if not args.all_checkpoints or RunDirectory(Path(args.model)).latest.is_file():
         model = locate(args.model, weights=False)
+    if args.tasks:
+        return
     if args.text:
         discover(args.text, suffixes(args), format=args.format, encoding=reading(args).encoding)
         return
@@ -158,8 +136,8 @@ def check(args: argparse.Namespace) -> None:
     if model:
         require_same_tokenizer(text, Tokenizer.load(model), args.model)
         found = conditions(model, text, _setting(args))
-        if record:
-            record.require_comparable(found)
+        if recording.records(args):
+            recording.record(args, _name(args)).require_comparable(found)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -167,37 +145,21 @@ def _check(args: argparse.Namespace) -> None:
     from gpt2dist.evaluation.measures import in_use
 
     results.check(args)
-    in_use("text", args.measure)
-    if (args.data is None) == (args.text is None):
-        raise UserError("give either --data DATASET or --text FILE…")
+    if sum(given is not None for given in (args.data, args.text, args.tasks)) != 1:
+        raise UserError("give one of --data DATASET, --text FILE… and --tasks NAMES")
+    tasks.check(args)
+    if not args.tasks:
+        in_use("text", args.measure)
     if args.data and args.detokenizer != "none":
         raise UserError("--detokenizer: a dataset is already tokenised; give the text files with --text")
     if args.text and args.split:
         raise UserError("--split: only datasets have splits; omit it with --text")
-    if args.watch and not args.all_checkpoints:
-        raise UserError("--watch: needs --all-checkpoints; add it")
-    if args.all_checkpoints:
-        if args.of_run or args.step is not None or args.output or args.json:
-            raise UserError(
-                "--all-checkpoints: writes a result per checkpoint to RUN/eval; omit --run, --step, "
-                "--output and --json"
-            )
-        if not Path(args.model).is_dir() or (Path(args.model) / "config.json").exists():
-            raise UserError(
-                f"--all-checkpoints: {args.model} is not a run directory; give one that `gpt2dist train` created"
-            )
-        if not args.watch and not RunDirectory(Path(args.model)).checkpoints.is_dir():
-            raise UserError(
-                f"--all-checkpoints: {args.model} has no checkpoints yet; add --watch to wait for them"
-            )
-    if args.of_run and not args.of_run.is_dir():
-        raise UserError(f"--run: {args.of_run}: no such directory; give one that `gpt2dist train` created")
-    if (args.step is not None or args.name) and not (args.of_run or args.all_checkpoints):
-        raise UserError("--step and --name: apply only to results recorded in a run; add --run RUN")
-    if args.step is not None and args.step < 0:
-        raise UserError("--step must be 0 or more")
-    if args.of_run or args.all_checkpoints:
-        _record(args)  # checks the name before the texts are read
+    recording.check(args, None if args.tasks else _name(args))
+
+
+def _name(args: argparse.Namespace) -> str:
+    """Return the default name of the evaluation of a text."""
+    return Path(args.data or args.text[0]).stem
 
 
 def _dataset(args: argparse.Namespace) -> "HeldOut":
@@ -251,122 +213,40 @@ def _setting(args: argparse.Namespace) -> Any:
     )
 
 
-def _evaluate(
-    model: Path, label: str, text: Any, args: argparse.Namespace, world: Any, first: bool = True
-) -> dict[str, Any]:
-    """Score one model; for the first of several, also show the difference of --dtype from fp32."""
-    from gpt2dist.evaluation.evaluate import evaluate
-    from gpt2dist.monitoring.progress import Progress, is_quiet
+class _TextEvaluation:
+    """The measures of a text; see `recording.ModelEvaluation`.
 
-    with Progress(label, None, "token", scale=True, enabled=world.is_main) as bar:
-        on_difference = partial(bar.info, command="evaluate") if first and not is_quiet() else None
-        return evaluate(model, text, _setting(args), world, bar.advance, on_difference)
+    Args:
+        args: The options.
+        load: Returns the text in tokens of the model of a directory. All models of a run have one tokenizer.
+    """
 
+    def __init__(self, args: argparse.Namespace, load: "Callable[[Path], HeldOut]"):
+        self.name = _name(args)
+        self._args = args
+        self._load = load
+        self._loaded: HeldOut | None = None
+        self._is_first = True
 
-def _score_one(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
-    from gpt2dist.evaluation.model_forward import locate_together
+    def conditions(self, model: Path) -> dict[str, Any]:
+        from gpt2dist.evaluation.evaluate import conditions
 
-    model = locate_together(args.model, world)
-    text = load(model)
-    record = step = None
-    if args.of_run:
-        record, step = _record(args), _step(model, args)
-        _require_comparable(record, model, text, args, world)
-    result = _evaluate(model, "evaluate", text, args, world)
-    if not world.is_main:
-        return
-    if record:
-        record.add(step, model, result)
-        _mirror(record)
-    results.print_result(result, _table(result, args), args)
+        return conditions(model, self._text(model), _setting(self._args))
 
+    def score(self, model: Path, label: str, world: "World", require: recording.Require) -> dict[str, Any]:
+        """Score one model; for the first of several, also show the difference of --dtype from fp32."""
+        from gpt2dist.evaluation.evaluate import evaluate
+        from gpt2dist.monitoring.progress import Progress, is_quiet
 
-def _score_all(args: argparse.Namespace, load: Callable[[Path], Any], world: Any) -> None:
-    """Score all checkpoints of a run that have no result; with --watch, also future ones."""
-    from gpt2dist.evaluation.measures import in_line
-    from gpt2dist.evaluation.pins import missing, saved_count
-    from gpt2dist.evaluation.watch import checkpoints_to_score
-    from gpt2dist.monitoring.progress import info, warn
+        with Progress(label, None, "token", scale=True, enabled=world.is_main) as bar:
+            on_difference = partial(bar.info, command="evaluate") if self._is_first and not is_quiet() else None
+            self._is_first = False
+            return evaluate(model, self._text(model), _setting(self._args), world, bar.advance, on_difference)
 
-    record = _record(args)
-    if args.watch:
-        _end_on_signals(record)
-    since = world.on_main(lambda: saved_count(record.run))
-    text, first = None, True
-    for step, model in checkpoints_to_score(
-        record, world, args.watch, lambda state: info(f"waiting for {record.run} ({state})"), on_note=warn
-    ):
-        text = text or load(model)
-        _require_comparable(record, model, text, args, world)
-        result = _evaluate(model, f"evaluate step {step}", text, args, world, first)
-        first = False
-        if world.is_main:
-            record.add(step, model, result)
-            _mirror(record)
-            say(f"step {step}: {in_line(result, 'log')}", sys.stdout)
-    if world.is_main:
-        say(f"{len(record.results())} results in {record.directory}")
-    if lost := world.on_main(lambda: missing(record, since)):
-        raise RunError(
-            f"{len(lost)} checkpoints were deleted by the run before they could be scored: steps "
-            f"{', '.join(map(str, lost))}; raise checkpoint.keep_last or checkpoint.every_steps of the run"
-        )
-
-
-def _require_comparable(record: Any, model: Path, text: Any, args: argparse.Namespace, world: Any) -> None:
-    """Check, before scoring, that the result belongs to the same curve as the recorded ones."""
-    from gpt2dist.evaluation.evaluate import conditions
-
-    found = conditions(model, text, _setting(args))
-    world.on_main(lambda: record.require_comparable(found))
-
-
-def _record(args: argparse.Namespace) -> Any:
-    from gpt2dist.evaluation.results import EvaluationResults
-
-    return EvaluationResults(args.of_run or Path(args.model), args.name or Path(args.data or args.text[0]).stem)
-
-
-def _step(model: Path, args: argparse.Namespace) -> int:
-    """Return the step at which to record a result."""
-    from gpt2dist.checkpoint import manifest, state
-
-    if args.step is not None:
-        return args.step
-    if not (model / manifest.NAME).is_file():
-        raise UserError(f"--run: {model} is not a checkpoint, so its step is unknown; add --step N")
-    return state.TrainerState.read(model).step
-
-
-def _mirror(record: Any) -> None:
-    """Write the results to TensorBoard, as a separate run below the training run."""
-    from gpt2dist.monitoring.tensorboard import TensorBoard
-    from gpt2dist.monitoring.trackers import send
-    from gpt2dist.run.metrics_file import NO_HISTORY
-
-    board = TensorBoard(RunDirectory(record.run).tensorboard / record.name)
-    board.start({}, record.run, NO_HISTORY)
-    for line in record.lines():
-        send(board, line)
-    board.close(failed=False)
-
-
-def _end_on_signals(record: Any) -> None:
-    """Exit with code 0 on SIGTERM and SIGUSR1. All results so far are already on disk."""
-    from gpt2dist.evaluation.pins import drop_needless
-
-    def end(number: int, frame: Any) -> None:
-        if launch_environment.rank() == 0:
-            note = f"stopped; the results are in {record.directory}\n"
-            if left := drop_needless(record):
-                note += f"{left}\n"
-            # The signal may have interrupted a print, which cannot be called again here.
-            os.write(2, shown_on(sys.stderr, note).encode())
-        peer_monitor.goodbye()
-        os._exit(0)  # a normal exit could block, since other ranks may wait in a collective
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, end)
+    def _text(self, model: Path) -> "HeldOut":
+        if self._loaded is None:
+            self._loaded = self._load(model)
+        return self._loaded
 
 
 def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
@@ -385,5 +265,5 @@ def _table(result: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
         "text": f"{result['bytes']:,} bytes, {result['words']:,} words, {result['documents']:,} document(s) of "
         f"{source}",
         **({"text changes": changes} if changes else {}),
-        "speed": f"{result['tokens_per_second']:,.0f} tokens per second on {result['world_size']} process(es)",
+        "speed": results.speed(result),
     }

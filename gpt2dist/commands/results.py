@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8,
         metavar="B",
-        help="windows or passages per forward pass; default: %(default)s",
+        help="windows, passages or questions per forward pass; default: %(default)s",
     )
     parser.add_argument(
         "--zero-stage",
@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="3 partitions the parameters across all processes, for models that do not fit on one device; "
         "0 gives each process a replica; default: %(default)s",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "tf32"),
+        default="fp32",
+        help="how the model computes; bf16 and tf32 (fp32 with rounded factors, on a GPU) are faster and less "
+        "exact; `evaluate` of a text measures and shows their difference from fp32; default: %(default)s",
     )
     parser.add_argument(
         "--measure",
@@ -57,6 +64,11 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--batch-size must be at least 1")
     if args.output:
         check_file(args.output)
+
+
+def speed(result: Mapping[str, Any]) -> str:
+    """Return the speed of an evaluation in words."""
+    return f"{result['tokens_per_second']:,.0f} tokens per second on {result['world_size']} process(es)"
 
 
 def print_result(result: dict[str, Any], shown: Mapping[str, str], args: argparse.Namespace) -> None:

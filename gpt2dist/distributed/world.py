@@ -135,7 +135,7 @@ class World:
         if self.size == 1:
             return value
         out = [value if self.is_main else None]
-        dist.broadcast_object_list(out, src=0)
+        dist.broadcast_object_list(out, src=0, device=torch.device("cpu"))
         return out[0]
 
     def on_main(self, work: Callable[[], T]) -> T:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from gpt2dist import hub
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
+from gpt2dist.evaluation.continuations import encode
 from gpt2dist.evaluation.measures import Measure, Sums, descriptions, in_use, values
-from gpt2dist.evaluation.model_forward import load_forward, locate_together
+from gpt2dist.evaluation.model_forward import Dtype, load_forward, locate_together, require_dtype
 from gpt2dist.evaluation.scoring import OnBatch, WindowScores, ignore, score_windows
 from gpt2dist.loading.token_stream import TokenStream
 from gpt2dist.model.find_model import fingerprint
@@ -77,6 +78,7 @@ def lambada(
     zero_stage: Literal[0, 3] = 0,
     on_batch: OnBatch = ignore,
     measures: Sequence[str] = (),
+    dtype: Dtype = "fp32",
 ) -> dict[str, Any]:
     """Score the last word of each passage. Collective.
 
@@ -88,6 +90,7 @@ def lambada(
         zero_stage: 3 partitions the parameters across the ranks; 0 gives each rank a replica.
         on_batch: As in `score_windows`.
         measures: Measures to compute besides ours and those of installed packages, as `package.module:attribute`.
+        dtype: How the model computes: "fp32", "bf16", or "tf32" on a GPU.
 
     Returns:
         The object that `gpt2dist lambada` writes; see docs/guides/evaluation.md.
@@ -96,6 +99,7 @@ def lambada(
         UserError: The model cannot be loaded, `texts` is empty, a passage has no last word, or a measure cannot
             be used.
     """
+    require_dtype(dtype, world.device)
     wanted = in_use("last_words", measures)
     directory = locate_together(model, world)
     weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
@@ -103,23 +107,27 @@ def lambada(
     context_length = Pretrained.read(directory).shape.context_length
     passages = list(texts)
     stream, endings = _lay_out(passages, tokenizer, context_length)
-    forward = load_forward(directory, tokenizer, None, zero_stage, world)
+    forward = load_forward(directory, tokenizer, None, zero_stage, world, dtype)
     began = time.monotonic()
     scores = score_windows(forward, stream, endings, batch_size, world, on_batch)
     seconds = time.monotonic() - began
     return {
         **_measured(scores, endings, wanted),
+        **conditions(passages, tokenizer, dtype),
         "batch_size": batch_size,
         "zero_stage": zero_stage,
         "world_size": world.size,
         "model": weights,
         **hub.recorded_source(directory),
-        "data": _fingerprint(passages),
-        "tokenizer": tokenizer.fingerprint,
         **({"text_changes": tokenizer.text_changes} if tokenizer.text_changes else {}),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(endings.targets / seconds, 1),
     }
+
+
+def conditions(passages: Sequence[str], tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
+    """Return the settings that two results must share to be points of one curve."""
+    return {"data": _fingerprint(passages), "tokenizer": tokenizer.fingerprint, "dtype": dtype}
 
 
 def _measured(scores: WindowScores, endings: Endings, wanted: Sequence[Measure]) -> dict[str, Any]:
@@ -159,31 +167,15 @@ def split_last_word(text: str, number: int = 1) -> tuple[str, str]:
 
 
 def _lay_out(passages: Sequence[str], tokenizer: Tokenizer, context_length: int) -> tuple[TokenStream, Endings]:
-    """Tokenise passages with and without their last word; the tokens that this word adds are the targets.
-
-    A passage that is longer than the context is truncated at the front. If no text precedes the last word, an
-    end-of-text is put before it.
-    """
+    """Tokenise passages, with their last words as continuations; see `continuations.encode`."""
     if not passages:
         raise UserError("there are no passages; each line must be an object with a text")
     examples = [split_last_word(text, number) for number, text in enumerate(passages, 1)]
-    whole = _encode([context + word for context, word in examples], tokenizer)
-    known = _encode([context for context, _ in examples], tokenizer)
-    rows, scored = [], []
-    for tokens, beginning in zip(whole, known, strict=True):
-        if not len(beginning):
-            beginning = np.array([tokenizer.end_of_text_id], np.uint32)
-            tokens = np.concatenate([beginning, tokens])
-        rows.append(tokens[-(context_length + 1) :])
-        # At least one target, in case the last word merges into the token before it.
-        scored.append(min(max(1, len(tokens) - len(beginning)), len(rows[-1]) - 1))
-    lengths = np.array([len(row) for row in rows], np.int64)
-    return TokenStream([np.concatenate(rows)]), Endings(np.cumsum(lengths) - lengths, lengths, np.array(scored))
-
-
-def _encode(texts: list[str], tokenizer: Tokenizer) -> list[NDArray[np.uint32]]:
-    tokens, lengths = tokenizer.encode_batch(texts)
-    return np.split(tokens, np.cumsum(lengths)[:-1])
+    encoded = encode(examples, tokenizer, context_length)
+    lengths = np.array([len(each.tokens) for each in encoded], np.int64)
+    scored = np.array([each.scored for each in encoded])
+    stream = TokenStream([np.concatenate([each.tokens for each in encoded])])
+    return stream, Endings(np.cumsum(lengths) - lengths, lengths, scored)
 
 
 def _fingerprint(texts: Sequence[str]) -> str:

@@ -17,15 +17,16 @@ from gpt2dist.errors import UserError
 if TYPE_CHECKING:  # reading results needs no registry
     from gpt2dist.registry import Registry
 
-Task = Literal["text", "last_words"]
-"""What is scored: every token of a text (`evaluate`, validation), or each passage's last word (`lambada`)."""
+Task = Literal["text", "last_words", "choices"]
+"""What is scored: every token of a text (`evaluate`, validation), each passage's last word (`lambada`), or the
+choices of each question (`multiple-choice`)."""
 
 Place = Literal["training", "curve", "log", "status", "report", "card"]
 """Where a measure is shown:
 
 training    metrics.jsonl and the trackers, when a training run validates
-curve       TensorBoard, for results of `evaluate` that belong to a run
-log         the log line of an evaluation, in `train` and `evaluate --all-checkpoints`
+curve       TensorBoard, for results that belong to a run
+log         the log line of an evaluation, in `train` and with --all-checkpoints
 status      `gpt2dist status`, and the lineage in a report
 report      a chart in a report
 card        a model card
@@ -51,8 +52,9 @@ class Sums:
         words: Whitespace-separated words of the original text.
         lm_eval_words: Words of the original text as lm-evaluation-harness counts them.
         windows: Number of windows.
-        examples: Number of passages whose last word was scored.
-        correct: Number of passages whose last word the model guessed.
+        examples: Number of passages whose last word was scored, or of questions.
+        correct: Number of passages whose last word the model guessed, or of questions that it answered right.
+        correct_norm: Number of questions answered right if log-likelihoods are divided by the choices' lengths.
     """
 
     nll_sum: float
@@ -63,6 +65,7 @@ class Sums:
     windows: int | None = None
     examples: int | None = None
     correct: int | None = None
+    correct_norm: int | None = None
 
 
 COUNTS = tuple(field.name for field in dataclasses.fields(Sums) if field.name != "nll_sum")
@@ -154,6 +157,12 @@ def exp(value: float) -> float:
         return math.inf
 
 
+def _standard_error(correct: int, examples: int) -> float:
+    """Return the standard error of the mean of outcomes 0 and 1; undefined for a single one."""
+    share = correct / examples
+    return math.sqrt(share * (1 - share) / (examples - 1))
+
+
 LOSS = Measure(
     key="loss",
     title="loss",
@@ -218,7 +227,7 @@ ACCURACY = Measure(
     per="examples",
     task="last_words",
     better="higher",
-    places=("card",),
+    places=("curve", "log", "status", "report", "card"),
 )
 LAST_WORD_PERPLEXITY = Measure(
     key="perplexity",
@@ -229,30 +238,64 @@ LAST_WORD_PERPLEXITY = Measure(
     per="examples",
     task="last_words",
     digits=3,
-    places=("card",),
+    places=("curve", "log", "card"),
+)
+ACC = Measure(
+    key="acc",
+    title="acc",
+    unit="of the questions answered right",
+    formula="correct / examples",
+    value=lambda sums: cast(int, sums.correct) / cast(int, sums.examples),
+    per="examples",
+    task="choices",
+    better="higher",
+    places=("curve", "log", "status", "report", "card"),
+)
+ACC_NORM = Measure(
+    key="acc_norm",
+    title="acc_norm",
+    unit="of the questions, by log-likelihood per character",
+    formula="correct_norm / examples",
+    value=lambda sums: cast(int, sums.correct_norm) / cast(int, sums.examples),
+    per="examples",
+    task="choices",
+    better="higher",
+    places=("curve", "log", "status", "report", "card"),
+)
+ACC_STDERR = Measure(
+    key="acc_stderr",
+    title="standard error of acc",
+    formula="√(acc (1 − acc) / (examples − 1))",
+    value=lambda sums: _standard_error(cast(int, sums.correct), cast(int, sums.examples)),
+    per="examples",
+    task="choices",
+    places=(),
+)
+ACC_NORM_STDERR = Measure(
+    key="acc_norm_stderr",
+    title="standard error of acc_norm",
+    formula="√(acc_norm (1 − acc_norm) / (examples − 1))",
+    value=lambda sums: _standard_error(cast(int, sums.correct_norm), cast(int, sums.examples)),
+    per="examples",
+    task="choices",
+    places=(),
 )
 
 TEXT = (LOSS, PERPLEXITY, BITS_PER_TOKEN, BITS_PER_BYTE, WORD_PERPLEXITY, LM_EVAL_WORD_PERPLEXITY)
 LAST_WORDS = (ACCURACY, LAST_WORD_PERPLEXITY)
-OURS = (*TEXT, *LAST_WORDS)
-TABLE: dict[Task, tuple[Measure, ...]] = {"text": TEXT, "last_words": LAST_WORDS}
+CHOICES = (ACC, ACC_NORM, ACC_STDERR, ACC_NORM_STDERR)
+OURS = (*TEXT, *LAST_WORDS, *CHOICES)
+TABLE: dict[Task, tuple[Measure, ...]] = {"text": TEXT, "last_words": LAST_WORDS, "choices": CHOICES}
 """Our measures by task, in the order of the result files."""
 
 RESERVED = {
     *(each.key for each in OURS),
     *("nll_sum", *COUNTS, "documents", "text_changes", DESCRIPTIONS),
     *("data", "split", "detokenizer", "tokenizer", "sequence_length", "stride", "prefix", "per_document"),
-    *(
-        "document_boundaries",
-        "dtype",
-        "batch_size",
-        "zero_stage",
-        "world_size",
-        "model",
-        "seconds",
-        "tokens_per_second",
-    ),
+    *("document_boundaries", "dtype", "batch_size", "zero_stage", "world_size", "model"),
+    *("seconds", "tokens_per_second"),
     *("name", "step", "time", "consumed_tokens", "scored"),
+    *("task", "task_version", "num_fewshot", "limit", "subtasks", "lm_eval"),
 }
 """Keys of a result that a measure of another package cannot have."""
 _TRIAL = Sums(1.0, *(1 for _ in COUNTS))
@@ -262,7 +305,7 @@ _TRIAL = Sums(1.0, *(1 for _ in COUNTS))
 def _registry() -> "Registry[object]":
     from gpt2dist.registry import Registry
 
-    ours = {each.key: f"{__name__}:{each.key.upper()}" for each in (*TEXT, ACCURACY)}
+    ours = {each.key: f"{__name__}:{each.key.upper()}" for each in (*TEXT, ACCURACY, *CHOICES)}
     return Registry("measure", "gpt2dist.measures", ours, object)
 
 
@@ -325,9 +368,14 @@ def record(sums: Sums, measures: Sequence[Measure]) -> dict[str, Any]:
 
 def descriptions(measures: Iterable[Measure]) -> dict[str, Any]:
     """Return what a result says of measures of other packages, so that readers need not know them."""
-    names = [field.name for field in dataclasses.fields(MeasureInfo) if field.name != "key"]
-    described = {each.key: {name: getattr(each, name) for name in names} for each in measures if each not in OURS}
+    described = {each.key: description(each) for each in measures if each not in OURS}
     return {DESCRIPTIONS: described} if described else {}
+
+
+def description(measure: MeasureInfo) -> dict[str, Any]:
+    """Return what a result says of how a measure is written, and where."""
+    names = [field.name for field in dataclasses.fields(MeasureInfo) if field.name != "key"]
+    return {name: getattr(measure, name) for name in names}
 
 
 def of_result(result: Mapping[str, Any], place: Place | None = None) -> list[MeasureInfo]:
@@ -339,8 +387,9 @@ def of_result(result: Mapping[str, Any], place: Place | None = None) -> list[Mea
     """
     tasks = (TEXT, LAST_WORDS) if ACCURACY.key in result else (LAST_WORDS, TEXT)
     described = result.get(DESCRIPTIONS)
-    known = _read_descriptions(described) if isinstance(described, dict) else {}
-    known |= {each.key: each for task in tasks for each in task}
+    known: dict[str, MeasureInfo] = {each.key: each for task in (*tasks, CHOICES) for each in task}
+    others = _read_descriptions(described) if isinstance(described, dict) else {}
+    known = known | others if "task" in result else others | known  # a task may have a metric of our key
     found = [known[key] for key in result if key in known]
     return [each for each in found if place is None or place in each.places]
 
@@ -358,6 +407,11 @@ def in_line(result: Mapping[str, Any], place: Place) -> str:
 def in_table(result: Mapping[str, Any]) -> dict[str, str]:
     """Return all values of a result for a table: title → value with its unit."""
     return {each.title: each.in_table(result[each.key]) for each in of_result(result)}
+
+
+def is_of_text(result: Mapping[str, Any]) -> bool:
+    """Return whether a result is of a whole text, and not of passages, questions or a task."""
+    return "task" not in result and not any(each.key in result for each in (ACCURACY, ACC))
 
 
 def finite(value: Any) -> float | None:

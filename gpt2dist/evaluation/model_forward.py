@@ -1,7 +1,9 @@
 """Load the model to evaluate: a replica on every rank, or one partitioned across the ranks."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from gpt2dist.evaluation.scoring import Forward
 from gpt2dist.model.find_model import locate
 from gpt2dist.model.numerics import fp32_products
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # see `load_model`
+    from transformers import GPT2LMHeadModel
 
 Dtype = Literal["fp32", "bf16", "tf32"]
 """How a model computes: "fp32" and "bf16" are the dtype of its weights and activations. "tf32" is fp32 with
@@ -70,6 +75,60 @@ def locate_together(model: str | Path, world: World) -> Path:
     return locate(hub.source_of(found) or str(model))
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that scores and continues texts. All ranks use it together at ZeRO stage 3.
+
+    Attributes:
+        model: The model.
+        device: Its device.
+        dtype: How it computes.
+        context_length: Its number of positions.
+    """
+
+    model: "GPT2LMHeadModel"
+    device: torch.device
+    dtype: Dtype
+    context_length: int
+
+    def score(
+        self, tokens: Tensor, counted_from: Tensor, counted_to: Tensor, document_separator_id: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Score windows; see `model.pretrained.score`. The arguments may be on the CPU."""
+        from gpt2dist.model.pretrained import score
+
+        with fp32_products(self.dtype == "tf32", self.device):
+            here = [each.to(self.device) for each in (tokens, counted_from, counted_to)]
+            return score(self.model, here[0], here[1], here[2], document_separator_id)
+
+    @torch.no_grad()
+    def score_branches(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        branches: Tensor | None,
+        sources: Tensor,
+        targets: Tensor,
+        counted: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Score continuations that share a context; see `model.pretrained.score_branches`."""
+        from gpt2dist.model.pretrained import score_branches
+
+        with fp32_products(self.dtype == "tf32", self.device):
+            return score_branches(
+                self.model,
+                tokens.to(self.device),
+                positions.to(self.device),
+                None if branches is None else branches.to(self.device),
+                *(each.to(self.device) for each in (sources, targets, counted)),
+            )
+
+    def last_logits(self, tokens: Tensor, cache: Any, **padding: Tensor) -> Tensor:
+        """Extend a cache; see `generation.generator.Generator.forward`."""
+        with fp32_products(self.dtype == "tf32", self.device):
+            return self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **padding).logits
+
+
 def load_forward(
     directory: Path,
     tokenizer: Tokenizer,
@@ -89,6 +148,25 @@ def load_forward(
         dtype: How the model computes.
 
     Raises:
+        UserError: As `load_model`.
+    """
+    model = load_model(directory, tokenizer, zero_stage, world, dtype)
+    return partial(model.score, document_separator_id=document_separator_id)
+
+
+def load_model(
+    directory: Path, tokenizer: Tokenizer, zero_stage: int, world: World, dtype: Dtype = "fp32"
+) -> LoadedModel:
+    """Load a model to score and continue texts. Collective at ZeRO stage 3.
+
+    Args:
+        directory: The model directory.
+        tokenizer: The model's tokenizer.
+        zero_stage: 3 partitions each parameter across the ranks; 0 gives each rank a replica.
+        world: This rank.
+        dtype: How the model computes.
+
+    Raises:
         UserError: The stage is another one, the device cannot compute in the dtype, the model cannot be loaded,
             or its vocabulary is smaller than its tokenizer's.
     """
@@ -97,7 +175,7 @@ def load_forward(
         raise UserError(f"evaluation does not support ZeRO stage {zero_stage}; give 0 or 3")
     # Imported here: a run that evaluates as it trains has its own model, and does not need transformers.
     from gpt2dist.model.onednn import use_onednn
-    from gpt2dist.model.pretrained import load_pretrained, require_vocabulary, score
+    from gpt2dist.model.pretrained import load_pretrained, require_vocabulary
 
     require_whole_model(directory, world, each_host=True)
     weights = torch.bfloat16 if dtype == "bf16" else torch.float32
@@ -110,12 +188,4 @@ def load_forward(
         if world.device.type == "cpu" and dtype == "fp32":
             use_onednn(model)
     require_vocabulary(model, tokenizer.vocab_size, directory)
-
-    def forward(tokens: Tensor, counted_from: Tensor, counted_to: Tensor) -> tuple[Tensor, Tensor]:
-        device = world.device
-        with fp32_products(dtype == "tf32", device):
-            return score(
-                model, tokens.to(device), counted_from.to(device), counted_to.to(device), document_separator_id
-            )
-
-    return forward
+    return LoadedModel(model, world.device, dtype, model.config.n_positions)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpt2dist.checkpoint import manifest
 from gpt2dist.checkpoint.naming import checkpoint_name, finished, is_checkpoint_name, step_of
-from gpt2dist.evaluation.results import EvaluationResults
+from gpt2dist.evaluation.results import Scored
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.run.directory import RunDirectory
 
@@ -32,7 +32,7 @@ class Pins:
         on_note: Called with a line of text if checkpoints cannot be linked.
     """
 
-    def __init__(self, record: EvaluationResults, on_note: Callable[[str], None]):
+    def __init__(self, record: Scored, on_note: Callable[[str], None]):
         self._record = record
         self._on_note = on_note
         self._home = record.directory / LINKED
@@ -121,7 +121,7 @@ class Pins:
             self._on_note(f"{text}: checkpoints that the run deletes before their turn will be missing")
 
 
-def drop_needless(record: EvaluationResults) -> str:
+def drop_needless(record: Scored) -> str:
     """Delete the links to checkpoints that still exist or have a result when a job ends.
 
     Returns:
@@ -147,7 +147,7 @@ def saved_count(run: Path) -> int:
     return len(_saved(run))
 
 
-def missing(record: EvaluationResults, since: int) -> list[int]:
+def missing(record: Scored, since: int) -> list[int]:
     """Return the steps of the checkpoints that a run completed after its first `since` that have no result."""
     return sorted(set(_saved(record.run)[since:]) - record.results().keys())
 

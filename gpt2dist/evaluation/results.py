@@ -1,9 +1,10 @@
 """Evaluation results of a run: RUN/eval/NAME/step-00001000.json for each scored checkpoint."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gpt2dist import atomic_io, json_files
 from gpt2dist.checkpoint import manifest
@@ -25,6 +26,21 @@ class ResultFile:
     time: float
     model: str
     consumed_tokens: int = 0
+
+
+class Scored(Protocol):
+    """Which checkpoints of a run have results."""
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the results."""
+
+    def results(self) -> dict[int, dict[str, Any]]:
+        """Return the results by step, in ascending order; each has the fingerprint of its `model`."""
 
 
 class EvaluationResults:
@@ -112,13 +128,35 @@ class EvaluationResults:
         }
 
 
+class JointResults:
+    """Results of several evaluations of a run, where a checkpoint has a result if it has one of each.
+
+    Args:
+        records: The results of each evaluation, at least one.
+    """
+
+    def __init__(self, records: Sequence[EvaluationResults]):
+        self._records = records
+        self.run = records[0].run
+        self.directory = records[0].directory
+
+    def results(self) -> dict[int, dict[str, Any]]:
+        """Return the first evaluation's results of the checkpoints that have the results of all."""
+        first, *others = (each.results() for each in self._records)
+        return {
+            step: result
+            for step, result in first.items()
+            if all(step in each and each[step]["model"] == result["model"] for each in others)
+        }
+
+
 def _check_measures(result: dict[str, Any]) -> None:
     """Check that the measures of a result file are numbers, or None if they were not finite.
 
     Raises:
         ValueError: One is missing or of another type; the message names it.
     """
-    for measure in measures.TEXT:
+    for measure in measures.TEXT if measures.is_of_text(result) else ():
         is_needed = "curve" in measure.places and measure.per not in measures.OPTIONAL_COUNTS
         if is_needed and measure.key not in result:
             raise ValueError(f"{measure.key} is missing")

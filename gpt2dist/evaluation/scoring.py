@@ -5,7 +5,7 @@ has its own place in one array. The world size determines which rank computes a 
 order of summation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +34,11 @@ def ignore(targets: int, of: int) -> None:
 
 @dataclass(frozen=True)
 class WindowScores:
-    """Score of each window.
+    """Score of each window, or of other items.
 
     Attributes:
-        nll: float64 [windows], Σ negative log-likelihood of the targets that the window owns, in nats.
-        greedy: bool [windows], whether all of these targets are the likeliest tokens.
+        nll: float64 [items], Σ negative log-likelihood of the targets that the window owns, in nats.
+        greedy: bool [items], whether all of these targets are the likeliest tokens.
     """
 
     nll: NDArray[np.float64]
@@ -69,23 +69,54 @@ def score_windows(
     """
     batcher = MicroBatcher(stream, windows, "new")
     order = _longest_first(windows)
-    # Targets of the windows before each place of this order, once, since a lookup may cost O(log documents).
-    targets_before = np.append(0, np.cumsum(windows.owned(order)))
     batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    # Rows: Σ nll, whether all targets were the likeliest tokens, and how often the window was scored.
-    scores = torch.zeros(3, len(windows), dtype=torch.float64)
+    targets = windows.owned(np.arange(len(windows)))
+    if targets.sum() != windows.targets:
+        raise RuntimeError("a target was not scored exactly once; please report this")
+    return score_batches(
+        lambda number: score_batch(forward, _read(batcher, batches[number])), batches, targets, world, on_batch
+    )
+
+
+def score_batches(
+    score: Callable[[int], tuple[Tensor, Tensor]],
+    batches: Sequence[NDArray[np.int64]],
+    targets: NDArray[np.int64],
+    world: World,
+    on_batch: OnBatch,
+) -> WindowScores:
+    """Score items, such as windows, in batches that are dealt to the ranks. Collective.
+
+    Args:
+        score: Scores a batch, given its number, as `score_batch` does. All ranks call it equally often, as a
+            partitioned model requires.
+        batches: The items of each batch; together they are the numbers from 0 on, each once.
+        targets: Number of targets of each item.
+        world: This rank.
+        on_batch: As in `score_windows`.
+
+    Returns:
+        The score of each item.
+
+    Raises:
+        RuntimeError: An item was not scored exactly once, which would be a bug in this function.
+    """
+    # Of the first batches, once, since each rank reports the progress of all ranks.
+    targets_before = np.append(0, np.cumsum([targets[batch].sum() for batch in batches]))
+    # Rows: Σ nll, whether all targets were the likeliest tokens, and how often the item was scored.
+    scores = torch.zeros(3, len(targets), dtype=torch.float64)
     for first in range(0, len(batches), world.size):
         # A rank without a batch repeats the last one and discards the result, because the forward pass of a
         # partitioned model needs all ranks.
         mine = first + world.rank
-        indices = batches[min(mine, len(batches) - 1)]
-        nll, greedy = score_batch(forward, _read(batcher, indices))
+        number = min(mine, len(batches) - 1)
+        nll, greedy = score(number)
         if mine < len(batches):
-            scores[:, indices] += torch.stack([nll, greedy.double(), torch.ones_like(nll)])
-        begin, end = first * batch_size, min(len(order), (first + world.size) * batch_size)
-        on_batch(int(targets_before[end] - targets_before[begin]), windows.targets)
+            scores[:, batches[number]] += torch.stack([nll, greedy.double(), torch.ones_like(nll)])
+        end = min(len(batches), first + world.size)
+        on_batch(int(targets_before[end] - targets_before[first]), int(targets_before[-1]))
     nll, greedy, times = world.sum(scores)
-    if not (times == 1).all() or targets_before[-1] != windows.targets:
+    if not (times == 1).all():
         raise RuntimeError("a target was not scored exactly once; please report this")
     return WindowScores(nll.numpy(), greedy.bool().numpy())
 

@@ -10,7 +10,7 @@ from gpt2dist import json_files
 from gpt2dist.checkpoint.naming import finished, step_of
 from gpt2dist.distributed.world import World
 from gpt2dist.evaluation.pins import Pins
-from gpt2dist.evaluation.results import EvaluationResults
+from gpt2dist.evaluation.results import Scored
 from gpt2dist.run.directory import RunDirectory
 
 POLL_SECONDS = 2.0
@@ -19,7 +19,7 @@ LINK_SECONDS = 0.25
 
 
 def checkpoints_to_score(
-    record: EvaluationResults,
+    record: Scored,
     world: World,
     watch: bool,
     on_wait: Callable[[str], None],

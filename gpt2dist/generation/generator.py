@@ -40,6 +40,7 @@ class Generator:
         how: Sampling,
         run_on: bool = False,
         on_tokens: Callable[[list[int]], None] | None = None,
+        is_done: Callable[[list[int]], bool] | None = None,
     ) -> list[list[int]]:
         """Continue all prompts as one batch.
 
@@ -50,6 +51,7 @@ class Generator:
             run_on: Never stop early, so that all ranks of a partitioned model run the same number of passes.
             on_tokens: Called at every step with the new token of each text; a text that has ended gets
                 end-of-text.
+            is_done: Called at every step with the new tokens of each text, which ends if it returns true.
 
         Returns:
             The new token ids of each text, up to but not including end-of-text.
@@ -58,7 +60,7 @@ class Generator:
         from gpt2dist.generation.texts import continue_texts
 
         tokens = [list(prompt) or [self.end_of_text_id] for prompt in prompts]
-        continued = continue_texts(self, tokens, seeds, how, run_on, on_tokens)
+        continued = continue_texts(self, tokens, seeds, how, run_on, on_tokens, is_done)
         return [self._until_the_end(row) for row in continued]
 
     def _until_the_end(self, tokens: list[int]) -> list[int]:

@@ -17,6 +17,8 @@ from transformers import (
 from transformers.generation import (
     BaseStreamer,
     LogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -57,6 +59,7 @@ def continue_texts(
     how: Sampling,
     run_on: bool,
     on_tokens: Callable[[list[int]], None] | None,
+    is_done: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Continue texts together; the arguments are those of `Generator.__call__`.
 
@@ -67,6 +70,7 @@ def continue_texts(
         how: The sampling settings.
         run_on: Whether to continue after end-of-text.
         on_tokens: Called with the new token of each text.
+        is_done: Called with the new tokens of each text, which ends if it returns true.
 
     Returns:
         The new token ids of each text, with end-of-text as padding.
@@ -87,6 +91,7 @@ def continue_texts(
             use_cache=False,  # `_Texts` has its own
         ),
         logits_processor=_processors(how, seeds, generator.device),
+        stopping_criteria=StoppingCriteriaList([_Stop(is_done, longest)] if is_done else []),
         streamer=_Listener(on_tokens) if on_tokens else None,
         synced_gpus=False,
     )
@@ -201,6 +206,24 @@ def _processors(how: Sampling, seeds: Sequence[int], device: torch.device) -> Lo
         processors.append(TopPLogitsWarper(how.top_p))
     processors.append(_Draw(seeds, device))
     return processors
+
+
+class _Stop(StoppingCriteria):
+    """Stopping criterion of each text by its own new tokens.
+
+    Args:
+        is_done: Function of the new tokens of a text.
+        known: Number of columns before the new tokens.
+    """
+
+    def __init__(self, is_done: Callable[[list[int]], bool], known: int):
+        self._is_done = is_done
+        self._known = known
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        """Return which texts [B] are done, given all tokens [B, T] so far."""
+        done = [self._is_done(row) for row in input_ids[:, self._known :].tolist()]
+        return torch.tensor(done, device=input_ids.device)
 
 
 class _Listener(BaseStreamer):

@@ -109,6 +109,41 @@ def score(
     return head.each_nll(_hidden(model, inputs, document_separator_id), targets, counted)
 
 
+def score_branches(
+    model: GPT2LMHeadModel,
+    tokens: Tensor,
+    positions: Tensor,
+    branches: Tensor | None,
+    sources: Tensor,
+    targets: Tensor,
+    counted: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Score several continuations of one context in a row, which computes the context once.
+
+    Args:
+        model: A model whose output layer is a `Head`.
+        tokens: [B, L] int64, inputs: a context, then its continuations one after another.
+        positions: [B, L] int64, position of each input in the text of its continuation.
+        branches: [B, L] int64, 0 in the context, k in the k-th continuation, which attends to itself and to the
+            context alone. None if no row has more than one continuation.
+        sources: [B, T] int64, the input that predicts each target.
+        targets: [B, T] int64.
+        counted: [B, T] bool, which targets count; the others are padding.
+
+    Returns:
+        The nll [B, T] fp32 in nats, 0 where a target does not count, and [B, T] bool, whether the target is the
+        likeliest token.
+    """
+    inputs: dict[str, Tensor] = {}
+    if branches is not None:
+        before = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril()
+        visible = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+        inputs = {"position_ids": positions, "attention_mask": (visible & before)[:, None]}
+    hidden = model.transformer(input_ids=tokens, use_cache=False, **inputs).last_hidden_state
+    of_sources = hidden.gather(1, sources[..., None].expand(-1, -1, hidden.shape[-1]))
+    return cast(Head, model.lm_head).each_nll(of_sources, targets, counted)
+
+
 def _hidden(model: GPT2LMHeadModel, tokens: Tensor, document_separator_id: int | None) -> Tensor:
     """Return the hidden states [B, L, D]. Where positions restart, transformers restarts attention."""
     positions = None if document_separator_id is None else segment_positions(tokens, document_separator_id)

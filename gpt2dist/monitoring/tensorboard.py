@@ -14,7 +14,7 @@ from gpt2dist import atomic_io
 from gpt2dist.monitoring import event_files
 from gpt2dist.monitoring.event_files import BY_TOKENS, EventFile, Point
 from gpt2dist.monitoring.trackers import Hyperparameters
-from gpt2dist.run.metrics_file import NO_HISTORY, MetricsHistory, Line
+from gpt2dist.run.metrics_file import NO_HISTORY, Line, MetricsHistory
 
 LAYOUT = {
     "gpt2dist": {

@@ -11,9 +11,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
 from gpt2dist.config import Config
-from gpt2dist.evaluation.measures import ACCURACY, OURS, MeasureInfo
+from gpt2dist.evaluation.measures import OURS, MeasureInfo
 from gpt2dist.publishing.exporter import Exported
-from gpt2dist.publishing.origin import ModelProvenance, Result
+from gpt2dist.publishing.origin import AS_TASK, OF_CHOICES, OF_LAST_WORDS, ModelProvenance, Result
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from gpt2dist.training.optimizers import OPTIMIZERS, optimizer_kind
 
@@ -25,6 +25,13 @@ either end of a document as a word."""
 LAST_WORDS = """\
 Of {names}, only the last word of each passage is scored: accuracy is the share of passages in which each of its
 tokens is the likeliest, and perplexity is exp(Σ nll / passages)."""
+CHOICES = """\
+Of {names}, acc is the share of questions whose right choice has the highest log-likelihood, acc_norm the share of
+those where it has the highest one per character."""
+TASKS = """\
+{names}: as the tasks of lm-evaluation-harness of these names compute them."""
+KINDS = {"": WHOLE_TEXTS, OF_LAST_WORDS: LAST_WORDS, OF_CHOICES: CHOICES, AS_TASK: TASKS}
+"""What was scored, as a result's protocol says → the explanation of its scores."""
 PROMPT = "Once upon a time"
 
 
@@ -207,15 +214,26 @@ def _evaluation(results: tuple[Result, ...]) -> str:
         )
         for result in results
     ]
-    last_words = [result.name for result in results if ACCURACY.key in result.measures]
     notes = [
-        WHOLE_TEXTS if len(last_words) < len(results) else "",
-        LAST_WORDS.format(names=", ".join(last_words)) if last_words else "",
+        *(
+            _explained_kind(kind, [result.name for result in results if _scored(result) == kind])
+            for kind in KINDS
+        ),
         *(_explained(each) for each in shown.values() if each not in OURS),
         "The scores are those of the checkpoint, before its weights were rounded.",
     ]
     table = _table(rows, ("data", *(each.title for each in shown.values()), "how"))
     return "\n\n".join([table, *filter(None, notes)])
+
+
+def _scored(result: Result) -> str:
+    """Return how a result was scored, one of `KINDS`."""
+    return str(result.protocol.get("scored", ""))
+
+
+def _explained_kind(kind: str, names: list[str]) -> str:
+    """Explain the scores of the results of a kind; empty if there are none."""
+    return KINDS[kind].format(names=", ".join(names)) if names else ""
 
 
 def _number(result: Result, measure: MeasureInfo) -> str:

@@ -11,7 +11,7 @@ from gpt2dist.checkpoint.naming import best_step, checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config, raise_problems, read
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.measures import ACCURACY, OURS, MeasureInfo, finite, of_result
+from gpt2dist.evaluation.measures import ACC, ACCURACY, OURS, MeasureInfo, finite, of_result
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape
@@ -23,9 +23,12 @@ from gpt2dist.tokenizer import text_changes
 
 PROTOCOL = (
     *("scored", "split", "detokenizer", "sequence_length", "stride", "prefix", "per_document"),
-    *("document_boundaries", "dtype"),
+    *("document_boundaries", "dtype", "num_fewshot", "limit", "task_version"),
 )
 """Keys of a result that describe how a score was computed, apart from the model and the text."""
+OF_LAST_WORDS, OF_CHOICES = "the last word of each passage", "the choices of each question"
+AS_TASK = "as the task of lm-evaluation-harness does"
+"""What was scored, if it was not a whole text."""
 _GIVE_RESULT = "give a file that `gpt2dist evaluate --output` wrote, or remove it"
 
 PUBLISHED_CHANGES = (
@@ -56,13 +59,21 @@ class Result:
     def of(cls, name: str, record: dict[str, Any]) -> "Result":
         """Extract the result from a record that has further keys."""
         shown = tuple(each for each in of_result(record, "card") if finite(record[each.key]) is not None)
-        if ACCURACY.key in record:
-            record = record | {"scored": "the last word of each passage"}
+        if "task" in record:
+            record = record | {"scored": AS_TASK}
+        elif ACCURACY.key in record:
+            record = record | {"scored": OF_LAST_WORDS}
+        elif ACC.key in record:
+            record = record | {"scored": OF_CHOICES}
         return cls(
             name,
             str(record.get("data") or ""),
             {each.key: record[each.key] for each in shown},
-            {key: record[key] for key in PROTOCOL if record.get(key) not in (None, False, "fp32")}
+            {
+                key: record[key]
+                for key in PROTOCOL
+                if record.get(key) not in (None, "fp32") and record[key] is not False
+            }
             | _text_changes(record),
             shown,
         )
@@ -123,7 +134,7 @@ class ModelProvenance:
             UserError: A file cannot be read, or a result has no known measure or belongs to another model.
         """
         shape, digest = Pretrained.read(directory).shape, fingerprint(directory)
-        given = [_result(path, directory, digest) for path in results]
+        given = [result for path in results for result in _results(path, directory, digest)]
         if not (directory / manifest.NAME).is_file():  # transformers' Trainer also writes trainer_state.json
             base = hub.source_of(directory) or None
             return cls(shape, digest, base, None, None, EnvironmentFile(), tuple(given))
@@ -176,14 +187,23 @@ def _recorded(run: RunDirectory, step: int, digest: str) -> Iterator[Result]:
             yield Result.of(path.parent.name, record)
 
 
-def _result(path: Path, directory: Path, digest: str) -> Result:
+def _results(path: Path, directory: Path, digest: str) -> list[Result]:
+    """Read a result file. That of `evaluate --tasks` has a result for each task."""
     record = _json(path)
+    if not (record and all(isinstance(each, dict) and "task" in each for each in record.values())):
+        return [_result(path, path.stem, record, directory, digest)]
+    for each in record.values():
+        _check_protocol(path, each)
+    return [_result(path, name, each, directory, digest) for name, each in record.items()]
+
+
+def _result(path: Path, name: str, record: dict[str, Any], directory: Path, digest: str) -> Result:
     if record.get("model") != digest:
         raise UserError(
             f"--results: {path} is of another model than {directory} (its fingerprint differs); "
             f"score this one: gpt2dist evaluate {directory} --output {path}"
         )
-    result = Result.of(path.stem, record)
+    result = Result.of(name, record)
     if not result.measures:
         known = dict.fromkeys(each.key for each in OURS if "card" in each.places)
         raise UserError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from gpt2dist.evaluation.measures import LOSS, OURS, TEXT, MeasureInfo
+from gpt2dist.evaluation.measures import LOSS, TEXT, MeasureInfo
 from gpt2dist.report.charts import Chart, Curve
 from gpt2dist.report.contents import Contents
 from gpt2dist.report.decimation import Decimated, Point
@@ -118,7 +118,8 @@ def _lost(runs: Sequence[Contents], tag: str) -> str:
 
 
 def _measures(runs: Sequence[Contents]) -> list[MeasureInfo]:
-    """Return the measures to chart: ours, then others that a result has."""
+    """Return the measures to chart: those of texts, then others that a result has."""
     results = [result for run in runs for result in run.evaluations]
-    others = {each.key: each for result in results for each in result.measures if each not in OURS}
+    ours = {each.key for each in TEXT}
+    others = {each.key: each for result in results for each in result.measures if each.key not in ours}
     return [each for each in (*TEXT, *(others[key] for key in sorted(others))) if "report" in each.places]

@@ -22,8 +22,8 @@ class Evaluation:
     Attributes:
         name: Name of the validation set, or the value of `evaluate --name`.
         step: Optimizer steps done.
-        values: Measures by key; None if not finite. The measures of every validation are there even if the file
-            lacks them.
+        values: Measures by key; None if not finite. For a text, the measures of every validation are there even
+            if the file lacks them.
         measures: How the measures are written: ours, and others as the file describes them.
     """
 
@@ -140,6 +140,7 @@ def _results(path: Path) -> list[Evaluation]:
 
 def _evaluation(name: str, step: int, result: dict[str, Any]) -> Evaluation:
     found = measures.of_result(result)
-    always = [each.key for each in measures.TEXT if "training" in each.places]
+    of_text = measures.TEXT if measures.is_of_text(result) else ()
+    always = [each.key for each in of_text if "training" in each.places]
     values = {key: measures.finite(result.get(key)) for key in (*always, *(each.key for each in found))}
     return Evaluation(name, step, values, tuple(found))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gpt2dist import cli
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+from tests.support.hellaswag import QUESTIONS, save_model
 from tests.support.ranks import run_ranks
 from tests.support.runs import train, write_run
 
@@ -62,6 +64,41 @@ def score_passages(directory, zero_stage):
     passages = ["abc def ghi", "jkl", "abc  def", "abcdef " * 20 + "abc", "fed cab"]
     result = lambada(directory, passages, join(), 2, zero_stage)
     return result["nll_sum"], result["accuracy"], result["targets"]
+
+
+def choose(directory, zero_stage, batch_size=3):
+    """The log-likelihoods and accuracies of the questions."""
+    from gpt2dist.distributed.world import join
+    from gpt2dist.evaluation.multiple_choice import multiple_choice
+    from gpt2dist.evaluation.questions import read_questions
+
+    kept = []
+    questions = read_questions(QUESTIONS)
+    result = multiple_choice(directory, questions, join(), batch_size, zero_stage, on_scores=kept.append)
+    return [each.tolist() for each in kept[0].log_likelihoods], result["acc"], result["acc_norm"]
+
+
+def run_tasks(directory, home, zero_stage=0):
+    """The results of three kinds of requests; only rank 0 loads the harness's tasks."""
+    from gpt2dist.distributed.world import join
+    from gpt2dist.evaluation.tasks import Tasks
+
+    world = join()
+    tasks = Tasks(["likely", "rolling", "said"], home, None, None, world, 2, zero_stage)
+    results = [tasks.evaluate(name, directory) for name in tasks.names]
+    assert world.is_main or "lm_eval.tasks" not in sys.modules
+    timed = ("seconds", "world_size", "zero_stage")
+    return [{key: value for key, value in result.items() if key not in timed} for result in results]
+
+
+def unknown_task(directory):
+    from gpt2dist.distributed.world import join
+    from gpt2dist.evaluation.tasks import Tasks
+
+    try:
+        Tasks(["no_such_task.yaml"], None, None, None, join())
+    except UserError as error:
+        return str(error)
 
 
 def refusal(directory, zero_stage):
@@ -118,6 +155,66 @@ def test_lambada_in_parts(directory):
     assert the_same(run_ranks(score_passages, 3, directory, 0)) == (nll, *rest)
     (in_parts, *others) = the_same(run_ranks(score_passages, 2, directory, 3))
     assert in_parts == pytest.approx(nll, rel=1e-6) and others == rest
+
+
+def test_multiple_choice_at_any_number_of_ranks_and_in_parts(tmp_path):
+    model = save_model(tmp_path / "model", updates=2)
+    alone = the_same(run_ranks(choose, 1, model, 0))
+    for size in (2, 3):
+        assert the_same(run_ranks(choose, size, model, 0)) == alone
+    in_parts = the_same(run_ranks(choose, 2, model, 3))
+    assert in_parts[1:] == alone[1:]
+    for scores, expected in zip(in_parts[0], alone[0], strict=True):
+        assert scores == pytest.approx(expected, rel=1e-5)
+
+
+TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+output_type: {kind}
+test_split: test
+doc_to_text: "{text}"
+doc_to_target: "{{{{text}}}}"
+generation_kwargs: {{until: ["a"], max_gen_toks: 5}}
+metric_list: [{{metric: {metric}}}]
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    pytest.importorskip("lm_eval", reason="lm-eval is not here: pip install 'gpt2dist[lm-eval]'")
+    data = tmp_path / "texts.jsonl"
+    data.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in ["abc def", "fed cab jkl " * 9, "a", "k b"])
+    )
+    home = tmp_path / "tasks"
+    home.mkdir()
+    for name, kind, text, metric in (
+        ("likely", "loglikelihood", "abc", "perplexity"),
+        ("rolling", "loglikelihood_rolling", "", "word_perplexity"),
+        ("said", "generate_until", "{{text}}", "exact_match"),
+    ):
+        task = TASK.format(name=name, data=data, kind=kind, text=text, metric=metric)
+        (home / f"{name}.yaml").write_text(task)
+    return home
+
+
+def test_tasks_of_the_harness_at_any_number_of_ranks_and_in_parts(directory, tasks):
+    alone = the_same(run_ranks(run_tasks, 1, directory, tasks))
+    for size in (2, 3):
+        assert the_same(run_ranks(run_tasks, size, directory, tasks)) == alone
+    in_parts = the_same(run_ranks(run_tasks, 2, directory, tasks, 3))
+    for result, expected, metric in zip(
+        in_parts, alone, ("perplexity", "word_perplexity", "exact_match"), strict=True
+    ):
+        assert result[metric] == pytest.approx(expected[metric], rel=1e-5)
+        assert result["data"] == expected["data"]
+
+
+def test_an_unknown_task_is_told_by_all_ranks(directory):
+    pytest.importorskip("lm_eval", reason="lm-eval is not here: pip install 'gpt2dist[lm-eval]'")
+    assert the_same(run_ranks(unknown_task, 2, directory)) == "--tasks: no_such_task.yaml: no such file"
 
 
 def sharded(directory, tiny_dataset):

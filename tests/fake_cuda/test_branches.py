@@ -86,7 +86,7 @@ TESTED = {
         "torch.cuda.is_available, torch.cuda.set_device, is cuda, is cuda",
         f"{DEVICES} test_a_rank_takes_the_gpu_of_its_local_rank",
     ),
-    "evaluation/model_forward.py load_forward": (
+    "evaluation/model_forward.py load_model": (
         "is cpu",
         f"{DEVICES} test_only_a_cpu_evaluates_with_onednn",
     ),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpt2dist.run.metrics_file import MetricsHistory, Line, Metrics
+from gpt2dist.run.metrics_file import Line, Metrics, MetricsHistory
 
 
 def history_of(directory: Path, lines: Iterable[Line]) -> MetricsHistory:

@@ -204,6 +204,7 @@ VERBS = {
     "export": ["export", "no-model", "--output"],
     "evaluate": ["evaluate", "no-model", "--data", "none", "--output"],
     "lambada": ["lambada", "no-model", "--data", "none", "--output"],
+    "multiple-choice": ["multiple-choice", "no-model", "--data", "none", "--output"],
 }
 
 

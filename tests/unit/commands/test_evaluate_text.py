@@ -114,8 +114,8 @@ def test_the_strided_recipe_of_transformers_documentation(evaluate, small_model,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give either --data DATASET or --text FILE…"),
-        (["--data", "d", "--text", "a.txt"], "give either --data DATASET or --text FILE…"),
+        ([], "give one of --data DATASET, --text FILE… and --tasks NAMES"),
+        (["--data", "d", "--text", "a.txt"], "give one of --data DATASET, --text FILE… and --tasks NAMES"),
         (["--data", "d", "--detokenizer", "wikitext"], "--detokenizer: a dataset is already tokenised"),
         (["--text", "a.txt", "--split", "val"], "--split: only datasets have splits; omit it with --text"),
         (["--text", "a.txt", "--batch-size", "0"], "--batch-size must be at least 1"),

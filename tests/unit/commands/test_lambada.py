@@ -27,7 +27,7 @@ def test_the_json_has_the_keys_of_the_contract(lambada):
     result = json.loads(out)
     assert set(result) == {
         *("accuracy", "perplexity", "nll_sum", "examples", "targets", "batch_size", "zero_stage", "world_size"),
-        *("model", "data", "tokenizer", "seconds", "tokens_per_second"),
+        *("model", "data", "tokenizer", "dtype", "seconds", "tokens_per_second"),
     }
     assert set(result) <= RESERVED
     assert result["examples"] == 3 and result["perplexity"] > 1

@@ -31,7 +31,7 @@ def test_quiet_before_the_verb_is_the_verbs_option():
 
 def test_a_launch_of_nothing_is_wrong_input(capsys):
     assert main(["launch", "--nproc-per-node", "2", "generate", "x"]) == 2
-    verbs = "check, train, evaluate, lambada, verify-resume"
+    verbs = "check, train, evaluate, lambada, multiple-choice, verify-resume"
     expected = f"no verb to launch; write one of {verbs} after torchrun's options\n"
     assert capsys.readouterr().err == f"gpt2dist launch: {expected}"
 

@@ -79,9 +79,12 @@ def test_processes_that_do_not_know_of_each_other_are_refused_once(
 ):
     """Before, each trained alone, into the same run directory."""
     monkeypatch.setattr("gpt2dist.cli.SECONDS_TO_REPORT", 0)
-    arguments = {"evaluate": ["m", "--data", "d"], "lambada": ["m", "--data", "d"], "check": []}.get(
-        verb, ["run.yaml"]
-    )
+    arguments = {
+        "evaluate": ["m", "--data", "d"],
+        "lambada": ["m", "--data", "d"],
+        "multiple-choice": ["m", "--data", "d"],
+        "check": [],
+    }.get(verb, ["run.yaml"])
     for process in ("0", "1"):
         environment(**{count: "8", number: process})
         assert main([verb, *arguments]) == 2

@@ -11,7 +11,10 @@ from gpt2dist.distributed.world import World
 from gpt2dist.evaluation.evaluate import EvaluationConfig, evaluate
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.lambada import lambada
+from gpt2dist.evaluation.multiple_choice import multiple_choice
+from gpt2dist.evaluation.questions import read_questions
 from gpt2dist.tokenizer.tokenizer import Tokenizer
+from tests.support.hellaswag import QUESTIONS, TASK, save_model
 
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm-eval is not here: pip install 'gpt2dist[lm-eval]'", allow_module_level=True)
@@ -129,3 +132,21 @@ def test_lambada(bench, harness, directory):
     assert result["accuracy"] == 1 / len(passages), "the one that was learnt"
     assert result["accuracy"] == pytest.approx(theirs["acc"], rel=AGREED)
     assert result["perplexity"] == pytest.approx(theirs["perplexity"], rel=AGREED)
+
+
+def test_hellaswag(bench, tmp_path_factory, monkeypatch, repository):
+    """Each log-likelihood and both accuracies, with the harness's own model and its own task's functions."""
+    from lm_eval import simple_evaluate
+
+    monkeypatch.chdir(repository)  # the task names its data relative to it
+    model = save_model(tmp_path_factory.mktemp("hellaswag") / "model")
+    theirs = bench.Harness(model, 3)
+    done = simple_evaluate(theirs.model, tasks=[str(TASK)], task_manager=theirs.tasks, bootstrap_iters=0)
+    kept = []
+    result = multiple_choice(model, read_questions(QUESTIONS), ALONE, 3, on_scores=kept.append)
+    samples = sorted(done["samples"]["hellaswag_like"], key=lambda each: each["doc_id"])
+    for scores, sample in zip(kept[0].log_likelihoods, samples, strict=True):
+        assert scores.tolist() == pytest.approx([value for value, _ in sample["filtered_resps"]], rel=1e-6)
+    for name in ("acc", "acc_norm"):
+        assert result[name] == done["results"]["hellaswag_like"][f"{name},none"]
+        assert 0 < result[name] < 1

@@ -126,7 +126,8 @@ def test_an_installed_measure_that_is_broken_is_refused(tmp_path):
         (
             HERE + "TEXT",
             "fails on Sums(nll_sum=1.0, targets=1, bytes=1, words=1, lm_eval_words=1, windows=1, examples=1, "
-            "correct=1) (ValueError: could not convert string to float: 'low'); repair it, or omit it",
+            "correct=1, correct_norm=1) "
+            "(ValueError: could not convert string to float: 'low'); repair it, or omit it",
         ),
     ],
 )
@@ -144,7 +145,7 @@ def test_says_what_is_wrong_with_a_measure(name, message):
             {"per": "letters"},
             "per is 'letters', not one of targets, bytes, words, lm_eval_words, windows, examples",
         ),
-        ({"task": "images"}, "task is 'images', not one of text, last_words"),
+        ({"task": "images"}, "task is 'images', not one of text, last_words, choices"),
         ({"better": "more"}, "better is 'more', not one of lower, higher"),
         ({"places": ("wall",)}, "places has 'wall', not one of training, curve, log, status, report, card"),
     ],

@@ -91,7 +91,8 @@ def test_a_result_in_another_dtype_than_fp32_says_so(run, write_result, dtype, s
         ("[1]", "a list instead of an object; give a file that `gpt2dist evaluate --output` wrote"),
         (
             "RIGHT",
-            "has none of perplexity, bits_per_byte, word_perplexity, lm_eval_word_perplexity, accuracy; give "
+            "has none of perplexity, bits_per_byte, word_perplexity, lm_eval_word_perplexity, accuracy, acc, "
+            "acc_norm; give "
             "a file that `gpt2dist evaluate --output` wrote",
         ),
     ],
