@@ -18,7 +18,7 @@ endif
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n < 8 ? n + 1 : 8 )))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: help quickstart test test-all check nightly format clean
+.PHONY: help quickstart test test-all check nightly docs format clean
 
 help:
 	@echo "make quickstart [INPUT=\"files\"]   the whole pipeline on real text, in minutes"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-all                     with those of whole jobs that take minutes"
 	@echo "make check                        formatting, lint, types and tests"
 	@echo "make nightly                      what takes longer: slow tests, lowest versions, newest Python"
+	@echo "make docs                         the documentation as a site"
 	@echo "make clean                        removes what quickstart made (data/, runs/), keeps .venv"
 	@echo "PYTHON=python3.12, given to any of them, names the interpreter of .venv"
 
@@ -60,6 +61,11 @@ nightly:
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 	$(MAKE) test VENV=.venv-newest PYTHON="$$(tools/pythons.sh | tail -n 1)"
 	$(MAKE) quickstart
+
+# The documentation as a site, in build/site. Fails if a link leads nowhere.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
 
 format: $(READY)
 	$(BIN)/ruff format .
