@@ -7,7 +7,7 @@ from gpt2dist.report.charts import Chart, Curve
 from gpt2dist.report.contents import Contents
 from gpt2dist.report.decimation import Decimated, Point
 from gpt2dist.report.history import LEARNING_RATE, MEMORY, NORM, RATE, SKIPPED, TOKENS
-from gpt2dist.status.status import TRAINED
+from gpt2dist.run.metrics_file import TRAINED
 
 OVER_TIME = (
     ("Tokens per second", RATE),

@@ -7,8 +7,8 @@ from typing import Any
 from gpt2dist.report.decimation import MOST_PARTS, Decimated
 from gpt2dist.run import metrics_file
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.metrics_file import TRAINED
 from gpt2dist.status.run_files import number
-from gpt2dist.status.status import TRAINED
 
 TOKENS = "progress/tokens"
 RATE = "throughput/tokens_per_second"

@@ -9,9 +9,10 @@ cost that does not depend on its length.
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import RunError, UserError
@@ -32,6 +33,9 @@ BLOCK_BYTES = 2**12
 MAX_BLOCK_BYTES = 2**22
 
 _MOVE = "move it away: the run then starts a new one"
+_BEGIN = re.compile(rb'\{"step": (\d{1,15}), "time": (\d{1,15}(?:\.\d{1,15})?), ')
+"""How lines begin as they are written here."""
+_TRAINED = f'"{TRAINED}": '.encode()
 
 
 class FileLostError(RunError):
@@ -259,18 +263,59 @@ def read_tail(path: Path, tag: str) -> list[Line]:
         OSError: The file does not exist or cannot be read.
         ValueError: It is not a regular file.
     """
+    return [line for text in _tail_texts(path, json.dumps(tag).encode()) if (line := _parse_line(text))]
+
+
+class Recent(NamedTuple):
+    """What the last lines say of the progress of a run.
+
+    Attributes:
+        last: The last training line; empty without one.
+        times: The times of all of these lines, in seconds since 1970.
+        trained: Step and time of the training lines among them.
+    """
+
+    last: Line
+    times: list[float]
+    trained: list[tuple[int, float]]
+
+
+def read_recent(path: Path) -> Recent:
+    """Read some hundred lines at the end, back to a training line if one exists. Parses only one of them.
+
+    Raises:
+        OSError: As for `read_tail`.
+        ValueError: As for `read_tail`.
+    """
+    texts = _tail_texts(path, _TRAINED)
+    times: list[float] = []
+    trained: list[tuple[int, float]] = []
+    step: int
+    time: Value
+    for text in texts:
+        if (begin := _BEGIN.match(text)) and text.endswith(b"}"):
+            step, time, is_trained = int(begin[1]), float(begin[2]), _TRAINED in text
+        else:
+            line = _parse_line(text) or {}
+            step, time, is_trained = line.get("step", 0), line.get("time"), TRAINED in line
+        if isinstance(time, int | float):
+            times.append(time)
+            trained += [(step, time)] if is_trained else []
+    lines = (_parse_line(text) or {} for text in reversed(texts))
+    return Recent(next((line for line in lines if TRAINED in line), {}), times, trained)
+
+
+def _tail_texts(path: Path, wanted: bytes) -> list[bytes]:
+    """Return the last lines, back to at least one that contains `wanted` if one exists."""
     if path.exists() and not json_files.is_file(path):
         raise ValueError("not a regular file")
     with path.open("rb") as file:
         size, length = file.seek(0, os.SEEK_END), TAIL_BYTES
         while True:
             begin = max(0, size - length)
-            texts = _read_at(file, begin, size).split(b"\n")
-            lines = [
-                line for text in texts[bool(begin) :] if (line := _parse_line(text))
-            ]  # the first may be partial
-            if begin == 0 or length >= MAX_TAIL_BYTES or any(tag in line for line in lines):
-                return lines
+            texts = _read_at(file, begin, size).split(b"\n")[bool(begin) :]  # the first may be partial
+            if begin == 0 or length >= MAX_TAIL_BYTES or any(wanted in text for text in texts):
+                return texts
             length *= 4
 
 

@@ -5,8 +5,9 @@ A file that is missing, incomplete or unreadable counts as absent. A later read 
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt2dist import json_files
 from gpt2dist.checkpoint import manifest
@@ -21,6 +22,12 @@ DEPTH = 3
 LOG_TAIL_BYTES = 2**16
 SETTINGS_BYTES = 2**18
 """Size up to which config.yaml is read."""
+MOST_NESTING = 1000
+"""Nesting up to which the C reader of YAML is safe."""
+MOST_KNOWN = 100_000
+"""Files whose content `unless_known` keeps."""
+T = TypeVar("T")
+_known: dict[tuple[str, str], tuple[tuple[int, int, int], Any]] = {}  # what `unless_known` read before
 _WATCHDOG = re.compile(rb"^Timeout \(", re.MULTILINE)  # first line of faulthandler's output
 
 
@@ -49,6 +56,32 @@ def find_runs(directory: Path, depth: int = DEPTH) -> list[Path]:
     return found
 
 
+def unless_known(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Let a function of a file return its last result while the file is the same: for watching many runs.
+
+    Results must not be changed. A file is the same if its size, its time of modification and its inode are.
+    """
+
+    def reading(path: Path) -> T:
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            return read(path)
+        same = status.st_size, status.st_mtime_ns, status.st_ino
+        before = _known.get((read.__name__, str(path)))
+        if before and before[0] == same:
+            result: T = before[1]
+            return result
+        result = read(path)
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[read.__name__, str(path)] = same, result
+        return result
+
+    return reading
+
+
+@unless_known
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file; return an empty one if that fails."""
     try:
@@ -59,11 +92,16 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_settings(run: Path) -> dict[str, dict[str, Any]]:
     """Read config.yaml by section, without validation; return an empty dict if that fails."""
+    return _read_settings(RunDirectory(run).config)
+
+
+@unless_known
+def _read_settings(path: Path) -> dict[str, dict[str, Any]]:
     import yaml
 
     try:
-        text = json_files.read_bytes(RunDirectory(run).config, SETTINGS_BYTES)
-        value = yaml.load(text, yaml.SafeLoader)  # the C loader crashes on deep nesting
+        text = json_files.read_bytes(path, SETTINGS_BYTES)
+        value = yaml.load(text, _loader(text))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     if not isinstance(value, dict):
@@ -71,18 +109,36 @@ def read_settings(run: Path) -> dict[str, dict[str, Any]]:
     return {name: section for name, section in value.items() if isinstance(section, dict)}
 
 
+def _loader(text: bytes) -> Any:
+    """Return the reader in C, which is ten times faster, unless the nesting could crash it."""
+    import yaml
+
+    # A block is indented by more than the block around it, or is a list in a mapping.
+    nesting = text.count(b"[") + text.count(b"{") + 2 * max(map(len, text.splitlines()), default=0)
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader) if nesting <= MOST_NESTING else yaml.SafeLoader
+
+
 def number(value: Any) -> float | None:
     """Return `value` if it is a finite number, else None."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
-
-
-def last_lines(run: Path, tag: str) -> list[dict[str, Any]]:
-    """Return the last lines of metrics.jsonl, back to at least one with `tag` if one exists."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
     try:
-        return metrics_file.read_tail(RunDirectory(run).metrics, tag)
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond the range of floats
+        return None
+
+
+def recent(run: Path) -> metrics_file.Recent:
+    """Return what the last lines of metrics.jsonl say of the progress of a run."""
+    return _recent(RunDirectory(run).metrics)
+
+
+@unless_known
+def _recent(path: Path) -> metrics_file.Recent:
+    try:
+        return metrics_file.read_recent(path)
     except (OSError, ValueError):
-        return []
+        return metrics_file.Recent({}, [], [])
 
 
 def latest_checkpoint(run: Path) -> tuple[int, float] | None:

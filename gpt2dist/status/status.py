@@ -27,14 +27,13 @@ from typing import Any, Literal
 from gpt2dist.errors import PeerLostError
 from gpt2dist.run import end_markers, lock, starts
 from gpt2dist.run.directory import RunDirectory
+from gpt2dist.run.metrics_file import TRAINED, Recent
 from gpt2dist.status import run_files
 from gpt2dist.status.evaluations import Best, Evaluation, last_evaluations, read_best
 from gpt2dist.status.run_files import number
 
 State = Literal["submitted", "running", "stale", "finished", "failed", "stopped"]
 
-TRAINED = "train/loss"
-"""Tag that only training lines have, unlike those of evaluations and samples."""
 LEAST_PATIENCE = 60.0
 """Seconds without a sign of life after which, at the earliest, a run counts as silent."""
 PATIENCE_IN_GAPS = 5
@@ -106,15 +105,15 @@ def read_status(run: Path, all_starts: bool = False) -> Status:
     """
     now = time.time()
     held = lock.is_held(run)  # first, because a job writes its last files before it releases the lock
-    lines = run_files.last_lines(run, TRAINED)
-    last: dict[str, Any] = next((line for line in reversed(lines) if TRAINED in line), {})
+    recent = run_files.recent(run)
+    last = recent.last
     saved = run_files.latest_checkpoint(run)
     settings, facts = run_files.read_settings(run), run_files.read_object(RunDirectory(run).environment)
     total = _integer(facts.get("total_steps")) or _integer(settings.get("schedule", {}).get("total_steps"))
     step = max(([last["step"]] if last else []) + ([saved[0]] if saved else []), default=None)
 
     start = _start(run)
-    times = [each for line in lines if (each := number(line.get("time"))) and each >= (start or 0)]
+    times = [each for each in recent.times if each and each >= (start or 0)]
     signs = [*times[-1:], *([saved[1]] if saved else []), *([start] if start else [])]
     silent = max(0.0, now - max(signs)) if signs else None
     stop = _integer(settings.get("run", {}).get("stop_after_steps"))
@@ -134,7 +133,7 @@ def read_status(run: Path, all_starts: bool = False) -> Status:
         perplexity=number(last.get("train/perplexity")),
         tokens_per_second=number(last.get("throughput/tokens_per_second")),
         mfu=number(last.get("throughput/mfu")),
-        seconds_left=_seconds_left(lines, goal, start or 0, now) if state == "running" else None,
+        seconds_left=_seconds_left(recent, goal, start or 0, now) if state == "running" else None,
         checkpoint=Checkpoint(saved[0], max(0.0, now - saved[1])) if saved else None,
         best=read_best(run, settings.get("checkpoint", {}).get("keep_best")),
         evaluations=last_evaluations(run, step),
@@ -247,16 +246,14 @@ def _patience(times: list[float], settings: dict[str, Any]) -> float:
     return max(LEAST_PATIENCE, PATIENCE_IN_GAPS * max(gaps))
 
 
-def _seconds_left(lines: list[dict[str, Any]], goal: int | None, start: float, now: float) -> float | None:
+def _seconds_left(recent: Recent, goal: int | None, start: float, now: float) -> float | None:
     """Return the seconds to the goal at the pace since the start, with evaluations and saves; None if unknown."""
-    trained = [line for line in lines if TRAINED in line and (number(line.get("time")) or -1) >= start]
+    trained = [each for each in recent.trained if each[1] >= start]
     if not trained or goal is None:
         return None
-    first, last = trained[0], trained[-1]
-    pace = number(last.get("time/step"))
-    if last["step"] > first["step"]:
-        pace = (last["time"] - first["time"]) / (last["step"] - first["step"])
-    return None if pace is None else max(0.0, (goal - last["step"]) * pace - (now - last["time"]))
+    (first, began), (last, ended) = trained[0], trained[-1]
+    pace = (ended - began) / (last - first) if last > first else number(recent.last.get("time/step"))
+    return None if pace is None else max(0.0, (goal - last) * pace - (now - ended))
 
 
 def _integer(value: Any) -> int | None:

@@ -8,8 +8,8 @@ from gpt2dist.run.metrics_file import Line
 
 LINES_AT_ONCE = 500
 """Missing lines that are sent with each new line: up to a tenth of a second."""
-LINES_AT_END = 50_000
-"""Missing lines that are sent at the end: some seconds, since a job that must stop has little time."""
+LINES_AT_END = 10_000
+"""Missing lines that are sent at the end: a second or two, since a job that must stop has little time."""
 
 
 class Backlog:
