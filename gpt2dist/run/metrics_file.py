@@ -314,7 +314,8 @@ def _tail_texts(path: Path, wanted: bytes) -> list[bytes]:
         while True:
             begin = max(0, size - length)
             texts = _read_at(file, begin, size).split(b"\n")[bool(begin) :]  # the first may be partial
-            if begin == 0 or length >= MAX_TAIL_BYTES or any(wanted in text for text in texts):
+            found = any(wanted in text and _parse_line(text) for text in reversed(texts))
+            if begin == 0 or length >= MAX_TAIL_BYTES or found:
                 return texts
             length *= 4
 
