@@ -15,7 +15,7 @@ from gpt2dist import atomic_io
 from gpt2dist.monitoring import event_files
 from gpt2dist.monitoring.event_files import BY_TOKENS, EventFile, Point
 from gpt2dist.monitoring.trackers import Hyperparameters
-from gpt2dist.run.metrics_file import NO_HISTORY, History, Line
+from gpt2dist.run.metrics_file import NO_HISTORY, Line, MetricsHistory
 
 LAYOUT = {
     "gpt2dist": {
@@ -47,7 +47,7 @@ class TensorBoard:
     def __init__(self, directory: Path):
         self._directory = directory
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> History:
+    def start(self, hyperparameters: Hyperparameters, run: Path, history: MetricsHistory) -> MetricsHistory:
         """Keep the events of the history, drop the others, and ask for those that are missing, for a new file.
 
         Events are missing if TensorBoard was off, or after a crash of the host.
@@ -93,7 +93,7 @@ class TensorBoard:
             self._add(self._end.value, 0, clock())
         self._file.close()
 
-    def _write_first(self, summaries: list[Any], history: History) -> None:
+    def _write_first(self, summaries: list[Any], history: MetricsHistory) -> None:
         """Replace the file that TensorBoard reads first: of several sessions, it shows the first one."""
         times = (line.get("time") for line in history)
         time = next((each for each in times if isinstance(each, int | float)), clock())
@@ -124,7 +124,7 @@ class TensorBoard:
         )
 
 
-def _has(history: History, point: Point) -> bool:
+def _has(history: MetricsHistory, point: Point) -> bool:
     """Return whether a line of a step and a time is in the history."""
     return any(line.get("time") == point.time for line in history.at(point.step))
 

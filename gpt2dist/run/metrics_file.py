@@ -92,7 +92,7 @@ class Metrics:
         self._file.close()
 
 
-class History:
+class MetricsHistory:
     """The lines of a metrics.jsonl, or of a part of it, without malformed ones. Does not hold them in memory.
 
     Lines that are appended later do not belong to it. A missing file has no lines.
@@ -147,7 +147,7 @@ class History:
         lines = (line for text in self._texts() if wanted in text and (line := _parse_line(text)))
         return (line for line in lines if any(tag.startswith(tag_prefix) for tag in line))
 
-    def split(self, step: int) -> tuple["History", "History"]:
+    def split(self, step: int) -> tuple["MetricsHistory", "MetricsHistory"]:
         """Return the lines before a step, and the others. Takes a few reads, however long the file is.
 
         Raises:
@@ -162,7 +162,7 @@ class History:
                 lambda start, limit: self._line_from(file, start, limit),
                 lambda line: bool(line["step"] >= step),
             )
-        return History(self.path, self.begin, place), History(self.path, place, self.end)
+        return MetricsHistory(self.path, self.begin, place), MetricsHistory(self.path, place, self.end)
 
     def at(self, step: int) -> list[Line]:
         """Return the lines of a step. Takes a few reads, however long the file is.
@@ -172,7 +172,7 @@ class History:
         """
         return list(self.split(step)[1].split(step + 1)[0])
 
-    def up_to(self, step: int, evaluation_done: bool) -> "History":
+    def up_to(self, step: int, evaluation_done: bool) -> "MetricsHistory":
         """Return the lines that a run keeps which resumes from a checkpoint. Takes a few reads.
 
         Args:
@@ -190,7 +190,7 @@ class History:
         with self._opened() as file:
             while (found := self._line_from(file, end, kept.end)) and TRAINED in found.item:
                 end = found.stop
-        return History(self.path, self.begin, end if found else kept.end)
+        return MetricsHistory(self.path, self.begin, end if found else kept.end)
 
     def _texts(self) -> Iterator[bytes]:
         if self.begin >= self.end:
@@ -232,7 +232,7 @@ class History:
         return self.end
 
 
-NO_HISTORY = History(Path(), end=0)
+NO_HISTORY = MetricsHistory(Path(), end=0)
 
 
 def read(path: Path) -> list[Line]:
@@ -250,7 +250,7 @@ def stream(path: Path) -> Iterator[Line]:
     Raises:
         UserError: The file exists and cannot be read.
     """
-    return iter(History(path))
+    return iter(MetricsHistory(path))
 
 
 def read_tail(path: Path, tag: str) -> list[Line]:
@@ -320,7 +320,7 @@ def _tail_texts(path: Path, wanted: bytes) -> list[bytes]:
             length *= 4
 
 
-def cut_back(path: Path, step: int, evaluation_done: bool) -> History:
+def cut_back(path: Path, step: int, evaluation_done: bool) -> MetricsHistory:
     """Drop the lines that a run wrote after the checkpoint from which it resumes.
 
     The file is truncated in place, so a crash leaves it as it was or as it should be. The cost does not depend on
@@ -328,8 +328,8 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> History:
 
     Args:
         path: The file; nothing is done if it does not exist.
-        step: As for `History.up_to`.
-        evaluation_done: As for `History.up_to`.
+        step: As for `MetricsHistory.up_to`.
+        evaluation_done: As for `MetricsHistory.up_to`.
 
     Returns:
         The remaining lines.
@@ -337,7 +337,7 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> History:
     Raises:
         UserError: The file exists and cannot be read or written.
     """
-    history = History(path)
+    history = MetricsHistory(path)
     if history.end == 0:
         return history
     try:
@@ -355,10 +355,10 @@ def cut_back(path: Path, step: int, evaluation_done: bool) -> History:
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); {_MOVE}") from None
-    return History(path, 0, end)
+    return MetricsHistory(path, 0, end)
 
 
-def _whole_end(file: BinaryIO, kept: History) -> int:
+def _whole_end(file: BinaryIO, kept: MetricsHistory) -> int:
     """Return where the kept lines end, without a last one that a crash truncated: the next would be added to it.
 
     A last line that lacks only its newline counts with its newline.

@@ -14,7 +14,7 @@ from gpt2dist.evaluation import measures
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.latest import write_best
-from gpt2dist.run.metrics_file import History
+from gpt2dist.run.metrics_file import MetricsHistory
 from gpt2dist.training.hooks import Hook, TrainerView, Values
 
 if TYPE_CHECKING:  # imports torch
@@ -108,7 +108,7 @@ class BestSoFar(Hook):
     ) -> tuple[float | None, int, list[Point]]:
         """Return the record and the evaluations since, and the evaluations of the checkpoints that exist."""
         assert self.tag
-        history = History(self._run.metrics).up_to(step, evaluation_done)
+        history = MetricsHistory(self._run.metrics).up_to(step, evaluation_done)
         record, waited = measures.finite(saved.get("record")), saved.get("waited")
         if saved.get("metric") == self.tag and type(waited) is int:
             self._record, self.waited = record, waited

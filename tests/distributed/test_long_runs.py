@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from gpt2dist.run.metrics_file import History
+from gpt2dist.run.metrics_file import MetricsHistory
 from tests.support.events import events, points
 from tests.support.runs import train, write_run
 
@@ -32,7 +32,7 @@ def test_a_run_of_a_million_lines_resumes_on_two_ranks_within_a_short_timeout(ti
     assert [step for step, _ in known] == list(range(1, 9))
     words.append("run.timeout_seconds=10")
     train(config, *words, "run.stop_after_steps=12", world_size=2)
-    history = History(run / "metrics.jsonl")
+    history = MetricsHistory(run / "metrics.jsonl")
     assert [line["step"] for line in history.split(2)[1] if "train/loss" in line] == list(range(2, 13))
     shown = points(events(run / "tensorboard"), "train/loss")
     assert shown[:8] == known and [step for step, _ in shown] == list(range(1, 13))

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from gpt2dist.run.metrics_file import History, Line, Metrics
+from gpt2dist.run.metrics_file import Line, Metrics, MetricsHistory
 
 
-def history_of(directory: Path, lines: Iterable[Line]) -> History:
+def history_of(directory: Path, lines: Iterable[Line]) -> MetricsHistory:
     """Writes the lines into a file of their own."""
     path = directory / f"{uuid.uuid4().hex}.jsonl"
     metrics = Metrics(path)
     for line in lines:
         metrics.write(line)
     metrics.close()
-    return History(path)
+    return MetricsHistory(path)
 
 
 class CountingFile:

@@ -13,7 +13,7 @@ from gpt2dist.errors import UserError
 from gpt2dist.monitoring.logs import logger
 from gpt2dist.monitoring.trackers.backlog import Backlog
 from gpt2dist.registry import Registry
-from gpt2dist.run.metrics_file import History, Line
+from gpt2dist.run.metrics_file import Line, MetricsHistory
 
 Hyperparameters = dict[str, bool | int | float | str]
 """Dotted key of the configuration → resolved value."""
@@ -27,7 +27,9 @@ class Tracker(Protocol):
     warning and the run continues.
     """
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> Iterable[Line] | None:
+    def start(
+        self, hyperparameters: Hyperparameters, run: Path, history: MetricsHistory
+    ) -> Iterable[Line] | None:
         """Start tracking. Called once, before any other method.
 
         Other ranks wait for this call, and a long run has a million lines. So a tracker that needs them returns
@@ -94,7 +96,7 @@ class Trackers:
         self._classes = classes
         self._at_work: dict[str, tuple[Tracker, Backlog]] = {}
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> None:
+    def start(self, hyperparameters: Hyperparameters, run: Path, history: MetricsHistory) -> None:
         """Start all trackers.
 
         Raises:

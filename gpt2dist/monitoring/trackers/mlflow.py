@@ -13,7 +13,7 @@ from gpt2dist.monitoring.trackers import Hyperparameters
 from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.run.latest import best_checkpoint
-from gpt2dist.run.metrics_file import History
+from gpt2dist.run.metrics_file import MetricsHistory
 
 MOST_PARAMETERS = 100
 """Limit of MLflow for the parameters of one request."""
@@ -40,7 +40,7 @@ class MLflow:
     is sent at the next start.
     """
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> History:
+    def start(self, hyperparameters: Hyperparameters, run: Path, history: MetricsHistory) -> MetricsHistory:
         """Begin or continue the MLflow run, and ask for the lines that it lacks.
 
         Raises:

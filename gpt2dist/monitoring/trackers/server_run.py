@@ -9,7 +9,7 @@ from pathlib import Path
 from gpt2dist import atomic_io, json_files
 from gpt2dist.errors import UserError
 from gpt2dist.run.directory import RunDirectory
-from gpt2dist.run.metrics_file import NO_HISTORY, History
+from gpt2dist.run.metrics_file import NO_HISTORY, MetricsHistory
 
 MEASURED = ("throughput/", "time/", "memory/")
 """Prefixes of tags that a repeated step measures anew: they do not tell whether the step went as before."""
@@ -57,7 +57,7 @@ class ServerRun:
         """Return whether the server lacks these values of a step."""
         return _digest(step, values) not in self._sent
 
-    def split(self, history: History) -> tuple[History, History]:
+    def split(self, history: MetricsHistory) -> tuple[MetricsHistory, MetricsHistory]:
         """Return the lines that the server has, and the others, among which may be some that it has.
 
         Looks for the last line that it has: it receives the lines in order.
@@ -103,7 +103,7 @@ class BestLosses:
         history: Lines of earlier starts.
     """
 
-    def __init__(self, history: History = NO_HISTORY) -> None:
+    def __init__(self, history: MetricsHistory = NO_HISTORY) -> None:
         self._best: dict[str, tuple[float, int]] = {}
         for line in history.containing("eval/"):
             numbers = {tag: value for tag, value in line.items() if isinstance(value, int | float)}

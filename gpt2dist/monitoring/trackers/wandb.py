@@ -12,7 +12,7 @@ from time import monotonic
 from gpt2dist.monitoring.trackers import Hyperparameters
 from gpt2dist.monitoring.trackers.server_run import BestLosses, ServerRun
 from gpt2dist.run.latest import best_checkpoint
-from gpt2dist.run.metrics_file import History
+from gpt2dist.run.metrics_file import MetricsHistory
 
 UPLOAD_SECONDS = 120.0
 """Time in which W&B's own process uploads a value. If the training is killed, it loses what it still has."""
@@ -27,7 +27,7 @@ class WeightsAndBiases:
     over the metric `step`.
     """
 
-    def start(self, hyperparameters: Hyperparameters, run: Path, history: History) -> History:
+    def start(self, hyperparameters: Hyperparameters, run: Path, history: MetricsHistory) -> MetricsHistory:
         """Begin or continue the W&B run, and ask for the lines that it lacks.
 
         Offline, a killed start may leave nothing, and `wandb sync` of a later start replaces what the server has

@@ -5,7 +5,7 @@ import pytest
 
 from gpt2dist.errors import RunError, UserError
 from gpt2dist.run import metrics_file as metrics_module
-from gpt2dist.run.metrics_file import History, Metrics, cut_back, read, read_recent, read_tail
+from gpt2dist.run.metrics_file import Metrics, MetricsHistory, cut_back, read, read_recent, read_tail
 from tests.support.histories import bytes_read, history_of
 
 
@@ -130,7 +130,7 @@ def scattered(draw, path):
 def test_a_history_is_divided_at_any_step_and_read_in_either_direction(tmp_path, seed):
     draw, path = random.Random(seed), tmp_path / "m.jsonl"
     lines, last = scattered(draw, path)
-    history = History(path)
+    history = MetricsHistory(path)
     assert list(history) == lines and list(reversed(history)) == lines[::-1]
     assert list(history.containing("eval/a/")) == [line for line in lines if "eval/a/loss" in line]
     for step in range(0, last + 3, 1 + last // 20):

@@ -7,7 +7,7 @@ from gpt2dist.config import Config
 from gpt2dist.distributed.world import World
 from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.measures import Measure
-from gpt2dist.run.metrics_file import History
+from gpt2dist.run.metrics_file import MetricsHistory
 from gpt2dist.training.best import BestSoFar
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
@@ -79,7 +79,7 @@ def test_what_a_checkpoint_says_of_the_evaluations_stands_for_the_lines_before(t
     values = {step: 10.0 / step for step in range(10, 300, 10)}
     read = best_of(tmp_path, values, [280, 290], step=300, patience=3)
     assert (read.step, read.waited, read.state()) == (290, 0, {"metric": TAG, "record": 10 / 290, "waited": 0})
-    monkeypatch.setattr(History, "containing", None)  # reads all lines
+    monkeypatch.setattr(MetricsHistory, "containing", None)  # reads all lines
     for waited in (2, 3):
         state = {"metric": TAG, "record": 0.01, "waited": waited}
         told = best_of(tmp_path, values, [280, 290], step=300, patience=3, state=state)

@@ -8,7 +8,7 @@ import torch.utils.tensorboard  # noqa: F401 (importing it is not what is measur
 from gpt2dist.monitoring.tensorboard import TensorBoard
 from gpt2dist.monitoring.trackers import Trackers
 from gpt2dist.run.directory import RunDirectory
-from gpt2dist.run.metrics_file import History, cut_back
+from gpt2dist.run.metrics_file import MetricsHistory, cut_back
 
 TITLE = "resume with TensorBoard from a checkpoint 100 steps back"
 UNIT = "lines of metrics.jsonl"
@@ -23,7 +23,7 @@ def prepare(size: int, directory: Path) -> None:
     with run.metrics.open("w") as file:
         file.writelines(f'{{"step": {step}, "time": {step / 10}, {values}\n' for step in range(1, size + 1))
     board = TensorBoard(run.tensorboard)
-    for line in board.start({}, directory, History(run.metrics)):
+    for line in board.start({}, directory, MetricsHistory(run.metrics)):
         numbers = {tag: value for tag, value in line.items() if tag not in ("step", "time")}
         board.log(line["step"], line["time"], numbers)
     board.close(failed=False)
