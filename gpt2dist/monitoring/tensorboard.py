@@ -1,5 +1,6 @@
 """TensorBoard tracker: a view of metrics.jsonl that can be rebuilt from it at any time."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from time import time as clock
@@ -30,6 +31,8 @@ PER_TAG, AT_RESTARTS = "brain.Event:1", "brain.Event:2"
 """Versions of an event file, which may change within it. In the first, an event whose step is below that of the
 event before makes TensorBoard forget the later points of its tags; in the second, only a restart marker does."""
 FAR_AHEAD = 2**62
+LINES_WITH_TOKENS = 10_000
+"""Lines among which one has the tokens trained on, unless the run does not log them."""
 
 
 class TensorBoard:
@@ -61,7 +64,8 @@ class TensorBoard:
         self._file.add(Event(file_version=AT_RESTARTS, wall_time=clock()))
         self._repeated = step is not None  # a running TensorBoard may know steps that come again
         self._tags: set[str] = set()  # in this file
-        self._tokens = next((int(line[TOKENS]) for line in reversed(before) if _has_tokens(line)), 0)
+        near = itertools.islice(reversed(before), LINES_WITH_TOKENS)
+        self._tokens = next((int(line[TOKENS]) for line in near if _has_tokens(line)), 0)
         if step is None:
             # A restart marker at step 0 makes a running TensorBoard forget the run. With a later step, it would
             # also forget all points over tokens.

@@ -1,4 +1,4 @@
-"""A run of a million lines resumes as fast as a short one: the other ranks wait for no reading."""
+"""A run of a million lines resumes as fast as a short one: no rank waits for rank 0 to read them."""
 
 import json
 import shutil

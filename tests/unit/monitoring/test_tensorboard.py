@@ -150,12 +150,14 @@ def test_without_events_of_the_history_all_of_it_is_written(tmp_path, what):
     assert b"train/loss$" in known.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
 
 
-def test_a_start_reads_as_much_of_a_long_run_as_of_a_short_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("tokens", [5_000_000, None])
+def test_a_start_reads_as_much_of_a_long_run_as_of_a_short_one(tmp_path, monkeypatch, tokens):
     found = {}
+    monkeypatch.setattr("gpt2dist.monitoring.tensorboard.LINES_WITH_TOKENS", 300)
     for count in (1000, 20_000):
         directory = tmp_path / str(count)
         directory.mkdir()
-        lines = [line(step, 1.0) for step in range(1_000_000 - count, 1_000_000)]
+        lines = [line(step, 1.0) | {"progress/tokens": tokens} for step in range(1_000_000 - count, 1_000_000)]
         write(directory / "b", *lines)
         history = history_of(directory, lines)
         board = TensorBoard(directory / "b")

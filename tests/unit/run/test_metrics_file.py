@@ -1,10 +1,12 @@
 import json
+import random
 
 import pytest
 
-from gpt2dist.errors import RunError
+from gpt2dist.errors import RunError, UserError
 from gpt2dist.run import metrics_file as metrics_module
-from gpt2dist.run.metrics_file import Metrics, cut_back, read, read_tail
+from gpt2dist.run.metrics_file import Metrics, MetricsHistory, cut_back, read, read_tail
+from tests.support.histories import bytes_read, history_of
 
 
 def write(path, *lines):
@@ -109,3 +111,68 @@ def test_a_replaced_file_is_continued(tmp_path):
     metrics.write({"step": 2, "time": 0.0})
     metrics.close()
     assert [line["step"] for line in read(path)] == [1, 2]
+
+
+def scattered(draw, path):
+    """Lines whose steps often repeat or jump, some of them long, with malformed ones in between."""
+    lines, step = [], 0
+    with path.open("w") as file:
+        for number in range(draw.choice([0, 1, 3, 50, 400])):
+            step += draw.choice([0, 1, 1, 5])
+            tag, pad = draw.choice(["train/loss", "eval/a/loss"]), "x" * draw.choice([0, 10, 300, 9000])
+            lines.append({"step": step, "time": float(number), tag: draw.random(), "samples/0": pad})
+            file.write(json.dumps(lines[-1]) + "\n")
+            file.write(draw.choice(["", "", "", "garbage\n", "\n", "{}\n", "\0\0\n"]))
+    return lines, step
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_history_is_divided_at_any_step_and_read_in_either_direction(tmp_path, seed):
+    draw, path = random.Random(seed), tmp_path / "m.jsonl"
+    lines, last = scattered(draw, path)
+    history = MetricsHistory(path)
+    assert list(history) == lines and list(reversed(history)) == lines[::-1]
+    assert list(history.containing("eval/a/")) == [line for line in lines if "eval/a/loss" in line]
+    for step in range(0, last + 3, 1 + last // 20):
+        before, others = history.split(step)
+        assert list(before) == [line for line in lines if line["step"] < step]
+        assert list(others) == [line for line in lines if line["step"] >= step]
+        assert list(reversed(others)) == list(others)[::-1]
+        assert history.at(step) == [line for line in lines if line["step"] == step]
+    with path.open("ab") as file:
+        file.write(draw.choice([b"", b'{"step": 1', b"\0\0\0"]))
+    step = draw.randrange(last + 2)
+    kept = cut_back(path, step, True)
+    assert list(kept) == read(path) == [line for line in lines if line["step"] <= step]
+    assert path.read_bytes()[-1:] in (b"", b"\n")
+
+
+def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1, "a": 2}\n{"step": 2, "a": 3}')
+    assert [line["a"] for line in cut_back(path, 2, True)] == [2, 3]
+    write(path, {"step": 3, "a": 4})
+    assert [line["a"] for line in read(path)] == [2, 3, 4]
+
+
+def test_what_a_resume_reads_does_not_depend_on_the_length_of_the_run(tmp_path, monkeypatch):
+    found = {}
+    for count in (2000, 200_000):
+        lines = ({"step": step, "time": 1.0, "train/loss": 2.0} for step in range(10**6 - count, 10**6))
+        path = history_of(tmp_path, lines).path
+        with bytes_read(monkeypatch) as counted:
+            kept = cut_back(path, 999_900, True)
+            assert [line["step"] for line in kept.split(999_899)[1]] == [999_899, 999_900]
+            assert next(reversed(kept))["step"] == 999_900
+        found[count] = counted.total, counted.opened
+    assert found[2000] == found[200_000]
+    assert found[2000][0] < 2**19
+
+
+def test_a_file_that_cannot_be_cut_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "m.jsonl").mkdir()
+    with pytest.raises(UserError) as refusal:
+        cut_back(tmp_path / "m.jsonl", 1, True)
+    assert str(refusal.value) == (
+        f"{tmp_path}/m.jsonl: not a regular file; move it away: the run then starts a new one"
+    )
