@@ -104,7 +104,7 @@ class Run(os.PathLike[str]):
         from gpt2dist.run.directory import RunDirectory
 
         columns: dict[str, tuple[list[int], list[metrics_file.Value]]] = {}
-        for line in metrics_file.read(RunDirectory(self.directory).metrics):
+        for line in metrics_file.stream(RunDirectory(self.directory).metrics):
             for tag, value in line.items():
                 if tag != "step":
                     steps, values = columns.setdefault(tag, ([], []))

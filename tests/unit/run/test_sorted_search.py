@@ -7,7 +7,7 @@ from gpt2dist.run.sorted_search import Found, first_late
 
 
 def items(draw, count):
-    """Items of a file that begins at byte 7: where they start and stop, and their number; some bytes are of none."""
+    """Items of a file that begins at byte 7: where they start and stop, and their number. Some bytes are free."""
     found, place = [], 7
     for number in range(count):
         place += draw.choice([0, 0, 1, 30])
