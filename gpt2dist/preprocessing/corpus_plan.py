@@ -86,7 +86,7 @@ class CorpusPlan:
     def described(self) -> str:
         """Description for a process that uses the list of another one."""
         listed = datetime.fromtimestamp(self.path.stat().st_mtime).isoformat(" ", "seconds")
-        return f"the corpus was listed at {listed}: {self.facts['files']:,} files; later ones are not read"
+        return f"the corpus was listed at {listed}: {self.facts['files']:,} files (later ones are not read)"
 
     @classmethod
     def store(cls, job: PreprocessingJob, listing: Listing) -> "CorpusPlan":

@@ -5,6 +5,7 @@ Each step is a command that you can also run by hand, in its own process. A seco
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -133,6 +134,7 @@ class Quickstart:
 
     def _do(self, *words: object) -> str:
         """Run one of our verbs, and return the standard output of `generate`; others print to the terminal."""
+        self.on_info(f"gpt2dist {shlex.join(map(str, words))}")
         quiet = ["--quiet"] if self.quiet else []
         command = [sys.executable, "-m", "gpt2dist", *map(str, words), *quiet]
         return _output(command, captures=words[0] == "generate")

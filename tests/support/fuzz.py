@@ -338,9 +338,8 @@ def _fault(
     if "Traceback" in err:
         return f"a traceback: {err}"
     if code:
-        messages = (
-            err.count(f"gpt2dist {VERBS[verb].split()[0]}: ") - err.count(" checking ") - err.count(" reading ")
-        )
+        progress = sum(err.count(text) for text in (" checking ", " reading ", " was listed at "))
+        messages = err.count(f"gpt2dist {VERBS[verb].split()[0]}: ") - progress
         names = (
             Path(case.path).name in err or str(Path(case.path).parent) in err or case.path.split("/")[0] in err
         )

@@ -82,7 +82,7 @@ def test_parts_at_the_same_time_wait_for_the_list(tmp_path, corpus, tokenizer, s
         part.join()
     assert len(listed) == 1
     prepare(array, finish=True, on_info=said.append)
-    assert any(text.startswith("the corpus was listed at ") and ": 21 files;" in text for text in said)
+    assert any(text.startswith("the corpus was listed at ") and ": 21 files (" in text for text in said)
 
 
 def test_a_part_with_other_inputs_lists_them(tmp_path, corpus, tokenizer, small_tasks):
