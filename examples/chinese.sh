@@ -8,15 +8,17 @@
 # the start of the samples.
 set -euo pipefail
 text=${1:-poems.txt} home=${2:-runs/chinese} overrides=("${@:3}")
+prompt=${PROMPT:-春}
 
 mkdir -p "$home"
 [ -f "$home/run.yaml" ] || gpt2dist init quickstart --output "$home/run.yaml"
 
 for kind in char bpe; do
-  # One token per character, or tokens of up to whole words that are built from bytes.
+  # One token per character, or tokens merged from bytes: as Chinese has no spaces, common phrases become one token.
   size=()
   [ "$kind" = char ] || size=(--vocab-size "${VOCAB:-8192}")
-  gpt2dist tokenizer train "$text" --document-separator $'\n' --kind "$kind" "${size[@]}" --output "$home/$kind-tokenizer"
+  gpt2dist tokenizer train "$text" --document-separator $'\n' --kind "$kind" "${size[@]}" \
+    --output "$home/$kind-tokenizer"
 
   # A hash of its text decides whether a document is held out, so both datasets hold out the same ones.
   gpt2dist preprocess "$text" --document-separator $'\n' --tokenizer "$home/$kind-tokenizer" --val-fraction 0.1 \
@@ -25,11 +27,11 @@ for kind in char bpe; do
   # The same model and the same number of tokens; those of BPE are more text.
   gpt2dist launch train "$home/run.yaml" "run.name=chinese-$kind" "run.output_dir=$home/$kind-run" \
     "data.train=[{path: $home/$kind}]" "data.validation=[{name: held-out, path: $home/$kind}]" \
-    "monitoring.samples.prompts=[${PROMPT:-春}]" "${overrides[@]}"
+    "monitoring.samples.prompts=[$prompt]" "${overrides[@]}"
 
   # With an end-of-text token before the text, the first token of the text is scored too, in both.
   gpt2dist evaluate "$home/$kind-run" --data "$home/$kind" --prefix end-of-text --output "$home/$kind.json"
-  gpt2dist generate "$home/$kind-run" --prompt "${PROMPT:-春}" --max-new-tokens 30
+  gpt2dist generate "$home/$kind-run" --prompt "$prompt" --max-new-tokens 30
 done
 
 # Both runs on one page, and the numbers side by side.

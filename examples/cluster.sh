@@ -3,10 +3,11 @@
 #
 #   examples/cluster.sh [CONFIG] [DIRECTORY] [section.key=value …]
 #
-# CONFIG is a run configuration whose datasets exist, such as a run.yaml that you edited. The dry runs submit nothing
-# and need no cluster; the job at the end runs for real. GPUS is the number of ranks of a node.
+# CONFIG is a run configuration whose datasets exist, by default that of the run of pretrain_jsonl.sh. The dry runs
+# submit nothing and need no cluster; the job at the end runs for real. GPUS is the number of ranks of a node, IMAGE an
+# image with gpt2dist, and VOLUME a volume claim and the path of its mount, for Kubernetes.
 set -euo pipefail
-config=${1:-run.yaml} home=${2:-runs/cluster} overrides=("${@:3}")
+config=${1:-runs/pretrain/run/config.yaml} home=${2:-runs/cluster} overrides=("${@:3}")
 gpus=${GPUS:-1}
 mkdir -p "$home"
 

@@ -1,4 +1,4 @@
-"""The scripts of launch/, tools/ and examples/: right for bash and shellcheck, what they start, what they refuse."""
+"""The shell scripts: right for bash and shellcheck, what they start, what they refuse."""
 
 import os
 import shutil
