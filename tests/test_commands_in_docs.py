@@ -18,7 +18,7 @@ from tests.support.markdown import blocks
 from tests.support.runs import train, write_run
 
 PAGES = [
-    *(REPOSITORY / "README.md", REPOSITORY / "launch/README.md"),
+    *(REPOSITORY / "README.md", REPOSITORY / "launch/README.md", REPOSITORY / "examples/README.md"),
     *sorted((REPOSITORY / "docs").glob("guides/*.md")),
     *sorted((REPOSITORY / "docs").glob("reference/*.md")),
 ]

@@ -13,10 +13,13 @@ from tests.support.markdown import blocks
 from tests.support.ranks import run_ranks
 from tests.support.runs import metrics, train, write_run
 
-GUIDES = sorted((REPOSITORY / "docs").glob("*/*.md"))  # docs/log.md names what is gone
+GUIDES = [
+    REPOSITORY / "examples/README.md",
+    *sorted((REPOSITORY / "docs").glob("*/*.md")),  # docs/log.md names what is gone
+]
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_its_files_exist(guide, repository):
     text = guide.read_text(encoding="utf-8")
     for name in re.findall(r"\]\(([\w./-]+)\)", text):

@@ -1,4 +1,4 @@
-"""The scripts of launch/ and tools/: right for bash and shellcheck, what they start, what they refuse."""
+"""The shell scripts: right for bash and shellcheck, what they start, what they refuse."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from tests.support import REPOSITORY
 GOLDEN = REPOSITORY / "tests/golden/launch"
 SCRIPTS = sorted(
     path
-    for pattern in ("launch/*.sh", "launch/*.sbatch", "tools/*.sh", "configs/*.sh", ".ci/run")
+    for pattern in ("launch/*.sh", "launch/*.sbatch", "tools/*.sh", "configs/*.sh", "examples/*.sh", ".ci/run")
     for path in REPOSITORY.glob(pattern)
 )
 RUN = ["run.yaml", "optimizer.lr=3e-4", "run.name=a b"]
