@@ -19,6 +19,7 @@ from tests.support.runs import train, write_run
 
 PAGES = [
     *(REPOSITORY / "README.md", REPOSITORY / "launch/README.md", REPOSITORY / "examples/README.md"),
+    REPOSITORY / "docs/start.md",
     *sorted((REPOSITORY / "docs").glob("guides/*.md")),
     *sorted((REPOSITORY / "docs").glob("reference/*.md")),
 ]
@@ -98,6 +99,7 @@ def home(tiny_dataset, tmp_path_factory):
     ):
         (home / name).write_text('{"text": "a b", "page": "a b"}\n')
     run_file = (home / "configs/gpt2-124m.yaml").read_text()
+    (home / "gpt2-124m.yaml").write_text(run_file)  # as `gpt2dist init` writes it
     (home / "run.yaml").write_text(run_file.replace("openwebtext", "mine") + "run: {output_dir: runs/new}\n")
     for name, guide in MODULES.items():
         code = blocks((REPOSITORY / f"docs/guides/{guide}.md").read_text(encoding="utf-8"), "python")
