@@ -96,7 +96,6 @@ def test_pretrain_jsonl(pretrained):
     assert "<html" in (home / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_chinese(tmp_path):
     draw = random.Random(1)
     lines = ["".join(draw.choices(CHINESE, k=draw.randint(6, 30))) + "。" for _ in range(150)]
@@ -114,7 +113,6 @@ def test_chinese(tmp_path):
     assert (tmp_path / "out/report.html").is_file()
 
 
-@pytest.mark.slow
 def test_finetune_jokes(tmp_path):
     jokes = [text for text, _ in texts(250, 2)]
     write_lines(tmp_path / "jokes.jsonl", [{"text": text} for text in jokes])
@@ -142,7 +140,6 @@ def test_finetune_jokes(tmp_path):
     assert config["model"]["init_from"] == str(tmp_path / "gpt2")
 
 
-@pytest.mark.slow
 def test_classify(pretrained, tmp_path):
     pytest.importorskip("accelerate", reason="transformers' Trainer needs it")
     examples = [{"text": text, "label": label} for text, label in texts(300, 3, 7)]

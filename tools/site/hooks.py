@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).resolve().parents[2]
 ADDED = {
     "index.md": "README.md",
+    "examples.md": "examples/README.md",
     "launch.md": "launch/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
