@@ -98,14 +98,14 @@ def test_deepspeed_finds_the_gpu_by_itself(monkeypatch, gpu, accelerator):
 
 @pytest.mark.parametrize(("device", "converted"), [(CUDA, False), (CPU, True)])
 def test_only_a_cpu_evaluates_with_onednn(monkeypatch, tmp_path, device, converted):
-    calls = []
-    monkeypatch.setattr("gpt2dist.model.pretrained.load_pretrained", lambda path, device, *_: ("model", device))
+    calls, model = [], SimpleNamespace(config=SimpleNamespace(n_positions=40))
+    monkeypatch.setattr("gpt2dist.model.pretrained.load_pretrained", lambda *_: model)
     monkeypatch.setattr("gpt2dist.model.pretrained.require_vocabulary", lambda *args: None)
     monkeypatch.setattr("gpt2dist.evaluation.model_forward.require_whole_model", lambda *_, **__: None)
     monkeypatch.setattr("gpt2dist.model.onednn.use_onednn", calls.append)
     with mock_driver([], get_device_name="NVIDIA L4"):
         load_forward(tmp_path, TOKENIZER, None, 0, World(0, 0, 1, device))
-    assert calls == [("model", CPU)] * converted
+    assert calls == [model] * converted
 
 
 @pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])
