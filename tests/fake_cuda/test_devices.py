@@ -89,7 +89,8 @@ def test_the_quickstart_counts_gpus_and_asks_one_for_bf16(gpus, bf16, capsys):
 @pytest.mark.parametrize(("gpu", "accelerator"), [(True, None), (False, "cpu")])
 def test_deepspeed_finds_the_gpu_by_itself(monkeypatch, gpu, accelerator):
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-    names = ("deepspeed", "deepspeed.runtime", "deepspeed.utils")
+    names = ("deepspeed", "deepspeed.accelerator", "deepspeed.runtime", "deepspeed.utils")
+    names += ("deepspeed.accelerator.cuda_accelerator",)
     stubs = mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in names})
     with mock.patch.dict("os.environ"), stubs, mock_driver([], is_available=gpu):
         runpy.run_path(str(REPOSITORY / "gpt2dist/distributed/deepspeed_import.py"))

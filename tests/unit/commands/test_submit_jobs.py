@@ -102,7 +102,7 @@ def test_the_text_of_an_evaluation_may_be_files(here, trained, tiny_dataset):
     [
         ([], ["RUN", "--data", "nowhere"], "nowhere"),
         ([], ["RUN", "--text", "nowhere"], "nowhere: no such file"),
-        ([], ["RUN"], "give either --data DATASET or --text FILE"),
+        ([], ["RUN"], "give one of --data DATASET, --text FILE… and --tasks NAMES"),
         ([], ["nothing/there", "--data", "DATA"], "nothing/there: no such directory"),
         (
             [],
