@@ -31,22 +31,16 @@ def gpu(monkeypatch):
     return call
 
 
-class OtherHost:
-    """A rank on another host than rank 0, whose paths it does not have."""
-
-    def __init__(self, of_main):
-        self.of_main = of_main
-
-    def from_main(self, mine):
-        return self.of_main
-
-
 def test_a_rank_of_another_host_takes_the_commit_that_rank_0_found(monkeypatch, tmp_path):
+    def located(model, of_main):
+        monkeypatch.setattr(model_forward, "on_each_host", lambda world, work: of_main)
+        return model_forward.locate_together(model, World(1, 0, 2, CPU))
+
     monkeypatch.setattr(model_forward, "locate", lambda name: tmp_path / name)
     of_main = Path("/elsewhere/models--me--small/snapshots/0123abc")
-    assert model_forward.locate_together("me/small@main", OtherHost(of_main)) == tmp_path / "me/small@0123abc"
-    assert model_forward.locate_together("run", OtherHost(Path("/elsewhere/run"))) == tmp_path / "run"
-    assert model_forward.locate_together("run", OtherHost(tmp_path)) == tmp_path
+    assert located("me/small@main", of_main) == tmp_path / "me/small@0123abc"
+    assert located("run", Path("/elsewhere/run")) == tmp_path / "run"
+    assert located("run", tmp_path) == tmp_path
 
 
 def test_dtypes_that_a_device_has(gpu):

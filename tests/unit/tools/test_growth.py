@@ -31,7 +31,7 @@ def growth(repository, monkeypatch):
     spec = importlib.util.spec_from_file_location("growth", repository / "tools/bench/growth.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "growth", module)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(repository / "tools/bench")])
     spec.loader.exec_module(module)
     return module
 
