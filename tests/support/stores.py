@@ -35,9 +35,9 @@ class ThreadWorld(World):
 
     def gather(self, value):
         self.board[self.rank] = value
-        self.meet.wait(10)
+        self.meet.wait(60)
         values = [self.board[rank] for rank in range(self.size)]
-        self.meet.wait(10)
+        self.meet.wait(60)
         return values
 
     def from_main(self, value):

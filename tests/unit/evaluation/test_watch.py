@@ -375,9 +375,9 @@ def test_the_mistake_that_the_main_rank_finds_is_raised_on_all(run, record):
     class Rank(World):
         def gather(self, value):
             said[self.rank] = value
-            meeting.wait(10)
+            meeting.wait(60)
             together = [said[rank] for rank in range(self.size)]
-            meeting.wait(10)
+            meeting.wait(60)
             return together
 
         def from_main(self, value):
@@ -393,5 +393,5 @@ def test_the_mistake_that_the_main_rank_finds_is_raised_on_all(run, record):
     for each in ranks:
         each.start()
     for each in ranks:
-        each.join(20)
+        each.join(90)
     assert len(raised) == 2 and raised[0] == raised[1] and "not a result of" in raised[0]
