@@ -1,5 +1,6 @@
 """Checkpoint stores without a trainer: ranks that are threads, and a state that one process holds."""
 
+import pickle
 import threading
 from dataclasses import dataclass, field
 
@@ -41,7 +42,8 @@ class ThreadWorld(World):
         return values
 
     def from_main(self, value):
-        return self.gather(value)[0]
+        found = self.gather(value)[0]
+        return value if self.is_main else pickle.loads(pickle.dumps(found))  # a process gets a copy, too
 
     def exchange(self, sent, sent_sizes, received, received_sizes):
         offers = self.gather(sent.split(sent_sizes))
