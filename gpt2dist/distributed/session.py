@@ -5,8 +5,8 @@ torchrun keeps its store when it restarts the ranks, which would then find addre
 of each start agree on a session, whose name is the prefix of all of their entries.
 
 Rank 0 opens a session. Every other rank asks to join it under an id of its own, rank 0 answers to this id, and
-the rank confirms. What an earlier start has left leads no rank into an old session, since nobody has answered to
-a new id yet. Where rank 0 has answered to the id of an exited rank, no confirmation comes, and it looks again.
+the rank confirms. Entries of an earlier start cannot lead a rank into an old session, because they do not answer
+its new id. If rank 0 has answered the id of an exited rank, no confirmation comes, and it looks again.
 
 Rank 0 makes three calls of the store for each of the others. Another rank makes five, and one for each look at an
 entry of its own, after pauses that double: O(log T) looks in T seconds. A call has about 100 bytes, so N ranks
