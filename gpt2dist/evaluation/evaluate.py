@@ -8,16 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt2dist import hub
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.held_out_text import HeldOut
 from gpt2dist.evaluation.measures import Sums
-from gpt2dist.evaluation.model_forward import Dtype, load_forward, locate_together, require_dtype
+from gpt2dist.evaluation.model_forward import Dtype, find_together, load_forward, require_dtype
 from gpt2dist.evaluation.perplexity import score
 from gpt2dist.evaluation.scoring import Forward, OnBatch, first_batch_loss, ignore
-from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -100,9 +98,8 @@ def evaluate(
     """
     require_dtype(setting.dtype, world.device)
     wanted = measures.in_use("text", setting.measures)
-    directory = locate_together(model, world)
-    weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
-    tokenizer = Tokenizer.load(directory)
+    found = find_together(model, world)
+    directory, tokenizer = found.directory, found.tokenizer
     require_same_tokenizer(text, tokenizer, model)
     how = conditions(directory, text, setting)
     document_separator_id = tokenizer.end_of_text_id if setting.document_boundaries == "isolate" else None
@@ -126,8 +123,7 @@ def evaluate(
         "batch_size": setting.batch_size,
         "zero_stage": setting.zero_stage,
         "world_size": world.size,
-        "model": weights,
-        **hub.recorded_source(directory),
+        **found.recorded(),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(result.targets / seconds, 1),
     }

@@ -17,15 +17,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist import hub
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.continuations import encode
-from gpt2dist.evaluation.measures import Measure, Sums, descriptions, in_use, values
-from gpt2dist.evaluation.model_forward import Dtype, load_forward, locate_together, require_dtype
+from gpt2dist.evaluation.measures import Measure, Sums, in_use, record
+from gpt2dist.evaluation.model_forward import Dtype, find_together, load_forward, require_dtype
 from gpt2dist.evaluation.scoring import OnBatch, WindowScores, ignore, score_windows
 from gpt2dist.loading.token_stream import TokenStream
-from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -101,9 +99,8 @@ def lambada(
     """
     require_dtype(dtype, world.device)
     wanted = in_use("last_words", measures)
-    directory = locate_together(model, world)
-    weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
-    tokenizer = Tokenizer.load(directory)
+    found = find_together(model, world)
+    directory, tokenizer = found.directory, found.tokenizer
     context_length = Pretrained.read(directory).shape.context_length
     passages = list(texts)
     stream, endings = _lay_out(passages, tokenizer, context_length)
@@ -117,8 +114,7 @@ def lambada(
         "batch_size": batch_size,
         "zero_stage": zero_stage,
         "world_size": world.size,
-        "model": weights,
-        **hub.recorded_source(directory),
+        **found.recorded(),
         **({"text_changes": tokenizer.text_changes} if tokenizer.text_changes else {}),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(endings.targets / seconds, 1),
@@ -131,20 +127,14 @@ def conditions(passages: Sequence[str], tokenizer: Tokenizer, dtype: str) -> dic
 
 
 def _measured(scores: WindowScores, endings: Endings, wanted: Sequence[Measure]) -> dict[str, Any]:
-    """Return the measures of scored passages, with the sums behind them and the description of each measure."""
+    """Return what a result says of scored passages."""
     sums = Sums(
         math.fsum(scores.nll.tolist()),
         endings.targets,
         examples=len(endings),
         correct=int(scores.greedy.sum()),
     )
-    return {
-        **values(sums, wanted),
-        "nll_sum": sums.nll_sum,
-        "examples": sums.examples,
-        "targets": sums.targets,
-        **descriptions(wanted),
-    }
+    return record(sums, wanted)
 
 
 def split_last_word(text: str, number: int = 1) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from gpt2dist.distributed.hosts import on_each_host
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.scoring import Forward
-from gpt2dist.model.find_model import locate
+from gpt2dist.model.find_model import fingerprint, locate
 from gpt2dist.model.numerics import fp32_products
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
@@ -127,6 +127,34 @@ class LoadedModel:
         """Extend a cache; see `generation.generator.Generator.forward`."""
         with fp32_products(self.dtype == "tf32", self.device):
             return self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **padding).logits
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model to evaluate, which a run may replace or delete meanwhile.
+
+    Attributes:
+        directory: The model directory.
+        weights: Fingerprint of its weights.
+        tokenizer: Its tokenizer.
+    """
+
+    directory: Path
+    weights: str
+    tokenizer: Tokenizer
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a result says of the model."""
+        return {"model": self.weights, **hub.recorded_source(self.directory)}
+
+
+def find_together(model: str | Path, world: World) -> FoundModel:
+    """Find a model, the same on every rank, before it is loaded. Collective.
+
+    The arguments and exceptions are those of `locate_together`.
+    """
+    directory = locate_together(model, world)
+    return FoundModel(directory, world.on_main(lambda: fingerprint(directory)), Tokenizer.load(directory))
 
 
 def load_forward(

@@ -17,15 +17,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2dist import hub
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.continuations import encode, score_continuations
-from gpt2dist.evaluation.measures import Measure, Sums, descriptions, in_use, values
-from gpt2dist.evaluation.model_forward import Dtype, load_model, locate_together, require_dtype
+from gpt2dist.evaluation.measures import Sums, in_use, record
+from gpt2dist.evaluation.model_forward import Dtype, find_together, load_model, require_dtype
 from gpt2dist.evaluation.questions import Question
 from gpt2dist.evaluation.scoring import OnBatch, ignore
-from gpt2dist.model.find_model import fingerprint
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 
@@ -103,10 +101,9 @@ def multiple_choice(
     wanted = in_use("choices", measures)
     if not questions:
         raise UserError("there are no questions")
-    directory = locate_together(model, world)
-    weights = world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
-    tokenizer = Tokenizer.load(directory)
-    loaded = load_model(directory, tokenizer, zero_stage, world, dtype)
+    located = find_together(model, world)
+    tokenizer = located.tokenizer
+    loaded = load_model(located.directory, tokenizer, zero_stage, world, dtype)
     began = time.monotonic()
     pairs = [(question.context, f" {choice}") for question in questions for choice in question.choices]
     continuations = encode(pairs, tokenizer, loaded.context_length)
@@ -116,13 +113,12 @@ def multiple_choice(
     seconds = time.monotonic() - began
     on_scores(found)
     return {
-        **_measured(found.sums(questions), wanted),
+        **record(found.sums(questions), wanted),
         **conditions(questions, tokenizer, dtype),
         "batch_size": batch_size,
         "zero_stage": zero_stage,
         "world_size": world.size,
-        "model": weights,
-        **hub.recorded_source(directory),
+        **located.recorded(),
         **({"text_changes": tokenizer.text_changes} if tokenizer.text_changes else {}),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(found.targets / seconds, 1),
@@ -132,16 +128,6 @@ def multiple_choice(
 def conditions(questions: Sequence[Question], tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
     """Return the settings that two results must share to be points of one curve."""
     return {"data": _fingerprint(questions), "tokenizer": tokenizer.fingerprint, "dtype": dtype}
-
-
-def _measured(sums: Sums, wanted: Sequence[Measure]) -> dict[str, Any]:
-    return {
-        **values(sums, wanted),
-        "nll_sum": sums.nll_sum,
-        "examples": sums.examples,
-        "targets": sums.targets,
-        **descriptions(wanted),
-    }
 
 
 def _fingerprint(questions: Sequence[Question]) -> str:

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpt2dist import hub
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.model_forward import Dtype, load_model, locate_together, require_dtype
+from gpt2dist.evaluation.model_forward import Dtype, FoundModel, find_together, load_model, require_dtype
 from gpt2dist.evaluation.scoring import OnBatch, ignore
-from gpt2dist.model.find_model import fingerprint
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -106,10 +104,9 @@ class Tasks:
         """
         from gpt2dist.evaluation.harness_model import Answers, on_main_with_all
 
-        directory = locate_together(model, self._world)
-        weights = self._world.on_main(lambda: fingerprint(directory))  # before loading: a run may prune it
-        tokenizer = Tokenizer.load(directory)
-        loaded = self._load(directory, weights, tokenizer)
+        located = find_together(model, self._world)
+        tokenizer = located.tokenizer
+        loaded = self._load(located)
         answers = Answers(loaded, tokenizer, self._world, self._batch_size, self._zero_stage == 3, on_batch)
         began = time.monotonic()
         found = on_main_with_all(answers, lambda asked: self._tasks[name].run(asked, on_data))
@@ -120,16 +117,15 @@ class Tasks:
             "batch_size": self._batch_size,
             "zero_stage": self._zero_stage,
             "world_size": self._world.size,
-            "model": weights,
-            **hub.recorded_source(directory),
+            **located.recorded(),
             **({"text_changes": tokenizer.text_changes} if tokenizer.text_changes else {}),
             "seconds": round(time.monotonic() - began, 3),
         }
 
-    def _load(self, directory: Path, weights: str, tokenizer: Tokenizer) -> "LoadedModel":
+    def _load(self, found: FoundModel) -> "LoadedModel":
         """Load a model, unless it is that of the last call."""
-        if self._loaded is None or self._loaded[0] != weights:
+        if self._loaded is None or self._loaded[0] != found.weights:
             self._loaded = None  # its memory is needed for the next one
-            model = load_model(directory, tokenizer, self._zero_stage, self._world, self._dtype)
-            self._loaded = weights, model
+            model = load_model(found.directory, found.tokenizer, self._zero_stage, self._world, self._dtype)
+            self._loaded = found.weights, model
         return self._loaded[1]
