@@ -3,7 +3,7 @@
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.support import REPOSITORY
@@ -58,6 +58,15 @@ def shared_data() -> Path:
     if found is None:
         pytest.skip("GPT-2's vocabulary and the reference texts are not here (set GPT2DIST_TEST_DATA)")
     return found
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """What a verb sets for its process ends with the test that called it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,15 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from gpt2dist import cli
+from gpt2dist.checkpoint import store
+from gpt2dist.checkpoint.parts import make_parts
 from gpt2dist.dataset.manifest import Manifest
 from gpt2dist.errors import UserError
 from gpt2dist.tokenizer.tokenizer import Tokenizer
 from tests.support.hellaswag import QUESTIONS, save_model
 from tests.support.ranks import run_ranks
 from tests.support.runs import train, write_run
+from tests.support.stores import SMALL
 
 CONTEXT = 32
 BATCH_SIZES = (1, 3, 8)
@@ -346,7 +349,9 @@ def score_dataset(checkpoint, dataset, zero_stage):
     return result["nll_sum"], result["targets"], result["bits_per_byte"]
 
 
-def test_validation_during_training_is_what_evaluate_says_of_the_checkpoint(tiny_dataset, tmp_path):
+def test_validation_during_training_is_what_evaluate_says_of_the_checkpoint(tiny_dataset, tmp_path, monkeypatch):
+    # The ranks are forked and inherit it: a small model has several files only with small parts.
+    monkeypatch.setattr(store, "make_parts", lambda *args: make_parts(*args[:3], SMALL))
     config = write_run(tmp_path, tiny_dataset, validation=True)
     run = train(
         config,
@@ -357,7 +362,7 @@ def test_validation_during_training_is_what_evaluate_says_of_the_checkpoint(tiny
     for step in (5, 10):
         during = json.loads((run / f"eval/step-{step:08d}.json").read_text())["val"]
         checkpoint = run / f"checkpoints/step-{step:08d}"
-        assert len(list(checkpoint.glob("model-*.safetensors"))) == 1, "a small model has one file"
+        assert len(list(checkpoint.glob("model-*.safetensors"))) == 2, "the files of two ranks"
         for size, zero_stage in ((1, 0), (2, 3)):
             nll, targets, bits = the_same(run_ranks(score_dataset, size, checkpoint, tiny_dataset, zero_stage))
             assert nll == pytest.approx(during["nll_sum"], rel=1e-6)
