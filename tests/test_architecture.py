@@ -117,7 +117,7 @@ LIGHT = (
         for room in ("run", "status", "report")
         for path in (PACKAGE / room).glob("[a-z]*.py")
     ),
-    "evaluation.measures",
+    *("evaluation.measure", "evaluation.measures"),
     *("checkpoint.manifest", "checkpoint.naming", "checkpoint.retention", "checkpoint.state"),
     *(f"submission.{path.stem}" for path in (PACKAGE / "submission").glob("[a-z]*.py")),
     *(f"submission.schedulers.{path.stem}" for path in (PACKAGE / "submission/schedulers").glob("[a-z]*.py")),

@@ -34,7 +34,8 @@ from tqdm import tqdm
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.harness_model import HarnessModel
-from gpt2dist.evaluation.measures import DESCRIPTIONS, MeasureInfo, Place
+from gpt2dist.evaluation.measure import MeasureInfo, Place
+from gpt2dist.evaluation.measures import DESCRIPTIONS
 
 PLACES: tuple[Place, ...] = ("curve", "log", "status", "report", "card")
 RANDOM_SEED, OTHER_SEED = 0, 1234

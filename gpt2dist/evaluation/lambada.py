@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.continuations import encode
-from gpt2dist.evaluation.measures import Measure, Sums, in_use, record
+from gpt2dist.evaluation.measure import Measure, Sums
+from gpt2dist.evaluation.measures import in_use, record
 from gpt2dist.evaluation.model_forward import Dtype, find_together, load_forward, require_dtype
 from gpt2dist.evaluation.scoring import OnBatch, WindowScores, ignore, score_windows
 from gpt2dist.loading.token_stream import TokenStream

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation.continuations import encode, score_continuations
-from gpt2dist.evaluation.measures import Sums, in_use, record
+from gpt2dist.evaluation.measure import Sums
+from gpt2dist.evaluation.measures import in_use, record
 from gpt2dist.evaluation.model_forward import Dtype, find_together, load_model, require_dtype
 from gpt2dist.evaluation.questions import Question
 from gpt2dist.evaluation.scoring import OnBatch, ignore

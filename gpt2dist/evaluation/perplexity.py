@@ -4,7 +4,7 @@ import math
 
 from gpt2dist.distributed.world import World
 from gpt2dist.evaluation.held_out_text import HeldOut
-from gpt2dist.evaluation.measures import Sums
+from gpt2dist.evaluation.measure import Sums
 from gpt2dist.evaluation.scoring import Forward, OnBatch, ignore, score_windows
 
 

@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from gpt2dist import __version__
 from gpt2dist.config import Config
-from gpt2dist.evaluation.measures import OURS, MeasureInfo
+from gpt2dist.evaluation.measure import MeasureInfo
+from gpt2dist.evaluation.measures import OURS
 from gpt2dist.publishing.exporter import Exported
 from gpt2dist.publishing.origin import AS_TASK, OF_CHOICES, OF_LAST_WORDS, ModelProvenance, Result
 from gpt2dist.tokenizer.tokenizer import Tokenizer

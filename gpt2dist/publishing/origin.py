@@ -11,7 +11,8 @@ from gpt2dist.checkpoint.naming import best_step, checkpoint_name
 from gpt2dist.checkpoint.state import TrainerState
 from gpt2dist.config import Config, raise_problems, read
 from gpt2dist.errors import UserError
-from gpt2dist.evaluation.measures import ACC, ACCURACY, OURS, MeasureInfo, finite, of_result
+from gpt2dist.evaluation.measure import MeasureInfo
+from gpt2dist.evaluation.measures import ACC, ACCURACY, OURS, finite, of_result
 from gpt2dist.model.find_model import fingerprint
 from gpt2dist.model.huggingface import Pretrained
 from gpt2dist.model.shape import Shape

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from gpt2dist.evaluation.measures import LOSS, TEXT, MeasureInfo
+from gpt2dist.evaluation.measure import MeasureInfo
+from gpt2dist.evaluation.measures import LOSS, TEXT
 from gpt2dist.report.charts import Chart, Curve
 from gpt2dist.report.contents import Contents
 from gpt2dist.report.decimation import Decimated, Point

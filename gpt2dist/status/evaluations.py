@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2dist.checkpoint.naming import best_step, checkpoint_name
 from gpt2dist.evaluation import measures
-from gpt2dist.evaluation.measures import MeasureInfo
+from gpt2dist.evaluation.measure import MeasureInfo
 from gpt2dist.run.directory import RunDirectory
 from gpt2dist.status.run_files import read_object
 

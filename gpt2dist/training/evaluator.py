@@ -11,7 +11,7 @@ from gpt2dist.distributed.world import World
 from gpt2dist.errors import UserError
 from gpt2dist.evaluation import measures
 from gpt2dist.evaluation.held_out_text import HeldOut
-from gpt2dist.evaluation.measures import Sums
+from gpt2dist.evaluation.measure import Sums
 from gpt2dist.evaluation.perplexity import score
 from gpt2dist.generation.generator import Generator
 from gpt2dist.generation.sampling import Sampling
