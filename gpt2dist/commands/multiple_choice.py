@@ -70,7 +70,7 @@ def _check(args: argparse.Namespace) -> None:
     results.check(args)
     recording.check(args, args.data.stem)
     if args.scores and args.all_checkpoints:
-        raise UserError("--scores: is of one model; omit it with --all-checkpoints")
+        raise UserError("--scores: writes the scores of one model; omit it with --all-checkpoints")
     if args.scores:
         check_file(args.scores, "--scores")
 

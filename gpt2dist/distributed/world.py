@@ -195,7 +195,7 @@ def lost_peers() -> Iterator[None]:
 
 
 class BackgroundMaximum:
-    """The maximum over the ranks of a few integers, computed on the CPU while the ranks go on.
+    """The maximum over the ranks of a few integers, computed on the CPU while the ranks continue.
 
     All ranks call the methods at the same points of their work, in the same order as other collectives.
 
