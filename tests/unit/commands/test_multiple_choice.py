@@ -106,6 +106,10 @@ def test_results_of_a_run_are_in_status_report_and_card(gpt2dist, tiny_dataset, 
     results = [json.loads((run / f"eval/{data.stem}/step-0000000{step}.json").read_text()) for step in (2, 4)]
     assert all(0 <= each[key] <= 1 for each in results)
     assert gpt2dist(verb, run, "--data", data, "--all-checkpoints")[1] == "", "nothing is done again"
+    if verb == "multiple-choice":
+        code, _, err = gpt2dist(verb, run, "--data", data, "--all-checkpoints", "--scores", "s.jsonl")
+        assert code == 2
+        assert "--scores: writes the scores of one model; omit it with --all-checkpoints" in err
     assert f"{key} {results[1][key]:.4f}" in gpt2dist("status", run)[1]
     assert gpt2dist("report", run, "--output", tmp_path / "report.html")[0] == 0
     page = (tmp_path / "report.html").read_text()

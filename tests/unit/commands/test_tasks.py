@@ -54,6 +54,10 @@ def home(tmp_path):
     (directory / "again.yaml").write_text(again)
     code = WORDS.format(name="code", data=data, kind="generate_until", more=GENERATION + "\nunsafe_code: true")
     (directory / "code.yaml").write_text(code)
+    images = WORDS.format(
+        name="images", data=data, kind="generate_until", more=GENERATION + "\ndoc_to_image: text"
+    )
+    (directory / "images.yaml").write_text(images)
     missing = WORDS.format(name="no_data", data=tmp_path / "nowhere.jsonl", kind="loglikelihood", more=PERPLEXITY)
     (directory / "missing.yaml").write_text(missing)
     remote = "task: remote\ndataset_path: Rowan/hellaswag\noutput_type: loglikelihood\ntest_split: test\n"
@@ -191,6 +195,7 @@ def test_a_results_file_of_tasks_is_exported(evaluate, gpt2dist, small_model, tm
         ("nowhere.yaml", [], "--tasks: nowhere.yaml: no such file"),
         (",", [], "--tasks: names no task; give names such as lambada_openai,hellaswag"),
         ("code", [], "--tasks: code: runs code that the model writes, which gpt2dist does not; omit it"),
+        ("images", [], "--tasks: images: needs images or sound, and a GPT-2 reads text; omit it"),
         ("no_data", [], "nowhere.jsonl"),
         ("remote", [], "--tasks: remote: its data is not on this machine, and the hub does not give it ("),
         ("last_words", ["--stride", "3"], "--stride: does not apply to --tasks, which describe what they score"),

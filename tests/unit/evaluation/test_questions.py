@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -118,6 +119,16 @@ def test_a_file_that_cannot_be_used(tmp_path):
         with pytest.raises(UserError) as raised:
             read_questions(tmp_path / name)
         assert message in str(raised.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = write(tmp_path / "a.jsonl", PLAIN)
+    monkeypatch.setattr(type(path), "open", fail)
+    with pytest.raises(UserError, match=r"a\.jsonl: Input/output error; give another file"):
+        read_questions(path)
 
 
 def test_an_unknown_format(tmp_path):
