@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gpt2dist.dataset.provenance import PIECES_NAME
 from gpt2dist.errors import UserError
 from gpt2dist.preprocessing.fingerprint import JobFingerprint
 from gpt2dist.preprocessing.job import STANDARD_INPUT, PreprocessingJob
+from gpt2dist.preprocessing.pieces import matched
 from gpt2dist.preprocessing.tasks import (
     FILTERED_NAME,
     REJECTED_NAME,
@@ -106,23 +108,20 @@ def _move(source: Path, target: Path) -> None:
             path.replace(target.with_name(target.name + suffix))
 
 
-def _located(job: PreprocessingJob, tasks: list[Task]) -> Iterator[tuple[Task, list[tuple[Piece, int]]]]:
-    """Yield each task with its pieces, each with the number of lines that precede it in its file."""
+def _located(job: PreprocessingJob, tasks: list[Task]) -> Iterator[tuple[Piece, int]]:
+    """Yield the pieces of all tasks, each with the number of lines that precede it in its file."""
     path, before = "", 0  # the pieces of a file follow each other
     for task, result in zip(tasks, load_results(job, tasks), strict=True):
-        pieces = []
         for piece, lines in zip(task.pieces, result.lines, strict=True):
             if piece.path != path:
                 path, before = piece.path, 0
-            pieces.append((piece, before))
+            yield piece, before
             before += lines
-        yield task, pieces
 
 
 def _piece_lines(job: PreprocessingJob, tasks: list[Task]) -> Iterator[str]:
-    for _, pieces in _located(job, tasks):
-        for piece, first_line in pieces:
-            yield json.dumps({"path": _path(job, piece), "format": piece.format, "first_line": first_line})
+    for piece, first_line in _located(job, tasks):
+        yield json.dumps({"path": _path(job, piece), "format": piece.format, "first_line": first_line})
 
 
 def _path(job: PreprocessingJob, piece: Piece) -> str:
@@ -133,16 +132,15 @@ def _path(job: PreprocessingJob, piece: Piece) -> str:
 def _listing(
     job: PreprocessingJob, tasks: list[Task], load: Callable[[PreprocessingJob, Task], Iterable[dict[str, Any]]]
 ) -> Iterator[str]:
-    for task, pieces in _located(job, tasks):
-        for item in load(job, task):
-            piece, first_line = pieces[item["piece"] - task.first_piece]
-            yield json.dumps(
-                {
-                    "file": _path(job, piece),
-                    "line": first_line + item["line"],
-                    "lines": item["lines"],
-                    "offset": item["offset"],
-                    "bytes": item["bytes"],
-                    "reason": item["reason"],
-                }
-            )
+    items = (item for task in tasks for item in load(job, task))
+    for (piece, first_line), item in matched(items, itemgetter("piece"), _located(job, tasks)):
+        yield json.dumps(
+            {
+                "file": _path(job, piece),
+                "line": first_line + item["line"],
+                "lines": item["lines"],
+                "offset": item["offset"],
+                "bytes": item["bytes"],
+                "reason": item["reason"],
+            }
+        )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from gpt2dist.corpus.damage import Example, without_text
@@ -12,6 +12,7 @@ from gpt2dist.corpus.formats import reader
 from gpt2dist.dataset.manifest import FILTERED, RECORD, Manifest
 from gpt2dist.preprocessing.assembly import load_results
 from gpt2dist.preprocessing.job import PreprocessingJob
+from gpt2dist.preprocessing.pieces import matched
 from gpt2dist.preprocessing.selection import place
 from gpt2dist.preprocessing.tasks import (
     Task,
@@ -47,15 +48,15 @@ def _rejected(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[tuple[Pi
     """Yield the lines of rejected.jsonl of finished tasks, with their pieces."""
     for task in tasks:
         if load_result(task_folder(job, task)):
-            for item in load_rejections(job, task):
-                yield task.pieces[item["piece"] - task.first_piece], item
+            items = load_rejections(job, task)
+            yield from matched(items, itemgetter("piece"), task.pieces, task.first_piece)
 
 
 def replacements(job: PreprocessingJob, tasks: Sequence[Task]) -> Iterator[Example]:
     """Yield documents with replaced characters in finished tasks, with an excerpt: the first of each task."""
     for task in tasks:
-        for item in load_replaced_examples(job, task):
-            piece = task.pieces[item.piece - task.first_piece]
+        items = load_replaced_examples(job, task)
+        for piece, item in matched(items, attrgetter("piece"), task.pieces, task.first_piece):
             line = f"{place(piece, item.line, item.offset)}: {item.excerpt!r}"
             yield Example(piece, item.offset, line)
 

@@ -1,19 +1,22 @@
 """The file of a corpus that is cut into pieces: a line of JSON for each source, with its stamp and its pieces.
 
 A piece is [start, end, size], followed by its path, format and compression if they are not those of its source.
-The file may have millions of lines. `StoredPieces` refers to those of a task and reads them one at a time.
+The file may have millions of lines. `StoredPieces` refers to those of a task and reads them one at a time;
+`matched` finds the pieces of documents on the way.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar
 
 from gpt2dist.corpus import Piece, Source
 from gpt2dist.errors import UserError
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 KEYS = ("path", "format", "compression", "size", "version", "spool")
 """The fields of a source."""
@@ -49,7 +52,7 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[Source, str, list[
 
 
 @dataclass(frozen=True)
-class StoredPieces(Sequence[Piece]):
+class StoredPieces:
     """The pieces of a task, which are read from a file. Iterating holds one line at a time in memory."""
 
     path: Path
@@ -70,13 +73,6 @@ class StoredPieces(Sequence[Piece]):
         pieces = (piece for _, _, pieces in read_lines(self.path, self.offset) for piece in pieces)
         return islice(pieces, self.skipped, self.skipped + self.length)
 
-    @overload
-    def __getitem__(self, place: int) -> Piece: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Piece]: ...
-    def __getitem__(self, place: Any) -> Any:
-        return _loaded(self)[place]
-
     def sources(self) -> Iterator[tuple[Source, str]]:
         """Yield the sources of the pieces with their stamps."""
         left = self.skipped + self.length
@@ -88,10 +84,23 @@ class StoredPieces(Sequence[Piece]):
             left -= len(pieces)
 
 
-@lru_cache(maxsize=2)
-def _loaded(pieces: StoredPieces) -> tuple[Piece, ...]:
-    """Return the pieces of a task. Only the latest tasks are kept in memory."""
-    return tuple(pieces)
+def matched(
+    items: Iterable[Item], number: Callable[[Item], int], pieces: Iterable[Found], first: int = 0
+) -> Iterator[tuple[Found, Item]]:
+    """Yield each item with its piece, while one piece at a time is in memory.
+
+    Args:
+        items: The items, in the order of their pieces.
+        number: Returns the number of an item's piece.
+        pieces: The pieces, or something about each of them.
+        first: The number of the first one.
+    """
+    numbered = iter(pieces)
+    for wanted, group in groupby(items, number):
+        piece = next(islice(numbered, wanted - first, None))
+        first = wanted + 1
+        for item in group:
+            yield piece, item
 
 
 def _kind(source: Source) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ OUTPUT.partial/plan.json               the plan of the job: only a job with the 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,8 @@ class Task:
     number: int
     first_piece: int
     """The index of its first piece among the pieces of the corpus."""
-    pieces: Sequence[Piece]
-    """Its pieces: `StoredPieces`, which are read from a file when they are needed, or a tuple."""
+    pieces: StoredPieces | tuple[Piece, ...]
+    """Its pieces. `StoredPieces` are read from a file when they are needed."""
 
     @property
     def size(self) -> int:
@@ -243,7 +243,7 @@ def _redo(folder: Path) -> str:
 
 
 def load_rejections(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any]]:
-    """Yield the record of each document that a finished task rejected.
+    """Yield the record of each document that a finished task rejected, in the order of its pieces.
 
     Raises:
         UserError: Their file is damaged, or their number differs from the task's count.
@@ -263,11 +263,11 @@ def load_filtered(job: PreprocessingJob, task: Task) -> Iterator[dict[str, Any]]
 
 
 def _load_listing(job: PreprocessingJob, task: Task, name: str, expected: int | None) -> Iterator[dict[str, Any]]:
-    folder, counted = task_folder(job, task), 0
+    folder, counted, piece = task_folder(job, task), 0, task.first_piece
     path = folder / name
     keys = {"piece": int, "line": int, "lines": int, "offset": int, "bytes": int, "reason": str}
     for record in json_files.require_lines(path, keys, _redo(folder)):
-        _require_piece(task, record["piece"], path)
+        piece = _require_piece(task, piece, record["piece"], path)
         counted += record["lines"]
         yield record
     if expected is not None and counted != expected:
@@ -278,21 +278,25 @@ def _load_listing(job: PreprocessingJob, task: Task, name: str, expected: int | 
 
 
 def load_replaced_examples(job: PreprocessingJob, task: Task) -> Iterator[ReplacedExample]:
-    """Yield the first documents of a task with replaced characters; none if it is not finished.
+    """Yield the first documents of a task with replaced characters, in order; none if it is not finished.
 
     Raises:
         UserError: Its marker file is damaged.
     """
     folder = task_folder(job, task)
-    result = load_result(folder)
+    result, piece = load_result(folder), task.first_piece
     for example in result.examples if result else ():
-        _require_piece(task, example.piece, folder / MARKER)
+        piece = _require_piece(task, piece, example.piece, folder / MARKER)
         yield example
 
 
-def _require_piece(task: Task, number: int, path: Path) -> None:
+def _require_piece(task: Task, before: int, number: int, path: Path) -> int:
+    """Return the number of a piece, after checking that it is in the task and not before another one."""
     if not 0 <= number - task.first_piece < len(task.pieces):
         raise UserError(f"{path}: names piece {number}, which is not in this task; {_redo(path.parent)}")
+    if number < before:
+        raise UserError(f"{path}: names piece {number} after piece {before}; {_redo(path.parent)}")
+    return number
 
 
 def is_intact(record: ShardRecord, prefix: Path, itemsize: int) -> bool:

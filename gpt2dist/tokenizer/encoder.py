@@ -19,6 +19,12 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 
 FAST, REFERENCE = "gigatoken", "tokenizers"
 
+CACHE_SHARE = 1 / 4
+"""Share of what is left of the memory that the fast encoder's cache may take. When the cache is full, it is
+copied to one of twice the size, and both are in memory during the copy."""
+MIN_CACHE = 32 << 20
+"""Bytes that the cache may take in any case; a smaller one would be filled by one batch."""
+
 MAX_STRETCH = 8 << 20
 """Maximum bytes of a long text that are held in memory while searching for a place to cut."""
 
@@ -59,7 +65,8 @@ class FastEncoder:
     normalizer does not change; the reference encodes the others.
 
     gigatoken caches every word without limit: a gigabyte after a hundred megabytes of random words. So it is
-    recreated when the process has grown too large, which takes a tenth of a second.
+    recreated, in a tenth of a second, when the process has grown too much since the last time. Memory that
+    something else holds counts against the cache, but never makes this happen at every batch.
 
     Args:
         tokenizer: A byte-level BPE tokenizer.
@@ -72,8 +79,7 @@ class FastEncoder:
         # gigatoken would encode "<|endoftext|>" in a text as the special token.
         ordinary = [token for token in content["added_tokens"] if not token["special"]]
         self._content = orjson.dumps(content | {"added_tokens": ordinary, "normalizer": None})
-        # When the cache is full, it is copied to one of twice the size, and both are in memory during the copy.
-        self._limit = memory * 2 // 5
+        self._memory = memory
         self._backend = self._load_backend()
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -108,7 +114,10 @@ class FastEncoder:
     def _load_backend(self) -> Any:
         from gigatoken.gigatoken_rs import load_hf_json
 
-        return load_hf_json(self._content)
+        backend = load_hf_json(self._content)
+        resident = resident_bytes()
+        self._limit = resident + max(int((self._memory - resident) * CACHE_SHARE), MIN_CACHE)
+        return backend
 
 
 def make_encoder(name: str, tokenizer: Tokenizer, memory: int = 1 << 30) -> Encoder:

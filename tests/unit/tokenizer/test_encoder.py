@@ -131,13 +131,37 @@ def test_a_fast_encoder_that_fails_is_not_taken(small, monkeypatch):
     assert name == REFERENCE and "cannot load this tokenizer (ValueError: unknown pre-tokenizer)" in why
 
 
-def test_the_fast_encoder_is_made_anew_when_it_has_grown(small, monkeypatch):
-    encoder = FastEncoder(small, memory=1)
-    loads, load = [], FastEncoder._load_backend
-    monkeypatch.setattr(FastEncoder, "_load_backend", lambda self: loads.append(1) or load(self))
-    first = encoder.encode_batch([b"one two"])
-    again = encoder.encode_batch([b"one two"])
-    assert len(loads) == 2 and np.array_equal(first[0], again[0])
+@pytest.mark.parametrize(
+    ("memory", "others", "room"),
+    [
+        (1000, 200, 200),  # a quarter of what is left
+        (1000, 600, 100),
+        (500, 460, 32),  # little is left
+        (500, 2000, 32),  # nothing is left: the cache is not what fills the memory
+    ],
+)
+def test_the_fast_encoder_is_made_anew_when_it_has_grown(small, monkeypatch, memory, others, room):
+    """In MiB, with a cache that grows by 1 MiB a batch: it is emptied beyond `room`."""
+    cache, loads, load = 0, [], FastEncoder._load_backend
+
+    def loading(self):
+        nonlocal cache
+        cache = 0
+        loads.append(batch)
+        return load(self)
+
+    monkeypatch.setattr(FastEncoder, "_load_backend", loading)
+    monkeypatch.setattr(encoder_module, "resident_bytes", lambda: (others + cache) << 20)
+    batch, found = 0, []
+    encoder = FastEncoder(small, memory=memory << 20)
+    for batch in range(1, 450):  # noqa: B007
+        cache += 1
+        found.append(encoder.encode_batch([b"one two"])[0])
+    assert loads == list(range(0, 450, room + 1))
+    assert all(np.array_equal(ids, found[0]) for ids in found)
+
+
+def test_the_memory_of_this_process_is_known():
     assert resident_bytes() > 10_000_000
 
 
