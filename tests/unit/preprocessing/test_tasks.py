@@ -86,6 +86,7 @@ def test_a_marker_that_is_damaged(task, changes, reason):
         ("", ": has 0 rejected documents, and {folder}/done.json says 2"),
         (json.dumps(REJECTED | {"lines": 3}), ": has 3 rejected documents, and {folder}/done.json says 2"),
         (json.dumps(REJECTED | {"piece": 6}), ": names piece 6, which is not in this task"),
+        ("\n".join(json.dumps(REJECTED | {"piece": 5 - n}) for n in range(2)), ": names piece 4 after piece 5"),
         (json.dumps(REJECTED | {"bytes": True}), ", line 1: bytes is not a number"),
         ("{", ", line 1: not JSON: Expecting property name"),
     ],
