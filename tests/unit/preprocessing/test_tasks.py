@@ -28,7 +28,7 @@ def shard(**changes):
 def task(tmp_path):
     """The second task of a job, with one piece, and its folder; it has repaired a document and rejected two."""
     job = PreprocessingJob(("a.jsonl",), "tokenizer", tmp_path / "out")
-    task = Task(1, 7, (Piece("a.jsonl", "jsonl", "", 0, 99, 99),))
+    task = Task(1, 7, (Piece("a.jsonl", "jsonl", "", 0, 99, 99), Piece("b.jsonl", "jsonl", "", 0, 9, 9)))
     folder = job.build / "tasks/00001"
     folder.mkdir(parents=True)
     done = {"shards": [shard()], "left_out": {"rejected": 2}, "repaired": 1, "lines": [5], "examples": [EXAMPLE]}
@@ -86,7 +86,7 @@ def test_a_marker_that_is_damaged(task, changes, reason):
         ("", ": has 0 rejected documents, and {folder}/done.json says 2"),
         (json.dumps(REJECTED | {"lines": 3}), ": has 3 rejected documents, and {folder}/done.json says 2"),
         (json.dumps(REJECTED | {"piece": 6}), ": names piece 6, which is not in this task"),
-        ("\n".join(json.dumps(REJECTED | {"piece": 5 - n}) for n in range(2)), ": names piece 4 after piece 5"),
+        ("\n".join(json.dumps(REJECTED | {"piece": 8 - n}) for n in range(2)), ": names piece 7 after piece 8"),
         (json.dumps(REJECTED | {"bytes": True}), ", line 1: bytes is not a number"),
         ("{", ", line 1: not JSON: Expecting property name"),
     ],
@@ -119,6 +119,6 @@ def test_a_list_of_filtered_documents_that_is_damaged(task):
 
 def test_an_example_of_another_task(task):
     job, task, folder = task
-    change(folder, examples=[EXAMPLE | {"piece": 8}])
-    with pytest.raises(UserError, match=r"done\.json: names piece 8, which is not in this task; remove "):
+    change(folder, examples=[EXAMPLE | {"piece": 9}])
+    with pytest.raises(UserError, match=r"done\.json: names piece 9, which is not in this task; remove "):
         list(load_replaced_examples(job, task))
