@@ -35,7 +35,6 @@ from gpt2dist.preprocessing.filters import TextFunctions
 from gpt2dist.preprocessing.fingerprint import JobFingerprint
 from gpt2dist.preprocessing.job import STANDARD_INPUT, PreprocessingJob
 from gpt2dist.preprocessing.outcome import warn_of_empty_split, warn_of_outcome
-from gpt2dist.preprocessing.pieces import matched
 from gpt2dist.preprocessing.tasks import Task, is_intact, load_result, task_folder
 from gpt2dist.preprocessing.worker import load_tools, run_task
 from gpt2dist.preprocessing.yield_checks import (
@@ -312,8 +311,9 @@ def _run_and_name(job: PreprocessingJob, task: Task) -> tuple[Task, int]:
 def _samples(job: PreprocessingJob, tasks: list[Task]) -> Iterator[bytes]:
     """Yield the first bytes of documents from pieces spread evenly over the tasks, each valid UTF-8."""
     last = sum(len(task.pieces) for task in tasks) - 1
-    numbers = np.unique(np.linspace(0, last, SAMPLE_PIECES).astype(int)).tolist()
-    for piece, _ in matched(numbers, int, (piece for task in tasks for piece in task.pieces)):
+    sampled = set(np.linspace(0, last, SAMPLE_PIECES).astype(int).tolist())
+    numbered = enumerate(piece for task in tasks for piece in task.pieces)
+    for piece in (piece for number, piece in numbered if number in sampled):
         room = SAMPLE_BYTES
         for item in islice(read(piece, job.reading), SAMPLE_DOCUMENTS):
             if isinstance(item, Document | LongDocument):

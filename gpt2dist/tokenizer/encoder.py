@@ -20,10 +20,10 @@ from gpt2dist.tokenizer.tokenizer import Tokenizer
 FAST, REFERENCE = "gigatoken", "tokenizers"
 
 CACHE_SHARE = 1 / 4
-"""Share of what is left of the memory that the fast encoder's cache may take. When the cache is full, it is
-copied to one of twice the size, and both are in memory during the copy."""
+"""Share of a process's free memory that the fast encoder's cache may take. When the cache is full, it is copied
+to one of twice the size, and both are in memory during the copy."""
 MIN_CACHE = 32 << 20
-"""Bytes that the cache may take in any case; a smaller one would be filled by one batch."""
+"""Bytes that the cache may always take, so that it is not emptied at every batch."""
 
 MAX_STRETCH = 8 << 20
 """Maximum bytes of a long text that are held in memory while searching for a place to cut."""
@@ -65,8 +65,8 @@ class FastEncoder:
     normalizer does not change; the reference encodes the others.
 
     gigatoken caches every word without limit: a gigabyte after a hundred megabytes of random words. So it is
-    recreated, in a tenth of a second, when the process has grown too much since the last time. Memory that
-    something else holds counts against the cache, but never makes this happen at every batch.
+    recreated, in a tenth of a second, when the process has grown too much since the last time. How much that is
+    depends on the memory that the process has left then.
 
     Args:
         tokenizer: A byte-level BPE tokenizer.

@@ -1,5 +1,6 @@
 """The corpus of a job is listed once for all of its processes, and each source is compared with the list."""
 
+import json
 import os
 import subprocess
 import sys
@@ -261,3 +262,43 @@ print((peak_resident_bytes() - before) // 400_000)
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(found.stdout) < 50  # bytes a file; a list of them takes 600
+
+
+def test_the_memory_of_a_driver_does_not_grow_with_the_files(tmp_path):
+    """In a process of its own: one task with many files, of which the last is rejected."""
+    code = """
+import json, sys
+from pathlib import Path
+from gpt2dist.corpus import Listing, Source
+from gpt2dist.memory import peak_resident_bytes
+from gpt2dist.preprocessing import PreprocessingJob, assembly, driver
+from gpt2dist.preprocessing.corpus_plan import CorpusPlan
+from gpt2dist.preprocessing.tasks import load_rejections, task_folder
+
+FILES = 100_000
+job = PreprocessingJob(("memory://a",), "tokenizer", Path(sys.argv[1]))
+job.running.mkdir(parents=True)
+names = (f"memory://a/long/path/of/a/file/{number:09d}.txt" for number in range(FILES))
+(task,) = CorpusPlan.store(job, Listing(Source(name, "text", "", 1, "v" * 64) for name in names)).tasks
+folder = task_folder(job, task)
+folder.mkdir(parents=True)
+done = {"shards": [], "left_out": {"rejected": 1}, "repaired": 0, "lines": [1] * FILES}
+(folder / "done.json").write_text(json.dumps(done))
+rejected = {"piece": FILES - 1, "line": 1, "lines": 1, "offset": 0, "bytes": 1, "reason": "no text"}
+(folder / "rejected.jsonl").write_text(json.dumps(rejected))
+sampled = []
+driver.read = lambda piece, reading: sampled.append(piece.path) or iter(())
+
+before = peak_resident_bytes()
+assert list(driver._samples(job, [task])) == []
+assert sum(1 for _ in assembly._piece_lines(job, [task])) == FILES
+(line,) = assembly._listing(job, [task], load_rejections)
+grown = (peak_resident_bytes() - before) // FILES
+print(json.dumps([grown, len(sampled), sampled[-1], json.loads(line)["file"]]))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown, samples, *last = json.loads(found.stdout)
+    assert grown < 150  # bytes a file, for the numbers of lines; a list of the pieces takes 800
+    assert samples == driver.SAMPLE_PIECES
+    assert last == ["memory://a/long/path/of/a/file/000099999.txt"] * 2

@@ -26,12 +26,18 @@ def shard(**changes):
 
 @pytest.fixture
 def task(tmp_path):
-    """The second task of a job, with one piece, and its folder; it has repaired a document and rejected two."""
+    """The second task of a job, with two pieces, and its folder; it has repaired a document and rejected two."""
     job = PreprocessingJob(("a.jsonl",), "tokenizer", tmp_path / "out")
     task = Task(1, 7, (Piece("a.jsonl", "jsonl", "", 0, 99, 99), Piece("b.jsonl", "jsonl", "", 0, 9, 9)))
     folder = job.build / "tasks/00001"
     folder.mkdir(parents=True)
-    done = {"shards": [shard()], "left_out": {"rejected": 2}, "repaired": 1, "lines": [5], "examples": [EXAMPLE]}
+    done = {
+        "shards": [shard()],
+        "left_out": {"rejected": 2},
+        "repaired": 1,
+        "lines": [5, 3],
+        "examples": [EXAMPLE],
+    }
     (folder / "done.json").write_text(json.dumps(done))
     (folder / "rejected.jsonl").write_text(json.dumps(REJECTED) + "\n")
     return job, task, folder
@@ -45,7 +51,7 @@ def change(folder, **changes):
 def test_what_was_written_is_read(task):
     job, task, folder = task
     result = load_result(folder)
-    assert (result.documents, result.seen, result.lines) == (2, 4, (5,))
+    assert (result.documents, result.seen, result.lines) == (2, 4, (5, 3))
     assert list(load_rejections(job, task)) == [REJECTED]
     assert [example.excerpt for example in load_replaced_examples(job, task)] == ["caf\ufffd"]
     (folder / "done.json").unlink()
